@@ -1,0 +1,78 @@
+"""Every error a user can meet has one base class, so that one `except AnalysisError` catches them all.
+
+A message names the operation, the item and both values (what was given, what is possible), and says what to do.
+The command line prints the message alone, without a traceback, and exits with the class's `exit_code`.
+"""
+
+from collections.abc import Sequence
+
+
+class AnalysisError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(AnalysisError):
+    """A wrong argument: a count below one, an unknown name, a path of the wrong kind."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """One or more things wrong with a recipe, all reported at once.
+
+    `problems` holds one sentence per mistake.
+    """
+
+    def __init__(self, text: str, problems: Sequence[str]):
+        self.problems = tuple(problems)
+        super().__init__(f"recipe {text!r}: " + "; ".join(problems))
+
+
+class ModelError(AnalysisError):
+    """A model that is missing, broken, or cannot be run."""
+
+    exit_code = 3
+
+
+class UnsupportedModel(ModelError):
+    """A family whose blocks cannot be found or run one at a time."""
+
+
+class ReplayError(ModelError):
+    """Block-by-block replay does not reproduce the model; pruning refuses to start."""
+
+
+class DataError(AnalysisError):
+    """A text that is missing, empty, binary, too short or of the wrong shape."""
+
+    exit_code = 4
+
+
+class OverlapError(DataError):
+    """Calibration and held-out windows share text."""
+
+
+class SparsityError(AnalysisError):
+    """A mask or weight that breaks the sparsity contract."""
+
+    exit_code = 5
+
+
+class NumericalError(AnalysisError):
+    """A non-finite activation, a failed factorisation: names the matrix."""
+
+    exit_code = 5
+
+
+class StoreError(AnalysisError):
+    """A run folder that cannot be written, read or trusted."""
+
+    exit_code = 6
+
+
+class SuiteError(AnalysisError):
+    """A notebook that is missing, misparameterised or failed."""
+
+    exit_code = 7
