@@ -1,0 +1,59 @@
+"""Block errors: how far the sparse stream is from the dense one at a block's output, and where the distance comes from.
+
+With d and s the dense and the sparse stream at the block's input, g the dense block and h the pruned one:
+
+    total     = mean (g(d) - h(s))^2     the papers' compounding error (Shin et al. 2024, appendix A)
+    inherited = mean (g(d) - g(s))^2     what the dense block makes of the error it is given
+    local     = mean (g(s) - h(s))^2     what pruning this block adds on the stream it sees
+    cross     = total - inherited - local = 2 mean (g(d) - g(s)) (g(s) - h(s))
+
+Means run over real tokens and hidden units. Relative errors are divided by mean g(d)^2.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from analysis.errors import NumericalError
+from analysis.reconstruction.streams import Streams, chunks, unit_output
+
+KINDS = ("total", "inherited", "local", "cross")
+
+
+def square_sum(x: Tensor, mask: Tensor) -> float:
+    """Sum of squares of x (B, T, H) over the tokens where mask (B, T) is True, accumulated in float64."""
+    squares = x.double().square_().sum(dim=-1)
+    return float((squares * mask.to(squares.device)).sum())
+
+
+@torch.no_grad()
+def advance_and_measure(dense: nn.Module, pruned: nn.Module, block: int, streams: Streams) -> list[dict]:
+    """Advance both streams past one final block, in place, and return its rows of the `blocks` table.
+
+    Raises NumericalError if an output is not finite.
+    """
+    device = next(dense.parameters()).device
+    sums = dict.fromkeys(("total", "inherited", "local", "scale"), 0.0)
+    for rows in chunks(*streams.dense.shape[:2], device):
+        d, s, mask = streams.dense[rows].to(device), streams.sparse[rows].to(device), streams.mask[rows]
+        g_d = unit_output([dense], block, streams.recording, d, rows)
+        g_s = unit_output([dense], block, streams.recording, s, rows)
+        h_s = unit_output([pruned], block, streams.recording, s, rows)
+        sums["total"] += square_sum(g_d - h_s, mask)
+        sums["inherited"] += square_sum(g_d - g_s, mask)
+        sums["local"] += square_sum(g_s - h_s, mask)
+        sums["scale"] += square_sum(g_d, mask)
+        streams.dense[rows] = g_d.to(streams.dense.device)
+        streams.sparse[rows] = h_s.to(streams.sparse.device)
+    streams.position = block + 1
+    if not all(math.isfinite(value) for value in sums.values()):
+        raise NumericalError(f"block {block} on {streams.label}: its output is not finite (dense or pruned); the model overflows in {streams.dense.dtype}")
+    elements = streams.tokens * streams.dense.shape[2]
+    errors = {kind: sums[kind] / elements for kind in ("total", "inherited", "local")}
+    errors["cross"] = errors["total"] - errors["inherited"] - errors["local"]
+    scale = sums["scale"] / elements
+    return [
+        {"block": block, "split": streams.label, "kind": kind, "error": errors[kind], "relative_error": errors[kind] / scale if scale else math.nan}
+        for kind in KINDS
+    ]

@@ -1,0 +1,85 @@
+"""Interrupted is not lost: the state of a walk after each finished visit, one file per visit.
+
+A file is written under a temporary name, flushed and renamed, and carries a checksum of its tensors. A folder left by another
+model, recipe or data, and files from the first torn or altered one on, are removed and their visits done again.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from analysis.errors import StoreError
+
+
+def tensors_digest(tensors: dict[str, Tensor]) -> str:
+    """sha256 over names, shapes, dtypes and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What one visit left: tensors (parameters of its blocks and masks, by name) and table rows by table name."""
+
+    tensors: dict[str, Tensor]
+    rows: dict[str, list[dict]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The folder of one walk. `identity` is a digest of everything the walk's result depends on."""
+
+    folder: Path
+    identity: str
+
+    def _file(self, index: int) -> Path:
+        return self.folder / f"visit-{index:04d}.safetensors"
+
+    def finished(self) -> list[Finished]:
+        """The finished visits in order, verified."""
+        done: list[Finished] = []
+        while self._file(len(done)).exists() and (visit := self._read(self._file(len(done)))) is not None:
+            done.append(visit)
+        if self.folder.is_dir():
+            kept = {self._file(index) for index in range(len(done))}
+            for file in self.folder.glob("visit-*"):
+                if file not in kept:
+                    file.unlink()
+        return done
+
+    def _read(self, file: Path) -> Finished | None:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                meta = opened.metadata()
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+        except (SafetensorError, OSError):
+            return None
+        if meta.get("identity") != self.identity or meta.get("tensors") != tensors_digest(tensors):
+            return None
+        return Finished(tensors, json.loads(meta["rows"]))
+
+    def write(self, index: int, tensors: dict[str, Tensor], rows: dict[str, list[dict]]) -> None:
+        """Keep one finished visit. Raises StoreError when the folder cannot be written (a full disk loses nothing)."""
+        file = self._file(index)
+        partial = file.with_suffix(".partial")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        meta = {"identity": self.identity, "tensors": tensors_digest(tensors), "rows": json.dumps(rows)}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, partial, metadata=meta)
+            with partial.open("rb") as handle:
+                os.fsync(handle.fileno())
+            partial.replace(file)
+        except (OSError, SafetensorError) as error:
+            raise StoreError(f"checkpoint {file}: cannot be written ({error}); finished visits before it are kept, free space and run again") from error

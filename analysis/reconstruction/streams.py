@@ -1,0 +1,134 @@
+"""The two streams: hidden states of the same windows through the dense model and through what is already pruned.
+
+Hidden states are held as one (N, T, H) tensor per stream where there is room: on the model's device, in main memory, or in
+a memory-mapped file that disappears with the streams.
+"""
+
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from analysis.models.replay import Call, Recording, record, run
+from analysis.text.windows import Windows
+
+TOKENS_PER_FORWARD = {"cpu": 1024, "cuda": 16384, "mps": 4096}
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes a large tensor could still take on `device`."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return psutil.virtual_memory().available
+
+
+def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An uninitialised tensor where there is room: `device` if it takes under a tenth of what is free there
+    (a walk holds up to six such tensors besides the model's own work), else main memory, else a temporary memory-mapped file.
+    """
+    size = torch.Size(shape).numel() * dtype.itemsize
+    if device.type != "cpu" and size <= 0.1 * free_bytes(device):
+        return torch.empty(shape, dtype=dtype, device=device)
+    if size <= 0.1 * free_bytes(torch.device("cpu")):
+        return torch.empty(shape, dtype=dtype)
+    folder = tempfile.TemporaryDirectory(prefix="analysis-stream-")
+    tensor = torch.from_file(
+        str(Path(folder.name) / "hidden"), shared=True, size=torch.Size(shape).numel(), dtype=dtype
+    ).view(shape)
+    weakref.finalize(tensor, folder.cleanup)
+    return tensor
+
+
+@dataclass(eq=False)
+class Streams:
+    """Both streams of one set of windows at the input of block `position`.
+
+    `dense` and `sparse`: (N, T, H). `label` is "calibration" or the held-out set's name.
+    """
+
+    label: str
+    recording: Recording
+    dense: Tensor
+    sparse: Tensor
+    position: int = 0
+
+    def of(self, name: str) -> Tensor:
+        """The stream called "dense" or "sparse"."""
+        return {"dense": self.dense, "sparse": self.sparse}[name]
+
+    @property
+    def mask(self) -> Tensor:
+        """(N, T) bool, True = real token."""
+        return self.recording.mask
+
+    @property
+    def tokens(self) -> int:
+        return int(self.mask.sum())
+
+
+def open_streams(model, anatomy, label: str, windows: Windows) -> Streams:
+    """Both streams at the first block's input (they are equal there), recorded by running the dense model once."""
+    device = next(model.parameters()).device
+    recording = record(model, anatomy, windows)
+    dense = allocate(recording.hidden.shape, recording.hidden.dtype, device)
+    dense.copy_(recording.hidden)
+    recording.hidden = dense
+    sparse = allocate(dense.shape, dense.dtype, device)
+    sparse.copy_(dense)
+    return Streams(label, recording, dense, sparse)
+
+
+def chunks(count: int, length: int, device: torch.device) -> Iterator[slice]:
+    """Slices of windows that together hold about `TOKENS_PER_FORWARD` tokens, in order: a function of the shape alone,
+    so that a resumed walk computes the same bits."""
+    step = max(1, TOKENS_PER_FORWARD.get(device.type, 1024) // length)
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def unit_output(modules: Sequence[nn.Module], first: int, recording: Recording, hidden: Tensor, rows) -> Tensor:
+    """Output (B, T, H) of consecutive blocks `first`, `first + 1`, ... on `hidden` (B, T, H), the windows `rows` of the recording.
+
+    Each block gets the very arguments the model gave it for these windows. Where the unit is solved in another precision than
+    the model's, floating arguments (rotary embeddings, additive masks) follow the precision of `hidden`.
+    """
+    for offset, module in enumerate(modules):
+        call = recording.call(first + offset, rows, hidden.device)
+        if hidden.dtype != recording.hidden.dtype:
+            call = Call(*tree_map(lambda leaf: _to_dtype(leaf, hidden.dtype), (call.args, call.kwargs)))
+        hidden = run(module, hidden, call)
+    return hidden
+
+
+def _to_dtype(leaf, dtype: torch.dtype):
+    return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+
+@torch.no_grad()
+def advance(
+    modules: Sequence[nn.Module],
+    first: int,
+    recording: Recording,
+    hidden: Tensor,
+    *,
+    out: Tensor | None = None,
+    before: Callable[[slice], None] | None = None,
+) -> Tensor:
+    """Run consecutive blocks over a whole stream, chunk by chunk.
+
+    hidden: (N, T, H), inputs of block `first`. Returns the outputs (N, T, H), written to `out` (which may be `hidden`).
+    `before(rows)` is called before each chunk, for collectors that need its token mask.
+    """
+    device = next(modules[0].parameters()).device
+    out = allocate(hidden.shape, hidden.dtype, device) if out is None else out
+    for rows in chunks(hidden.shape[0], hidden.shape[1], device):
+        if before is not None:
+            before(rows)
+        out[rows] = unit_output(modules, first, recording, hidden[rows].to(device), rows).to(out.device)
+    return out

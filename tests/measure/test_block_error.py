@@ -1,0 +1,84 @@
+"""Block errors against whole-model forwards and a direct computation in float64."""
+
+import copy
+
+import pytest
+import torch
+
+from analysis.errors import NumericalError
+from analysis.measure.block_error import advance_and_measure, square_sum
+from analysis.models.anatomy import anatomy
+from analysis.models.replay import run
+from analysis.reconstruction.streams import open_streams
+from tests.small import small_llama, windows
+
+
+def _with_random_zeros(model, seed=0):
+    pruned = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    for block in anatomy(pruned).blocks:
+        for matrix in block.matrices:
+            matrix.assign(matrix.weight() * (torch.rand(matrix.weight().shape, generator=generator) > 0.3))
+    return pruned
+
+
+@torch.no_grad()
+def _outputs(model, w):
+    outputs = []
+    handles = [b.module.register_forward_hook(lambda m, a, out: outputs.append(out[0] if isinstance(out, tuple) else out)) for b in anatomy(model).blocks]
+    model(input_ids=w.ids, attention_mask=w.mask.long(), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return outputs
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_every_kind_equals_its_definition(padded):
+    dense = small_llama()
+    pruned = _with_random_zeros(dense)
+    w = windows(5, padded=padded)
+    streams = open_streams(dense, anatomy(dense), "calibration", w)
+    true_dense, true_pruned = _outputs(dense, w), _outputs(pruned, w)
+    for index, (d_block, p_block) in enumerate(zip(anatomy(dense).blocks, anatomy(pruned).blocks, strict=True)):
+        before = true_pruned[index - 1] if index else streams.sparse.clone()
+        with torch.no_grad():
+            dense_on_sparse = run(d_block.module, before, streams.recording.call(index, slice(None)))
+        rows = {row["kind"]: row for row in advance_and_measure(d_block.module, p_block.module, index, streams)}
+        real = [x[w.mask].double() for x in (true_dense[index], true_pruned[index], dense_on_sparse)]
+        g_d, h_s, g_s = real
+        expected = {
+            "total": (g_d - h_s).square().mean(), "inherited": (g_d - g_s).square().mean(), "local": (g_s - h_s).square().mean(),
+            "cross": 2 * ((g_d - g_s) * (g_s - h_s)).mean(),
+        }
+        for kind, value in expected.items():
+            assert rows[kind]["error"] == pytest.approx(float(value), rel=1e-4, abs=1e-7), kind
+            assert rows[kind]["relative_error"] == pytest.approx(float(value / g_d.square().mean()), rel=1e-4, abs=1e-7), kind
+            assert rows[kind]["block"] == index and rows[kind]["split"] == "calibration"
+    assert streams.position == 3
+
+
+def test_first_block_inherits_nothing_and_an_untouched_model_has_no_error():
+    dense = small_llama()
+    streams = open_streams(dense, anatomy(dense), "calibration", windows(2))
+    pruned = anatomy(_with_random_zeros(dense)).blocks[0].module
+    rows = {row["kind"]: row["error"] for row in advance_and_measure(anatomy(dense).blocks[0].module, pruned, 0, streams)}
+    assert rows["inherited"] == 0 and rows["total"] == rows["local"] > 0
+    streams = open_streams(dense, anatomy(dense), "calibration", windows(2))
+    same = anatomy(dense).blocks[0].module
+    assert all(row["error"] == 0 for row in advance_and_measure(same, same, 0, streams))
+
+
+def test_an_overflow_names_block_and_split():
+    dense = small_llama()
+    broken = copy.deepcopy(dense)
+    anatomy(broken).blocks[0].matrices[0].module.weight.data.fill_(float("inf"))
+    streams = open_streams(dense, anatomy(dense), "stories", windows(2))
+    with pytest.raises(NumericalError, match="block 0 on stories"):
+        advance_and_measure(anatomy(dense).blocks[0].module, anatomy(broken).blocks[0].module, 0, streams)
+
+
+def test_square_sum_ignores_padding_and_does_not_lose_small_terms():
+    x = torch.full((1, 3, 4), 1e-4)
+    x[0, 0] = 1e4
+    assert square_sum(x, torch.tensor([[False, True, True]])) == pytest.approx(8e-8, rel=1e-6)
+    assert square_sum(x, torch.tensor([[True, True, True]])) > 4e8

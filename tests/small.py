@@ -1,0 +1,31 @@
+"""A small random Llama and random windows for it: what most tests of the loop need."""
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from analysis.text.windows import Windows
+
+VOCABULARY = 97
+
+
+def small_llama(seed: int = 0, blocks: int = 3, hidden: int = 32, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+    """Grouped-query attention, untied, weights large enough that pruning hurts."""
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=blocks, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.15, tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config).to(dtype).eval()
+    model.config.use_cache = False
+    return model.requires_grad_(False)
+
+
+def windows(count: int, length: int = 16, seed: int = 0, label: str = "calibration", padded: bool = False) -> Windows:
+    """Random token ids; with `padded`, the second half of every other window is padding."""
+    ids = torch.randint(1, VOCABULARY, (count, length), generator=torch.Generator().manual_seed(seed))
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    if padded:
+        mask[::2, length // 2:] = False
+        ids[~mask] = 0
+    return Windows(ids=ids, mask=mask, label=label, provenance={"source": label})
