@@ -1,0 +1,155 @@
+"""The tables a run leaves, column by column, and their way to disk and back. No torch.
+
+One run writes the six `TABLES`; a study puts `JOB_COLUMNS` in front of each and reads many runs as one table. Every row
+says which text it is about (`split`: "calibration", or the label of a held-out text) or whose cost it is.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.errors import StoreError
+
+CALIBRATION = "calibration"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: name, pandas dtype, unit ("" = none), and what it says; `values` where only some words are possible."""
+
+    name: str
+    dtype: str
+    unit: str
+    meaning: str
+    values: tuple[str, ...] = ()
+
+
+_SPLIT = Column("split", "str", "", "calibration, or the label of a held-out text")
+_BLOCK = Column("block", "int64", "", "index of the transformer block, from 0")
+_MATRIX = Column("matrix", "str", "", "name of the matrix within its block")
+_UNIT = Column("unit", "int64", "", "index of the unit, from 0; -1 for work on the whole model")
+_ERROR = Column("error", "float64", "mean square", "squared difference, mean over real tokens and hidden entries")
+_RELATIVE = Column("relative_error", "float64", "", "error divided by the mean square of what it is compared with")
+_TOKENS = Column("tokens", "int64", "tokens", "real tokens seen")
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "blocks": (
+        _BLOCK, _SPLIT,
+        Column("kind", "str", "", "total, inherited, local, or cross (total less the other two)", ("total", "inherited", "local", "cross")),
+        _ERROR, _RELATIVE,
+    ),
+    "steps": (
+        _UNIT,
+        Column("first_block", "int64", "", "first block of the unit"),
+        Column("last_block", "int64", "", "last block of the unit"),
+        Column("epoch", "int64", "epochs", "epochs done; 0 is before the first step"),
+        Column("step", "int64", "steps", "optimiser steps done"),
+        _SPLIT, _ERROR, _RELATIVE,
+    ),
+    "matrices": (
+        _BLOCK, _MATRIX,
+        Column("rows", "int64", "", "outputs of the matrix"),
+        Column("columns", "int64", "", "inputs of the matrix"),
+        Column("kept", "int64", "weights", "weights the mask keeps"),
+        Column("sparsity", "float64", "", "share of weights removed"),
+    ),
+    "cost": (
+        _UNIT,
+        Column("stage", "str", "", "what was done: record, statistics, mask, target, solve, advance, measure, resume"),
+        Column("seconds", "float64", "s", "wall-clock time"),
+        Column("peak_memory_mib", "float64", "MiB", "most memory held during the stage, on the device that did it"),
+        _TOKENS,
+        Column("trainable_parameters", "int64", "parameters", "parameters trained"),
+    ),
+    "perplexity": (
+        _SPLIT,
+        Column("which", "str", "", "the dense or the pruned model", ("dense", "pruned")),
+        Column("nats_per_token", "float64", "nats", "mean negative log-likelihood of a predicted token"),
+        Column("perplexity", "float64", "", "exp(nats_per_token)"),
+        Column("tokens", "int64", "tokens", "tokens predicted"),
+        Column("windows", "int64", "windows", "windows read"),
+        Column("context", "int64", "tokens", "length of a window"),
+    ),
+    "numerics": (
+        _BLOCK, _MATRIX,
+        Column("rule", "str", "", "the named rule that was used"),
+        Column("value", "float64", "", "how much of it: what the rule's name says"),
+    ),
+}  # fmt: skip
+
+JOB_COLUMNS: tuple[Column, ...] = (
+    Column("run", "str", "", "name of the run folder"),
+    Column("model", "str", "", "the dense model, as typed"),
+    Column("recipe", "str", "", "the recipe's text, without its seed where that is the job's"),
+    Column("criterion", "str", "", "how weights were scored"),
+    Column("pattern", "str", "", "sparsity, or N:M"),
+    Column("method", "str", "", "how kept weights were changed"),
+    Column("samples", "int64", "windows", "calibration windows"),
+    Column("length", "int64", "tokens", "length of a window"),
+    Column("seed", "int64", "", "of the windows drawn, and of the recipe"),
+)
+
+def study_columns(name: str) -> tuple[Column, ...]:
+    """Columns of table `name` as a study reads it: the job's, then the table's own."""
+    return (*JOB_COLUMNS, *TABLES[name])
+
+
+def validate(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` with exactly the columns of run table `name`, in order and dtype; a frame without rows may lack columns.
+
+    Raises StoreError naming the table and the missing, unknown or wrong columns, values that are missing, unknown or of the
+    wrong type. NaN is a value in float columns only.
+    """
+    return conform(name, frame, TABLES[name])
+
+
+def conform(name: str, frame: pd.DataFrame, columns: tuple[Column, ...]) -> pd.DataFrame:
+    """`validate` against columns of one's choice, such as `study_columns(name)`."""
+    names = [column.name for column in columns]
+    if frame.empty and not len(frame.columns):
+        frame = pd.DataFrame(columns=names)
+    missing, unknown = [n for n in names if n not in frame.columns], [n for n in frame.columns if n not in names]
+    if missing or unknown or len(frame.columns) != len(names):
+        what = [f"{word} {', '.join(map(str, which))}" for word, which in (("lacks", missing), ("has unknown", unknown)) if which]
+        raise StoreError(f"table {name}: {' and '.join(what) or 'has a column twice'}; its columns are {', '.join(names)}")
+    return pd.DataFrame({column.name: _typed(name, column, frame[column.name]) for column in columns}).reset_index(drop=True)
+
+
+def _typed(name: str, column: Column, values: pd.Series) -> pd.Series:
+    """One column in its dtype, or StoreError naming the first value that does not fit."""
+    if column.dtype != "float64" and values.isna().any():
+        raise StoreError(f"table {name}, column {column.name}: row {int(values.isna().to_numpy().argmax())} has no value")
+    if column.dtype == "str":
+        right = values.map(lambda value: isinstance(value, str))
+    else:
+        right = values.map(lambda value: pd.api.types.is_number(value) and (column.dtype != "int64" or value % 1 == 0))
+    right = right.astype(bool)
+    if column.values:
+        right &= values.isin(column.values)
+    if not right.all():
+        wrong = values.iloc[int((~right).to_numpy().argmax())]
+        raise StoreError(f"table {name}, column {column.name}: {getattr(wrong, 'item', lambda: wrong)()!r} is not {' or '.join(column.values) or column.dtype}")
+    return values.astype(column.dtype)
+
+
+def to_parquet(name: str, frame: pd.DataFrame) -> bytes:
+    """Table `name`, validated, as the bytes of a parquet file."""
+    buffer = io.BytesIO()
+    validate(name, frame).to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def from_parquet(name: str, data: bytes) -> pd.DataFrame:
+    """Table `name` out of `to_parquet`'s bytes, validated. Raises StoreError for anything else."""
+    try:
+        frame = pd.read_parquet(io.BytesIO(data))
+    except (OSError, ValueError) as error:  # pyarrow's errors are kinds of these
+        raise StoreError(f"table {name}: not a readable parquet file ({error})") from error
+    return validate(name, frame)
+
+
+def to_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Any table as csv, floats to their last digit."""
+    frame.to_csv(path, index=False, lineterminator="\n")

@@ -1,0 +1,51 @@
+"""What holds for every test: one torch thread, no progress bars, no network, results in a temporary folder.
+
+The environment is set when this file is imported, before any test module can import torch.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
+
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", ANALYSIS_PROGRESS="0", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+
+def pytest_configure(config):
+    """Results and caches of this process go to a folder of its own (each xdist worker has one)."""
+    config.stash[HOME] = tempfile.mkdtemp(prefix="analysis-tests-")
+    os.environ["ANALYSIS_HOME"] = config.stash[HOME]
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(config.stash[HOME], ignore_errors=True)
+
+
+HOME = pytest.StashKey[str]()
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that need a GPU or the real data are skipped, with the reason, where there is none."""
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch
+
+        if not torch.cuda.is_available():
+            _skip(items, "gpu", "no CUDA device here")
+    if not ASSETS.is_dir():
+        _skip(items, "real_assets", "the real model and texts are not here (../shared/assets)")
+
+
+def _skip(items, marker: str, reason: str) -> None:
+    for item in items:
+        if item.get_closest_marker(marker):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Folder of the real model and texts; only for tests marked `real_assets`."""
+    return ASSETS

@@ -1,0 +1,227 @@
+"""Recipes: the text form round-trips, every mistake is named at once, the digest means the meaning."""
+
+import itertools
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, replace
+
+import numpy as np
+import pytest
+
+from analysis.errors import RecipeError, UsageError
+from analysis.recipe import CRITERIA, METHODS, PRESETS, Criterion, Pattern, Recipe, Solver, Unit
+
+GOOD = [
+    "wanda-50% BR+GP+CR",
+    "sparsegpt-2:4 LR",
+    "magnitude-62.5% BR",
+    "random-0% BR+CR[seed=3]",
+    "sparsegpt-50%[damping=0.05,group=row] BR+GP[epochs=20,lr=0.002,select=held-out]",
+    "sparsegpt-33.3%[columns=64,update=false] BR[batch=2,beta1=0.5,seed=7]",
+    "wanda-4:8 BR+GP[student=dense]",
+    "wanda-50% BR[width=4,overlap=2]",
+]
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_text_toml_and_dict_round_trip(text):
+    recipe = Recipe.parse(text)
+    assert str(recipe) == text
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert hash(Recipe.parse(text)) == hash(recipe)
+
+
+def test_every_combination_of_criterion_pattern_and_method_round_trips():
+    digests = set()
+    for parts in itertools.product(CRITERIA, ("50%", "2:4"), METHODS):
+        recipe = Recipe.parse("{}-{} {}".format(*parts))
+        assert (recipe.criterion.name, str(recipe.pattern), recipe.method) == parts
+        assert str(recipe) == recipe.label == "{}-{} {}".format(*parts)
+        digests.add(recipe.digest())
+    assert len(digests) == len(CRITERIA) * 2 * len(METHODS)
+
+
+@pytest.mark.parametrize(
+    "method, solver, unit, student, target",
+    [
+        ("LR", "none", Unit(1, 0), "sparse", "sparse"),
+        ("BR", "gradient", Unit(1, 0), "sparse", "sparse"),
+        ("BR+GP", "gradient", Unit(1, 0), "sparse", "dense"),
+        ("BR+CR", "gradient", Unit(2, 1), "sparse", "sparse"),
+        ("BR+GP+CR", "gradient", Unit(2, 1), "sparse", "dense"),
+    ],
+)
+def test_methods_are_the_paper_s(method, solver, unit, student, target):
+    recipe = Recipe.parse(f"wanda-50% {method}")
+    assert (recipe.solver.name, recipe.unit, recipe.student, recipe.target) == (solver, unit, student, target)
+
+
+def test_the_gradient_preset_is_paper_1_appendix_a():
+    assert Solver("gradient").to_dict() == {
+        **{"name": "gradient", "epochs": 10, "batch": 8, "lr": 2e-4, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
+        "select": "last",
+    }
+    assert Criterion("sparsegpt").to_dict() == {"name": "sparsegpt", "damping": 0.01, "columns": 128, "update": True}
+
+
+def test_a_structure_without_a_name_is_the_nearest_method_with_its_difference():
+    recipe = Recipe.parse("wanda-50% BR[target=dense]")
+    assert (str(recipe), recipe.method) == ("wanda-50% BR+GP", "BR+GP")
+    recipe = replace(recipe, student="dense", seed=2)
+    assert (recipe.method, recipe.label, str(recipe)) == (
+        *("BR+GP[student=dense]", "wanda-50% BR+GP[student=dense]"),
+        "wanda-50% BR+GP[student=dense,seed=2]",
+    )
+
+
+def test_sparsity_survives_the_text_digit_for_digit():
+    for sparsity in (0.1, 1 / 3, 0.07, 1e-5, 0.999999, np.float64(0.55), np.nextafter(0.5, 1)):
+        recipe = Recipe(Criterion("wanda"), Pattern(sparsity), Unit(), Solver("none"))
+        assert Recipe.parse(str(recipe)).pattern.sparsity == sparsity
+
+
+def test_groups_default_to_each_paper_s_own():
+    groups = {name: Pattern(0.5).resolve(name).group for name in CRITERIA}
+    assert groups == {"random": "matrix", "magnitude": "matrix", "wanda": "row", "sparsegpt": "block"}
+    assert Pattern(0.5, group="matrix").resolve("wanda").group == "matrix"
+    assert Pattern(keep=2, of=4).resolve("wanda") == Pattern(keep=2, of=4)
+
+
+def test_digest_is_of_the_meaning():
+    digest = Recipe.parse("wanda-50% BR+GP").digest()
+    assert len(digest) == 64
+    for same in ("wanda-50.0% BR+GP[epochs=10,lr=0.0002]", "wanda-50%[group=row] BR[target=dense]", "wanda-50% BR+GP[batch=8.0,seed=0]"):
+        assert Recipe.parse(same).digest() == digest, same
+    for other in ("wanda-50%[group=matrix] BR+GP", "wanda-50% BR+GP[seed=1]", "wanda-50% BR+GP[lr=0.0003]", "magnitude-50% BR+GP"):
+        assert Recipe.parse(other).digest() != digest, other
+
+
+def test_numbers_are_coerced_and_equal():
+    assert Solver("gradient", batch=8.0) == Solver("gradient", batch=np.int64(8)) == Solver("gradient")
+    assert type(Solver("gradient", batch=8.0).batch) is int and type(Solver("gradient", lr=1).lr) is float
+    assert repr(Pattern(-0.0)) == repr(Pattern(0))
+
+
+def test_method_stands_for_its_structure_in_toml():
+    text = 'method = "BR+GP+CR"\nseed = 4\n[criterion]\nname = "sparsegpt"\ncolumns = 32\n[pattern]\nkeep = 2\nof = 4\n[solver]\nlr = 1e-3\n[unit]\nwidth = 3\n'
+    assert str(Recipe.from_toml(text)) == "sparsegpt-2:4[columns=32] BR+GP+CR[width=3,lr=0.001,seed=4]"
+
+
+WRONG = [
+    ("wnada-50% BR", ["criterion 'wnada' is unknown; did you mean 'wanda'?"]),
+    ("Wanda-50% br+gp", ["criterion 'Wanda' is unknown; did you mean 'wanda'?", "method 'br+gp' is unknown; did you mean 'BR+GP'?"]),
+    ("wanda-50% BR+LR", ["method 'BR+LR' is unknown", "valid: LR, BR, BR+GP, BR+CR, BR+GP+CR"]),
+    ("wanda-50% GP", ["method 'GP' is unknown"]),
+    ("wanda-150% BR", ["sparsity 150% is outside 0% to below 100%"]),
+    ("wanda-100% BR", ["sparsity 100% is outside"]),
+    ("wanda--5% BR", ["sparsity -5% is outside"]),
+    ("wanda-50 BR", ["pattern '50' is not understood; write a percentage as 50% or N:M as 2:4"]),
+    ("wanda-0:4 BR", ["0:4 would keep 0 of every 4; N:M needs 1 <= N < M"]),
+    ("wanda-3:2 BR", ["3:2 would keep 3 of every 2"]),
+    ("wanda-4:4 BR", ["4:4 would keep 4 of every 4"]),
+    ("wanda--2:4 BR", ["-2:4 would keep -2 of every 4"]),
+    ("wanda BR", ["no pattern after 'wanda'"]),
+    ("wanda-50%", ["no method given; one of LR, BR,"]),
+    ("", ["no pattern after ''", "no method given", "criterion '' is unknown"]),
+    ("wanda-50% BR GP", ["'GP' is too much"]),
+    ("wanda-50% BR[epochs=-3]", ["epochs must be a whole number of at least 1, got -3"]),
+    ("wanda-50% BR[epochs=2.5]", ["epochs must be a whole number of at least 1, got 2.5"]),
+    ("wanda-50% BR[epochs=ten]", ["epochs must be a whole number of at least 1, got 'ten'"]),
+    ("wanda-50% BR[lr=nan,eps=inf]", ["lr must be a number above 0, got nan", "eps must be a number above 0, got inf"]),
+    ("wanda-50% BR[beta1=1]", ["beta1 must be a number from 0 to below 1, got 1"]),
+    ("wanda-50% BR[select=best]", ["select 'best' is unknown;"]),
+    ("wanda-50% BR[epoch=3]", ["unknown option 'epoch' after 'BR'; did you mean 'epochs'?"]),
+    ("wanda-50% BR[epochs]", ["option 'epochs' after 'BR' is not of the form key=value"]),
+    ("wanda-50% BR[epochs=1,epochs=2]", ["option 'epochs' is given twice"]),
+    ("wanda-50% BR[epochs=1", ["brackets do not match"]),
+    ("wanda-50%[epochs=1] BR", ["option 'epochs' belongs to the other word"]),
+    ("wanda-50%[damping=0.1] BR", ["damping is an option of sparsegpt, not of wanda"]),
+    ("wanda-50%[group=block] BR", ["group=block is SparseGPT's block of columns; wanda takes matrix or row"]),
+    ("wanda-50%[group=rows] BR", ["group 'rows' is unknown; did you mean 'row'?"]),
+    ("wanda-2:4[group=row] BR", ["group=row does not go with N:M"]),
+    ("sparsegpt-50%[update=maybe] LR", ["update must be true or false, got 'maybe'"]),
+    ("sparsegpt-50%[columns=0,damping=0] LR", ["columns must be", "damping must be a number above 0, got 0"]),
+    ("wanda-50% LR[epochs=3,lr=1e-3]", ["epochs is an option of gradient, not of LR", "lr is an option of gradient, not of LR"]),
+    ("wanda-50% LR[width=2]", ["LR (solver none) trains nothing"]),
+    ("wanda-50% BR[width=2,overlap=2]", ["overlap must be below width, got overlap 2 and width 2"]),
+    ("wanda-50% BR[seed=-1]", ["seed must be a whole number of at least 0, got -1"]),
+]
+
+
+@pytest.mark.parametrize("text, said", WRONG)
+def test_wrong_recipes_name_what_was_typed_and_what_is_valid(text, said):
+    with pytest.raises(RecipeError) as caught:
+        Recipe.parse(text)
+    assert str(caught.value).startswith(f"recipe {text!r}: ")
+    assert isinstance(caught.value, UsageError)
+    for sentence in said:
+        assert any(sentence in problem for problem in caught.value.problems), caught.value.problems
+    assert len(caught.value.problems) == len({p for p in caught.value.problems if any(s in p for s in said)}), "a problem nobody made"
+
+
+def test_all_problems_at_once():
+    with pytest.raises(RecipeError) as caught:
+        Recipe.parse("wnada-150%[group=rows,damp=1] BR+PG[epochs=-2,lr=fast,student=dens,seed=-1] more")
+    said = "; ".join(caught.value.problems)
+    for item in ("wnada", "150%", "rows", "damp", "BR+PG", "-2", "fast", "dens", "-1", "more"):
+        assert item in said
+    assert len(caught.value.problems) == 10
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("recipe", "not TOML"),
+        ('method = "BR"\ncriterion = "wanda"\n[pattern]\nsparsity = 0.5', "criterion must be a table of options, got 'wanda'"),
+        ('method = "BR"\n[pattern]\nsparsity = 0.5', "no criterion name given"),
+        ('method = "BR"\n[criterion]\nname = "wanda"', "exactly one of them"),
+        ('method = "BR"\n[criterion]\nname = "wanda"\n[pattern]\nsparsity = 0.5\nkeep = 2\nof = 4', "exactly one of them"),
+        ('method = "BR"\n[criterion]\nname = "wanda"\n[pattern]\nspars = 0.5', "unknown pattern option 'spars'; did you mean 'sparsity'?"),
+        ('method = "BR"\n[criterion]\nname = "wanda"\n[pattern]\nsparsity = "50%"', "sparsity must be a number (0.5 means 50%), got '50%'"),
+        ('method = "BR"\nsead = 1\n[criterion]\nname = "wanda"\n[pattern]\nsparsity = 0.5', "unknown key 'sead'; did you mean 'seed'?"),
+        ('method = ["BR"]\n[criterion]\nname = "wanda"\n[pattern]\nsparsity = 0.5', "method \"['BR']\" is unknown"),
+        ('[criterion]\nname = "wanda"\n[pattern]\nsparsity = 0.5', "no method given"),
+        ('[criterion]\nname = "wanda"\n[pattern]\nsparsity = 0.5\n[solver]\nname = "adam"', "solver 'adam' is unknown"),
+    ],
+)
+def test_wrong_toml(text, said):
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_toml(text)
+    assert any(said in problem for problem in caught.value.problems), caught.value.problems
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda: Criterion("wanda", damping=0.5), "damping is an option of sparsegpt"),
+        (lambda: Solver("none", epochs=3), "epochs is an option of gradient"),
+        (lambda: Solver("gradient", epochs=True), "epochs must be a whole number of at least 1, got True"),
+        (lambda: Pattern(), "exactly one of them"),
+        (lambda: Pattern(True), "sparsity must be a number"),
+        (lambda: Pattern(50), "sparsity 5000% is outside"),
+        (lambda: Pattern(keep=2), "exactly one of them"),
+        (lambda: Unit(0), "width must be a whole number of at least 1, got 0"),
+        (lambda: Recipe("wanda", Pattern(0.5), Unit(), Solver("none")), "criterion must be a Criterion, got 'wanda'"),
+    ],
+)
+def test_parts_are_checked_when_made_from_python(make, said):
+    with pytest.raises(RecipeError) as caught:
+        make()
+    assert said in str(caught.value)
+
+
+def test_recipes_do_not_change():
+    with pytest.raises(FrozenInstanceError):
+        Recipe.parse("wanda-50% BR").seed = 3
+
+
+def test_presets_are_the_paper_s_grid():
+    assert len(PRESETS) == 12
+    for text, preset in PRESETS.items():
+        assert str(preset.recipe) == text and preset.source and preset.description
+
+
+def test_importing_recipe_loads_no_torch():
+    code = "import sys, analysis.recipe; assert not {'torch', 'numpy', 'pandas'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
