@@ -1,0 +1,307 @@
+"""The parts of a decoder, found by structure: blocks, attention and MLP halves, matrices, norms.
+
+No list of families. The blocks are the `ModuleList` the decoder runs; a block's attention half is its one child called
+attention (by attribute or class name), its MLP half whatever else in it holds matrices; norms are `nn.LayerNorm` or
+modules with "norm" in their class name. Which norm serves which half, the order in which matrices run, and whether the
+two halves run in parallel are read off one forward of two tokens. Embeddings, head and norms are not matrices.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from analysis.errors import UnsupportedModel
+
+_ATTENTION = re.compile("attn|attention", re.IGNORECASE)
+_EXPERTS = re.compile("expert|router|moe", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """One linear map y = W x + b of a block. `name` is relative to its block; `half` is "attention" or "mlp".
+
+    `transposed`: the module is GPT-2's `Conv1D`, which stores W as (in, out). Everything here speaks (out, in).
+    """
+
+    name: str
+    module: nn.Module
+    transposed: bool
+    half: str
+
+    def weight(self) -> Tensor:
+        """W (out, in), a view of the parameter's data: writing into it changes the model, without autograd."""
+        data = self.module.weight.data
+        return data.T if self.transposed else data
+
+    @torch.no_grad()
+    def assign(self, weight: Tensor) -> None:
+        """Copy `weight` (out, in) into the model, in the model's dtype and on its device."""
+        self.weight().copy_(weight)
+
+    @property
+    def rows(self) -> int:
+        """Output features."""
+        return self.weight().shape[0]
+
+    @property
+    def columns(self) -> int:
+        """Input features."""
+        return self.weight().shape[1]
+
+
+@dataclass(frozen=True)
+class SubBlock:
+    """Half of a block: the children that hold its matrices and every norm that serves it, in the order they run.
+
+    Names are relative to the block. Norms inside the children (query and key norms) are included.
+    """
+
+    modules: tuple[str, ...]
+    norms: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One transformer layer. `matrices` in the order they run; `parallel`: the MLP does not see the attention's output."""
+
+    index: int
+    name: str
+    module: nn.Module
+    matrices: tuple[Matrix, ...]
+    attention: SubBlock
+    mlp: SubBlock
+    parallel: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """A decoder's blocks in the order they run; `path` is the name of their `ModuleList` in the model."""
+
+    model_type: str
+    path: str
+    blocks: tuple[Block, ...]
+
+    def matrices(self) -> Iterator[tuple[str, Matrix]]:
+        """Every matrix with its full name ("model.layers.0.self_attn.q_proj"), the key masks go by."""
+        for block in self.blocks:
+            for matrix in block.matrices:
+                yield f"{block.name}.{matrix.name}", matrix
+
+
+def anatomy(model: nn.Module) -> Anatomy:
+    """Take `model` (a transformers decoder) apart. For a deep copy, call this again on the copy.
+
+    Raises UnsupportedModel, saying what was found, for encoder-decoders, mixtures of experts, blocks without an attention
+    or an MLP half, parameters that are neither matrix, norm nor embedding, and blocks that do not run once each in order.
+    """
+    config = model.config
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModel(f"{config.model_type}: an encoder-decoder; only decoders with one stack of blocks can be pruned block by block")
+    path, modules = _find_blocks(model)
+    parts = [_parts(f"{path}.{index}", module) for index, module in enumerate(modules)]
+    traces = _trace(model, path, modules, parts)
+    blocks = tuple(_assemble(index, f"{path}.{index}", *row) for index, row in enumerate(zip(modules, parts, traces, strict=True)))
+    return Anatomy(config.model_type, path, blocks)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalisation layer."""
+    return isinstance(module, nn.LayerNorm) or "norm" in type(module).__name__.lower()
+
+
+def is_matrix(module: nn.Module) -> bool:
+    """Whether a module is a linear map with a plain floating-point weight."""
+    return isinstance(module, nn.Linear | Conv1D) and module.weight.ndim == 2 and module.weight.is_floating_point()
+
+
+@contextmanager
+def evaluating(model: nn.Module):
+    """Evaluation mode (no dropout) and no gradients while open; every module's own mode is restored afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def run_body(model: nn.Module, ids: Tensor, mask: Tensor) -> None:
+    """The model's own forward of ids (B, T) with token mask (B, T), without its head, without a cache."""
+    device = next(model.parameters()).device
+    model.base_model(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
+
+
+# --- structure -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """What a block holds, before it has run: named matrices and norms, and which half each direct child belongs to."""
+
+    matrices: dict[str, nn.Module]
+    norms: dict[str, nn.Module]
+    halves: dict[str, str]
+
+    def half(self, name: str) -> str | None:
+        """The half a module belongs to by its place; None for the norms that stand between the halves."""
+        return self.halves.get(name.split(".")[0])
+
+
+def _find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    inside = {id(module) for module in decoder.modules()}
+    found: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        nested = any(name.startswith(f"{outer}.") for outer in found)
+        if id(module) in inside and isinstance(module, nn.ModuleList) and not nested and _looks_like_blocks(module):
+            found[name] = module
+    if len(found) != 1:
+        what = f"{len(found)} stacks of blocks ({', '.join(found)})" if found else "no list of blocks that hold linear maps"
+        raise UnsupportedModel(f"{model.config.model_type}: found {what} in its decoder {type(decoder).__name__}; exactly one is needed")
+    return found.popitem()
+
+
+def _looks_like_blocks(modules: nn.ModuleList) -> bool:
+    return len(modules) > 0 and all(any(isinstance(part, nn.Linear | Conv1D) for part in module.modules()) for module in modules)
+
+
+def _parts(name: str, block: nn.Module) -> _Parts:
+    _refuse_experts(name, block)
+    matrices = {key: module for key, module in block.named_modules() if is_matrix(module)}
+    norms = {key: module for key, module in block.named_modules() if is_norm(module)}
+    for key, module in block.named_modules():
+        if key in matrices or key in norms or isinstance(module, nn.Embedding):
+            continue
+        for parameter, value in module.named_parameters(recurse=False):
+            if value.ndim > 1:
+                raise UnsupportedModel(
+                    f"{name}: parameter {f'{key}.{parameter}'.lstrip('.')} {tuple(value.shape)} of a {type(module).__name__} is no linear map, norm or embedding; "
+                    "such blocks cannot be pruned yet"
+                )
+    holders = list(dict.fromkeys(key.split(".")[0] for key in matrices))
+    attention = [key for key in holders if _ATTENTION.search(key) or _ATTENTION.search(type(getattr(block, key)).__name__)]
+    if len(attention) != 1 or len(holders) < 2:
+        raise UnsupportedModel(
+            f"{name} ({type(block).__name__}): its linear maps are in {holders}, of which attention: {attention}; "
+            "needed are exactly one attention module and at least one other (the MLP)"
+        )
+    return _Parts(matrices, norms, {key: "attention" if key in attention else "mlp" for key in holders})
+
+
+def _refuse_experts(name: str, block: nn.Module) -> None:
+    for key, module in block.named_modules():
+        stacked = any(value.ndim == 3 for value in module.parameters(recurse=False)) and not isinstance(module, nn.Conv1d)
+        copies = isinstance(module, nn.ModuleList) and len(module) > 1 and _looks_like_blocks(module)
+        if stacked or copies or _EXPERTS.search(key.split(".")[-1]) or _EXPERTS.search(type(module).__name__):
+            where = f"{name}.{key}".rstrip(".")
+            raise UnsupportedModel(f"{where} ({type(module).__name__}): a mixture of experts; pruning models with experts is not supported")
+
+
+# --- order -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Trace:
+    """What ran in one block: module names in order, and the storage each read and wrote (tensors kept alive meanwhile)."""
+
+    order: list[str] = field(default_factory=list)
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    hidden: Tensor | None = None
+
+
+def _trace(model: nn.Module, path: str, blocks: nn.ModuleList, parts: list[_Parts]) -> list[_Trace]:
+    traces = [_Trace() for _ in blocks]
+    ran: list[int] = []
+    handles = []
+
+    def enter(index: int):
+        def hook(module, args, kwargs):
+            ran.append(index)
+            traces[index].hidden = args[0] if args else kwargs.get("hidden_states")
+
+        return hook
+
+    def leave(trace: _Trace, name: str):
+        def hook(module, args, output):
+            trace.order.append(name)
+            trace.inputs[name], trace.outputs[name] = args[0], output
+
+        return hook
+
+    try:
+        for index, (block, part) in enumerate(zip(blocks, parts, strict=True)):
+            handles.append(block.register_forward_pre_hook(enter(index), with_kwargs=True))
+            for name, module in (part.matrices | part.norms).items():
+                handles.append(module.register_forward_hook(leave(traces[index], name)))
+        with evaluating(model):
+            run_body(model, torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
+    finally:
+        for handle in handles:
+            handle.remove()
+    require_each_once(model.config.model_type, path, ran, len(blocks))
+    return traces
+
+
+def require_each_once(model_type: str, path: str, ran: list[int], count: int) -> None:
+    """Raise UnsupportedModel unless the blocks of `path` ran once each, in order."""
+    if ran != list(range(count)):
+        raise UnsupportedModel(f"{model_type}: the {count} blocks of {path} ran in the order {ran}; they must run once each, in order")
+
+
+def _assemble(index: int, name: str, module: nn.Module, parts: _Parts, trace: _Trace) -> Block:
+    odd = [key for key in parts.matrices if trace.order.count(key) != 1]
+    if odd:
+        raise UnsupportedModel(f"{name}: {', '.join(odd)} did not run exactly once in a forward; such blocks cannot be pruned")
+    halves = _norm_halves(name, parts, trace)
+    matrices = tuple(
+        Matrix(key, parts.matrices[key], isinstance(parts.matrices[key], Conv1D), parts.half(key)) for key in trace.order if key in parts.matrices
+    )
+    attention, mlp = (
+        SubBlock(tuple(key for key, which in parts.halves.items() if which == half), tuple(key for key, which in halves.items() if which == half))
+        for half in ("attention", "mlp")
+    )
+    return Block(index, name, module, matrices, attention, mlp, _is_parallel(parts, trace))
+
+
+def _norm_halves(name: str, parts: _Parts, trace: _Trace) -> dict[str, str]:
+    """Which half each norm serves, in the order they run.
+
+    Norms that stand between the halves are told apart by when they run. One that runs first belongs to the attention, one that runs
+    last to the MLP. Between the two: a single norm prepares the MLP (pre-norm), unless no norm ran before the attention
+    (post-norm); of two, the first closes the attention and the second prepares the MLP (sandwich).
+    """
+    order = list(dict.fromkeys(trace.order))
+    first = {half: min(order.index(key) for key in parts.matrices if parts.half(key) == half) for half in ("attention", "mlp")}
+    loose = [key for key in order if key in parts.norms and parts.half(key) is None]
+    before = [key for key in loose if order.index(key) < min(first.values())]
+    between = [key for key in loose if min(first.values()) < order.index(key) < max(first.values())]
+    if first["mlp"] < first["attention"] or len(between) > 2 or len(before) > 2:
+        raise UnsupportedModel(f"{name}: ran {order}; cannot tell which of the norms {loose} serve the attention and which the MLP")
+    halves = {key: parts.half(key) for key in order if key in parts.norms}
+    for key in loose:
+        halves[key] = "attention" if order.index(key) < first["attention"] else "mlp"
+    if len(before) == 2:  # parallel halves with a norm each, both run at the start: told apart by who reads them
+        readers = trace.inputs[next(key for key in order if parts.half(key) == "mlp")].data_ptr()
+        halves |= {key: "mlp" if trace.outputs[key].data_ptr() == readers else "attention" for key in before}
+    elif len(between) == 2 or (between and not before):
+        halves[between[0]] = "attention"
+    return halves
+
+
+def _is_parallel(parts: _Parts, trace: _Trace) -> bool:
+    """Whether the MLP half reads the block's input, or a norm that ran before the attention."""
+    order = list(dict.fromkeys(trace.order))
+    attention = min(order.index(key) for key in parts.matrices if parts.half(key) == "attention")
+    early = [trace.hidden] + [trace.outputs[key] for key in order[:attention]]
+    start = min(order.index(key) for key in parts.matrices if parts.half(key) == "mlp")
+    readers = [key for key in order[attention:] if parts.half(key) == "mlp" or (parts.half(key) is None and order.index(key) < start)]
+    pointers = {tensor.data_ptr() for tensor in early}
+    return any(trace.inputs[key].data_ptr() in pointers for key in readers)

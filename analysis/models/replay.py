@@ -1,0 +1,249 @@
+"""Run any block exactly as the model runs it: its own arguments, for any windows, in any order.
+
+Blocks of one model can be called with different arguments (sliding and full attention masks, local and global rotary
+embeddings), and arguments can differ from window to window (padding). Reusing the first block's is wrong in silence. So a
+`Recording` keeps what the model itself passed to every block, and `verify` proves on the dense model that running the
+blocks with it gives the model's own hidden states.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from analysis.errors import ReplayError, UnsupportedModel, UsageError
+from analysis.models.anatomy import Anatomy, evaluating, require_each_once, run_body
+from analysis.models.calls import HIDDEN, Call, Recorder, Ref, Slot, form, map_call, tensors
+from analysis.text.windows import Windows
+
+__all__ = ["Call", "Recording", "record", "replay_error", "run", "tolerance_for", "verify"]
+
+Allocator = Callable[[tuple[int, ...], torch.dtype, torch.device], Tensor]
+_CACHES = {"past_key_values", "past_key_value", "layer_past", "use_cache"}
+
+
+@dataclass(eq=False)
+class Recording:
+    """What the dense model passes to each of its blocks, for N windows of T tokens.
+
+    ids: (N, T). mask: (N, T) bool, True = real token. hidden: (N, T, H), inputs of block 0.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    hidden: Tensor
+    calls: tuple[Call, ...] = field(repr=False)
+    slots: tuple[Slot, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    def call(self, block: int, rows: Tensor | slice, device: torch.device | str | None = None) -> Call:
+        """Arguments of block `block` for the windows `rows` (any subset, any order, repeats allowed), moved to `device` if one is given."""
+        count = len(range(*rows.indices(len(self)))) if isinstance(rows, slice) else len(rows)
+
+        def fill(leaf):
+            if not isinstance(leaf, Ref):
+                return leaf
+            value = self.slots[leaf.index].take(rows, count)
+            return value if device is None else value.to(device)
+
+        return map_call(fill, self.calls[block])
+
+
+def run(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
+    """Output (B, T, H) of one block on `hidden` (B, T, H). Differentiable. The only place that calls a block.
+
+    Raises UsageError if the block is in training mode (dropout would change its output) and ReplayError if the output has
+    another shape than the input.
+    """
+    if block.training:
+        raise UsageError(f"run: {type(block).__name__} is in training mode, so dropout may be active; call .eval() on it first")
+    args = tuple(hidden if value is HIDDEN else value for value in call.args)
+    output = _tensor(block(*args, **{name: hidden if value is HIDDEN else value for name, value in call.kwargs.items()}))
+    if output.shape != hidden.shape:
+        raise ReplayError(f"run: {type(block).__name__} turned hidden states {tuple(hidden.shape)} into {tuple(output.shape)}; a block must keep their shape")
+    return output
+
+
+def record(model: nn.Module, anatomy: Anatomy, windows: Windows, *, batch: int = 8, store: Allocator | None = None) -> Recording:
+    """Record the arguments of every block for `windows`, `batch` windows at a time.
+
+    Forwards of one and of two windows tell which arguments have entries per window, and whether any depends on what the blocks compute.
+    If none does, as usual, the rest is recorded with the blocks handing their input on, at next to no cost; otherwise by true forwards.
+    A set with padding is recorded with a padded window in every batch: transformers leaves masks out of batches without padding.
+    store(shape, dtype, device) makes the tensor for the hidden states (default: main memory); masks per window are kept where it is.
+    Raises UsageError for an empty set, UnsupportedModel if an argument cannot be recorded.
+    """
+    ids, mask = windows.ids, windows.mask
+    if len(ids) == 0:
+        raise UsageError("record: 0 windows given; at least one is needed")
+    padded = ~mask.all(dim=1)
+    witness = padded.int().argmax()[None]
+    hidden = None
+    with evaluating(model):
+        recorder, forms = _probe(model, anatomy, ids[witness], mask[witness])
+        for start in range(0, len(ids), batch):
+            rows = torch.arange(start, min(start + batch, len(ids)))
+            chunk = torch.cat([rows, witness]) if padded.any() and not padded[rows].any() else rows
+            with _stubbed(anatomy, forms):
+                seen = _listen(model, anatomy, ids[chunk], mask[chunk])
+            recorder.add([one.call for one in seen], len(chunk), len(rows))
+            first = seen[0].hidden[: len(rows)]
+            if hidden is None:
+                shape = (len(ids), *first.shape[1:])
+                hidden = store(shape, first.dtype, first.device) if store else torch.empty(shape, dtype=first.dtype)
+            hidden[start : start + len(rows)] = first.to(hidden.device)
+    return Recording(ids, mask, hidden, recorder.calls, recorder.slots(hidden.device))
+
+
+@dataclass(eq=False)
+class _Seen:
+    """One block as the model ran it: its call without caches, its hidden states in and out (B, T, H), and the form of what it returned
+    (length of a tuple, 0 for a tensor)."""
+
+    call: Call
+    hidden: Tensor
+    output: Tensor | None = None
+    form: int = 0
+
+
+def _listen(model: nn.Module, anatomy: Anatomy, ids: Tensor, mask: Tensor) -> list[_Seen]:
+    """What every block was given and returned in one forward of the model."""
+    seen: list[_Seen] = []
+    ran: list[int] = []
+
+    def enter(index: int):
+        def hook(module, args, kwargs):
+            ran.append(index)
+            seen.append(_without_caches(anatomy.blocks[index].name, args, kwargs))
+
+        return hook
+
+    def leave(module, args, output):
+        seen[-1].output = _tensor(output)
+        seen[-1].form = len(output) if isinstance(output, tuple | list) else 0
+
+    handles = []
+    try:
+        for block in anatomy.blocks:
+            handles.append(block.module.register_forward_pre_hook(enter(block.index), with_kwargs=True))
+            handles.append(block.module.register_forward_hook(leave))
+        run_body(model, ids, mask)
+    finally:
+        for handle in handles:
+            handle.remove()
+    require_each_once(anatomy.model_type, anatomy.path, ran, len(anatomy.blocks))
+    return seen
+
+
+def _tensor(output: Tensor | tuple | list) -> Tensor:
+    """A block's hidden states out of whatever it returned: indexing a tensor would take its first window."""
+    return output[0] if isinstance(output, tuple | list) else output
+
+
+def _without_caches(name: str, args: tuple, kwargs: dict) -> _Seen:
+    """The call with `HIDDEN` in the place of the hidden states and without key-value caches."""
+    kwargs = {key: value for key, value in kwargs.items() if key not in _CACHES}
+    if args and isinstance(args[0], Tensor):
+        hidden, args = args[0], (HIDDEN, *args[1:])
+    elif isinstance(kwargs.get("hidden_states"), Tensor):
+        hidden = kwargs["hidden_states"]
+        kwargs["hidden_states"] = HIDDEN
+    else:
+        raise UnsupportedModel(f"{name}: takes its hidden states neither first nor as `hidden_states`; this family cannot be replayed")
+    without = map_call(lambda leaf: None if hasattr(leaf, "get_seq_length") else leaf, Call(args, kwargs))
+    return _Seen(without, hidden)
+
+
+def _probe(model: nn.Module, anatomy: Anatomy, ids: Tensor, mask: Tensor) -> tuple[Recorder, list[int] | None]:
+    """A recorder that knows the form of every call, and the forms of the blocks' outputs if they may be stubbed (else None).
+
+    ids, mask: (1, T), one window.
+    """
+    one, two = _listen(model, anatomy, ids, mask), _listen(model, anatomy, ids.repeat(2, 1), mask.repeat(2, 1))
+    recorder = Recorder([block.name for block in anatomy.blocks], [seen.call for seen in one], [seen.call for seen in two])
+    forms = [seen.form for seen in two]
+    with _stubbed(anatomy, forms):
+        stubbed = _listen(model, anatomy, ids.repeat(2, 1), mask.repeat(2, 1))
+    independent = all(
+        form(ours.call) == form(true.call) and all(torch.equal(a, b) for a, b in zip(tensors(ours.call), tensors(true.call), strict=True))
+        for ours, true in zip(stubbed, two, strict=True)
+    )
+    return recorder, forms if independent else None
+
+
+@contextmanager
+def _stubbed(anatomy: Anatomy, forms: list[int] | None) -> Iterator[None]:
+    """While open, blocks hand their hidden states on untouched, in outputs of the given forms; None: nothing is stubbed."""
+
+    def stub(length: int):
+        def forward(*args, **kwargs):
+            hidden = args[0] if args else kwargs["hidden_states"]
+            return (hidden, *[None] * (length - 1)) if length else hidden
+
+        return forward
+
+    own = [block.module.__dict__.get("forward") for block in anatomy.blocks]
+    try:
+        for block, length in zip(anatomy.blocks, forms or (), strict=forms is not None):
+            block.module.forward = stub(length)
+        yield
+    finally:
+        for block, forward in zip(anatomy.blocks, own, strict=True):
+            block.module.__dict__.pop("forward", None)
+            if forward is not None:
+                block.module.forward = forward
+
+
+def replay_error(model: nn.Module, anatomy: Anatomy, source: Windows | Recording, *, batch: int = 8) -> pd.DataFrame:
+    """How far replayed hidden states are from the model's own, block by block.
+
+    source: windows, or a Recording of them. Blocks are run one after another, each on the replayed output of the one before.
+    Columns: block, name, relative_error = |replayed - true| / |true| (2-norms over the real tokens of a window), of the worst window.
+    """
+    recording = source if isinstance(source, Recording) else record(model, anatomy, source, batch=batch)
+    worst = torch.zeros(len(anatomy.blocks), dtype=torch.float64)
+    with evaluating(model):
+        for start in range(0, len(recording), batch):
+            rows = slice(start, min(start + batch, len(recording)))
+            true = _listen(model, anatomy, recording.ids[rows], recording.mask[rows])
+            hidden = recording.hidden[rows].to(true[0].hidden.device)
+            for block, seen in zip(anatomy.blocks, true, strict=True):
+                hidden = run(block.module, hidden, recording.call(block.index, rows, hidden.device))
+                errors = _window_errors(hidden, seen.output, recording.mask[rows])
+                worst[block.index] = torch.maximum(worst[block.index], errors.max())
+    return pd.DataFrame({"block": range(len(worst)), "name": [block.name for block in anatomy.blocks], "relative_error": worst.tolist()})
+
+
+def _window_errors(ours: Tensor, true: Tensor, mask: Tensor) -> Tensor:
+    """(B,) relative 2-norm errors over real tokens, float64; nan where either is not finite there."""
+    keep = mask.to(ours.device)[..., None]
+    difference = torch.where(keep, ours.double() - true.double(), 0.0).flatten(1).norm(dim=1)
+    scale = torch.where(keep, true.double(), 0.0).flatten(1).norm(dim=1)
+    return torch.where(difference == 0, difference, difference / scale).cpu()
+
+
+def tolerance_for(dtype: torch.dtype, tolerance: float = 1e-5) -> float:
+    """The tolerance on a replay in `dtype`: 1e-5 in float32, eight rounding steps where those are coarser."""
+    return max(tolerance, 8 * torch.finfo(dtype).eps)
+
+
+def verify(model: nn.Module, anatomy: Anatomy, windows: Windows | Recording, tolerance: float = 1e-5, *, batch: int = 8) -> pd.DataFrame:
+    """The table of `replay_error`, or ReplayError naming the worst block where one exceeds `tolerance` (coarser in half precision).
+
+    windows: token windows, or a Recording of them.
+    """
+    table = replay_error(model, anatomy, windows, batch=batch)
+    allowed = tolerance_for(next(model.parameters()).dtype, tolerance)
+    bad = table[~(table.relative_error <= allowed)]  # nan is bad
+    if len(bad):
+        worst = bad.loc[bad.relative_error.idxmax() if bad.relative_error.notna().any() else bad.index[0]]
+        raise ReplayError(
+            f"replay of {anatomy.model_type}: {len(bad)} of {len(table)} blocks differ from the model's own hidden states, the first is {bad.iloc[0]['name']}, the worst "
+            f"{worst['name']} with relative error {worst.relative_error:.3g} (allowed {allowed:.1g}); this model cannot be pruned block by block"
+        )
+    return table

@@ -1,0 +1,311 @@
+"""Loading: names, and every way a model folder can be broken, each with one message that names it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from families import VOCABULARY, tiny
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from analysis import paths
+from analysis.errors import AnalysisError, ModelError, UnsupportedModel, UsageError
+from analysis.models import files
+from analysis.models.load import LoadedModel, fingerprint, lab_models, load_model, quiet
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "llama"
+    with quiet():
+        tiny("llama").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path) -> Path:
+    """A copy of the saved model, to be broken."""
+    copy = tmp_path / "llama"
+    copy.mkdir()
+    for path in saved.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    return copy
+
+
+def load(folder) -> LoadedModel:
+    return load_model(str(folder), device="cpu")
+
+
+def edit(folder, **changes):
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def edit_weights(folder, change):
+    state = load_file(folder / WEIGHTS)
+    change(state)
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def add_tokenizer(folder, size):
+    tokenizer = Tokenizer(models.WordLevel({f"word{index}": index for index in range(size)}, unk_token="word0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="word0").save_pretrained(folder)
+
+
+def test_a_local_folder(saved):
+    loaded = load(saved)
+    assert not loaded.model.training and not loaded.model.config.use_cache
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert (loaded.tokenizer, loaded.name, loaded.context) == (None, str(saved), 64)
+    assert (loaded.device, loaded.dtype) == (torch.device("cpu"), torch.float32)
+    assert loaded.fingerprint == fingerprint(str(saved))
+    for name, value in tiny("llama").state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_dtype_is_chosen_once(saved, dtype):
+    assert {parameter.dtype for parameter in load_model(str(saved), device="cpu", dtype=dtype).model.parameters()} == {getattr(torch, dtype)}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma3", "opt", "gpt_neox", "bloom"])
+def test_other_families(family, tmp_path):
+    with quiet():
+        tiny(family).save_pretrained(tmp_path)
+    assert load(tmp_path).model.config.model_type == tiny(family).config.model_type
+
+
+def test_a_tokenizer_comes_along(folder):
+    add_tokenizer(folder, VOCABULARY)
+    assert load(folder).tokenizer("word3").input_ids == [3]
+
+
+def test_device_and_dtype_are_checked_before_anything_is_read():
+    for name in ("tpu", "cuda:x", "", "cpu,cuda"):
+        with pytest.raises(UsageError, match="possible are auto, cuda, cuda:N, mps, cpu"):
+            load_model("/nowhere", device=name)
+    with pytest.raises(UsageError, match="possible are float32, bfloat16, float16"):
+        load_model("/nowhere", dtype="int8")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="not on this machine"):
+            load_model("/nowhere", device="cuda")
+
+
+def test_loading_is_quiet(saved, capfd, recwarn):
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    load(saved)
+    assert capfd.readouterr() == ("", "")
+    assert len(recwarn) == 0
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("/no/such/folder", "no such folder, and not a lab model"),
+        ("./typo", "no such folder"),
+        ("a/b/c", "no such folder"),
+        ("https://example.org/model", "no such folder"),
+        ("", "no such folder"),
+        ("lab/nothing", "the lab ships no such model"),
+        ("nobody/nothing-of-the-kind", "the hub gave no 'nobody/nothing-of-the-kind' at revision 'main'"),
+        ("nothing-of-the-kind@v1", "the hub gave no 'nothing-of-the-kind' at revision 'v1'"),
+    ],
+)
+def test_a_model_that_is_not_there(name, words):
+    for operation in (load_model, fingerprint):
+        with pytest.raises(ModelError, match=words):
+            operation(name)
+
+
+def test_a_file_is_no_folder(saved):
+    with pytest.raises(ModelError, match="is a file; give the folder"):
+        load(saved / WEIGHTS)
+
+
+def test_lab_names(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "lab", lambda: tmp_path)
+    assert lab_models() == []
+    for name in ("decoder", "encoder"):
+        (tmp_path / name).mkdir()
+        for path in saved.iterdir():
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "tokenizer").mkdir()
+    assert lab_models() == ["lab", "lab/encoder"]
+    assert load("lab").name == "lab"
+    assert fingerprint("lab") == fingerprint("lab/encoder") == fingerprint(str(saved))
+
+
+def test_hub_ids_and_revisions():
+    for name, expected in {
+        "gpt2": ("gpt2", "main"),
+        "org/name": ("org/name", "main"),
+        "org/name@v1.0": ("org/name", "v1.0"),
+        "org/name@refs/pr/3": ("org/name", "refs/pr/3"),
+    }.items():
+        source = files.find(name)
+        assert (source.folder, source.hub_id, source.revision) == (None, *expected)
+
+
+def test_a_hub_model_is_fetched_once_and_known_by_its_commit(saved, tmp_path, monkeypatch):
+    """A made-up hub: it serves only the files asked for, into the snapshot folder of one commit."""
+    from fnmatch import fnmatch
+
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot, asked = tmp_path / commit, []
+
+    def snapshot_download(repo_id, revision, local_files_only=False, allow_patterns=(), ignore_patterns=()):
+        if local_files_only and not snapshot.exists():
+            raise LocalEntryNotFoundError("not cached")
+        if not local_files_only:
+            asked.append((repo_id, revision, tuple(allow_patterns)))
+            snapshot.mkdir(exist_ok=True)
+            for path in saved.iterdir():
+                if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
+                    (snapshot / path.name).write_bytes(path.read_bytes())
+        return str(snapshot)
+
+    cached = lambda repo_id, name, revision: str(snapshot / name) if snapshot.exists() else None  # noqa: E731
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    for _ in range(2):
+        assert load("org/name@v1").fingerprint == fingerprint("org/name@v1") == f"hub:org/name@{commit}"
+    assert [(repo, revision) for repo, revision, _ in asked] == [("org/name", "v1"), ("org/name", commit)]
+    assert asked[1][2] == (WEIGHTS,)
+    assert fingerprint(f"org/name@{commit}") == f"hub:org/name@{commit}"
+
+
+# --- fingerprint -----------------------------------------------------------------------------------------------------
+
+
+def test_fingerprint_changes_with_config_weights_and_tokenizer_only(folder):
+    first = fingerprint(str(folder))
+    assert len(first) == 64
+    (folder / "README.md").write_text("words")
+    assert fingerprint(str(folder)) == first
+    edit_weights(folder, lambda state: state["model.norm.weight"].add_(1e-6))
+    second = fingerprint(str(folder))
+    edit(folder, rms_norm_eps=1e-5)
+    third = fingerprint(str(folder))
+    (folder / "tokenizer.json").write_text("{}")
+    assert len({first, second, third, fingerprint(str(folder))}) == 4
+
+
+def test_fingerprint_and_names_load_no_torch(saved):
+    code = f"import sys; from analysis.models.load import fingerprint, lab_models; lab_models(); fingerprint({str(saved)!r}); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT)
+
+
+# --- broken folders ----------------------------------------------------------------------------------------------------
+
+
+def truncate(folder):
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def only_pickles(folder):
+    (folder / WEIGHTS).unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+
+
+def missing_shards(folder):
+    (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}))
+
+
+def broken_index(folder):
+    (folder / WEIGHTS).unlink()
+    (folder / INDEX).write_text("[]")
+
+
+BROKEN = {
+    "no config": ("has no config.json", lambda folder: (folder / "config.json").unlink()),
+    "broken config": ("cannot be read as JSON", lambda folder: (folder / "config.json").write_text("{")),
+    "binary config": ("cannot be read as JSON", lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe\x00")),
+    "config of something else": ("names no model_type", lambda folder: (folder / "config.json").write_text("[1]")),
+    "unknown family": ("transformers cannot use .*config.json", lambda folder: edit(folder, model_type="nonesuch")),
+    "impossible config": ("model", lambda folder: edit(folder, hidden_size="wide")),
+    "heads that do not divide": ("model", lambda folder: edit(folder, num_attention_heads=0)),
+    "no weights": ("has no weights", lambda folder: (folder / WEIGHTS).unlink()),
+    "pickles only": ("only pickled weights \\(pytorch_model.bin\\)", only_pickles),
+    "truncated": ("model.safetensors is cut short or no safetensors file", truncate),
+    "empty": ("model.safetensors is cut short or no safetensors file", lambda folder: (folder / WEIGHTS).write_bytes(b"")),
+    "text": ("model.safetensors is cut short or no safetensors file", lambda folder: (folder / WEIGHTS).write_text("version https://git-lfs")),
+    "missing shard": ("1 of 2 weight files .* missing: model-00002-of-00002.safetensors", missing_shards),
+    "broken index": ("is no index of weight files", broken_index),
+    "missing key": (
+        "1 parameters are missing .*model.layers.2.mlp.up_proj.weight",
+        lambda folder: edit_weights(folder, lambda state: state.pop("model.layers.2.mlp.up_proj.weight")),
+    ),
+    "more blocks in the config": ("9 parameters are missing .*model.layers.4", lambda folder: edit(folder, num_hidden_layers=5, layer_types=None)),
+    "fewer blocks in the config": ("have no place .*model.layers.3", lambda folder: edit(folder, num_hidden_layers=3, layer_types=None)),
+    "wrong shape": ("do not fit its config|of the wrong shape", lambda folder: edit(folder, intermediate_size=40)),
+    "nan": ("parameter model.layers.1.self_attn.k_proj.weight \\(16, 32\\) is not finite", lambda folder: edit_weights(folder, poison)),
+    "overlarge tokenizer": (f"tokenizer has id {VOCABULARY} .*ids 0 to {VOCABULARY - 1}", lambda folder: add_tokenizer(folder, VOCABULARY + 1)),
+    "broken tokenizer": ("tokenizer in .* cannot be read", lambda folder: (folder / "tokenizer.json").write_text("{")),
+    "no decoder": ("t5 is no causal language model", lambda folder: edit(folder, model_type="t5")),
+    "quantized": ("quantized", lambda folder: edit(folder, quantization_config={"quant_method": "gptq"})),
+    "remote code": ("transformers cannot use", lambda folder: edit(folder, model_type="nonesuch", auto_map={"AutoConfig": "evil.Config"})),
+}
+
+
+def poison(state):
+    state["model.layers.1.self_attn.k_proj.weight"][3, 4] = float("nan")
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_folder_is_one_clear_error(folder, how):
+    words, damage = BROKEN[how]
+    damage(folder)
+    with pytest.raises(ModelError, match=words) as caught:
+        load(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_quantized_is_called_unsupported(folder):
+    edit(folder, quantization_config={"quant_method": "gptq"})
+    with pytest.raises(UnsupportedModel):
+        load(folder)
+
+
+def test_weights_too_large_for_half_precision(folder):
+    edit_weights(folder, lambda state: state["lm_head.weight"].mul_(1e6))
+    load(folder)
+    with pytest.raises(ModelError, match="lm_head.weight .* not finite in float16"):
+        load_model(str(folder), device="cpu", dtype="float16")
+
+
+def test_an_encoder_is_no_decoder_even_where_transformers_loads_it(tmp_path):
+    from transformers import BertConfig, BertForMaskedLM
+
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertForMaskedLM(BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="bert"):
+        load(tmp_path)
+
+
+def test_every_error_has_one_base():
+    assert issubclass(UnsupportedModel, ModelError) and issubclass(ModelError, AnalysisError)
+
+
+@pytest.mark.real_assets
+def test_stories260k(assets):
+    loaded = load(assets / "stories260K")
+    assert loaded.context == 512 and loaded.tokenizer is not None
+    assert loaded.model.lm_head.weight is loaded.model.model.embed_tokens.weight
