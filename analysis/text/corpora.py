@@ -1,0 +1,176 @@
+"""From a source and a tokenizer to windows.
+
+    windows = load_tokens("lab:stories", loaded, samples=64, length=128, seed=0)
+    held_out = load_tokens("stories.txt[80%:]", tokenizer, samples=200, length=128)
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.errors import DataError, UsageError
+from analysis.progress import bar
+from analysis.text.readers import read_file, read_hub, read_lab
+from analysis.text.sources import SOURCES, SPLITS, Source, parse_source, source_fingerprint, suggest
+
+if TYPE_CHECKING:
+    from analysis.text.windows import Windows
+
+__all__ = ["SOURCES", "Source", "boundary", "load_tokens", "parse_source", "source_fingerprint", "tokenise", "tokenizer_fingerprint"]
+
+BATCH = 256  # documents per call of the tokenizer
+
+
+def load_tokens(
+    source: str | Source,
+    tokenizer,
+    *,
+    samples: int | None = None,
+    length: int,
+    seed: int = 0,
+    separator: str | None = None,
+    mode: str | None = None,
+    split: str = "train",
+) -> "Windows":
+    """Windows (samples, length) of token ids out of a source.
+
+    `tokenizer` is a tokenizer, or a loaded model, whose context then bounds `length`. `samples` None = every window there is, in
+    order. `seed` draws the windows, and in the lab the documents. `separator` ends documents of plain-text files (default:
+    `<|endoftext|>` where it occurs, else blank lines). `mode` is one of `windows.cut`; by default "stream", and "crop" for hub:c4.
+    `split` is the half of a lab register ("train" or "held-out") where the source names none.
+
+    Texts are tokenised without special tokens; documents of a stream are joined by the tokenizer's end-of-text token (else its
+    beginning-of-text token, else a newline), the joined corpora of the papers by their text (`sources.ALIASES`). A lab stream has
+    no end: as many documents are made as the windows need, and the windows taken in order, so that fewer are the first of more.
+    Raises UsageError for wrong arguments, DataError for a text that is missing, broken or too short.
+    """
+    from analysis.text.windows import check_request, cut
+
+    source = _half(parse_source(source) if isinstance(source, str) else source, split)
+    mode = mode or (source.hub.mode if source.hub else "stream")
+    check_request(source.label, length, samples, mode)
+    if hasattr(tokenizer, "context"):
+        tokenizer = _tokenizer_of(tokenizer, length)
+    boundary_id, boundaries = boundary(tokenizer)
+    endless = source.kind == "lab" and source.stop is None
+    if endless and samples is None:
+        raise UsageError(f"{source.label}: lab text has no end; say how many windows (samples), or how many documents, as in {source.label}[:1000]")
+    texts, separated = _read(source, seed=seed, separator=separator)
+    joiner = source.hub.joiner if source.hub and mode == "stream" else None
+    if joiner is not None:
+        documents, boundary_id, boundaries = _joined(texts, joiner, tokenizer, source, length), None, "none: rows are one text"
+    elif endless:
+        documents = _enough(texts, tokenizer, length=length, samples=samples, mode=mode)
+    else:
+        texts = list(texts) if source.kind == "lab" else texts
+        documents = _Lazy(texts, tokenizer) if mode == "crop" else tokenise(texts, tokenizer, desc=f"tokens of {source.label}")
+    windows = cut(
+        documents, length=length, samples=samples, seed=seed, boundary_id=boundary_id, mode=mode, shuffle=not endless, label=source.label
+    )
+    provenance = {
+        "source": source.label,
+        "fingerprint": source_fingerprint(source),
+        "slice": source.slice,
+        "split": source.hub.split if source.hub else source.split,
+        "separator": separated,
+        "boundaries": boundaries if mode == "stream" else "none: no window spans two documents",
+        "documents": len(documents) if joiner is None else len(texts),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+    }
+    available = {"available": "unbounded"} if endless else {}
+    return replace(windows, provenance=provenance | windows.provenance | available)
+
+
+def _half(source: Source, split: str) -> Source:
+    """A lab source that names its half of the register."""
+    if split not in SPLITS:
+        raise UsageError(f"{source.label}: unknown split {split!r}; {suggest(split, SPLITS)}")
+    return replace(source, split=source.split or split) if source.kind == "lab" else source
+
+
+def _tokenizer_of(loaded, length: int):
+    if loaded.tokenizer is None:
+        raise UsageError(f"model {loaded.name}: has no tokenizer to read text with; put its tokenizer files in the model's folder")
+    if loaded.context is not None and length > loaded.context:
+        raise UsageError(f"model {loaded.name}: a window of {length} tokens is longer than its context of {loaded.context}; give a shorter length")
+    return loaded.tokenizer
+
+
+def _read(source: Source, *, seed: int, separator: str | None) -> tuple[Sequence[str] | Iterator[str], str]:
+    if source.kind == "lab":
+        return read_lab(source, seed=seed), "lab documents"
+    return read_hub(source) if source.kind == "hub" else read_file(source, separator=separator)
+
+
+def _joined(texts: Sequence[str], joiner: str, tokenizer, source: Source, length: int) -> list[np.ndarray]:
+    """The rows as one text, tokenised whole, cut to the windows the corpus is defined to have."""
+    (stream,) = tokenise([joiner.join(texts)], tokenizer)
+    return [stream if source.hub.windows is None else stream[: source.hub.windows * length]]
+
+
+def _enough(texts: Iterator[str], tokenizer, *, length: int, samples: int, mode: str) -> list[np.ndarray]:
+    """Documents off an endless stream until they hold `samples` windows: tokens for a stream, documents one by one, long ones for crops."""
+    found: list[np.ndarray] = []
+    have, tried, wanted = 0, 0, samples * length if mode == "stream" else samples
+    with bar(total=wanted, desc="lab documents", unit="token" if mode == "stream" else "document") as progress:
+        while have < wanted and (have or tried < 256):  # after 256 documents too short for a crop, the cut says so
+            batch = tokenise(list(islice(texts, 64)), tokenizer)
+            counts = [len(document) if mode == "stream" else mode == "documents" or len(document) > length for document in batch]
+            found += batch
+            have, tried = have + sum(counts), tried + len(batch)
+            progress.update(sum(counts))
+    return found if mode != "documents" else found[:samples]
+
+
+def tokenise(texts: Sequence[str], tokenizer, *, desc: str | None = None) -> list[np.ndarray]:
+    """Token ids of each text, int32 arrays, without special tokens. Raises DataError for a row that is no text."""
+    found: list[np.ndarray] = []
+    starts = range(0, len(texts), BATCH)
+    for start in bar(starts, desc=desc, unit="batch") if desc and len(starts) > 4 else starts:
+        batch = list(texts[start : start + BATCH])
+        for number, text in enumerate(batch, start):
+            if not isinstance(text, str):
+                raise DataError(f"{desc or 'tokens'}: row {number} is of type {type(text).__name__}, not text")
+        ids = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        found += [np.asarray(row, dtype=np.int32) for row in ids]
+    return found
+
+
+class _Lazy(Sequence):
+    """Documents tokenised when asked for: random crops need a few out of hundreds of thousands."""
+
+    def __init__(self, texts: Sequence[str], tokenizer):
+        self.texts, self.tokenizer = texts, tokenizer
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return tokenise([self.texts[number]], self.tokenizer)[0]
+
+
+def boundary(tokenizer) -> tuple[int | None, str]:
+    """The token that stands between documents of a stream, and the rule that chose it, in words."""
+    for name in ("eos", "bos"):
+        token_id = getattr(tokenizer, f"{name}_token_id", None)
+        if token_id is not None:
+            return token_id, f"{name} token {token_id} {getattr(tokenizer, f'{name}_token')!r} between documents"
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    return (newline[-1], f"newline token {newline[-1]} between documents") if newline else (None, "none: the tokenizer has no end, start or newline token")
+
+
+def tokenizer_fingerprint(tokenizer) -> str:
+    """16 hexadecimal digits that tell tokenizers apart: vocabulary, merges and rules, not names or folders."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if hasattr(backend, "to_str"):
+        rules = json.loads(backend.to_str())
+        rules = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}  # state of the last call
+    else:
+        rules = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    ends = [getattr(tokenizer, name, None) for name in ("eos_token_id", "bos_token_id")]
+    return hashlib.sha256(json.dumps([rules, ends], sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,139 @@
+"""Documents as strings, out of files, hub datasets and the lab. Imports no torch."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from analysis.errors import DataError, UsageError
+from analysis.lab.documents import documents
+from analysis.text.sources import Hub, Source, check_file
+
+END_OF_TEXT = "<|endoftext|>"
+BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
+
+
+def read_lab(source: Source, *, seed: int) -> Iterator[str]:
+    """The documents of a register and split, endless unless the slice has an end."""
+    stream = documents(source.name, split=source.split, seed=seed)
+    return (document.text for document in islice(stream, source.start, source.stop))
+
+
+def read_file(source: Source, *, separator: str | None) -> tuple[list[str], str]:
+    """The sliced documents of a file, without empty ones, and what separates them, in words.
+
+    `separator` is for plain text; rows of .jsonl and .parquet are documents as they are.
+    Raises DataError for a file that is missing, a folder, empty, not UTF-8 text, broken, or without the column or the separator.
+    """
+    path = check_file(source)
+    if path.suffix == ".parquet":
+        found, words = _parquet(path, source), "rows"
+    else:
+        text = _text(path, source)
+        found, words = (_jsonl(text, source), "rows") if source.column else _split(text, source, separator)
+    found = [document for document in found if document.strip()]
+    if not found:
+        raise DataError(f"text file {source.name}: holds no text; every document in it is empty")
+    chosen = source.select(len(found))
+    return found[chosen.start : chosen.stop], words
+
+
+def _text(path: Path, source: Source) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"text file {source.name}: cannot be read: {error.strerror}") from error
+    if not data.strip():
+        raise DataError(f"text file {source.name}: is empty")
+    try:
+        text = data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"text file {source.name}: is no UTF-8 text (byte 0x{data[error.start]:02x} at position {error.start}); give a text file, saved as UTF-8"
+        ) from error
+    if (nul := data.find(b"\0")) >= 0:
+        raise DataError(f"text file {source.name}: is binary (NUL byte at position {nul}); give a text file, saved as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _split(text: str, source: Source, separator: str | None) -> tuple[list[str], str]:
+    if separator == "":
+        raise UsageError("separator: an empty text separates nothing; leave it out for the default")
+    if separator is not None and separator not in text:
+        raise DataError(f"text file {source.name}: the separator {separator!r} does not occur in it")
+    separator = END_OF_TEXT if separator is None and END_OF_TEXT in text else separator
+    pieces = BLANK_LINES.split(text) if separator is None else text.split(separator)
+    return [piece.strip() for piece in pieces], "blank lines" if separator is None else repr(separator)
+
+
+def _jsonl(text: str, source: Source) -> list[str]:
+    found = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"text file {source.name}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{place}: is not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{place}: is {_kind(row)}, not an object with the field {source.column!r}")
+        if source.column not in row:
+            raise DataError(_no_column(place, source.column, row))
+        found.append(_string(row[source.column], place, source.column))
+    return found
+
+
+def _parquet(path: Path, source: Source) -> list[str]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if source.column not in names:
+                raise DataError(_no_column(f"text file {source.name}", source.column, names))
+            values = file.read(columns=[source.column]).column(source.column).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise DataError(f"text file {source.name}: is no readable parquet file ({error})") from error
+    return [_string(value, f"text file {source.name}, row {number}", source.column) for number, value in enumerate(values)]
+
+
+def _no_column(place: str, column: str, names) -> str:
+    return f"{place}: has no column {column!r}; it has {', '.join(map(str, names)) or 'none'}; name one as FILE#COLUMN"
+
+
+def _string(value, place: str, column: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{place}: {column!r} is {_kind(value)}, not text")
+    return value
+
+
+def _kind(value) -> str:
+    return "empty (null)" if value is None else f"of type {type(value).__name__}"
+
+
+def read_hub(source: Source) -> tuple[Sequence[str], str]:
+    """The sliced rows of a hub dataset, and what separates them, in words. The only function of this room that uses the network.
+
+    Raises DataError where the dataset cannot be fetched or lacks the column.
+    """
+    import datasets
+
+    hub: Hub = source.hub
+    # One file of a repository is fewer rows than its card announces, hence no check of their number; the revision is what is pinned.
+    part = {"data_files": {hub.split: hub.file}, "verification_mode": "no_checks"} if hub.file else {}
+    try:
+        rows = datasets.load_dataset(hub.dataset, hub.config, split=hub.split, revision=hub.revision, **part)
+    except Exception as error:  # the library raises errors of a dozen unrelated classes; each means that there is no text
+        reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+        raise DataError(
+            f"{source.label}: cannot fetch {hub.dataset} (revision {hub.revision}, split {hub.split}) from the hub: {reason}. "
+            "Without network, give a local file instead (PATH.txt, .jsonl or .parquet), or text of the lab such as lab:stories"
+        ) from error
+    if hub.column not in rows.column_names:
+        raise DataError(_no_column(source.label, hub.column, rows.column_names).replace("FILE#", "hub:ORG/NAME#"))
+    chosen = source.select(min(len(rows), hub.rows or len(rows)))
+    column = rows.select(chosen)[hub.column]
+    return column, "rows" if hub.joiner is None else f"rows joined by {hub.joiner!r}"

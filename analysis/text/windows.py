@@ -1,0 +1,233 @@
+"""Windows of token ids: cut from tokenised documents, masked where padded, checked for text shared between sets.
+
+    windows = cut(documents_ids, length=128, samples=64, seed=0, boundary_id=2)     # ids (64, 128)
+    held_out = disjoint(calibration, {"stories": held_out})                         # raises OverlapError
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import BoolTensor, LongTensor
+
+from analysis.errors import DataError, OverlapError, UsageError
+
+Mode = Literal["stream", "crop", "documents"]
+MODES: tuple[Mode, ...] = ("stream", "crop", "documents")
+CHANCE = 0.05  # share of held-out windows that may repeat calibration text by chance; they are dropped
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """N windows of T token ids each, and where they come from.
+
+    `ids` LongTensor (N, T). `mask` BoolTensor (N, T), True = real token, False = padding (always on the right).
+    `label` is the source in the words of whoever named it, without folders ("lab:stories", "stories.txt[:80%]").
+    `provenance` says in plain values how the windows were made; its counts are of tokens, windows and documents.
+    """
+
+    ids: LongTensor
+    mask: BoolTensor
+    label: str = ""
+    provenance: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.ids.ndim != 2 or self.ids.shape != self.mask.shape or self.mask.dtype != torch.bool:
+            raise UsageError(
+                f"windows {self.label!r}: ids are {tuple(self.ids.shape)} and the mask {tuple(self.mask.shape)} {self.mask.dtype}; "
+                "both must be (N, T), the mask torch.bool"
+            )
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    @property
+    def length(self) -> int:
+        """Tokens per window T, padding included."""
+        return self.ids.shape[1]
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens in all windows."""
+        return int(self.mask.sum())
+
+    def subset(self, n: int) -> "Windows":
+        """The first `n` windows: for windows drawn by seed, the same ones that asking for `n` samples would give.
+
+        Raises UsageError where there are fewer than `n`, or `n` is below 1.
+        """
+        check_count(f"subset of {self.label!r}", "windows", n)
+        if n > len(self):
+            raise UsageError(f"subset of {self.label!r}: {n} windows asked, {len(self)} there")
+        part = replace(self, ids=self.ids[:n], mask=self.mask[:n])
+        return replace(part, provenance={**self.provenance, "samples": n, "tokens": part.tokens})
+
+
+def check_count(operation: str, name: str, value: int, least: int = 1) -> None:
+    """Raise UsageError unless `value` is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{operation}: {name} must be a whole number of at least {least}, not {value!r}")
+
+
+def check_request(label: str, length: int, samples: int | None, mode: str) -> None:
+    """Raise UsageError for a length below 2, samples below 1, an unknown mode, or crops without a number."""
+    check_count(label, "length", length, least=2)
+    if samples is not None:
+        check_count(label, "samples", samples)
+    if mode not in MODES:
+        raise UsageError(f"{label}: unknown mode {mode!r}; possible: {', '.join(MODES)}")
+    if mode == "crop" and samples is None:
+        raise UsageError(f"{label}: random crops have no natural number; give samples")
+
+
+def cut(
+    documents_ids: Sequence[Sequence[int]],
+    *,
+    length: int,
+    samples: int | None,
+    seed: int,
+    boundary_id: int | None,
+    mode: Mode = "stream",
+    shuffle: bool = True,
+    label: str = "text",
+) -> Windows:
+    """Cut tokenised documents into windows of `length` tokens.
+
+    stream     documents joined by the token `boundary_id` (by nothing if None), cut into consecutive windows that do not overlap;
+               the remainder is dropped. `samples` of them drawn without replacement by `seed`.
+    crop       a random document longer than `length`, a random stretch of it, `samples` times: the calibration windows of
+               Shin et al. 2024 (section 3.1), with Python's generator as in their code. Documents may be an indexable that
+               tokenises only what is asked for.
+    documents  one document per window from its start, cut at `length`, padded on the right (mask False there).
+               `samples` of them drawn without replacement by `seed`.
+
+    `samples` None: all windows in order (not for crop). The first n windows of a draw are those of a draw of n.
+    `shuffle` False takes the first windows in order, for documents that are themselves drawn at random.
+    Raises UsageError for a length below 2, samples below 1 or an unknown mode; DataError where the documents are too short,
+    saying how many windows they hold.
+    """
+    check_request(label, length, samples, mode)
+    if mode == "crop":
+        ids, available = _crop(documents_ids, length, samples, seed, label), "unbounded"
+        mask = torch.ones_like(ids, dtype=torch.bool)
+    elif mode == "stream":
+        stream = _join(documents_ids, boundary_id)
+        available = len(stream) // length
+        rows = _draw(available, samples, seed, shuffle, f"{label}: {len(stream):,} tokens hold {_count(available, length)}")
+        ids = stream[: available * length].view(available, length)[rows].long()
+        mask = torch.ones_like(ids, dtype=torch.bool)
+    else:
+        texts = [document for document in documents_ids if len(document)]
+        available = len(texts)
+        rows = _draw(available, samples, seed, shuffle, f"{label} holds {_count(available, length)}, one per document")
+        ids, mask = _pad([texts[row] for row in rows.tolist()], length, 0 if boundary_id is None else boundary_id)
+    provenance = {"mode": mode, "length": length, "samples": len(ids), "available": available, "seed": seed, "tokens": int(mask.sum())}
+    return Windows(ids, mask, label, provenance)
+
+
+def _count(number: int, length: int) -> str:
+    return f"{number} window{'' if number == 1 else 's'} of {length} tokens"
+
+
+def _join(documents: Sequence[Sequence[int]], boundary_id: int | None) -> torch.Tensor:
+    """All documents in one row of int32 (total,), with the boundary token between each two."""
+    edge = [] if boundary_id is None else [torch.tensor([boundary_id], dtype=torch.int32)]
+    pieces = []
+    for document in documents:
+        if len(document):
+            pieces += (edge if pieces else []) + [torch.as_tensor(document, dtype=torch.int32)]
+    return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int32)
+
+
+def _draw(available: int, samples: int | None, seed: int, shuffle: bool, holding: str) -> LongTensor:
+    """Rows to take out of `available`, in the order drawn."""
+    if available < (samples or 1):
+        raise DataError(f"text too short: {holding}, {samples or 'at least 1'} asked; ask for fewer or shorter windows, or give more text")
+    if samples is None or not shuffle:
+        return torch.arange(available if samples is None else samples)
+    return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:samples]
+
+
+def _crop(documents: Sequence[Sequence[int]], length: int, samples: int, seed: int, label: str) -> LongTensor:
+    generator = random.Random(seed)
+    lengths: dict[int, int] = {}  # of the documents found too short
+    rows = []
+    while len(rows) < samples:
+        if len(lengths) == len(documents):
+            raise DataError(
+                f"text too short: {label}: none of {len(documents)} documents is longer than a window of {length} tokens "
+                f"(the longest has {max(lengths.values(), default=0)}), {samples} crops asked; ask for shorter windows or use mode 'stream'"
+            )
+        chosen = generator.randint(0, len(documents) - 1)
+        if chosen in lengths:
+            continue
+        document = documents[chosen]
+        if len(document) <= length:
+            lengths[chosen] = len(document)
+            continue
+        start = generator.randint(0, len(document) - length - 1)
+        rows.append(torch.as_tensor(document[start : start + length], dtype=torch.long))
+    return torch.stack(rows)
+
+
+def _pad(documents: Sequence[Sequence[int]], length: int, pad_id: int) -> tuple[LongTensor, BoolTensor]:
+    ids = torch.full((len(documents), length), pad_id, dtype=torch.long)
+    mask = torch.zeros(len(documents), length, dtype=torch.bool)
+    for row, document in enumerate(documents):
+        size = min(len(document), length)
+        ids[row, :size] = torch.as_tensor(document[:size], dtype=torch.long)
+        mask[row, :size] = True
+    return ids, mask
+
+
+def disjoint(calibration: Windows, held_out: Mapping[str, Windows]) -> dict[str, Windows]:
+    """The held-out sets with no window left that shares a run of consecutive real tokens with a calibration window.
+
+    The run is min(64, max(T // 2, 16), T) tokens, T the length of the shorter windows of the two sets. Large corpora repeat
+    themselves by chance (boilerplate, formulaic entries): up to CHANCE of a set's windows are dropped and their number is kept
+    in its provenance as "dropped". More than that is the same text on both sides: OverlapError names both sets, the number of
+    windows and the remedy. Runs are compared by 64-bit hashes: for 256 windows of 1024 tokens on each side, unlike runs are
+    taken for alike less than once in 10^8 calls.
+    """
+    return {label: _without_shared(calibration, label, windows) for label, windows in held_out.items()}
+
+
+def _without_shared(calibration: Windows, label: str, windows: Windows) -> Windows:
+    length = min(calibration.length, windows.length)
+    run = min(64, max(length // 2, 16), length)
+    known = _run_hashes(calibration, run)[0]
+    hashes, rows = _run_hashes(windows, run)
+    shared = np.unique(rows[np.isin(hashes, known)])
+    if not len(shared):
+        return windows
+    if len(shared) > CHANCE * len(windows):
+        ours, theirs = calibration.label or "calibration", windows.label or label
+        raise OverlapError(
+            f"calibration {ours!r} and held-out {label!r} ({theirs}) overlap: {len(shared)} of {len(windows)} held-out windows share {run} or more "
+            "consecutive tokens with calibration; give each side its own documents with slices, such as text.txt[:80%] and text.txt[80%:]"
+        )
+    kept = torch.ones(len(windows), dtype=torch.bool)
+    kept[torch.from_numpy(shared)] = False
+    part = replace(windows, ids=windows.ids[kept], mask=windows.mask[kept])
+    dropped = windows.provenance.get("dropped", 0) + len(shared)
+    return replace(part, provenance={**windows.provenance, "samples": len(part), "tokens": part.tokens, "dropped": dropped})
+
+
+def _run_hashes(windows: Windows, run: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes (uint64) of every stretch of `run` real tokens, and the window each lies in."""
+    ids, mask = windows.ids.cpu().numpy(), windows.mask.cpu().numpy()
+    positions = ids.shape[1] - run + 1
+    factors = np.random.default_rng(0).integers(0, 2**63, size=run, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    mixed = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)  # splitmix64 of each id
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    hashes = np.zeros((ids.shape[0], positions), dtype=np.uint64)
+    real = np.ones((ids.shape[0], positions), dtype=bool)
+    for offset, factor in enumerate(factors):
+        hashes += mixed[:, offset : offset + positions] * factor
+        real &= mask[:, offset : offset + positions]
+    rows = np.broadcast_to(np.arange(ids.shape[0])[:, None], hashes.shape)
+    return hashes[real], rows[real]

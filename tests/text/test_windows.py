@@ -1,0 +1,185 @@
+"""Windows against brute force: how streams, crops and padded documents are cut, and what counts as overlap."""
+
+import random
+
+import pytest
+import torch
+
+from analysis.errors import DataError, OverlapError, UsageError
+from analysis.text.windows import Windows, disjoint, cut
+
+EDGE = 99
+
+
+def texts(*lengths: int) -> list[list[int]]:
+    """Documents of the given lengths; no two tokens are alike."""
+    numbers = iter(range(1000, 100_000))
+    return [[next(numbers) for _ in range(length)] for length in lengths]
+
+
+def windows(rows, mask=None, label="text") -> Windows:
+    ids = torch.tensor(rows)
+    return Windows(ids, torch.ones_like(ids, dtype=torch.bool) if mask is None else torch.tensor(mask), label)
+
+
+@pytest.mark.parametrize("lengths", [(5, 7, 3), (1, 1, 20), (0, 9, 0, 8), (12,)])
+@pytest.mark.parametrize("boundary_id", [EDGE, None])
+def test_a_stream_is_the_documents_joined_and_cut(lengths, boundary_id):
+    documents = texts(*lengths)
+    stream = []
+    for document in filter(None, documents):
+        stream += ([boundary_id] if stream and boundary_id is not None else []) + document
+    expected = [stream[i : i + 4] for i in range(0, len(stream) // 4 * 4, 4)]
+    got = cut(documents, length=4, samples=None, seed=0, boundary_id=boundary_id)
+    assert got.ids.tolist() == expected and got.ids.dtype == torch.int64
+    assert got.mask.all() and len(got) == got.provenance["available"] == len(expected) and got.tokens == 4 * len(expected)
+
+
+def test_samples_are_drawn_without_replacement_and_by_seed():
+    documents = texts(400)
+    everything = {tuple(row) for row in cut(documents, length=8, samples=None, seed=0, boundary_id=None).ids.tolist()}
+    draws = [cut(documents, length=8, samples=20, seed=seed, boundary_id=None).ids.tolist() for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+    rows = {tuple(row) for row in draws[0]}
+    assert len(rows) == 20 and rows <= everything
+    assert {tuple(row) for row in cut(documents, length=8, samples=50, seed=3, boundary_id=None).ids.tolist()} == everything
+
+
+def test_the_global_generator_is_left_alone():
+    state, python = torch.get_rng_state(), random.getstate()
+    cut(texts(100), length=8, samples=3, seed=0, boundary_id=None)
+    cut(texts(100), length=8, samples=3, seed=0, boundary_id=None, mode="crop")
+    assert torch.equal(state, torch.get_rng_state()) and python == random.getstate()
+
+
+def test_a_smaller_draw_is_the_beginning_of_a_larger_one():
+    few, many = (cut(texts(400), length=8, samples=n, seed=5, boundary_id=None) for n in (4, 30))
+    part = many.subset(4)
+    assert torch.equal(part.ids, few.ids) and part.provenance == few.provenance
+    assert torch.equal(cut(texts(400), length=8, samples=4, seed=5, boundary_id=None, shuffle=False).ids[:, 0], torch.arange(1000, 1032, 8))
+    with pytest.raises(UsageError, match="31 windows asked, 30 there"):
+        many.subset(31)
+
+
+def test_crops_are_those_of_the_paper():
+    """Section 1.4 of the facts: a random document until its tokens exceed the length, then a random crop; Python's generator."""
+    documents = texts(3, 30, 8, 50, 9)
+    generator, expected = random.Random(7), []
+    for _ in range(12):
+        while True:
+            document = documents[generator.randint(0, len(documents) - 1)]
+            if len(document) > 8:
+                break
+        start = generator.randint(0, len(document) - 8 - 1)
+        expected.append(document[start : start + 8])
+    # Documents found too short are not tokenised again, but they are drawn again: the same generator calls, the same crops.
+    assert cut(documents, length=8, samples=12, seed=7, boundary_id=EDGE, mode="crop").ids.tolist() == expected
+
+
+def test_documents_are_padded_on_the_right_and_masked():
+    got = cut([[1, 2, 3], [], [4], [5, 6, 7, 8, 9, 10]], length=4, samples=None, seed=0, boundary_id=EDGE, mode="documents")
+    assert got.ids.tolist() == [[1, 2, 3, EDGE], [4, EDGE, EDGE, EDGE], [5, 6, 7, 8]]
+    assert got.mask.tolist() == [[True, True, True, False], [True, False, False, False], [True] * 4]
+    assert got.tokens == 8 == got.provenance["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("documents", "options", "message"),
+    [
+        (texts(30), dict(length=8, samples=5), "text: 30 tokens hold 3 windows of 8 tokens, 5 asked"),
+        (texts(5), dict(length=8, samples=None), "5 tokens hold 0 windows of 8 tokens, at least 1 asked"),
+        ([], dict(length=8, samples=1), "0 tokens hold 0 windows"),
+        (texts(9, 9), dict(length=8, samples=3, mode="documents"), "holds 2 windows of 8 tokens, one per document, 3 asked"),
+        (texts(5, 8), dict(length=8, samples=3, mode="crop"), r"none of 2 documents is longer than a window of 8 tokens \(the longest has 8\), 3"),
+    ],
+)
+def test_too_short_a_text_says_how_many_windows_it_holds(documents, options, message):
+    with pytest.raises(DataError, match=message):
+        cut(documents, seed=0, boundary_id=None, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(samples=0), "samples must be a whole number of at least 1, not 0"),
+        (dict(samples=-3), "not -3"),
+        (dict(samples=2.0), "not 2.0"),
+        (dict(samples=True), "not True"),
+        (dict(length=0), "length must be a whole number of at least 2, not 0"),
+        (dict(length=1), "not 1"),
+        (dict(mode="random"), "unknown mode 'random'; possible: stream, crop, documents"),
+        (dict(mode="crop", samples=None), "give samples"),
+    ],
+)
+def test_wrong_requests_are_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        cut(texts(100), **{"length": 8, "samples": 2, "seed": 0, "boundary_id": None} | options)
+
+
+def test_windows_of_two_shapes_are_refused():
+    with pytest.raises(UsageError, match="both must be"):
+        Windows(torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 4, dtype=torch.bool))
+
+
+def shares(one: Windows, other: Windows) -> int:
+    """Brute force: held-out windows that hold a run of calibration's real tokens."""
+    length = min(one.length, other.length)
+    run = min(64, max(length // 2, 16), length)
+
+    def runs(part: Windows) -> list[set]:
+        found = []
+        for ids, mask in zip(part.ids.tolist(), part.mask.tolist()):
+            found.append({tuple(ids[i : i + run]) for i in range(len(ids) - run + 1) if all(mask[i : i + run])})
+        return found
+
+    known = set().union(*runs(one))
+    return sum(bool(known & mine) for mine in runs(other))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_overlap_is_found_exactly(seed):
+    """Random windows over two letters, so that runs of 8 to 16 repeat by chance; some padded."""
+    generator = torch.Generator().manual_seed(seed)
+    length = 10 + 4 * seed
+    sets = []
+    for rows in (40, 30):
+        ids = torch.randint(0, 2, (rows, length), generator=generator)
+        mask = torch.arange(length) < torch.randint(length // 2, length + 1, (rows, 1), generator=generator)
+        sets.append(Windows(ids, mask))
+    count = shares(*sets)
+    if count > 0.05 * 30:
+        with pytest.raises(OverlapError, match=f"{count} of 30 held-out windows"):
+            disjoint(sets[0], {"held": sets[1]})
+    else:
+        kept = disjoint(sets[0], {"held": sets[1]})["held"]
+        assert len(kept) == 30 - count and shares(sets[0], kept) == 0
+        assert kept.provenance.get("dropped", 0) == count
+
+
+def test_chance_repeats_are_dropped_and_counted():
+    calibration = windows([list(range(start, start + 40)) for start in range(0, 400, 40)], label="calibration")
+    held_out = windows([list(range(start, start + 40)) for start in (*range(10_000, 10_760, 40), 80)], label="held")
+    kept = disjoint(calibration, {"held": held_out})["held"]
+    assert torch.equal(kept.ids, held_out.ids[:19]) and kept.provenance["dropped"] == 1
+    assert disjoint(calibration, {"held": kept})["held"] is kept
+
+
+def test_a_shifted_copy_is_an_overlap_and_the_message_says_what_to_do():
+    line = torch.randint(0, 50_000, (200,), generator=torch.Generator().manual_seed(0)).tolist()
+    other = torch.randint(0, 50_000, (100,), generator=torch.Generator().manual_seed(1)).tolist()
+    calibration = windows([line[:100]], label="stories.txt")
+    disjoint(calibration, {"apart": windows([line[100:]]), "short": windows([line[37 + 63 :]])})
+    disjoint(calibration, {"49 tokens": windows([line[51:100] + other[:51]])})
+    with pytest.raises(OverlapError, match=r"'stories.txt' and held-out 'news' \(text\) overlap: 1 of 2 .* 50 or more .*\[:80%\]"):
+        disjoint(calibration, {"apart": windows([other]), "news": windows([other, line[50:100] + other[:50]])})
+
+
+def test_shared_padding_is_no_overlap():
+    padded = [[1] * 20 + [0] * 80, [2] * 20 + [0] * 80]
+    mask = [[True] * 20 + [False] * 80] * 2
+    disjoint(windows(padded[:1], mask[:1]), {"held": windows(padded[1:], mask[1:])})
+
+
+def test_windows_shorter_than_the_run_are_compared_whole():
+    with pytest.raises(OverlapError, match="1 of 1 held-out windows share 8 or more"):
+        disjoint(windows([list(range(8))]), {"held": windows([[5, 5, *range(8), 5]])})
