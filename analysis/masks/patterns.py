@@ -1,0 +1,106 @@
+"""What a mask may look like, and how many weights it keeps: always exactly as many as it says, ties included.
+
+Of equal scores the first in reading order (row by row, left to right) is kept.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from analysis.errors import SparsityError, UsageError
+from analysis.recipe import Pattern
+
+COLUMNS = 128  # width of a column block, SparseGPT's default
+
+
+def kept(size: int, sparsity: float) -> int:
+    """How many of `size` weights stay: size - round(sparsity * size), Python's rounding (a half to the even side)."""
+    return size - round(sparsity * size)
+
+
+def keep_largest(scores: Tensor, keep: int) -> Tensor:
+    """Bool mask (groups, size) with exactly `keep` True in every row: the largest scores, the first of equal ones."""
+    groups, size = scores.shape
+    if keep in (0, size):
+        return torch.full((groups, size), keep == size, dtype=torch.bool, device=scores.device)
+    threshold = scores.topk(keep, dim=1, sorted=False).values.amin(1, keepdim=True)
+    mask = scores > threshold
+    ties = scores == threshold
+    missing = keep - mask.sum(1, keepdim=True)
+    if bool((ties.sum(1, keepdim=True) > missing).any()):
+        ties &= ties.cumsum(1) <= missing
+    return mask | ties
+
+
+def keep_n_of_m(scores: Tensor, keep: int, of: int) -> Tensor:
+    """Bool mask (out, in) that keeps the `keep` largest of every `of` consecutive inputs; `of` divides in."""
+    groups = scores.reshape(-1, of)
+    best = groups.sort(dim=1, descending=True, stable=True).indices[:, :keep]
+    return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, best, True).view(scores.shape)
+
+
+def check_width(width: int, pattern: Pattern, name: str) -> None:
+    """Raises UsageError when an N:M pattern does not fit `width` inputs."""
+    if pattern.of is not None and width % pattern.of:
+        raise UsageError(
+            f"pattern {pattern.keep}:{pattern.of} does not fit {name}: its {width} inputs are not divisible by {pattern.of}; "
+            "choose another pattern or an unstructured sparsity"
+        )
+
+
+def column_blocks(width: int, columns: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of consecutive column blocks; the last may be narrower."""
+    for start in range(0, width, columns):
+        yield start, min(start + columns, width)
+
+
+def choose(scores: Tensor, pattern: Pattern, *, name: str, columns: int = COLUMNS) -> Tensor:
+    """The mask of the largest scores.
+
+    scores   (out, in), larger = keep; must hold no NaN
+    pattern  N:M, or a sparsity whose group is "matrix", "row" or "block" (all rows of `columns` columns)
+    name     the matrix, for error messages
+
+    Returns a bool mask (out, in), True = kept. Raises UsageError when N:M does not fit or the group is unresolved.
+    """
+    rows, width = scores.shape
+    check_width(width, pattern, name)
+    if pattern.of is not None:
+        return keep_n_of_m(scores, pattern.keep, pattern.of)
+    if pattern.group == "row":
+        return keep_largest(scores, kept(width, pattern.sparsity))
+    if pattern.group == "matrix":
+        return keep_largest(scores.reshape(1, -1), kept(rows * width, pattern.sparsity)).view(rows, width)
+    if pattern.group == "block":
+        whole = Pattern(sparsity=pattern.sparsity, group="matrix")
+        parts = [choose(scores[:, start:stop], whole, name=name) for start, stop in column_blocks(width, columns)]
+        return torch.cat(parts, dim=1)
+    raise UsageError(f"pattern of {name}: group {pattern.group!r} must be resolved first (Pattern.resolve)")
+
+
+def check_mask(mask: Tensor, pattern: Pattern, *, name: str, columns: int = COLUMNS) -> None:
+    """Raises SparsityError unless every group of the mask (out, in) keeps exactly what the pattern says."""
+    rows, width = mask.shape
+    check_width(width, pattern, name)
+    if pattern.of is not None:
+        _check_counts(mask.reshape(-1, pattern.of).sum(1), pattern.keep, f"group of {pattern.of}", name)
+    elif pattern.group == "row":
+        _check_counts(mask.sum(1), kept(width, pattern.sparsity), "row", name)
+    elif pattern.group == "matrix":
+        _check_counts(mask.sum().view(1), kept(mask.numel(), pattern.sparsity), "matrix", name)
+    elif pattern.group == "block":
+        for start, stop in column_blocks(width, columns):
+            expected = kept(rows * (stop - start), pattern.sparsity)
+            _check_counts(mask[:, start:stop].sum().view(1), expected, f"columns {start}:{stop}, block", name)
+    else:
+        raise UsageError(f"pattern of {name}: group {pattern.group!r} must be resolved first (Pattern.resolve)")
+
+
+def _check_counts(counts: Tensor, expected: int, what: str, name: str) -> None:
+    wrong = (counts != expected).nonzero().flatten().tolist()
+    if wrong:
+        raise SparsityError(
+            f"mask of {name}: {what} {wrong[0]} keeps {int(counts[wrong[0]])} weights instead of {expected} "
+            f"({len(wrong)} of {len(counts)} groups are wrong)"
+        )

@@ -1,0 +1,166 @@
+"""SparseGPT: mask and optimal-brain-surgeon update in one sweep over the columns (arXiv 2301.00774, section 3).
+
+With H = 2/n sum x x^T and U the upper triangular factor of its inverse (H^-1 = U^T U), removing weight w_q of a row
+costs w_q^2 / U_qq^2 and moves the weights to its right by -w_q / U_qq * U_q. Columns left of q are final.
+
+The columns are swept in blocks; a block's errors reach the columns to its right in one product. Inside a block the same
+is done in panels, so that the loop over columns is two small calls per column on contiguous rows of the transposed weight.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from analysis.errors import NumericalError, UsageError
+from analysis.masks.patterns import check_width, column_blocks, keep_largest, keep_n_of_m, kept
+from analysis.masks.statistics import Statistics
+from analysis.recipe import Pattern
+
+RAISES = 3  # how often a failed factorisation may raise the damping tenfold
+PANEL = 32  # columns updated one by one between two products
+
+
+@dataclass(frozen=True)
+class Note:
+    """A named rule that had to be used, and its value.
+
+    "dead input"  number of inputs that were zero on every calibration token: diagonal set to 1, weights set to 0
+    "damping"     the fraction of the mean diagonal that had to be added, ten times larger per failed factorisation
+    """
+
+    rule: str
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """upper (in, in): triangular, H^-1 = upper^T upper; dead (in,) bool; the rules that had to be used."""
+
+    upper: Tensor
+    dead: Tensor
+    notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Swept:
+    """mask (out, in) bool, True = kept; weight (out, in) in the dtype given, zero where the mask is False."""
+
+    mask: Tensor
+    weight: Tensor
+    notes: tuple[Note, ...]
+
+
+def inverse_factor(statistics: Statistics, damping: float, name: str) -> Factor:
+    """Factor of the inverse of the damped H, computed once per distinct input and damping.
+
+    damping is a fraction of H's mean diagonal. A failed Cholesky factorisation raises it tenfold, at most RAISES times.
+    Raises NumericalError naming the matrix and H's condition when it fails still, UsageError without a Gram matrix.
+    """
+    if statistics.gram is None:
+        raise UsageError(f"sparsegpt needs the Gram matrix of {name}'s input; collect it with want='gram'")
+    if damping not in statistics.factors:
+        statistics.factors[damping] = _inverse_factor(statistics, damping, name)
+    return statistics.factors[damping]
+
+
+def _inverse_factor(statistics: Statistics, damping: float, name: str) -> Factor:
+    hessian = statistics.gram * (2 / statistics.tokens)
+    dead = statistics.diagonal == 0
+    hessian.diagonal()[dead] = 1
+    mean = hessian.diagonal().mean()
+    for raised in range(RAISES + 1):
+        fraction = damping * 10**raised
+        damped = hessian.clone()
+        damped.diagonal().add_(fraction * mean)
+        upper = _factor_of_inverse(damped)
+        if upper is not None:
+            notes = [Note("dead input", float(dead.sum()))] * bool(dead.any()) + [Note("damping", fraction)] * bool(raised)
+            return Factor(upper, dead, tuple(notes))
+    eigenvalues = torch.linalg.eigvalsh(hessian.double())
+    raise NumericalError(
+        f"sparsegpt: the Hessian of {name}'s input is not positive definite: eigenvalues from {eigenvalues[0]:.3g} to "
+        f"{eigenvalues[-1]:.3g} over {statistics.tokens} tokens and {len(hessian)} inputs, damping {damping:g} raised up to "
+        f"{fraction:g}; use more calibration tokens or a larger damping"
+    )
+
+
+def _factor_of_inverse(matrix: Tensor) -> Tensor | None:
+    """Upper triangular U with U^T U = matrix^-1, or None when the matrix is not positive definite.
+
+    The matrix read backwards is L L^T, so read forwards it is R R^T with R = L backwards, upper triangular: U = R^-1.
+    One factorisation of the matrix itself, where factorising its computed inverse would need two.
+    """
+    lower, failed = torch.linalg.cholesky_ex(matrix.flip(0, 1))
+    if int(failed):
+        return None
+    identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+    upper = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1).contiguous()
+    return upper if bool(upper.isfinite().all()) else None
+
+
+def sparsegpt(weight: Tensor, statistics: Statistics, pattern: Pattern, *, damping: float, columns: int, name: str) -> Swept:
+    """Prunes and updates one matrix.
+
+    weight   (out, in), any float dtype; the arithmetic runs in the statistics' precision
+    pattern  N:M; or a sparsity with group "block": exact count over all rows of each `columns` columns, "row": the same in
+             every row (the whole row exact), "matrix": one block as wide as the matrix
+    damping  fraction of the mean diagonal added to H, see `inverse_factor`
+
+    Weights of dead inputs become 0. Raises NumericalError naming the matrix.
+    """
+    width = weight.shape[1]
+    check_width(width, pattern, name)
+    factor = inverse_factor(statistics, damping, name)
+    work = weight.detach().T.to(factor.upper.dtype, copy=True, memory_format=torch.contiguous_format)  # (in, out)
+    work[factor.dead] = 0
+    mask = torch.empty_like(work, dtype=torch.bool)
+    if pattern.of is not None:
+        columns = max(columns // pattern.of, 1) * pattern.of
+    elif pattern.group == "matrix":
+        columns = width
+    for start, stop in column_blocks(width, columns):
+        here = slice(start, stop)
+        errors = _sweep(work[here], mask[here], factor.upper[here, here], pattern, start)
+        work[stop:].addmm_(factor.upper[here, stop:].T, errors, alpha=-1)
+    work.masked_fill_(~mask, 0)
+    updated = work.T.to(weight.dtype).contiguous()
+    if not bool(updated.isfinite().all()):
+        raise NumericalError(f"sparsegpt: the updated weights of {name} are not finite in {weight.dtype}; use a larger damping")
+    return Swept(mask.T.contiguous(), updated, factor.notes)
+
+
+def _sweep(block: Tensor, mask: Tensor, upper: Tensor, pattern: Pattern, start: int) -> Tensor:
+    """Sweeps one column block in place: block and mask (columns, out), upper (columns, columns).
+
+    Returns the errors w_q / U_qq of removed weights, (columns, out), zero where kept.
+    """
+    width = len(block)
+    scale = upper.diagonal()[:, None]
+    errors = torch.empty_like(block)
+    share = torch.empty_like(block)  # 1 / U_qq where removed, 0 where kept
+    panel = pattern.of or PANEL
+    if pattern.of is None:
+        mask.copy_(_threshold((block / scale).square().T, pattern, start).T)
+        torch.div(~mask, scale, out=share)
+    for first in range(0, width, panel):
+        last = min(first + panel, width)
+        here = slice(first, last)
+        if first:
+            block[here].addmm_(upper[:first, here].T, errors[:first], alpha=-1)
+        if pattern.of is not None:
+            mask[here] = keep_n_of_m((block[here] / scale[here]).square().T, pattern.keep, pattern.of).T
+            torch.div(~mask[here], scale[here], out=share[here])
+        rows = zip(block[here].unbind(), share[here].unbind(), errors[here].unbind(), upper[here, here].unbind(), strict=True)
+        for column, (weight, removed, error, factor) in enumerate(rows, start=1):
+            torch.mul(weight, removed, out=error)
+            block[first + column : last].addr_(factor[column:], error, alpha=-1)
+    return errors
+
+
+def _threshold(scores: Tensor, pattern: Pattern, start: int) -> Tensor:
+    """Mask of one block's scores (out, columns) that begins at column `start`; rows come out exact over the whole width."""
+    rows, width = scores.shape
+    if pattern.group == "row":
+        return keep_largest(scores, kept(start + width, pattern.sparsity) - kept(start, pattern.sparsity))
+    return keep_largest(scores.reshape(1, -1), kept(rows * width, pattern.sparsity)).view(rows, width)
