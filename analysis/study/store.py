@@ -1,0 +1,236 @@
+"""Content-addressed run folders: what was computed once is read back, and nothing else is ever served.
+
+    <home>/runs/prune-<12 hex digits>/
+        job.json         what was asked
+        checkpoint/      finished units of a run under way; removed when the run is complete
+        blocks.parquet   ... one file per table of `records.TABLES`
+        provenance.json  where the numbers come from
+        manifest.json    schema, digest, sha256 of every file, versions, time: written last, so its presence means complete
+    <home>/runs/prune-<12 hex digits>.lock
+
+A folder without a manifest is incomplete, one whose files do not match it is altered, one of another schema is foreign; all
+three are done again. No torch.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from analysis import paths
+from analysis.errors import StoreError
+from analysis import records
+
+SCHEMA = 1  # raise by hand when the meaning of a run changes: its tables, or what any recipe computes
+KIND = "prune"
+JOB, PROVENANCE, MANIFEST, CHECKPOINT = "job.json", "provenance.json", "manifest.json", "checkpoint"
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "pruning-analysis")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A complete run as read back: its tables, where its numbers come from, and its manifest."""
+
+    tables: dict[str, pd.DataFrame]
+    provenance: dict[str, Any]
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One line of `analysis list runs`. state: complete, incomplete (or under way), altered, or foreign."""
+
+    run: str
+    state: str
+    created: str
+    job: dict[str, Any]
+    size_mib: float
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of the run with this digest (sha256, hexadecimal). Reading needs no lock; writing happens inside `hold`."""
+
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return f"{KIND}-{self.digest[:12]}"
+
+    @property
+    def path(self) -> Path:
+        return paths.runs() / self.name
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where pruning keeps what it has finished."""
+        return self.path / CHECKPOINT
+
+    def read(self) -> StoredRun | None:
+        """The run if it is complete and exactly as written, else None."""
+        state, run = _read(self.path, self.digest)
+        if state in ("altered", "foreign"):
+            log.warning("run %s is %s; it will be done again", self.name, state)
+        return run
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other processes out of this folder. Waits while another one does the same run, which then is there to read."""
+        with _explained(self.path):
+            paths.runs().mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path.with_name(self.name + ".lock"))
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                log.warning("run %s is under way in another process; waiting for it", self.name)
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, job: Mapping[str, Any]) -> None:
+        """Make the folder ready for a run: nothing in it but `job.json`, and the checkpoint of the same run where there is one.
+
+        Raises StoreError if a file is in the way, or what was there cannot be removed.
+        """
+        with _explained(self.path):
+            if self.path.exists() or self.path.is_symlink():
+                before = _loads(_bytes(self.path / JOB))
+                same = (before.get("schema"), before.get("digest")) == (SCHEMA, self.digest) and not (self.path / MANIFEST).exists()
+                for entry in list(self.path.iterdir()):
+                    if not (same and entry.name in (JOB, CHECKPOINT)):
+                        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            self.path.mkdir(parents=True, exist_ok=True)
+            _put(self.path / JOB, _json({"schema": SCHEMA, "digest": self.digest, "job": dict(job)}))
+
+    def write(self, tables: Mapping[str, pd.DataFrame], provenance: Mapping[str, Any]) -> StoredRun:
+        """Write everything, the manifest last, and read it back. Raises StoreError; the folder is complete or has no manifest."""
+        files = {f"{name}.parquet": records.to_parquet(name, tables[name]) for name in records.TABLES}
+        files[PROVENANCE] = _json(provenance)
+        with _explained(self.path):
+            for name, data in files.items():
+                _put(self.path / name, data)
+            hashes = {name: _sha256(data) for name, data in {JOB: _bytes(self.path / JOB), **files}.items()}
+            manifest = {"schema": SCHEMA, "kind": KIND, "digest": self.digest, "files": hashes, "versions": versions()}
+            _put(self.path / MANIFEST, _json(manifest | {"created": datetime.now(UTC).isoformat(timespec="seconds")}))
+            shutil.rmtree(self.checkpoint, ignore_errors=True)  # complete without it; `read` tries again
+        state, run = _read(self.path, self.digest)
+        if run is None:
+            raise StoreError(f"run folder {self.path}: {state} right after it was written; is another program changing it?")
+        return run
+
+
+def list_runs() -> list[RunInfo]:
+    """Every run folder of the store, oldest first, verified."""
+    found = []
+    with _explained(paths.runs()):
+        folders = [path for path in sorted(paths.runs().glob(f"{KIND}-*")) if path.is_dir()] if paths.runs().is_dir() else []
+        for folder in folders:
+            asked = _loads(_bytes(folder / JOB))
+            state, run = _read(folder, asked.get("digest", ""))
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            created = run.manifest["created"] if run else ""
+            found.append(RunInfo(folder.name, state, created, asked.get("job", {}), size / 2**20))
+    return sorted(found, key=lambda info: (info.created == "", info.created, info.run))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages the numbers depend on, without importing them."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _read(path: Path, digest: str) -> tuple[str, StoredRun | None]:
+    """The folder's state, and the run if that is "complete"."""
+    with _explained(path):
+        if path.exists() and not path.is_dir():
+            raise StoreError(f"run folder {path}: a file is in its place; move it away or set ANALYSIS_HOME to another folder")
+        manifest = _loads(_bytes(path / MANIFEST))
+        if not (path / MANIFEST).exists():
+            return "incomplete" if path.exists() else "absent", None
+        if manifest.get("schema") != SCHEMA or manifest.get("kind") != KIND:
+            return "foreign" if manifest else "altered", None
+        expected = {JOB, PROVENANCE, *(f"{name}.parquet" for name in records.TABLES)}
+        files = {name: _bytes(path / name) for name in expected}
+        hashes = {name: _sha256(data) for name, data in files.items() if data is not None}
+        if manifest.get("digest") != digest or manifest.get("files") != hashes or set(hashes) != expected or "created" not in manifest:
+            return "altered", None
+        try:
+            tables = {name: records.from_parquet(name, files[f"{name}.parquet"]) for name in records.TABLES}
+        except StoreError:  # as written, but not by these columns
+            return "foreign", None
+        if (path / CHECKPOINT).exists():
+            shutil.rmtree(path / CHECKPOINT, ignore_errors=True)
+        return "complete", StoredRun(tables, _loads(files[PROVENANCE]), manifest)
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write under a temporary name, flush to the disk, then rename: the name holds all of `data` or what it held before."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _bytes(path: Path) -> bytes | None:
+    """Content of a file, None where there is none."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, default=lambda other: other.item() if hasattr(other, "item") else str(other)) + "\n").encode()
+
+
+def _loads(data: bytes | None) -> dict[str, Any]:
+    """A JSON object, {} for anything else."""
+    try:
+        value = json.loads(data or b"{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the system's errors into one message that names the folder and what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreError(
+            f"run folder {path}: cannot be used ({reason}: {error.filename or path}); "
+            "free space, mend its permissions, or set ANALYSIS_HOME to a folder that can be written"
+        ) from error

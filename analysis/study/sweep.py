@@ -1,0 +1,289 @@
+"""Many runs, each done once: jobs in, one table per kind of record out.
+
+    jobs = grid(model="lab", recipes=["wanda-50% LR", "wanda-50% BR"], samples=[32, 256], seeds=[0, 1, 2],
+                calibration="lab:mixed", held_out={"stories": "lab:stories"}, held_out_samples=64, length=128)
+    study = run_study(jobs)
+    study.blocks      # the job's columns, then block, split, kind, error, relative_error
+
+What is in the store is read back without loading torch; an interrupted study goes on where it stopped.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from analysis.errors import AnalysisError, UsageError
+from analysis.models.load import DTYPES, fingerprint
+from analysis.progress import bar
+from analysis.recipe import Recipe
+from analysis import records
+from analysis.study.store import SCHEMA, RunFolder, StoredRun
+from analysis.text.sources import parse_source, source_fingerprint
+
+if TYPE_CHECKING:
+    from analysis.models.load import LoadedModel
+    from analysis.text.windows import Windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run: a model, a recipe, and the texts it sees and is measured on.
+
+    calibration: a source; held_out: {label: source} or (label, source) pairs, kept as pairs. Where a lab source names no
+    half, calibration reads "train" and held-out texts "held-out". samples, held_out_samples: windows of `length` tokens of
+    each (held_out_samples None = as many as samples). seed: which windows are drawn; the recipe has a seed of its own for
+    masks and training order. separator: between documents of plain-text files. device "auto" takes what there is, and is
+    served what any device computed; a named device is served only its own kind's results.
+
+    Raises UsageError listing everything that is wrong, RecipeError for a recipe text that is.
+    """
+
+    model: str
+    recipe: Recipe
+    calibration: str
+    held_out: tuple[tuple[str, str], ...] = ()
+    samples: int
+    held_out_samples: int | None = None
+    length: int
+    seed: int = 0
+    dtype: str = "float32"
+    device: str = "auto"
+    separator: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.recipe, str):
+            object.__setattr__(self, "recipe", Recipe.parse(self.recipe))
+        pairs = self.held_out.items() if isinstance(self.held_out, Mapping) else self.held_out
+        object.__setattr__(self, "held_out", tuple((label, source) for label, source in pairs))
+        if problems := list(self._problems()):
+            raise UsageError(f"job {self}: " + "; ".join(problems))
+
+    def _problems(self) -> Iterator[str]:
+        if not isinstance(self.recipe, Recipe):
+            yield f"recipe must be a Recipe or its text, got {self.recipe!r}"
+        labels = [label for label, _ in self.held_out]
+        for label in sorted({label for label in labels if labels.count(label) > 1}):
+            yield f"two held-out texts are labelled {label!r}; name them apart"
+        if records.CALIBRATION in labels:
+            yield f"the held-out label {records.CALIBRATION!r} is taken by the calibration text; choose another"
+        if not all(labels):
+            yield "a held-out text has an empty label; name it"
+        for name, low in (("samples", 1), ("held_out_samples", 1), ("length", 2), ("seed", 0)):
+            value = getattr(self, name)
+            if value is None and name == "held_out_samples":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                yield f"{name} must be a whole number of at least {low}, got {value!r}"
+        if self.dtype not in DTYPES:
+            yield f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}"
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(self.device)):
+            yield f"device must be auto, cpu, mps, cuda or cuda:NUMBER, got {self.device!r}"
+        for source in (self.calibration, *(source for _, source in self.held_out)):
+            try:
+                parse_source(source)
+            except AnalysisError as error:
+                yield str(error)
+
+    def __str__(self) -> str:
+        return f"{self.recipe} on {self.model}, {self.samples} x {self.length} tokens of {self.calibration}, seed {self.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, with the recipe in its text form; `Job(**job.to_dict())` is the same job."""
+        return asdict(self) | {"recipe": str(self.recipe), "held_out": dict(self.held_out)}
+
+    def columns(self, run: str) -> dict[str, Any]:
+        """What stands in front of each of its rows in a study (`records.JOB_COLUMNS`)."""
+        recipe = self.recipe
+        return {
+            "run": run,
+            "model": self.model,
+            "recipe": recipe.label if recipe.seed == self.seed else str(recipe),
+            "criterion": recipe.criterion.name,
+            "pattern": str(recipe.pattern),
+            "method": recipe.method,
+            "samples": self.samples,
+            "length": self.length,
+            "seed": self.seed,
+        }
+
+    def digest(self) -> str:
+        """sha256 of everything the tables depend on: contents of model and texts rather than their names. No torch."""
+        return _Desk().digest(self)
+
+
+def grid(
+    *, model: str, recipes: Sequence[str | Recipe], samples: int | Sequence[int], seeds: Sequence[int] = (0,), **job: Any
+) -> list[Job]:
+    """Every recipe at every number of samples with every seed; `job` holds the other fields of `Job`, the same for all.
+
+    A seed is the job's and the recipe's at once. Raises UsageError for a recipe that brings its own, or nothing to run.
+    """
+    parsed = [Recipe.parse(recipe) if isinstance(recipe, str) else recipe for recipe in recipes]
+    for recipe in parsed:
+        if recipe.seed:
+            raise UsageError(f"grid: recipe {recipe} has a seed of its own; leave it out and give seeds=[{recipe.seed}]")
+    counts = [samples] if isinstance(samples, int) else list(samples)
+    jobs = [
+        Job(model=model, recipe=replace(recipe, seed=seed), samples=count, seed=seed, **job)
+        for count in counts
+        for recipe in parsed
+        for seed in seeds
+    ]
+    if not jobs:
+        raise UsageError("grid: no jobs; give at least one recipe, number of samples and seed")
+    return jobs
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Finished jobs, and their tables one under another with the job's columns in front (`records.study_columns`)."""
+
+    jobs: tuple[Job, ...]
+    blocks: pd.DataFrame
+    steps: pd.DataFrame
+    matrices: pd.DataFrame
+    cost: pd.DataFrame
+    perplexity: pd.DataFrame
+    numerics: pd.DataFrame
+    provenance: dict[str, Any]  # runs: run name -> job, versions, time, and where its windows come from
+
+
+@dataclass(eq=False)
+class _Desk:
+    """What one study keeps at hand between jobs: fingerprints, the last model used, and its token windows."""
+
+    prints: dict[tuple[str, str], str] = field(default_factory=dict)
+    model_key: tuple | None = None
+    loaded: "LoadedModel | None" = None
+    windows: dict[tuple, "Windows"] = field(default_factory=dict)
+
+    def digest(self, job: Job) -> str:
+        parts = {
+            "schema": SCHEMA,
+            "model": self._print("model", job.model),
+            "recipe": job.recipe.digest(),
+            "calibration": self._print("source", job.calibration),
+            "held_out": [[label, self._print("source", source)] for label, source in job.held_out],
+            "samples": [job.samples, job.held_out_samples or job.samples, job.length, job.seed],
+            "numbers": [job.dtype, job.device.partition(":")[0]],
+            "separator": job.separator,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _print(self, kind: str, name: str) -> str:
+        key = (kind, name)
+        if key not in self.prints:
+            self.prints[key] = fingerprint(name) if kind == "model" else source_fingerprint(name)
+        return self.prints[key]
+
+    def prune(self, job: Job, folder: RunFolder) -> StoredRun:
+        """Do the work and store it. The only function here that loads torch."""
+        from analysis.pruning import prune
+
+        self._load(job)
+        calibration = self._tokens(job, job.calibration, job.samples, "train")
+        held_out = {
+            label: self._tokens(job, source, job.held_out_samples or job.samples, "held-out") for label, source in job.held_out
+        }
+        pruned = prune(self.loaded, job.recipe, calibration, held_out, checkpoint=folder.checkpoint)
+        provenance = {**pruned.provenance, "device": str(self.loaded.device), "dtype": job.dtype}
+        return folder.write(pruned.tables, provenance)
+
+    def _load(self, job: Job) -> None:
+        from analysis.models.load import load_model
+
+        key = (job.model, job.device, job.dtype)
+        if self.model_key != key:
+            self.loaded, self.model_key = None, None  # let go of one model before taking the next
+            self.windows.clear()
+            self.loaded, self.model_key = load_model(job.model, device=job.device, dtype=job.dtype), key
+
+    def _tokens(self, job: Job, source: str, samples: int, split: str) -> "Windows":
+        from analysis.text.corpora import load_tokens
+
+        key = (source, samples, job.length, job.seed, job.separator, split)
+        if key not in self.windows:
+            self.windows[key] = load_tokens(
+                source, self.loaded, samples=samples, length=job.length, seed=job.seed, separator=job.separator, split=split
+            )
+        return self.windows[key]
+
+
+def run_job(job: Job) -> StoredRun:
+    """One job: read from the store, else pruned and stored; a second process asking for it waits for the first.
+
+    Raises the AnalysisError of whatever failed, with the job's name in front.
+    """
+    desk = _Desk()
+    with _named(job):
+        return _run(job, RunFolder(desk.digest(job)), desk)
+
+
+def run_study(jobs: Iterable[Job], *, progress: bool = True) -> Study:
+    """Run what the store lacks, in order, and read everything back as one table of each kind, in the order of the jobs.
+
+    progress: one bar over the jobs to be run. Raises the AnalysisError of the first job that fails, with the job's name in
+    front; jobs finished before it stay stored. Equal jobs are one. Raises UsageError where there is none.
+    """
+    jobs = tuple(dict.fromkeys(jobs))
+    if not jobs:
+        raise UsageError("study: no jobs to run")
+    desk = _Desk()
+    folders, runs = {}, {}
+    for job in jobs:
+        with _named(job):
+            folders[job] = RunFolder(desk.digest(job))
+            runs[job] = folders[job].read()
+    missing = [job for job in jobs if runs[job] is None]
+    steps = bar(missing, desc=f"study: {len(missing)} of {len(jobs)} runs to do", unit="run") if progress and missing else missing
+    for job in steps:
+        with _named(job):
+            runs[job] = _run(job, folders[job], desk)
+    return _gather({job: (folders[job].name, run) for job, run in runs.items()})
+
+
+def _run(job: Job, folder: RunFolder, desk: _Desk) -> StoredRun:
+    if (run := folder.read()) is not None:
+        return run
+    with folder.hold():
+        if (run := folder.read()) is not None:  # another process did it while this one waited
+            return run
+        folder.begin(job.to_dict())
+        return desk.prune(job, folder)
+
+
+@contextmanager
+def _named(job: Job) -> Iterator[None]:
+    """Put the job in front of the message of an AnalysisError, and in the notes of any other error."""
+    try:
+        yield
+    except AnalysisError as error:
+        error.args = (f"job {job}: {error}", *error.args[1:])
+        raise
+    except Exception as error:
+        error.add_note(f"while running job {job}")
+        raise
+
+
+def _gather(runs: Mapping[Job, tuple[str, StoredRun]]) -> Study:
+    """One table of each kind out of every run's."""
+    tables = {}
+    for name in records.TABLES:
+        columns = records.study_columns(name)
+        parts = []
+        for job, (run, stored) in runs.items():
+            front = job.columns(run)
+            own = stored.tables[name]
+            parts.append(pd.DataFrame(front, index=own.index).join(own))
+        tables[name] = records.conform(name, pd.concat(parts, ignore_index=True), columns)
+    about = {
+        run: {"job": job.to_dict(), "versions": s.manifest["versions"], "created": s.manifest["created"], **s.provenance}
+        for job, (run, s) in runs.items()
+    }
+    return Study(tuple(runs), **tables, provenance={"schema": SCHEMA, "runs": about})

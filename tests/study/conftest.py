@@ -1,0 +1,31 @@
+"""A store of one's own, and a pruning that takes no time."""
+
+import pytest
+
+from tests.study import fakes
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Fresh ANALYSIS_HOME; the store's folder is home/runs."""
+    monkeypatch.setenv("ANALYSIS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def job_args(tmp_path):
+    """Arguments of a Job whose model and texts exist."""
+    (tmp_path / "a.txt").write_text("one text\n" * 50)
+    (tmp_path / "b.txt").write_text("another text\n" * 50)
+    model = fakes.model_folder(tmp_path / "model")
+    held_out = {"other": str(tmp_path / "b.txt")}
+    return dict(model=str(model), recipe="wanda-50% BR", calibration=str(tmp_path / "a.txt"), held_out=held_out, samples=4, length=8)
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    """Fakes in place; the file that lists every call of them."""
+    log = tmp_path / "calls.log"
+    log.touch()
+    fakes.install(log, setitem=monkeypatch.setitem, setattr_=monkeypatch.setattr)
+    return log

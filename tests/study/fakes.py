@@ -1,0 +1,72 @@
+"""A pruning that takes no time and no torch, so that a study's own business can be tested, also in other processes."""
+
+import json
+import os
+import struct
+import sys
+import time
+import types
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.records import TABLES
+
+SAMPLE = {"int64": 3, "float64": 0.25, "str": "calibration"}
+
+
+def tables(scale: float = 1.0) -> dict[str, pd.DataFrame]:
+    """One small table of every kind; `steps` is empty, as LR leaves it."""
+    made = {}
+    for name, columns in TABLES.items():
+        rows = [{c.name: c.values[i] if c.values else SAMPLE[c.dtype] for c in columns} for i in range(2)]
+        frame = pd.DataFrame(rows)
+        for column in columns:
+            if column.dtype == "float64":
+                frame[column.name] *= scale
+        made[name] = frame
+    return made | {"steps": pd.DataFrame([])}
+
+
+def model_folder(path: Path, weights: bytes = bytes(16)) -> Path:
+    """A folder that has a model's fingerprint and nothing else of a model."""
+    path.mkdir()
+    (path / "config.json").write_text('{"model_type": "llama"}')
+    header = json.dumps({"w": {"dtype": "F32", "shape": [len(weights) // 4], "data_offsets": [0, len(weights)]}}).encode()
+    (path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + weights)
+    return path
+
+
+def install(log: Path, *, seconds: float = 0.0, setitem=None, setattr_=setattr, fail: str = "") -> None:
+    """Put fakes in place of loading, tokenising and pruning; each call adds a line to `log`. `fail`: a method that raises."""
+    import analysis.models.load
+    import analysis.text.corpora
+    from analysis.errors import NumericalError
+
+    def note(*words) -> None:
+        with log.open("a") as file:
+            file.write(" ".join(map(str, words)) + "\n")
+
+    def load_model(name, *, device, dtype):
+        note("load", Path(name).name)
+        return types.SimpleNamespace(name=name, device="cpu")
+
+    def load_tokens(source, loaded, **options):
+        note("tokens", source.rpartition("/")[2], options["samples"], options["seed"], options["split"])
+        return (source, options["samples"])
+
+    def prune(loaded, recipe, calibration, held_out, *, checkpoint):
+        resumed = (checkpoint / "unit-0").exists()
+        note("prune", recipe, "resumed" if resumed else "fresh", os.getpid())
+        checkpoint.mkdir(exist_ok=True)
+        (checkpoint / "unit-0").write_text("done")
+        time.sleep(seconds)
+        if recipe.method == fail:
+            raise NumericalError("block 0 mlp.down_proj: not finite")
+        return types.SimpleNamespace(tables=tables(1 + recipe.seed), provenance={"calibration": list(calibration)})
+
+    module = types.ModuleType("analysis.pruning")
+    module.prune = prune
+    (setitem or (lambda where, key, value: where.__setitem__(key, value)))(sys.modules, "analysis.pruning", module)
+    setattr_(analysis.models.load, "load_model", load_model)
+    setattr_(analysis.text.corpora, "load_tokens", load_tokens)

@@ -1,0 +1,306 @@
+"""Studies: every job once, whatever happens in between, and one table of each kind back."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import paths
+from analysis.errors import DataError, NumericalError, RecipeError, UsageError
+from analysis.recipe import Recipe
+from analysis import records
+from analysis.study.store import RunFolder, list_runs
+from analysis.study.sweep import Job, grid, run_job, run_study
+from tests.study import fakes
+
+
+def lines(log: Path, word: str) -> list[str]:
+    return [line for line in log.read_text().splitlines() if line.startswith(word)]
+
+
+def python(code: str, home: Path, **options) -> subprocess.Popen:
+    env = {**os.environ, "ANALYSIS_HOME": str(home)}
+    return subprocess.Popen([sys.executable, "-c", code], cwd=paths.ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def script(job: Job, log: Path, **install) -> str:
+    """Code that runs `job` with the fakes in place, in a process of its own."""
+    return f"""
+from pathlib import Path
+from tests.study import fakes
+from analysis.study import store
+from analysis.study.sweep import Job, run_job
+fakes.install(Path({str(log)!r}), **{install!r})
+job = Job(**{job.to_dict()!r})
+"""
+
+
+# Jobs ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_plain_and_comes_back_from_its_dict(job_args):
+    job = Job(**job_args)
+    assert job.recipe == Recipe.parse("wanda-50% BR") and job.held_out == (("other", job_args["held_out"]["other"]),)
+    assert Job(**json.loads(json.dumps(job.to_dict()))) == job
+    assert hash(job) == hash(Job(**job_args))
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"held_out": [("a", "lab:stories"), ("a", "lab:mixed")]}, "two held-out texts are labelled 'a'"),
+        ({"held_out": {"calibration": "lab:stories"}}, "'calibration' is taken by the calibration text"),
+        ({"held_out": {"": "lab:stories"}}, "empty label"),
+        ({"held_out": {"a": "lab:storys"}}, "unknown register 'storys'"),
+        ({"calibration": "a.txt[80%:20%]"}, "selects nothing"),
+        ({"samples": 0}, "samples must be a whole number of at least 1, got 0"),
+        ({"samples": -3}, "got -3"),
+        ({"samples": True}, "got True"),
+        ({"held_out_samples": 0}, "held_out_samples must be"),
+        ({"length": 1}, "length must be a whole number of at least 2, got 1"),
+        ({"length": 8.5}, "got 8.5"),
+        ({"seed": -1}, "seed must be"),
+        ({"dtype": "float8"}, "dtype must be one of float32, bfloat16, float16, got 'float8'"),
+        ({"device": "gpu"}, "device must be auto, cpu, mps, cuda or cuda:NUMBER, got 'gpu'"),
+        ({"recipe": 3}, "recipe must be a Recipe or its text, got 3"),
+    ],
+)
+def test_wrong_jobs(job_args, wrong, said):
+    with pytest.raises(UsageError) as caught:
+        Job(**job_args | wrong)
+    assert said in str(caught.value)
+
+
+def test_everything_wrong_with_a_job_at_once(job_args):
+    with pytest.raises(UsageError) as caught:
+        Job(**job_args | {"samples": 0, "length": 0, "dtype": "f", "held_out": {"calibration": "lab:x"}})
+    for item in ("samples", "length", "dtype", "'calibration'", "'x'"):
+        assert item in str(caught.value)
+    with pytest.raises(RecipeError):
+        Job(**job_args | {"recipe": "wnada-50% BR"})
+
+
+def test_grid_is_every_combination(job_args):
+    del job_args["samples"], job_args["recipe"]
+    jobs = grid(recipes=["wanda-50% LR", Recipe.parse("magnitude-2:4 BR")], samples=[4, 8], seeds=[0, 1, 2], **job_args)
+    assert len(set(jobs)) == 12
+    assert all(job.recipe.seed == job.seed for job in jobs)
+    assert {(job.recipe.label, job.samples, job.seed) for job in jobs} == {
+        (recipe, samples, seed) for recipe in ("wanda-50% LR", "magnitude-2:4 BR") for samples in (4, 8) for seed in (0, 1, 2)
+    }
+    assert grid(recipes=["wanda-50% LR"], samples=4, **job_args) == [Job(**job_args, recipe="wanda-50% LR", samples=4)]
+    with pytest.raises(UsageError, match=r"seeds=\[3\]"):
+        grid(recipes=["wanda-50% BR[seed=3]"], samples=4, **job_args)
+    with pytest.raises(UsageError, match="no jobs"):
+        grid(recipes=[], samples=4, **job_args)
+
+
+# Digests ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_is_of_contents_not_of_names(job_args, tmp_path):
+    digest = Job(**job_args).digest()
+    os.rename(tmp_path / "a.txt", tmp_path / "c.txt")
+    os.rename(tmp_path / "model", tmp_path / "same-model")
+    moved = job_args | {"calibration": str(tmp_path / "c.txt"), "model": str(tmp_path / "same-model")}
+    assert Job(**moved).digest() == digest
+    assert Job(**moved | {"recipe": "wanda-50.0%[group=row] BR[epochs=10]"}).digest() == digest
+    assert Job(**moved | {"held_out_samples": 4}).digest() == digest
+
+
+def flip_one_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "b.txt", "model/model.safetensors"])
+def test_one_byte_of_text_or_weights_changes_the_digest(job_args, tmp_path, name):
+    digest = Job(**job_args).digest()
+    flip_one_byte(tmp_path / name)
+    assert Job(**job_args).digest() != digest
+
+
+def test_everything_that_matters_changes_the_digest(job_args, monkeypatch):
+    changes = [
+        {}, {"recipe": "wanda-50% BR[seed=1]"}, {"recipe": "wanda-50% LR"}, {"samples": 5}, {"held_out_samples": 9}, {"length": 9}, {"seed": 1},
+        {"dtype": "bfloat16"}, {"device": "cuda"}, {"separator": "\n"}, {"held_out": {}}, {"calibration": job_args["calibration"] + "[:50%]"},
+        {"held_out": {"renamed": job_args["held_out"]["other"]}}, {"calibration": "lab:stories"}, {"calibration": "lab:stories/held-out"},
+    ]  # fmt: skip
+    digests = [Job(**job_args | change).digest() for change in changes]
+    monkeypatch.setattr("analysis.study.sweep.SCHEMA", 99)
+    digests.append(Job(**job_args).digest())
+    assert len(set(digests)) == len(digests)
+    assert Job(**job_args | {"device": "cuda:1"}).digest() == Job(**job_args | {"device": "cuda"}).digest()
+
+
+# Running ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_one_table_of_each_kind(home, calls, job_args):
+    del job_args["samples"], job_args["recipe"]
+    jobs = grid(recipes=["wanda-50% LR", "sparsegpt-2:4 BR[epochs=2]"], samples=[4, 8], seeds=[0, 1], **job_args)
+    study = run_study(jobs)
+    for name in records.TABLES:
+        table = getattr(study, name)
+        assert [(c, str(t)) for c, t in table.dtypes.items()] == [(c.name, c.dtype) for c in records.study_columns(name)]
+        assert len(table) == (0 if name == "steps" else 16)
+    first = study.blocks[study.blocks.samples == 8]
+    assert list(first.recipe) == ["wanda-50% LR"] * 4 + ["sparsegpt-2:4 BR[epochs=2]"] * 4
+    assert list(first.seed) == [0, 0, 1, 1] * 2 and set(first.criterion) == {"wanda", "sparsegpt"}
+    assert list(first.error[first.seed == 1]) == [0.5] * 4, "the fake's error grows with the seed"
+    assert set(study.perplexity.which) == {"dense", "pruned"} and set(study.perplexity.model) == {job_args["model"]}
+    assert study.jobs == tuple(jobs) and set(study.provenance["runs"]) == set(study.blocks.run)
+    assert len(lines(calls, "load")) == 1, "one model for all jobs"
+    assert len(lines(calls, "tokens")) == len(set(lines(calls, "tokens"))) == 8, "2 texts x 2 counts x 2 seeds"
+    assert {line.split()[-1] for line in lines(calls, "tokens a.txt")} == {"train"}
+    assert {line.split()[-1] for line in lines(calls, "tokens b.txt")} == {"held-out"}
+
+    again = run_study(reversed(jobs))
+    assert len(lines(calls, "prune")) == 8, "nothing is done twice"
+    assert again.jobs == tuple(reversed(jobs)) and list(again.blocks.run) == list(study.blocks.run)[::-1], "in the order of the jobs"
+
+
+def test_a_recipe_s_own_seed_shows_where_it_is_not_the_job_s(home, calls, job_args):
+    jobs = [Job(**job_args | {"recipe": f"wanda-50% BR[seed={seed}]"}) for seed in (0, 1)]
+    assert list(run_study(jobs).blocks.recipe.unique()) == ["wanda-50% BR", "wanda-50% BR[seed=1]"]
+
+
+def test_equal_jobs_are_one_and_none_is_an_error(home, calls, job_args):
+    study = run_study([Job(**job_args), Job(**job_args)])
+    assert len(study.jobs) == 1 and len(study.blocks) == 2
+    with pytest.raises(UsageError, match="no jobs"):
+        run_study([])
+
+
+def test_one_model_by_two_names_is_one_run_and_two_rows(home, calls, job_args, tmp_path):
+    os.symlink(tmp_path / "model", tmp_path / "alias")
+    study = run_study([Job(**job_args), Job(**job_args | {"model": str(tmp_path / "alias")})])
+    assert len(lines(calls, "prune")) == 1 and study.blocks.model.nunique() == 2 and study.blocks.run.nunique() == 1
+
+
+def test_a_failing_job_is_named_and_the_others_are_kept(home, calls, job_args, monkeypatch):
+    fakes.install(calls, fail="BR+GP", setitem=monkeypatch.setitem, setattr_=monkeypatch.setattr)
+    jobs = [Job(**job_args | {"recipe": f"wanda-50% {method}"}) for method in ("LR", "BR+GP", "BR")]
+    with pytest.raises(NumericalError, match=r"job wanda-50% BR\+GP on .*model, 4 x 8 tokens of .*a.txt, seed 0: block 0 mlp.down_proj"):
+        run_study(jobs)
+    assert sorted(info.state for info in list_runs()) == ["complete", "incomplete"]
+    fakes.install(calls, setitem=monkeypatch.setitem, setattr_=monkeypatch.setattr)
+    run_study(jobs)
+    asked = [" ".join(line.split()[1:4]) for line in lines(calls, "prune")]
+    assert asked == ["wanda-50% LR fresh", "wanda-50% BR+GP fresh", "wanda-50% BR+GP resumed", "wanda-50% BR fresh"]
+
+
+def test_a_missing_text_is_named_before_anything_is_run(home, calls, job_args):
+    jobs = [Job(**job_args), Job(**job_args | {"calibration": "nowhere.txt"})]
+    with pytest.raises(DataError, match="job wanda-50% BR on .*nowhere.txt.*no such file"):
+        run_study(jobs)
+    assert not calls.read_text()
+
+
+def test_an_edited_table_is_redone(home, calls, job_args):
+    job = Job(**job_args)
+    before = run_job(job)
+    path = RunFolder(job.digest()).path / "blocks.parquet"
+    pd.read_parquet(path).assign(error=0.0).to_parquet(path)
+    after = run_job(job)
+    assert len(lines(calls, "prune")) == 2
+    pd.testing.assert_frame_equal(after.tables["blocks"], before.tables["blocks"], check_exact=True)
+
+
+def test_killed_between_two_tables_is_redone_from_the_checkpoint(home, calls, job_args):
+    job = Job(**job_args)
+    kill = """
+import os
+put, names = store._put, []
+def dying(path, data):
+    names.append(path.name)
+    if len(names) == 4:
+        path.with_name(f".{path.name}.partial").write_bytes(data[:10])
+        os._exit(9)
+    put(path, data)
+store._put = dying
+run_job(job)
+"""
+    process = python(script(job, calls) + kill, home)
+    process.communicate()
+    assert process.returncode == 9
+    (info,) = list_runs()
+    assert info.state == "incomplete" and info.job["samples"] == 4
+    left = os.listdir(RunFolder(job.digest()).path)
+    assert sum(name.endswith(".parquet") for name in left) == 2 and "checkpoint" in left
+    stored = run_job(job)
+    assert [line.split()[3] for line in lines(calls, "prune")] == ["fresh", "resumed"]
+    for name in records.TABLES:
+        pd.testing.assert_frame_equal(stored.tables[name], records.validate(name, fakes.tables()[name]), check_exact=True)
+    assert sorted(os.listdir(RunFolder(job.digest()).path)) == sorted(["job.json", "manifest.json", "provenance.json", *(f"{n}.parquet" for n in records.TABLES)])
+
+
+def test_two_processes_do_a_run_once(home, calls, job_args):
+    job = Job(**job_args)
+    code = script(job, calls, seconds=1.5) + "print(float(run_job(job).tables['blocks'].error.sum()))"
+    processes = [python(code, home) for _ in range(2)]
+    answers = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], answers
+    assert len(lines(calls, "prune")) == 1
+    assert answers[0][0] == answers[1][0] == "0.5\n"
+
+
+def test_a_killed_process_leaves_no_lock(home, calls, job_args):
+    job = Job(**job_args)
+    process = python(script(job, calls, seconds=60) + "run_job(job)", home)
+    while not lines(calls, "prune") and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    run_job(job)
+    assert [line.split()[3] for line in lines(calls, "prune")] == ["fresh", "resumed"]
+
+
+def test_a_stored_study_is_read_without_torch(home, calls, job_args):
+    job = Job(**job_args)
+    run_study([job])
+    code = f"""
+import sys
+from analysis.study.sweep import Job, run_study
+study = run_study([Job(**{job.to_dict()!r})])
+assert len(study.blocks) == 2
+assert not {{"torch", "transformers", "datasets"}} & set(sys.modules)
+"""
+    process = python(code, home)
+    _, error = process.communicate()
+    assert process.returncode == 0, error
+
+
+def test_a_real_study_of_a_tiny_model(home, tmp_path):
+    """The true loop behind it all: a small random Llama that reads bytes."""
+    import torch
+
+    from tests.text.alphabet import END, byte_tokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = byte_tokenizer(eos_token=END)
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("\n\n".join(f"Story {n}: the {n * n} of {n * 7 % 31} went to {n ** 3}." for n in range(200)))
+    jobs = grid(
+        model=str(tmp_path / "model"), recipes=["wanda-50% LR", "sparsegpt-2:4 BR[epochs=2,lr=0.001]"], samples=4,
+        calibration=f"{tmp_path}/text.txt[:60%]", held_out={"rest": f"{tmp_path}/text.txt[60%:]"}, held_out_samples=3, length=16,
+    )  # fmt: skip
+    study = run_study(jobs)
+    assert set(study.blocks.split) == {"calibration", "rest"} and set(study.blocks.block) == {0, 1}
+    assert set(study.steps.method) == {"BR"} and set(study.steps.epoch) == {0, 1, 2}
+    assert (study.matrices.sparsity == 0.5).all() and len(study.matrices) == 2 * 14
+    assert set(study.perplexity.windows) == {3, 4} and set(study.perplexity.context) == {16}
+    assert (study.cost.seconds > 0).all()
+    again = run_study(jobs)
+    for name in records.TABLES:
+        pd.testing.assert_frame_equal(getattr(again, name), getattr(study, name), check_exact=True)
