@@ -1,0 +1,58 @@
+"""What happens to a language model after weights are pruned, and what reconstruction buys or costs.
+
+    from analysis import load_model, load_tokens, Recipe, prune
+
+    dense = load_model("lab")
+    calibration = load_tokens("lab:stories", dense, samples=32, length=128)
+    held_out = load_tokens("lab:stories", dense, samples=32, length=128, split="held-out")
+    pruned = prune(dense, Recipe.parse("wanda-50% BR+GP"), calibration, held_out={"stories": held_out})
+    pruned.tables["perplexity"]
+
+The names in `__all__` are imported when first used, so `import analysis` loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr__` below does the same, one name at a time
+    from analysis.errors import AnalysisError
+    from analysis.measure.perplexity import Perplexity, perplexity
+    from analysis.models.load import LoadedModel, load_model
+    from analysis.pruning import Pruned, prune
+    from analysis.recipe import Recipe
+    from analysis.study.sweep import Job, Study, grid, run_study
+    from analysis.text.corpora import load_tokens
+    from analysis.text.windows import Windows, disjoint
+
+_HOMES = {
+    "AnalysisError": "analysis.errors",
+    "Job": "analysis.study.sweep",
+    "LoadedModel": "analysis.models.load",
+    "Perplexity": "analysis.measure.perplexity",
+    "Pruned": "analysis.pruning",
+    "Recipe": "analysis.recipe",
+    "Study": "analysis.study.sweep",
+    "Windows": "analysis.text.windows",
+    "disjoint": "analysis.text.windows",
+    "grid": "analysis.study.sweep",
+    "load_model": "analysis.models.load",
+    "load_tokens": "analysis.text.corpora",
+    "perplexity": "analysis.measure.perplexity",
+    "prune": "analysis.pruning",
+    "run_study": "analysis.study.sweep",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    """Import a public name from the module that defines it, the first time it is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'analysis' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

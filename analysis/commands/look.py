@@ -1,0 +1,97 @@
+"""The verbs that look and change nothing: `analysis check` and `analysis evaluate`."""
+
+import argparse
+import math
+
+from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, label_sources, say, table, unescape
+from analysis.errors import ReplayError
+
+CHECKED = 8  # windows of a given text that `check` replays
+
+
+def check(args: argparse.Namespace) -> Report:
+    """Replay every block of a model and compare with its own forward; list the matrices that would be pruned.
+
+    Raises: AnalysisError if the model or the text is unusable. A replay error above the tolerance is the report's failure.
+    """
+    problems = Problems()
+    check_counts(problems, args)
+    check_model(problems, args.model)
+    if args.text:
+        fingerprints({"text": args.text}, problems)
+    problems.raise_any()
+    from analysis.models.check import check as check_model_replay
+    from analysis.models.load import load_model
+    from analysis.text.corpora import load_tokens
+
+    say(f"loading {args.model}")
+    dense = load_model(args.model, device=args.device, dtype=args.dtype)
+    windows = None
+    if args.text:
+        windows = load_tokens(args.text, dense, length=args.length, samples=CHECKED)
+    found = check_model_replay(dense, windows)
+    document = {
+        "model": {"name": dense.name, "fingerprint": dense.fingerprint, "dtype": args.dtype},
+        "ok": found.ok,
+        "tolerance": found.tolerance,
+        "replay": found.replay.to_dict("records"),
+        "matrices": found.matrices.to_dict("records"),
+    }
+    failure = None
+    if not found.ok:
+        worst = max(document["replay"], key=lambda row: math.inf if math.isnan(row["relative_error"]) else row["relative_error"])
+        failure = ReplayError(
+            f"check {args.model}: block {worst['name']} replays with a relative error of {worst['relative_error']}, "
+            f"tolerance {found.tolerance:g}; this model cannot be pruned block by block"
+        )
+    return Report(_check_text(document), document, failure)
+
+
+def _check_text(document: dict) -> str:
+    """Replay error per block, then the matrices, alike ones in one row."""
+    alike: dict[tuple, list[int]] = {}
+    for row in document["matrices"]:
+        alike.setdefault((row["matrix"], row["half"], row["rows"], row["columns"]), []).append(row["block"])
+    matrices = [(*key, len(blocks), key[2] * key[3] * len(blocks)) for key, blocks in alike.items()]
+    total = sum(row[-1] for row in matrices)
+    replay = [(row["name"], row["relative_error"]) for row in document["replay"]]
+    verdict = "replay is exact" if document["ok"] else "REPLAY IS NOT EXACT"
+    return "\n".join([
+        table(("block", "replay error"), replay), "",
+        table(("matrix", "half", "rows", "columns", "blocks", "weights"), matrices), "",
+        f"{verdict} to the tolerance of {document['tolerance']:g} (relative); {total:,} prunable weights",
+    ])  # fmt: skip
+
+
+def evaluate(args: argparse.Namespace) -> Report:
+    """Perplexity of a model on each text.
+
+    Raises: AnalysisError if an argument, the model or a text is unusable.
+    """
+    problems = Problems()
+    check_counts(problems, args)
+    check_model(problems, args.model)
+    sources = label_sources("--text", args.text, problems)
+    fingerprints(sources, problems)
+    problems.raise_any()
+    from analysis.measure.perplexity import perplexity
+    from analysis.models.load import load_model
+    from analysis.text.corpora import load_tokens
+
+    say(f"loading {args.model}")
+    dense = load_model(args.model, device=args.device, dtype=args.dtype)
+    rows = []
+    for label, source in sources.items():
+        windows = load_tokens(
+            source, dense, samples=args.samples, length=args.length, seed=args.seed, separator=unescape(args.separator),
+            mode=args.mode, split="held-out",
+        )  # fmt: skip
+        say(f"{label}: {len(windows)} windows of {windows.length} tokens")
+        rows.append((label, perplexity(dense.model, windows), windows.provenance))
+    header = ("text", "perplexity", "nats per token", "tokens", "windows", "context")
+    cells = [(label, of.perplexity, of.nats_per_token, of.tokens, of.windows, of.context) for label, of, _ in rows]
+    document = {
+        "model": {"name": dense.name, "fingerprint": dense.fingerprint},
+        "perplexity": [dict(zip(header, row), provenance=of[2]) for row, of in zip(cells, rows)],
+    }
+    return Report(table(header, cells), document)

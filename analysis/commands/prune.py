@@ -1,0 +1,175 @@
+"""`analysis prune`: from a model and a recipe to a folder with the pruned model, its tables and a summary.
+
+Everything that can be checked without loading torch is checked first and reported at once; then the model and texts
+are loaded, the folder is claimed, and the loop runs with its checkpoint inside the folder.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from analysis.commands import folder
+from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, label_sources, say, table, unescape
+from analysis.errors import AnalysisError, DataError, ModelError, UsageError
+from analysis.recipe import Recipe
+from analysis import records
+from analysis.study.store import versions
+
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked, checked as far as it can be without torch."""
+
+    recipe: Recipe
+    held_out: dict[str, str]  # label -> source
+    request: dict  # everything that decides the result; see folder.state
+    out: Path
+    state: str
+
+
+def run(args: argparse.Namespace) -> Report:
+    """The verb. Raises: AnalysisError of every kind, each before any work where it can be known."""
+    plan = make_plan(args)
+    if plan.state == "complete":
+        say(f"{plan.out} holds these results already")
+        folder.release(plan.out)  # marks left by a kill right after the summary was written
+        return report(plan.out, json.loads((plan.out / folder.SUMMARY).read_text(encoding="utf-8")))
+    if plan.state == "resume":
+        say(f"resuming the run in {plan.out}")
+    dense, calibration, held_out = load(args, plan)
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in dense.model.parameters())
+    folder.check_room(plan.out, weights * (1 + plan.recipe.unit.width))  # a checkpoint keeps every block as often as it is visited
+    with folder.claimed(plan.out, plan.request, plan.state):
+        summary = work(args, plan, dense, calibration, held_out)
+        folder.release(plan.out)
+    return report(plan.out, summary)
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """Check recipe, counts, names, sources and the folder; collect what is wrong.
+
+    Raises: the one problem, or UsageError listing all of them.
+    """
+    problems, recipe = Problems(), None
+    with problems.catch():
+        recipe = read_recipe(args.recipe, args.recipe_file)
+        recipe = replace(recipe, seed=recipe.seed or max(args.seed, 0))
+    check_counts(problems, args)
+    held_out = label_sources("--held-out", args.held_out, problems)
+    if "calibration" in held_out:
+        problems.add("--held-out: the label 'calibration' is taken by the calibration text; choose another")
+    request = {"schema": folder.SCHEMA, "recipe": str(recipe), "model": args.model, "model content": check_model(problems, args.model)}
+    sides = {"calibration": args.calibration} | {f"held-out {label}": source for label, source in held_out.items()}
+    request |= sides | {f"{side} content": mark for side, mark in fingerprints(sides, problems).items()}
+    for name in ("samples", "held_out_samples", "length", "seed", "separator", "mode", "device", "dtype"):
+        request[name] = getattr(args, name)
+    with problems.catch():
+        folder.check_writable(args.out)
+    problems.raise_any()
+    return Plan(recipe, held_out, request, args.out, folder.state(args.out, request))
+
+
+def read_recipe(text: str | None, file: Path | None) -> Recipe:
+    """A recipe from its short text or from a TOML file; exactly one of them.
+
+    Raises: UsageError, RecipeError.
+    """
+    if (text is None) == (file is None):
+        raise UsageError("give the recipe once: --recipe TEXT or --recipe-file FILE")
+    if file is None:
+        return Recipe.parse(text)
+    try:
+        return Recipe.from_toml(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--recipe-file {file}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def load(args: argparse.Namespace, plan: Plan):
+    """The dense model and both sides' windows, checked to share no text.
+
+    Returns: LoadedModel, Windows, dict label -> Windows.
+    """
+    from analysis.models.load import load_model
+    from analysis.text.corpora import load_tokens
+    from analysis.text.windows import disjoint
+
+    say(f"loading {args.model}")
+    dense = load_model(args.model, device=args.device, dtype=args.dtype)
+    common = {"length": args.length, "seed": args.seed, "separator": unescape(args.separator), "mode": args.mode}
+    calibration = load_tokens(args.calibration, dense, samples=args.samples, split="train", **common)
+    held_out = {
+        label: load_tokens(source, dense, samples=args.held_out_samples or args.samples, split="held-out", **common)
+        for label, source in plan.held_out.items()
+    }
+    return dense, calibration, disjoint(calibration, held_out)
+
+
+def work(args: argparse.Namespace, plan: Plan, dense, calibration, held_out) -> dict:
+    """Prune, write every file, the summary last.
+
+    Raises: AnalysisError; a run refused before it started leaves nothing in a folder that was free.
+    """
+    from analysis.pruning import prune
+
+    say(f"pruning {args.model}: {plan.recipe}, {len(calibration)} windows of {calibration.length} tokens")
+    try:
+        pruned = prune(dense, plan.recipe, calibration, held_out, checkpoint=plan.out / folder.CHECKPOINT)
+    except (ModelError, DataError, UsageError):
+        if plan.state == "free":
+            folder.release(plan.out)
+        raise
+    folder.place_model(plan.out, pruned.save)
+    for name in records.TABLES:
+        frame = records.validate(name, pruned.tables[name])
+        folder.write_text(plan.out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+    return folder.place_summary(plan.out, summarise(args, plan, dense, pruned))
+
+
+def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
+    """The content of summary.json: what was asked, what came out, what it cost, where everything came from."""
+    matrices, cost, blocks = (pruned.tables[name] for name in ("matrices", "cost", "blocks"))
+    weights = (matrices["rows"] * matrices["columns"]).sum()
+    last = blocks[(blocks.block == blocks.block.max()) & (blocks.kind == "total")]
+    perplexity: dict[str, dict[str, float]] = {}
+    for row in pruned.tables["perplexity"].itertuples():
+        perplexity.setdefault(row.split, {})[row.which] = row.perplexity
+    return {
+        "request": plan.request,
+        "recipe": {"text": str(plan.recipe), "method": plan.recipe.method, "digest": plan.recipe.digest(), **plan.recipe.to_dict()},
+        "model": {"name": dense.name, "fingerprint": dense.fingerprint, "device": str(dense.device), "dtype": str(dense.dtype).removeprefix("torch.")},
+        "sparsity": {
+            "overall": 1 - matrices.kept.sum() / weights,
+            "weights": int(weights),
+            "matrices": {name: 1 - mask.sum().item() / mask.numel() for name, mask in pruned.masks.items()},
+        },
+        "perplexity": perplexity,
+        "final_block_error": {row.split: {"error": row.error, "relative_error": row.relative_error} for row in last.itertuples()},
+        "seconds": cost.seconds.sum(),
+        "seconds_by_stage": cost.groupby("stage").seconds.sum().to_dict(),
+        "peak_memory_mib": cost.peak_memory_mib.max(),
+        "provenance": pruned.provenance,
+        "versions": versions(),
+    }
+
+
+def report(out: Path, summary: dict) -> Report:
+    """The closing table: per split, perplexity before and after and the final block's error."""
+    rows = [
+        (split, of["dense"], of["pruned"], error["error"], error["relative_error"])
+        for split, of in summary["perplexity"].items()
+        for error in [summary["final_block_error"][split]]
+    ]
+    sparsity = summary["sparsity"]
+    lines = [
+        f"{summary['recipe']['text']} on {summary['model']['name']}: {sparsity['overall']:.2%} of {sparsity['weights']:,} weights removed, "
+        f"{summary['seconds']:.1f} s, peak {summary['peak_memory_mib']:,.0f} MiB",
+        "",
+        table(("split", "dense perplexity", "pruned perplexity", "final-block error", "relative"), rows),
+        "",
+        f"model    {out / folder.MODEL}",
+        f"tables   {out}/{{{','.join(records.TABLES)}}}.csv",
+        f"summary  {out / folder.SUMMARY}",
+    ]
+    return Report("\n".join(lines), summary)

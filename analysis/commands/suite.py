@@ -1,0 +1,82 @@
+"""The verbs around the study: `analysis figures`, `analysis list`, `analysis lab train`."""
+
+import argparse
+import json
+from dataclasses import asdict, fields
+
+from analysis import paths
+from analysis.commands.common import Report, table
+from analysis.errors import UsageError
+
+
+def figures(args: argparse.Namespace) -> Report:
+    """Run notebooks and say where their executed copies and figures are. Raises: UsageError, SuiteError."""
+    from analysis.suite.runner import figures_folder, run_suite
+
+    overrides = {}
+    for setting in args.set:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {setting}: write NAME=VALUE")
+        if name in overrides:
+            raise UsageError(f"--set {setting}: {name} is set twice")
+        overrides[name] = value
+    runs = run_suite(args.preset, only=args.only, overrides=overrides)
+    folder = figures_folder(args.preset, overrides)
+    rows = [(run.name, run.status, f"{run.seconds:.1f}", str(run.path)) for run in runs]
+    text = table(("notebook", "status", "seconds", "executed copy"), rows) + f"\n\nfigures  {folder}"
+    return Report(text, {"figures": str(folder), "notebooks": [asdict(run) | {"path": str(run.path)} for run in runs]})
+
+
+def list_things(args: argparse.Namespace) -> Report:
+    """Models, sources, recipes or runs as a table."""
+    header, rows = {"models": _models, "sources": _sources, "recipes": _recipes, "runs": _runs}[args.what]()
+    text = table(header, rows) if rows else f"no {args.what} yet"
+    return Report(text, {args.what: [dict(zip(header, row)) for row in rows]})
+
+
+def _models():
+    from analysis.models.load import lab_models
+
+    return ("model",), [(name,) for name in lab_models()]
+
+
+def _sources():
+    from analysis.text.sources import SOURCES
+
+    return ("source", "what it is"), list(SOURCES.items())
+
+
+CRITERIA = {
+    "random": "random scores: the baseline",
+    "magnitude": "keep the largest weights, compared within each matrix",
+    "wanda": "keep the largest |weight| x norm of its input, within each output row (2306.11695)",
+    "sparsegpt": "keep by the OBS error of removing, within each block of columns, and update the others (2301.00774)",
+}
+PATTERNS = {"50%": "remove this share of the weights", "2:4": "keep 2 of every 4 consecutive inputs of each output"}
+
+
+def _recipes():
+    from analysis.recipe import METHODS
+
+    parts = {"criterion": CRITERIA, "pattern": PATTERNS, "method": METHODS}
+    return ("part", "word", "meaning"), [(part, word, meaning) for part, words in parts.items() for word, meaning in words.items()]
+
+
+def _runs():
+    from analysis.study.store import list_runs
+
+    header = ("run", "state", "created", "model", "recipe", "MiB")
+    jobs = [(info, info.job.get("model", ""), info.job.get("recipe", "")) for info in list_runs()]
+    return header, [(info.run, info.state, info.created, str(model), str(recipe), info.size_mib) for info, model, recipe in jobs]
+
+
+def lab_train(args: argparse.Namespace) -> Report:
+    """Train a lab model. Raises: UsageError, StoreError."""
+    from analysis.models.pretrain import TrainConfig, train
+
+    config = TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
+    out = args.out or paths.runs() / "decoder"
+    train(config, out, device=args.device)
+    card = json.loads((out / "training.json").read_text(encoding="utf-8"))
+    return Report(f"trained {out}: {card['parameters']:,} parameters, {card['tokens']:,} tokens, {card['seconds']:,.0f} s", card)

@@ -1,0 +1,453 @@
+"""The command line: one clear message for every wrong call, complete folders for right ones, resume after a kill."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import paths
+from analysis.cli import main
+
+WORDS = "a an the red blue old new small big cat dog bird man town hill river bread song sees has likes wants finds and but then".split()
+BLOCKS = 4
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A folder with a tiny model and tokenizer (`model`), texts, and things that are broken."""
+    folder = tmp_path_factory.mktemp("world")
+    draw = random.Random(0)
+    documents = [" ".join(draw.choices(WORDS, k=60)) for _ in range(60)]
+    (folder / "text.txt").write_text("\n\n".join(documents))
+    (folder / "other.txt").write_text("\n\n".join(" ".join(draw.choices(WORDS, k=60)) for _ in range(20)))
+    (folder / "short.txt").write_text("the cat sees")
+    (folder / "empty.txt").write_text("")
+    (folder / "binary.txt").write_bytes(bytes(range(256)) * 20)
+    (folder / "file").write_text("not a folder")
+    build_model(folder / "model", documents)
+    break_models(folder)
+    return folder
+
+
+def build_model(folder: Path, documents: list[str]) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from tests.small import small_llama
+
+    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.train_from_iterator(documents, trainers.WordLevelTrainer(special_tokens=["<unk>", "<eos>"]))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<eos>").save_pretrained(folder)
+    small_llama(blocks=BLOCKS).save_pretrained(folder)
+
+
+def break_models(folder: Path) -> None:
+    config = (folder / "model" / "config.json").read_bytes()
+    weights = (folder / "model" / "model.safetensors").read_bytes()
+    for name, files in {
+        "no-config": {"model.safetensors": weights},
+        "bad-config": {"config.json": b"{", "model.safetensors": weights},
+        "no-weights": {"config.json": config},
+        "torn-weights": {"config.json": config, "model.safetensors": weights[: len(weights) // 2]},
+        "pickle": {"config.json": config, "pytorch_model.bin": b"\x80\x02."},
+    }.items():
+        (folder / name).mkdir()
+        for file, content in files.items():
+            (folder / name / file).write_bytes(content)
+
+
+def arguments(world: Path, out: Path | str, **changes) -> list[str]:
+    """A right `analysis prune` call; `changes` replace arguments by name, None leaves one out, a list repeats it."""
+    given = {
+        "recipe": "wanda-50% LR", "calibration": f"{world}/text.txt[:70%]", "held-out": f"{world}/text.txt[70%:]",
+        "samples": 8, "length": 16, "seed": 0, "out": out,
+    } | {name.replace("_", "-"): value for name, value in changes.items() if name != "model"}  # fmt: skip
+    argv = ["prune", str(changes.get("model", world / "model"))]
+    for name, value in given.items():
+        for each in value if isinstance(value, list) else [] if value is None else [value]:
+            argv += [f"--{name}", str(each)]
+    return argv
+
+
+WRONG = {  # name: (changes to a right call, exit code, what the message must say)
+    "unknown criterion": ({"recipe": "wonda-50% BR"}, 2, "wonda.*wanda"),
+    "unknown method": ({"recipe": "wanda-50% BR+XY"}, 2, "BR[+]XY"),
+    "sparsity above one": ({"recipe": "wanda-150% BR"}, 2, "150"),
+    "keeps more than there are": ({"recipe": "wanda-3:2 BR"}, 2, "3:2"),
+    "several mistakes in a recipe": ({"recipe": "wonda-150% BR+XY"}, 2, "wonda.*150.*XY"),
+    "no recipe": ({"recipe": None}, 2, "--recipe"),
+    "two recipes": ({"recipe_file": "{world}/text.txt"}, 2, "once"),
+    "missing recipe file": ({"recipe": None, "recipe_file": "{world}/none.toml"}, 2, "none.toml"),
+    "broken recipe file": ({"recipe": None, "recipe_file": "{world}/text.txt"}, 2, "recipe|TOML"),
+    "binary recipe file": ({"recipe": None, "recipe_file": "{world}/binary.txt"}, 2, "binary.txt"),
+    "missing model": ({"model": "{world}/nothing"}, 3, "nothing"),
+    "model without config": ({"model": "{world}/no-config"}, 3, "config.json"),
+    "model with broken config": ({"model": "{world}/bad-config"}, 3, "config.json"),
+    "model without weights": ({"model": "{world}/no-weights"}, 3, "no-weights"),
+    "model with torn weights": ({"model": "{world}/torn-weights"}, 3, "torn-weights"),
+    "model as a pickle": ({"model": "{world}/pickle"}, 3, "safetensors"),
+    "model that is a file": ({"model": "{world}/text.txt"}, 3, "text.txt"),
+    "missing text": ({"calibration": "{world}/nothing.txt"}, 4, "nothing.txt"),
+    "empty text": ({"calibration": "{world}/empty.txt"}, 4, "empty.txt"),
+    "binary text": ({"calibration": "{world}/binary.txt"}, 4, "binary.txt"),
+    "too short text": ({"held_out": "{world}/short.txt"}, 4, "short.txt.*hold"),
+    "more windows than the text holds": ({"held_out_samples": 100_000}, 4, "100,?000"),
+    "overlap": ({"held_out": "again={world}/text.txt[:70%]"}, 4, "overlap"),
+    "bad slice": ({"calibration": "{world}/text.txt[150%:]"}, 2, "150%"),
+    "window longer than the context": ({"length": 65}, (2, 4), "65.*64"),
+    "zero samples": ({"samples": 0}, 2, "--samples.*0"),
+    "negative held-out samples": ({"held_out_samples": -1}, 2, "--held-out-samples.*-1"),
+    "length of one": ({"length": 1}, 2, "--length.*1"),
+    "negative seed": ({"seed": -1}, 2, "--seed.*-1"),
+    "a count that is no number": ({"samples": "many"}, 2, "--samples.*many"),
+    "out is a file": ({"out": "{world}/file"}, 2, "file"),
+    "out runs through a file": ({"out": "{world}/file/out"}, 2, "file"),
+    "out holds something else": ({"out": "{world}/model"}, 6, "config.json"),
+    "unknown register": ({"calibration": "lab:storys"}, 2, "storys.*stories"),
+    "unknown hub alias": ({"calibration": "hub:wikitext"}, 2, "wikitext2"),
+    "unknown device": ({"device": "tpu"}, 2, "tpu"),
+    "unknown dtype": ({"dtype": "int3"}, 2, "int3"),
+    "unknown mode": ({"mode": "sideways"}, 2, "sideways"),
+    "two texts of one label": ({"held_out": ["{world}/text.txt[70%:]", "text.txt[70%:]={world}/other.txt"][:1] * 2}, 2, "two texts"),
+    "reserved label": ({"held_out": "calibration={world}/other.txt"}, 2, "calibration"),
+    "no out": ({"out": None}, 2, "--out"),
+    "no held-out": ({"held_out": None}, 2, "--held-out"),
+}
+
+
+def filled(value, world: Path):
+    if isinstance(value, list):
+        return [filled(each, world) for each in value]
+    return value.replace("{world}", str(world)) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_call_gives_one_message_and_no_traceback(case, world, tmp_path, capsys):
+    changes, code, says = WRONG[case]
+    out = tmp_path / "out"
+    changes = {"out": out} | {name: filled(value, world) for name, value in changes.items()}
+    codes = code if isinstance(code, tuple) else (code,)
+    assert main(arguments(world, **changes)) in codes
+    printed = capsys.readouterr()
+    errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and printed.out == "", printed
+    assert re.search(says, errors[0], re.IGNORECASE), errors[0]
+    assert "Traceback" not in printed.err
+    assert not out.exists(), f"left behind: {list(out.rglob('*'))}"
+
+
+def test_all_mistakes_are_told_at_once_before_the_model_is_touched(world, tmp_path, capsys):
+    argv = arguments(world, tmp_path / "out", recipe="wonda-50% BR", calibration="lab:storys", samples=0, model=world / "nothing")
+    assert main(argv) == 2
+    message = capsys.readouterr().err
+    assert all(part in message for part in ("4 things", "wonda", "storys", "--samples", "nothing")), message
+    assert "loading" not in message
+
+
+def test_wrong_arguments_load_no_torch(world, tmp_path):
+    argv = arguments(world, tmp_path / "out", recipe="wonda-50% BR")
+    code = f"import sys; from analysis.cli import main; print(main({argv!r}), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "2 False", done.stderr
+
+
+@pytest.mark.parametrize("argv", [[], ["prune"], ["purne"], ["list"], ["list", "nothing"], ["lab"], ["prune", "m", "--reci", "x"], ["check", "m", "--nope"]])
+def test_unknown_verbs_and_flags_exit_2_with_a_hint(argv, capsys):
+    assert main(argv) == 2
+    assert re.fullmatch(r"error: .*--help`\)\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("verb", [[], ["prune"], ["check"], ["evaluate"], ["figures"], ["list"]])
+def test_help_has_examples_and_exit_codes(verb, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([*verb, "--help"])
+    text = capsys.readouterr().out
+    assert "exit codes:" in text
+    assert not verb or f"analysis {verb[0]} " in text.split("examples:")[1]
+
+
+def test_python_m_analysis_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "analysis", "prune"], cwd=paths.ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory) -> Path:
+    """The folder of one right call with two held-out texts."""
+    out = tmp_path_factory.mktemp("right") / "deep" / "out"
+    texts = [f"{world}/text.txt[70%:]", f"other={world}/other.txt"]
+    assert main(arguments(world, out, recipe="wanda-50% BR+GP[epochs=2,lr=1e-3]", held_out=texts, held_out_samples=6)) == 0
+    return out
+
+
+def test_prune_writes_every_file(finished):
+    tables = {f"{name}.csv" for name in ("blocks", "steps", "cost", "matrices", "perplexity", "numerics")}
+    assert {path.name for path in finished.iterdir()} == tables | {"model", "summary.json"}
+    blocks = pd.read_csv(finished / "blocks.csv")
+    assert list(blocks.columns) == ["block", "split", "kind", "error", "relative_error"]
+    assert set(blocks.split) == {"calibration", "text.txt[70%:]", "other"}
+    assert len(blocks[blocks.kind == "total"]) == 3 * BLOCKS
+    assert set(pd.read_csv(finished / "steps.csv").split) == set(blocks.split)
+
+
+def test_summary_says_what_was_asked_what_came_out_and_what_it_cost(finished, world):
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["recipe"]["text"] == "wanda-50% BR+GP[epochs=2,lr=0.001]" or summary["recipe"]["method"] == "BR+GP"
+    assert summary["sparsity"]["overall"] == pytest.approx(0.5)
+    assert len(summary["sparsity"]["matrices"]) == 7 * BLOCKS
+    assert all(value == pytest.approx(0.5) for value in summary["sparsity"]["matrices"].values())
+    assert set(summary["perplexity"]) == {"calibration", "text.txt[70%:]", "other"}
+    assert all(of["dense"] > 1 and of["pruned"] > 1 for of in summary["perplexity"].values())
+    assert summary["seconds"] > 0 and summary["peak_memory_mib"] > 0
+    assert {"torch", "transformers", "python"} <= set(summary["versions"])
+    assert summary["provenance"]["calibration"] and summary["provenance"]["held_out"]["other"]
+    assert summary["request"]["model content"] == summary["model"]["fingerprint"]
+
+
+def test_the_model_loads_back_pruned(finished):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(finished / "model")
+    matrices = pd.read_csv(finished / "matrices.csv")
+    for row in matrices.itertuples():
+        weight = model.get_submodule(f"model.layers.{row.block}.{row.matrix}").weight
+        assert torch.count_nonzero(weight) <= row.kept == weight.numel() // 2
+    assert AutoTokenizer.from_pretrained(finished / "model")("the cat").input_ids
+
+
+def test_repeating_a_finished_call_prints_the_result_and_computes_nothing(finished, world, capsys, monkeypatch):
+    monkeypatch.setattr("analysis.commands.prune.load", lambda *_: pytest.fail("loaded the model again"))
+    texts = [f"{world}/text.txt[70%:]", f"other={world}/other.txt"]
+    argv = arguments(world, finished, recipe="wanda-50% BR+GP[epochs=2,lr=1e-3]", held_out=texts, held_out_samples=6)
+    assert main([*argv, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == json.loads((finished / "summary.json").read_text())
+    assert "already" in printed.err
+
+
+@pytest.mark.parametrize("changes, says", [({"recipe": "magnitude-50% LR"}, "recipe there .*wanda.* asked .*magnitude"), ({"seed": 1}, "seed there 0, asked 1")])
+def test_a_folder_with_another_result_is_refused(finished, world, capsys, changes, says):
+    before = (finished / "summary.json").read_bytes()
+    assert main(arguments(world, finished, **changes)) == 6
+    assert re.search(says, capsys.readouterr().err)
+    assert (finished / "summary.json").read_bytes() == before
+
+
+def test_json_is_one_document_and_stdout_has_nothing_else(world, tmp_path, capsys):
+    assert main([*arguments(world, tmp_path / "out"), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert "pruning" in printed.err
+
+
+def test_the_table_for_people_names_every_split_and_where_things_are(world, tmp_path, capsys):
+    assert main(arguments(world, tmp_path / "out", recipe="magnitude-2:4 LR", held_out=f"mine={world}/other.txt")) == 0
+    out = capsys.readouterr().out
+    assert all(part in out for part in ("magnitude-2:4 LR", "50.00%", "dense perplexity", "calibration", "mine", "summary.json"))
+
+
+def test_an_altered_result_is_not_served(world, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(arguments(world, out)) == 0
+    (out / "blocks.csv").write_text("block\n")
+    assert main(arguments(world, out)) == 6
+    assert "blocks.csv is altered" in capsys.readouterr().err
+
+
+def test_killed_in_the_middle_and_repeated_ends_bit_equal(world, tmp_path, capsys):
+    recipe = "sparsegpt-50% BR+GP[epochs=40]"
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen([sys.executable, "-m", "analysis", *arguments(world, killed, recipe=recipe)], cwd=paths.ROOT, stderr=subprocess.PIPE)
+    while process.poll() is None and not any((killed / ".checkpoint").glob("visit-*.safetensors")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    errors = process.communicate()[1].decode()
+    assert process.returncode == -signal.SIGKILL, f"it ended before it could be killed: {errors}"
+    assert not (killed / "summary.json").exists()
+    assert main(arguments(world, killed, recipe="wanda-50% LR")) == 6
+    assert "interrupted run of another request" in capsys.readouterr().err
+    assert main(arguments(world, killed, recipe=recipe)) == 0
+    assert "resuming" in capsys.readouterr().err
+    assert main(arguments(world, whole, recipe=recipe)) == 0
+    for file in ("model/model.safetensors", "blocks.csv", "steps.csv", "perplexity.csv", "matrices.csv"):
+        assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
+    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_an_interrupt_exits_130_and_says_how_to_resume(world, tmp_path, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("analysis.pruning.prune", interrupt)
+        assert main(arguments(world, tmp_path / "out")) == 130
+    assert "repeat the same command" in capsys.readouterr().err
+    assert main(arguments(world, tmp_path / "out", recipe="wanda-40% LR")) == 0, "nothing was finished, so the folder is free"
+
+
+def test_a_full_disk_is_seen_before_the_work(world, tmp_path, capsys, monkeypatch):
+    import shutil
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    assert main(arguments(world, tmp_path / "out")) == 6
+    assert re.search("need .* MiB.* free", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number, says", [(28, "no space left"), (13, "permission denied")])
+def test_a_disk_that_fails_while_writing_is_explained(world, tmp_path, capsys, monkeypatch, number, says):
+    def fail(*_):
+        raise OSError(number, "os words", "somewhere")
+
+    monkeypatch.setattr("analysis.commands.folder.place_model", fail)
+    assert main(arguments(world, tmp_path / "out")) == 6
+    assert re.search(f"error: .*somewhere: {says}", capsys.readouterr().err)
+
+
+def test_a_folder_being_written_is_refused(world, tmp_path, capsys):
+    from filelock import FileLock
+
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"):
+        assert main(arguments(world, tmp_path / "out")) == 6
+    assert "another `analysis prune`" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(world, monkeypatch):
+    monkeypatch.setattr("analysis.commands.look.check", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["check", str(world / "model")])
+
+
+def test_the_seed_is_also_the_recipes_unless_it_has_its_own(world, tmp_path, capsys):
+    for number, (recipe, seed) in enumerate([("random-50% LR", 3), ("random-50% LR[seed=5]", 5)]):
+        assert main([*arguments(world, tmp_path / str(number), recipe=recipe, seed=3), "--json"]) == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert (summary["recipe"]["seed"], summary["request"]["seed"]) == (seed, 3)
+
+
+def test_a_recipe_file_says_the_same_as_its_text(world, tmp_path, capsys):
+    from analysis import Recipe
+
+    (tmp_path / "recipe.toml").write_text(Recipe.parse("wanda-50% LR").to_toml())
+    assert main([*arguments(world, tmp_path / "out", recipe=None, recipe_file=tmp_path / "recipe.toml"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"]["text"] == "wanda-50% LR"
+
+
+def test_check_prints_blocks_and_matrices(world, capsys):
+    assert main(["check", str(world / "model")]) == 0
+    out = capsys.readouterr().out
+    assert "model.layers.3" in out and "self_attn.q_proj" in out
+    assert main(["check", str(world / "model"), "--text", f"{world}/text.txt", "--length", "16", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert len(document["replay"]) == BLOCKS and max(row["relative_error"] for row in document["replay"]) <= document["tolerance"] == 1e-5
+    assert len(document["matrices"]) == 7 * BLOCKS
+
+
+def test_check_exits_3_above_the_tolerance(world, capsys, monkeypatch):
+    from analysis.models import check
+
+    true_error = check.replay_error
+    monkeypatch.setattr(check, "replay_error", lambda *args, **kwargs: true_error(*args, **kwargs).assign(relative_error=0.2))
+    assert main(["check", str(world / "model")]) == 3
+    printed = capsys.readouterr()
+    assert "model.layers.0" in printed.out and re.search("error: .*0.2", printed.err)
+
+
+def test_evaluate_prints_perplexities(world, capsys):
+    argv = ["evaluate", str(world / "model"), "--text", f"{world}/text.txt[70%:]", "--text", f"o={world}/other.txt", "--length", "16"]
+    assert main([*argv, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["perplexity"]
+    assert [row["text"] for row in rows] == ["text.txt[70%:]", "o"]
+    assert all(row["context"] == 16 and row["windows"] > 0 and row["tokens"] > 0 for row in rows)
+    assert main(argv) == 0
+    assert "nats per token" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv, code, says", [
+    (["check", "{world}/nothing"], 3, "nothing"),
+    (["check", "{world}/model", "--length", "0"], 2, "--length"),
+    (["check", "{world}/model", "--text", "{world}/none.txt"], 4, "none.txt"),
+    (["evaluate", "{world}/model", "--text", "{world}/none.txt", "--length", "8"], 4, "none.txt"),
+    (["evaluate", "{world}/model", "--text", "{world}/text.txt", "--length", "65"], (2, 4), "65.*64"),
+    (["evaluate", "{world}/nothing", "--text", "{world}/text.txt", "--length", "8", "--samples", "0"], 2, "nothing"),
+])  # fmt: skip
+def test_wrong_calls_of_the_verbs_that_look(world, capsys, argv, code, says):
+    assert main([filled(part, world) for part in argv]) in (code if isinstance(code, tuple) else (code,))
+    printed = capsys.readouterr()
+    assert printed.out == "" and re.search(f"error: (.|\n)*{says}", printed.err)
+
+
+@pytest.mark.parametrize("what, says", [("models", "lab"), ("sources", "lab:stories"), ("recipes", "BR+GP+CR"), ("runs", "no runs yet")])
+def test_list_prints_a_table_or_json(what, says, world, capsys, monkeypatch):
+    monkeypatch.setattr(paths, "lab", lambda: world / "shipped")
+    (world / "shipped" / "decoder").mkdir(parents=True, exist_ok=True)
+    (world / "shipped" / "decoder" / "config.json").write_text("{}")
+    assert main(["list", what]) == 0
+    assert says in capsys.readouterr().out
+    assert main(["list", what, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)[what]
+    assert all(isinstance(row, dict) for row in rows) and bool(rows) is (what != "runs")
+
+
+def test_list_recipes_explains_every_criterion():
+    from analysis.commands.suite import CRITERIA
+    from analysis.recipe import CRITERIA as known
+
+    assert set(CRITERIA) == set(known)
+
+
+def test_figures_passes_its_arguments_on_and_says_where_things_are(tmp_path, capsys, monkeypatch):
+    from analysis.suite import runner
+
+    asked = {}
+
+    def run(preset, *, only, overrides):
+        asked.update(preset=preset, only=only, overrides=overrides)
+        return [runner.NotebookRun("01", "completed", 1.5, tmp_path / "01.ipynb")]
+
+    monkeypatch.setattr(runner, "run_suite", run)
+    assert main(["figures", "--preset", "smoke", "--only", "01", "--set", "epochs=5", "--set", "model=a=b", "--json"]) == 0
+    assert asked == {"preset": "smoke", "only": ["01"], "overrides": {"epochs": "5", "model": "a=b"}}
+    document = json.loads(capsys.readouterr().out)
+    assert document["notebooks"][0]["path"] == str(tmp_path / "01.ipynb") and document["figures"]
+
+
+@pytest.mark.parametrize("argv, code, says", [(["--set", "epochs"], 2, "NAME=VALUE"), (["--set", "a=1", "--set", "a=2"], 2, "twice"), (["--preset", "none"], 7, "none")])
+def test_wrong_calls_of_figures(argv, code, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(paths, "notebooks", lambda: tmp_path)
+    (tmp_path / "suite.toml").write_text("[presets.lab.all]\n")
+    assert main(["figures", *argv]) == code
+    assert re.fullmatch(f"error: .*{says}.*\n", capsys.readouterr().err)
+
+
+def test_lab_train_passes_its_arguments_on_and_prints_the_card(tmp_path, capsys, monkeypatch):
+    from analysis.models import pretrain
+
+    def train(config, out, *, device):
+        assert (config.tokens, config.hidden, device) == (2048, 16, "cpu")
+        out.mkdir()
+        (out / "training.json").write_text(json.dumps({"parameters": 5, "tokens": config.tokens, "seconds": 1.5}))
+
+    monkeypatch.setattr(pretrain, "train", train)
+    argv = ["lab", "train", "--out", str(tmp_path / "decoder"), "--tokens", "2048", "--hidden", "16", "--device", "cpu"]
+    assert main([*argv, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == 5
+
+
+def test_a_folder_without_permission_is_refused_before_the_work(world, tmp_path, capsys, monkeypatch):
+    import os
+
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert main(arguments(world, tmp_path / "out")) == 6
+    assert "no permission" in capsys.readouterr().err
