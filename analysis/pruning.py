@@ -25,15 +25,13 @@ from analysis.models.load import LoadedModel
 from analysis.models.replay import verify
 from analysis.models.save import assert_sparsity, save_model
 from analysis.progress import bar
+from analysis.records import CALIBRATION, TABLES, validate
 from analysis.recipe import Recipe
 from analysis.reconstruction.checkpoint import Checkpoint, tensors_digest
 from analysis.reconstruction.gradient import Problem, reconstruct, trainable
 from analysis.reconstruction.streams import Streams, advance, open_streams
 from analysis.reconstruction.units import Visit, visits
-from analysis.text.windows import Windows, check_disjoint
-
-CALIBRATION = "calibration"
-TABLES = ("blocks", "steps", "matrices", "cost", "perplexity", "numerics")
+from analysis.text.windows import Windows, disjoint
 
 
 @dataclass(eq=False)
@@ -97,11 +95,11 @@ def prune(
     Raises ReplayError when the model cannot be replayed exactly, OverlapError when calibration and held-out share text,
     NumericalError and SparsityError naming the matrix, UsageError for windows the model cannot take.
     """
-    held_out = dict(held_out or {})
+    held_out = held_out or {}
     tokenizer, fingerprint = (model.tokenizer, model.fingerprint) if isinstance(model, LoadedModel) else (None, None)
     dense_model = model.model if isinstance(model, LoadedModel) else model
     dense_model.eval()
-    _check_windows(dense_model, calibration, held_out)
+    held_out = _check_windows(dense_model, calibration, held_out)
     dense = anatomy(dense_model)
     verify(dense_model, dense, calibration.subset(min(len(calibration), 4)))
     pruned_model = copy.deepcopy(dense_model).requires_grad_(False)
@@ -127,7 +125,7 @@ def prune(
     if measure:
         _measure_perplexity(walk, dense_model, {CALIBRATION: calibration, **held_out})
     walk.rows["cost"] = [*meter.rows[:1], *walk.rows["cost"], *meter.rows[1:]]
-    tables = {name: pd.DataFrame(rows) for name, rows in walk.rows.items()}
+    tables = {name: validate(name, pd.DataFrame(rows)) for name, rows in walk.rows.items()}
     provenance = {
         "recipe": str(recipe), "model": fingerprint, "calibration": calibration.provenance,
         "held_out": {label: windows.provenance for label, windows in held_out.items()},
@@ -235,7 +233,7 @@ def _measure_perplexity(walk: _Walk, dense_model: nn.Module, windows: dict[str, 
     with walk.meter.stage(-1, "measure", tokens=2 * sum(w.tokens for w in windows.values())):
         for name, model in (("dense", dense_model), ("pruned", walk.model)):
             for label, split in windows.items():
-                walk.rows["perplexity"].append({"split": label, "model": name, **asdict(perplexity(model, split))})
+                walk.rows["perplexity"].append({"split": label, "which": name, **asdict(perplexity(model, split))})
 
 
 def _visit_tensors(walk: _Walk, visit: Visit) -> dict[str, Tensor]:
@@ -281,7 +279,8 @@ def _generator(seed: int, *where: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def _check_windows(model: nn.Module, calibration: Windows, held_out: dict[str, Windows]) -> None:
+def _check_windows(model: nn.Module, calibration: Windows, held_out: dict[str, Windows]) -> dict[str, Windows]:
+    """The held-out sets without chance repeats of calibration text, once all windows fit the model."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if CALIBRATION in held_out:
         raise UsageError(f"held_out: the name {CALIBRATION!r} is taken by the calibration windows; choose another")
@@ -290,4 +289,4 @@ def _check_windows(model: nn.Module, calibration: Windows, held_out: dict[str, W
             raise UsageError(f"{label}: no windows; give at least one")
         if context is not None and windows.length > context:
             raise UsageError(f"{label}: windows of {windows.length} tokens are longer than the model's context of {context}; give a shorter length")
-    check_disjoint(calibration, held_out)
+    return disjoint(calibration, held_out)

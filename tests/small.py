@@ -21,9 +21,9 @@ def small_llama(seed: int = 0, blocks: int = 3, hidden: int = 32, dtype: torch.d
     return model.requires_grad_(False)
 
 
-def windows(count: int, length: int = 16, seed: int = 0, label: str = "calibration", padded: bool = False) -> Windows:
+def windows(count: int, length: int = 16, seed: int = 0, label: str = "calibration", padded: bool = False, vocabulary: int = VOCABULARY) -> Windows:
     """Random token ids; with `padded`, the second half of every other window is padding."""
-    ids = torch.randint(1, VOCABULARY, (count, length), generator=torch.Generator().manual_seed(seed))
+    ids = torch.randint(1, vocabulary, (count, length), generator=torch.Generator().manual_seed(seed))
     mask = torch.ones_like(ids, dtype=torch.bool)
     if padded:
         mask[::2, length // 2:] = False

@@ -11,6 +11,7 @@ from analysis.measure.perplexity import perplexity
 from analysis.models.anatomy import anatomy
 from analysis.pruning import TABLES, prune
 from analysis.recipe import METHODS, Recipe
+from tests.families import FAMILIES, LENGTH, VOCABULARY, tiny
 from tests.small import small_llama, windows
 
 FAST = "[epochs=6,lr=4e-3]"
@@ -39,10 +40,10 @@ def test_every_method_and_criterion(criterion, method):
     untouched = {n: v for n, v in before.items() if "embed" in n or n.startswith("lm_head") or n == "model.norm.weight"}
     assert len(untouched) == 3 and all(torch.equal(result.model.state_dict()[n], v) for n, v in untouched.items())
     matrices = result.tables["matrices"]
-    assert (matrices.kept * 2 == matrices.rows * matrices.columns).all() and (matrices.sparsity == 0.5).all()
+    assert (matrices.kept * 2 == matrices["rows"] * matrices["columns"]).all() and (matrices.sparsity == 0.5).all()
     ppl = result.tables["perplexity"]
     for split, w in (("calibration", windows(8)), ("other", windows(4, seed=1))):
-        row = ppl[(ppl.split == split) & (ppl.model == "pruned")].iloc[0]
+        row = ppl[(ppl.split == split) & (ppl.which == "pruned")].iloc[0]
         assert row.nats_per_token == pytest.approx(perplexity(result.model, w).nats_per_token)
 
 
@@ -131,6 +132,26 @@ def test_float64_statistics_are_an_option():
 def test_wrong_calls(call, message):
     with pytest.raises(UsageError, match=message):
         call(small_llama())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_pruned_and_reconstructed(family):
+    """Cross-block windows on padded text: targets, statistics and errors of every family, mixed attention included."""
+    dense = tiny(family)
+    w = windows(6, length=LENGTH, vocabulary=VOCABULARY, padded=True)
+    layerwise = prune(dense, Recipe.parse("sparsegpt-50% LR"), w)
+    result = prune(dense, Recipe.parse("sparsegpt-50% BR+GP+CR[epochs=8,lr=2e-3]"), w)
+    assert _final_error(result) < _final_error(layerwise)
+    assert (result.tables["matrices"].sparsity == 0.5).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_stay_half_and_improve(dtype):
+    dense = small_llama(dtype=dtype)
+    layerwise = prune(dense, Recipe.parse("wanda-50% LR"), windows(8))
+    result = prune(dense, _recipe("wanda-50%", "BR+GP"), windows(8))
+    assert {p.dtype for p in result.model.parameters()} == {dtype}
+    assert _final_error(result) < _final_error(layerwise)
 
 
 @pytest.mark.gpu
