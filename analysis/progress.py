@@ -1,11 +1,15 @@
 """Progress bars: tqdm, quiet where nobody looks.
 
 `ANALYSIS_PROGRESS=0` silences every bar, `=1` forces them; otherwise a bar is drawn on a terminal and in a notebook.
+A process that runs another one headless names a file in `ANALYSIS_PROGRESS_FILE`: the other's bars are written there, and
+`last_line` reads the newest.
 """
 
 import os
 import sys
+from pathlib import Path
 
+from tqdm import tqdm as plain_bar
 from tqdm.auto import tqdm
 
 
@@ -17,4 +21,15 @@ def enabled() -> bool:
 
 def bar(iterable=None, *, total: int | None = None, desc: str = "", unit: str = "it", leave: bool = False) -> tqdm:
     """A tqdm bar with steps done and time left, or a silent one."""
-    return tqdm(iterable, total=total, desc=desc, unit=unit, leave=leave, disable=not enabled(), dynamic_ncols=True)
+    options = {"total": total, "desc": desc, "unit": unit, "leave": leave}
+    if file := os.environ.get("ANALYSIS_PROGRESS_FILE"):
+        return plain_bar(iterable, **options, file=Path(file).open("a", encoding="utf-8"), mininterval=0.5, ncols=100)
+    return tqdm(iterable, **options, disable=not enabled(), dynamic_ncols=True)
+
+
+def last_line(file: Path) -> str:
+    """The newest state of the newest bar in a progress file, "" where there is none yet."""
+    if not file.exists():
+        return ""
+    states = [state.strip() for state in file.read_text(encoding="utf-8", errors="replace")[-2000:].replace("\n", "\r").split("\r")]
+    return next((state for state in reversed(states) if state and not state.startswith("\x1b")), "")

@@ -7,7 +7,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from analysis.errors import UsageError
 from analysis.masks.choose import choose_mask, wanted_statistics
-from analysis.masks.statistics import collect
+from analysis.masks.statistics import Statistics, collect
 from analysis.measure.block_error import advance_and_measure
 from analysis.measure.cost import Meter
 from analysis.measure.perplexity import perplexity
@@ -29,7 +29,7 @@ from analysis.records import CALIBRATION, TABLES, validate
 from analysis.recipe import Recipe
 from analysis.reconstruction.checkpoint import Checkpoint, tensors_digest
 from analysis.reconstruction.gradient import Problem, reconstruct, trainable
-from analysis.reconstruction.streams import Streams, advance, open_streams
+from analysis.reconstruction.streams import Streams, advance, chunks, open_streams, unit_output
 from analysis.reconstruction.units import Visit, visits
 from analysis.text.windows import Windows, disjoint
 
@@ -101,7 +101,7 @@ def prune(
     dense_model.eval()
     held_out = _check_windows(dense_model, calibration, held_out)
     dense = anatomy(dense_model)
-    verify(dense_model, dense, calibration.subset(min(len(calibration), 4)))
+    verify(dense_model, dense, _witnesses(calibration))
     pruned_model = copy.deepcopy(dense_model).requires_grad_(False)
     device = next(dense_model.parameters()).device
     meter = Meter(device)
@@ -121,7 +121,7 @@ def prune(
                 new = {name: rows[before[name]:] for name, rows in walk.rows.items()}
                 keeper.write(visit.index, _visit_tensors(walk, visit), new)
             progress.update(1)
-    assert_sparsity(pruned_model, walk.masks)
+    assert_sparsity(walk.pruned, walk.masks)
     if measure:
         _measure_perplexity(walk, dense_model, {CALIBRATION: calibration, **held_out})
     walk.rows["cost"] = [*meter.rows[:1], *walk.rows["cost"], *meter.rows[1:]]
@@ -154,7 +154,7 @@ def _visit(walk: _Walk, visit: Visit) -> None:
             )
         where = {"unit": visit.index, "first_block": visit.first, "last_block": visit.last}
         walk.rows["steps"] += [{**where, **asdict(step)} for step in steps]
-    assert_sparsity(walk.model, {name: mask for index in visit.blocks for name, mask in _block_masks(walk, walk.pruned.blocks[index])})
+    assert_sparsity(walk.pruned, {name: mask for index in visit.blocks for name, mask in _block_masks(walk, walk.pruned.blocks[index])})
     del problems
     with meter.stage(visit.index, "advance", tokens=sum(s.tokens for s in walk.splits) * (visit.advance_to - visit.first)):
         for index in range(visit.first, visit.advance_to):
@@ -188,11 +188,8 @@ def _choose_masks(walk: _Walk, meter: Meter, visit: Visit, modules: list[nn.Modu
     block = walk.pruned.blocks[visit.first + len(modules) - 1]
     statistics, wanted = {}, wanted_statistics(criterion)
     if wanted is not None:
-        with meter.stage(visit.index, "statistics", tokens=streams.tokens), collect(block.matrices, want=wanted, precision=walk.precision) as collector:
-            def show_mask(rows: slice) -> None:
-                collector.mask = streams.mask[rows]
-            advance(modules, visit.first, streams.recording, streams.of(walk.recipe.student), before=show_mask)
-        statistics = collector.result()
+        with meter.stage(visit.index, "statistics", tokens=streams.tokens):
+            statistics = _statistics(walk, block, modules, wanted)
     with meter.stage(visit.index, "mask"):
         for matrix in block.matrices:
             name = f"{block.name}.{matrix.name}"
@@ -208,6 +205,19 @@ def _choose_masks(walk: _Walk, meter: Meter, visit: Visit, modules: list[nn.Modu
             walk.rows["numerics"] += [{"block": block.index, "matrix": matrix.name, "rule": note.rule, "value": note.value} for note in notes]
 
 
+@torch.no_grad()
+def _statistics(walk: _Walk, block: Block, modules: list[nn.Module], wanted: str) -> dict[str, Statistics]:
+    """Statistics of the inputs of the matrices of `block`, the last of the consecutive `modules`, on the student's calibration stream."""
+    streams, hidden, device = walk.calibration, walk.calibration.of(walk.recipe.student), walk.meter.device
+    first = block.index - len(modules) + 1
+    with collect(block.matrices, want=wanted, precision=walk.precision, block=block.name) as collector:
+        for rows in chunks(*hidden.shape[:2], device):
+            collector.mask = streams.mask[rows]
+            with collector.inputs_only():
+                unit_output(modules, first, streams.recording, hidden[rows].to(device), rows)
+    return collector.result()
+
+
 def _parameter_masks(walk: _Walk, visit: Visit) -> dict[nn.Parameter, Tensor]:
     """Masks keyed by parameter, in the parameter's own layout and on its device."""
     return {
@@ -218,10 +228,12 @@ def _parameter_masks(walk: _Walk, visit: Visit) -> dict[nn.Parameter, Tensor]:
 
 
 def _advance_final(walk: _Walk, streams: Streams, index: int) -> None:
-    """Move both streams past a block that will not change any more."""
+    """Move both streams past a block that will not change any more (where nobody looks, not past the last)."""
     dense, pruned = walk.dense.blocks[index].module, walk.pruned.blocks[index].module
     if walk.measure:
         walk.rows["blocks"] += advance_and_measure(dense, pruned, index, streams)
+        return
+    if index == len(walk.dense.blocks) - 1:
         return
     if walk.needs_dense:
         advance([dense], index, streams.recording, streams.dense, out=streams.dense)
@@ -277,6 +289,13 @@ def _generator(seed: int, *where: object) -> torch.Generator:
     """A generator of its own for each place randomness is used, so that no place depends on what ran before it."""
     digest = hashlib.sha256(json.dumps([seed, *where]).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _witnesses(windows: Windows) -> Windows:
+    """Two windows that replay is proven on: the first, and the first with padding where there is one."""
+    padded = int((~windows.mask.all(dim=1)).int().argmax())
+    rows = [0, padded or len(windows) - 1]
+    return replace(windows, ids=windows.ids[rows], mask=windows.mask[rows])
 
 
 def _check_windows(model: nn.Module, calibration: Windows, held_out: dict[str, Windows]) -> dict[str, Windows]:

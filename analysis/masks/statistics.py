@@ -11,7 +11,7 @@ only real tokens count: padded positions never enter a sum.
 """
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -42,6 +42,10 @@ class Statistics:
     factors: dict = field(default_factory=dict, repr=False)
 
 
+class _Enough(Exception):
+    """Ends a forward whose every matrix has been seen; never leaves `Collector.inputs_only`."""
+
+
 class _Sums:
     """Running sums of one distinct input, and a weak reference to the tensor last counted."""
 
@@ -49,7 +53,7 @@ class _Sums:
         self.gram = torch.zeros(width, width, dtype=precision, device=device) if want == "gram" else None
         self.diagonal = torch.zeros(width, dtype=precision, device=device)
         self.total = torch.zeros(width, dtype=precision, device=device)
-        self.counted = lambda: None
+        self.counted: Callable[[], Tensor | None] | None = None  # None: nothing counted in this batch
 
     def add(self, rows: Tensor) -> None:
         """Adds real rows (n, in)."""
@@ -78,7 +82,8 @@ class Collector:
     Set `mask` (bool, (B, T), True = real token) before every forward: it opens a new batch.
     """
 
-    def __init__(self, matrices: Sequence[Matrix], want: str, precision: torch.dtype):
+    def __init__(self, matrices: Sequence[Matrix], want: str, precision: torch.dtype, block: str):
+        self._block = block
         self._matrices = matrices
         self._want = want
         self._precision = precision
@@ -86,6 +91,22 @@ class Collector:
         self._mask: Tensor | None = None
         self._real: Tensor | None = None  # positions of real tokens in the flattened batch, None when all are real
         self._tokens = 0
+        self._waiting: set[str] = set()  # matrices not seen yet in this batch
+        self._inputs_only = False
+
+    @contextmanager
+    def inputs_only(self) -> Iterator[None]:
+        """While open, one forward ends as soon as every matrix has seen its input: nobody wants its output.
+
+        Spares the last matrix's product, a quarter of a Llama block. For blocks that call each matrix once.
+        """
+        self._inputs_only = True
+        try:
+            yield
+        except _Enough:
+            pass
+        finally:
+            self._inputs_only = False
 
     @property
     def mask(self) -> Tensor | None:
@@ -99,23 +120,34 @@ class Collector:
         real = int(mask.sum())
         self._real = None if real == mask.numel() else mask.flatten().nonzero().squeeze(1)
         self._tokens += real
+        self._waiting = {matrix.name for matrix in self._matrices}
         for sums in self._sums.values():
-            sums.counted = lambda: None
+            sums.counted = None
+
+    def _name(self, matrix: Matrix) -> str:
+        return f"{self._block}.{matrix.name}" if self._block else matrix.name
 
     def _see(self, matrix: Matrix, inputs: Tensor) -> None:
         if self._mask is None:
             raise UsageError("collect: set collector.mask before the first forward")
+        self._count(matrix, inputs)
+        self._waiting.discard(matrix.name)
+        if self._inputs_only and not self._waiting:
+            raise _Enough
+
+    def _count(self, matrix: Matrix, inputs: Tensor) -> None:
         sums = self._sums.get(matrix.name)
         if sums is None:
-            sums = next((other for other in self._sums.values() if other.counted() is inputs), None)
+            sums = next((other for other in self._sums.values() if other.counted and other.counted() is inputs), None)
             sums = sums or _Sums(inputs.shape[-1], self._want, inputs.device, self._precision)
             self._sums[matrix.name] = sums
-        counted = sums.counted()
-        if counted is inputs:
-            return
+        if sums.counted is not None:
+            if sums.counted() is inputs:
+                return
+            raise UsageError(f"collect: a second input reached {self._name(matrix)} in one batch; set collector.mask before every forward")
         rows = inputs.detach().reshape(-1, inputs.shape[-1])
         if len(rows) != self._mask.numel():
-            raise UsageError(f"collect: {matrix.name} received {len(rows)} tokens, collector.mask covers {self._mask.numel()}")
+            raise UsageError(f"collect: {self._name(matrix)} received {len(rows)} tokens, collector.mask covers {self._mask.numel()}")
         if self._real is not None:
             rows = rows.index_select(0, self._real.to(rows.device))
         sums.add(rows.to(self._precision))
@@ -134,10 +166,10 @@ class Collector:
         for matrix in self._matrices:
             sums = self._sums.get(matrix.name)
             if sums is None:
-                raise ModelError(f"collect: matrix {matrix.name} received no input; its module is not called by its block's forward")
+                raise ModelError(f"collect: {self._name(matrix)} received no input; its module is not called by its block's forward")
             if id(sums) not in finished:
                 finished[id(sums)] = sums.finish(self._tokens)
-                _check_finite(matrix.name, finished[id(sums)])
+                _check_finite(self._name(matrix), finished[id(sums)])
             result[matrix.name] = finished[id(sums)]
         return result
 
@@ -152,17 +184,20 @@ def _check_finite(name: str, statistics: Statistics) -> None:
 
 
 @contextmanager
-def collect(matrices: Sequence[Matrix], want: str = "gram", precision: torch.dtype = torch.float32) -> Iterator[Collector]:
+def collect(
+    matrices: Sequence[Matrix], want: str = "gram", precision: torch.dtype = torch.float32, *, block: str = ""
+) -> Iterator[Collector]:
     """Hooks on the matrices' modules for as long as the context is open; the forwards are the caller's.
 
     want       "diagonal" (enough for Wanda, cheap) or "gram" (SparseGPT, least squares, refinement); means always
     precision  dtype of the sums, float32 or float64
+    block      name of the matrices' block, for errors
 
-    Raises UsageError when the mask is missing or does not fit the tokens that arrive.
+    Raises UsageError when the mask is missing, was not set anew for a forward, or does not fit the tokens that arrive.
     """
     if want not in ("diagonal", "gram"):
         raise UsageError(f"collect: want={want!r} is unknown; it is 'diagonal' or 'gram'")
-    collector = Collector(matrices, want, precision)
+    collector = Collector(matrices, want, precision, block)
 
     def hook(matrix: Matrix):
         return lambda module, args: collector._see(matrix, args[0])

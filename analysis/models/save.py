@@ -8,22 +8,24 @@ import torch
 from torch import BoolTensor, nn
 
 from analysis.errors import SparsityError, UsageError
-from analysis.models.anatomy import anatomy
+from analysis.models.anatomy import Anatomy, anatomy
 from analysis.models.load import load_model, quiet
 
 
-def assert_sparsity(model: nn.Module, masks: dict[str, BoolTensor]) -> None:
+def assert_sparsity(model: nn.Module | Anatomy, masks: dict[str, BoolTensor]) -> None:
     """Raise SparsityError unless every weight outside its mask is exactly zero.
 
+    model: a model, or its anatomy where that is at hand (taking a model apart runs it once).
     masks: full matrix name ("model.layers.0.self_attn.q_proj") -> (out, in) bool, True = kept. Kept weights may be zero by themselves.
     Also raised for an empty `masks`, a name that is no prunable matrix of the model, and a mask of another shape or dtype.
     """
     if not masks:
         raise SparsityError("assert_sparsity: no masks given, so there is nothing pruned to check")
-    matrices = dict(anatomy(model).matrices())
+    parts = model if isinstance(model, Anatomy) else anatomy(model)
+    matrices = dict(parts.matrices())
     for name, mask in masks.items():
         if name not in matrices:
-            raise SparsityError(f"assert_sparsity: {name!r} is no prunable matrix of this {model.config.model_type}; it has {', '.join(list(matrices)[:3])}, ...")
+            raise SparsityError(f"assert_sparsity: {name!r} is no prunable matrix of this {parts.model_type}; it has {', '.join(list(matrices)[:3])}, ...")
         weight = matrices[name].weight()
         if mask.dtype != torch.bool or mask.shape != weight.shape:
             raise SparsityError(

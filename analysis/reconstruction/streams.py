@@ -6,7 +6,7 @@ a memory-mapped file that disappears with the streams.
 
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,24 +111,13 @@ def _to_dtype(leaf, dtype: torch.dtype):
 
 
 @torch.no_grad()
-def advance(
-    modules: Sequence[nn.Module],
-    first: int,
-    recording: Recording,
-    hidden: Tensor,
-    *,
-    out: Tensor | None = None,
-    before: Callable[[slice], None] | None = None,
-) -> Tensor:
+def advance(modules: Sequence[nn.Module], first: int, recording: Recording, hidden: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Run consecutive blocks over a whole stream, chunk by chunk.
 
     hidden: (N, T, H), inputs of block `first`. Returns the outputs (N, T, H), written to `out` (which may be `hidden`).
-    `before(rows)` is called before each chunk, for collectors that need its token mask.
     """
     device = next(modules[0].parameters()).device
     out = allocate(hidden.shape, hidden.dtype, device) if out is None else out
     for rows in chunks(hidden.shape[0], hidden.shape[1], device):
-        if before is not None:
-            before(rows)
         out[rows] = unit_output(modules, first, recording, hidden[rows].to(device), rows).to(out.device)
     return out

@@ -43,11 +43,11 @@ def mask() -> Tensor:
     return torch.arange(10)[None] < torch.tensor([10, 7, 1, 10, 4, 9])[:, None]
 
 
-def run(block: Attention, hidden: Tensor, mask: Tensor, batch: int = 6, **options):
-    with collect(block.matrices(), **options) as collector:
+def run(module: Attention, hidden: Tensor, mask: Tensor, batch: int = 6, **options):
+    with collect(module.matrices(), **options) as collector:
         for start in range(0, len(hidden), batch):
             collector.mask = mask[start : start + batch]
-            block(hidden[start : start + batch])
+            module(hidden[start : start + batch])
     return collector.result()
 
 
@@ -157,13 +157,35 @@ def test_hooks_are_gone_after_the_context_even_after_an_error(block, hidden, mas
     assert not any(matrix.module._forward_pre_hooks for matrix in block.matrices())
 
 
+def test_a_forward_can_end_once_every_input_is_seen(block, hidden, mask):
+    """Same sums, and the last matrix's product is never computed."""
+    block.out.register_forward_hook(lambda *_: pytest.fail("the last matrix ran"))
+    with collect(block.matrices()) as collector:
+        for rows in (slice(0, 3), slice(3, 6)):
+            collector.mask = mask[rows]
+            with collector.inputs_only():
+                block(hidden[rows])
+    block.out._forward_hooks.clear()
+    expected = run(block, hidden, mask, batch=3)
+    for name, statistics in collector.result().items():
+        assert torch.equal(statistics.gram, expected[name].gram)
+        assert statistics.tokens == expected[name].tokens
+
+
+def test_an_error_inside_inputs_only_is_not_swallowed(block, hidden, mask):
+    with pytest.raises(RuntimeError, match="shape"), collect(block.matrices()) as collector:
+        collector.mask = mask
+        with collector.inputs_only():
+            block(hidden[..., :5])
+
+
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 @pytest.mark.parametrize("want", ["gram", "diagonal"])
 def test_an_input_that_is_not_finite_names_its_matrix(block, hidden, mask, value, want):
     hidden = hidden.clone()
     hidden[3, 2, 5] = value
-    with pytest.raises(NumericalError, match=r"input of query is not finite in 1 of 12 features \(first: 5\)"):
-        run(block, hidden, mask, want=want)
+    with pytest.raises(NumericalError, match=r"input of layers.3.query is not finite in 1 of 12 features \(first: 5\)"):
+        run(block, hidden, mask, want=want, block="layers.3")
 
 
 def test_wrong_calls(block, hidden, mask):
@@ -172,6 +194,10 @@ def test_wrong_calls(block, hidden, mask):
     with pytest.raises(UsageError, match="query received 60 tokens, collector.mask covers 50"), collect(block.matrices()) as collector:
         collector.mask = mask[:5]
         block(hidden)
+    with pytest.raises(UsageError, match="a second input reached query in one batch"), collect(block.matrices()) as collector:
+        collector.mask = mask
+        block(hidden)
+        block(hidden.clone())
     with pytest.raises(UsageError, match="must be boolean"), collect(block.matrices()) as collector:
         collector.mask = mask.long()
     with pytest.raises(UsageError, match="want='squares' is unknown"), collect(block.matrices(), want="squares"):
