@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ..lab.documents import REGISTERS, documents
+from analysis.lab.documents import REGISTERS, documents
 
 if TYPE_CHECKING:
-    from .pretrain import TrainConfig
+    from analysis.models.pretrain import TrainConfig
 
 END = "<|endoftext|>"
 """The one special token: it ends every document, and so begins the next."""

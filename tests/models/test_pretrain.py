@@ -105,6 +105,8 @@ def test_everything_wrong_is_said_at_once(tmp_path):
         pretrain.train(replace(TINY, kv_heads=3, vocabulary=100, window=128, tokens=10_000), tmp_path)
     with pytest.raises(UsageError, match="blocks is 0"):
         pretrain.train(replace(TINY, blocks=0), tmp_path)
+    with pytest.raises(UsageError, match="device 'abacus'"):
+        pretrain.train(TINY, tmp_path, device="abacus")
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         pretrain.train(TINY, tmp_path / "file")
