@@ -1,0 +1,32 @@
+"""One small explorer of a study's block errors, for a reader in JupyterLab.
+
+It shows what `plots` draws from a table that is already there: moving a control never prunes anything. `draw` is the whole of its
+behaviour, without widgets, so that it is tested without a browser and any choice can be saved as a figure.
+"""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.present.plots import plot_block_profile
+from analysis.present.tables import KINDS, block_profile
+
+if TYPE_CHECKING:
+    from ipywidgets import VBox
+
+
+def draw(blocks: pd.DataFrame, criterion: str, split: str, kind: str) -> Figure:
+    """Block errors of one criterion, text and kind (total, inherited or local), one line per method."""
+    table = block_profile(blocks, kind=kind, criterion=criterion, split=split)
+    return plot_block_profile(table, columns="kind")
+
+
+def explore(blocks: pd.DataFrame) -> "VBox":
+    """Three menus (criterion, text, kind of error) over `draw`; `blocks` is a study's table of that name."""
+    from IPython.display import display
+    from ipywidgets import Dropdown, HBox, VBox, interactive_output
+
+    menus = {name: Dropdown(options=list(blocks[name].unique()), description=name) for name in ("criterion", "split")}
+    menus["kind"] = Dropdown(options=KINDS, description="error")
+    return VBox([HBox(list(menus.values())), interactive_output(lambda **chosen: display(draw(blocks, **chosen)), menus)])

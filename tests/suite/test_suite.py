@@ -1,0 +1,103 @@
+"""What runs with which parameters is checked before anything runs, and everything wrong is said at once."""
+
+import pytest
+
+from analysis import paths
+from analysis.errors import SuiteError
+from analysis.suite.suite import Parameter, plan, read_parameters, read_suite
+
+
+def test_a_plan_is_shared_then_own_then_override(folder):
+    first, second = plan("lab", overrides={"LR": 1e-2}, always={"PRESET": "lab"}, folder=folder)
+    assert first.parameters == {"N": 8, "LR": 1e-2, "PRESET": "lab"}
+    assert second.parameters == {"N": 8, "LR": 1e-2, "PRESET": "lab"}
+    assert [p.name for p in plan("lab", only="02_second", folder=folder)] == ["02_second"]
+    assert [p.name for p in plan("tiny", folder=folder)] == ["01_first"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "read"),
+    [("int", "16", 16), ("int", 16, 16), ("float", "2e-3", 2e-3), ("float", 1, 1.0), ("str", "8", "8"), ("bool", "true", True),
+     ("list[int]", "8 32", [8, 32]), ("list[int]", [8, 32], [8, 32]), ("list[str]", "lab:stories lab:entries", ["lab:stories", "lab:entries"]),
+     ("list[float]", "1e-3 2", [1e-3, 2.0])],
+)  # fmt: skip
+def test_text_from_a_command_line_is_read_as_the_declared_type(kind, given, read):
+    value = Parameter("X", kind, None).read(given)
+    assert value == read and type(value) is type(read)
+
+
+@pytest.mark.parametrize(("kind", "given"), [("int", "2:4"), ("int", 8.0), ("int", True), ("float", "wide"), ("float", False), ("str", 8), ("bool", 1), ("bool", "yes"), ("list[int]", "8 x"), ("list[int]", 8), ("list[str]", [1])])  # fmt: skip
+def test_a_value_of_another_type_is_refused(kind, given):
+    with pytest.raises(ValueError):
+        Parameter("X", kind, None).read(given)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"preset": "labb"}, "no preset 'labb'.*did you mean lab"),
+        ({"only": "03_third"}, "runs no notebook '03_third'"),
+        ({"overrides": {"SAMPELS": 3}}, "no chosen notebook has a parameter SAMPELS"),
+        ({"overrides": {"names": "b"}}, "no chosen notebook has a parameter names; did you mean NAMES"),
+        ({"overrides": {"N": "2:4"}}, "N is int, got '2:4'"),
+        ({"overrides": {"N": 8.5, "LR": "wide"}}, "N is int, got 8.5.*LR is float, got 'wide'"),
+        ({"overrides": {"PRESET": "lab"}, "always": {"PRESET": "x"}}, "PRESET is set by the suite"),
+    ],
+)
+def test_wrong_calls_say_what_is_wrong_and_what_there_is(folder, wrong, says):
+    with pytest.raises(SuiteError, match=says):
+        plan(**{"preset": "lab", **wrong}, folder=folder)
+
+
+def test_a_parameter_in_the_suite_that_no_notebook_has_is_an_error(folder):
+    (folder / "suite.toml").write_text("[presets.lab.01_first]\nSAMPLES = 3\nN = 'many'\n[presets.lab.02_second]\nM = 1\n")
+    with pytest.raises(SuiteError, match="01_first has no parameter SAMPLES.*N is int, got 'many'.*02_second has no parameter M"):
+        plan("lab", folder=folder)
+
+
+def test_a_missing_notebook_is_named_with_those_there_are(folder):
+    (folder / "02_second.ipynb").unlink()
+    with pytest.raises(SuiteError, match=r"02_second: no file 02_second.ipynb in notebooks/ \(there: 01_first\)"):
+        plan("lab", folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [("N: int = 8\nM: int = N * 2", "only lines"), ("import os", "only lines"), ("N = 8", "only lines"), ("N: int = 'x'", "only lines|annotated"),
+     ("N: dict = {}", "annotated"), ("N: int = 8.0", "annotated|only lines"), ("N: int =", "only lines")],
+)  # fmt: skip
+def test_a_parameters_cell_holds_typed_literals_only(tmp_path, write_notebook, cell, says):
+    write_notebook(tmp_path / "01_x.ipynb", parameters=cell)
+    with pytest.raises(SuiteError, match=says):
+        read_parameters(tmp_path / "01_x.ipynb")
+
+
+def test_exactly_one_parameters_cell(tmp_path, write_notebook):
+    write_notebook(tmp_path / "01_x.ipynb", tags=())
+    with pytest.raises(SuiteError, match="0 cells are tagged"):
+        read_parameters(tmp_path / "01_x.ipynb")
+    (tmp_path / "02_y.ipynb").write_text("{")
+    with pytest.raises(SuiteError, match="not a notebook"):
+        read_parameters(tmp_path / "02_y.ipynb")
+
+
+@pytest.mark.parametrize("text", ["lr = 2:4", "[presets]\nlab = 3", "[other.lab]", "", "[presets.lab]\nN = 3"])
+def test_a_suite_file_of_another_shape_is_refused(tmp_path, text):
+    (tmp_path / "suite.toml").write_text(text)
+    with pytest.raises(SuiteError, match="suite.toml"):
+        read_suite(tmp_path)
+
+
+def test_every_preset_of_the_project_fits_its_notebooks():
+    presets = read_suite(paths.notebooks())
+    assert {"lab", "smoke", "paper"} <= set(presets)
+    for preset in presets:
+        plans = plan(preset, always={"PRESET": preset, "FIGURES": ""})
+        assert [one.name for one in plans] == sorted(path.stem for path in paths.notebooks().glob("*.ipynb"))
+
+
+def test_the_smoke_preset_is_the_notebooks_own_defaults():
+    for one in plan("smoke"):
+        defaults = {name: parameter.default for name, parameter in read_parameters(one.path).items()}
+        assert defaults["PRESET"] == "smoke"
+        assert {**defaults, **one.parameters} == defaults
