@@ -1,0 +1,38 @@
+# make figures   run the notebooks on the embedded lab; figures/ is written anew
+# make test      the tests, and the notebooks at their smoke size
+# make lab       JupyterLab on the notebooks
+# make clean     remove the environment and whatever can be made again at no cost (results in data/runs stay)
+#
+# PYTHON=python3.12 chooses the interpreter (3.11 or newer); PRESET=smoke or ONLY=01_compounding_error narrow `make figures`.
+
+PYTHON ?= python3
+PRESET ?= lab
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+
+.PHONY: figures test lab clean
+.DELETE_ON_ERROR:
+
+figures: $(READY)
+	$(RUN) -m analysis figures --preset $(PRESET) $(if $(ONLY),--only $(ONLY))
+
+test: $(READY)
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; set -ex; \
+	export ANALYSIS_HOME="$$folder" ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1; \
+	$(RUN) -m pytest -n 2 --dist loadscope tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout 300
+
+lab: $(READY)
+	$(RUN) -m jupyter lab notebooks
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache data/cache
+	find analysis tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+$(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON) here; install Python 3.11 or newer, or name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("make: $(PYTHON) is Python %d.%d, 3.11 or newer is needed; name another one: make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --disable-pip-version-check -r requirements.lock
+	$(RUN) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
