@@ -2,9 +2,9 @@
 
 llm-compressor and its pins live in an environment of their own:
 
-    python -m venv /tmp/llmc
-    /tmp/llmc/bin/pip install torch==2.13.0 llmcompressor==0.14.0.1 "transformers>=5.15,<=5.17"
-    python benchmarks/against_llm_compressor.py --peer-python /tmp/llmc/bin/python
+    python -m venv peer-env
+    peer-env/bin/pip install torch==2.13.0 llmcompressor==0.14.0.1 "transformers>=5.15,<=5.17"
+    python benchmarks/against_llm_compressor.py --peer-python peer-env/bin/python
 
 Both sides get the same saved model (a random Llama, 2.9 M prunable weights) and the same 64 x 128 token ids, each run in a process
 of its own, the two sides taking turns so that a busy machine troubles both alike. Timed is the one call that prunes

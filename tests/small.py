@@ -3,6 +3,7 @@
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from analysis.models.anatomy import anatomy
 from analysis.text.windows import Windows
 
 VOCABULARY = 97
@@ -29,3 +30,14 @@ def windows(count: int, length: int = 16, seed: int = 0, label: str = "calibrati
         mask[::2, length // 2:] = False
         ids[~mask] = 0
     return Windows(ids=ids, mask=mask, label=label, provenance={"source": label})
+
+
+@torch.no_grad()
+def block_outputs(model, w: Windows) -> list[torch.Tensor]:
+    """Output (N, T, H) of every block, taken by hooks in the model's own forward."""
+    outputs = []
+    handles = [b.module.register_forward_hook(lambda m, a, out: outputs.append(out[0] if isinstance(out, tuple) else out)) for b in anatomy(model).blocks]
+    model(input_ids=w.ids, attention_mask=w.mask.long(), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return outputs

@@ -10,7 +10,7 @@ from analysis.measure.block_error import advance_and_measure, square_sum
 from analysis.models.anatomy import anatomy
 from analysis.models.replay import run
 from analysis.reconstruction.streams import open_streams
-from tests.small import small_llama, windows
+from tests.small import block_outputs, small_llama, windows
 
 
 def _with_random_zeros(model, seed=0):
@@ -22,23 +22,13 @@ def _with_random_zeros(model, seed=0):
     return pruned
 
 
-@torch.no_grad()
-def _outputs(model, w):
-    outputs = []
-    handles = [b.module.register_forward_hook(lambda m, a, out: outputs.append(out[0] if isinstance(out, tuple) else out)) for b in anatomy(model).blocks]
-    model(input_ids=w.ids, attention_mask=w.mask.long(), use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return outputs
-
-
 @pytest.mark.parametrize("padded", [False, True])
 def test_every_kind_equals_its_definition(padded):
     dense = small_llama()
     pruned = _with_random_zeros(dense)
     w = windows(5, padded=padded)
     streams = open_streams(dense, anatomy(dense), "calibration", w)
-    true_dense, true_pruned = _outputs(dense, w), _outputs(pruned, w)
+    true_dense, true_pruned = block_outputs(dense, w), block_outputs(pruned, w)
     for index, (d_block, p_block) in enumerate(zip(anatomy(dense).blocks, anatomy(pruned).blocks, strict=True)):
         before = true_pruned[index - 1] if index else streams.sparse.clone()
         with torch.no_grad():

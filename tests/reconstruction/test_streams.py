@@ -6,29 +6,18 @@ import torch
 from analysis.models.anatomy import anatomy
 from analysis.reconstruction import streams as module
 from analysis.reconstruction.streams import advance, allocate, chunks, open_streams
-from tests.small import small_llama, windows
-
-
-@torch.no_grad()
-def _hidden_states(model, w):
-    """Output of every block, taken by hooks in the model's own forward."""
-    outputs = []
-    handles = [b.module.register_forward_hook(lambda m, a, out: outputs.append(out[0] if isinstance(out, tuple) else out)) for b in anatomy(model).blocks]
-    model(input_ids=w.ids, attention_mask=w.mask.long(), use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return outputs
+from tests.small import block_outputs, small_llama, windows
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_streams_equal_the_models_hidden_states(padded, monkeypatch):
+def test_streams_equal_the_modelsblock_outputs(padded, monkeypatch):
     monkeypatch.setitem(module.TOKENS_PER_FORWARD, "cpu", 48)  # three windows a forward: seven windows do not divide
     dense, other = small_llama(0), small_llama(1)
     other.model.embed_tokens.weight.data.copy_(dense.model.embed_tokens.weight)
     w = windows(7, padded=padded)
     streams = open_streams(dense, anatomy(dense), "calibration", w)
     assert torch.equal(streams.dense, streams.sparse) and streams.dense.data_ptr() != streams.sparse.data_ptr()
-    for index, (true_dense, true_other) in enumerate(zip(_hidden_states(dense, w), _hidden_states(other, w), strict=True)):
+    for index, (true_dense, true_other) in enumerate(zip(block_outputs(dense, w), block_outputs(other, w), strict=True)):
         advance([anatomy(dense).blocks[index].module], index, streams.recording, streams.dense, out=streams.dense)
         advance([anatomy(other).blocks[index].module], index, streams.recording, streams.sparse, out=streams.sparse)
         torch.testing.assert_close(streams.dense[w.mask], true_dense[w.mask], rtol=1e-5, atol=1e-5)
@@ -54,7 +43,7 @@ def test_where_there_is_no_room_streams_live_in_a_file(monkeypatch):
     model, w = small_llama(), windows(3)
     streams = open_streams(model, anatomy(model), "calibration", w)
     advance([anatomy(model).blocks[0].module], 0, streams.recording, streams.dense, out=streams.dense)
-    torch.testing.assert_close(streams.dense, _hidden_states(model, w)[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(streams.dense, block_outputs(model, w)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_chunks_cover_every_window_once():
