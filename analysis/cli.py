@@ -52,6 +52,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; only a bug raises."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads: threads that spin starve each other on a busy machine
     try:
         args = build_parser().parse_args(argv)
         with redirect_stdout(sys.stderr):  # stdout carries the report alone
@@ -169,11 +170,12 @@ def _add_evaluate(verbs) -> None:
 def _add_figures(verbs) -> None:
     verb = _add_verb(
         verbs, "figures", _lazy("suite", "figures"), "run the notebooks and draw the figures, reusing results that are stored",
-        "  analysis figures\n  analysis figures --only 01_compounding_error --set epochs=5",
+        "  analysis figures\n  analysis figures --only 01_compounding_error --set EPOCHS=5",
     )  # fmt: skip
     verb.add_argument("--preset", default="lab", help="a preset of notebooks/suite.toml; default lab")
     verb.add_argument("--only", action="append", metavar="NAME", help="this notebook only; may be given several times")
     verb.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a notebook parameter; may be given several times")
+    verb.add_argument("--figures", type=Path, metavar="DIR", help="where figures go; default figures/ for the lab preset as it stands, else data/runs/figures/PRESET")
 
 
 def _add_list(verbs) -> None:

@@ -8,6 +8,7 @@ the relative error at the last block (calibration / held out) and of held-out pe
 """
 
 import argparse
+import math
 
 import pandas as pd
 
@@ -25,11 +26,17 @@ def recipes(criteria: list[str], lr: float, epochs: int) -> list[Recipe]:
 def summarise(study) -> pd.DataFrame:
     """One row per pattern, number of windows and method: mean and standard deviation over seeds."""
     keys = ["criterion", "pattern", "samples", "method"]
+    order = study.blocks[keys].drop_duplicates()
     blocks = study.blocks.query("kind == 'total'")
     last = blocks[blocks.block == blocks.block.max()]
     errors = last.pivot_table(index=[*keys, "seed"], columns="split", values="relative_error", observed=True)
     ppl = study.perplexity.query("split == 'held-out'").pivot_table(index=[*keys, "seed"], columns="which", values="perplexity", observed=True)
-    return errors.join(ppl).groupby(keys, observed=True, sort=False).agg(["mean", "std"])
+    return errors.join(ppl).groupby(keys, observed=True).agg(["mean", "std"]).loc[list(order.itertuples(index=False, name=None))]
+
+
+def told(mean: float, std: float, digits: int) -> str:
+    """`mean ± std`, or the mean alone where there is one seed."""
+    return f"{mean:.{digits}f}" if math.isnan(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
 def main() -> None:
@@ -53,8 +60,8 @@ def main() -> None:
     table = summarise(run_study(jobs))
     print("| pattern | windows | method | calibration error | held-out error | held-out perplexity | dense |\n|---|---|---|---|---|---|---|")
     for (criterion, pattern, samples, method), row in table.iterrows():
-        cells = [f"{row[c, 'mean']:.{d}f} ± {row[c, 'std']:.{d}f}" for c, d in (("calibration", 4), ("held-out", 4), ("pruned", 3))]
-        print(f"| {criterion} {pattern} | {samples} | {method} | {' | '.join(cells)} | {row['dense', 'mean']:.3f} |")
+        cells = [told(row[c, "mean"], row[c, "std"], d) for c, d in (("calibration", 4), ("held-out", 4), ("pruned", 2))]
+        print(f"| {criterion} {pattern} | {samples} | {method} | {' | '.join(cells)} | {row['dense', 'mean']:.2f} |")
 
 
 if __name__ == "__main__":

@@ -412,15 +412,15 @@ def test_figures_passes_its_arguments_on_and_says_where_things_are(tmp_path, cap
 
     asked = {}
 
-    def run(preset, *, only, overrides):
-        asked.update(preset=preset, only=only, overrides=overrides)
+    def run(preset, *, only, overrides, figures_dir):
+        asked.update(preset=preset, only=only, overrides=overrides, figures_dir=figures_dir)
         return [runner.NotebookRun("01", "completed", 1.5, tmp_path / "01.ipynb")]
 
     monkeypatch.setattr(runner, "run_suite", run)
-    assert main(["figures", "--preset", "smoke", "--only", "01", "--set", "epochs=5", "--set", "model=a=b", "--json"]) == 0
-    assert asked == {"preset": "smoke", "only": ["01"], "overrides": {"epochs": "5", "model": "a=b"}}
+    assert main(["figures", "--preset", "smoke", "--only", "01", "--set", "epochs=5", "--set", "model=a=b", "--figures", str(tmp_path), "--json"]) == 0
+    assert asked == {"preset": "smoke", "only": ["01"], "overrides": {"epochs": "5", "model": "a=b"}, "figures_dir": tmp_path}
     document = json.loads(capsys.readouterr().out)
-    assert document["notebooks"][0]["path"] == str(tmp_path / "01.ipynb") and document["figures"]
+    assert document["notebooks"][0]["path"] == str(tmp_path / "01.ipynb") and document["figures"] == str(tmp_path)
 
 
 @pytest.mark.parametrize("argv, code, says", [(["--set", "epochs"], 2, "NAME=VALUE"), (["--set", "a=1", "--set", "a=2"], 2, "twice"), (["--preset", "none"], 7, "none")])

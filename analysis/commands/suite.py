@@ -21,8 +21,8 @@ def figures(args: argparse.Namespace) -> Report:
         if name in overrides:
             raise UsageError(f"--set {setting}: {name} is set twice")
         overrides[name] = value
-    runs = run_suite(args.preset, only=args.only, overrides=overrides)
-    folder = figures_folder(args.preset, overrides)
+    runs = run_suite(args.preset, only=args.only, overrides=overrides, figures_dir=args.figures)
+    folder = figures_folder(args.preset, overrides, args.figures)
     rows = [(run.name, run.status, f"{run.seconds:.1f}", str(run.path)) for run in runs]
     text = table(("notebook", "status", "seconds", "executed copy"), rows) + f"\n\nfigures  {folder}"
     return Report(text, {"figures": str(folder), "notebooks": [asdict(run) | {"path": str(run.path)} for run in runs]})
@@ -57,9 +57,10 @@ PATTERNS = {"50%": "remove this share of the weights", "2:4": "keep 2 of every 4
 
 
 def _recipes():
-    from analysis.recipe import METHODS
+    from analysis.recipe import METHODS, PRESETS
 
-    parts = {"criterion": CRITERIA, "pattern": PATTERNS, "method": METHODS}
+    presets = {name: f"a row of {preset.source}" for name, preset in PRESETS.items()}
+    parts = {"criterion": CRITERIA, "pattern": PATTERNS, "method": METHODS, "recipe": presets}
     return ("part", "word", "meaning"), [(part, word, meaning) for part, words in parts.items() for word, meaning in words.items()]
 
 
