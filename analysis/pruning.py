@@ -205,7 +205,7 @@ def _choose_masks(walk: _Walk, meter: Meter, visit: Visit, modules: list[nn.Modu
             walk.rows["numerics"] += [{"block": block.index, "matrix": matrix.name, "rule": note.rule, "value": note.value} for note in notes]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _statistics(walk: _Walk, block: Block, modules: list[nn.Module], wanted: str) -> dict[str, Statistics]:
     """Statistics of the inputs of the matrices of `block`, the last of the consecutive `modules`, on the student's calibration stream."""
     streams, hidden, device = walk.calibration, walk.calibration.of(walk.recipe.student), walk.meter.device
@@ -292,9 +292,9 @@ def _generator(seed: int, *where: object) -> torch.Generator:
 
 
 def _witnesses(windows: Windows) -> Windows:
-    """Two windows that replay is proven on: the first, and the first with padding where there is one."""
+    """The windows that replay is proven on: the first, and the first with padding where there is another."""
     padded = int((~windows.mask.all(dim=1)).int().argmax())
-    rows = [0, padded or len(windows) - 1]
+    rows = [0, padded] if padded else [0]
     return replace(windows, ids=windows.ids[rows], mask=windows.mask[rows])
 
 

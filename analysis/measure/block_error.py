@@ -27,7 +27,7 @@ def square_sum(x: Tensor, mask: Tensor) -> float:
     return float((squares * mask.to(squares.device)).sum())
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def advance_and_measure(dense: nn.Module, pruned: nn.Module, block: int, streams: Streams) -> list[dict]:
     """Advance both streams past one final block, in place, and return its rows of the `blocks` table.
 

@@ -110,7 +110,6 @@ def _to_dtype(leaf, dtype: torch.dtype):
     return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
-@torch.no_grad()
 def advance(modules: Sequence[nn.Module], first: int, recording: Recording, hidden: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Run consecutive blocks over a whole stream, chunk by chunk.
 
@@ -118,6 +117,7 @@ def advance(modules: Sequence[nn.Module], first: int, recording: Recording, hidd
     """
     device = next(modules[0].parameters()).device
     out = allocate(hidden.shape, hidden.dtype, device) if out is None else out
-    for rows in chunks(hidden.shape[0], hidden.shape[1], device):
-        out[rows] = unit_output(modules, first, recording, hidden[rows].to(device), rows).to(out.device)
+    with torch.inference_mode():
+        for rows in chunks(*hidden.shape[:2], device):
+            out[rows] = unit_output(modules, first, recording, hidden[rows].to(device), rows).to(out.device)
     return out
