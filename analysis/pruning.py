@@ -7,7 +7,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -101,12 +101,12 @@ def prune(
     dense_model.eval()
     held_out = _check_windows(dense_model, calibration, held_out)
     dense = anatomy(dense_model)
-    verify(dense_model, dense, _witnesses(calibration))
     pruned_model = copy.deepcopy(dense_model).requires_grad_(False)
     device = next(dense_model.parameters()).device
     meter = Meter(device)
     with meter.stage(-1, "record", tokens=calibration.tokens + sum(w.tokens for w in held_out.values())):
         calibration_streams = open_streams(dense_model, dense, CALIBRATION, calibration)
+        verify(dense_model, dense, calibration_streams.recording, rows=_witnesses(calibration))
         held_out_streams = [open_streams(dense_model, dense, label, windows) for label, windows in held_out.items()]
     walk = _Walk(recipe, dense, anatomy(pruned_model), pruned_model, calibration_streams, held_out_streams, meter, precision, measure)
     keeper = None if checkpoint is None else Checkpoint(Path(checkpoint), _identity(walk, dense_model, fingerprint, calibration, held_out))
@@ -291,11 +291,10 @@ def _generator(seed: int, *where: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def _witnesses(windows: Windows) -> Windows:
-    """The windows that replay is proven on: the first, and the first with padding where there is another."""
+def _witnesses(windows: Windows) -> Tensor:
+    """The windows that replay is proven on: the first, and the first with padding where that is another."""
     padded = int((~windows.mask.all(dim=1)).int().argmax())
-    rows = [0, padded] if padded else [0]
-    return replace(windows, ids=windows.ids[rows], mask=windows.mask[rows])
+    return torch.tensor([0, padded] if padded else [0])
 
 
 def _check_windows(model: nn.Module, calibration: Windows, held_out: dict[str, Windows]) -> dict[str, Windows]:

@@ -199,22 +199,21 @@ def _stubbed(anatomy: Anatomy, forms: list[int] | None) -> Iterator[None]:
                 block.module.forward = forward
 
 
-def replay_error(model: nn.Module, anatomy: Anatomy, source: Windows | Recording, *, batch: int = 8) -> pd.DataFrame:
+def replay_error(model: nn.Module, anatomy: Anatomy, source: Windows | Recording, *, batch: int = 8, rows: Tensor | None = None) -> pd.DataFrame:
     """How far replayed hidden states are from the model's own, block by block.
 
-    source: windows, or a Recording of them. Blocks are run one after another, each on the replayed output of the one before.
+    source: windows, or a Recording of them; rows: which of them to replay (default all). Blocks are run one after another, each on the replayed output of the one before.
     Columns: block, name, relative_error = |replayed - true| / |true| (2-norms over the real tokens of a window), of the worst window.
     """
     recording = source if isinstance(source, Recording) else record(model, anatomy, source, batch=batch)
     worst = torch.zeros(len(anatomy.blocks), dtype=torch.float64)
     with evaluating(model):
-        for start in range(0, len(recording), batch):
-            rows = slice(start, min(start + batch, len(recording)))
-            true = _listen(model, anatomy, recording.ids[rows], recording.mask[rows])
-            hidden = recording.hidden[rows].to(true[0].hidden.device)
+        for part in (torch.arange(len(recording)) if rows is None else rows).split(batch):
+            true = _listen(model, anatomy, recording.ids[part], recording.mask[part])
+            hidden = recording.hidden[part].to(true[0].hidden.device)
             for block, seen in zip(anatomy.blocks, true, strict=True):
-                hidden = run(block.module, hidden, recording.call(block.index, rows, hidden.device))
-                errors = _window_errors(hidden, seen.output, recording.mask[rows])
+                hidden = run(block.module, hidden, recording.call(block.index, part, hidden.device))
+                errors = _window_errors(hidden, seen.output, recording.mask[part])
                 worst[block.index] = torch.maximum(worst[block.index], errors.max())
     return pd.DataFrame({"block": range(len(worst)), "name": [block.name for block in anatomy.blocks], "relative_error": worst.tolist()})
 
@@ -232,12 +231,14 @@ def tolerance_for(dtype: torch.dtype, tolerance: float = 1e-5) -> float:
     return max(tolerance, 8 * torch.finfo(dtype).eps)
 
 
-def verify(model: nn.Module, anatomy: Anatomy, windows: Windows | Recording, tolerance: float = 1e-5, *, batch: int = 8) -> pd.DataFrame:
+def verify(
+    model: nn.Module, anatomy: Anatomy, windows: Windows | Recording, tolerance: float = 1e-5, *, batch: int = 8, rows: Tensor | None = None
+) -> pd.DataFrame:
     """The table of `replay_error`, or ReplayError naming the worst block where one exceeds `tolerance` (coarser in half precision).
 
-    windows: token windows, or a Recording of them.
+    windows: token windows, or a Recording of them; rows: which of them to replay (default all).
     """
-    table = replay_error(model, anatomy, windows, batch=batch)
+    table = replay_error(model, anatomy, windows, batch=batch, rows=rows)
     allowed = tolerance_for(next(model.parameters()).dtype, tolerance)
     bad = table[~(table.relative_error <= allowed)]  # nan is bad
     if len(bad):
