@@ -22,9 +22,9 @@ KINDS = ("total", "inherited", "local", "cross")
 
 
 def square_sum(x: Tensor, mask: Tensor) -> float:
-    """Sum of squares of x (B, T, H) over the tokens where mask (B, T) is True, accumulated in float64."""
-    squares = x.double().square_().sum(dim=-1)
-    return float((squares * mask.to(squares.device)).sum())
+    """Sum of squares of x (B, T, H) over the tokens where mask (B, T) is True: float32 within a token, float64 over tokens."""
+    squares = x.float().square().sum(dim=-1).cpu().double()
+    return float(squares[mask.cpu()].sum())
 
 
 @torch.inference_mode()
@@ -40,9 +40,9 @@ def advance_and_measure(dense: nn.Module, pruned: nn.Module, block: int, streams
         g_d = unit_output([dense], block, streams.recording, d, rows)
         g_s = unit_output([dense], block, streams.recording, s, rows)
         h_s = unit_output([pruned], block, streams.recording, s, rows)
-        sums["total"] += square_sum(g_d - h_s, mask)
-        sums["inherited"] += square_sum(g_d - g_s, mask)
-        sums["local"] += square_sum(g_s - h_s, mask)
+        sums["total"] += square_sum(g_d.float() - h_s.float(), mask)
+        sums["inherited"] += square_sum(g_d.float() - g_s.float(), mask)
+        sums["local"] += square_sum(g_s.float() - h_s.float(), mask)
         sums["scale"] += square_sum(g_d, mask)
         streams.dense[rows] = g_d.to(streams.dense.device)
         streams.sparse[rows] = h_s.to(streams.sparse.device)

@@ -149,7 +149,7 @@ def _check_causal(model: "PreTrainedModel", name: str) -> None:
     last = model.get_input_embeddings().weight.shape[0] - 1
     ids = torch.tensor([[0, 0, 0], [0, last, last]], device=model.device)
     with torch.no_grad():
-        one, other = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0].double()
+        one, other = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0].cpu().double()
     if (one - other).norm() > torch.finfo(model.dtype).eps ** 0.5 * one.norm():
         raise ModelError(f"model {name!r}: {model.config.model_type} reads the tokens that follow, so it is no causal language model")
 

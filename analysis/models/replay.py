@@ -220,10 +220,10 @@ def replay_error(model: nn.Module, anatomy: Anatomy, source: Windows | Recording
 
 def _window_errors(ours: Tensor, true: Tensor, mask: Tensor) -> Tensor:
     """(B,) relative 2-norm errors over real tokens, float64; nan where either is not finite there."""
-    keep = mask.to(ours.device)[..., None]
-    difference = torch.where(keep, ours.double() - true.double(), 0.0).flatten(1).norm(dim=1)
-    scale = torch.where(keep, true.double(), 0.0).flatten(1).norm(dim=1)
-    return torch.where(difference == 0, difference, difference / scale).cpu()
+    keep, ours, true = mask.cpu()[..., None], ours.cpu().double(), true.cpu().double()
+    difference = torch.where(keep, ours - true, 0.0).flatten(1).norm(dim=1)
+    scale = torch.where(keep, true, 0.0).flatten(1).norm(dim=1)
+    return torch.where(difference == 0, difference, difference / scale)
 
 
 def tolerance_for(dtype: torch.dtype, tolerance: float = 1e-5) -> float:

@@ -137,7 +137,7 @@ def _train(modules, parameters, masks, calibration, held_out, solver, generator)
 
     yield from held_out_steps(0)
     for epoch in range(1, solver.epochs + 1):
-        loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        loss_sum = torch.zeros((), device=device)
         order = torch.randperm(len(calibration), generator=generator)
         for batch, rows in enumerate(order.split(solver.batch)):
             step = (epoch - 1) * per_epoch + batch
