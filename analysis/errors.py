@@ -4,6 +4,7 @@ A message names the operation, the item and both values (what was given, what is
 The command line prints the message alone, without a traceback, and exits with the class's `exit_code`.
 """
 
+import copyreg
 from collections.abc import Sequence
 
 
@@ -11,6 +12,10 @@ class AnalysisError(Exception):
     """Base of every error this package raises on purpose."""
 
     exit_code = 1
+
+    def __reduce__(self):
+        """Pickled as it is, whatever its class takes to be made, so that it comes back whole from another process."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__
 
 
 class UsageError(AnalysisError):

@@ -1,4 +1,4 @@
-"""The short text of a recipe, `CRITERION-PATTERN[options] METHOD[options]`, to and from a nested dict; `recipe.py` knows what it means."""
+"""The short text of a recipe, `CRITERION[+REFINEMENT]-PATTERN[options] METHOD[options]`, to and from a nested dict; `recipe.py` knows what it means."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from analysis.rules import suggest
 
 _WORD = re.compile(r"([^\s\[\]]+)(?:\[([^\[\]]*)\])?")
 
-Places = Mapping[str, str]  # option -> the part of the recipe it belongs to ("" = the recipe itself)
+Places = Mapping[str, tuple[str, str]]  # option -> the part of the recipe ("" = the recipe itself) and the key there
 
 
 def read(text: str, first: Places, second: Places, problems: list[str]) -> dict[str, Any]:
@@ -25,10 +25,12 @@ def read(text: str, first: Places, second: Places, problems: list[str]) -> dict[
         problems.append(f"{' '.join(w for w, _ in words[2:])!r} is too much; a recipe is CRITERION-PATTERN METHOD")
     (head, head_options), (method, method_options), *_ = words + [("", "")] * 2
     name, dash, shape = head.partition("-")
+    name, plus, refinement = name.partition("+")
     if not dash:
         problems.append(f"no pattern after {head!r}; write wanda-50% or wanda-2:4")
     pattern = _read_pattern(shape, problems) if dash else {"sparsity": 0.5}
     data: dict[str, Any] = {"criterion": {"name": name}, "pattern": pattern, "unit": {}, "solver": {}, "method": method}
+    data["refinement"] = {"name": refinement} if plus else {}
     _read_options(head_options, head, first, second, data, problems)
     _read_options(method_options, method, second, first, data, problems)
     return data
@@ -68,7 +70,8 @@ def _read_options(text: str, word: str, mine: Places, other: Places, data: dict[
         elif key not in mine:
             problems.append(f"unknown option {key!r} after {word!r}; {suggest(key, mine)}")
         else:
-            (data[mine[key]] if mine[key] else data)[key] = _literal(value)
+            part, name = mine[key]
+            (data[part] if part else data)[name] = _literal(value)
         seen.add(key)
 
 

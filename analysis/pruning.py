@@ -16,19 +16,24 @@ from torch import Tensor, nn
 
 from analysis.errors import UsageError
 from analysis.masks.choose import choose_mask, wanted_statistics
+from analysis.masks.notes import Note
 from analysis.masks.statistics import Statistics, collect
 from analysis.measure.block_error import advance_and_measure
 from analysis.measure.cost import Meter
 from analysis.measure.perplexity import perplexity
-from analysis.models.anatomy import Anatomy, Block, anatomy
+from analysis.models.anatomy import Anatomy, Block, Matrix, anatomy
+from analysis.models.halves import check_halves
 from analysis.models.load import LoadedModel
-from analysis.models.replay import verify
+from analysis.models.replay import record, verify
 from analysis.models.save import assert_sparsity, save_model
 from analysis.progress import bar
 from analysis.records import CALIBRATION, TABLES, validate
 from analysis.recipe import Recipe
 from analysis.reconstruction.checkpoint import Checkpoint, tensors_digest
-from analysis.reconstruction.gradient import Problem, reconstruct, trainable
+from analysis.reconstruction.closed_form import Moments, ridge
+from analysis.reconstruction.gradient import Problem, reconstruct
+from analysis.reconstruction.pieces import Piece, pieces, trained_parameters, whole_model
+from analysis.reconstruction.problems import moments, problem, retraining
 from analysis.reconstruction.streams import Streams, advance, chunks, open_streams, unit_output
 from analysis.reconstruction.units import Visit, visits
 from analysis.text.windows import Windows, disjoint
@@ -57,6 +62,7 @@ class _Walk:
     recipe: Recipe
     dense: Anatomy
     pruned: Anatomy
+    dense_model: nn.Module
     model: nn.Module
     calibration: Streams
     held_out: list[Streams]
@@ -72,7 +78,7 @@ class _Walk:
 
     @property
     def needs_dense(self) -> bool:
-        return self.measure or "dense" in (self.recipe.target, self.recipe.student)
+        return self.measure or "dense" in (self.recipe.target, self.recipe.student, self.recipe.statistics)
 
 
 def prune(
@@ -101,16 +107,19 @@ def prune(
     dense_model.eval()
     held_out = _check_windows(dense_model, calibration, held_out)
     dense = anatomy(dense_model)
+    plan = visits(len(dense.blocks), recipe.unit)
+    _check_recipe(dense, recipe, held_out)
     pruned_model = copy.deepcopy(dense_model).requires_grad_(False)
     device = next(dense_model.parameters()).device
     meter = Meter(device)
     with meter.stage(-1, "record", tokens=calibration.tokens + sum(w.tokens for w in held_out.values())):
         calibration_streams = open_streams(dense_model, dense, CALIBRATION, calibration)
         verify(dense_model, dense, calibration_streams.recording, rows=_witnesses(calibration))
+        if recipe.unit.name == "sub-block":
+            check_halves(dense, calibration_streams.recording, _witnesses(calibration))
         held_out_streams = [open_streams(dense_model, dense, label, windows) for label, windows in held_out.items()]
-    walk = _Walk(recipe, dense, anatomy(pruned_model), pruned_model, calibration_streams, held_out_streams, meter, precision, measure)
+    walk = _Walk(recipe, dense, anatomy(pruned_model), dense_model, pruned_model, calibration_streams, held_out_streams, meter, precision, measure)
     keeper = None if checkpoint is None else Checkpoint(Path(checkpoint), _identity(walk, dense_model, fingerprint, calibration, held_out))
-    plan = visits(len(dense.blocks), recipe.unit)
     done = _resume(walk, keeper, plan) if keeper else 0
     with bar(total=len(plan), desc=recipe.label, unit="unit") as progress:
         progress.update(done)
@@ -123,7 +132,7 @@ def prune(
             progress.update(1)
     assert_sparsity(walk.pruned, walk.masks)
     if measure:
-        _measure_perplexity(walk, dense_model, {CALIBRATION: calibration, **held_out})
+        _measure_perplexity(walk, {CALIBRATION: calibration, **held_out})
     walk.rows["cost"] = [*meter.rows[:1], *walk.rows["cost"], *meter.rows[1:]]
     tables = {name: validate(name, pd.DataFrame(rows)) for name, rows in walk.rows.items()}
     provenance = {
@@ -134,28 +143,21 @@ def prune(
 
 
 def _visit(walk: _Walk, visit: Visit) -> None:
-    """One turn of the loop: targets, statistics, masks, solve, advance and record."""
-    modules = [walk.pruned.blocks[index].module for index in visit.blocks]
+    """One turn of the loop: statistics, masks, targets, solve piece by piece, advance and record."""
     meter = Meter(walk.meter.device)
-    problems = []
-    if walk.recipe.solver.name == "gradient":
-        with meter.stage(visit.index, "target", tokens=sum(s.tokens for s in walk.splits)):
-            problems = [_problem(walk, visit, streams) for streams in walk.splits]
-    for offset, index in enumerate(visit.blocks):
-        if not _is_masked(walk, walk.pruned.blocks[index]):
-            _choose_masks(walk, meter, visit, modules[: offset + 1])
-    if problems:
-        parameters = sum(p.numel() for p in trainable(modules))
-        tokens = walk.calibration.tokens * walk.recipe.solver.epochs
-        with meter.stage(visit.index, "solve", tokens=tokens, trainable=parameters):
-            steps = reconstruct(
-                modules, _parameter_masks(walk, visit), problems[0], problems[1:], walk.recipe.solver,
-                _generator(walk.recipe.seed, "solve", visit.index),
-            )
-        where = {"unit": visit.index, "first_block": visit.first, "last_block": visit.last}
-        walk.rows["steps"] += [{**where, **asdict(step)} for step in steps]
-    assert_sparsity(walk.pruned, {name: mask for index in visit.blocks for name, mask in _block_masks(walk, walk.pruned.blocks[index])})
-    del problems
+    blocks = [walk.pruned.blocks[index] for index in visit.blocks]
+    _choose_masks(walk, meter, visit)
+    if walk.recipe.solver.name == "retrain":
+        _retrain(walk, meter, visit)
+    elif walk.recipe.solver.name != "none":
+        dense_pieces = pieces([walk.dense.blocks[index] for index in visit.blocks], walk.recipe.unit)
+        sums: dict[str, Moments] = {}
+        for dense, pruned in zip(dense_pieces, pieces(blocks, walk.recipe.unit), strict=True):
+            if walk.recipe.solver.name == "ridge":
+                _refit(walk, meter, visit, dense, pruned, sums)
+            else:
+                _reconstruct(walk, meter, visit, dense, pruned)
+    assert_sparsity(walk.pruned, {name: walk.masks[name] for block in blocks for name in _names(block)})
     with meter.stage(visit.index, "advance", tokens=sum(s.tokens for s in walk.splits) * (visit.advance_to - visit.first)):
         for index in range(visit.first, visit.advance_to):
             for streams in walk.splits:
@@ -163,67 +165,121 @@ def _visit(walk: _Walk, visit: Visit) -> None:
     walk.rows["cost"] += meter.rows
 
 
-def _problem(walk: _Walk, visit: Visit, streams: Streams) -> Problem:
-    """The unit's student inputs and the dense unit's outputs on the target-input stream."""
-    dense = [walk.dense.blocks[index].module for index in visit.blocks]
-    targets = advance(dense, visit.first, streams.recording, streams.of(walk.recipe.target))
-    return Problem(streams.label, visit.first, streams.of(walk.recipe.student), targets, streams.recording)
+def _names(block: Block) -> list[str]:
+    """Full names of a block's matrices, the keys of its masks."""
+    return [f"{block.name}.{matrix.name}" for matrix in block.matrices]
 
 
-def _is_masked(walk: _Walk, block: Block) -> bool:
-    return f"{block.name}.{block.matrices[0].name}" in walk.masks
+def _choose_masks(walk: _Walk, meter: Meter, visit: Visit) -> None:
+    """Choose the masks of the unit's blocks that have none yet, and put their pruned weights in place.
 
-
-def _block_masks(walk: _Walk, block: Block) -> Iterable[tuple[str, Tensor]]:
-    return ((name, walk.masks[name]) for name in (f"{block.name}.{matrix.name}" for matrix in block.matrices))
-
-
-def _choose_masks(walk: _Walk, meter: Meter, visit: Visit, modules: list[nn.Module]) -> None:
-    """Choose the masks of the last of `modules`, the unit's blocks up to it, and put its pruned weights in place.
-
-    All its matrices take their statistics from one forward of the block with its weights still unpruned, on the student's
-    stream run through the unit's earlier blocks as they stand (Shin et al. 2024, released code).
+    All matrices of a block take their statistics from one forward of the block with its weights still unpruned, on the
+    statistics stream run through the unit's earlier blocks as they stand (Shin et al. 2024, released code).
     """
-    criterion, streams = walk.recipe.criterion, walk.calibration
-    block = walk.pruned.blocks[visit.first + len(modules) - 1]
-    statistics, wanted = {}, wanted_statistics(criterion)
-    if wanted is not None:
-        with meter.stage(visit.index, "statistics", tokens=streams.tokens):
-            statistics = _statistics(walk, block, modules, wanted)
-    with meter.stage(visit.index, "mask"):
-        for matrix in block.matrices:
-            name = f"{block.name}.{matrix.name}"
-            generator = _generator(walk.recipe.seed, "mask", name)
-            mask, weight, notes = choose_mask(criterion, walk.recipe.pattern, matrix.weight(), statistics.get(matrix.name), generator, name=name)
-            walk.masks[name] = mask.cpu()
-            matrix.assign((matrix.weight() if weight is None else weight).masked_fill(~mask, 0))
-            rows, columns = mask.shape
-            kept = int(mask.sum())
-            walk.rows["matrices"].append({
-                "block": block.index, "matrix": matrix.name, "rows": rows, "columns": columns, "kept": kept, "sparsity": 1 - kept / mask.numel(),
-            })
-            walk.rows["numerics"] += [{"block": block.index, "matrix": matrix.name, "rule": note.rule, "value": note.value} for note in notes]
+    wanted = wanted_statistics(walk.recipe.criterion, walk.recipe.refinement)
+    side = walk.dense if walk.recipe.statistics == "dense" else walk.pruned
+    streams, hidden, own = walk.calibration, walk.calibration.of(walk.recipe.statistics), None
+    unmasked = [index for index in visit.blocks if _names(walk.pruned.blocks[index])[0] not in walk.masks]
+    for index in visit.blocks:
+        block = side.blocks[index]
+        if index in unmasked:
+            statistics = {}
+            if wanted is not None:
+                with meter.stage(visit.index, "statistics", tokens=streams.tokens):
+                    statistics = _statistics(walk, block, hidden, wanted)
+            with meter.stage(visit.index, "mask"):
+                for matrix in walk.pruned.blocks[index].matrices:
+                    _choose_mask(walk, walk.pruned.blocks[index], matrix, statistics.get(matrix.name))
+        if wanted is not None and unmasked and index < unmasked[-1]:
+            with meter.stage(visit.index, "statistics", tokens=streams.tokens):
+                hidden = own = advance([block.module], index, streams.recording, hidden, out=own)
+
+
+def _choose_mask(walk: _Walk, block: Block, matrix: Matrix, statistics: Statistics | None) -> None:
+    name, recipe = f"{block.name}.{matrix.name}", walk.recipe
+    generator = _generator(recipe.seed, "mask", name)
+    chosen = choose_mask(recipe.criterion, recipe.pattern, matrix.weight(), statistics, generator, name=name, refinement=recipe.refinement)
+    mask = chosen.mask
+    walk.masks[name] = mask.cpu()
+    matrix.assign((matrix.weight() if chosen.weight is None else chosen.weight).masked_fill(~mask, 0))
+    rows, columns = mask.shape
+    kept = int(mask.sum())
+    where = {"block": block.index, "matrix": matrix.name}
+    walk.rows["matrices"].append({**where, "rows": rows, "columns": columns, "kept": kept, "sparsity": 1 - kept / mask.numel()})
+    _note(walk, where, chosen.notes)
+    if (refined := chosen.refined) is not None:
+        losses = {"error_before": refined.loss_before, "error_after": refined.loss_after, "steps": refined.steps}
+        walk.rows["layers"].append({**where, "action": recipe.refinement.name, **losses})
+
+
+def _note(walk: _Walk, where: dict, notes: Iterable[Note]) -> None:
+    walk.rows["numerics"] += [{**where, "rule": note.rule, "value": note.value} for note in notes]
 
 
 @torch.inference_mode()
-def _statistics(walk: _Walk, block: Block, modules: list[nn.Module], wanted: str) -> dict[str, Statistics]:
-    """Statistics of the inputs of the matrices of `block`, the last of the consecutive `modules`, on the student's calibration stream."""
-    streams, hidden, device = walk.calibration, walk.calibration.of(walk.recipe.student), walk.meter.device
-    first = block.index - len(modules) + 1
+def _statistics(walk: _Walk, block: Block, hidden: Tensor, wanted: str) -> dict[str, Statistics]:
+    """Statistics of the inputs of a block's matrices where it reads `hidden` (N, T, H) of the calibration windows."""
+    streams, device = walk.calibration, walk.meter.device
     with collect(block.matrices, want=wanted, precision=walk.precision, block=block.name) as collector:
         for rows in chunks(*hidden.shape[:2], device):
             collector.mask = streams.mask[rows]
             with collector.inputs_only():
-                unit_output(modules, first, streams.recording, hidden[rows].to(device), rows)
+                unit_output([block.module], block.index, streams.recording, hidden[rows].to(device), rows)
     return collector.result()
 
 
-def _parameter_masks(walk: _Walk, visit: Visit) -> dict[nn.Parameter, Tensor]:
+def _reconstruct(walk: _Walk, meter: Meter, visit: Visit, dense: Piece, pruned: Piece) -> None:
+    """Gradient steps on one piece; what it follows is computed first and let go of afterwards."""
+    with meter.stage(visit.index, "target", tokens=sum(s.tokens for s in walk.splits)):
+        problems = [problem(dense, pruned, streams, walk.recipe) for streams in walk.splits]
+    _train(walk, meter, visit, pruned, problems)
+
+
+def _retrain(walk: _Walk, meter: Meter, visit: Visit) -> None:
+    """Gradient steps on the whole model under its masks; its streams then start from its own embeddings."""
+    dense, pruned = whole_model(walk.dense_model, dict(walk.dense.matrices())), whole_model(walk.model, dict(walk.pruned.matrices()))
+    _train(walk, meter, visit, pruned, [retraining(dense, streams, walk.recipe.solver.objective) for streams in walk.splits])
+    with meter.stage(visit.index, "record", tokens=sum(s.tokens for s in walk.splits)):
+        _restart_sparse(walk)
+
+
+def _restart_sparse(walk: _Walk) -> None:
+    for streams in walk.splits:
+        windows = Windows(streams.recording.ids, streams.recording.mask, streams.label)
+        streams.sparse.copy_(record(walk.model, walk.pruned, windows).hidden)
+
+
+def _train(walk: _Walk, meter: Meter, visit: Visit, piece: Piece, problems: list[Problem]) -> None:
+    solver = walk.recipe.solver
+    place = ("solve", visit.index, piece.part) if piece.part else ("solve", visit.index)
+    with meter.stage(visit.index, "solve", trainable=trained_parameters(piece, solver)) as row:
+        trained = reconstruct(piece, _parameter_masks(walk, piece), problems[0], problems[1:], solver, _generator(walk.recipe.seed, *place))
+        row |= {"tokens": walk.calibration.tokens * trained.steps[-1].epoch, "solver_memory_mib": trained.held / 2**20}
+    where = {"unit": visit.index, "first_block": visit.first, "last_block": visit.last, "part": piece.part}
+    walk.rows["steps"] += [{**where, **asdict(step)} for step in trained.steps]
+
+
+def _refit(walk: _Walk, meter: Meter, visit: Visit, dense: Piece, pruned: Piece, sums: dict[str, Moments]) -> None:
+    """The least-squares optimum of one matrix's kept weights. sums: by the matrix whose input they are of, shared within the block."""
+    ((name, matrix),) = pruned.matrices.items()
+    trainable = int(walk.masks[name].sum())
+    with meter.stage(visit.index, "solve", tokens=walk.calibration.tokens, trainable=trainable) as row:
+        if matrix.reads not in sums:
+            sums[matrix.reads] = moments(dense, pruned, walk.calibration, walk.recipe, walk.precision)
+        mask = walk.masks[name].to(matrix.weight().device)
+        refit = ridge(dense.matrices[name].weight(), mask, sums[matrix.reads], penalty=walk.recipe.solver.penalty, name=name)
+        matrix.assign(refit.weight)
+        row["solver_memory_mib"] = sums[matrix.reads].nbytes / 2**20
+    where = {"block": visit.first, "matrix": matrix.name}
+    walk.rows["layers"].append({**where, "action": "ridge", "error_before": refit.loss_before, "error_after": refit.loss_after, "steps": 0})
+    _note(walk, where, refit.notes)
+
+
+def _parameter_masks(walk: _Walk, piece: Piece) -> dict[nn.Parameter, Tensor]:
     """Masks keyed by parameter, in the parameter's own layout and on its device."""
     return {
-        matrix.module.weight: (mask.T if matrix.transposed else mask).to(matrix.module.weight.device)
-        for index in visit.blocks
-        for matrix, (_, mask) in zip(walk.pruned.blocks[index].matrices, _block_masks(walk, walk.pruned.blocks[index]), strict=True)
+        matrix.module.weight: (walk.masks[name].T if matrix.transposed else walk.masks[name]).to(matrix.module.weight.device)
+        for name, matrix in piece.matrices.items()
     }
 
 
@@ -238,42 +294,45 @@ def _advance_final(walk: _Walk, streams: Streams, index: int) -> None:
     if walk.needs_dense:
         advance([dense], index, streams.recording, streams.dense, out=streams.dense)
     advance([pruned], index, streams.recording, streams.sparse, out=streams.sparse)
-    streams.position = index + 1
 
 
-def _measure_perplexity(walk: _Walk, dense_model: nn.Module, windows: dict[str, Windows]) -> None:
+def _measure_perplexity(walk: _Walk, windows: dict[str, Windows]) -> None:
     with walk.meter.stage(-1, "measure", tokens=2 * sum(w.tokens for w in windows.values())):
-        for name, model in (("dense", dense_model), ("pruned", walk.model)):
+        for name, model in (("dense", walk.dense_model), ("pruned", walk.model)):
             for label, split in windows.items():
                 walk.rows["perplexity"].append({"split": label, "which": name, **asdict(perplexity(model, split))})
 
 
 def _visit_tensors(walk: _Walk, visit: Visit) -> dict[str, Tensor]:
-    """What a checkpoint keeps of one visit: the parameters of its blocks and their masks."""
-    tensors = {}
-    for block in (walk.pruned.blocks[index] for index in visit.blocks):
-        tensors |= {f"{block.name}.{name}": p for name, p in block.module.named_parameters()}
-        tensors |= {f"mask:{name}": mask for name, mask in _block_masks(walk, block)}
-    return tensors
+    """What a checkpoint keeps of one visit: the parameters it may have changed and the masks of its blocks."""
+    blocks = [walk.pruned.blocks[index] for index in visit.blocks]
+    if walk.recipe.solver.name == "retrain":
+        tensors = dict(walk.model.named_parameters())
+    else:
+        tensors = {f"{block.name}.{name}": p for block in blocks for name, p in block.module.named_parameters()}
+    return tensors | {f"mask:{name}": walk.masks[name] for block in blocks for name in _names(block)}
 
 
 def _resume(walk: _Walk, keeper: Checkpoint, plan: list[Visit]) -> int:
     """Put finished visits back in place and bring the streams to where they were; returns how many there were."""
     finished = keeper.finished()
-    for visit, state in zip(plan, finished, strict=False):
-        for block in (walk.pruned.blocks[index] for index in visit.blocks):
-            for name, parameter in block.module.named_parameters():
-                parameter.data.copy_(state.tensors[f"{block.name}.{name}"])
-        walk.masks |= {name.removeprefix("mask:"): mask for name, mask in state.tensors.items() if name.startswith("mask:")}
+    parameters = dict(walk.model.named_parameters())
+    for state in finished[: len(plan)]:
+        for name, tensor in state.tensors.items():
+            if name.startswith("mask:"):
+                walk.masks[name.removeprefix("mask:")] = tensor
+            else:
+                parameters[name].data.copy_(tensor)
         for table, rows in state.rows.items():
             walk.rows[table] += rows
+    if finished and walk.recipe.solver.name == "retrain":
+        _restart_sparse(walk)
     position = plan[len(finished) - 1].advance_to if finished else 0
     with walk.meter.stage(-1, "resume"):
         for index in range(position):
             for streams in walk.splits:
                 advance([walk.dense.blocks[index].module], index, streams.recording, streams.dense, out=streams.dense)
                 advance([walk.pruned.blocks[index].module], index, streams.recording, streams.sparse, out=streams.sparse)
-                streams.position = index + 1
     return len(finished)
 
 
@@ -308,3 +367,18 @@ def _check_windows(model: nn.Module, calibration: Windows, held_out: dict[str, W
         if context is not None and windows.length > context:
             raise UsageError(f"{label}: windows of {windows.length} tokens are longer than the model's context of {context}; give a shorter length")
     return disjoint(calibration, held_out)
+
+
+def _check_recipe(dense: Anatomy, recipe: Recipe, held_out: dict[str, Windows]) -> None:
+    """Raises UsageError listing what the recipe asks of this model and these texts that they cannot give."""
+    problems = []
+    of, solver = recipe.pattern.of, recipe.solver
+    matrices = list(dense.matrices())
+    if of and (odd := [name for name, matrix in matrices if matrix.columns % of]):
+        problems.append(f"pattern {recipe.pattern} does not divide the inputs of {len(odd)} matrices, the first is {odd[0]}; choose another pattern or an unstructured sparsity")
+    if solver.train == "masklora" and (small := [(min(matrix.rows, matrix.columns), name) for name, matrix in matrices if min(matrix.rows, matrix.columns) < solver.rank]):
+        problems.append(f"rank={solver.rank} is above the rank of {len(small)} matrices, the smallest is {min(small)[1]}; give a rank of at most {min(small)[0]}")
+    if solver.select == "held-out" and not held_out:
+        problems.append("select=held-out needs at least one held-out source to select on; give one, or use select=last")
+    if problems:
+        raise UsageError(f"recipe {recipe}: " + "; ".join(problems))

@@ -1,6 +1,6 @@
 """The tables a run leaves, column by column, and their way to disk and back. No torch.
 
-One run writes the six `TABLES`; a study puts `JOB_COLUMNS` in front of each and reads many runs as one table. Every row
+One run writes the `TABLES`; a study puts `JOB_COLUMNS` in front of each and reads many runs as one table. Every row
 says which text it is about (`split`: "calibration", or the label of a held-out text) or whose cost it is.
 """
 
@@ -30,7 +30,7 @@ _SPLIT = Column("split", "str", "", "calibration, or the label of a held-out tex
 _BLOCK = Column("block", "int64", "", "index of the transformer block, from 0")
 _MATRIX = Column("matrix", "str", "", "name of the matrix within its block")
 _UNIT = Column("unit", "int64", "", "index of the unit, from 0; -1 for work on the whole model")
-_ERROR = Column("error", "float64", "mean square", "squared difference, mean over real tokens and hidden entries")
+_ERROR = Column("error", "float64", "mean square", "squared difference, mean over real tokens and hidden entries; nats per token where the model is retrained")
 _RELATIVE = Column("relative_error", "float64", "", "error divided by the mean square of what it is compared with")
 _TOKENS = Column("tokens", "int64", "tokens", "real tokens seen")
 
@@ -44,6 +44,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _UNIT,
         Column("first_block", "int64", "", "first block of the unit"),
         Column("last_block", "int64", "", "last block of the unit"),
+        Column("part", "str", "", "what of its blocks: all of them (empty), attention, mlp, or a matrix"),
         Column("epoch", "int64", "epochs", "epochs done; 0 is before the first step"),
         Column("step", "int64", "steps", "optimiser steps done"),
         _SPLIT, _ERROR, _RELATIVE,
@@ -55,11 +56,19 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("kept", "int64", "weights", "weights the mask keeps"),
         Column("sparsity", "float64", "", "share of weights removed"),
     ),
+    "layers": (
+        _BLOCK, _MATRIX,
+        Column("action", "str", "", "what was done to its mask or its weights", ("swaps", "fw", "ridge")),
+        Column("error_before", "float64", "mean square", "squared difference of its outputs from the dense matrix's, mean over tokens and rows, under the plain mask"),
+        Column("error_after", "float64", "mean square", "the same afterwards"),
+        Column("steps", "int64", "steps", "swaps done, or iterations; 0 for ridge"),
+    ),
     "cost": (
         _UNIT,
         Column("stage", "str", "", "what was done: record, statistics, mask, target, solve, advance, measure, resume"),
         Column("seconds", "float64", "s", "wall-clock time"),
         Column("peak_memory_mib", "float64", "MiB", "most memory held during the stage, on the device that did it"),
+        Column("solver_memory_mib", "float64", "MiB", "what a solver held at once, counted: weights, gradients, moments, saved activations, inputs and targets; 0 elsewhere"),
         _TOKENS,
         Column("trainable_parameters", "int64", "parameters", "parameters trained"),
     ),
@@ -84,8 +93,12 @@ JOB_COLUMNS: tuple[Column, ...] = (
     Column("model", "str", "", "the dense model, as typed"),
     Column("recipe", "str", "", "the recipe's text, without its seed where that is the job's"),
     Column("criterion", "str", "", "how weights were scored"),
+    Column("refinement", "str", "", "how the mask was improved: none, swaps, fw"),
     Column("pattern", "str", "", "sparsity, or N:M"),
     Column("method", "str", "", "how kept weights were changed"),
+    Column("granularity", "str", "", "what was reconstructed at once"),
+    Column("student", "str", "", "the stream that feeds the pruned unit"),
+    Column("target", "str", "", "the stream that feeds the dense unit"),
     Column("samples", "int64", "windows", "calibration windows"),
     Column("length", "int64", "tokens", "length of a window"),
     Column("seed", "int64", "", "of the windows drawn, and of the recipe"),

@@ -25,13 +25,17 @@ def suggest(typed: object, valid: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """What a field may hold: type, words for what is valid, a test or choices, and the part names it applies to (() = all)."""
+    """What a field may hold: type, words for what is valid, a test or choices, and the part names it applies to (() = all).
+
+    when: (field, values): it applies only where another field of the part, one with choices, holds one of the values.
+    """
 
     kind: type
     says: str
     test: Callable[[Any], bool] = lambda value: True
     choices: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    when: tuple[str, tuple[str, ...]] | None = None
 
     def coerce(self, value: Any) -> Any:
         """The value in its own type (8.0 is 8 where a whole number is meant); ValueError saying what is valid."""
@@ -60,6 +64,11 @@ def count(default: int, low: int, **more: Any) -> Any:
 def positive(default: float, **more: Any) -> Any:
     """A number above 0."""
     return rule(default, float, "a number above 0", lambda x: x > 0, **more)
+
+
+def amount(default: float, **more: Any) -> Any:
+    """A number of at least 0."""
+    return rule(default, float, "a number of at least 0", lambda x: x >= 0, **more)
 
 
 def share(default: float, **more: Any) -> Any:
@@ -96,8 +105,12 @@ class Part:
             except ValueError as error:
                 yield f"{type(self).__name__.lower() if f.name == 'name' else f.name} {error}"
             else:
-                if rule.only and name in rules["name"].choices and name not in rule.only and value != f.default:
+                if value == f.default or rule.only and name not in rules["name"].choices:
+                    continue
+                if rule.only and name not in rule.only:
                     yield f"{f.name} is an option of {' and '.join(rule.only)}, not of {self.SPOKEN.get(name, name)}"
+                elif rule.when and getattr(self, rule.when[0]) not in rule.when[1]:
+                    yield f"{f.name} is an option of {rule.when[0]}={' or '.join(rule.when[1])}, not of {rule.when[0]}={getattr(self, rule.when[0])}"
 
     def _check_together(self) -> Iterator[str]:
         """One sentence per clash between fields; says nothing of a field whose type is already wrong."""
@@ -114,5 +127,8 @@ class Part:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that mean something for this part's `name`, defaults spelled out; fields that are None left out."""
-        relevant = (key for key, rule in self._rules().items() if not rule.only or self.name in rule.only)
+        relevant = (key for key, rule in self._rules().items() if self._applies(rule))
         return {key: getattr(self, key) for key in relevant if getattr(self, key) is not None}
+
+    def _applies(self, rule: Rule) -> bool:
+        return (not rule.only or self.name in rule.only) and (rule.when is None or getattr(self, rule.when[0]) in rule.when[1])

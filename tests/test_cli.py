@@ -189,7 +189,7 @@ def finished(world, tmp_path_factory) -> Path:
 
 
 def test_prune_writes_every_file(finished):
-    tables = {f"{name}.csv" for name in ("blocks", "steps", "cost", "matrices", "perplexity", "numerics")}
+    tables = {f"{name}.csv" for name in ("blocks", "steps", "cost", "matrices", "layers", "perplexity", "numerics")}
     assert {path.name for path in finished.iterdir()} == tables | {"model", "summary.json"}
     blocks = pd.read_csv(finished / "blocks.csv")
     assert list(blocks.columns) == ["block", "split", "kind", "error", "relative_error"]

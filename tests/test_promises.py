@@ -118,7 +118,7 @@ def test_4_bit_for_bit_whatever_the_global_seed(recipe):
         results.append(prune(small_llama(), Recipe.parse(recipe), windows(8), {"other": windows(4, seed=1)}))
         assert torch.equal(state, torch.get_rng_state()), "global random state is left alone"
     assert same_weights(results[0].model, results[1].model)
-    for table in ("blocks", "steps", "matrices", "perplexity", "numerics"):
+    for table in ("blocks", "steps", "matrices", "layers", "perplexity", "numerics"):
         assert results[0].tables[table].equals(results[1].tables[table]), table
 
 
@@ -133,12 +133,15 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", ["LR", "BR+GP", "BR+GP+CR"])
-def test_5_killed_at_any_visit_resumes_bit_equal(method, tmp_path, monkeypatch):
-    recipe = Recipe.parse(f"sparsegpt-50% {method}" + ("" if method == "LR" else "[epochs=2,lr=1e-3]"))
+@pytest.mark.parametrize("recipe, visits", [
+    ("sparsegpt-50% LR", 3), ("sparsegpt-50% BR+GP[epochs=2,lr=1e-3]", 3), ("sparsegpt-50% BR+GP+CR[epochs=2,lr=1e-3]", 4),
+    ("wanda+swaps-50% BR[unit=matrix,epochs=2,lr=1e-3]", 3), ("ria-50% IR[unit=sub-block,epochs=2,lr=1e-3,train=masklora,rank=2]", 3),
+    ("magnitude-50% ridge[target=dense]", 3), ("wanda-50% retrain[epochs=2,lr=1e-3]", 1),
+])  # fmt: skip
+def test_5_killed_at_any_visit_resumes_bit_equal(recipe, visits, tmp_path, monkeypatch):
+    recipe = Recipe.parse(recipe)
     arguments = (small_llama(), recipe, windows(8), {"other": windows(4, seed=1)})
     whole = prune(*arguments)
-    visits = 4 if "CR" in method else 3
     for stop in range(visits):
         folder = tmp_path / f"{stop}"
         write = Checkpoint.write
@@ -154,7 +157,7 @@ def test_5_killed_at_any_visit_resumes_bit_equal(method, tmp_path, monkeypatch):
         resumed = prune(*arguments, checkpoint=folder)
         assert same_weights(whole.model, resumed.model), stop
         assert all(torch.equal(whole.masks[name], resumed.masks[name]) for name in whole.masks)
-        for table in ("blocks", "steps", "matrices", "perplexity", "numerics"):
+        for table in ("blocks", "steps", "matrices", "layers", "perplexity", "numerics"):
             assert whole.tables[table].equals(resumed.tables[table]), (stop, table)
 
 
@@ -213,14 +216,15 @@ def test_6_shared_text_is_refused_before_any_work():
 def test_7_seconds_memory_tokens_and_parameters_of_every_stage(method):
     result = prune(small_llama(), Recipe.parse(f"wanda-50% {method}"), windows(4), {"x": windows(2, seed=1)})
     cost = result.tables["cost"]
-    assert list(cost.columns) == ["unit", "stage", "seconds", "peak_memory_mib", "tokens", "trainable_parameters"]
+    assert list(cost.columns) == ["unit", "stage", "seconds", "peak_memory_mib", "solver_memory_mib", "tokens", "trainable_parameters"]
     assert (cost.seconds >= 0).all() and (cost.peak_memory_mib > 0).all()
     solve = cost[cost.stage == "solve"]
-    if method == "LR":
-        assert len(solve) == 0
-    else:
-        block = sum(p.numel() for p in small_llama().model.layers[0].parameters())
-        assert set(solve.trainable_parameters) <= {block, 2 * block} and (solve.tokens == 10 * 4 * 16).all()
+    dense = small_llama()
+    block = sum(p.numel() for p in dense.model.layers[0].parameters())
+    kept = list(result.tables["matrices"].kept)
+    trained = {"LR": [], "ridge": kept, "retrain": [sum(p.numel() for p in dense.parameters())]}.get(method, [block, 2 * block])
+    assert set(solve.trainable_parameters) <= set(trained) and bool(len(solve)) == bool(trained)
+    assert (solve.tokens == (1 if method == "ridge" else 10) * 4 * 16).all()
     assert set(cost.stage) >= {"record", "statistics", "mask", "advance", "measure"}
 
 

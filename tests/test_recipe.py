@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from analysis.errors import RecipeError, UsageError
-from analysis.recipe import CRITERIA, METHODS, PRESETS, Criterion, Pattern, Recipe, Solver, Unit
+from analysis.presets import PRESETS
+from analysis.recipe import CRITERIA, METHODS, REFINEMENTS, SETTINGS, UNITS, Criterion, Pattern, Recipe, Refinement, Solver, Unit
 
 GOOD = [
     "wanda-50% BR+GP+CR",
@@ -18,7 +19,13 @@ GOOD = [
     "random-0% BR+CR[seed=3]",
     "sparsegpt-50%[damping=0.05,group=row] BR+GP[epochs=20,lr=0.002,select=held-out]",
     "sparsegpt-33.3%[columns=64,update=false] BR[batch=2,beta1=0.5,seed=7]",
-    "wanda-4:8 BR+GP[student=dense]",
+    "wanda-4:8 IR",
+    "wanda+swaps-60%[rounds=20] ridge[target=dense,penalty=0.1]",
+    "ria+fw-2:4[exponent=1.0,iterations=300,protect=0.5] IR[unit=sub-block,settings=paper2,lr=0.001]",
+    "sparsegpt+swaps-50%[statistics=dense] BR+GP[unit=matrix]",
+    "magnitude-50% BR[unit=model,loss=relative,train=masklora,rank=4,alpha=8.0]",
+    "wanda-50% retrain[objective=distill,warmup=0.1,clip=1.0,select=held-out,patience=2]",
+    "magnitude-70% retrain[settings=paper2,train=norms-biases]",
     "wanda-50% BR[width=4,overlap=2]",
 ]
 
@@ -36,7 +43,7 @@ def test_every_combination_of_criterion_pattern_and_method_round_trips():
     digests = set()
     for parts in itertools.product(CRITERIA, ("50%", "2:4"), METHODS):
         recipe = Recipe.parse("{}-{} {}".format(*parts))
-        assert (recipe.criterion.name, str(recipe.pattern), recipe.method) == parts
+        assert (recipe.criterion.name, str(recipe.pattern), recipe.method) == parts, recipe
         assert str(recipe) == recipe.label == "{}-{} {}".format(*parts)
         digests.add(recipe.digest())
     assert len(digests) == len(CRITERIA) * 2 * len(METHODS)
@@ -45,11 +52,14 @@ def test_every_combination_of_criterion_pattern_and_method_round_trips():
 @pytest.mark.parametrize(
     "method, solver, unit, student, target",
     [
-        ("LR", "none", Unit(1, 0), "sparse", "sparse"),
-        ("BR", "gradient", Unit(1, 0), "sparse", "sparse"),
-        ("BR+GP", "gradient", Unit(1, 0), "sparse", "dense"),
-        ("BR+CR", "gradient", Unit(2, 1), "sparse", "sparse"),
-        ("BR+GP+CR", "gradient", Unit(2, 1), "sparse", "dense"),
+        ("LR", "none", Unit(width=1, overlap=0), "sparse", "sparse"),
+        ("BR", "gradient", Unit(width=1, overlap=0), "sparse", "sparse"),
+        ("BR+GP", "gradient", Unit(width=1, overlap=0), "sparse", "dense"),
+        ("BR+CR", "gradient", Unit(width=2, overlap=1), "sparse", "sparse"),
+        ("BR+GP+CR", "gradient", Unit(width=2, overlap=1), "sparse", "dense"),
+        ("IR", "gradient", Unit(), "dense", "dense"),
+        ("ridge", "ridge", Unit("matrix"), "sparse", "sparse"),
+        ("retrain", "retrain", Unit("model"), "sparse", "sparse"),
     ],
 )
 def test_methods_are_the_paper_s(method, solver, unit, student, target):
@@ -59,20 +69,32 @@ def test_methods_are_the_paper_s(method, solver, unit, student, target):
 
 def test_the_gradient_preset_is_paper_1_appendix_a():
     assert Solver("gradient").to_dict() == {
-        **{"name": "gradient", "epochs": 10, "batch": 8, "lr": 2e-4, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
-        "select": "last",
+        **{"name": "gradient", "loss": "mse", "train": "all", "epochs": 10, "batch": 8, "lr": 2e-4, "warmup": 0.0, "shuffle": True},
+        **{"clip": 0.0, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "select": "last"},
     }
     assert Criterion("sparsegpt").to_dict() == {"name": "sparsegpt", "damping": 0.01, "columns": 128, "update": True}
+
+
+def test_the_settings_of_paper_2_are_its_code_s():
+    solver = Recipe.parse("wanda-50% IR[settings=paper2]").solver
+    assert (solver.epochs, solver.batch, solver.lr, solver.warmup, solver.shuffle, solver.clip) == (1, 2, 1e-5, 0.1, False, 0.0)
+    assert Recipe.parse("wanda-50% retrain[settings=paper2]").solver.clip == 1.0, "its retraining clips gradients, its reconstruction does not"
+    assert Recipe.parse("wanda-50% BR[settings=paper1]") == Recipe.parse("wanda-50% BR")
+    text = 'method = "BR"\n[criterion]\nname = "wanda"\n[pattern]\nsparsity = 0.5\n[solver]\nsettings = "paper2"\nepochs = 3\n'
+    assert str(Recipe.from_toml(text)) == "wanda-50% BR[settings=paper2,epochs=3]", "what is written beside the settings wins"
+    assert set(SETTINGS) == {"paper1", "paper2"}
 
 
 def test_a_structure_without_a_name_is_the_nearest_method_with_its_difference():
     recipe = Recipe.parse("wanda-50% BR[target=dense]")
     assert (str(recipe), recipe.method) == ("wanda-50% BR+GP", "BR+GP")
-    recipe = replace(recipe, student="dense", seed=2)
+    recipe = replace(recipe, unit=Unit("sub-block"), seed=2)
     assert (recipe.method, recipe.label, str(recipe)) == (
-        *("BR+GP[student=dense]", "wanda-50% BR+GP[student=dense]"),
-        "wanda-50% BR+GP[student=dense,seed=2]",
+        *("BR+GP[unit=sub-block]", "wanda-50% BR+GP[unit=sub-block]"),
+        "wanda-50% BR+GP[unit=sub-block,seed=2]",
     )
+    assert Recipe.parse("wanda-50% BR+GP+CR[unit=matrix]").method == "BR+GP[unit=matrix]", "overlap belongs to units of blocks"
+    assert Recipe.parse("wanda-50% retrain[train=masklora,lr=1e-3]").method == "retrain[train=masklora]", "what is trained is the method's, how is not"
 
 
 def test_sparsity_survives_the_text_digit_for_digit():
@@ -83,7 +105,7 @@ def test_sparsity_survives_the_text_digit_for_digit():
 
 def test_groups_default_to_each_paper_s_own():
     groups = {name: Pattern(0.5).resolve(name).group for name in CRITERIA}
-    assert groups == {"random": "matrix", "magnitude": "matrix", "wanda": "row", "sparsegpt": "block"}
+    assert groups == {"random": "matrix", "magnitude": "matrix", "wanda": "row", "sparsegpt": "block", "ria": "matrix"}
     assert Pattern(0.5, group="matrix").resolve("wanda").group == "matrix"
     assert Pattern(keep=2, of=4).resolve("wanda") == Pattern(keep=2, of=4)
 
@@ -111,7 +133,7 @@ def test_method_stands_for_its_structure_in_toml():
 WRONG = [
     ("wnada-50% BR", ["criterion 'wnada' is unknown; did you mean 'wanda'?"]),
     ("Wanda-50% br+gp", ["criterion 'Wanda' is unknown; did you mean 'wanda'?", "method 'br+gp' is unknown; did you mean 'BR+GP'?"]),
-    ("wanda-50% BR+LR", ["method 'BR+LR' is unknown", "valid: LR, BR, BR+GP, BR+CR, BR+GP+CR"]),
+    ("wanda-50% BR+LR", ["method 'BR+LR' is unknown", "valid: LR, BR, BR+GP, BR+CR, BR+GP+CR, IR, ridge, retrain"]),
     ("wanda-50% GP", ["method 'GP' is unknown"]),
     ("wanda-150% BR", ["sparsity 150% is outside 0% to below 100%"]),
     ("wanda-100% BR", ["sparsity 100% is outside"]),
@@ -142,9 +164,29 @@ WRONG = [
     ("wanda-2:4[group=row] BR", ["group=row does not go with N:M"]),
     ("sparsegpt-50%[update=maybe] LR", ["update must be true or false, got 'maybe'"]),
     ("sparsegpt-50%[columns=0,damping=0] LR", ["columns must be", "damping must be a number above 0, got 0"]),
-    ("wanda-50% LR[epochs=3,lr=1e-3]", ["epochs is an option of gradient, not of LR", "lr is an option of gradient, not of LR"]),
+    ("wanda-50% LR[epochs=3,lr=1e-3]", ["epochs is an option of gradient and retrain, not of LR", "lr is an option of gradient and retrain, not of LR"]),
     ("wanda-50% LR[width=2]", ["LR (solver none) trains nothing"]),
     ("wanda-50% BR[width=2,overlap=2]", ["overlap must be below width, got overlap 2 and width 2"]),
+    ("wanda+swap-50% BR", ["refinement 'swap' is unknown; did you mean 'swaps'?"]),
+    ("wanda+none-50%[rounds=5] BR", ["rounds is an option of swaps, not of a mask without refinement"]),
+    ("wanda+fw-50%[rounds=5,protect=1] BR", ["rounds is an option of swaps, not of fw", "protect must be a number from 0 to below 1, got 1"]),
+    ("wanda-50%[exponent=1] BR", ["exponent is an option of ria, not of wanda"]),
+    ("magnitude-50%[statistics=dense] BR", ["statistics=dense does not apply to magnitude without refinement"]),
+    ("wanda-50% BR[unit=layer]", ["unit 'layer' is unknown"]),
+    ("wanda-50% BR[unit=matrix,width=2]", ["width is an option of block, not of matrix"]),
+    ("wanda-50% BR[unit=model,overlap=1]", ["overlap is an option of block, not of model", "overlap must be below width"]),
+    ("wanda-50% ridge[unit=block]", ["ridge is a closed form for one matrix: unit must be matrix, got 1 block"]),
+    ("wanda-50% ridge[unit=sub-block,epochs=2]", ["unit must be matrix, got sub-block", "epochs is an option of gradient and retrain, not of ridge"]),
+    ("wanda-50% retrain[unit=sub-block]", ["retrain trains the whole model: unit must be model, got sub-block"]),
+    ("wanda-50% retrain[target=dense]", ["student and target do not apply to it; objective=distill follows the dense model"]),
+    ("wanda-50% retrain[loss=cosine]", ["loss is an option of gradient, not of retrain"]),
+    ("wanda-50% BR[student=dense]", ["valid with student=dense: target=dense"]),
+    ("wanda-50% IR[target=sparse]", ["valid with student=dense: target=dense"]),
+    ("wanda-50% BR[rank=4]", ["rank is an option of train=masklora, not of train=all"]),
+    ("wanda-50% BR[patience=4]", ["patience is an option of select=held-out, not of select=last"]),
+    ("wanda-50% BR[settings=paper3]", ["settings 'paper3' are unknown; did you mean 'paper2'?"]),
+    ("wanda-50% ridge[settings=paper2]", ["settings is an option of gradient and retrain, not of ridge"]),
+    ("shin-wanda-XX", ["no preset has this name; did you mean 'shin-wanda-"]),
     ("wanda-50% BR[seed=-1]", ["seed must be a whole number of at least 0, got -1"]),
 ]
 
@@ -201,7 +243,8 @@ def test_wrong_toml(text, said):
         (lambda: Pattern(True), "sparsity must be a number"),
         (lambda: Pattern(50), "sparsity 5000% is outside"),
         (lambda: Pattern(keep=2), "exactly one of them"),
-        (lambda: Unit(0), "width must be a whole number of at least 1, got 0"),
+        (lambda: Refinement("swaps", rounds=0), "rounds must be a whole number of at least 1, got 0"),
+        (lambda: Unit(width=0), "width must be a whole number of at least 1, got 0"),
         (lambda: Recipe("wanda", Pattern(0.5), Unit(), Solver("none")), "criterion must be a Criterion, got 'wanda'"),
     ],
 )
@@ -216,10 +259,17 @@ def test_recipes_do_not_change():
         Recipe.parse("wanda-50% BR").seed = 3
 
 
-def test_presets_are_the_paper_s_grid():
-    assert len(PRESETS) == 12
-    for text, preset in PRESETS.items():
-        assert str(preset.recipe) == text and preset.source and preset.description
+def test_every_preset_is_one_word_for_a_recipe_with_a_source():
+    for name, preset in PRESETS.items():
+        recipe = Recipe.parse(name)
+        assert " " not in name and preset.source and preset.description
+        assert recipe == Recipe.parse(preset.text) == Recipe.parse(str(recipe)), name
+    meanings = [Recipe.parse(name).digest() for name in PRESETS]
+    assert len(set(meanings)) == len(meanings), "two words for one recipe"
+    assert {Recipe.parse(name).criterion.name for name in PRESETS} == {"magnitude", "wanda", "ria", "sparsegpt"}
+    assert {Recipe.parse(name).unit.name for name in PRESETS} == set(UNITS)
+    assert {Recipe.parse(name).refinement.name for name in PRESETS} == set(REFINEMENTS)
+    assert str(Recipe.parse("shin-sparsegpt-CR")) == "sparsegpt-50% BR+GP+CR"
 
 
 def test_importing_recipe_loads_no_torch():

@@ -52,15 +52,17 @@ CRITERIA = {
     "magnitude": "keep the largest weights, compared within each matrix",
     "wanda": "keep the largest |weight| x norm of its input, within each output row (2306.11695)",
     "sparsegpt": "keep by the OBS error of removing, within each block of columns, and update the others (2301.00774)",
+    "ria": "keep the weights that are largest relative to their row and column, times the root of the input's norm (RIA)",
 }
 PATTERNS = {"50%": "remove this share of the weights", "2:4": "keep 2 of every 4 consecutive inputs of each output"}
 
 
 def _recipes():
-    from analysis.recipe import METHODS, PRESETS
+    from analysis.presets import PRESETS
+    from analysis.recipe import METHODS, REFINEMENTS, UNITS
 
-    presets = {name: f"a row of {preset.source}" for name, preset in PRESETS.items()}
-    parts = {"criterion": CRITERIA, "pattern": PATTERNS, "method": METHODS, "recipe": presets}
+    presets = {name: f"{preset.text}: {preset.description} ({preset.source})" for name, preset in PRESETS.items()}
+    parts = {"criterion": CRITERIA, "refinement": REFINEMENTS, "pattern": PATTERNS, "method": METHODS, "unit": UNITS, "recipe": presets}
     return ("part", "word", "meaning"), [(part, word, meaning) for part, words in parts.items() for word, meaning in words.items()]
 
 

@@ -1,21 +1,41 @@
 """Criterion and pattern in, mask out: the one call the pruning loop makes for each matrix."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from analysis.errors import NumericalError, UsageError
-from analysis.masks.criteria import magnitude_scores, random_scores, wanda_scores
+from analysis.masks.criteria import magnitude_scores, random_scores, ria_scores, wanda_scores
+from analysis.masks.notes import Note
 from analysis.masks.patterns import check_mask, choose
-from analysis.masks.sparsegpt import Note, sparsegpt
+from analysis.masks.refine import Refined, refine
+from analysis.masks.sparsegpt import sparsegpt
 from analysis.masks.statistics import Statistics
-from analysis.recipe import Criterion, Pattern
+from analysis.recipe import Criterion, Pattern, Refinement
 
-WANTED = {"random": None, "magnitude": None, "wanda": "diagonal", "sparsegpt": "gram"}
+WANTED = {"random": None, "magnitude": None, "wanda": "diagonal", "sparsegpt": "gram", "ria": "diagonal"}
 
 
-def wanted_statistics(criterion: Criterion) -> str | None:
-    """What `collect` must gather for this criterion: "gram", "diagonal", or None for nothing at all."""
-    return WANTED[criterion.name]
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Which weights of one matrix stay, and what became of them.
+
+    mask     (out, in) bool, True = kept; counts exact and checked
+    weight   (out, in) SparseGPT's updated weight in the dtype given, zero where the mask is False; None: kept weights stay as they are
+    notes    the rules that had to be used, the refinement's included
+    refined  what the refinement gained; None without one
+    """
+
+    mask: Tensor
+    weight: Tensor | None
+    notes: tuple[Note, ...]
+    refined: Refined | None
+
+
+def wanted_statistics(criterion: Criterion, refinement: Refinement | None = None) -> str | None:
+    """What `collect` must gather: "gram" for every refinement, else what the criterion needs, None for nothing at all."""
+    return "gram" if _refines(refinement) else WANTED[criterion.name]
 
 
 def choose_mask(
@@ -26,32 +46,46 @@ def choose_mask(
     generator: torch.Generator,
     *,
     name: str = "matrix",
-) -> tuple[Tensor, Tensor | None, list[Note]]:
+    refinement: Refinement | None = None,
+) -> Chosen:
     """Which weights of one matrix stay, and what SparseGPT makes of them.
 
     weight      (out, in), any float dtype; never modified
-    statistics  of the matrix's input; None is enough for "random" and "magnitude"
+    statistics  of the matrix's input; None is enough where `wanted_statistics` wants nothing
     generator   source of random scores; untouched by the other criteria
     name        of the matrix, for errors
+    refinement  improves the chosen mask on the weight as given, before any update; SparseGPT's update is then made for the refined mask,
+                and its scores, where Frank-Wolfe needs some, are Wanda's
 
-    Returns the mask (out, in) bool, True = kept; the updated weight in `weight`'s dtype with zeros where the mask is False, or
-    None where kept weights stay as they are; and the rules that had to be used. Counts are exact and checked.
-    Raises NumericalError for non-finite weights and failed factorisations, UsageError for a pattern that does not fit.
+    Raises NumericalError for non-finite weights and failed factorisations, UsageError for a pattern that does not fit or missing statistics.
     """
     pattern = pattern.resolve(criterion.name)
-    wanted = wanted_statistics(criterion)
+    wanted = wanted_statistics(criterion, refinement)
     if wanted is not None and statistics is None:
-        raise UsageError(f"{criterion.name} needs the statistics of {name}'s input; collect them with want={wanted!r}")
+        who = criterion.name if WANTED[criterion.name] is not None else refinement.name
+        raise UsageError(f"{who} needs the statistics of {name}'s input; collect them with want={wanted!r}")
     if not bool(weight.isfinite().all()):
         raise NumericalError(f"choose_mask: {name} holds weights that are not finite; the model is broken or its dtype too narrow")
-    updated, notes = None, []
+    updated, notes, refined = None, (), None
     if criterion.name == "sparsegpt":
         swept = sparsegpt(weight, statistics, pattern, damping=criterion.damping, columns=criterion.columns, name=name)
-        mask, updated, notes = swept.mask, swept.weight if criterion.update else None, list(swept.notes)
+        mask, updated, notes = swept.mask, swept.weight if criterion.update else None, swept.notes
+        scores = wanda_scores(weight, statistics.diagonal, statistics.tokens)
     else:
-        mask = choose(_scores(criterion, weight, statistics, generator), pattern, name=name)
+        scores = _scores(criterion, weight, statistics, generator)
+        mask = choose(scores, pattern, name=name)
     check_mask(mask, pattern, name=name, columns=criterion.columns)
-    return mask, updated, notes
+    if _refines(refinement):
+        refined = refine(refinement, weight, statistics, mask, pattern, scores, name=name, columns=criterion.columns)
+        mask, notes = refined.mask, notes + refined.notes
+        check_mask(mask, pattern, name=name, columns=criterion.columns)
+        if updated is not None:
+            updated = sparsegpt(weight, statistics, pattern, damping=criterion.damping, columns=criterion.columns, name=name, mask=mask).weight
+    return Chosen(mask, updated, notes, refined)
+
+
+def _refines(refinement: Refinement | None) -> bool:
+    return refinement is not None and refinement.name != "none"
 
 
 def _scores(criterion: Criterion, weight: Tensor, statistics: Statistics | None, generator: torch.Generator) -> Tensor:
@@ -59,4 +93,6 @@ def _scores(criterion: Criterion, weight: Tensor, statistics: Statistics | None,
         return random_scores(tuple(weight.shape), generator).to(weight.device)
     if criterion.name == "magnitude":
         return magnitude_scores(weight)
+    if criterion.name == "ria":
+        return ria_scores(weight, statistics.diagonal, statistics.tokens, criterion.exponent)
     return wanda_scores(weight, statistics.diagonal, statistics.tokens)

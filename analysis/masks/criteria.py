@@ -29,3 +29,16 @@ def wanda_scores(weight: Tensor, diagonal: Tensor, tokens: int) -> Tensor:
     """
     scores = _working(weight).abs()
     return scores * (diagonal / tokens).sqrt().to(scores.dtype)
+
+
+def ria_scores(weight: Tensor, diagonal: Tensor, tokens: int, exponent: float) -> Tensor:
+    """(|W_ij| / sum of column j of |W| + |W_ij| / sum of row i of |W|) * (sqrt(mean over tokens of x_j^2))^exponent (RIA).
+
+    weight    (out, in); a row or column of zeros scores 0
+    diagonal  (in,) sum of x_j^2 over `tokens` real tokens
+    exponent  RIA's alpha, 0.5 in its code
+    """
+    sizes = _working(weight).abs()
+    tiny = torch.finfo(sizes.dtype).tiny
+    share = sizes / sizes.sum(0).clamp(min=tiny) + sizes / sizes.sum(1, keepdim=True).clamp(min=tiny)
+    return share * (diagonal / tokens).pow(exponent / 2).to(share.dtype)

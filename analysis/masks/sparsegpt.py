@@ -13,24 +13,13 @@ import torch
 from torch import Tensor
 
 from analysis.errors import NumericalError, UsageError
-from analysis.masks.patterns import check_width, column_blocks, keep_largest, keep_n_of_m, kept
+from analysis.masks.notes import Note
+from analysis.masks.patterns import check_mask, check_width, column_blocks, keep_largest, keep_n_of_m, kept
 from analysis.masks.statistics import Statistics
 from analysis.recipe import Pattern
 
 RAISES = 3  # how often a failed factorisation may raise the damping tenfold
 PANEL = 32  # columns updated one by one between two products
-
-
-@dataclass(frozen=True)
-class Note:
-    """A named rule that had to be used, and its value.
-
-    "dead input"  number of inputs that were zero on every calibration token: diagonal set to 1, weights set to 0
-    "damping"     the fraction of the mean diagonal that had to be added, ten times larger per failed factorisation
-    """
-
-    rule: str
-    value: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,39 +88,48 @@ def _factor_of_inverse(matrix: Tensor) -> Tensor | None:
     return upper if bool(upper.isfinite().all()) else None
 
 
-def sparsegpt(weight: Tensor, statistics: Statistics, pattern: Pattern, *, damping: float, columns: int, name: str) -> Swept:
+def sparsegpt(
+    weight: Tensor, statistics: Statistics, pattern: Pattern, *, damping: float, columns: int, name: str, mask: Tensor | None = None
+) -> Swept:
     """Prunes and updates one matrix.
 
     weight   (out, in), any float dtype; the arithmetic runs in the statistics' precision
     pattern  N:M; or a sparsity with group "block": exact count over all rows of each `columns` columns, "row": the same in
              every row (the whole row exact), "matrix": one block as wide as the matrix
     damping  fraction of the mean diagonal added to H, see `inverse_factor`
+    mask     (out, in) bool, True = kept, of that pattern: chosen already, so that the sweep only updates the kept weights for it
 
-    Weights of dead inputs become 0. Raises NumericalError naming the matrix.
+    Weights of dead inputs become 0. Raises NumericalError naming the matrix, SparsityError for a mask that breaks the pattern.
     """
     width = weight.shape[1]
     check_width(width, pattern, name)
+    fixed = mask is not None
+    if fixed and (mask.dtype != torch.bool or mask.shape != weight.shape):
+        shape = tuple(weight.shape)
+        raise UsageError(f"sparsegpt on {name}: the mask must be bool of shape {shape}, got {mask.dtype} of shape {tuple(mask.shape)}")
+    if fixed:
+        check_mask(mask, pattern, name=name, columns=columns)
     factor = inverse_factor(statistics, damping, name)
     work = weight.detach().T.to(factor.upper.dtype, copy=True, memory_format=torch.contiguous_format)  # (in, out)
     work[factor.dead] = 0
-    mask = torch.empty_like(work, dtype=torch.bool)
+    stays = mask.T.contiguous() if fixed else torch.empty_like(work, dtype=torch.bool)
     if pattern.of is not None:
         columns = max(columns // pattern.of, 1) * pattern.of
     elif pattern.group == "matrix":
         columns = width
     for start, stop in column_blocks(width, columns):
         here = slice(start, stop)
-        errors = _sweep(work[here], mask[here], factor.upper[here, here], pattern, start)
+        errors = _sweep(work[here], stays[here], factor.upper[here, here], None if fixed else pattern, start)
         work[stop:].addmm_(factor.upper[here, stop:].T, errors, alpha=-1)
-    work.masked_fill_(~mask, 0)
+    work.masked_fill_(~stays, 0)
     updated = work.T.to(weight.dtype).contiguous()
     if not bool(updated.isfinite().all()):
         raise NumericalError(f"sparsegpt: the updated weights of {name} are not finite in {weight.dtype}; use a larger damping")
-    return Swept(mask.T.contiguous(), updated, factor.notes)
+    return Swept(stays.T.contiguous(), updated, factor.notes)
 
 
-def _sweep(block: Tensor, mask: Tensor, upper: Tensor, pattern: Pattern, start: int) -> Tensor:
-    """Sweeps one column block in place: block and mask (columns, out), upper (columns, columns).
+def _sweep(block: Tensor, mask: Tensor, upper: Tensor, pattern: Pattern | None, start: int) -> Tensor:
+    """Sweeps one column block in place: block and mask (columns, out), upper (columns, columns). pattern None: the mask is given.
 
     Returns the errors w_q / U_qq of removed weights, (columns, out), zero where kept.
     """
@@ -139,17 +137,19 @@ def _sweep(block: Tensor, mask: Tensor, upper: Tensor, pattern: Pattern, start: 
     scale = upper.diagonal()[:, None]
     errors = torch.empty_like(block)
     share = torch.empty_like(block)  # 1 / U_qq where removed, 0 where kept
-    panel = pattern.of or PANEL
-    if pattern.of is None:
+    of = pattern.of if pattern else None
+    if pattern and of is None:
         mask.copy_(_threshold((block / scale).square().T, pattern, start).T)
+    if of is None:
         torch.div(~mask, scale, out=share)
+    panel = of or PANEL
     for first in range(0, width, panel):
         last = min(first + panel, width)
         here = slice(first, last)
         if first:
             block[here].addmm_(upper[:first, here].T, errors[:first], alpha=-1)
-        if pattern.of is not None:
-            mask[here] = keep_n_of_m((block[here] / scale[here]).square().T, pattern.keep, pattern.of).T
+        if of is not None:
+            mask[here] = keep_n_of_m((block[here] / scale[here]).square().T, pattern.keep, of).T
             torch.div(~mask[here], scale[here], out=share[here])
         rows = zip(block[here].unbind(), share[here].unbind(), errors[here].unbind(), upper[here, here].unbind(), strict=True)
         for column, (weight, removed, error, factor) in enumerate(rows, start=1):

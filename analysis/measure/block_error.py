@@ -46,7 +46,6 @@ def advance_and_measure(dense: nn.Module, pruned: nn.Module, block: int, streams
         sums["scale"] += square_sum(g_d, mask)
         streams.dense[rows] = g_d.to(streams.dense.device)
         streams.sparse[rows] = h_s.to(streams.sparse.device)
-    streams.position = block + 1
     if not all(math.isfinite(value) for value in sums.values()):
         raise NumericalError(f"block {block} on {streams.label}: its output is not finite (dense or pruned); the model overflows in {streams.dense.dtype}")
     elements = streams.tokens * streams.dense.shape[2]

@@ -45,12 +45,13 @@ class Meter:
 
     @contextmanager
     def stage(self, unit: int, stage: str, *, tokens: int = 0, trainable: int = 0):
-        """Time one stage of one unit; `tokens` seen by it, `trainable` parameters it trains. A stage that raises leaves no row."""
+        """Time one stage of one unit; `tokens` seen by it, `trainable` parameters it trains. A stage that raises leaves no row.
+
+        Gives the row, in which a stage may put what it only knows at its end.
+        """
+        row = {"unit": unit, "stage": stage, "seconds": 0.0, "peak_memory_mib": 0.0, "solver_memory_mib": 0.0, "tokens": tokens, "trainable_parameters": trainable}
         _reset_peak(self.device)
         start = time.perf_counter()
-        yield
+        yield row
         peak = _peak_bytes(self.device)
-        self.rows.append({
-            "unit": unit, "stage": stage, "seconds": time.perf_counter() - start, "peak_memory_mib": peak / 2**20,
-            "tokens": tokens, "trainable_parameters": trainable,
-        })
+        self.rows.append(row | {"seconds": time.perf_counter() - start, "peak_memory_mib": peak / 2**20})

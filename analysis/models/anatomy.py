@@ -26,12 +26,14 @@ class Matrix:
     """One linear map y = W x + b of a block. `name` is relative to its block; `half` is "attention" or "mlp".
 
     `transposed`: the module is GPT-2's `Conv1D`, which stores W as (in, out). Everything here speaks (out, in).
+    `reads`: the first matrix of the block that reads the same tensor, itself where none does (key and value: the query matrix).
     """
 
     name: str
     module: nn.Module
     transposed: bool
     half: str
+    reads: str = ""
 
     def weight(self) -> Tensor:
         """W (out, in), a view of the parameter's data: writing into it changes the model, without autograd."""
@@ -65,9 +67,26 @@ class SubBlock:
     norms: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Child:
+    """A module that the block's own forward calls: it holds matrices, or is a norm outside those that do. `name` is relative to its block.
+
+    width    features of the tensor it returns; 0 where it returns none
+    returns  length of the tuple it returns, that tensor first; 0: the tensor alone
+    handed   the MLP half reads that very tensor. So it is the stream between the halves (a norm that closes the attention half after
+             the residual sum, an attention module that adds the residual itself) or comes from a norm that both of two parallel halves read
+    """
+
+    name: str
+    half: str
+    width: int
+    returns: int
+    handed: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One transformer layer. `matrices` in the order they run; `parallel`: the MLP does not see the attention's output."""
+    """One transformer layer. `matrices` and `children` in the order they run; `parallel`: the MLP does not see the attention's output."""
 
     index: int
     name: str
@@ -76,6 +95,7 @@ class Block:
     attention: SubBlock
     mlp: SubBlock
     parallel: bool
+    children: tuple[Child, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +152,11 @@ def evaluating(model: nn.Module):
             module.training = training
 
 
+def tensor_given(args: tuple, kwargs: dict) -> Tensor | None:
+    """The tensor a module is called on: its first positional one, or `hidden_states`, or the first among its keywords; None without any."""
+    return next((value for value in (*args, kwargs.get("hidden_states"), *kwargs.values()) if isinstance(value, Tensor)), None)
+
+
 def run_body(model: nn.Module, ids: Tensor, mask: Tensor) -> None:
     """The model's own forward of ids (B, T) with token mask (B, T), without its head, without a cache."""
     device = next(model.parameters()).device
@@ -152,6 +177,11 @@ class _Parts:
     def half(self, name: str) -> str | None:
         """The half a module belongs to by its place; None for the norms that stand between the halves."""
         return self.halves.get(name.split(".")[0])
+
+    def carriers(self) -> list[str]:
+        """Every matrix and norm, and every module that holds a matrix."""
+        holders = [name.rsplit(".", depth)[0] for name in self.matrices for depth in range(1, name.count(".") + 1)]
+        return list(dict.fromkeys([*self.matrices, *self.norms, *holders]))
 
 
 def _find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -209,12 +239,25 @@ def _refuse_experts(name: str, block: nn.Module) -> None:
 
 @dataclass(eq=False)
 class _Trace:
-    """What ran in one block: module names in order, and the storage each read and wrote (tensors kept alive meanwhile)."""
+    """What ran in one block, and the storage each module read and wrote (tensors kept alive meanwhile).
+
+    order: matrices and norms in the order they finished. entered: these and the modules that hold matrices, in the order they started.
+    read, wrote: `_state` of a module's input when it started and of its output when it finished. returns: as in `Child`.
+    """
 
     order: list[str] = field(default_factory=list)
+    entered: list[str] = field(default_factory=list)
     inputs: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
+    read: dict[str, tuple[int, int]] = field(default_factory=dict)
+    wrote: dict[str, tuple[int, int]] = field(default_factory=dict)
+    returns: dict[str, int] = field(default_factory=dict)
     hidden: Tensor | None = None
+
+
+def _state(tensor: Tensor) -> tuple[int, int]:
+    """Equal for two living tensors that start at the same memory, with nothing written into it in between."""
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 def _trace(model: nn.Module, path: str, blocks: nn.ModuleList, parts: list[_Parts]) -> list[_Trace]:
@@ -229,18 +272,32 @@ def _trace(model: nn.Module, path: str, blocks: nn.ModuleList, parts: list[_Part
 
         return hook
 
-    def leave(trace: _Trace, name: str):
+    def start(trace: _Trace, name: str):
+        def hook(module, args, kwargs):
+            trace.entered.append(name)
+            given = tensor_given(args, kwargs)
+            if given is not None:
+                trace.inputs[name], trace.read[name] = given, _state(given)
+
+        return hook
+
+    def finish(trace: _Trace, name: str, ordered: bool):
         def hook(module, args, output):
-            trace.order.append(name)
-            trace.inputs[name], trace.outputs[name] = args[0], output
+            first, trace.returns[name] = (output[0], len(output)) if isinstance(output, tuple | list) else (output, 0)
+            if isinstance(first, Tensor):
+                trace.outputs[name], trace.wrote[name] = first, _state(first)
+            if ordered:
+                trace.order.append(name)
 
         return hook
 
     try:
         for index, (block, part) in enumerate(zip(blocks, parts, strict=True)):
             handles.append(block.register_forward_pre_hook(enter(index), with_kwargs=True))
-            for name, module in (part.matrices | part.norms).items():
-                handles.append(module.register_forward_hook(leave(traces[index], name)))
+            for name in part.carriers():
+                module = block.get_submodule(name)
+                handles.append(module.register_forward_pre_hook(start(traces[index], name), with_kwargs=True))
+                handles.append(module.register_forward_hook(finish(traces[index], name, name in part.matrices or name in part.norms)))
         with evaluating(model):
             run_body(model, torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
     finally:
@@ -261,14 +318,25 @@ def _assemble(index: int, name: str, module: nn.Module, parts: _Parts, trace: _T
     if odd:
         raise UnsupportedModel(f"{name}: {', '.join(odd)} did not run exactly once in a forward; such blocks cannot be pruned")
     halves = _norm_halves(name, parts, trace)
-    matrices = tuple(
-        Matrix(key, parts.matrices[key], isinstance(parts.matrices[key], Conv1D), parts.half(key)) for key in trace.order if key in parts.matrices
-    )
+    order = [key for key in trace.order if key in parts.matrices]
+    reads = {key: next(other for other in order if trace.read[other] == trace.read[key]) for key in order}
+    matrices = tuple(Matrix(key, parts.matrices[key], isinstance(parts.matrices[key], Conv1D), parts.half(key), reads[key]) for key in order)
     attention, mlp = (
         SubBlock(tuple(key for key, which in parts.halves.items() if which == half), tuple(key for key, which in halves.items() if which == half))
         for half in ("attention", "mlp")
     )
-    return Block(index, name, module, matrices, attention, mlp, _is_parallel(parts, trace))
+    return Block(index, name, module, matrices, attention, mlp, _is_parallel(parts, trace), _children(parts, halves, trace))
+
+
+def _children(parts: _Parts, halves: dict[str, str], trace: _Trace) -> tuple[Child, ...]:
+    """What the block's own forward calls. A container that is never called itself (a ModuleDict) stands aside for what it holds."""
+    entered = list(dict.fromkeys(trace.entered))
+    names = [key for key in entered if not any(key.startswith(f"{other}.") for other in entered)]
+    half = {key: parts.half(key) or halves[key] for key in names}
+    first = next(key for key in names if half[key] == "mlp")
+    handed = {key for key in names if half[key] == "attention" and key in trace.wrote and trace.wrote[key] == trace.read.get(first)}
+    widths = {key: trace.outputs[key].shape[-1] if key in trace.outputs else 0 for key in names}
+    return tuple(Child(key, half[key], widths[key], trace.returns[key], key in handed) for key in names)
 
 
 def _norm_halves(name: str, parts: _Parts, trace: _Trace) -> dict[str, str]:

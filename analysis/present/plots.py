@@ -4,26 +4,18 @@ They return a matplotlib Figure, compute nothing, and leave no global state. One
 deviation over seeds; one legend above; panels share their axes wherever their numbers can be compared.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from math import log10
-
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 
-from analysis.present.style import CRITERIA, WIDTH, Look, in_style, looks, say_split
+from analysis.present.panels import category_axis, draw_levels, draw_lines, draw_points, finish, label_axes, log_scale, panel_grid, plain_number, say
+from analysis.present.style import CRITERIA, LEVELS, METHODS, REFINEMENT_NAMES, REFINEMENTS, Look, in_style, looks, say_split, short_unit, unit_order
 from analysis.records import CALIBRATION
 
-KIND_TITLES = {
-    "total": "total\ndense vs sparse stream",
-    "inherited": "inherited\ndense block on both streams",
-    "local": "local\npruned vs dense block",
-}
 RELATIVE_ERROR = "relative error"
-Panels = dict[tuple, Axes]
+MEASURES = {RELATIVE_ERROR: f"{RELATIVE_ERROR}\nat the last block"}
 
 
 def plot_block_profile(table: pd.DataFrame, *, rows: str = "split", columns: str = "criterion") -> Figure:
@@ -33,14 +25,14 @@ def plot_block_profile(table: pd.DataFrame, *, rows: str = "split", columns: str
     tell apart. Paper: figures 3, 5 and 6 of 2406.15524, there without the division by the dense output's mean square.
     """
     with in_style():
-        fig, panels = _panels(table, rows, columns, height=1.75, sharey=True)
+        fig, panels = panel_grid(table, rows, columns, height=1.75, sharey=True)
         for (row, column), ax in panels.items():
-            _lines(ax, table[(table[rows] == row) & (table[columns] == column)], "block")
+            draw_lines(ax, table[(table[rows] == row) & (table[columns] == column)], "block")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
-        _log_scale(panels.values())
-        _label(panels, "block", {row: _say(rows, row) for row in table[rows].unique()})
+        log_scale(panels.values())
+        label_axes(panels, "block", {row: say(rows, row) for row in table[rows].unique()})
         fig.supylabel(RELATIVE_ERROR, fontsize=9)
-        _finish(fig, looks(table["method"]))
+        finish(fig, looks(table["method"]))
     return fig
 
 
@@ -51,24 +43,18 @@ def plot_sample_size(table: pd.DataFrame) -> Figure:
     "perplexity" (on its own scale per split, with the dense model as a dotted black line).
     """
     with in_style():
-        fig, panels = _panels(table, "measure", "split", height=2.1, sharey=False)
+        fig, panels = panel_grid(table, "measure", "split", height=2.1, sharey=False)
         sizes = sorted(table["samples"].unique())
         for (measure, split), ax in panels.items():
-            _lines(ax, table[(table["measure"] == measure) & (table["split"] == split)], "samples")
+            draw_lines(ax, table[(table["measure"] == measure) & (table["split"] == split)], "samples")
             ax.set_xscale("log", base=2)
             ax.xaxis.set_major_locator(FixedLocator(sizes))
             ax.xaxis.set_major_formatter(ScalarFormatter())
             ax.xaxis.set_minor_locator(NullLocator())
-            ax.yaxis.set_major_formatter(FuncFormatter(_plain))
-        first, *others = errors = [ax for (measure, _), ax in panels.items() if measure == RELATIVE_ERROR]
-        for ax in others:
-            ax.sharey(first)
-            ax.tick_params(labelleft=False)
-        first.autoscale_view()
-        _log_scale(errors)
-        measures = {RELATIVE_ERROR: f"{RELATIVE_ERROR}\nat the last block"}
-        _label(panels, "calibration windows", {name: measures.get(name, name) for name in table["measure"].unique()})
-        _finish(fig, looks(table["method"]))
+            ax.yaxis.set_major_formatter(FuncFormatter(plain_number))
+        _share_log([ax for (measure, _), ax in panels.items() if measure == RELATIVE_ERROR])
+        label_axes(panels, "calibration windows", {name: MEASURES.get(name, name) for name in table["measure"].unique()})
+        finish(fig, looks(table["method"]))
     return fig
 
 
@@ -80,90 +66,211 @@ def plot_epochs(table: pd.DataFrame) -> Figure:
     """
     with in_style():
         held_out = table[table["split"] != CALIBRATION]
-        fig, panels = _panels(held_out, "split", "samples", height=2.1, sharey=True)
+        fig, panels = panel_grid(held_out, "split", "samples", height=2.1, sharey=True)
         for (split, samples), ax in panels.items():
             here = table[table["samples"] == samples]
-            _lines(ax, here[here["split"] == CALIBRATION], "epoch", line=(0, (3, 1.5)), hollow=True)
-            _lines(ax, here[here["split"] == split], "epoch", line="-")
+            draw_lines(ax, here[here["split"] == CALIBRATION], "epoch", line=(0, (3, 1.5)), hollow=True)
+            draw_lines(ax, here[here["split"] == split], "epoch", line="-")
             best = here[(here["split"] == split) & here["lowest"]]
             ax.scatter(best["epoch"], best["value"], s=75, facecolors="none", edgecolors="black", linewidths=1.1, zorder=5)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        _log_scale(panels.values())
-        _label(panels, "epoch", {split: say_split(split) for split in held_out["split"].unique()})
+        log_scale(panels.values())
+        label_axes(panels, "epoch", {split: say_split(split) for split in held_out["split"].unique()})
         fig.supylabel(f"{RELATIVE_ERROR} of the unit", fontsize=9)
         notes = [
             Line2D([], [], color="black", linestyle=(0, (3, 1.5)), label="calibration"),
             Line2D([], [], color="black", label="held-out"),
             Line2D([], [], color="black", marker="o", fillstyle="none", markersize=8, linestyle="", label="lowest held-out"),
         ]
-        _finish(fig, looks(table["method"]), notes)
+        finish(fig, looks(table["method"]), notes)
     return fig
 
 
-def _panels(table: pd.DataFrame, rows: str, columns: str, *, height: float, sharey: bool) -> tuple[Figure, Panels]:
-    """A figure of README width with one panel for each pair of values of two columns; column titles are set."""
-    row_values, column_values = list(table[rows].unique()), list(table[columns].unique())
-    fig = plt.figure(figsize=(WIDTH, height * len(row_values) + 0.85))
-    plt.close(fig)  # pyplot forgets it, so nothing is drawn twice in a notebook and nothing is kept
-    grid = fig.subplots(len(row_values), len(column_values), sharex=True, sharey=sharey, squeeze=False)
-    panels = {(row, column): grid[i][j] for i, row in enumerate(row_values) for j, column in enumerate(column_values)}
-    for column in column_values:
-        panels[row_values[0], column].set_title(_say(columns, column))
-    return fig, panels
+def plot_granularity(table: pd.DataFrame) -> Figure:
+    """Perplexity and error at the last block against the unit that was reconstructed, finest first, one line per choice of streams.
 
-
-def _lines(ax: Axes, table: pd.DataFrame, x: str, *, line=None, hollow: bool = False) -> None:
-    """One line per method with its band over seeds; the dense model, which has no x of its own, is drawn without markers."""
-    for method, look in looks(table["method"]).items():
-        rows = table[table["method"] == method]
-        face = "white" if hollow else look.color
-        ax.plot(rows[x], rows["value"], color=look.color, marker=look.marker, linestyle=line or look.line, markerfacecolor=face,
-                zorder=3, gid=f"method {method}")  # fmt: skip
-        if rows["seeds"].max() > 1:
-            low, high = rows["value"] - rows["std"], rows["value"] + rows["std"]
-            ax.fill_between(rows[x], low, high, color=look.color, alpha=0.18, linewidth=0, zorder=2)
-
-
-def _log_scale(axes: Iterable[Axes]) -> None:
-    """A log scale for panels that share it, with plain numbers at as many steps as its range asks for."""
-    axes = list(axes)
-    for ax in axes:
-        ax.set_yscale("log")
-    low, high = axes[0].get_ylim()
-    decades = log10(high / low)
-    steps = (1, 1.5, 2, 3, 4, 5, 7) if decades < 0.8 else (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)
-    for ax in axes:
-        ax.yaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
-        ax.yaxis.set_major_formatter(FuncFormatter(_plain))
-        ax.yaxis.set_minor_locator(NullLocator())
-
-
-def _plain(value: float, _position=None) -> str:
-    return f"{value:g}"
-
-
-def _label(panels: Panels, x: str, y: Mapping) -> None:
-    """The x label below the last row, a y label left of every row."""
-    rows, columns = list(dict.fromkeys(row for row, _ in panels)), list(dict.fromkeys(column for _, column in panels))
-    for column in columns:
-        panels[rows[-1], column].set_xlabel(x)
-    for row in rows:
-        panels[row, columns[0]].set_ylabel(y[row])
-
-
-def _finish(fig: Figure, methods: Mapping[str, Look], notes: Sequence[Line2D] = ()) -> None:
-    """One legend above all panels (the methods, then what else needs a word), and the layout settled once and for all.
-
-    Left alone, it is computed anew at each drawing, from where the last one left it: showing a figure would change its file.
+    `table` is that of `tables.granularity`. Stars: the closed form of each choice at one matrix. LR and the dense model, which have
+    no unit, are level lines. The error's log scale is shared by all texts.
     """
-    handles = [Line2D([], [], color=look.color, marker=look.marker, linestyle=look.line, label=name) for name, look in methods.items()]
-    fig.legend(handles=[*handles, *notes], loc="outside upper center", ncols=len(handles) + len(notes), columnspacing=1.4, handlelength=2.0)
-    fig.draw_without_rendering()
-    fig.set_layout_engine("none")
+    with in_style():
+        units = unit_order(table["granularity"])
+        places = {unit: place for place, unit in enumerate(units)}
+        fig, panels = panel_grid(table, "measure", "split", height=2.2, sharey=False)
+        for (measure, split), ax in panels.items():
+            here = table[(table["measure"] == measure) & (table["split"] == split)]
+            here = here.assign(place=here["granularity"].map(places))
+            draw_levels(ax, here[here["method"].isin(LEVELS)], (-0.5, len(units) - 0.5))
+            draw_lines(ax, here[~here["method"].isin((*LEVELS, "ridge"))], "place")
+            for row in here[here["method"] == "ridge"].groupby("streams", sort=False):
+                draw_points(ax, row[1]["place"], row[1], color=METHODS[row[0]].color, marker="*", size=9, hollow=True, gid="method ridge")
+            category_axis(ax, [short_unit(unit) for unit in units])
+            ax.yaxis.set_major_formatter(FuncFormatter(plain_number))
+        _share_log([ax for (measure, _), ax in panels.items() if measure == RELATIVE_ERROR])
+        label_axes(panels, "reconstructed at once", {name: MEASURES.get(name, name) for name in table["measure"].unique()})
+        finish(fig, *_stream_legend(table))
+    return fig
 
 
-def _say(column: str, value) -> str:
-    """How a value of a column is written on a figure."""
-    if column == "split":
-        return say_split(value)
-    return f"{value} calibration windows" if column == "samples" else {**CRITERIA, **KIND_TITLES}.get(value, str(value))
+def plot_cost(table: pd.DataFrame) -> Figure:
+    """Held-out perplexity against what it costs, every point named by its unit, and the front that no other point beats as steps.
+
+    `table` is that of `tables.cost_of_units`: one column of panels per `price`, one row per held-out text. A point on the front is
+    filled; of the others something is both cheaper (or as cheap) and better.
+    """
+    with in_style():
+        fig, panels = panel_grid(table, "split", "price", height=2.6, sharey="row", sharex="col")
+        for (split, price), ax in panels.items():
+            here = table[(table["split"] == split) & (table["price"] == price)]
+            points = here[~here["method"].isin(LEVELS)]
+            for (method, streams), rows in points.groupby(["method", "streams"], sort=False):
+                marker = METHODS[method].marker
+                for front, some in rows.groupby("front", sort=False):
+                    size = 9 if method == "ridge" else 5
+                    draw_points(ax, some["cost"], some, color=METHODS[streams].color, marker=marker, size=size, hollow=not front, gid=f"method {method}")
+            front = points[points["front"]].sort_values("cost")
+            ax.plot(front["cost"], front["value"], color="#555555", linewidth=1, drawstyle="steps-post", zorder=2, gid="front")
+            for row in points.itertuples():
+                ax.annotate(short_unit(row.granularity), (row.cost, row.value), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(FuncFormatter(plain_number))
+            ax.xaxis.set_minor_locator(NullLocator())
+            draw_levels(ax, here[here["method"].isin(LEVELS)], ax.get_xlim())
+            ax.set_title("")
+            ax.set_xlabel(price)
+        for split in table["split"].unique():
+            panels[split, table["price"].iloc[0]].set_ylabel(f"perplexity\n{say_split(split)}")
+        front = Line2D([], [], color="#555555", linewidth=1, drawstyle="steps-post", label="best at the price")
+        methods, notes = _stream_legend(table)
+        finish(fig, methods, [*notes, front])
+    return fig
+
+
+def plot_criteria(table: pd.DataFrame) -> Figure:
+    """Perplexity of every criterion, with its mask as chosen and refined, before (hollow) and after reconstruction (filled).
+
+    `table` is that of `tables.criteria`; one column of panels per pattern, one row per held-out text, log scale shared by a row; dotted:
+    the dense model.
+    """
+    with in_style():
+        criteria = [name for name in CRITERIA if name in set(table["criterion"])]
+        fig, panels = panel_grid(table, "split", "pattern", height=2.4, sharey="row")
+        after = [method for method in looks(table["method"]) if method not in LEVELS]
+        for (split, pattern), ax in panels.items():
+            here = table[(table["split"] == split) & (table["pattern"] == pattern)]
+            dense = here[here["method"] == "dense"].drop_duplicates("method")
+            draw_levels(ax, dense, (-0.5, len(criteria) - 0.5))
+            for (refinement, method), rows in here[here["method"] != "dense"].groupby(["refinement", "method"], sort=False):
+                x = rows["criterion"].map(criteria.index) + _aside(refinement, table)
+                draw_points(ax, x, rows, color=REFINEMENTS[refinement].color, marker=METHODS[method].marker, hollow=method == "LR", size=4.5,
+                            gid=f"method {method} {refinement}")  # fmt: skip
+            category_axis(ax, [CRITERIA[name] for name in criteria], rotation=45)
+        for split in table["split"].unique():
+            log_scale([ax for (row, _), ax in panels.items() if row == split])
+        label_axes(panels, "", {split: f"perplexity\n{say_split(split)}" for split in table["split"].unique()})
+        marks = [("LR", True, "mask alone"), *((method, False, f"after {method}") for method in after)]
+        notes = [Line2D([], [], color="black", marker=METHODS[name].marker, linestyle="", markerfacecolor="white" if hollow else "black", label=words)
+                 for name, hollow, words in marks]  # fmt: skip
+        finish(fig, looks(["dense"]), [*_refinement_legend(table), *notes])
+    return fig
+
+
+def plot_layers(table: pd.DataFrame) -> Figure:
+    """What a refinement leaves of every matrix's error: one dot per matrix, within each criterion from the first block to the last.
+
+    `table` is that of `tables.layer_changes`; one panel per pattern. 1 is the plain mask's error; lower is better.
+    """
+    with in_style():
+        criteria = [name for name in CRITERIA if name in set(table["criterion"])]
+        table = table.assign(row="")
+        fig, panels = panel_grid(table, "row", "pattern", height=2.3, sharey=True)
+        last = max(1, table["block"].max())
+        for (_, pattern), ax in panels.items():
+            here = table[table["pattern"] == pattern]
+            for refinement, rows in here.groupby("refinement", sort=False):
+                x = rows["criterion"].map(criteria.index) + _aside(refinement, table) + 0.22 * (rows["block"] / last - 0.5)
+                ax.plot(x, rows["value"], color=REFINEMENTS[refinement].color, marker=".", markersize=3.5, linestyle="", alpha=0.8, gid=f"refinement {refinement}")
+            category_axis(ax, [CRITERIA[name] for name in criteria], rotation=45)
+            ax.set_ylim(0, 1.02)
+        label_axes(panels, "", {"": "error left of the\nplain mask's"})
+        finish(fig, {}, _refinement_legend(table))
+    return fig
+
+
+def plot_budget(table: pd.DataFrame) -> Figure:
+    """Held-out perplexity against the tokens and the seconds that training took, one line per method through its numbers of epochs.
+
+    `table` is that of `tables.budgets` for one number of windows; left: tokens that pass every trained weight, right: seconds in the solver;
+    one row of panels per held-out text. Level lines: LR and the dense model, which train nothing.
+    """
+    prices = {"tokens": "tokens in training", "solve_seconds": "seconds in the solver"}
+    with in_style():
+        splits = list(table["split"].unique())
+        places = pd.DataFrame([(split, price) for split in splits for price in prices], columns=["split", "price"])
+        fig, panels = panel_grid(places, "split", "price", height=2.6, sharey="row", sharex="col")
+        for (split, price), ax in panels.items():
+            here = table[table["split"] == split]
+            draw_lines(ax, here[~here["method"].isin(LEVELS)], price)
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(FuncFormatter(plain_number))
+            ax.xaxis.set_minor_formatter(NullFormatter())
+            draw_levels(ax, here[here["method"].isin(LEVELS)], ax.get_xlim())
+            ax.set_title("")
+            ax.set_xlabel(prices[price])
+        for split in splits:
+            log_scale([ax for (row, _), ax in panels.items() if row == split])
+            panels[split, "tokens"].set_ylabel(f"perplexity\n{say_split(split)}")
+        for (split, _), ax in panels.items():
+            if split != splits[-1]:
+                ax.set_xlabel("")
+        finish(fig, looks(table["method"]))
+    return fig
+
+
+def plot_more_text(table: pd.DataFrame) -> Figure:
+    """Held-out perplexity against the number of calibration windows, one column of panels per number of epochs, one line per method.
+
+    `table` is that of `tables.budgets`. Methods of one panel and one x have seen the same text equally often.
+    """
+    with in_style():
+        trained = table[~table["method"].isin(LEVELS)]
+        fig, panels = panel_grid(trained, "split", "epochs", height=2.4, sharey="row")
+        sizes = sorted(trained["samples"].unique())
+        for (split, epochs), ax in panels.items():
+            here = table[(table["split"] == split) & (table["epochs"].isin((0, epochs)))]
+            draw_lines(ax, here, "samples")
+            ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_locator(FixedLocator(sizes))
+            ax.xaxis.set_major_formatter(ScalarFormatter())
+            ax.xaxis.set_minor_locator(NullLocator())
+        for split in trained["split"].unique():
+            log_scale([ax for (row, _), ax in panels.items() if row == split])
+        label_axes(panels, "calibration windows", {split: f"perplexity\n{say_split(split)}" for split in trained["split"].unique()})
+        finish(fig, looks(table["method"]))
+    return fig
+
+
+def _share_log(axes: list[Axes]) -> None:
+    """One log scale for panels of one row whose other rows keep scales of their own."""
+    first, *others = axes
+    for ax in others:
+        ax.sharey(first)
+        ax.tick_params(labelleft=False)
+    first.autoscale_view()
+    log_scale(axes)
+
+
+def _aside(refinement: str, table: pd.DataFrame) -> float:
+    """How far right of its criterion's place a refinement is drawn."""
+    there = [name for name in REFINEMENTS if name in set(table["refinement"])]
+    return 0.26 * (there.index(refinement) - (len(there) - 1) / 2)
+
+
+def _refinement_legend(table: pd.DataFrame) -> list[Line2D]:
+    there = set(table["refinement"])
+    return [Line2D([], [], color=look.color, marker="s", linestyle="", label=REFINEMENT_NAMES[name]) for name, look in REFINEMENTS.items() if name in there]
+
+
+def _stream_legend(table: pd.DataFrame) -> tuple[dict[str, Look], list[Line2D]]:
+    """The methods of a granularity figure, and a star for the closed form, whose colour is its streams'."""
+    star = Line2D([], [], color="black", marker="*", markersize=9, markerfacecolor="white", linestyle="", label="one matrix, closed form")
+    return looks(set(table["method"]) - {"ridge"}), [star] if "ridge" in set(table["method"]) else []

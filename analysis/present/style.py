@@ -9,7 +9,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -64,15 +64,48 @@ METHODS = {
     "BR": Look("#0072B2", "s", "-"),
     "BR+CR": Look("#E69F00", "v", (0, (3, 1.2, 1, 1.2))),
     "BR+GP": Look("#009E73", "^", "-"),
+    "BR+GP[unit=sub-block]": Look("#44AA99", ">", (0, (5, 1.2))),
     "BR+GP+CR": Look("#CC79A7", "D", "-"),
+    "IR": Look("#56B4E9", "P", "-"),
+    "ridge": Look("#7F4F24", "*", ":"),
+    "retrain": Look("#882255", "X", "-"),
+    "retrain[objective=distill]": Look("#332288", "p", (0, (5, 1.2))),
+    "retrain[train=masklora]": Look("#B8860B", "h", (0, (3, 1.2, 1, 1.2))),
+    "retrain[train=norms-biases]": Look("#777777", "<", (0, (1.5, 1.2))),
 }
-OTHERS = [Look(color, marker, (0, (4, 1.5))) for color, marker in [("#56B4E9", "P"), ("#F0E442", "X"), ("#777777", "*")]]
-CRITERIA = {"magnitude": "Magnitude", "wanda": "Wanda", "sparsegpt": "SparseGPT", "random": "Random"}
+SPOKEN = {  # methods whose text form is too long for a legend
+    "BR+GP[unit=sub-block]": "BR+GP, sub-blocks",
+    "retrain": "retrain, all",
+    "retrain[objective=distill]": "retrain, distilled",
+    "retrain[train=masklora]": "retrain, MaskLoRA",
+    "retrain[train=norms-biases]": "retrain, norms and biases",
+}
+LEVELS = ("dense", "LR")  # what no figure of costs gives an x of its own: nothing is trained
+OTHERS = [Look(color, marker, (0, (4, 1.5))) for color, marker in [("#A0A0A0", "d"), ("#D4C400", "8"), ("#6A3D9A", "4")]]
+CRITERIA = {"magnitude": "Magnitude", "wanda": "Wanda", "ria": "RIA", "sparsegpt": "SparseGPT", "random": "Random"}
+REFINEMENTS = {"none": Look("#4D4D4D", "", "-"), "swaps": Look("#0072B2", "", "-"), "fw": Look("#E69F00", "", "-")}
+REFINEMENT_NAMES = {"none": "mask as chosen", "swaps": "SparseSwaps", "fw": "SparseFW"}
 
 
 def say_split(split: str) -> str:
     """How figures and findings write a split: "calibration", or "held-out" and the text's own name."""
     return split if split == CALIBRATION else f"held-out {split.removeprefix('lab:').removesuffix('/held-out')}"
+
+
+def unit_order(units: Iterable[str]) -> list[str]:
+    """Units as `records` names them ("matrix", "sub-block", "2 blocks", "model"), each once, from fine to coarse; no unit ("") left out."""
+    ends = {"matrix": 0.0, "sub-block": 0.5, "model": float("inf")}
+    return sorted({unit for unit in units if unit}, key=lambda unit: (ends[unit] if unit in ends else float(unit.split()[0]), unit))
+
+
+def short_unit(unit: str) -> str:
+    """A unit as an axis or a point names it: half a block for a sub-block, "all" for the model."""
+    return {"sub-block": "½ block", "model": "all"}.get(unit, unit)
+
+
+def say_method(method: str) -> str:
+    """How legends and findings write a method."""
+    return SPOKEN.get(method, method)
 
 
 def looks(methods) -> dict[str, Look]:

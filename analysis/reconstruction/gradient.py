@@ -1,13 +1,14 @@
-"""Gradient reconstruction of one unit: its kept weights, biases and norms follow the dense unit's outputs.
+"""The gradient solver: what a piece may train follows the dense outputs, or, for the whole model, the text itself.
 
 Shin et al. 2024, section 2 (BR, GP, CR) and appendix A (optimiser): mean squared error over all elements, Adam without weight
-decay or clipping, learning rate linear to zero within the unit, batches of shuffled windows.
+decay or clipping, learning rate linear to zero within the unit, batches of shuffled windows. Retraining (2510.14444) is the same loop
+over the whole model with another loss.
 """
 
-import copy
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +16,26 @@ from torch import Tensor, nn
 from analysis.errors import NumericalError, UsageError
 from analysis.models.replay import Recording
 from analysis.recipe import Solver
-from analysis.reconstruction.streams import chunks, unit_output
+from analysis.reconstruction.adapters import MaskLoRA, adapting, mask_lora
+from analysis.reconstruction.losses import LOSSES, counted, mse
+from analysis.reconstruction.pieces import Piece
+from analysis.reconstruction.streams import chunks
+
+Targets = Tensor | Callable[[object], Tensor]
 
 
 @dataclass(eq=False)
 class Problem:
-    """Student inputs and target outputs of one unit on one set of windows, each (N, T, H)."""
+    """What a piece is given and what it should answer, on one set of windows.
+
+    inputs   (N, T, H) student inputs, or token ids (N, T) where the piece is the whole model
+    targets  (N, T, H') outputs to follow, token ids (N, T) for "ce", or a function rows -> targets of those windows, called
+             without gradients (the dense model's logits, which would not fit in memory for all windows)
+    """
 
     label: str
-    first: int
     inputs: Tensor
-    targets: Tensor
+    targets: Targets
     recording: Recording
 
     def __len__(self) -> int:
@@ -34,10 +44,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Step:
-    """Error of the unit's output after `epoch` epochs: mean squared error, and relative to the target's mean square.
+    """How far the piece is from its targets after `epoch` epochs; epoch 0 is before the first step.
 
-    On calibration windows it is the mean over the epoch's steps (the training loss); on held-out windows it is taken at the
-    epoch's end. Epoch 0 is before the first step.
+    error: mean squared error, whatever loss is trained on; for retraining, nats per token. relative_error: divided by the target's
+    mean square; NaN for retraining. On calibration windows both are means over the epoch's steps, and with select=calibration,
+    like everything on held-out windows, taken at the epoch's end.
     """
 
     epoch: int
@@ -47,118 +58,228 @@ class Step:
     relative_error: float
 
 
-def mean_square(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of squares of x (B, T, H) over hidden units and the tokens where mask (B, T) is True (None: all)."""
-    if mask is None:
-        return x.square().mean()
-    return (x.square().sum(dim=-1) * mask).sum() / (mask.sum() * x.shape[-1])
+@dataclass(frozen=True)
+class Trained:
+    """What training a piece left to report: the error epoch by epoch, and the bytes held at once for it, see `held_bytes`."""
 
-
-def _batch(problem: Problem, rows, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
-    mask = problem.recording.mask[rows]
-    return (
-        problem.inputs[rows].to(device, torch.float32),
-        problem.targets[rows].to(device, torch.float32),
-        None if bool(mask.all()) else mask.to(device),
-    )
+    steps: list[Step]
+    held: int
 
 
 @torch.no_grad()
-def unit_error(modules: Sequence[nn.Module], problem: Problem) -> tuple[float, float]:
-    """Mean squared error of the unit's output on all windows of a problem, and the mean square of the target."""
-    device = next(modules[0].parameters()).device
-    error = scale = elements = 0.0
-    for rows in chunks(*problem.inputs.shape[:2], device):
-        inputs, targets, mask = _batch(problem, rows, device)
-        count = targets.numel() if mask is None else int(mask.sum()) * targets.shape[-1]
-        output = unit_output(modules, problem.first, problem.recording, inputs, rows)
-        error += float(mean_square(output - targets, mask)) * count
-        scale += float(mean_square(targets, mask)) * count
-        elements += count
-    return error / elements, scale / elements
+def unit_error(piece: Piece, problem: Problem, objective: str | None = None) -> tuple[float, float]:
+    """Mean squared error of a piece on all windows of a problem, and the mean square of its targets.
 
-
-def trainable(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
-    """What the solver trains: every floating parameter of the unit's blocks (weights, biases, norms)."""
-    return [p for module in modules for p in module.parameters() if p.is_floating_point()]
+    With an objective ("ce" or "distill"): nats per token, and NaN. Raises UsageError where no token counts.
+    """
+    loss = LOSSES[objective or "mse"]
+    error = scale = tokens = 0.0
+    for rows in chunks(*problem.inputs.shape[:2], _device(piece)):
+        output, targets, mask = _run(piece, problem, rows)
+        count = counted(objective or "mse", problem.recording.mask[rows])
+        error += float(loss(output, targets, mask)) * count
+        scale += math.nan if objective else float(mse(targets, targets.new_zeros(()), mask)) * count
+        tokens += count
+    if not tokens:
+        raise UsageError(f"{piece.name}: no real token to compare on in {problem.label!r}; give longer windows")
+    return error / tokens, scale / tokens
 
 
 def reconstruct(
-    modules: Sequence[nn.Module],
-    masks: dict[nn.Parameter, Tensor],
-    calibration: Problem,
-    held_out: Sequence[Problem],
-    solver: Solver,
-    generator: torch.Generator,
-) -> list[Step]:
-    """Train the blocks `modules` in place to follow the calibration targets; returns the error epoch by epoch.
+    piece: Piece, masks: Mapping[nn.Parameter, Tensor], calibration: Problem, held_out: Sequence[Problem], solver: Solver, generator: torch.Generator
+) -> Trained:
+    """Train what `solver.train` names of a piece, in place, on the calibration problem.
 
-    masks: parameter -> bool of the parameter's own shape, True = kept. Pruned entries enter as zero and stay exactly zero:
-    their gradient is zeroed, so Adam's moments and steps are zero for them, which equals multiplying by the mask in the forward.
-    Arithmetic is float32 whatever the model's dtype. With `solver.select == "held-out"` the epoch of the lowest mean relative
-    held-out error is kept (epoch 0 included), which makes those windows a validation set.
-    Raises NumericalError when the loss is not finite, UsageError when selection has nothing to select on.
+    masks: parameter -> bool of the parameter's own shape, True = kept. Pruned entries enter as zero and stay exactly zero: their
+    gradient is zeroed, so Adam's moments and steps are zero for them, which equals multiplying by the mask in the forward.
+    Arithmetic is float32 whatever the model's dtype. generator: of the windows' order and of MaskLoRA's start.
+    With `solver.select` the epoch of the lowest calibration error, or of the lowest mean relative held-out error (mean nats for
+    retraining), is kept, epoch 0 included; held-out windows are then a validation set.
+    Raises NumericalError when the loss or a result is not finite, UsageError when selection has nothing to select on or the rank of
+    MaskLoRA is above a matrix's smaller side.
     """
     if solver.select == "held-out" and not held_out:
         raise UsageError("select=held-out needs at least one held-out source to select on; give one, or use select=last")
-    dtype = next(modules[0].parameters()).dtype
-    parameters = trainable(modules)
-    for module in modules:
-        module.float()
-        module.requires_grad_(True)
-    try:
-        steps = list(_train(modules, parameters, masks, calibration, held_out, solver, generator))
-    finally:
-        for module in modules:
-            module.requires_grad_(False)
-            module.zero_grad(set_to_none=True)
-            module.to(dtype)
+    with _in_float32(piece):
+        parameters = piece.trainable(solver.train)
+        if not parameters and solver.train == "norms-biases":
+            raise UsageError(f"train=norms-biases: {piece.name} has neither norms nor biases; choose another unit, or train=masklora")
+        adapters = mask_lora(piece.matrices, masks, solver.rank, solver.alpha, generator) if solver.train == "masklora" else []
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        with adapting(adapters):
+            held = held_bytes(piece, adapters, [calibration, *held_out], solver)
+            steps = _train(piece, parameters, adapters, masks, calibration, held_out, solver, generator)
+    for parameter in piece.parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise NumericalError(f"{_work(piece, solver)}: a result is not finite in {parameter.dtype}; lower lr (now {solver.lr:g})")
+    return Trained(steps, held)
+
+
+def held_bytes(piece: Piece, adapters: Sequence[MaskLoRA], problems: Sequence[Problem], solver: Solver) -> int:
+    """Bytes that training holds at once, counted rather than measured, so that they mean the same on every device.
+
+    The piece's parameters; gradient and Adam's two moments of what is trained; adapters; everything autograd saves in the forward of
+    one batch, with the targets of that batch where they are computed anew; and inputs and targets of all windows where they are kept.
+    """
+    own = piece.parameters()
+    trained = [p for p in own if p.requires_grad and not any(p is adapter.matrix.module.weight for adapter in adapters)]
+    low_rank = [tensor for adapter in adapters for tensor in adapter.parameters]
+    extra = [*low_rank, *(tensor for adapter in adapters for tensor in (adapter.start, adapter.kept))]
+    kept = [x for problem in problems for x in (problem.inputs, problem.targets) if isinstance(x, Tensor)]
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output, targets, mask = _run(piece, problems[0], slice(0, solver.batch))
+        loss = LOSSES[solver.objective if solver.name == "retrain" else solver.loss](output, targets, mask)
+    for tensor in (*kept, *(x for host in piece.hosts for x in (*host.parameters(), *host.buffers()))):
+        saved.pop(tensor.untyped_storage().data_ptr(), None)
+    del output, loss
+    batch = targets.nbytes if callable(problems[0].targets) else 0
+    return sum(saved.values()) + batch + sum(x.nbytes for x in (*own, *extra, *kept)) + 3 * sum(x.nbytes for x in (*trained, *low_rank))
+
+
+def learning_rate(solver: Solver, step: int, total: int) -> float:
+    """The rate of step 0 ... total - 1: linear up over the first `warmup` share (no step at rate 0), then linear to 0 after the last."""
+    rising = round(solver.warmup * total)
+    if step < rising:
+        return solver.lr * (step + 1) / (rising + 1)
+    return solver.lr * (total - step) / (total - rising)
+
+
+@dataclass(eq=False)
+class _Best:
+    """The epoch with the lowest error so far, and the parameters it had."""
+
+    parameters: list[nn.Parameter]
+    error: float = math.inf
+    epoch: int = 0
+    values: list[Tensor] = field(default_factory=list)
+
+    def offer(self, epoch: int, error: float) -> None:
+        if error < self.error:
+            self.error, self.epoch, self.values = error, epoch, [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            parameter.copy_(value)
+
+
+def _train(
+    piece: Piece, parameters: list[nn.Parameter], adapters: list[MaskLoRA], masks: Mapping[nn.Parameter, Tensor],
+    calibration: Problem, held_out: Sequence[Problem], solver: Solver, generator: torch.Generator,
+) -> list[Step]:  # fmt: skip
+    objective = solver.objective if solver.name == "retrain" else None
+    optimised = [*parameters, *(tensor for adapter in adapters for tensor in adapter.parameters)]
+    changed = [*parameters, *(adapter.matrix.module.weight for adapter in adapters)]
+    pruned = [(parameter, masks[parameter]) for parameter in parameters if parameter in masks]
+    fused = _device(piece).type in ("cpu", "cuda")
+    optimiser = torch.optim.Adam(optimised, lr=solver.lr, betas=(solver.beta1, solver.beta2), eps=solver.eps, fused=fused)
+    per_epoch = math.ceil(len(calibration) / solver.batch)
+    total = per_epoch * solver.epochs
+
+    def update(step: int) -> None:
+        for parameter, kept in pruned:
+            parameter.grad.mul_(kept)
+        if solver.clip:
+            nn.utils.clip_grad_norm_(optimised, solver.clip)
+        optimiser.param_groups[0]["lr"] = learning_rate(solver, step, total)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        for adapter in adapters:
+            adapter.put()
+
+    def row(epoch: int, problem: Problem, error: float, scale: float) -> Step:
+        return Step(epoch, epoch * per_epoch, problem.label, error, error / scale if scale > 0 else math.nan)
+
+    error, scale = unit_error(piece, calibration, objective)
+    best, steps = _Best(changed), []
+    for epoch in range(solver.epochs + 1):
+        if epoch:
+            order = torch.randperm(len(calibration), generator=generator) if solver.shuffle else torch.arange(len(calibration))
+            error = _epoch(piece, calibration, order.split(solver.batch), solver, objective, update, (epoch - 1) * per_epoch)
+            if not math.isfinite(error):
+                raise NumericalError(f"{_work(piece, solver)}: the loss is not finite in epoch {epoch}; lower lr (now {solver.lr:g})")
+            if solver.select == "calibration":
+                error, _ = unit_error(piece, calibration, objective)
+        rows = [row(epoch, calibration, error, scale), *(row(epoch, problem, *unit_error(piece, problem, objective)) for problem in held_out)]
+        for bad in (found for found in rows if not math.isfinite(found.error)):
+            where = f"the error on {bad.split!r} is not finite after epoch {epoch}"
+            raise NumericalError(f"{_work(piece, solver)}: {where}; look at the unit's inputs and at lr (now {solver.lr:g})")
+        steps += rows
+        if solver.select != "last":
+            judges = rows[:1] if solver.select == "calibration" else rows[1:]
+            best.offer(epoch, sum(judge.error if math.isnan(judge.relative_error) else judge.relative_error for judge in judges) / len(judges))
+            if solver.patience and epoch - best.epoch >= solver.patience:
+                break
+    if solver.select != "last":
+        best.restore()
     return steps
 
 
-def _train(modules, parameters, masks, calibration, held_out, solver, generator) -> Iterator[Step]:
-    device = parameters[0].device
-    optimiser = torch.optim.Adam(parameters, lr=solver.lr, betas=(solver.beta1, solver.beta2), eps=solver.eps, fused=device.type in ("cpu", "cuda"))
-    per_epoch = math.ceil(len(calibration) / solver.batch)
-    total = per_epoch * solver.epochs
-    error, scale = unit_error(modules, calibration)
-    yield Step(0, 0, calibration.label, error, error / scale)
-    best, best_error = None, math.inf
+def _epoch(
+    piece: Piece, problem: Problem, batches: Sequence[Tensor], solver: Solver, objective: str | None, update: Callable[[int], None], first: int
+) -> float:
+    """One pass over the batches with an update after each, the first of them step `first`.
 
-    def held_out_steps(epoch: int) -> list[Step]:
-        nonlocal best, best_error
-        errors = [(p.label, *unit_error(modules, p)) for p in held_out]
-        rows = [Step(epoch, epoch * per_epoch, label, error, error / scale) for label, error, scale in errors]
-        if solver.select == "held-out":
-            mean = sum(row.relative_error for row in rows) / len(rows)
-            if mean < best_error:
-                best, best_error = copy.deepcopy([module.state_dict() for module in modules]), mean
-        return rows
+    Returns the mean error; NaN or infinity where a loss was not finite.
+    """
+    train, measure = objective or solver.loss, objective or "mse"
+    sums = tokens = 0
+    for step, rows in enumerate(batches, first):
+        count = counted(measure, problem.recording.mask[rows])
+        sums += _backward(piece, problem, rows, train, measure) * count
+        tokens += count
+        update(step)
+    loss, error = (sums / tokens).tolist()
+    return error if math.isfinite(loss) else loss
 
-    yield from held_out_steps(0)
-    for epoch in range(1, solver.epochs + 1):
-        loss_sum = torch.zeros((), device=device)
-        order = torch.randperm(len(calibration), generator=generator)
-        for batch, rows in enumerate(order.split(solver.batch)):
-            step = (epoch - 1) * per_epoch + batch
-            for group in optimiser.param_groups:
-                group["lr"] = solver.lr * (total - step) / total
-            inputs, targets, mask = _batch(calibration, rows, device)
-            loss = mean_square(unit_output(modules, calibration.first, calibration.recording, inputs, rows) - targets, mask)
-            loss.backward()
-            for parameter, kept in masks.items():
-                parameter.grad.mul_(kept)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            loss_sum += loss.detach() * len(rows)
-        error = float(loss_sum) / len(calibration)
-        if not math.isfinite(error):
-            last = calibration.first + len(modules) - 1
-            raise NumericalError(
-                f"gradient reconstruction of blocks {calibration.first}-{last}: the loss is not finite in epoch {epoch}; lower lr (now {solver.lr:g})"
-            )
-        yield Step(epoch, epoch * per_epoch, calibration.label, error, error / scale)
-        yield from held_out_steps(epoch)
-    if best is not None:
-        for module, state in zip(modules, best, strict=True):
-            module.load_state_dict(state)
+
+def _backward(piece: Piece, problem: Problem, rows: Tensor, train: str, measure: str) -> Tensor:
+    """Leave the gradients of the loss `train` on some windows; returns (2,) that loss and the loss `measure`."""
+    output, targets, mask = _run(piece, problem, rows)
+    loss = LOSSES[train](output, targets, mask)
+    loss.backward()
+    with torch.no_grad():
+        return torch.stack([loss, loss if train == measure else LOSSES[measure](output, targets, mask)])
+
+
+def _run(piece: Piece, problem: Problem, rows) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Output and targets (B, T, ...) of some windows on the piece's device, and their mask (None where all tokens are real)."""
+    device = _device(piece)
+    mask = problem.recording.mask[rows]
+    with torch.no_grad():
+        targets = problem.targets(rows) if callable(problem.targets) else problem.targets[rows]
+    inputs, targets = (x.to(device, torch.float32 if x.is_floating_point() else x.dtype) for x in (problem.inputs[rows], targets))
+    return piece.run(problem.recording, inputs, rows), targets, None if bool(mask.all()) else mask.to(device)
+
+
+def _device(piece: Piece) -> torch.device:
+    return piece.parameters()[0].device
+
+
+def _work(piece: Piece, solver: Solver) -> str:
+    return f"{'retraining' if solver.name == 'retrain' else 'gradient reconstruction'} of {piece.name}"
+
+
+@contextmanager
+def _in_float32(piece: Piece) -> Iterator[None]:
+    """While open, the piece's hosts are in float32, nothing of them asking for a gradient; then each tensor gets its own dtype back."""
+    tensors = [tensor for host in piece.hosts for tensor in (*host.parameters(), *host.buffers()) if tensor.is_floating_point()]
+    dtypes = [tensor.dtype for tensor in tensors]
+    for tensor in tensors:
+        tensor.requires_grad_(False)
+        tensor.data = tensor.data.float()
+    try:
+        yield
+    finally:
+        for tensor, dtype in zip(tensors, dtypes, strict=True):
+            tensor.requires_grad_(False)
+            tensor.grad = None
+            tensor.data = tensor.data.to(dtype)

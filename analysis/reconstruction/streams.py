@@ -6,7 +6,7 @@ a memory-mapped file that disappears with the streams.
 
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> 
 
 @dataclass(eq=False)
 class Streams:
-    """Both streams of one set of windows at the input of block `position`.
+    """Both streams of one set of windows at the input of the next block.
 
     `dense` and `sparse`: (N, T, H). `label` is "calibration" or the held-out set's name.
     """
@@ -56,7 +56,6 @@ class Streams:
     recording: Recording
     dense: Tensor
     sparse: Tensor
-    position: int = 0
 
     def of(self, name: str) -> Tensor:
         """The stream called "dense" or "sparse"."""
@@ -93,17 +92,22 @@ def chunks(count: int, length: int, device: torch.device) -> Iterator[slice]:
 
 
 def unit_output(modules: Sequence[nn.Module], first: int, recording: Recording, hidden: Tensor, rows) -> Tensor:
-    """Output (B, T, H) of consecutive blocks `first`, `first + 1`, ... on `hidden` (B, T, H), the windows `rows` of the recording.
-
-    Each block gets the very arguments the model gave it for these windows. Where the unit is solved in another precision than
-    the model's, floating arguments (rotary embeddings, additive masks) follow the precision of `hidden`.
-    """
+    """Output (B, T, H) of consecutive blocks `first`, `first + 1`, ... on `hidden` (B, T, H), the windows `rows` of the recording."""
     for offset, module in enumerate(modules):
-        call = recording.call(first + offset, rows, hidden.device)
-        if hidden.dtype != recording.hidden.dtype:
-            call = Call(*tree_map(lambda leaf: _to_dtype(leaf, hidden.dtype), (call.args, call.kwargs)))
-        hidden = run(module, hidden, call)
+        hidden = run(module, hidden, call_of(recording, first + offset, hidden, rows))
     return hidden
+
+
+def call_of(recording: Recording, block: int, hidden: Tensor, rows) -> Call:
+    """The very arguments the model gave `block` for the windows `rows`, on the device of `hidden`.
+
+    Where a unit is solved in another precision than the model's, floating arguments (rotary embeddings, additive masks)
+    follow the precision of `hidden`.
+    """
+    call = recording.call(block, rows, hidden.device)
+    if hidden.dtype != recording.hidden.dtype:
+        call = Call(*tree_map(lambda leaf: _to_dtype(leaf, hidden.dtype), (call.args, call.kwargs)))
+    return call
 
 
 def _to_dtype(leaf, dtype: torch.dtype):
@@ -116,8 +120,14 @@ def advance(modules: Sequence[nn.Module], first: int, recording: Recording, hidd
     hidden: (N, T, H), inputs of block `first`. Returns the outputs (N, T, H), written to `out` (which may be `hidden`).
     """
     device = next(modules[0].parameters()).device
-    out = allocate(hidden.shape, hidden.dtype, device) if out is None else out
-    with torch.inference_mode():
-        for rows in chunks(*hidden.shape[:2], device):
-            out[rows] = unit_output(modules, first, recording, hidden[rows].to(device), rows).to(out.device)
+    return stream_through(lambda recording, x, rows: unit_output(modules, first, recording, x, rows), recording, hidden, device, out=out)
+
+
+def stream_through(forward: Callable[[Recording, Tensor, slice], Tensor], recording: Recording, hidden: Tensor, device: torch.device, *, out: Tensor | None = None) -> Tensor:
+    """`forward(recording, x (B, T, in), rows)` over a whole stream (N, T, in), chunk by chunk: (N, T, out), in `out` if given."""
+    for rows in chunks(*hidden.shape[:2], device):
+        with torch.inference_mode():
+            part = forward(recording, hidden[rows].to(device), rows)
+        out = allocate((len(hidden), *part.shape[1:]), part.dtype, device) if out is None else out
+        out[rows] = part.to(out.device)
     return out

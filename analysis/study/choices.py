@@ -1,24 +1,65 @@
 """From a notebook's parameters to what `grid` takes: lists of words in, recipes and labelled texts out. No torch."""
 
+import re
 from collections.abc import Sequence
+from itertools import product
+from typing import Any
 
 from analysis.errors import UsageError
-from analysis.recipe import Recipe
+from analysis.recipe import TRAINED, Recipe
 from analysis.text.sources import parse_source
 
 
-def recipes(criteria: Sequence[str], pattern: str, methods: Sequence[str], **solver: float | int | str) -> list[Recipe]:
-    """Every criterion with every method at one pattern; `solver` (lr, epochs, batch, ...) goes to the methods that train.
+def recipes(
+    criteria: Sequence[str],
+    pattern: str | Sequence[str],
+    methods: Sequence[str],
+    *,
+    refinements: Sequence[str] = ("none",),
+    units: Sequence[str] = (),
+    iterations: int | None = None,
+    **solver: Any,
+) -> list[Recipe]:
+    """Every pattern with every criterion, refinement and method, in this order.
 
-        recipes(["wanda", "sparsegpt"], "50%", ["LR", "BR+GP"], lr=2e-3, epochs=20)
+        recipes(["wanda", "sparsegpt"], ["50%", "2:4"], ["LR", "BR+GP"], refinements=["none", "swaps"], lr=2e-3, epochs=20)
+        recipes(["wanda"], "50%", ["LR", "BR", "ridge"], units=["matrix", "sub-block", "1", "2", "model"])
+
+    units: what reconstruction solves at once, "2" being two blocks; each in turn for the methods that take gradient steps on units, while
+    LR, ridge and retrain, whose unit is part of their name, come once. iterations: of the refinement "fw". solver: lr, epochs,
+    batch, settings, ... for the methods that train, a list for each of its values; an option in a method's own brackets, as in
+    `retrain[lr=5e-4]`, wins.
 
     Raises RecipeError for a word or a number that is none.
     """
-    options = ",".join(f"{name}={value}" for name, value in solver.items())
-    texts = [f"{criterion}-{pattern} {method}" for criterion in criteria for method in methods]
-    parsed = [Recipe.parse(text) for text in texts]
-    trained = (recipe.solver.name == "gradient" and bool(options) for recipe in parsed)
-    return [Recipe.parse(f"{text}[{options}]") if train else recipe for text, recipe, train in zip(texts, parsed, trained, strict=True)]
+    patterns = [pattern] if isinstance(pattern, str) else pattern
+    made = []
+    for shape, criterion, refinement, method in product(patterns, criteria, refinements, methods):
+        refined = "" if refinement == "none" else f"+{refinement}"
+        recipe = Recipe.parse(f"{criterion}{refined}-{shape} {method}")
+        own = re.findall(r"(\w+)=", method)
+        common = {name: value for name, value in solver.items() if name not in own and recipe.solver.name in TRAINED}
+        unit_words = units if units and recipe.solver.name == "gradient" else [None]
+        made += [_completed(recipe, unit, iterations, options) for unit, options in product(unit_words, _each(common))]
+    return made
+
+
+def _each(options: dict[str, Any]) -> list[dict[str, Any]]:
+    """One dict for every combination of the values that are lists."""
+    values = [value if isinstance(value, (list, tuple)) else [value] for value in options.values()]
+    return [dict(zip(options, chosen, strict=True)) for chosen in product(*values)]
+
+
+def _completed(recipe: Recipe, unit: str | None, iterations: int | None, options: dict[str, Any]) -> Recipe:
+    """`recipe` with the unit, Frank-Wolfe's iterations and the solver's options."""
+    data = recipe.to_dict()
+    if options:
+        data["solver"] = {"name": recipe.solver.name} | recipe.solver.changed() | options
+    if recipe.refinement.name == "fw" and iterations is not None:
+        data["refinement"] |= {"iterations": iterations}
+    if unit is not None:
+        data["unit"] = {"name": "block", "width": int(unit), "overlap": recipe.unit.overlap} if unit.isdecimal() else {"name": unit}
+    return Recipe.from_dict(data)
 
 
 def labelled(sources: Sequence[str]) -> dict[str, str]:

@@ -5,24 +5,27 @@
     study = run_study(jobs)
     study.blocks      # the job's columns, then block, split, kind, error, relative_error
 
-What is in the store is read back without loading torch; an interrupted study goes on where it stopped.
+What is in the store is read back without loading torch; an interrupted study goes on where it stopped. On a CPU with several
+cores the jobs are shared among processes (`workers`): small models gain little from several threads for one job.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from analysis import records
 from analysis.errors import AnalysisError, UsageError
 from analysis.models.load import DTYPES, fingerprint
 from analysis.progress import bar
 from analysis.recipe import Recipe
-from analysis import records
+from analysis.study.pool import affordable, spread, threads
 from analysis.study.store import SCHEMA, RunFolder, StoredRun
 from analysis.text.sources import parse_source, source_fingerprint
 
@@ -105,8 +108,12 @@ class Job:
             "model": self.model,
             "recipe": recipe.label if recipe.seed == self.seed else str(recipe),
             "criterion": recipe.criterion.name,
+            "refinement": recipe.refinement.name,
             "pattern": str(recipe.pattern),
             "method": recipe.method,
+            "granularity": str(recipe.unit),
+            "student": recipe.student,
+            "target": recipe.target,
             "samples": self.samples,
             "length": self.length,
             "seed": self.seed,
@@ -148,6 +155,7 @@ class Study:
     blocks: pd.DataFrame
     steps: pd.DataFrame
     matrices: pd.DataFrame
+    layers: pd.DataFrame
     cost: pd.DataFrame
     perplexity: pd.DataFrame
     numerics: pd.DataFrame
@@ -225,15 +233,21 @@ def run_job(job: Job) -> StoredRun:
         return _run(job, RunFolder(desk.digest(job)), desk)
 
 
-def run_study(jobs: Iterable[Job], *, progress: bool = True) -> Study:
-    """Run what the store lacks, in order, and read everything back as one table of each kind, in the order of the jobs.
+def run_study(jobs: Iterable[Job], *, progress: bool = True, workers: int | None = None) -> Study:
+    """Run what the store lacks and read everything back as one table of each kind, in the order of the jobs.
 
-    progress: one bar over the jobs to be run. Raises the AnalysisError of the first job that fails, with the job's name in
-    front; jobs finished before it stay stored. Equal jobs are one. Raises UsageError where there is none.
+    progress: one bar over the jobs to be run. workers: processes that share the jobs, each with its share of the cores; 1 runs
+    them in this process. None: 1 on an accelerator or where one job is to be run, else as many as there are jobs, cores, and
+    memory for (`pool.affordable`). Equal jobs are one.
+
+    Raises UsageError where there is no job, and the AnalysisError of a job that fails, with the job's name in front (several
+    workers: of the first such job in order, once the jobs under way are done); what is finished stays stored.
     """
     jobs = tuple(dict.fromkeys(jobs))
     if not jobs:
         raise UsageError("study: no jobs to run")
+    if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
+        raise UsageError(f"study: workers must be a whole number of at least 1, or None for as many as fit this machine, got {workers!r}")
     desk = _Desk()
     folders, runs = {}, {}
     for job in jobs:
@@ -241,11 +255,49 @@ def run_study(jobs: Iterable[Job], *, progress: bool = True) -> Study:
             folders[job] = RunFolder(desk.digest(job))
             runs[job] = folders[job].read()
     missing = [job for job in jobs if runs[job] is None]
-    steps = bar(missing, desc=f"study: {len(missing)} of {len(jobs)} runs to do", unit="run") if progress and missing else missing
-    for job in steps:
-        with _named(job):
-            runs[job] = _run(job, folders[job], desk)
+    if workers is None and len(missing) > 1:
+        workers = affordable({job.model for job in missing}, {job.device for job in missing})
+    workers = min(workers or 1, len(missing))
+    with closing(_run_apart(missing, folders, desk, workers) if workers > 1 else _run_here(missing, folders, desk)) as done:
+        told = {"total": len(missing), "desc": f"study: {len(missing)} of {len(jobs)} runs to do", "unit": "run"}
+        for job, run in bar(done, **told) if progress and missing else done:
+            runs[job] = run
     return _gather({job: (folders[job].name, run) for job, run in runs.items()})
+
+
+def _run_here(jobs: Sequence[Job], folders: Mapping[Job, RunFolder], desk: _Desk) -> Iterator[tuple[Job, StoredRun]]:
+    for job in jobs:
+        with _named(job):
+            run = _run(job, folders[job], desk)
+        yield job, run
+
+
+def _run_apart(jobs: Sequence[Job], folders: Mapping[Job, RunFolder], desk: _Desk, workers: int) -> Iterator[tuple[Job, StoredRun]]:
+    """Every job by one of several workers, as they end; `desk` reads back what they stored."""
+    failures = {}
+    with closing(spread(_run_in_worker, [(job, folders[job]) for job in jobs], workers=workers, threads=threads(workers))) as answers:
+        for number, error in answers:
+            job = jobs[number]
+            if error is not None:
+                failures[number] = error
+                continue
+            with _named(job):
+                run = _run(job, folders[job], desk)
+            yield job, run
+    if failures:
+        first = min(failures)
+        with _named(jobs[first]):
+            raise failures[first]
+
+
+def _run_in_worker(asked: tuple[Job, RunFolder]) -> None:
+    _run(*asked, _worker_desk())
+
+
+@cache
+def _worker_desk() -> _Desk:
+    """The one desk of a worker process."""
+    return _Desk()
 
 
 def _run(job: Job, folder: RunFolder, desk: _Desk) -> StoredRun:

@@ -5,18 +5,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from analysis.errors import NumericalError, UsageError
+from analysis.errors import NumericalError, SparsityError, UsageError
 from analysis.masks import sparsegpt as sweep
 from analysis.masks.choose import choose_mask
 from analysis.masks.patterns import choose, column_blocks
-from analysis.masks.sparsegpt import Note, inverse_factor, sparsegpt
+from analysis.masks.notes import Note
+from analysis.masks.sparsegpt import inverse_factor, sparsegpt
 from analysis.masks.statistics import Statistics
 from analysis.recipe import Criterion, Pattern
 from tests.masks.references import correlated, damped_hessian, eliminate, normal, output_error, statistics_of
 
 
-def swept(weight, statistics, pattern=Pattern(sparsity=0.5, group="block"), *, damping=0.01, columns=128):
-    return sparsegpt(weight, statistics, pattern, damping=damping, columns=columns, name="m")
+def swept(weight, statistics, pattern=Pattern(sparsity=0.5, group="block"), *, damping=0.01, columns=128, mask=None):
+    return sparsegpt(weight, statistics, pattern, damping=damping, columns=columns, name="m", mask=mask)
 
 
 def exact(weight, statistics, pattern, *, damping=0.01, columns=128):
@@ -106,8 +107,8 @@ def test_counting_tokens_twice_changes_nothing():
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: f"{p}-{p.group}")
 def test_equal_and_zero_weights_keep_exact_counts(pattern, value):
     weight = torch.full((3, 200), value)
-    mask, updated, _ = choose_mask(Criterion("sparsegpt"), pattern, weight, statistics_of(torch.eye(200)), None)
-    assert bool((updated[~mask] == 0).all()) and torch.equal(updated[mask], weight[mask])
+    result = choose_mask(Criterion("sparsegpt"), pattern, weight, statistics_of(torch.eye(200)), None)
+    assert bool((result.weight[~result.mask] == 0).all()) and torch.equal(result.weight[result.mask], weight[result.mask])
 
 
 def test_row_counts_are_exact_over_a_width_that_no_block_divides():
@@ -119,18 +120,48 @@ def test_row_counts_are_exact_over_a_width_that_no_block_divides():
 def test_without_update_the_mask_is_the_same_and_the_weights_are_kept():
     weight, statistics = normal((8, 40), 1), statistics_of(correlated(100, 40, 2))
     with_update, without = (Criterion("sparsegpt", update=update) for update in (True, False))
-    mask, updated, _ = choose_mask(with_update, Pattern(sparsity=0.5), weight, statistics, None)
-    same, none, _ = choose_mask(without, Pattern(sparsity=0.5), weight, statistics, None)
-    assert torch.equal(mask, same) and none is None and updated is not None
+    updated, plain = (choose_mask(criterion, Pattern(sparsity=0.5), weight, statistics, None) for criterion in (with_update, without))
+    assert torch.equal(updated.mask, plain.mask) and plain.weight is None and updated.weight is not None
 
 
 def test_damping_and_columns_are_the_criterion_s():
     weight, statistics = normal((8, 40), 1), statistics_of(correlated(100, 40, 2))
     criterion = Criterion("sparsegpt", damping=0.3, columns=8)
-    mask, updated, _ = choose_mask(criterion, Pattern(sparsity=0.5), weight, statistics, None)
+    chosen = choose_mask(criterion, Pattern(sparsity=0.5), weight, statistics, None)
     result = swept(weight, statistics, damping=0.3, columns=8)
-    assert torch.equal(mask, result.mask) and torch.equal(updated, result.weight)
-    assert not torch.equal(mask, swept(weight, statistics).mask)
+    assert torch.equal(chosen.mask, result.mask) and torch.equal(chosen.weight, result.weight)
+    assert not torch.equal(chosen.mask, swept(weight, statistics).mask)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: f"{p}-{p.group}")
+@pytest.mark.parametrize("columns", [16, 128])
+def test_a_fixed_mask_gets_the_update_of_exact_elimination(pattern, columns):
+    """Another mask than the sweep's own, and the sweep's own: the weights that removing column after column by the OBS formula gives."""
+    weight, statistics = normal((6, 72), 1), statistics_of(correlated(300, 72, 2))
+    own, mask = swept(weight, statistics, pattern, columns=columns), choose(weight.abs(), pattern, name="m", columns=columns)
+    assert not torch.equal(own.mask, mask)
+    fixed = swept(weight, statistics, pattern, columns=columns, mask=mask)
+    _, updated = eliminate(weight, damped_hessian(statistics, 0.01), lambda scores, start: mask[:, start : start + 1], {q: q + 1 for q in range(72)})
+    assert torch.equal(fixed.mask, mask) and bool((fixed.weight[~mask] == 0).all())
+    torch.testing.assert_close(fixed.weight, updated * mask, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(swept(weight, statistics, pattern, columns=columns, mask=own.mask).weight, own.weight)
+
+
+def test_a_fixed_mask_s_loss_lies_between_least_squares_and_the_mask_alone():
+    """Least squares over a row's kept weights is the lowest loss there is, in every row. Below the mask alone lies the sum of all rows: the
+    sweep leaves the columns left of a removed one as they are, so that in a single row what it moves may be removed later at a higher cost.
+    """
+    inputs = correlated(800, 30, 10) @ normal((30, 64), 11) + 0.3 * normal((800, 64), 12)
+    weight, statistics = normal((20, 64), 9), statistics_of(inputs)
+    mask = choose(weight.abs() * statistics.diagonal.sqrt(), Pattern(sparsity=0.5, group="row"), name="m")
+    updated = swept(weight, statistics, Pattern(sparsity=0.5, group="row"), damping=1e-6, mask=mask).weight
+    best = torch.zeros_like(weight)
+    for row, kept in enumerate(mask):
+        best[row, kept] = torch.linalg.lstsq(inputs[:, kept], (inputs @ weight[row])[:, None], driver="gelsd").solution[:, 0]
+        least, ours = (output_error(weight[row : row + 1], other[row : row + 1], statistics.gram) for other in (best, updated))
+        assert least < ours
+    least, ours, plain = (output_error(weight, other, statistics.gram) for other in (best, updated, weight * mask))
+    assert least < ours < 0.7 * plain
 
 
 def test_dead_inputs_are_zeroed_and_noted():
@@ -200,5 +231,11 @@ def test_wrong_calls():
         swept(normal((4, 10), 1), replace(statistics, gram=None))
     with pytest.raises(UsageError, match="its 10 inputs are not divisible by 4"):
         swept(normal((4, 10), 1), statistics, Pattern(keep=2, of=4))
+    mask = torch.ones(4, 10, dtype=torch.bool)
+    with pytest.raises(SparsityError, match="mask of m: columns 0:10, block 0 keeps 40 weights instead of 20"):
+        swept(normal((4, 10), 1), statistics, mask=mask)
+    for wrong in (mask[:3], mask.float()):
+        with pytest.raises(UsageError, match=r"sparsegpt on m: the mask must be bool of shape \(4, 10\), got"):
+            swept(normal((4, 10), 1), statistics, mask=wrong)
     with pytest.raises(NumericalError, match="updated weights of m are not finite in torch.float16"):
         swept((normal((4, 10), 1) * 3e4).half(), statistics, Pattern(sparsity=0.9, group="block"))

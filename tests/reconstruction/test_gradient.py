@@ -1,7 +1,9 @@
-"""The gradient solver against a plain reference that multiplies by the mask in the forward."""
+"""The gradient solver against plain loops that multiply by the mask in the forward; selection, schedule, retraining, errors."""
 
 import copy
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,129 +12,462 @@ from torch.func import functional_call
 from analysis.errors import NumericalError, UsageError
 from analysis.models.anatomy import anatomy
 from analysis.models.replay import HIDDEN, record, run
-from analysis.recipe import Solver
-from analysis.reconstruction.gradient import Problem, reconstruct, unit_error
+from analysis.recipe import Solver, Unit
+from analysis.reconstruction.gradient import Problem, held_bytes, learning_rate, reconstruct, unit_error
+from analysis.reconstruction.losses import LOSSES
+from analysis.reconstruction.pieces import Piece, pieces, whole_model
 from analysis.reconstruction.streams import advance
 from tests.small import small_llama, windows
 
 
-def _problem(model, label="calibration", seed=0, count=10, padded=False):
+def block_piece(model) -> Piece:
+    """Block 0 of a model."""
+    return pieces(anatomy(model).blocks[:1], Unit("block", 1, 0))[0]
+
+
+def whole_piece(model) -> Piece:
+    return whole_model(model, dict(anatomy(model).matrices()))
+
+
+def block_problem(model, label="calibration", seed=0, count=10, padded=False) -> Problem:
+    """Block 0 of the dense model on random windows."""
     parts = anatomy(model)
     recording = record(model, parts, windows(count, seed=seed, padded=padded))
-    targets = advance([parts.blocks[0].module], 0, recording, recording.hidden)
-    return Problem(label, 0, recording.hidden, targets, recording)
+    return Problem(label, recording.hidden, advance([parts.blocks[0].module], 0, recording, recording.hidden), recording)
 
 
-def _pruned_block(model, seed=3):
-    """A copy of block 0 with half of each matrix zeroed, and the masks."""
-    block = copy.deepcopy(anatomy(model).blocks[0].module)
+def text_problem(model, targets=None, label="calibration", seed=0, count=8, padded=False) -> Problem:
+    """Windows of ids that follow each other mod 90, so that there is something to learn; targets: the ids unless given."""
+    w = windows(count, seed=seed, padded=padded)
+    ids = (torch.arange(w.length) + w.ids[:, :1]) % 90 + 1
+    recording = record(model, anatomy(model), replace(w, ids=ids * w.mask))
+    return Problem(label, recording.ids, recording.ids if targets is None else targets, recording)
+
+
+def pruned(piece: Piece, seed: int = 3) -> dict:
+    """Zeroes half of each matrix at random; returns the masks."""
     generator = torch.Generator().manual_seed(seed)
-    masks = {}
-    for module in block.modules():
-        if isinstance(module, torch.nn.Linear):
-            masks[module.weight] = torch.rand(module.weight.shape, generator=generator) > 0.5
-            module.weight.data *= masks[module.weight]
-    return block, masks
+    masks = {matrix.module.weight: torch.rand(matrix.module.weight.shape, generator=generator) > 0.5 for matrix in piece.matrices.values()}
+    for weight, mask in masks.items():
+        weight.data *= mask
+    return masks
 
 
-def _reference(block, masks, problem, solver, seed):
-    """Mask times weight in the forward, torch's AdamW without decay, float64."""
+def case(dtype=torch.float32, **problem):
+    """A pruned block with its masks, and the problem its dense self poses."""
+    piece = block_piece(small_llama(dtype=dtype))
+    return piece, pruned(piece), block_problem(small_llama(dtype=dtype), **problem)
+
+
+def solve(piece, masks, problem, solver, *held_out, seed=0):
+    return reconstruct(piece, masks, problem, held_out, solver, torch.Generator().manual_seed(seed)).steps
+
+
+def weights(piece: Piece) -> dict:
+    return {name: parameter.detach().clone() for host in piece.hosts for name, parameter in host.named_parameters()}
+
+
+def plain_loop(piece, masks, problem, solver, seed, dtype, optimiser_of):
+    """Mask times weight in the forward of block 0, autograd and a torch optimiser; returns the effective weights."""
+    (block,) = piece.modules
     by_name = {name: masks.get(parameter) for name, parameter in block.named_parameters()}
-    block = copy.deepcopy(block).double()
+    block = copy.deepcopy(block).to(dtype)
     parameters = {name: p.detach().requires_grad_(True) for name, p in block.named_parameters()}
-    optimiser = torch.optim.AdamW(parameters.values(), lr=solver.lr, betas=(solver.beta1, solver.beta2), eps=solver.eps, weight_decay=0)
-    steps = math.ceil(len(problem) / solver.batch) * solver.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: (steps - k) / steps)
+
+    def effective():
+        return {name: p if by_name[name] is None else p * by_name[name] for name, p in parameters.items()}
+
+    optimiser = optimiser_of(parameters.values(), lr=solver.lr, betas=(solver.beta1, solver.beta2), eps=solver.eps, weight_decay=0)
+    batches = math.ceil(len(problem) / solver.batch)
     generator = torch.Generator().manual_seed(seed)
-    real = problem.recording.mask
-    for _ in range(solver.epochs):
-        for rows in torch.randperm(len(problem), generator=generator).split(solver.batch):
+    for epoch in range(solver.epochs):
+        order = torch.randperm(len(problem), generator=generator) if solver.shuffle else torch.arange(len(problem))
+        for batch, rows in enumerate(order.split(solver.batch)):
             call = problem.recording.call(0, rows)
-            kwargs = {k: tuple(t.double() for t in v) if isinstance(v, tuple) else v for k, v in call.kwargs.items()}
-            effective = {n: p if by_name[n] is None else p * by_name[n] for n, p in parameters.items()}
-            args = tuple(problem.inputs[rows].double() if value is HIDDEN else value for value in call.args)
-            output = functional_call(block, effective, args, kwargs)
+            kwargs = {k: tuple(t.to(dtype) for t in v) if isinstance(v, tuple) else v for k, v in call.kwargs.items()}
+            args = tuple(problem.inputs[rows].to(dtype) if value is HIDDEN else value for value in call.args)
+            output = functional_call(block, effective(), args, kwargs)
             output = output[0] if isinstance(output, tuple) else output
-            difference = (output - problem.targets[rows].double())[real[rows]]
+            mask = problem.recording.mask[rows]
             optimiser.zero_grad()
-            difference.square().mean().backward()
+            LOSSES[solver.loss](output, problem.targets[rows].to(dtype), None if mask.all() else mask).backward()
+            if solver.clip:
+                torch.nn.utils.clip_grad_norm_(parameters.values(), solver.clip)
+            optimiser.param_groups[0]["lr"] = learning_rate(solver, epoch * batches + batch, batches * solver.epochs)
             optimiser.step()
-            schedule.step()
-    return {n: (p if by_name[n] is None else p * by_name[n]).detach() for n, p in parameters.items()}
+    return {name: value.detach() for name, value in effective().items()}
+
+
+def fused_adam(*args, **kwargs):
+    return torch.optim.Adam(*args, **kwargs, fused=True)
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_equals_masking_in_the_forward(padded):
-    model = small_llama()
-    problem = _problem(model, padded=padded)
-    block, masks = _pruned_block(model)
+def test_paper_1_equals_a_plain_loop_bit_for_bit(padded):
+    piece, masks, problem = case(padded=padded)
     solver = Solver("gradient", epochs=3, batch=4, lr=1e-3)
-    expected = _reference(block, masks, problem, solver, seed=5)
-    reconstruct([block], masks, problem, [], solver, torch.Generator().manual_seed(5))
-    for name, parameter in block.named_parameters():
+    expected = plain_loop(piece, masks, problem, solver, 5, torch.float32, fused_adam)
+    solve(piece, masks, problem, solver, seed=5)
+    for name, value in weights(piece).items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_equals_masking_in_the_forward_in_float64(padded):
+    piece, masks, problem = case(padded=padded)
+    solver = Solver("gradient", epochs=3, batch=4, lr=1e-3)
+    expected = plain_loop(piece, masks, problem, solver, 5, torch.float64, torch.optim.AdamW)
+    solve(piece, masks, problem, solver, seed=5)
+    for name, value in weights(piece).items():
         # Adam's first steps have size lr whatever the gradient's, so float32 rounding shows at that scale
-        torch.testing.assert_close(parameter.double(), expected[name], atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(value.double(), expected[name], atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"clip": 0.01}, {"warmup": 0.4}, {"shuffle": False}, {"loss": "relative"}, {"loss": "cosine"}, {"clip": 0.02, "warmup": 0.2, "loss": "relative"}],
+    ids=str,
+)
+def test_every_option_equals_the_plain_loop_and_does_something(options):
+    piece, masks, problem = case(padded=True)
+    solver = Solver("gradient", epochs=2, batch=3, lr=1e-3, **options)
+    expected = plain_loop(piece, masks, problem, solver, 5, torch.float32, fused_adam)
+    default = plain_loop(piece, masks, problem, Solver("gradient", epochs=2, batch=3, lr=1e-3), 5, torch.float32, fused_adam)
+    solve(piece, masks, problem, solver, seed=5)
+    for name, value in weights(piece).items():
+        assert torch.equal(value, expected[name]), name
+    assert not torch.equal(expected["mlp.up_proj.weight"], default["mlp.up_proj.weight"])
 
 
 def test_error_falls_and_zeros_stay():
-    model = small_llama()
-    problem = _problem(model)
-    block, masks = _pruned_block(model)
-    before, _ = unit_error([block], problem)
-    steps = reconstruct([block], masks, problem, [], Solver("gradient", epochs=20, batch=4, lr=5e-3), torch.Generator().manual_seed(0))
-    after, scale = unit_error([block], problem)
+    piece, masks, problem = case()
+    before, _ = unit_error(piece, problem)
+    steps = solve(piece, masks, problem, Solver("gradient", epochs=20, batch=4, lr=5e-3))
+    after, scale = unit_error(piece, problem)
     assert after < 0.5 * before
     assert steps[0].error == pytest.approx(before, rel=1e-5)
     assert steps[-1].relative_error == pytest.approx(steps[-1].error / scale, rel=1e-5)
+    assert [(step.epoch, step.step) for step in steps] == [(epoch, 3 * epoch) for epoch in range(21)]
     for parameter, mask in masks.items():
         assert torch.equal(parameter != 0, mask)
-    assert not any(p.requires_grad or p.grad is not None for p in block.parameters())
+    assert not any(p.requires_grad or p.grad is not None for p in piece.parameters())
 
 
-def test_held_out_selection_keeps_the_best_epoch():
-    model = small_llama()
-    problem, held_out = _problem(model, count=4), _problem(model, "other", seed=9)
-    block, masks = _pruned_block(model)
-    solver = Solver("gradient", epochs=30, batch=2, lr=3e-2, select="held-out")
-    steps = reconstruct([block], masks, problem, [held_out], solver, torch.Generator().manual_seed(0))
-    best = min(step.error for step in steps if step.split == "other")
-    assert unit_error([block], held_out)[0] == pytest.approx(best, rel=1e-5)
-    assert best < steps[-1].error or steps[-1].split == "other" and best <= steps[-1].error
+def test_the_same_seed_gives_the_same_bits():
+    results = []
+    for seed in (1, 1, 2):
+        piece, masks, problem = case()
+        steps = solve(piece, masks, problem, Solver("gradient", epochs=2, batch=4), seed=seed)
+        results.append((steps, weights(piece)))
+    assert results[0][0] == results[1][0] and all(torch.equal(value, results[1][1][name]) for name, value in results[0][1].items())
+    assert any(not torch.equal(value, results[2][1][name]) for name, value in results[0][1].items())
 
 
-def test_selection_without_held_out_is_refused():
-    model = small_llama()
-    block, masks = _pruned_block(model)
-    with pytest.raises(UsageError, match="held-out"):
-        reconstruct([block], masks, _problem(model), [], Solver("gradient", select="held-out"), torch.Generator())
+def test_the_epochs_error_is_the_mean_over_its_real_tokens():
+    """At a rate too small to matter, with uneven batches of unevenly padded windows, every epoch has the error of the start."""
+    piece, masks, problem = case(padded=True)
+    for loss in ("mse", "relative", "cosine"):
+        steps = solve(piece, masks, problem, Solver("gradient", epochs=2, batch=4, lr=1e-12, loss=loss))
+        for step in steps:
+            assert step.error == pytest.approx(unit_error(piece, problem)[0], rel=1e-5)
 
 
-def test_divergence_is_an_error_that_names_the_unit():
-    model = small_llama()
-    problem = _problem(model)
-    block, masks = _pruned_block(model)
-    with pytest.raises(NumericalError, match="blocks 0-0.*lr"):
-        reconstruct([block], masks, problem, [], Solver("gradient", epochs=3, lr=1e30), torch.Generator().manual_seed(0))
-    assert not any(p.requires_grad for p in block.parameters())
+@pytest.mark.parametrize("loss", ["relative", "cosine"])
+def test_other_losses_fall_too(loss):
+    piece, masks, problem = case()
+
+    def value():
+        return float(LOSSES[loss](piece.run(problem.recording, problem.inputs, slice(None)), problem.targets))
+
+    before = value()
+    solve(piece, masks, problem, Solver("gradient", epochs=20, batch=4, lr=5e-3, loss=loss))
+    assert value() < 0.5 * before
 
 
-def test_padding_does_not_enter_the_loss():
-    model = small_llama()
-    problem = _problem(model, padded=True)
-    block, _ = _pruned_block(model)
-    error, scale = unit_error([block], problem)
-    output = run(block, problem.inputs, problem.recording.call(0, slice(None)))
+def test_shuffle_off_takes_windows_in_their_order():
+    orders = []
+    for shuffle in (False, True):
+        piece, masks, problem = case()
+        seen, inner = [], piece.run
+        watched = replace(piece, run=lambda recording, hidden, rows: (seen.append(rows), inner(recording, hidden, rows))[1])
+        generator = torch.Generator().manual_seed(0)
+        before = generator.get_state()
+        reconstruct(watched, masks, problem, [], Solver("gradient", epochs=2, batch=4, shuffle=shuffle), generator)
+        assert torch.equal(before, generator.get_state()) == (not shuffle)
+        orders.append([row for rows in seen if isinstance(rows, torch.Tensor) for row in rows.tolist()])
+    assert orders[0] == [*range(10)] * 2
+    assert orders[1] != orders[0] and sorted(orders[1][:10]) == sorted(orders[1][10:]) == [*range(10)]
+
+
+def test_learning_rate():
+    plain, warm = Solver("gradient", lr=2.0), Solver("gradient", lr=2.0, warmup=0.3)
+    assert [learning_rate(plain, step, 4) for step in range(4)] == [2.0, 1.5, 1.0, 0.5]
+    expected = [0.5, 1.0, 1.5, *(2 * left / 7 for left in range(7, 0, -1))]
+    assert [learning_rate(warm, step, 10) for step in range(10)] == pytest.approx(expected, rel=1e-15)
+    assert learning_rate(warm, 0, 1) == 2.0, "less than half a step is none"
+
+
+def test_padding_does_not_enter_the_error():
+    piece, _, problem = case(padded=True)
+    error, scale = unit_error(piece, problem)
+    output = run(piece.modules[0], problem.inputs, problem.recording.call(0, slice(None)))
     real = problem.recording.mask
     assert error == pytest.approx(float((output - problem.targets)[real].double().square().mean()), rel=1e-5)
     assert scale == pytest.approx(float(problem.targets[real].double().square().mean()), rel=1e-5)
 
 
-def test_half_precision_blocks_are_solved_in_float32():
-    model = small_llama(dtype=torch.bfloat16)
-    problem = _problem(model)
-    block, masks = _pruned_block(model)
-    before = unit_error([copy.deepcopy(block).float()], problem)[0]
-    reconstruct([block], masks, problem, [], Solver("gradient", epochs=10, lr=5e-3), torch.Generator().manual_seed(0))
-    assert {p.dtype for p in block.parameters()} == {torch.bfloat16}
-    assert unit_error([copy.deepcopy(block).float()], problem)[0] < before
+def test_half_precision_is_solved_in_float32():
+    piece, masks, problem = case(dtype=torch.bfloat16)
+
+    def error():
+        single = small_llama()
+        single.model.layers[0].load_state_dict(piece.modules[0].state_dict())
+        return unit_error(block_piece(single), problem)[0]
+
+    before = error()
+    solve(piece, masks, problem, Solver("gradient", epochs=10, lr=5e-3))
+    assert {p.dtype for p in piece.parameters()} == {torch.bfloat16}
+    assert error() < before
     assert all(bool((parameter[~mask] == 0).all()) for parameter, mask in masks.items())
+
+
+def test_hosts_get_their_own_precision_back():
+    """A whole model in bfloat16 keeps its rotary frequencies in float32, to the bit."""
+    model = small_llama(dtype=torch.bfloat16)
+    model.model.rotary_emb.inv_freq = small_llama().model.rotary_emb.inv_freq.clone()
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    piece, problem = whole_piece(model), text_problem(small_llama())
+    solve(piece, pruned(piece), problem, Solver("retrain", epochs=1))
+    assert {name: parameter.dtype for name, parameter in model.named_parameters()} == dtypes
+    assert any(buffer.dtype == torch.float32 for buffer in buffers.values())
+    for name, buffer in model.named_buffers():
+        assert buffer.dtype == buffers[name].dtype and torch.equal(buffer, buffers[name])
+
+
+# --- what is trained -------------------------------------------------------------------------------------------------
+
+
+def test_norms_and_biases_alone_change_nothing_else():
+    piece, masks, problem = case()
+    before, error = weights(piece), unit_error(piece, problem)[0]
+    solve(piece, masks, problem, Solver("gradient", epochs=5, batch=4, lr=1e-2, train="norms-biases"))
+    changed = {name for name, value in weights(piece).items() if not torch.equal(value, before[name])}
+    assert changed == {"input_layernorm.weight", "post_attention_layernorm.weight"}
+    assert unit_error(piece, problem)[0] < error
+
+
+def test_only_the_piece_changes():
+    """A piece of one matrix, hosted by its block."""
+    piece, masks, problem = case()
+    block = piece.modules[0]
+    part = replace(piece, modules=(block.mlp.down_proj,), matrices={k: m for k, m in piece.matrices.items() if k.endswith("down_proj")})
+    before, asking, inner = weights(piece), set(), part.run
+
+    def watched(*arguments):
+        asking.update(name for name, parameter in block.named_parameters() if parameter.requires_grad)
+        return inner(*arguments)
+
+    solve(replace(part, run=watched), {block.mlp.down_proj.weight: masks[block.mlp.down_proj.weight]}, problem, Solver("gradient", epochs=1))
+    assert {name for name, value in weights(piece).items() if not torch.equal(value, before[name])} == {"mlp.down_proj.weight"}
+    assert asking == {"mlp.down_proj.weight"}, "gradients of anything else would be paid for and thrown away"
+    with pytest.raises(UsageError, match="block 0 has neither norms nor biases"):
+        solve(part, {}, problem, Solver("gradient", train="norms-biases"))
+
+
+# --- selection -------------------------------------------------------------------------------------------------------
+
+
+def test_held_out_selection_keeps_the_best_epoch():
+    piece, masks, problem = case(count=4)
+    held_out = block_problem(small_llama(), "other", seed=9)
+    steps = solve(piece, masks, problem, Solver("gradient", epochs=30, batch=2, lr=3e-2, select="held-out"), held_out)
+    errors = [step.error for step in steps if step.split == "other"]
+    assert len(errors) == 31 and min(errors) < errors[-1]
+    assert unit_error(piece, held_out)[0] == pytest.approx(min(errors), rel=1e-6)
+    assert all(torch.equal(parameter != 0, mask) for parameter, mask in masks.items())
+
+
+def test_calibration_selection_keeps_the_best_epoch_and_records_it():
+    piece, masks, problem = case(count=4)
+    steps = solve(piece, masks, problem, Solver("gradient", epochs=3, batch=1, lr=5e-3, select="calibration"))
+    errors = [step.error for step in steps]
+    assert min(errors) < errors[0]
+    assert unit_error(piece, problem)[0] == pytest.approx(min(errors), rel=1e-6)
+
+
+def test_the_start_is_kept_where_every_epoch_is_worse():
+    piece, masks, problem = case()
+    before = weights(piece)
+    for options in ({"select": "calibration"}, {"select": "held-out"}):
+        solve(piece, masks, problem, Solver("gradient", epochs=2, lr=3.0, **options), block_problem(small_llama(), "other", seed=9))
+        assert all(torch.equal(value, before[name]) for name, value in weights(piece).items())
+
+
+def test_several_held_out_sets_are_judged_by_their_mean_relative_error():
+    piece, masks, problem = case(count=4)
+    others = [block_problem(small_llama(), label, seed=seed) for label, seed in (("a", 8), ("b", 9))]
+    others[1].targets = 30 * others[1].targets  # out of reach, and it would outweigh the other
+    steps = solve(piece, masks, problem, Solver("gradient", epochs=20, batch=2, lr=3e-2, select="held-out"), *others)
+    means = [sum(s.relative_error for s in steps if s.epoch == epoch and s.split != "calibration") / 2 for epoch in range(21)]
+    now = [error / scale for error, scale in (unit_error(piece, other) for other in others)]
+    assert sum(now) / 2 == pytest.approx(min(means), rel=1e-6) and min(means) < means[-1]
+
+
+def test_patience_stops_and_the_schedule_is_that_of_all_epochs():
+    runs = []
+    for patience in (0, 2):
+        piece, masks, problem = case(count=4)
+        held_out = block_problem(small_llama(), "other", seed=9)
+        solver = Solver("gradient", epochs=30, batch=2, lr=3e-2, select="held-out", patience=patience)
+        runs.append((solve(piece, masks, problem, solver, held_out), unit_error(piece, held_out)[0]))
+    (full, _), (stopped, error) = runs
+    assert stopped == full[: len(stopped)] and len(stopped) < len(full)
+    others = [step.error for step in stopped if step.split == "other"]
+    best = others.index(min(others))
+    assert len(others) - 1 == best + 2
+    assert error == pytest.approx(others[best], rel=1e-6)
+
+
+def test_selection_without_held_out_is_refused():
+    piece, masks, problem = case()
+    with pytest.raises(UsageError, match="held-out"):
+        solve(piece, masks, problem, Solver("gradient", select="held-out"))
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_divergence_is_an_error_that_names_the_piece():
+    piece, masks, problem = case()
+    with pytest.raises(NumericalError, match="gradient reconstruction of block 0.*epoch 2.*lower lr .now 1e.30"):
+        solve(piece, masks, problem, Solver("gradient", epochs=3, batch=10, lr=1e30))
+    assert not any(p.requires_grad or p.grad is not None for p in piece.parameters())
+
+
+def test_a_loss_that_overflows_is_an_error_though_the_squares_are_finite():
+    piece, masks, problem = case()
+    problem.targets = problem.targets.clone()
+    problem.targets[0, 0] = 2e-20 * torch.ones(32)  # its square, 1.28e-38, is just above the smallest normal number
+    assert math.isfinite(unit_error(piece, problem)[0])
+    with pytest.raises(NumericalError, match="the loss is not finite in epoch 1"):
+        solve(piece, masks, problem, Solver("gradient", epochs=1, batch=10, loss="relative"))
+
+
+def test_results_that_overflow_the_models_precision_are_an_error():
+    piece, masks, problem = case(dtype=torch.float16)
+    with pytest.raises(NumericalError, match="a result is not finite in torch.float16"):
+        solve(piece, masks, problem, Solver("gradient", epochs=1, batch=10, lr=1e6))
+
+
+def test_non_finite_inputs_are_named_before_training():
+    piece, masks, problem = case()
+    other = block_problem(small_llama(), "other", seed=9)
+    other.targets = other.targets.clone()
+    other.targets[3, 2, 1] = math.inf
+    with pytest.raises(NumericalError, match="error on 'other' is not finite after epoch 0"):
+        solve(piece, masks, problem, Solver("gradient"), other)
+
+
+# --- retraining ------------------------------------------------------------------------------------------------------
+
+
+def test_retraining_equals_direct_training_under_masks():
+    """Against the model's own loss with its labels, float64, mask times weight in the forward."""
+    model = small_llama(blocks=2)
+    piece = whole_piece(model)
+    masks = pruned(piece)
+    problem = text_problem(model, padded=True)
+    solver = Solver("retrain", epochs=2, batch=3, lr=1e-3)
+    reference = copy.deepcopy(model).double()
+    kept = {name: masks[p].double() if p in masks else 1 for name, p in model.named_parameters()}
+    parameters = {name: p.detach().requires_grad_(True) for name, p in reference.named_parameters()}
+    optimiser = torch.optim.Adam(parameters.values(), lr=solver.lr, betas=(0.9, 0.95), eps=1e-8)
+    generator, step, losses = torch.Generator().manual_seed(5), 0, []
+    for _ in range(2):
+        for rows in torch.randperm(8, generator=generator).split(3):
+            ids, mask = problem.inputs[rows], problem.recording.mask[rows]
+            batch = {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, -100)}
+            loss = functional_call(reference, {n: p * kept[n] for n, p in parameters.items()}, (), batch).loss
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.param_groups[0]["lr"] = solver.lr * (6 - step) / 6
+            optimiser.step()
+            losses.append((loss.item(), int((mask[:, 1:] & mask[:, :-1]).sum())))
+            step += 1
+    steps = solve(piece, masks, problem, solver, seed=5)
+    for name, parameter in model.named_parameters():
+        expected = (parameters[name] * kept[name]).detach()
+        torch.testing.assert_close(parameter.double(), expected, atol=5e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    first = sum(loss * count for loss, count in losses[:3]) / sum(count for _, count in losses[:3])
+    assert steps[1].error == pytest.approx(first, rel=1e-4)
+    assert all(torch.equal(parameter != 0, mask) for parameter, mask in masks.items())
+
+
+def test_retraining_lowers_the_nats_of_the_text():
+    model = small_llama(blocks=1)
+    piece = whole_piece(model)
+    masks, held_out = pruned(piece), text_problem(model, label="other", seed=4)
+    steps = solve(piece, masks, text_problem(model, count=16), Solver("retrain", epochs=10, batch=4, lr=1e-2, select="held-out"), held_out)
+    nats = [step.error for step in steps if step.split == "other"]
+    assert min(nats) < 0.7 * nats[0] and all(math.isnan(step.relative_error) for step in steps)
+    assert unit_error(piece, held_out, "ce")[0] == pytest.approx(min(nats), rel=1e-6)
+
+
+def dense_logits(dense, problem: Problem):
+    """The dense model's logits of some windows, computed when asked for."""
+    piece = whole_piece(dense)
+    return lambda rows: piece.run(problem.recording, problem.inputs[rows], rows)
+
+
+def test_distillation_stays_at_the_dense_model_and_returns_to_it():
+    dense = small_llama(blocks=1)
+    problem = text_problem(dense, padded=True)
+    problem.targets = dense_logits(dense, problem)
+    same = whole_piece(small_llama(blocks=1))
+    assert unit_error(same, problem, "distill")[0] == pytest.approx(0, abs=1e-6)
+    piece = whole_piece(small_llama(blocks=1))
+    masks = pruned(piece)
+    steps = solve(piece, masks, problem, Solver("retrain", objective="distill", epochs=15, batch=4, lr=5e-3))
+    assert steps[-1].error < 0.2 * steps[0].error
+    assert steps[0].error == pytest.approx(unit_error(whole_after(pruned), problem, "distill")[0], rel=1e-6)
+
+
+def whole_after(change) -> Piece:
+    piece = whole_piece(small_llama(blocks=1))
+    change(piece)
+    return piece
+
+
+def test_distillation_has_no_gradient_at_the_dense_model():
+    dense = small_llama(blocks=1)
+    problem = text_problem(dense)
+    model = small_llama(blocks=1).requires_grad_(True)
+    output = whole_piece(model).run(problem.recording, problem.inputs, slice(None))
+    LOSSES["distill"](output, dense_logits(dense, problem)(slice(None))).backward()
+    LOSSES["ce"](whole_piece(dense.requires_grad_(True)).run(problem.recording, problem.inputs, slice(None)), problem.inputs).backward()
+    for (name, at_dense), of_ce in zip(model.named_parameters(), dense.parameters(), strict=True):
+        assert float(at_dense.grad.norm()) < 1e-5 * float(of_ce.grad.norm()), name
+
+
+def test_windows_that_predict_nothing_are_refused():
+    model = small_llama(blocks=1)
+    piece = whole_piece(model)
+    recording = record(model, anatomy(model), windows(2, length=1))
+    with pytest.raises(UsageError, match="no real token to compare on in 'calibration'"):
+        solve(piece, {}, Problem("calibration", recording.ids, recording.ids, recording), Solver("retrain"))
+
+
+def test_held_bytes_are_those_of_a_linear_map_counted_by_hand():
+    """One 4 x 6 matrix without bias on 5 windows of 3 tokens in batches of 2: weight, gradient, two moments, the kept windows, one batch of differences."""
+    module = torch.nn.Linear(6, 4, bias=False)
+    inputs, targets = torch.randn(5, 3, 6), torch.randn(5, 3, 4)
+    recording = SimpleNamespace(mask=torch.ones(5, 3, dtype=torch.bool))
+    piece = Piece("m", "m", {}, (module,), (module,), None, lambda recording, x, rows: module(x))
+    module.weight.requires_grad_(True)
+    held = held_bytes(piece, [], [Problem("calibration", inputs, targets, recording)], Solver("gradient", batch=2))
+    difference = 2 * 3 * 4  # saved for the square; the inputs saved for the product are kept anyway
+    assert held == 4 * (4 * 24 + inputs.numel() + targets.numel() + difference)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from analysis.study import pool
 from tests.study import fakes
 
 
@@ -24,8 +25,20 @@ def job_args(tmp_path):
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """Fakes in place; the file that lists every call of them."""
+    """Fakes in place, one core unless a test says otherwise; the file that lists every call of them."""
     log = tmp_path / "calls.log"
     log.touch()
+    monkeypatch.setattr("analysis.study.pool.cores", lambda: 1)
     fakes.install(log, setitem=monkeypatch.setitem, setattr_=monkeypatch.setattr)
     return log
+
+
+@pytest.fixture
+def staff(calls, monkeypatch):
+    """Fakes in place in workers too: call it with options of `fakes.install`."""
+
+    def prepare(**options) -> None:
+        install = f"from pathlib import Path; from tests.study import fakes; fakes.install(Path({str(calls)!r}), **{options!r})"
+        monkeypatch.setattr("analysis.study.pool.WORKER", f"{install}; {pool.WORKER}")
+
+    return prepare

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import struct
 import sys
 import time
@@ -37,8 +38,12 @@ def model_folder(path: Path, weights: bytes = bytes(16)) -> Path:
     return path
 
 
-def install(log: Path, *, seconds: float = 0.0, setitem=None, setattr_=setattr, fail: str = "") -> None:
-    """Put fakes in place of loading, tokenising and pruning; each call adds a line to `log`. `fail`: a method that raises."""
+def install(log: Path, *, seconds: float = 0.0, setitem=None, setattr_=setattr, fail: str = "", die: str = "", slow: str = "") -> None:
+    """Put fakes in place of loading, tokenising and pruning; each call adds a line to `log`.
+
+    seconds: how long a pruning takes, of the method `slow` alone where one is given. fail: a method that raises; die: one that
+    ends its process.
+    """
     import analysis.models.load
     import analysis.text.corpora
     from analysis.errors import NumericalError
@@ -60,7 +65,9 @@ def install(log: Path, *, seconds: float = 0.0, setitem=None, setattr_=setattr, 
         note("prune", recipe, "resumed" if resumed else "fresh", os.getpid())
         checkpoint.mkdir(exist_ok=True)
         (checkpoint / "unit-0").write_text("done")
-        time.sleep(seconds)
+        time.sleep(seconds if slow in ("", recipe.method) else 0)
+        if recipe.method == die:
+            os.kill(os.getpid(), signal.SIGKILL)
         if recipe.method == fail:
             raise NumericalError("block 0 mlp.down_proj: not finite")
         return types.SimpleNamespace(tables=tables(1 + recipe.seed), provenance={"calibration": list(calibration)})
@@ -70,3 +77,40 @@ def install(log: Path, *, seconds: float = 0.0, setitem=None, setattr_=setattr, 
     (setitem or (lambda where, key, value: where.__setitem__(key, value)))(sys.modules, "analysis.pruning", module)
     setattr_(analysis.models.load, "load_model", load_model)
     setattr_(analysis.text.corpora, "load_tokens", load_tokens)
+
+
+def lines(log: Path, word: str) -> list[str]:
+    """Lines of a log that begin with a word."""
+    return [line for line in log.read_text().splitlines() if line.startswith(word)]
+
+
+# What workers are given to do -----------------------------------------------------------------------------------------
+
+
+def act(item: tuple[str, dict]) -> None:
+    """Wait for `until` lines in the log and `sleep` seconds, add a line (name, process, threads, its bars); then print, raise or die."""
+    log, do = item
+    while len(Path(log).read_text().splitlines()) < do.get("until", 0):
+        time.sleep(0.02)
+    time.sleep(do.get("sleep", 0))
+    with open(log, "a") as file:
+        file.write(f"{do['name']} {os.getpid()} {os.environ['OMP_NUM_THREADS']} {os.environ['ANALYSIS_PROGRESS']} {'ANALYSIS_PROGRESS_FILE' in os.environ}\n")
+    if "print" in do:
+        print(do["print"], flush=True)
+    if "raise" in do:
+        raise do["raise"]
+    if "status" in do:
+        os._exit(do["status"])
+    if "signal" in do:
+        os.kill(os.getpid(), do["signal"])
+
+
+class Unportable(Exception):
+    """An error that pickle cannot put together again."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+def fail_unportably(item) -> None:
+    raise Unportable(*item)

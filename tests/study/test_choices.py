@@ -3,6 +3,7 @@
 import pytest
 
 from analysis.errors import RecipeError, UsageError
+from analysis.recipe import Recipe
 from analysis.study.choices import labelled, recipes
 
 
@@ -15,11 +16,60 @@ def test_every_criterion_with_every_method_and_the_solver_where_there_is_one():
     assert recipes(["wanda"], "50%", ["BR"])[0].solver.lr == 2e-4  # the paper's, where nothing is said
 
 
-@pytest.mark.parametrize("wrong", [(["wand"], "50%", ["LR"]), (["wanda"], "150%", ["LR"]), (["wanda"], "50%", ["BR+PG"]), (["wanda"], "50%", ["BR"], {"lr": -1})])  # fmt: skip
-def test_words_and_numbers_that_are_none(wrong):
-    *words, solver = wrong if isinstance(wrong[-1], dict) else (*wrong, {})
-    with pytest.raises(RecipeError):
-        recipes(*words, **solver)
+def test_patterns_and_refinements_multiply_and_iterations_go_to_frank_wolfe():
+    made = recipes(["wanda"], ["60%", "2:4"], ["LR"], refinements=["none", "swaps", "fw"], iterations=7)
+    assert [str(recipe) for recipe in made] == [
+        "wanda-60% LR", "wanda+swaps-60% LR", "wanda+fw-60%[iterations=7] LR", "wanda-2:4 LR", "wanda+swaps-2:4 LR", "wanda+fw-2:4[iterations=7] LR",
+    ]  # fmt: skip
+    assert recipes(["wanda"], "50%", ["LR"], refinements=["fw"])[0].refinement.iterations == 2000
+
+
+def test_units_go_to_the_methods_that_train_units_and_to_no_others():
+    units = ["matrix", "sub-block", "1", "2", "model"]
+    made = recipes(["wanda"], "50%", ["LR", "ridge", "retrain", "BR+GP", "IR"], units=units, epochs=3)
+    assert [str(recipe.unit) for recipe in made[:3]] == ["1 block", "matrix", "model"]
+    assert [str(recipe.unit) for recipe in made[3:]] == ["matrix", "sub-block", "1 block", "2 blocks", "model"] * 2
+    assert [(recipe.student, recipe.target) for recipe in made[3::5]] == [("sparse", "dense"), ("dense", "dense")]
+    assert [recipe.solver.epochs for recipe in made[2:]] == [3] * 11
+
+
+def test_a_methods_own_options_win_over_the_common_ones():
+    plain, distilled, slow = recipes(["wanda"], "50%", ["retrain", "retrain[objective=distill]", "retrain[lr=0.0002,train=masklora]"], lr=2e-3, epochs=4)
+    assert [recipe.solver.lr for recipe in (plain, distilled, slow)] == [2e-3, 2e-3, 2e-4]  # also where the own value is the default
+    assert distilled.solver.objective == "distill" and slow.solver.train == "masklora" and {r.solver.epochs for r in (plain, distilled, slow)} == {4}
+
+
+def test_a_list_of_values_gives_one_recipe_each_where_something_is_trained():
+    made = recipes(["wanda"], "50%", ["LR", "BR", "retrain[lr=1e-3]"], lr=[2e-3, 4e-3], epochs=[1, 5])
+    assert [(r.method, r.solver.lr, r.solver.epochs) for r in made[1:]] == [
+        ("BR", 2e-3, 1), ("BR", 2e-3, 5), ("BR", 4e-3, 1), ("BR", 4e-3, 5), ("retrain", 1e-3, 1), ("retrain", 1e-3, 5),
+    ]  # fmt: skip
+    assert made[0].method == "LR" and len(made) == 7
+
+
+def test_settings_stand_for_their_options_and_numbers_beside_them_win():
+    (made,) = recipes(["wanda"], "50%", ["IR"], units=["2"], settings="paper2", epochs=3)
+    assert made == Recipe.parse("wanda-50% IR[width=2,settings=paper2,epochs=3]") and made.solver.batch == 2
+
+
+@pytest.mark.parametrize(
+    "words, options, told",
+    [
+        ((["wand"], "50%", ["LR"]), {}, "wanda"),
+        ((["wanda"], "150%", ["LR"]), {}, "150%"),
+        ((["wanda"], ["50%", "4:2"], ["LR"]), {}, "4:2"),
+        ((["wanda"], "50%", ["BR+PG"]), {}, "BR\\+GP"),
+        ((["wanda"], "50%", ["BR"]), {"lr": -1}, "lr"),
+        ((["wanda"], "50%", ["BR"]), {"epoch": 3}, "epochs"),
+        ((["wanda"], "50%", ["LR"]), {"refinements": ["swap"]}, "swaps"),
+        ((["wanda"], "50%", ["BR"]), {"units": ["half"]}, "sub-block"),
+        ((["wanda"], "50%", ["BR"]), {"units": ["0"]}, "width"),
+        ((["wanda"], "50%", ["LR"]), {"refinements": ["fw"], "iterations": 0}, "iterations"),
+    ],
+)
+def test_words_and_numbers_that_are_none(words, options, told):
+    with pytest.raises(RecipeError, match=told):
+        recipes(*words, **options)
 
 
 def test_texts_by_the_name_tables_give_them():

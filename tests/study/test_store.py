@@ -194,7 +194,7 @@ def test_list_runs_tells_what_each_folder_is(folder):
     torn.begin({"model": "m"})
     do(foreign)
     manifest = foreign.path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 0'))
+    manifest.write_text(manifest.read_text().replace(f'"schema": {store.SCHEMA}', '"schema": 0'))
     (paths.runs() / "notebooks").mkdir()
     runs = {info.run: info for info in list_runs()}
     assert {name: info.state for name, info in runs.items()} == {

@@ -17,10 +17,7 @@ from analysis import records
 from analysis.study.store import RunFolder, list_runs
 from analysis.study.sweep import Job, grid, run_job, run_study
 from tests.study import fakes
-
-
-def lines(log: Path, word: str) -> list[str]:
-    return [line for line in log.read_text().splitlines() if line.startswith(word)]
+from tests.study.fakes import lines
 
 
 def python(code: str, home: Path, **options) -> subprocess.Popen:
@@ -268,7 +265,7 @@ def test_a_stored_study_is_read_without_torch(home, calls, job_args):
     code = f"""
 import sys
 from analysis.study.sweep import Job, run_study
-study = run_study([Job(**{job.to_dict()!r})])
+study = run_study([Job(**{job.to_dict()!r})], workers=2)
 assert len(study.blocks) == 2
 assert not {{"torch", "transformers", "datasets"}} & set(sys.modules)
 """
@@ -277,8 +274,8 @@ assert not {{"torch", "transformers", "datasets"}} & set(sys.modules)
     assert process.returncode == 0, error
 
 
-def test_a_real_study_of_a_tiny_model(home, tmp_path):
-    """The true loop behind it all: a small random Llama that reads bytes."""
+def test_a_real_study_of_a_tiny_model(home, tmp_path, monkeypatch):
+    """The true loop behind it all: a small random Llama that reads bytes; and the same bits from workers of one thread."""
     import torch
 
     from tests.text.alphabet import END, byte_tokenizer
@@ -295,7 +292,7 @@ def test_a_real_study_of_a_tiny_model(home, tmp_path):
         model=str(tmp_path / "model"), recipes=["wanda-50% LR", "sparsegpt-2:4 BR[epochs=2,lr=0.001]"], samples=4,
         calibration=f"{tmp_path}/text.txt[:60%]", held_out={"rest": f"{tmp_path}/text.txt[60%:]"}, held_out_samples=3, length=16,
     )  # fmt: skip
-    study = run_study(jobs)
+    study = run_study(jobs, workers=1)
     assert set(study.blocks.split) == {"calibration", "rest"} and set(study.blocks.block) == {0, 1}
     assert set(study.steps.method) == {"BR"} and set(study.steps.epoch) == {0, 1, 2}
     assert (study.matrices.sparsity == 0.5).all() and len(study.matrices) == 2 * 14
@@ -304,3 +301,8 @@ def test_a_real_study_of_a_tiny_model(home, tmp_path):
     again = run_study(jobs)
     for name in records.TABLES:
         pd.testing.assert_frame_equal(getattr(again, name), getattr(study, name), check_exact=True)
+    monkeypatch.setenv("ANALYSIS_HOME", str(tmp_path / "other"))
+    apart = run_study(jobs, workers=2)
+    assert (apart.cost.seconds > 0).all() and not apart.cost.equals(study.cost), "done again"
+    for name in records.TABLES.keys() - {"cost"}:
+        pd.testing.assert_frame_equal(getattr(apart, name), getattr(study, name), check_exact=True)

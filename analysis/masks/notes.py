@@ -1,0 +1,18 @@
+"""Named rules that had to be used: what a result records where the plain arithmetic did not suffice."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Note:
+    """A named rule that had to be used, and its value.
+
+    "dead input"       number of inputs that were zero on every calibration token
+    "damping"          the share of the mean diagonal that had to be added, ten times larger per failed factorisation
+    "float64"          number of rows solved again in double precision
+    "kept start"       number of rows whose refined mask was no better than the one they started from
+    "kept plain mask"  number of rows whose refit was no better than their masked weights
+    """
+
+    rule: str
+    value: float

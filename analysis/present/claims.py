@@ -1,0 +1,247 @@
+"""What the papers claim about granularity, criteria and retraining, beside what the tables show: computed, never typed in.
+
+Each function takes a table of `analysis.present.tables` and says what is in it and whether that agrees with the claim. The claims of
+2510.14444 are those of its abstracts: no table of it could be read, so none of its numbers are quoted.
+"""
+
+import pandas as pd
+
+from analysis.errors import UsageError
+from analysis.present.findings import Finding
+from analysis.present.paper import REFINED
+from analysis.present.style import CRITERIA, METHODS, REFINEMENT_NAMES, say_method, say_split
+from analysis.records import CALIBRATION
+
+
+def say_free_lunch(table: pd.DataFrame, within: float) -> Finding:
+    """Per held-out text and choice of streams: the unit with the lowest perplexity, and which units lie within `within` percent of it.
+
+    `table` is that of `tables.granularity`. 2510.14444 (v2, v3) claims that quality is essentially constant over units that hold at least one
+    non-linear submodule: from the sub-block up.
+    """
+    lines = []
+    for (criterion, split, streams), rows in _by_unit(table).groupby(["criterion", "split", "streams"], sort=False):
+        best = rows.loc[rows["value"].idxmin()]
+        above = 100 * (rows["value"] / best["value"] - 1)
+        near = [_unit(unit) for unit in rows.loc[above <= within, "granularity"]]
+        coarse = rows["granularity"] != "matrix"
+        spread = 100 * (rows.loc[coarse, "value"].max() / rows.loc[coarse, "value"].min() - 1)
+        verdict = ""
+        if coarse.sum() > 1:
+            verdict = f"; from the smallest unit above a matrix to the largest, perplexity varies by {spread:.1f} %: the paper's flat region is {'seen' if spread <= within else 'not seen'}"
+        lines.append(
+            f"- **{CRITERIA.get(criterion, criterion)} {streams}**, {say_split(split)}: lowest with {_unit(best['granularity'])} ({_value(best)}); "
+            f"within {within:g} %: {', '.join(near)}{verdict}."
+        )
+    return Finding("\n".join(lines))
+
+
+def say_matrix(table: pd.DataFrame) -> Finding:
+    """Per held-out text and choice of streams: one matrix at once against one sub-block at once, by gradient and in closed form.
+
+    2510.14444 (v3) claims that reconstructing single matrices is consistently worse.
+    """
+    lines = []
+    text = table[(table["measure"] == "perplexity") & (table["split"] != CALIBRATION)]
+    for (criterion, split, streams), rows in text[text["streams"] != ""].groupby(["criterion", "split", "streams"], sort=False):
+        at = rows.set_index(["method", "granularity"])
+        where = f"- **{CRITERIA.get(criterion, criterion)} {streams}**, {say_split(split)}"
+        if (streams, "sub-block") not in at.index:
+            lines.append(f"{where}: no sub-blocks were run, so there is nothing to compare a matrix with.")
+            continue
+        half = at.loc[(streams, "sub-block")]
+        parts = []
+        for method, words in ((streams, "matrices by gradient"), ("ridge", "matrices in closed form")):
+            if (method, "matrix") in at.index:
+                one = at.loc[(method, "matrix")]
+                parts.append(f"{words} {_value(one)}, {_more(one, half)}{' (within the spread of the seeds)' if _blurred(one, half) else ''}")
+        worse = [part for part in parts if "more" in part]
+        verdict = "as the paper claims" if len(worse) == len(parts) else "against the paper's claim" if not worse else "in part against the paper's claim"
+        lines.append(f"{where}: sub-blocks {_value(half)}; {'; '.join(parts)}: {verdict}." if parts else f"{where}: no single matrices were run.")
+    return Finding("\n".join(lines))
+
+
+def say_cheapest(table: pd.DataFrame, within: float) -> Finding:
+    """Per held-out text and price: the cheapest way within `within` percent of the best perplexity, and what the others pay.
+
+    `table` is that of `tables.cost_of_units`.
+    """
+    lines = []
+    for (criterion, split, price), rows in table[table["cost"].notna()].groupby(["criterion", "split", "price"], sort=False):
+        best = rows.loc[rows["value"].idxmin()]
+        near = rows[rows["value"] <= best["value"] * (1 + within / 100)]
+        cheap = near.loc[near["cost"].idxmin()]
+        most = rows.loc[rows["cost"].idxmax()]
+        lines.append(
+            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {price}: best {_point(best)} at {best['cost']:.3g}; cheapest within {within:g} % "
+            f"{_point(cheap)} at {cheap['cost']:.3g}, {best['cost'] / cheap['cost']:.2g} times less than the best and {most['cost'] / cheap['cost']:.2g} times "
+            f"less than the dearest, {_point(most)}."
+        )
+    return Finding("\n".join(lines))
+
+
+def say_spread(table: pd.DataFrame) -> Finding:
+    """Per pattern and held-out text: how far the criteria lie apart before and after reconstruction, masks as chosen.
+
+    `table` is that of `tables.criteria`. 2510.14444 (v2) claims that the criterion matters less after reconstruction.
+    """
+    lines = []
+    plain = table[(table["refinement"] == "none") & (table["method"] != "dense")]
+    for (pattern, split), rows in plain.groupby(["pattern", "split"], sort=False):
+        wide = rows.pivot(index="criterion", columns="method", values="value")
+        before, *after = [name for name in METHODS if name in wide]
+        parts, spreads = [], []
+        for method in (before, *after):
+            best, worst = wide[method].idxmin(), wide[method].idxmax()
+            spreads.append(100 * (wide[method].max() / wide[method].min() - 1))
+            parts.append(f"{say_method(method)} {spreads[-1]:.2g} % ({CRITERIA[best]} {wide[method].min():.3f} to {CRITERIA[worst]} {wide[method].max():.3f})")
+        shrinks = all(spread < spreads[0] for spread in spreads[1:])
+        verdict = "the criterion matters less after reconstruction, as the paper claims" if shrinks else "the gap does not shrink, against the paper's claim"
+        lines.append(f"- **{pattern}**, {say_split(split)}: worst criterion over best {'; '.join(parts)}{'; ' + verdict if after else ''}.")
+    return Finding("\n".join(lines))
+
+
+def say_refined(table: pd.DataFrame) -> Finding:
+    """Per pattern and held-out text: what each refinement does to perplexity before and after reconstruction, per criterion."""
+    lines = []
+    for (pattern, split), rows in table[table["method"] != "dense"].groupby(["pattern", "split"], sort=False):
+        parts = []
+        for (method, refinement), some in rows[rows["refinement"] != "none"].groupby(["method", "refinement"], sort=False):
+            base = rows[(rows["method"] == method) & (rows["refinement"] == "none")].set_index("criterion")["value"]
+            change = 100 * (some.set_index("criterion")["value"] / base - 1)
+            words = ", ".join(f"{CRITERIA[criterion]} {percent:+.1f} %" for criterion, percent in change.items())
+            parts.append(f"{say_method(method)} with {REFINEMENT_NAMES[refinement]}: {words}")
+        lines.append(f"- **{pattern}**, {say_split(split)}: {'; '.join(parts) or 'no refinement was run'}.")
+    return Finding("\n".join(lines))
+
+
+def say_layers(changes: pd.DataFrame) -> Finding:
+    """Per pattern and refinement: how much of the matrices' own error it removes, in the mean over matrices and at most.
+
+    `changes` is that of `tables.layer_changes`. The papers: up to 60 % less than Wanda's with swaps (2512.10922), up to 80 % and typically 20 to
+    40 % with Frank-Wolfe (2510.13713).
+    """
+    lines = []
+    for (pattern, refinement), rows in changes.groupby(["pattern", "refinement"], sort=False):
+        parts = []
+        for criterion, some in rows.groupby("criterion", sort=False):
+            less = 100 * (1 - some["value"])
+            parts.append(f"{CRITERIA[criterion]} {less.mean():.0f} % (at most {less.max():.0f} %)")
+        lines.append(f"- **{pattern}, {REFINEMENT_NAMES[refinement]}**: error of a matrix lower by {', '.join(parts)} in the mean.")
+    return Finding("\n".join(lines))
+
+
+def beside_refinement(table: pd.DataFrame) -> pd.DataFrame:
+    """Perplexity with Frank-Wolfe's mask over that with the criterion's own, before reconstruction, ours beside table 1 of 2510.13713.
+
+    `table` is that of `tables.criteria`. Rows (pattern, criterion); columns: one per held-out text, then the least and the most of the
+    paper's six models. Below 1 the refinement helps. The paper gives Wanda and RIA at 50 %, 60 % and 2:4.
+    """
+    key = ["pattern", "criterion"]
+    rows = table[(table["method"] == "LR")]
+    wide = rows.pivot_table(index=[*key, "split"], columns="refinement", values="value", sort=False)
+    if "fw" not in wide:
+        raise UsageError("beside the paper's refinement: the table has no runs with fw; add it to the refinements")
+    out = (wide["fw"] / wide["none"]).unstack("split").rename(columns=say_split)
+    ratio = (REFINED["fw"] / REFINED["none"]).groupby([REFINED[name] for name in key])
+    out["paper, least"], out["paper, most"] = ratio.min(), ratio.max()
+    return out.reindex(rows.set_index(key).index.unique()).rename_axis(columns=None).round(3)
+
+
+def say_equal_tokens(budget: pd.DataFrame) -> Finding:
+    """Per held-out text, number of windows and of epochs: the methods from best to worst, all having seen the same text equally often.
+
+    `budget` is that of `tables.budgets`.
+    """
+    lines = []
+    for (criterion, split, samples, epochs), rows in _trained(budget).groupby(["criterion", "split", "samples", "epochs"], sort=False):
+        order = rows.sort_values("value")
+        said = ", ".join(f"{say_method(row.method)} {row.value:.3f}" for row in order.itertuples())
+        lines.append((samples, epochs, f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {samples} windows, {epochs} epochs: {said}."))
+    return Finding("\n".join(line for *_, line in sorted(lines, key=lambda line: line[:2])))
+
+
+def say_equal_time(budget: pd.DataFrame) -> Finding:
+    """Per held-out text and number of windows: the best method within the time in which every method has finished at least once, and
+    within the time after which the fastest has no longer run."""
+    lines = []
+    for (criterion, split, samples), rows in _trained(budget).groupby(["criterion", "split", "samples"], sort=False):
+        seconds = rows.groupby("method")["solve_seconds"]
+        parts = []
+        for limit in sorted({seconds.min().max(), seconds.max().min()}):
+            done = rows[rows["solve_seconds"] <= limit]
+            best = done.loc[done.groupby("method")["value"].idxmin()].sort_values("value")
+            said = ", ".join(f"{say_method(row.method)} {row.value:.3f} ({row.epochs} epochs)" for row in best.itertuples())
+            parts.append(f"within {limit:.3g} s {said}")
+        lines.append(f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {samples} windows: {'; '.join(parts)}.")
+    return Finding("\n".join(lines))
+
+
+def say_less(budget: pd.DataFrame) -> Finding:
+    """Per held-out text and retraining method: the least text and the least time with which a local method is at least as good as its best.
+
+    2510.14444 (v2) claims that local reconstruction matches parameter-efficient retraining with more than 10 times less data and compute.
+    """
+    lines = []
+    for (criterion, split), rows in _trained(budget).groupby(["criterion", "split"], sort=False):
+        again = rows["method"].str.startswith("retrain")
+        for method, runs in rows[again].groupby("method", sort=False):
+            best = runs.loc[runs["value"].idxmin()]
+            where = f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {say_method(method)}: at best {_value(best)} with {best['samples']} windows and {best['epochs']} epochs"
+            enough = rows[~again & (rows["value"] <= best["value"])]
+            if enough.empty:
+                lines.append(f"{where}; no local run is as good, against the paper's claim.")
+                continue
+            tokens, fast = enough.loc[enough["tokens"].idxmin()], enough.loc[enough["solve_seconds"].idxmin()]
+            text, time = best["tokens"] / tokens["tokens"], best["solve_seconds"] / fast["solve_seconds"]
+            verdict = "more than 10 times less of both, as the paper claims" if min(text, time) > 10 else "as good or better, but not with 10 times less of both"
+            lines.append(f"{where}; {say_method(tokens['method'])} is there with {_times(text, 'tokens')}, {say_method(fast['method'])} with {_times(time, 'time')}: {verdict}.")
+    return Finding("\n".join(lines))
+
+
+def say_memory(budget: pd.DataFrame) -> Finding:
+    """What each method's solver holds at once, as a multiple of the least, for the fewest windows."""
+    trained = _trained(budget)
+    fewest = trained[trained["samples"] == trained["samples"].min()]
+    held = fewest.groupby("method", sort=False)["solver_memory_mib"].max().sort_values()
+    said = ", ".join(f"{say_method(method)} {mib:.3g} MiB ({mib / held.iloc[0]:.2g} times)" for method, mib in held.items())
+    return Finding(f"- With {fewest['samples'].iloc[0]} windows the solver holds at most: {said}.")
+
+
+def _by_unit(table: pd.DataFrame) -> pd.DataFrame:
+    """Held-out perplexities of gradient methods by unit."""
+    solved = (table["streams"] != "") & (table["method"] != "ridge")
+    return table[solved & (table["measure"] == "perplexity") & (table["split"] != CALIBRATION)]
+
+
+def _trained(budget: pd.DataFrame) -> pd.DataFrame:
+    rows = budget[budget["epochs"] > 0]
+    if rows.empty:
+        raise UsageError("finding about budgets: the table has no trained runs")
+    return rows
+
+
+def _unit(granularity: str) -> str:
+    return {"matrix": "matrices", "sub-block": "sub-blocks", "model": "the whole model"}.get(granularity, granularity)
+
+
+def _point(row: pd.Series) -> str:
+    return f"{row['method'] if row['method'] == row['streams'] else row['method'] + ' like ' + row['streams']} by {_unit(row['granularity'])} ({row['value']:.3f})"
+
+
+def _value(row: pd.Series) -> str:
+    return f"{row['value']:.3f}" + (f" ± {row['std']:.3f}" if row["seeds"] > 1 else "")
+
+
+def _more(one: pd.Series, other: pd.Series) -> str:
+    percent = 100 * (one["value"] / other["value"] - 1)
+    return f"{percent:.1f} % more" if percent >= 0 else f"{-percent:.1f} % less"
+
+
+def _blurred(one: pd.Series, other: pd.Series) -> bool:
+    """Whether two means lie closer than their standard deviations over seeds, where there are several."""
+    return min(one["seeds"], other["seeds"]) > 1 and abs(one["value"] - other["value"]) <= one["std"] + other["std"]
+
+
+def _times(ratio: float, what: str) -> str:
+    return f"{ratio:.2g} times less {what}" if ratio >= 1 else f"{1 / ratio:.2g} times more {what}"

@@ -1,0 +1,67 @@
+"""One word for a row of a paper's table: preset name -> recipe text, where it comes from, what it shows. No torch.
+
+Sparsity, method and optimiser are the paper's; model, texts and numbers of windows are the run's own arguments.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A recipe worth a name of its own: its text form, its source, what it is."""
+
+    text: str
+    source: str
+    description: str
+
+
+def _shin() -> dict[str, Preset]:
+    methods = {"LR": "LR", "BR": "BR", "GP": "BR+GP", "CR": "BR+GP+CR"}
+    return {
+        f"shin-{criterion}-{word}": Preset(f"{criterion}-50% {method}", "2406.15524 tables 1-4", "a row of its tables of LLaMA-7B and OPT-125M")
+        for criterion in ("magnitude", "wanda", "sparsegpt")
+        for word, method in methods.items()
+    }
+
+
+def _wagner() -> dict[str, Preset]:
+    sizes = {
+        "matrix": ("unit=matrix", "each matrix on its own"),
+        "half": ("unit=sub-block", "attention and MLP halves"),
+        "block": ("", "one block at a time"),
+        "2-blocks": ("width=2", "two blocks at a time"),
+        "4-blocks": ("width=4", "four blocks at a time"),
+        "stack": ("unit=model", "all blocks at once"),
+    }
+    presets, source = {}, "2510.14444, defaults of its released code"
+    for criterion in ("magnitude", "wanda", "ria", "sparsegpt"):
+        for word, (unit, what) in sizes.items():
+            options = ",".join(filter(None, (unit, "settings=paper2")))
+            presets[f"wagner-{criterion}-{word}"] = Preset(f"{criterion}-50% IR[{options}]", source, f"granularity: {what}, inputs and targets dense")
+        presets[f"wagner-{criterion}-retrain"] = Preset(f"{criterion}-50% retrain[settings=paper2]", source, "baseline: full retraining under the mask")
+        presets[f"wagner-{criterion}-peft"] = Preset(f"{criterion}-50% retrain[settings=paper2,train=masklora]", source, "baseline: MaskLoRA, norms and biases retrained")
+    return presets
+
+
+def _companions() -> dict[str, Preset]:
+    patterns = ("50%", "60%", "2:4")
+    frank_wolfe = {
+        f"sparsefw-{criterion}-{pattern}": Preset(f"{criterion}+fw-{pattern} LR", "2510.13713 table 1", "Frank-Wolfe mask refinement")
+        for criterion in ("wanda", "ria")
+        for pattern in patterns
+    }
+    swaps = {
+        f"sparseswaps-{criterion}-{pattern}": Preset(f"{criterion}+swaps-{pattern}{group} LR", "2512.10922", "mask refinement by swaps, equal sparsity per row")
+        for criterion in ("magnitude", "wanda", "ria")
+        for pattern in patterns
+        for group in ["" if ":" in pattern or criterion == "wanda" else "[group=row]"]
+    }
+    perp = {
+        f"perp-{criterion}-{train}": Preset(f"{criterion}-50% retrain[train={train}]", "2312.15230", "parameter-efficient retraining")
+        for criterion in ("magnitude", "wanda")
+        for train in ("masklora", "norms-biases")
+    }
+    return frank_wolfe | swaps | perp
+
+
+PRESETS: dict[str, Preset] = _shin() | _wagner() | _companions()

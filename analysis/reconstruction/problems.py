@@ -1,0 +1,59 @@
+"""What a solver is given of one piece: student inputs and targets on each set of windows, or only their second moments.
+
+Student and target read the stream that the recipe names (`student`, `target`). On the sparse stream a piece's inputs have
+passed the pruned block as it stands, its earlier pieces solved; on the dense stream they have passed the dense block.
+"""
+
+import torch
+from torch import Tensor
+
+from analysis.recipe import Recipe
+from analysis.reconstruction.closed_form import Moments, MomentsCollector
+from analysis.reconstruction.gradient import Problem
+from analysis.reconstruction.pieces import Piece
+from analysis.reconstruction.streams import Streams, chunks, stream_through
+
+
+def problem(dense: Piece, pruned: Piece, streams: Streams, recipe: Recipe) -> Problem:
+    """Inputs (N, T, in) of the pruned piece and outputs (N, T, out) of the dense one, kept for every step."""
+    student = _inputs(dense, pruned, streams, recipe.student)
+    target = student if recipe.target == recipe.student else _inputs(dense, pruned, streams, recipe.target)
+    targets = stream_through(dense.run, streams.recording, target, _device(dense))
+    return Problem(streams.label, student, targets, streams.recording)
+
+
+def retraining(dense: Piece, streams: Streams, objective: str) -> Problem:
+    """Token ids in; targets are the ids, or the dense model's logits computed anew for every batch."""
+    recording, device = streams.recording, _device(dense)
+
+    @torch.no_grad()  # not inference mode: the loss saves these for its backward pass
+    def logits(rows) -> Tensor:
+        return dense.run(recording, recording.ids[rows].to(device), rows)
+
+    return Problem(streams.label, recording.ids, recording.ids if objective == "ce" else logits, recording)
+
+
+@torch.inference_mode()
+def moments(dense: Piece, pruned: Piece, streams: Streams, recipe: Recipe, precision: torch.dtype) -> Moments:
+    """Second moments of a matrix's student and target inputs over the real tokens, chunk by chunk."""
+    device = _device(dense)
+    (name, matrix), = pruned.matrices.items()
+    collector = MomentsCollector(matrix.columns, precision, device)
+    for rows in chunks(*streams.mask.shape, device):
+        mask = streams.mask[rows]
+
+        def real_inputs(stream: str) -> Tensor:
+            source = pruned if stream == "sparse" else dense
+            return source.inputs(streams.recording, streams.of(stream)[rows].to(device), rows)[mask.to(device)]
+
+        collector.add(real_inputs(recipe.student), None if recipe.student == recipe.target else real_inputs(recipe.target))
+    return collector.result(name)
+
+
+def _inputs(dense: Piece, pruned: Piece, streams: Streams, stream: str) -> Tensor:
+    source, hidden = (pruned if stream == "sparse" else dense), streams.of(stream)
+    return hidden if source.inputs is None else stream_through(source.inputs, streams.recording, hidden, _device(dense))
+
+
+def _device(piece: Piece) -> torch.device:
+    return piece.parameters()[0].device

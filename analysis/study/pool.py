@@ -1,0 +1,150 @@
+"""Several processes on one machine: one function, many items, each process doing one item at a time.
+
+A worker is a fresh interpreter that reads (function, item) pairs from a pipe. Unlike multiprocessing's workers it never runs
+the caller's script again, so a notebook, `python -c` and a script without `if __name__ == "__main__"` can all have workers; it
+has the threads it is given before torch loads; and when the caller goes, however it goes, it ends. No torch, but to see devices.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import psutil
+
+from analysis.errors import AnalysisError
+from analysis.models.files import fetch, find, weight_files
+
+WORKER = "from analysis.study.pool import serve; serve()"  # what a worker runs
+COPIES = 8  # memory a run takes, in sizes of the weights on disk: dense and pruned model in float32, gradients, Adam, streams
+INTERPRETER = 2**29  # bytes a worker takes before it has a model
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads(workers: int) -> int:
+    """Threads for each of so many workers: an equal share of the cores, never more than OMP_NUM_THREADS allows."""
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    share = max(1, cores() // workers)
+    return min(share, int(allowed)) if allowed.isdecimal() and int(allowed) else share
+
+
+def affordable(models: Iterable[str], devices: Iterable[str]) -> int:
+    """Workers this machine has cores and memory for, one where a job takes an accelerator.
+
+    Memory: the largest model's weights on disk `COPIES` times and an interpreter for each worker, in half of what is free.
+    """
+    if cores() == 1 or not all(_is_cpu(device) for device in devices):
+        return 1
+    each = COPIES * max(_weights(name) for name in models) + INTERPRETER
+    return max(1, min(cores(), psutil.virtual_memory().available // 2 // each))
+
+
+def _is_cpu(device: str) -> bool:
+    if device != "auto":
+        return device == "cpu"
+    import torch
+
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def _weights(name: str) -> int:
+    """Bytes of a model's weight files; a hub model is downloaded, once for all workers."""
+    folder = find(name).folder or fetch(name)[0]
+    return sum(file.stat().st_size for file in weight_files(folder, name))
+
+
+def spread(function: Callable[[Any], object], items: Sequence, *, workers: int, threads: int) -> Iterator[tuple[int, Exception | None]]:
+    """Call `function(item)` in `workers` processes of `threads` threads, items in order, one by one to whoever is free.
+
+    Yields (number of the item, None or what it raised) as they end; what the function returns is dropped. After the first error
+    no item is begun and those under way are let finish. A worker that dies gives AnalysisError for its item. The function is
+    picklable, hence of a module. Closing the generator, or an interrupt, ends the workers at once; close it explicitly.
+    """
+    numbers, failed = iter(range(len(items))), False
+    with ThreadPoolExecutor(workers) as waiting, ExitStack() as stack:
+        crew = [stack.enter_context(_hire(threads)) for _ in range(workers)]
+        try:
+            busy = {waiting.submit(_ask, worker, function, items[number]): (number, worker) for worker, number in zip(crew, numbers)}
+            while busy:
+                for answer in wait(busy, return_when=FIRST_COMPLETED).done:
+                    number, worker = busy.pop(answer)
+                    error = answer.result()
+                    failed = failed or error is not None
+                    if not failed and (following := next(numbers, None)) is not None:
+                        busy[waiting.submit(_ask, worker, function, items[following])] = following, worker
+                    yield number, error
+            for worker in crew:
+                worker.stdin.close()
+        except BaseException:
+            for worker in crew:
+                worker.kill()
+            raise
+
+
+def _hire(threads: int) -> subprocess.Popen:
+    silent = {name: value for name, value in os.environ.items() if name != "ANALYSIS_PROGRESS_FILE"} | {"ANALYSIS_PROGRESS": "0"}
+    passive = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
+    few = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    code = f"import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = {sys.path!r}; {WORKER}"
+    return subprocess.Popen([sys.executable, "-c", code], env=silent | passive | few, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def _ask(worker: subprocess.Popen, function: Callable, item: object) -> Exception | None:
+    """Have the worker do one item, and wait for what it raised."""
+    try:
+        pickle.dump((function, item), worker.stdin)
+        worker.stdin.flush()
+        return pickle.load(worker.stdout)
+    except (OSError, EOFError, pickle.UnpicklingError):  # the pipe ended: so has the worker
+        with suppress(OSError):
+            worker.stdin.close()
+        return AnalysisError(
+            f"its worker process {_end(worker.wait())}; finished runs are stored and this one goes on where it stopped: "
+            "run again with fewer workers (workers=1 needs the least memory)"
+        )
+
+
+def _end(code: int) -> str:
+    if code >= 0:
+        return f"exited with status {code}"
+    name = signal.Signals(-code).name
+    return f"was ended by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
+
+
+def serve() -> None:
+    """A worker's life: items in by stdin, errors out by stdout, until the caller closes the pipe. Whatever prints goes to stderr."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    while True:
+        try:
+            function, item = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        answer = None
+        try:
+            function(item)
+        except Exception as error:
+            answer = _portable(error)
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+def _portable(error: Exception) -> Exception:
+    """The error with the worker's traceback as a note, or a RuntimeError that quotes it where it cannot be pickled."""
+    told = "in a worker process:\n" + "".join(traceback.format_exception(error))
+    try:
+        error = pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever an error of another package does when taken apart and put together
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(told)
+    return error

@@ -1,0 +1,170 @@
+"""Workers: every item once, one at a time to whoever is free, and no process left behind."""
+
+import inspect
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from types import SimpleNamespace
+
+import pytest
+
+from analysis import errors, paths
+from analysis.errors import AnalysisError, NumericalError, RecipeError
+from analysis.study import pool
+from tests.study import fakes
+
+
+@pytest.fixture
+def log(tmp_path):
+    file = tmp_path / "done.log"
+    file.touch()
+    return file
+
+
+def items(log, *wishes):
+    return [(str(log), {"name": number, **wish}) for number, wish in enumerate(wishes)]
+
+
+def done(log) -> list[list[str]]:
+    return [line.split() for line in log.read_text().splitlines()]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be collected does not."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return bool(state) and not state.startswith("Z")
+
+
+def wait_until(what, seconds: float = 20.0) -> None:
+    limit = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_every_item_once_and_a_slow_one_blocks_nobody(log, monkeypatch, tmp_path):
+    monkeypatch.setenv("ANALYSIS_PROGRESS_FILE", str(tmp_path / "bars"))
+    wishes = [{"until": 4, "sleep": 0.3}, {"print": "noise on stdout"}, {}, {}, {}]
+    answers = list(pool.spread(fakes.act, items(log, *wishes), workers=2, threads=3))
+    assert [error for _, error in answers] == [None] * 5
+    assert [number for number, _ in answers] == [1, 2, 3, 4, 0]
+    rows = done(log)
+    assert sorted(row[0] for row in rows) == list("01234") and len({row[1] for row in rows}) == 2
+    assert {tuple(row[2:]) for row in rows} == {("3", "0", "False")}, "threads as given, and no bars"
+    assert not any(alive(int(row[1])) for row in rows)
+
+
+def test_after_an_error_nothing_is_begun_and_what_runs_is_let_finish(log):
+    wrong = RecipeError("wnada", ["no such criterion", "no pattern"])
+    answers = dict(pool.spread(fakes.act, items(log, {"until": 1, "sleep": 0.5}, {"raise": wrong}, {}, {}), workers=2, threads=1))
+    assert set(answers) == {0, 1} and answers[0] is None
+    assert type(answers[1]) is RecipeError and str(answers[1]) == str(wrong) and answers[1].problems == wrong.problems
+    assert "in act" in answers[1].__notes__[0], "the worker's traceback"
+    assert sorted(row[0] for row in done(log)) == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    "end, said", [({"status": 3}, "exited with status 3"), ({"signal": signal.SIGKILL}, "ended by SIGKILL, as the system does when memory runs out")]
+)
+def test_a_worker_that_dies_is_told(log, end, said):
+    ((number, error),) = pool.spread(fakes.act, items(log, end), workers=1, threads=1)
+    assert number == 0 and type(error) is AnalysisError and said in str(error) and "fewer workers" in str(error)
+
+
+def test_an_error_that_cannot_be_pickled_is_quoted():
+    ((_, error),) = pool.spread(fakes.fail_unportably, [("this", "that")], workers=1, threads=1)
+    assert type(error) is RuntimeError and str(error) == "Unportable: this and that"
+
+
+def test_what_cannot_be_sent_is_an_error_here():
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        list(pool.spread(lambda item: None, [1], workers=1, threads=1))
+
+
+def test_closing_ends_workers_at_once(log):
+    started = time.monotonic()
+    with closing(pool.spread(fakes.act, items(log, {}, {"sleep": 60}), workers=2, threads=1)) as answers:
+        assert next(answers) == (0, None)
+    assert time.monotonic() - started < 30 and len(done(log)) == 1
+
+
+def test_the_caller_killed_leaves_no_worker(log):
+    code = f"""
+import os
+from analysis.study import pool
+from tests.study import fakes
+hire = pool._hire
+def told(threads):
+    worker = hire(threads)
+    print(worker.pid, flush=True)
+    return worker
+pool._hire = told
+list(pool.spread(fakes.act, {items(log, {}, {"sleep": 1.0})!r}, workers=2, threads=1))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=paths.ROOT, stdout=subprocess.PIPE, text=True)
+    pids = [int(process.stdout.readline()) for _ in range(2)]
+    wait_until(lambda: done(log))
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not any(map(alive, pids)))
+
+
+@pytest.mark.parametrize("kind", [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, AnalysisError)])
+def test_every_error_comes_back_whole_from_pickle(kind):
+    error = kind("wnada-50%", ["one", "two"]) if kind is RecipeError else kind("block 0: not finite")
+    error.args = (f"job 3: {error}",)
+    error.add_note("a note")
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        back = pickle.loads(pickle.dumps(error, protocol))
+        assert type(back) is kind and str(back) == str(error) and vars(back) == vars(error) and back.exit_code == error.exit_code
+
+
+def test_threads_are_shared_out(monkeypatch):
+    monkeypatch.setattr(pool, "cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert [pool.threads(count) for count in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    for given, allowed in (("3", 3), ("16", 4), ("4,2", 4), ("0", 4), ("", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert pool.threads(2) == allowed
+
+
+def test_as_many_workers_as_fit(monkeypatch, tmp_path):
+    small, large = (fakes.model_folder(tmp_path / name, weights=bytes(size)) for name, size in (("small", 16), ("large", 2**20)))
+    size = pool._weights(str(large))
+    assert 2**20 < size < 2**20 + 200
+    free = lambda count: lambda: SimpleNamespace(available=2 * count * (8 * size + 2**29) + 1)  # noqa: E731
+    monkeypatch.setattr(pool, "cores", lambda: 4)
+    for room, fits in ((0, 1), (1, 1), (3, 3), (9, 4)):
+        monkeypatch.setattr(pool.psutil, "virtual_memory", free(room))
+        assert pool.affordable([str(small), str(large)], ["cpu"]) == fits
+    for devices in (["cuda"], ["cpu", "cuda:1"], ["mps"]):
+        assert pool.affordable([str(small)], devices) == 1
+    monkeypatch.setattr(pool, "cores", lambda: 1)
+    assert pool.affordable([str(small)], ["auto"]) == 1
+
+
+def test_auto_is_what_torch_sees(monkeypatch, tmp_path):
+    import torch
+
+    model = str(fakes.model_folder(tmp_path / "model"))
+    monkeypatch.setattr(pool, "cores", lambda: 2)
+    monkeypatch.setattr(pool.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**40))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for cuda, count in ((True, 1), (False, 2)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        assert pool.affordable([model], ["auto", "cpu"]) == count
+
+
+def test_cores_are_those_of_this_process():
+    if hasattr(os, "sched_getaffinity"):
+        assert pool.cores() == len(os.sched_getaffinity(0))
+    assert pool.cores() >= 1
+
+
+def test_the_error_of_a_worker_is_its_own_class(log):
+    ((_, error),) = pool.spread(fakes.act, items(log, {"raise": NumericalError("block 0 mlp.down_proj: not finite")}), workers=1, threads=1)
+    assert type(error) is NumericalError and str(error) == "block 0 mlp.down_proj: not finite"

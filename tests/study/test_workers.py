@@ -1,0 +1,124 @@
+"""A study by several workers: the same tables in the same order, errors by their names, and nobody left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import paths, records
+from analysis.errors import AnalysisError, NumericalError, UsageError
+from analysis.study.store import list_runs
+from analysis.study.sweep import Job, run_study
+from tests.study.fakes import lines
+from tests.study.test_pool import alive, wait_until
+
+
+def pids(log: Path) -> set[int]:
+    return {int(line.split()[-1]) for line in lines(log, "prune")}
+
+
+def test_workers_share_the_jobs_and_the_order_stays(home, calls, staff, job_args):
+    staff(seconds=1.5, slow="LR")
+    jobs = [Job(**job_args | {"recipe": f"wanda-50% {method}"}) for method in ("LR", "BR", "BR+GP", "BR+CR")]
+    study = run_study(jobs, workers=2)
+    assert study.jobs == tuple(jobs) and list(study.blocks.recipe.unique()) == [job.recipe.label for job in jobs]
+    assert len(lines(calls, "prune")) == 4 and len(pids(calls)) == 2 and os.getpid() not in pids(calls)
+    assert len(lines(calls, "load")) == 2, "one model for each worker"
+    assert not any(map(alive, pids(calls)))
+    alone = run_study(jobs, workers=1)
+    assert len(lines(calls, "prune")) == 4
+    for name in records.TABLES:
+        pd.testing.assert_frame_equal(getattr(alone, name), getattr(study, name), check_exact=True)
+
+
+def test_no_process_where_none_is_needed(home, calls, job_args, monkeypatch):
+    monkeypatch.setattr("analysis.study.pool._hire", lambda threads: pytest.fail("a worker was started"))
+    jobs = [Job(**job_args | {"seed": seed}) for seed in range(3)]
+    run_study(jobs[:1], workers=4)
+    run_study(jobs[:2], workers=4)
+    run_study(jobs, workers=1)
+    run_study(jobs, workers=4)
+    assert pids(calls) == {os.getpid()} and len(lines(calls, "prune")) == 3
+
+
+def test_workers_are_as_many_as_fit_unless_told(home, calls, staff, job_args, monkeypatch):
+    staff()
+    monkeypatch.setattr("analysis.study.pool.cores", lambda: 2)
+    jobs = [Job(**job_args | {"device": "cpu", "seed": seed}) for seed in range(2)]
+    run_study(jobs)
+    assert len(lines(calls, "prune")) == 2 and os.getpid() not in pids(calls)
+    run_study([Job(**job_args | {"device": "cuda", "seed": seed}) for seed in range(2)])
+    assert os.getpid() in pids(calls) and len(lines(calls, "prune")) == 4
+    for wrong in (0, -1, True, 1.5, "2"):
+        with pytest.raises(UsageError, match="workers must be a whole number of at least 1"):
+            run_study(jobs, workers=wrong)
+
+
+def test_a_job_failing_in_a_worker_is_named_and_the_others_are_kept(home, calls, staff, job_args):
+    staff(fail="BR+GP", seconds=1.0, slow="BR")
+    jobs = [Job(**job_args | {"recipe": f"wanda-50% {method}"}) for method in ("BR+GP", "BR")]
+    with pytest.raises(NumericalError) as caught:
+        run_study(jobs, workers=2)
+    assert str(caught.value) == f"job {jobs[0]}: block 0 mlp.down_proj: not finite"
+    assert sorted(info.state for info in list_runs()) == ["complete", "incomplete"]
+    staff()
+    run_study(jobs, workers=2)
+    assert sorted(line.split()[1:4] for line in lines(calls, "prune")) == [["wanda-50%", "BR", "fresh"], ["wanda-50%", "BR+GP", "fresh"], ["wanda-50%", "BR+GP", "resumed"]]
+
+
+def test_a_worker_that_dies_names_its_job(home, calls, staff, job_args):
+    staff(die="BR")
+    jobs = [Job(**job_args | {"recipe": f"wanda-50% {method}"}) for method in ("LR", "BR")]
+    with pytest.raises(AnalysisError, match=r"^job wanda-50% BR on .*: its worker process was ended by SIGKILL.*fewer workers"):
+        run_study(jobs, workers=2)
+    assert sorted(info.state for info in list_runs()) == ["complete", "incomplete"]
+    staff()
+    run_study(jobs, workers=2)
+    run_study(jobs)
+    assert len(lines(calls, "prune")) == 3
+
+
+def test_an_interrupt_ends_the_workers_of_a_script_without_a_guard(home, calls, staff, job_args, tmp_path):
+    """The script is not run again by its workers, and a second call goes on from its checkpoints."""
+    jobs = [Job(**job_args | {"seed": seed}) for seed in range(3)]
+    (tmp_path / "script.py").write_text(f"""
+from analysis.study import pool
+from analysis.study.sweep import Job, run_study
+print("once")
+pool.WORKER = "from pathlib import Path; from tests.study import fakes; fakes.install(Path({str(calls)!r}), seconds=60); " + pool.WORKER
+run_study([Job(**job) for job in {[job.to_dict() for job in jobs]!r}], workers=2)
+""")
+    env = {**os.environ, "ANALYSIS_HOME": str(home), "PYTHONPATH": str(paths.ROOT)}
+    process = subprocess.Popen([sys.executable, str(tmp_path / "script.py")], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: len(lines(calls, "prune")) == 2 or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=20)
+    assert out == "once\n" and error.splitlines()[-1] == "KeyboardInterrupt", error
+    wait_until(lambda: not any(map(alive, pids(calls))))
+    staff()
+    run_study(jobs, workers=2)
+    assert sorted(line.split()[3] for line in lines(calls, "prune")) == ["fresh"] * 3 + ["resumed"] * 2
+
+
+def test_one_bar_counts_the_jobs(home, calls, staff, job_args, monkeypatch):
+    drawn = []
+
+    def bar(done, **options):
+        drawn.append((options["desc"], options["total"]))
+        for item in done:
+            drawn.append("a step")
+            yield item
+
+    monkeypatch.setattr("analysis.study.sweep.bar", bar)
+    staff()
+    jobs = [Job(**job_args | {"seed": seed}) for seed in range(4)]
+    run_study(jobs[:1], progress=False)
+    assert drawn == []
+    run_study(jobs, workers=2)
+    assert drawn == [("study: 3 of 4 runs to do", 3)] + 3 * ["a step"]
+    run_study(jobs, workers=2)
+    assert len(drawn) == 4
