@@ -21,7 +21,7 @@ from analysis.masks.statistics import Statistics, collect
 from analysis.measure.block_error import advance_and_measure
 from analysis.measure.cost import Meter
 from analysis.measure.perplexity import perplexity
-from analysis.models.anatomy import Anatomy, Block, Matrix, anatomy
+from analysis.models.anatomy import Anatomy, Block, Matrix, anatomy, anatomy_of_copy
 from analysis.models.halves import check_halves
 from analysis.models.load import LoadedModel
 from analysis.models.replay import record, verify
@@ -118,7 +118,7 @@ def prune(
         if recipe.unit.name == "sub-block":
             check_halves(dense, calibration_streams.recording, _witnesses(calibration))
         held_out_streams = [open_streams(dense_model, dense, label, windows) for label, windows in held_out.items()]
-    walk = _Walk(recipe, dense, anatomy(pruned_model), dense_model, pruned_model, calibration_streams, held_out_streams, meter, precision, measure)
+    walk = _Walk(recipe, dense, anatomy_of_copy(dense, pruned_model), dense_model, pruned_model, calibration_streams, held_out_streams, meter, precision, measure)
     keeper = None if checkpoint is None else Checkpoint(Path(checkpoint), _identity(walk, dense_model, fingerprint, calibration, held_out))
     done = _resume(walk, keeper, plan) if keeper else 0
     with bar(total=len(plan), desc=recipe.label, unit="unit") as progress:
@@ -130,7 +130,6 @@ def prune(
                 new = {name: rows[before[name]:] for name, rows in walk.rows.items()}
                 keeper.write(visit.index, _visit_tensors(walk, visit), new)
             progress.update(1)
-    assert_sparsity(walk.pruned, walk.masks)
     if measure:
         _measure_perplexity(walk, {CALIBRATION: calibration, **held_out})
     walk.rows["cost"] = [*meter.rows[:1], *walk.rows["cost"], *meter.rows[1:]]
@@ -201,7 +200,9 @@ def _choose_mask(walk: _Walk, block: Block, matrix: Matrix, statistics: Statisti
     chosen = choose_mask(recipe.criterion, recipe.pattern, matrix.weight(), statistics, generator, name=name, refinement=recipe.refinement)
     mask = chosen.mask
     walk.masks[name] = mask.cpu()
-    matrix.assign((matrix.weight() if chosen.weight is None else chosen.weight).masked_fill(~mask, 0))
+    if chosen.weight is not None:
+        matrix.assign(chosen.weight)
+    matrix.weight().masked_fill_(~mask, 0)
     rows, columns = mask.shape
     kept = int(mask.sum())
     where = {"block": block.index, "matrix": matrix.name}
@@ -325,6 +326,8 @@ def _resume(walk: _Walk, keeper: Checkpoint, plan: list[Visit]) -> int:
                 parameters[name].data.copy_(tensor)
         for table, rows in state.rows.items():
             walk.rows[table] += rows
+    if finished:
+        assert_sparsity(walk.pruned, walk.masks)
     if finished and walk.recipe.solver.name == "retrain":
         _restart_sparse(walk)
     position = plan[len(finished) - 1].advance_to if finished else 0

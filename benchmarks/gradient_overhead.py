@@ -5,7 +5,7 @@
 All train one block of a random Llama (hidden 256, MLP 688, 8/4 heads) at 50 % sparsity for the same epochs on the same 64 x 128
 tokens in batches of 8. The bare loop is forward, mean squared error, backward, fused Adam and nothing else: no mask, no learning
 rate schedule, no error before the first step, no check. The solver trains all parameters, norms and biases alone, or MaskLoRA of
-rank 16 with norms. They take turns in one process; medians are compared.
+rank 16 with norms; "sub-blocks" trains all parameters too, the attention half and then the MLP half. They take turns in one process; medians are compared.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from analysis.models.anatomy import anatomy
 from analysis.recipe import Solver, Unit
 from analysis.reconstruction.gradient import Problem, reconstruct
 from analysis.reconstruction.pieces import Piece, pieces
-from analysis.reconstruction.streams import advance, open_streams
+from analysis.reconstruction.streams import advance, open_streams, stream_through
 from analysis.text.windows import Windows
 
 WINDOWS, LENGTH, VOCABULARY, BLOCK, BATCH = 64, 128, 1000, 1, 8
-TRAIN = ("all", "norms-biases", "masklora")
+TRAIN = ("all", "norms-biases", "masklora", "sub-blocks")
 
 
 def main() -> None:
@@ -35,17 +35,21 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     dense, problem = block_and_problem()
+    halves = half_problems(dense, problem)
     seconds = {name: [] for name in ("bare", *TRAIN)}
     for timed in (False, *[True] * arguments.runs):
         for name, runs in seconds.items():
-            solver = Solver("gradient", epochs=arguments.epochs, batch=BATCH, **({} if name == "bare" else {"train": name}))
-            piece = pieces(copy.deepcopy(dense).blocks[BLOCK : BLOCK + 1], Unit("block", 1, 0))[0]
-            masks = prune_by_magnitude(piece)
+            solver = Solver("gradient", epochs=arguments.epochs, batch=BATCH, train=name if name in ("norms-biases", "masklora") else "all")
+            work = [problem] if name != "sub-blocks" else halves
+            unit = Unit("block" if name != "sub-blocks" else "sub-block")
+            parts = pieces(copy.deepcopy(dense).blocks[BLOCK : BLOCK + 1], unit)
+            masks = [prune_by_magnitude(piece) for piece in parts]
             start, processor = time.perf_counter(), time.process_time()
             if name == "bare":
-                bare(piece, problem, solver)
+                bare(parts[0], problem, solver)
             else:
-                reconstruct(piece, masks, problem, [], solver, torch.Generator().manual_seed(0))
+                for piece, kept, given in zip(parts, masks, work, strict=True):
+                    reconstruct(piece, kept, given, [], solver, torch.Generator().manual_seed(0))
             if timed:
                 runs.append((time.perf_counter() - start, time.process_time() - processor))
     report(seconds, arguments.epochs)
@@ -66,6 +70,16 @@ def block_and_problem():
     inputs = advance([dense.blocks[0].module], 0, streams.recording, streams.dense)
     targets = advance([dense.blocks[BLOCK].module], BLOCK, streams.recording, inputs)
     return dense, Problem("calibration", inputs, targets, streams.recording)
+
+
+def half_problems(dense, problem: Problem) -> list[Problem]:
+    """The same windows for the attention half and the MLP half of the block."""
+    found, inputs = [], problem.inputs
+    for piece in pieces(dense.blocks[BLOCK : BLOCK + 1], Unit("sub-block")):
+        targets = stream_through(piece.run, problem.recording, inputs, torch.device("cpu"))
+        found.append(Problem("calibration", inputs, targets, problem.recording))
+        inputs = targets
+    return found
 
 
 def prune_by_magnitude(piece: Piece) -> dict[nn.Parameter, Tensor]:

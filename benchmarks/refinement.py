@@ -2,10 +2,11 @@
 
     python benchmarks/refinement.py
 
-Swaps, per row: the correlations' update in float64 (two rows of the Gram matrix), one pass over the costs of all pairs of a kept and a removed weight, their
-minimum. Frank-Wolfe: one (out, in) x (in, in) product and the largest gradients of every group. The bare passes are these and nothing else, on
-tensors made before and in the same slices of the cache. Ours is the difference of a long and a short run, so that what is done once does not
-count; the long swaps are short enough that every row still has some to do. Ours and bare take turns in one process; medians are compared.
+Swaps, per row: the correlations' update in float64 (two rows of the Gram matrix), one pass over the costs of all pairs of a kept and a
+removed weight, their minimum. Frank-Wolfe: one (out, in) x (in, in) product and the largest gradients of every group. The bare passes are
+these and nothing else, on tensors made before and in the same slices of the cache. Ours is the difference of a long and a short run, so that
+what is done once does not count; the long swaps are short enough that every row still has some to do. Ours and bare take turns in one
+process; medians are compared.
 Whole: seconds of the run a recipe would ask for, 100 rounds or 2,000 iterations, as it starts from Wanda's mask.
 """
 
@@ -43,11 +44,14 @@ def main() -> None:
 def report(shape: tuple[int, int], pattern: Pattern, runs: int, whole: bool) -> None:
     weight, inputs, scores = problem(shape)
     wanda, random = (choose(s, pattern, name="m") for s in (scores, torch.rand(shape, generator=torch.Generator().manual_seed(3))))
-    options = {"name": "m"}
     jobs = {
-        "swaps": (lambda rounds: swaps(weight, inputs, random, pattern, rounds=rounds, **options), bare_swap(weight, inputs.gram, random, pattern), 100),
+        "swaps": (
+            lambda rounds: swaps(weight, inputs, random, pattern, rounds=rounds, name="m"),
+            bare_swap(weight, inputs.gram, random, pattern),
+            100,
+        ),
         "fw": (
-            lambda count: frank_wolfe(weight, inputs, wanda, pattern, scores, iterations=count, protect=0.9, **options),
+            lambda count: frank_wolfe(weight, inputs, wanda, pattern, scores, iterations=count, protect=0.9, name="m"),
             bare_step(weight, inputs.gram, pattern),
             2000,
         ),
@@ -64,7 +68,7 @@ def report(shape: tuple[int, int], pattern: Pattern, runs: int, whole: bool) -> 
         start = f"{shape[0]:>5} x {shape[1]:>4} {f'{pattern} ' + (pattern.group if pattern.of is None else ''):>10} {what:>6}"
         print(f"{start} {1000 * mine:8.2f} {1000 * theirs:8.2f} {mine / theirs:8.2f}", end="")
         if whole:
-            swapped = (lambda: swaps(weight, inputs, wanda, pattern, rounds=usual, **options)) if what == "swaps" else lambda: ours(usual)
+            swapped = (lambda: swaps(weight, inputs, wanda, pattern, rounds=usual, name="m")) if what == "swaps" else lambda: ours(usual)
             print(f" {seconds(swapped):8.2f}", end="")
         print(flush=True)
 

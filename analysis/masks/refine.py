@@ -20,8 +20,9 @@ from analysis.masks.patterns import COLUMNS, check_mask, choose, column_blocks, 
 from analysis.masks.statistics import Statistics
 from analysis.recipe import Pattern, Refinement
 
-CHUNK = {"cpu": 2**24, "cuda": 2**30}  # bytes of pair costs swaps holds at once, a last-level cache on a CPU; one row where a row needs more
+CHUNK, CHUNK_CUDA = 2**24, 2**30  # bytes swaps holds at once, on a CPU what a last-level cache holds; one row where a row needs more
 CACHE = 2**19  # bytes of pair costs passed over at once on a CPU
+LANES = 32  # the minimum over a row of costs whose length these divide takes half the time
 ROUNDING = 1e-12  # a swap must lower its row's loss by more than this share of what its two weights alone would change
 
 
@@ -45,8 +46,9 @@ class Refined:
 
 
 def refine(
-    refinement: Refinement, weight: Tensor, statistics: Statistics, mask: Tensor, pattern: Pattern, scores: Tensor, *, name: str, columns: int = COLUMNS
-) -> Refined:
+    refinement: Refinement, weight: Tensor, statistics: Statistics, mask: Tensor, pattern: Pattern, scores: Tensor, *,
+    name: str, columns: int = COLUMNS,
+) -> Refined:  # fmt: skip
     """The mask that a recipe's refinement makes of `mask`: `swaps` or `frank_wolfe`, whose arguments these are."""
     if refinement.name == "swaps":
         return swaps(weight, statistics, mask, pattern, rounds=refinement.rounds, name=name, columns=columns)
@@ -82,29 +84,34 @@ def swaps(weight: Tensor, statistics: Statistics, mask: Tensor, pattern: Pattern
 
 
 def _chunks(mask: Tensor, size: int, itemsize: int) -> Iterator[Tensor]:
-    """Row numbers whose pairs take CHUNK bytes together; rows that keep about as many come together, so that little is padding."""
+    """Row numbers that take CHUNK bytes together; rows that keep about as many come together, so that little is padding.
+
+    A row takes its pairs, `itemsize` bytes each, and about twelve numbers of eight bytes for every input.
+    """
     groups = -(-mask.shape[1] // size)
     most = 1
     for which in (mask, ~mask):
         most *= max(int(which[:, start:stop].sum(1).max()) for start, stop in column_blocks(mask.shape[1], size))
-    yield from mask.sum(1).argsort(stable=True).split(max(CHUNK[mask.device.type] // max(most * groups * itemsize, 1), 1))
+    held = most * groups * itemsize + 96 * mask.shape[1]
+    yield from mask.sum(1).argsort(stable=True).split(max((CHUNK_CUDA if mask.is_cuda else CHUNK) // held, 1))
 
 
-def _positions(which: Tensor, size: int) -> Tensor:
-    """Columns (rows, groups, slots) where `which` (rows, in) is True in each `size` columns, in order; `in` fills up shorter groups."""
+def _positions(which: Tensor, size: int, lanes: int = 1) -> Tensor:
+    """Columns (rows, groups, slots) where `which` (rows, in) is True in each `size` columns, in order; `in` fills up shorter groups.
+
+    As many slots as the fullest group needs, rounded up to a multiple of `lanes`.
+    """
     rows, width = which.shape
     groups = -(-width // size)
     which = pad(which, (0, groups * size - width)).view(rows, groups, size)
     slot = which.cumsum(2)
-    slots = int(slot[..., -1].max())
+    slots = -(-int(slot[..., -1].max()) // lanes) * lanes
     found = torch.full((rows, groups, slots + 1), width, device=which.device)
     column = torch.arange(groups * size, device=which.device).view(1, groups, size).expand_as(which)
     return found.scatter_(2, torch.where(which, slot - 1, slots), column)[..., :slots].contiguous()
 
 
-def _swap(
-    weight: Tensor, refined: Tensor, number: Tensor, correlation: Tensor, gram: Tensor, coarse: Tensor, size: int, rounds: int
-) -> int:
+def _swap(weight: Tensor, refined: Tensor, number: Tensor, correlation: Tensor, gram: Tensor, coarse: Tensor, size: int, rounds: int) -> int:
     """Swaps in rows `number` of `refined` (out, in + 1), in place; how many were done.
 
     weight, correlation (rows, in) float64: of those rows. gram, coarse (in + 1, in + 1): float64 and the dtype of the search, zero in the last
@@ -112,7 +119,7 @@ def _swap(
     """
     width = weight.shape[1]
     mask = refined[number, :width]
-    kept, removed = _positions(mask, size), _positions(~mask, size)  # (rows, groups, slots)
+    kept, removed = _positions(mask, size), _positions(~mask, size, LANES if size >= 2 * LANES else 1)  # (rows, groups, slots)
     if not kept.shape[2] or not removed.shape[2]:
         return 0
     weight, correlation = pad(weight, (0, 1)), pad(correlation, (0, 1))
@@ -188,8 +195,8 @@ def frank_wolfe(
     columns  width of a column block of group "block"
 
     Each iteration moves 2 / (t + 2) of the way to the mask of the steepest descent: in each group of the pattern the most negative gradients,
-    as many as the group keeps, positive ones left out. The largest entries stay in the end, of equal ones those with the most negative gradient. A mask that is no
-    better than the start is dropped ("kept start"): row by row where rows have counts of their own, as a whole elsewhere.
+    as many as the group keeps, positive ones left out. The largest entries stay in the end, of equal ones those with the most negative gradient.
+    A mask that is no better than the start is dropped ("kept start"): row by row where rows have counts of their own, as a whole elsewhere.
     Raises UsageError without a Gram matrix, SparsityError for a mask that breaks the pattern.
     """
     _check("fw", statistics, mask, pattern, tuple(weight.shape), name, columns)
@@ -200,13 +207,13 @@ def frank_wolfe(
     work, gram = weight.detach().to(statistics.gram.dtype), statistics.gram
     protected = _protected(scores, mask, pattern, protect, columns)
     relaxed = mask.to(work.dtype)
-    votes = torch.zeros_like(work, dtype=torch.float64)  # step 2 / (t + 2) is a mean of the masks moved to with weights t + 1: exact, so that ties are ties
+    votes = torch.zeros_like(work, dtype=torch.float64)  # steps 2 / (t + 2) average the masks moved to with weights t + 1: exact, ties included
     for iteration in range(1, iterations + 1):
         vertex = _vertex(_descent(work, relaxed, gram), protected, pattern, name, columns)
         votes.add_(vertex, alpha=iteration)
         relaxed = votes.div(iteration * (iteration + 1) // 2).to(work.dtype)
     steepest = _descent(work, relaxed, gram).flatten().argsort(descending=True, stable=True)
-    votes.view(-1)[steepest] -= torch.arange(len(steepest), device=votes.device) / len(steepest)
+    votes.view(-1)[steepest] -= torch.arange(len(steepest), dtype=votes.dtype, device=votes.device) / len(steepest)
     refined = choose(votes.masked_fill_(protected, torch.inf), pattern, name=name, columns=columns)
     work, gram = weight.detach().double(), gram.double()
     by_row = pattern.of is not None or pattern.group == "row"

@@ -9,7 +9,7 @@ two halves run in parallel are read off one forward of two tokens. Embeddings, h
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +114,7 @@ class Anatomy:
 
 
 def anatomy(model: nn.Module) -> Anatomy:
-    """Take `model` (a transformers decoder) apart. For a deep copy, call this again on the copy.
+    """Take `model` (a transformers decoder) apart. For a deep copy of it there is `anatomy_of_copy`.
 
     Raises UnsupportedModel, saying what was found, for encoder-decoders, mixtures of experts, blocks without an attention
     or an MLP half, parameters that are neither matrix, norm nor embedding, and blocks that do not run once each in order.
@@ -127,6 +127,16 @@ def anatomy(model: nn.Module) -> Anatomy:
     traces = _trace(model, path, modules, parts)
     blocks = tuple(_assemble(index, f"{path}.{index}", *row) for index, row in enumerate(zip(modules, parts, traces, strict=True)))
     return Anatomy(config.model_type, path, blocks)
+
+
+def anatomy_of_copy(original: Anatomy, model: nn.Module) -> Anatomy:
+    """The anatomy of a deep copy of the model that `original` was taken of, without running it again."""
+
+    def block_of_copy(block: Block) -> Block:
+        module = model.get_submodule(block.name)
+        return replace(block, module=module, matrices=tuple(replace(m, module=module.get_submodule(m.name)) for m in block.matrices))
+
+    return replace(original, blocks=tuple(block_of_copy(block) for block in original.blocks))
 
 
 def is_norm(module: nn.Module) -> bool:

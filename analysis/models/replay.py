@@ -72,7 +72,7 @@ def run(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
 def record(model: nn.Module, anatomy: Anatomy, windows: Windows, *, batch: int = 8, store: Allocator | None = None) -> Recording:
     """Record the arguments of every block for `windows`, `batch` windows at a time.
 
-    Forwards of one and of two windows tell which arguments have entries per window, and whether any depends on what the blocks compute.
+    Forwards of one and of two windows tell which arguments have entries per window, and a stubbed one whether any depends on what the blocks compute.
     If none does, as usual, the rest is recorded with the blocks handing their input on, at next to no cost; otherwise by true forwards.
     A set with padding is recorded with a padded window in every batch: transformers leaves masks out of batches without padding.
     store(shape, dtype, device) makes the tensor for the hidden states (default: main memory); masks per window are kept where it is.
@@ -164,15 +164,17 @@ def _probe(model: nn.Module, anatomy: Anatomy, ids: Tensor, mask: Tensor) -> tup
 
     ids, mask: (1, T), one window.
     """
-    one, two = _listen(model, anatomy, ids, mask), _listen(model, anatomy, ids.repeat(2, 1), mask.repeat(2, 1))
-    recorder = Recorder([block.name for block in anatomy.blocks], [seen.call for seen in one], [seen.call for seen in two])
-    forms = [seen.form for seen in two]
+    true = _listen(model, anatomy, ids, mask)
+    forms = [seen.form for seen in true]
     with _stubbed(anatomy, forms):
-        stubbed = _listen(model, anatomy, ids.repeat(2, 1), mask.repeat(2, 1))
+        one, two = _listen(model, anatomy, ids, mask), _listen(model, anatomy, ids.repeat(2, 1), mask.repeat(2, 1))
     independent = all(
-        form(ours.call) == form(true.call) and all(torch.equal(a, b) for a, b in zip(tensors(ours.call), tensors(true.call), strict=True))
-        for ours, true in zip(stubbed, two, strict=True)
+        form(ours.call) == form(seen.call) and all(torch.equal(a, b) for a, b in zip(tensors(ours.call), tensors(seen.call), strict=True))
+        for ours, seen in zip(one, true, strict=True)
     )
+    if not independent:
+        two = _listen(model, anatomy, ids.repeat(2, 1), mask.repeat(2, 1))
+    recorder = Recorder([block.name for block in anatomy.blocks], [seen.call for seen in true], [seen.call for seen in two])
     return recorder, forms if independent else None
 
 

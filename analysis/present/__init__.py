@@ -1,6 +1,6 @@
 """Tables in, figures and widgets out.
 
-`tables` shapes a study's tables into what is drawn, `plots` draws it, `style.save_figure` writes it with the numbers behind
-it, `findings` puts it beside the papers' numbers, `widgets` lets a reader choose. Nothing here imports torch: a figure can
-be redrawn wherever its table is.
+`tables` shapes a study's tables into what is drawn, `plots` draws it (on the panels of `panels`), `style.save_figure` writes it with
+the numbers behind it, `findings` and `claims` say what it shows beside the papers' numbers and claims, `widgets` lets a reader
+choose. Nothing here imports torch: a figure can be redrawn wherever its table is.
 """

@@ -11,9 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator, ScalarFormatter
 
-from analysis.present.style import CRITERIA, WIDTH, Look, looks, say_method, say_split
+from analysis.present.style import CRITERIA, LEVELS, WIDTH, Look, looks, say_method, say_split
 
 KIND_TITLES = {
     "total": "total\ndense vs sparse stream",
@@ -21,6 +21,7 @@ KIND_TITLES = {
     "local": "local\npruned vs dense block",
 }
 LEGEND_LETTERS = 105  # what a row of the legend holds, handles counted as six
+PRICES = {"tokens": "tokens in training", "solve_seconds": "seconds in the solver"}
 Panels = dict[tuple, Axes]
 
 
@@ -65,7 +66,7 @@ def draw_points(ax: Axes, x: Sequence[float], rows: pd.DataFrame, *, color: str,
     face = "white" if hollow else color
     ax.plot(x, rows["value"], color=color, marker=marker, markersize=size, markerfacecolor=face, linestyle="", zorder=4, gid=gid)
     if rows["seeds"].max() > 1:
-        ax.vlines(x, rows["value"] - rows["std"], rows["value"] + rows["std"], color=color, linewidth=1, zorder=3)
+        ax.vlines(x, rows["value"] - rows["std"], rows["value"] + rows["std"], color=color, linewidth=1, alpha=0.45, zorder=3)
 
 
 def category_axis(ax: Axes, words: Sequence[str], *, rotation: float = 0) -> None:
@@ -75,18 +76,28 @@ def category_axis(ax: Axes, words: Sequence[str], *, rotation: float = 0) -> Non
     ax.set_xlim(-0.5, len(words) - 0.5)
 
 
-def log_scale(axes: Iterable[Axes]) -> None:
-    """A log scale for panels that share it, with plain numbers at as many steps as its range asks for."""
+def log_scale(axes: Iterable[Axes], axis: str = "y") -> None:
+    """A log scale (of y or x) for panels that share it, with plain numbers at as many steps as its range asks for."""
     axes = list(axes)
     for ax in axes:
-        ax.set_yscale("log")
-    low, high = axes[0].get_ylim()
+        ax.set(**{f"{axis}scale": "log"})
+    low, high = axes[0].get_ylim() if axis == "y" else axes[0].get_xlim()
     decades = log10(high / low)
-    steps = (1, 1.5, 2, 3, 4, 5, 7) if decades < 0.8 else (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)
+    fine = tuple(1 + step / 10 for step in range(90)) if decades < 0.2 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8) if decades < 0.4 else (1, 1.5, 2, 3, 4, 5, 7)
+    steps = fine if decades < 0.8 else (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)
     for ax in axes:
-        ax.yaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
-        ax.yaxis.set_major_formatter(FuncFormatter(plain_number))
-        ax.yaxis.set_minor_locator(NullLocator())
+        along = ax.yaxis if axis == "y" else ax.xaxis
+        along.set_major_locator(LogLocator(subs=steps, numticks=20))
+        along.set_major_formatter(FuncFormatter(plain_number))
+        along.set_minor_locator(NullLocator())
+
+
+def number_axis(ax: Axes, numbers: Sequence[int]) -> None:
+    """A log x axis with a tick at each of the numbers and nowhere else."""
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_locator(FixedLocator(numbers))
+    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def plain_number(value: float, _position=None) -> str:
@@ -100,6 +111,11 @@ def label_axes(panels: Panels, x: str, y: Mapping) -> None:
         panels[rows[-1], column].set_xlabel(x)
     for row in rows:
         panels[row, columns[0]].set_ylabel(y[row])
+
+
+def without_markers(methods: Mapping[str, Look]) -> dict[str, Look]:
+    """Looks for the legend of a figure that draws LR and the dense model as level lines."""
+    return {name: look._replace(marker="") if name in LEVELS else look for name, look in methods.items()}
 
 
 def finish(fig: Figure, methods: Mapping[str, Look], notes: Sequence[Line2D] = ()) -> None:
@@ -120,5 +136,8 @@ def say(column: str, value) -> str:
     """How a value of a column is written on a figure."""
     if column == "split":
         return say_split(value)
-    units = {"samples": "calibration windows", "epochs": "epochs"}
-    return f"{value} {units[column]}" if column in units else {**CRITERIA, **KIND_TITLES}.get(value, str(value))
+    if column == "samples":
+        return f"{value} calibration windows"
+    if column == "epochs":
+        return f"{value} epoch" if value == 1 else f"{value} epochs"
+    return {**CRITERIA, **KIND_TITLES, **PRICES}.get(value, str(value))

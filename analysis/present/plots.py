@@ -8,10 +8,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.present.panels import category_axis, draw_levels, draw_lines, draw_points, finish, label_axes, log_scale, panel_grid, plain_number, say
-from analysis.present.style import CRITERIA, LEVELS, METHODS, REFINEMENT_NAMES, REFINEMENTS, Look, in_style, looks, say_split, short_unit, unit_order
+from analysis.present.panels import (
+    category_axis, draw_levels, draw_lines, draw_points, finish, label_axes, log_scale, number_axis, panel_grid, plain_number, say, without_markers,
+)  # fmt: skip
+from analysis.present.style import (
+    CRITERIA, LEVELS, METHODS, REFINEMENT_NAMES, REFINEMENTS, Look, in_style, looks, say_method, say_split, short_unit, unit_glyph, unit_order,
+)  # fmt: skip
 from analysis.records import CALIBRATION
 
 RELATIVE_ERROR = "relative error"
@@ -47,10 +51,7 @@ def plot_sample_size(table: pd.DataFrame) -> Figure:
         sizes = sorted(table["samples"].unique())
         for (measure, split), ax in panels.items():
             draw_lines(ax, table[(table["measure"] == measure) & (table["split"] == split)], "samples")
-            ax.set_xscale("log", base=2)
-            ax.xaxis.set_major_locator(FixedLocator(sizes))
-            ax.xaxis.set_major_formatter(ScalarFormatter())
-            ax.xaxis.set_minor_locator(NullLocator())
+            number_axis(ax, sizes)
             ax.yaxis.set_major_formatter(FuncFormatter(plain_number))
         _share_log([ax for (measure, _), ax in panels.items() if measure == RELATIVE_ERROR])
         label_axes(panels, "calibration windows", {name: MEASURES.get(name, name) for name in table["measure"].unique()})
@@ -112,64 +113,68 @@ def plot_granularity(table: pd.DataFrame) -> Figure:
 
 
 def plot_cost(table: pd.DataFrame) -> Figure:
-    """Held-out perplexity against what it costs, every point named by its unit, and the front that no other point beats as steps.
+    """Held-out perplexity against what it costs, every point a unit's short name, and the points that nothing beats ringed and joined by steps.
 
-    `table` is that of `tables.cost_of_units`: one column of panels per `price`, one row per held-out text. A point on the front is
-    filled; of the others something is both cheaper (or as cheap) and better.
+    `table` is that of `tables.cost_of_units`: one column of panels per `price`, one row per held-out text. For every point without a ring
+    there is one that is both at least as cheap and at least as good.
     """
     with in_style():
-        fig, panels = panel_grid(table, "split", "price", height=2.6, sharey="row", sharex="col")
+        fig, panels = panel_grid(table, "split", "price", height=2.7, sharey="row", sharex="col")
         for (split, price), ax in panels.items():
             here = table[(table["split"] == split) & (table["price"] == price)]
             points = here[~here["method"].isin(LEVELS)]
-            for (method, streams), rows in points.groupby(["method", "streams"], sort=False):
-                marker = METHODS[method].marker
-                for front, some in rows.groupby("front", sort=False):
-                    size = 9 if method == "ridge" else 5
-                    draw_points(ax, some["cost"], some, color=METHODS[streams].color, marker=marker, size=size, hollow=not front, gid=f"method {method}")
+            for (method, streams, unit), rows in points.groupby(["method", "streams", "granularity"], sort=False):
+                marker, size = ("*", 9) if method == "ridge" else (rf"$\mathrm{{{unit_glyph(unit)}}}$", 5 + 2 * len(unit_glyph(unit)))
+                draw_points(ax, rows["cost"], rows, color=METHODS[streams].color, marker=marker, size=size, hollow=method == "ridge", gid=f"method {method}")
             front = points[points["front"]].sort_values("cost")
-            ax.plot(front["cost"], front["value"], color="#555555", linewidth=1, drawstyle="steps-post", zorder=2, gid="front")
-            for row in points.itertuples():
-                ax.annotate(short_unit(row.granularity), (row.cost, row.value), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
-            ax.set_xscale("log")
-            ax.xaxis.set_major_formatter(FuncFormatter(plain_number))
-            ax.xaxis.set_minor_locator(NullLocator())
-            draw_levels(ax, here[here["method"].isin(LEVELS)], ax.get_xlim())
-            ax.set_title("")
-            ax.set_xlabel(price)
-        for split in table["split"].unique():
-            panels[split, table["price"].iloc[0]].set_ylabel(f"perplexity\n{say_split(split)}")
-        front = Line2D([], [], color="#555555", linewidth=1, drawstyle="steps-post", label="best at the price")
+            ax.plot(front["cost"], front["value"], color="#999999", linewidth=1, drawstyle="steps-post", zorder=2, gid="front",
+                    marker="o", markersize=13, markerfacecolor="none", markeredgewidth=0.8)  # fmt: skip
+            ax.margins(x=0.1, y=0.08)
+        for price in table["price"].unique():
+            log_scale([ax for (_, column), ax in panels.items() if column == price], "x")
+        for (split, price), ax in panels.items():
+            levels = table[(table["split"] == split) & (table["price"] == price) & table["method"].isin(LEVELS)]
+            low, high = ax.get_xlim()
+            draw_levels(ax, levels, (low, high))
+            ax.set_xlim(low, high)
+            ax.yaxis.set_major_formatter(FuncFormatter(plain_number))
+        label_axes(panels, "", {split: f"perplexity\n{say_split(split)}" for split in table["split"].unique()})
         methods, notes = _stream_legend(table)
-        finish(fig, methods, [*notes, front])
+        colours = [Line2D([], [], color=look.color, marker="s", linestyle="", label=name) for name, look in methods.items() if name not in LEVELS]
+        best = Line2D([], [], color="#999999", linewidth=1, marker="o", markersize=10, markerfacecolor="none", markeredgewidth=0.8, label="best at the price")
+        units = ", ".join(f"{unit_glyph(unit)}: {unit}" for unit in unit_order(table["granularity"]) if unit_glyph(unit) != unit)
+        fig.supxlabel(units, fontsize=8)
+        finish(fig, {name: look for name, look in methods.items() if name in LEVELS}, [*colours, *notes, best])
     return fig
 
 
 def plot_criteria(table: pd.DataFrame) -> Figure:
     """Perplexity of every criterion, with its mask as chosen and refined, before (hollow) and after reconstruction (filled).
 
-    `table` is that of `tables.criteria`; one column of panels per pattern, one row per held-out text, log scale shared by a row; dotted:
+    `table` is that of `tables.criteria`; one column of panels per pattern, each with a log scale of its own, one row per held-out text; dotted:
     the dense model.
     """
     with in_style():
         criteria = [name for name in CRITERIA if name in set(table["criterion"])]
-        fig, panels = panel_grid(table, "split", "pattern", height=2.4, sharey="row")
-        after = [method for method in looks(table["method"]) if method not in LEVELS]
+        fig, panels = panel_grid(table, "split", "pattern", height=2.4, sharey=False)
+        marked = {method: look.marker for method, look in looks(table["method"]).items() if method != "dense"}
         for (split, pattern), ax in panels.items():
             here = table[(table["split"] == split) & (table["pattern"] == pattern)]
             dense = here[here["method"] == "dense"].drop_duplicates("method")
             draw_levels(ax, dense, (-0.5, len(criteria) - 0.5))
             for (refinement, method), rows in here[here["method"] != "dense"].groupby(["refinement", "method"], sort=False):
                 x = rows["criterion"].map(criteria.index) + _aside(refinement, table)
-                draw_points(ax, x, rows, color=REFINEMENTS[refinement].color, marker=METHODS[method].marker, hollow=method == "LR", size=4.5,
+                draw_points(ax, x, rows, color=REFINEMENTS[refinement].color, marker=marked[method], hollow=method == "LR", size=4.5,
                             gid=f"method {method} {refinement}")  # fmt: skip
             category_axis(ax, [CRITERIA[name] for name in criteria], rotation=45)
-        for split in table["split"].unique():
-            log_scale([ax for (row, _), ax in panels.items() if row == split])
+        for ax in panels.values():
+            log_scale([ax])
         label_axes(panels, "", {split: f"perplexity\n{say_split(split)}" for split in table["split"].unique()})
-        marks = [("LR", True, "mask alone"), *((method, False, f"after {method}") for method in after)]
-        notes = [Line2D([], [], color="black", marker=METHODS[name].marker, linestyle="", markerfacecolor="white" if hollow else "black", label=words)
-                 for name, hollow, words in marks]  # fmt: skip
+        notes = [
+            Line2D([], [], color="black", marker=marker, linestyle="", markerfacecolor="white" if method == "LR" else "black",
+                   label="mask alone" if method == "LR" else f"after {say_method(method)}")
+            for method, marker in marked.items()
+        ]  # fmt: skip
         finish(fig, looks(["dense"]), [*_refinement_legend(table), *notes])
     return fig
 
@@ -202,7 +207,7 @@ def plot_budget(table: pd.DataFrame) -> Figure:
     `table` is that of `tables.budgets` for one number of windows; left: tokens that pass every trained weight, right: seconds in the solver;
     one row of panels per held-out text. Level lines: LR and the dense model, which train nothing.
     """
-    prices = {"tokens": "tokens in training", "solve_seconds": "seconds in the solver"}
+    prices = ["tokens", "solve_seconds"]
     with in_style():
         splits = list(table["split"].unique())
         places = pd.DataFrame([(split, price) for split in splits for price in prices], columns=["split", "price"])
@@ -210,19 +215,16 @@ def plot_budget(table: pd.DataFrame) -> Figure:
         for (split, price), ax in panels.items():
             here = table[table["split"] == split]
             draw_lines(ax, here[~here["method"].isin(LEVELS)], price)
-            ax.set_xscale("log")
-            ax.xaxis.set_major_formatter(FuncFormatter(plain_number))
-            ax.xaxis.set_minor_formatter(NullFormatter())
-            draw_levels(ax, here[here["method"].isin(LEVELS)], ax.get_xlim())
-            ax.set_title("")
-            ax.set_xlabel(prices[price])
+        for price in prices:
+            log_scale([ax for (_, column), ax in panels.items() if column == price], "x")
+        for (split, _), ax in panels.items():
+            low, high = ax.get_xlim()
+            draw_levels(ax, table[(table["split"] == split) & table["method"].isin(LEVELS)], (low, high))
+            ax.set_xlim(low, high)
         for split in splits:
             log_scale([ax for (row, _), ax in panels.items() if row == split])
-            panels[split, "tokens"].set_ylabel(f"perplexity\n{say_split(split)}")
-        for (split, _), ax in panels.items():
-            if split != splits[-1]:
-                ax.set_xlabel("")
-        finish(fig, looks(table["method"]))
+        label_axes(panels, "", {split: f"perplexity\n{say_split(split)}" for split in splits})
+        finish(fig, without_markers(looks(table["method"])))
     return fig
 
 
@@ -238,10 +240,7 @@ def plot_more_text(table: pd.DataFrame) -> Figure:
         for (split, epochs), ax in panels.items():
             here = table[(table["split"] == split) & (table["epochs"].isin((0, epochs)))]
             draw_lines(ax, here, "samples")
-            ax.set_xscale("log", base=2)
-            ax.xaxis.set_major_locator(FixedLocator(sizes))
-            ax.xaxis.set_major_formatter(ScalarFormatter())
-            ax.xaxis.set_minor_locator(NullLocator())
+            number_axis(ax, sizes)
         for split in trained["split"].unique():
             log_scale([ax for (row, _), ax in panels.items() if row == split])
         label_axes(panels, "calibration windows", {split: f"perplexity\n{say_split(split)}" for split in trained["split"].unique()})
@@ -273,4 +272,4 @@ def _refinement_legend(table: pd.DataFrame) -> list[Line2D]:
 def _stream_legend(table: pd.DataFrame) -> tuple[dict[str, Look], list[Line2D]]:
     """The methods of a granularity figure, and a star for the closed form, whose colour is its streams'."""
     star = Line2D([], [], color="black", marker="*", markersize=9, markerfacecolor="white", linestyle="", label="one matrix, closed form")
-    return looks(set(table["method"]) - {"ridge"}), [star] if "ridge" in set(table["method"]) else []
+    return without_markers(looks(set(table["method"]) - {"ridge"})), [star] if "ridge" in set(table["method"]) else []

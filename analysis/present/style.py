@@ -99,8 +99,13 @@ def unit_order(units: Iterable[str]) -> list[str]:
 
 
 def short_unit(unit: str) -> str:
-    """A unit as an axis or a point names it: half a block for a sub-block, "all" for the model."""
+    """A unit as an axis names it: half a block for a sub-block, "all" for the model."""
     return {"sub-block": "½ block", "model": "all"}.get(unit, unit)
+
+
+def unit_glyph(unit: str) -> str:
+    """A unit as a point in a figure: m, ½, a number of blocks, or "all"."""
+    return {"matrix": "m", "sub-block": "½", "model": "all"}.get(unit, unit.split()[0])
 
 
 def say_method(method: str) -> str:

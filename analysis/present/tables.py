@@ -158,13 +158,13 @@ def granularity(blocks: pd.DataFrame, perplexity: pd.DataFrame, *, criterion=Non
 def cost_of_units(perplexity: pd.DataFrame, cost: pd.DataFrame, *, criterion=None, split=None) -> pd.DataFrame:
     """Held-out perplexity beside what the solver took: [price, criterion, split, method, streams, granularity, ..., cost, front].
 
-    price: "memory the solver holds (MiB)" or "seconds in the solver"; cost: its mean over seeds. front: no other method, streams or
+    price: "MiB the solver holds" or "seconds in the solver"; cost: its mean over seeds. front: no other method, streams or
     unit is both at least as cheap and at least as good. LR and the dense model cost nothing: their cost is missing.
     """
     by = ["criterion", "split", "method", "streams", "granularity"]
     rows = _by_streams(_priced(_with_dense(_held_out(perplexity, criterion, split), ["criterion", "split"]), cost))
     parts = []
-    for price, column in {"memory the solver holds (MiB)": "solver_memory_mib", "seconds in the solver": "solve_seconds"}.items():
+    for price, column in {"MiB the solver holds": "solver_memory_mib", "seconds in the solver": "solve_seconds"}.items():
         part = over_seeds(rows, by, "perplexity").merge(over_seeds(rows, by, column)[[*by, "value"]].rename(columns={"value": "cost"}), on=by)
         part["cost"] = part["cost"].where(~part["method"].isin(LEVELS))
         part["front"] = False

@@ -9,6 +9,13 @@ from analysis.errors import UsageError
 from analysis.recipe import TRAINED, Recipe
 from analysis.text.sources import parse_source
 
+RETRAINING = {  # kind: what it adds to `retrain`
+    "all": "",
+    "distilled": "objective=distill,",
+    "masklora": "train=masklora,",
+    "norms-biases": "train=norms-biases,",
+}
+
 
 def recipes(
     criteria: Sequence[str],
@@ -48,6 +55,31 @@ def _each(options: dict[str, Any]) -> list[dict[str, Any]]:
     """One dict for every combination of the values that are lists."""
     values = [value if isinstance(value, (list, tuple)) else [value] for value in options.values()]
     return [dict(zip(options, chosen, strict=True)) for chosen in product(*values)]
+
+
+def closed_forms(methods: Sequence[str]) -> list[str]:
+    """`ridge` with the streams of each of the methods that reconstruct units, each once.
+
+        closed_forms(["LR", "BR", "BR+GP"])     # ["ridge[student=sparse,target=sparse]", "ridge[student=sparse,target=dense]"]
+
+    Raises RecipeError for a word that is no method.
+    """
+    made = [Recipe.parse(f"magnitude-50% {method}") for method in methods]
+    return list(dict.fromkeys(f"ridge[student={r.student},target={r.target}]" for r in made if r.solver.name == "gradient"))
+
+
+def retrained(kinds: Sequence[str], rates: Sequence[float]) -> list[str]:
+    """The words of `RETRAINING` as methods, each with its own learning rate.
+
+        retrained(["all", "masklora"], [2e-4, 1e-3])     # ["retrain[lr=0.0002]", "retrain[train=masklora,lr=0.001]"]
+
+    Raises UsageError for another word, or another number of rates.
+    """
+    if unknown := [kind for kind in kinds if kind not in RETRAINING]:
+        raise UsageError(f"retraining: {', '.join(unknown)} is none of {', '.join(RETRAINING)}")
+    if len(rates) != len(kinds):
+        raise UsageError(f"retraining: {len(rates)} learning rates for {len(kinds)} kinds ({', '.join(kinds)}); give one for each")
+    return [f"retrain[{RETRAINING[kind]}lr={rate}]" for kind, rate in zip(kinds, rates, strict=True)]
 
 
 def _completed(recipe: Recipe, unit: str | None, iterations: int | None, options: dict[str, Any]) -> Recipe:

@@ -16,7 +16,9 @@ from analysis.masks.sparsegpt import sparsegpt
 from analysis.recipe import CRITERIA, Criterion, Pattern, Refinement
 from tests.masks.references import correlated, largest, normal, output_error, statistics_of
 
-PATTERNS = [Pattern(sparsity=0.5), Pattern(sparsity=0.3, group="row"), Pattern(sparsity=0.7, group="matrix"), Pattern(keep=2, of=4), Pattern(keep=1, of=4)]
+PATTERNS = [
+    Pattern(sparsity=0.5), Pattern(sparsity=0.3, group="row"), Pattern(sparsity=0.7, group="matrix"), Pattern(keep=2, of=4), Pattern(keep=1, of=4),
+]  # fmt: skip
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -9,7 +9,7 @@ from families import FAMILIES, REFUSED, tiny
 from torch import nn
 
 from analysis.errors import UnsupportedModel
-from analysis.models.anatomy import anatomy, evaluating
+from analysis.models.anatomy import anatomy, anatomy_of_copy, evaluating
 
 # attention norms, MLP norms of the families whose names mislead: the same name serves different halves
 NORMS = {
@@ -193,3 +193,12 @@ def test_a_block_used_under_two_numbers_is_refused():
     shared = layers(1)[0]
     with pytest.raises(UnsupportedModel):
         anatomy(Decoder([shared, shared]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_anatomy_of_a_copy_is_that_of_taking_it_apart(family):
+    model = tiny(family)
+    twin = copy.deepcopy(model)
+    ours, again = anatomy_of_copy(anatomy(model), twin), anatomy(twin)
+    assert [(name, matrix.module) for name, matrix in ours.matrices()] == [(name, matrix.module) for name, matrix in again.matrices()]
+    assert [(b.module, b.attention, b.mlp, b.parallel, b.children) for b in ours.blocks] == [(b.module, b.attention, b.mlp, b.parallel, b.children) for b in again.blocks]

@@ -12,12 +12,12 @@ import pytest
 from analysis import paths
 from analysis.errors import UsageError
 from analysis.present import plots, tables, widgets
-from analysis.present.style import CRITERIA, METHODS, looks, provenance, save_figure
+from analysis.present.style import METHODS, OTHERS, SPOKEN, looks, provenance, save_figure
 
 
 @pytest.fixture(scope="session")
-def made(blocks, perplexity, steps):
-    """Every kind of figure: name -> (figure, its table, the table's x column)."""
+def made(blocks, perplexity, steps, sizes, masks, spent):
+    """Every kind of figure: name -> (plot, figure, its table, the table's x column, options)."""
     one_size = blocks[blocks["samples"] == 32]
     few = steps[steps["samples"] != 32]
     drawn = {
@@ -25,14 +25,27 @@ def made(blocks, perplexity, steps):
         "parts": (plots.plot_block_profile, tables.block_profile(one_size, kind=list(tables.KINDS), criterion="wanda", split="stories"), "block", {"columns": "kind"}),
         "sizes": (plots.plot_sample_size, tables.sample_size(blocks, perplexity, criterion="wanda", split=["calibration", "stories"]), "samples", {}),
         "epochs": (plots.plot_epochs, tables.epochs(few, criterion="wanda", split=["calibration", "stories"]), "epoch", {}),
+        "granularity": (plots.plot_granularity, tables.granularity(sizes.blocks, sizes.perplexity), "granularity", {}),
+        "cost": (plots.plot_cost, tables.cost_of_units(sizes.perplexity, sizes.cost, split="lab:stories/held-out"), "cost", {}),
+        "criteria": (plots.plot_criteria, tables.criteria(masks.perplexity, split="lab:stories/held-out"), "criterion", {}),
+        "layers": (plots.plot_layers, tables.layer_changes(masks.layers), "block", {}),
+        "budget": (plots.plot_budget, tables.choose(tables.budgets(spent.perplexity, spent.steps, spent.cost), samples=8), "tokens", {}),
+        "more": (plots.plot_more_text, tables.budgets(spent.perplexity, spent.steps, spent.cost, split="lab:stories/held-out"), "samples", {}),
     }
     return {name: (plot, plot(table, **options), table, x, options) for name, (plot, table, x, options) in drawn.items()}
 
 
-NAMES = ["total", "parts", "sizes", "epochs"]
+LINES = ["total", "parts", "sizes", "epochs"]
+NAMES = [*LINES, "granularity", "cost", "criteria", "layers", "budget", "more"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+def points(fig, kind="method"):
+    """(what the line is, x, y) of every point of every line whose gid begins with `kind`, panel by panel."""
+    marked = [(ax, line) for ax in fig.axes for line in ax.lines if (line.get_gid() or "").startswith(kind)]
+    return [(fig.axes.index(ax), line.get_gid().removeprefix(f"{kind} "), float(x), float(y)) for ax, line in marked for x, y in line.get_xydata()]
+
+
+@pytest.mark.parametrize("name", LINES)
 def test_every_saved_row_is_drawn_and_nothing_else(made, name, tmp_path, blocks):
     _, fig, table, x, _ = made[name]
     save_figure(fig, name, table, provenance(blocks, preset="lab"), tmp_path)
@@ -41,7 +54,90 @@ def test_every_saved_row_is_drawn_and_nothing_else(made, name, tmp_path, blocks)
     assert drawn == set(zip(saved["method"], saved[x].astype(float), saved["value"], strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_a_unit_has_its_place_and_what_has_none_is_a_level(made):
+    _, fig, table, _, _ = made["granularity"]
+    units = ["matrix", "sub-block", "1 block", "2 blocks", "model"]
+    assert [label.get_text() for label in fig.axes[-1].get_xticklabels()] == ["matrix", "½ block", "1 block", "2 blocks", "all"]
+    panels = list(table.groupby(["measure", "split"], sort=False))
+    assert len(panels) == len(fig.axes) == 6
+    expected = []
+    for panel, (_, rows) in enumerate(panels):
+        for row in rows.itertuples():
+            places = [-0.5, len(units) - 0.5] if row.method in ("LR", "dense") else [units.index(row.granularity)]
+            expected += [(panel, row.method, place, row.value) for place in places]
+    assert sorted(points(fig)) == sorted(expected)
+
+
+def test_costs_lie_where_they_are_and_rings_on_the_front(made):
+    _, fig, table, _, _ = made["cost"]
+    front, solved = [], []
+    for panel, (_, rows) in enumerate(table.groupby("price", sort=False)):
+        solved += [(panel, row.method, row.cost, row.value) for row in rows.itertuples() if row.cost == row.cost]
+        front += [(panel, row.cost, row.value) for row in rows[rows["front"]].itertuples()]
+    drawn = points(fig)
+    assert sorted(point for point in drawn if point[1] not in ("LR", "dense")) == sorted(solved)
+    levels = {(panel, method, y) for panel, method, _, y in drawn if method in ("LR", "dense")}
+    rows = table[table["cost"].isna()]
+    assert levels == {(["MiB the solver holds", "seconds in the solver"].index(row.price), row.method, row.value) for row in rows.itertuples()}
+    assert sorted((panel, x, y) for panel, _, x, y in points(fig, "front")) == sorted(front)
+
+
+def test_criteria_stand_side_by_side_with_refinements_beside_each(made):
+    _, fig, table, _, _ = made["criteria"]
+    order, beside = ["magnitude", "wanda", "ria", "sparsegpt"], {"none": -0.26, "swaps": 0.0, "fw": 0.26}
+    panels = [(split, pattern) for split in table["split"].unique() for pattern in table["pattern"].unique()]
+    assert len(panels) == len(fig.axes) == 2
+    expected = [
+        (panels.index((row.split, row.pattern)), f"{row.method} {row.refinement}", order.index(row.criterion) + beside[row.refinement], row.value)
+        for row in table[table["method"] != "dense"].itertuples()
+    ]
+    drawn = [point for point in points(fig) if point[1] != "dense"]
+    assert [point[:2] for point in sorted(drawn)] == [point[:2] for point in sorted(expected)]
+    assert np.allclose([point[2:] for point in sorted(drawn)], [point[2:] for point in sorted(expected)], rtol=0, atol=1e-12)
+    dense = {(point[0], point[3]) for point in points(fig) if point[1] == "dense"}
+    assert dense == {(panels.index((row.split, row.pattern)), row.value) for row in table[table["method"] == "dense"].itertuples()}
+    assert [label.get_text() for label in fig.axes[-1].get_xticklabels()] == ["Magnitude", "Wanda", "RIA", "SparseGPT"]
+
+
+def test_a_way_of_repairing_without_a_look_of_its_own_is_drawn_all_the_same(masks):
+    table = tables.criteria(masks.perplexity, pattern="2:4")
+    fig = plots.plot_criteria(table.assign(method=table["method"].replace("BR+GP", "BR[unit=matrix]")))
+    assert {name for _, name, _, _ in points(fig)} == {"dense", "LR none", "LR swaps", "LR fw", "BR[unit=matrix] none", "BR[unit=matrix] swaps"}
+    assert "after BR[unit=matrix]" in [text.get_text() for text in fig.legends[0].get_texts()]
+
+
+def test_every_matrix_is_a_dot(made):
+    _, fig, table, _, _ = made["layers"]
+    patterns = list(table["pattern"].unique())
+    drawn = sorted((panel, name, y) for panel, name, _, y in points(fig, "refinement"))
+    assert drawn == sorted((patterns.index(row.pattern), row.refinement, row.value) for row in table.itertuples())
+    magnitude = [x for panel, name, x, _ in points(fig, "refinement") if (panel, name) == (0, "swaps") and x < 0]
+    assert magnitude == sorted(magnitude) and len(set(magnitude)) == table["block"].nunique()  # by depth, left of Frank-Wolfe's
+
+
+def test_budgets_are_drawn_against_both_prices(made):
+    _, fig, table, _, _ = made["budget"]
+    panels = [(split, price) for split in table["split"].unique() for price in ("tokens", "solve_seconds")]
+    trained = table[table["epochs"] > 0].to_dict("records")
+    expected = [(place, row["method"], row[price], row["value"]) for place, (split, price) in enumerate(panels) for row in trained if row["split"] == split]
+    drawn = points(fig)
+    assert sorted(point for point in drawn if point[1] not in ("LR", "dense")) == sorted(expected)
+    levels = {(place, method, y) for place, method, _, y in drawn if method in ("LR", "dense")}
+    idle = table[table["epochs"] == 0]
+    assert levels == {(place, row.method, row.value) for place, (split, _) in enumerate(panels) for row in idle[idle["split"] == split].itertuples()}
+
+
+def test_more_text_has_a_panel_for_every_number_of_epochs(made):
+    _, fig, table, _, _ = made["more"]
+    panels = [(split, epochs) for split in table["split"].unique() for epochs in (1, 4)]
+    expected = [
+        (place, row.method, row.samples, row.value)
+        for place, (split, epochs) in enumerate(panels) for row in table[table["epochs"].isin((0, epochs))].itertuples() if row.split == split
+    ]  # fmt: skip
+    assert sorted(points(fig)) == sorted(expected) and [ax.get_title() for ax in fig.axes[:2]] == ["1 epoch", "4 epochs"]
+
+
+@pytest.mark.parametrize("name", [*LINES, "cost", "criteria"])
 def test_the_same_table_gives_the_same_bytes_also_of_a_figure_shown_before(made, name, tmp_path, blocks):
     plot, _, table, _, options = made[name]
     for folder in ("one", "two"):
@@ -108,7 +204,8 @@ def test_drawing_leaves_no_global_state(made):
 
 def test_methods_look_the_same_everywhere_and_unlike_each_other():
     assert len({look.color for look in METHODS.values()}) == len({look.marker for look in METHODS.values()}) == len(METHODS)
-    assert METHODS["dense"].color == "#000000"
+    assert not {look.color for look in OTHERS} & {look.color for look in METHODS.values()}
+    assert METHODS["dense"].color == "#000000" and set(SPOKEN) <= set(METHODS)
     some = looks(["BR", "LR", "new", "newer"])
     assert list(some) == ["LR", "BR", "new", "newer"] and some["LR"] == METHODS["LR"] and some["new"] != some["newer"]
 
@@ -149,4 +246,4 @@ def test_the_explorer_is_a_plain_function_of_the_table(blocks):
     expected = tables.block_profile(one_size, kind="local", criterion="sparsegpt", split="entries")
     assert len(fig.axes) == 1 and sorted(y for line in fig.axes[0].lines for y in line.get_ydata()) == sorted(expected["value"])
     menus = widgets.explore(one_size).children[0].children
-    assert [list(menu.options) for menu in menus] == [list(CRITERIA)[:3], ["calibration", "stories", "entries"], list(tables.KINDS)]
+    assert [list(menu.options) for menu in menus] == [["magnitude", "wanda", "sparsegpt"], ["calibration", "stories", "entries"], list(tables.KINDS)]

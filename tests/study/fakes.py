@@ -94,7 +94,8 @@ def act(item: tuple[str, dict]) -> None:
         time.sleep(0.02)
     time.sleep(do.get("sleep", 0))
     with open(log, "a") as file:
-        file.write(f"{do['name']} {os.getpid()} {os.environ['OMP_NUM_THREADS']} {os.environ['ANALYSIS_PROGRESS']} {'ANALYSIS_PROGRESS_FILE' in os.environ}\n")
+        seen = os.environ["OMP_NUM_THREADS"], os.environ["ANALYSIS_PROGRESS"], "ANALYSIS_PROGRESS_FILE" in os.environ
+        file.write(" ".join(map(str, (do["name"], os.getpid(), *seen))) + "\n")
     if "print" in do:
         print(do["print"], flush=True)
     if "raise" in do:

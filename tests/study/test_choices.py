@@ -4,7 +4,7 @@ import pytest
 
 from analysis.errors import RecipeError, UsageError
 from analysis.recipe import Recipe
-from analysis.study.choices import labelled, recipes
+from analysis.study.choices import closed_forms, labelled, recipes, retrained
 
 
 def test_every_criterion_with_every_method_and_the_solver_where_there_is_one():
@@ -70,6 +70,24 @@ def test_settings_stand_for_their_options_and_numbers_beside_them_win():
 def test_words_and_numbers_that_are_none(words, options, told):
     with pytest.raises(RecipeError, match=told):
         recipes(*words, **options)
+
+
+def test_the_closed_form_of_each_choice_of_streams_once():
+    words = closed_forms(["LR", "BR", "BR+CR", "BR+GP", "IR", "retrain"])
+    assert [r.method for r in recipes(["wanda"], "50%", words)] == ["ridge", "ridge[target=dense]", "ridge[student=dense,target=dense]"]
+    assert closed_forms(["LR"]) == []
+    with pytest.raises(RecipeError, match="BRR"):
+        closed_forms(["BRR"])
+
+
+def test_retraining_in_words_with_a_rate_each():
+    made = recipes(["wanda"], "50%", retrained(["all", "distilled", "masklora", "norms-biases"], [1e-5, 2e-4, 1e-3, 4e-3]), lr=7.0, epochs=2)
+    assert [r.method for r in made] == ["retrain", "retrain[objective=distill]", "retrain[train=masklora]", "retrain[train=norms-biases]"]
+    assert [r.solver.lr for r in made] == [1e-5, 2e-4, 1e-3, 4e-3] and {r.solver.epochs for r in made} == {2}
+    with pytest.raises(UsageError, match="lora is none of all, distilled, masklora, norms-biases"):
+        retrained(["lora"], [1e-3])
+    with pytest.raises(UsageError, match="1 learning rates for 2 kinds"):
+        retrained(["all", "masklora"], [1e-3])
 
 
 def test_texts_by_the_name_tables_give_them():
