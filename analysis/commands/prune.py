@@ -9,11 +9,12 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from analysis import records
 from analysis.commands import folder
 from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, label_sources, say, table, unescape
 from analysis.errors import AnalysisError, DataError, ModelError, UsageError
+from analysis.models.files import misfits
 from analysis.recipe import Recipe
-from analysis import records
 from analysis.study.store import versions
 
 
@@ -62,6 +63,10 @@ def make_plan(args: argparse.Namespace) -> Plan:
         problems.add("--held-out: the label 'calibration' is taken by the calibration text; choose another")
     request = {"schema": folder.SCHEMA, "recipe": str(recipe), "model": args.model, "model content": check_model(problems, args.model)}
     sides = {"calibration": args.calibration} | {f"held-out {label}": source for label, source in held_out.items()}
+    if recipe is not None:
+        with problems.catch():
+            for misfit in misfits(args.model, recipe):
+                problems.add(f"recipe {recipe}: {misfit}")
     request |= sides | {f"{side} content": mark for side, mark in fingerprints(sides, problems).items()}
     for name in ("samples", "held_out_samples", "length", "seed", "separator", "mode", "device", "dtype"):
         request[name] = getattr(args, name)

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from analysis import paths
 from analysis.errors import ModelError
+from analysis.recipe import Recipe
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
+_IN_BLOCK = re.compile(r"\.(\d+)\.")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SMALL_FILES = [
     "config.json", "generation_config.json", "*.index.json",
@@ -126,6 +128,33 @@ def check_weights(folder: Path, name: str) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise ModelError(f"model {name!r}: {path} is cut short or no safetensors file ({error}); fetch it again") from error
+
+
+def misfits(name: str, recipe: Recipe) -> list[str]:
+    """What a recipe asks of a model that the headers of its weight files show it cannot give; nothing is loaded.
+
+    Empty for a hub model, whose files may not be here yet: `prune` checks the loaded model anyway.
+    """
+    from safetensors import safe_open
+
+    folder, solver, unit = find(name).folder, recipe.solver, recipe.unit
+    if folder is None:
+        return []
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder, name):
+        with safe_open(path, "numpy") as file:
+            shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+    inside = {key: match for key in shapes if (match := _IN_BLOCK.search(key))}
+    if not inside:
+        return []
+    blocks = 1 + max(int(match[1]) for match in inside.values())
+    small, where = min((min(shapes[key]), key) for key in inside if len(shapes[key]) == 2)
+    problems = []
+    if solver.train == "masklora" and small < solver.rank:
+        problems.append(f"rank={solver.rank} is above the rank of {where.removesuffix('.weight')} {shapes[where]}; give a rank of at most {small}")
+    if not unit.overlap and unit.width > blocks:
+        problems.append(f"width={unit.width}: the model has {blocks} blocks; give a width of at most {blocks}, or unit=model for all of them")
+    return problems
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -22,6 +22,7 @@ import pandas as pd
 
 from analysis import records
 from analysis.errors import AnalysisError, UsageError
+from analysis.models.files import misfits
 from analysis.models.load import DTYPES, fingerprint
 from analysis.progress import bar
 from analysis.recipe import Recipe
@@ -194,6 +195,8 @@ class _Desk:
         """Do the work and store it. The only function here that loads torch."""
         from analysis.pruning import prune
 
+        if problems := misfits(job.model, job.recipe):
+            raise UsageError("; ".join(problems))
         self._load(job)
         calibration = self._tokens(job, job.calibration, job.samples, "train")
         held_out = {

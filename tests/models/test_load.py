@@ -16,7 +16,9 @@ from transformers.utils import logging
 from analysis import paths
 from analysis.errors import AnalysisError, ModelError, UnsupportedModel, UsageError
 from analysis.models import files
+from analysis.models.files import misfits
 from analysis.models.load import LoadedModel, fingerprint, lab_models, load_model, quiet
+from analysis.recipe import Recipe
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -309,3 +311,16 @@ def test_stories260k(assets):
     loaded = load(assets / "stories260K")
     assert loaded.context == 512 and loaded.tokenizer is not None
     assert loaded.model.lm_head.weight is loaded.model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("recipe, said", [
+    ("wanda-50% BR[train=masklora,rank=49]", ["rank=49 is above the rank of model.layers.0.self_attn.k_proj", "at most 48"]),
+    ("wanda-50% retrain[train=masklora,rank=48]", []),
+    ("wanda-50% BR[width=9]", ["width=9: the model has 8 blocks", "unit=model"]),
+    ("wanda-50% BR[width=9,overlap=1]", []),
+    ("wanda-50% BR+GP[unit=sub-block]", []),
+])  # fmt: skip
+def test_what_a_model_cannot_give_is_said_before_it_is_loaded(recipe, said):
+    found = misfits("lab", Recipe.parse(recipe))
+    assert len(found) == bool(said) and all(part in found[0] for part in said), found
+    assert misfits("somebody/on-the-hub", Recipe.parse(recipe)) == []
