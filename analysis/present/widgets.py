@@ -4,6 +4,7 @@ It shows what `plots` draws from a table that is already there: moving a control
 behaviour, without widgets, so that it is tested without a browser and any choice can be saved as a figure.
 """
 
+import io
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -23,10 +24,23 @@ def draw(blocks: pd.DataFrame, criterion: str, split: str, kind: str) -> Figure:
 
 
 def explore(blocks: pd.DataFrame) -> "VBox":
-    """Three menus (criterion, text, kind of error) over `draw`; `blocks` is a study's table of that name."""
-    from IPython.display import display
-    from ipywidgets import Dropdown, HBox, VBox, interactive_output
+    """Three menus (criterion, text, kind of error) over `draw`; `blocks` is a study's table of that name.
+
+    The figure is an image widget, redrawn when a menu changes. An output widget would make headless execution hang now and then: nbclient
+    answers it on the channel on which it waits for the cell (nbclient issue 312).
+    """
+    from ipywidgets import Dropdown, HBox, Image, VBox
 
     menus = {name: Dropdown(options=list(blocks[name].unique()), description=name) for name in ("criterion", "split")}
     menus["kind"] = Dropdown(options=KINDS, description="error")
-    return VBox([HBox(list(menus.values())), interactive_output(lambda **chosen: display(draw(blocks, **chosen)), menus)])
+    image = Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
+
+    def redraw(_change: object = None) -> None:
+        buffer = io.BytesIO()
+        draw(blocks, **{name: menu.value for name, menu in menus.items()}).savefig(buffer, format="png", dpi=110)
+        image.value = buffer.getvalue()
+
+    for menu in menus.values():
+        menu.observe(redraw, "value")
+    redraw()
+    return VBox([HBox(list(menus.values())), image])

@@ -247,3 +247,13 @@ def test_the_explorer_is_a_plain_function_of_the_table(blocks):
     assert len(fig.axes) == 1 and sorted(y for line in fig.axes[0].lines for y in line.get_ydata()) == sorted(expected["value"])
     menus = widgets.explore(one_size).children[0].children
     assert [list(menu.options) for menu in menus] == [["magnitude", "wanda", "sparsegpt"], ["calibration", "stories", "entries"], list(tables.KINDS)]
+
+
+def test_the_explorer_redraws_its_image_and_never_waits_for_an_answer(blocks):
+    explorer = widgets.explore(blocks[blocks["samples"] == 32])
+    menus, image = explorer.children[0].children, explorer.children[1]
+    before = image.value
+    assert before.startswith(b"\x89PNG")
+    menus[1].value = "entries"
+    assert image.value.startswith(b"\x89PNG") and image.value != before
+    assert not any(type(child).__name__ == "Output" for child in explorer.children), "an output widget makes headless execution hang"
