@@ -63,7 +63,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         problems.add("--held-out: the label 'calibration' is taken by the calibration text; choose another")
     request = {"schema": folder.SCHEMA, "recipe": str(recipe), "model": args.model, "model content": check_model(problems, args.model)}
     sides = {"calibration": args.calibration} | {f"held-out {label}": source for label, source in held_out.items()}
-    if recipe is not None:
+    if recipe is not None and request["model content"] is not None:
         with problems.catch():
             for misfit in misfits(args.model, recipe):
                 problems.add(f"recipe {recipe}: {misfit}")

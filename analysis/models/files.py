@@ -133,13 +133,14 @@ def check_weights(folder: Path, name: str) -> None:
 def misfits(name: str, recipe: Recipe) -> list[str]:
     """What a recipe asks of a model that the headers of its weight files show it cannot give; nothing is loaded.
 
-    Empty for a hub model, whose files may not be here yet: `prune` checks the loaded model anyway.
+    Empty for a hub model, whose files may not be here yet: `prune` checks the loaded model anyway. Raises ModelError as `check_weights`.
     """
     from safetensors import safe_open
 
     folder, solver, unit = find(name).folder, recipe.solver, recipe.unit
     if folder is None:
         return []
+    check_weights(folder, name)
     shapes: dict[str, tuple[int, ...]] = {}
     for path in weight_files(folder, name):
         with safe_open(path, "numpy") as file:
