@@ -1,12 +1,13 @@
 """What the papers claim, one by one, on a model at hand: holds or does not, by how much. By hand; minutes per model.
 
     python benchmarks/claims.py lab --pattern 50% --high 60%
-    python benchmarks/claims.py ../shared/assets/stories260K --text ../shared/assets/text/tiny.utf8 --separator "<|endoftext|>" --pattern 30% --high 40%
-    python benchmarks/claims.py --write benchmarks/claims.md       # both models' results side by side, from the store
+    python benchmarks/claims.py STORIES260K --text TINYSTORIES --separator "<|endoftext|>" --pattern 30% --high 40%
+    python benchmarks/claims.py --write benchmarks/claims.md       # all models' results side by side, from the store
 
 Each claim is one number per seed, made so that the claim holds where it is above zero: mostly the percentage by which one
 thing lies below another. Reported are mean and standard deviation over seeds; "holds" wants the mean at least two standard
-deviations of the mean above zero, "fails" the same below, and anything between is "undecided here". Runs are kept in the store.
+errors above zero, "fails" the same below, and anything between is "undecided". STORIES260K is the folder of karpathy's
+tinyllamas model, TINYSTORIES a file of the text it was trained for. Runs are kept in the store.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python benchmarks/gradient_overhead.py
 
-All train one block of a random Llama (hidden 256, MLP 688, 8/4 heads) at 50 % sparsity for the same epochs on the same 64 x 128
+All train one block of a random Llama (hidden 256, MLP 688, 8/4 heads, or wider) at 50 % sparsity for the same epochs on the same 64 x 128
 tokens in batches of 8. The bare loop is forward, mean squared error, backward, fused Adam and nothing else: no mask, no learning
 rate schedule, no error before the first step, no check. The solver trains all parameters, norms and biases alone, or MaskLoRA of
 rank 16 with norms; "sub-blocks" trains all parameters too, the attention half and then the MLP half. They take turns in one process; medians are compared.
@@ -32,9 +32,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--hidden", type=int, default=256, help="hidden size; the MLP is 2.6875 times as wide")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    dense, problem = block_and_problem()
+    dense, problem = block_and_problem(arguments.hidden)
     halves = half_problems(dense, problem)
     seconds = {name: [] for name in ("bare", *TRAIN)}
     for timed in (False, *[True] * arguments.runs):
@@ -55,10 +56,10 @@ def main() -> None:
     report(seconds, arguments.epochs)
 
 
-def block_and_problem():
+def block_and_problem(hidden: int):
     """The dense model's anatomy, and the BR problem of its block 1 on random ids."""
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=256, intermediate_size=688, num_hidden_layers=2,
+        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=round(2.6875 * hidden), num_hidden_layers=2,
         num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=256,
     )  # fmt: skip
     torch.manual_seed(0)
