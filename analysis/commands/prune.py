@@ -12,7 +12,7 @@ from pathlib import Path
 from analysis import records
 from analysis.commands import folder
 from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, label_sources, say, table, unescape
-from analysis.errors import AnalysisError, DataError, ModelError, UsageError
+from analysis.errors import DataError, ModelError, UsageError
 from analysis.models.files import misfits
 from analysis.recipe import Recipe
 from analysis.study.store import versions

@@ -10,7 +10,7 @@ from analysis.errors import NumericalError, UsageError
 from analysis.masks.choose import choose_mask, wanted_statistics
 from analysis.masks.criteria import random_scores, ria_scores, wanda_scores
 from analysis.masks.notes import Note
-from analysis.masks.patterns import check_mask, choose
+from analysis.masks.patterns import check_mask
 from analysis.masks.refine import frank_wolfe, swaps
 from analysis.masks.sparsegpt import sparsegpt
 from analysis.recipe import CRITERIA, Criterion, Pattern, Refinement

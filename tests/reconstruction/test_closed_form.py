@@ -7,7 +7,6 @@ from torch import Tensor
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.masks.notes import Note
 from analysis.masks.sparsegpt import sparsegpt
-from analysis.masks.statistics import Statistics
 from analysis.recipe import Pattern
 from analysis.reconstruction import closed_form
 from analysis.reconstruction.closed_form import Moments, MomentsCollector, layer_loss, ridge
