@@ -99,7 +99,8 @@ def prune(
     precision: of the Gram matrices and means (float32 or float64).
 
     Raises ReplayError when the model cannot be replayed exactly, OverlapError when calibration and held-out share text,
-    NumericalError and SparsityError naming the matrix, UsageError for windows the model cannot take.
+    NumericalError and SparsityError naming the matrix, UnsupportedModel where its halves cannot be run apart for unit=sub-block,
+    UsageError for windows the model cannot take and for a recipe that this model or these texts cannot give.
     """
     held_out = held_out or {}
     tokenizer, fingerprint = (model.tokenizer, model.fingerprint) if isinstance(model, LoadedModel) else (None, None)

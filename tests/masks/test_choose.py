@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from analysis.errors import NumericalError, UsageError
-from analysis.masks.choose import choose_mask, wanted_statistics
+from analysis.masks.choose import WANTED, choose_mask, wanted_statistics
 from analysis.masks.criteria import random_scores, ria_scores, wanda_scores
 from analysis.masks.notes import Note
 from analysis.masks.patterns import check_mask
 from analysis.masks.refine import frank_wolfe, swaps
 from analysis.masks.sparsegpt import sparsegpt
-from analysis.recipe import CRITERIA, Criterion, Pattern, Refinement
+from analysis.recipe import BLIND, CRITERIA, Criterion, Pattern, Refinement
 from tests.masks.references import correlated, largest, normal, output_error, statistics_of
 
 PATTERNS = [
@@ -209,3 +209,8 @@ def test_a_gpu_chooses_what_a_cpu_chooses(name):
     expected = chosen(name, weight, statistics_of(inputs)).mask
     mask = chosen(name, weight.cuda(), statistics_of(inputs.cuda())).mask
     assert mask.is_cuda and torch.equal(mask.cpu(), expected)
+
+
+def test_the_recipe_s_blind_criteria_are_those_that_want_no_statistics():
+    """`recipe.py` loads no torch, so it says this a second time."""
+    assert set(BLIND) == {name for name, wanted in WANTED.items() if wanted is None} and set(WANTED) == set(CRITERIA)
