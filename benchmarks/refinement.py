@@ -2,11 +2,11 @@
 
     python benchmarks/refinement.py
 
-Swaps, per row: the correlations' update in float64 (two rows of the Gram matrix), one pass over the costs of all pairs of a kept and a
-removed weight, their minimum. Frank-Wolfe: one (out, in) x (in, in) product and the largest gradients of every group. The bare passes are
-these and nothing else, on tensors made before and in the same slices of the cache. Ours is the difference of a long and a short run, so that
-what is done once does not count; the long swaps are short enough that every row still has some to do. Ours and bare take turns in one
-process; medians are compared.
+Swaps, per row: the correlations' update in float64 (two rows of the Gram matrix), the prices of all weights, which every update changes, one
+pass over the costs of all pairs of a kept and a removed weight, their minimum. Frank-Wolfe: one (out, in) x (in, in) product and the largest
+gradients of every group. The bare passes are these and nothing else, on tensors made before and in the same slices of the cache. Ours is the
+difference of a long and a short run, so that what is done once does not count; the long swaps are short enough that every row still has some
+to do. Ours and bare take turns in one process; medians are compared.
 Whole: seconds of the run a recipe would ask for, 100 rounds or 2,000 iterations, as it starts from Wanda's mask.
 """
 
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from analysis.masks.criteria import wanda_scores
+from analysis.masks.pairs import CACHE
 from analysis.masks.patterns import choose
-from analysis.masks.refine import CACHE, frank_wolfe, swaps
+from analysis.masks.refine import frank_wolfe, swaps
 from analysis.masks.statistics import Statistics
 from analysis.recipe import Pattern
 
@@ -93,7 +94,7 @@ def bare_swap(weight: Tensor, gram: Tensor, mask: Tensor, pattern: Pattern) -> C
     removed = width // groups - kept
     # many small groups lie along the fastest dimension, one large group has its removed weights there
     shape = (rows, kept, removed, groups) if groups > 1 else (rows, kept, removed)
-    pairs, prune, revive = torch.randn(shape), torch.randn(rows, kept * groups), torch.randn(rows, 1, removed, *shape[3:])
+    pairs, own, signed = torch.randn(shape), torch.randn(rows, width), torch.randn(rows, width)
     least = torch.empty(rows, kept, *shape[3:])
     gram, correlation, factors = gram.double(), torch.randn(rows, width).double(), torch.randn(2, rows, 1).double()
     out, back = torch.randint(width, (rows,)), torch.randint(width, (rows,))
@@ -102,6 +103,8 @@ def bare_swap(weight: Tensor, gram: Tensor, mask: Tensor, pattern: Pattern) -> C
 
     def iterate() -> Tensor:
         correlation.addcmul_(gram.index_select(0, out), factors[0]).addcmul_(gram.index_select(0, back), factors[1])
+        price = torch.addcmul(own, signed, correlation.float())
+        prune, revive = price[:, : kept * groups], price[:, kept * groups :].view(rows, 1, removed, *shape[3:])
         for start in range(0, rows, step):
             here = slice(start, min(start + step, rows))
             torch.amin(torch.add(pairs[here], revive[here], out=costs[: here.stop - start]), 2, out=least[here])

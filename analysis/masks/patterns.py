@@ -13,6 +13,7 @@ from analysis.errors import SparsityError, UsageError
 from analysis.recipe import Pattern
 
 COLUMNS = 128  # width of a column block, SparseGPT's default
+RANKED = 16  # largest N:M group whose weights are compared pair by pair rather than sorted
 
 
 def kept(size: int, sparsity: float) -> int:
@@ -43,10 +44,18 @@ def _largest(scores: Tensor, keep: int) -> Tensor:
 
 
 def keep_n_of_m(scores: Tensor, keep: int, of: int) -> Tensor:
-    """Bool mask (out, in) that keeps the `keep` largest of every `of` consecutive inputs; `of` divides in."""
-    groups = scores.reshape(-1, of)
-    best = groups.sort(dim=1, descending=True, stable=True).indices[:, :keep]
-    return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, best, True).view(scores.shape)
+    """Bool mask (out, in) that keeps the `keep` largest of every `of` consecutive inputs, the first of equal ones; `of` divides in."""
+    if of > RANKED:
+        groups = scores.reshape(-1, of)
+        best = groups.sort(dim=1, descending=True, stable=True).indices[:, :keep]
+        return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, best, True).view(scores.shape)
+    columns = torch.stack(scores.reshape(-1, of).unbind(1))
+    rank = torch.arange(of - 1, -1, -1, dtype=torch.int8, device=scores.device)[:, None].repeat(1, columns.shape[1])  # as if later ones were larger
+    for step in range(1, of):
+        first = (columns[:-step] >= columns[step:]).view(torch.int8)
+        rank[:-step] -= first
+        rank[step:] += first
+    return torch.stack((rank < keep).unbind(), 1).view(scores.shape)
 
 
 def check_width(width: int, pattern: Pattern, name: str) -> None:

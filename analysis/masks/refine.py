@@ -16,13 +16,12 @@ from torch.nn.functional import pad
 
 from analysis.errors import UsageError
 from analysis.masks.notes import Note
+from analysis.masks.pairs import LargeGroups, SmallGroups
 from analysis.masks.patterns import COLUMNS, check_mask, choose, column_blocks, keep_largest
 from analysis.masks.statistics import Statistics
 from analysis.recipe import Pattern, Refinement
 
-CHUNK, CHUNK_CUDA = 2**24, 2**30  # bytes swaps holds at once, on a CPU what a last-level cache holds; one row where a row needs more
-CACHE = 2**19  # bytes of pair costs passed over at once on a CPU
-LANES = 32  # the minimum over a row of costs whose length these divide takes half the time
+CHUNK, CHUNK_CUDA = 2**25, 2**30  # bytes swaps holds at once, on a CPU what a last-level cache holds; one row where a row needs more
 ROUNDING = 1e-12  # a swap must lower its row's loss by more than this share of what its two weights alone would change
 
 
@@ -76,111 +75,67 @@ def swaps(weight: Tensor, statistics: Statistics, mask: Tensor, pattern: Pattern
     removed = work.masked_fill(mask, 0)
     correlation = removed @ gram
     before = (correlation * removed).sum(1).clamp(min=0)
-    padded = (pad(gram, (0, 1, 0, 1)), pad(statistics.gram, (0, 1, 0, 1)))
+    table = SmallGroups if pattern.of else LargeGroups
+    order = table.order(width, size).to(mask.device)
+    matrices = [pad(matrix, (0, 1, 0, 1))[order][:, order] for matrix in (gram, statistics.gram)]
     refined, done = pad(mask, (0, 1)), 0
-    for rows in _chunks(mask, size, statistics.gram.dtype.itemsize):
-        done += _swap(work[rows], refined, rows, correlation[rows], *padded, size, rounds)
+    held = table.held(mask, size) * statistics.gram.dtype.itemsize + 64 * width  # bytes of a row: its pairs, eight numbers for every input
+    for rows in _chunks(mask, held):
+        status = torch.where(mask[rows], 1, -1).to(statistics.gram.dtype)
+        weights, status, correlations = (pad(part, (0, 1))[:, order] for part in (work[rows], status, correlation[rows]))
+        done += _swap(weights, status, correlations, *matrices, table, size, rounds)
+        refined[rows[:, None], order] = status > 0
     return _finish(work, gram, mask, refined[:, :width], before, done, statistics.tokens, by_row=True)
 
 
-def _chunks(mask: Tensor, size: int, itemsize: int) -> Iterator[Tensor]:
-    """Row numbers that take CHUNK bytes together; rows that keep about as many come together, so that little is padding.
+def _chunks(mask: Tensor, held: int) -> Iterator[Tensor]:
+    """Row numbers that take CHUNK bytes together, `held` each, equally many; rows that keep about as many together, so that little is padding."""
+    chunks = -(-len(mask) * held // (CHUNK_CUDA if mask.is_cuda else CHUNK))
+    yield from mask.sum(1).argsort(stable=True).tensor_split(min(chunks, len(mask)))
 
-    A row takes its pairs, `itemsize` bytes each, and about twelve numbers of eight bytes for every input.
+
+def _swap(weight: Tensor, status: Tensor, correlation: Tensor, gram: Tensor, coarse: Tensor, table: type, size: int, rounds: int) -> int:
+    """Swaps in the rows of `status`, in place; how many were done.
+
+    weight, correlation (rows, columns) float64; status (rows, columns) in the dtype of the search: 1 kept, -1 removed, 0 no weight; columns in
+    the table's order. gram, coarse (columns, columns): float64 and the dtype of the search.
     """
-    groups = -(-mask.shape[1] // size)
-    most = 1
-    for which in (mask, ~mask):
-        most *= max(int(which[:, start:stop].sum(1).max()) for start, stop in column_blocks(mask.shape[1], size))
-    held = most * groups * itemsize + 96 * mask.shape[1]
-    yield from mask.sum(1).argsort(stable=True).split(max((CHUNK_CUDA if mask.is_cuda else CHUNK) // held, 1))
-
-
-def _positions(which: Tensor, size: int, lanes: int = 1) -> Tensor:
-    """Columns (rows, groups, slots) where `which` (rows, in) is True in each `size` columns, in order; `in` fills up shorter groups.
-
-    As many slots as the fullest group needs, rounded up to a multiple of `lanes`.
-    """
-    rows, width = which.shape
-    groups = -(-width // size)
-    which = pad(which, (0, groups * size - width)).view(rows, groups, size)
-    slot = which.cumsum(2)
-    slots = -(-int(slot[..., -1].max()) // lanes) * lanes
-    found = torch.full((rows, groups, slots + 1), width, device=which.device)
-    column = torch.arange(groups * size, device=which.device).view(1, groups, size).expand_as(which)
-    return found.scatter_(2, torch.where(which, slot - 1, slots), column)[..., :slots].contiguous()
-
-
-def _swap(weight: Tensor, refined: Tensor, number: Tensor, correlation: Tensor, gram: Tensor, coarse: Tensor, size: int, rounds: int) -> int:
-    """Swaps in rows `number` of `refined` (out, in + 1), in place; how many were done.
-
-    weight, correlation (rows, in) float64: of those rows. gram, coarse (in + 1, in + 1): float64 and the dtype of the search, zero in the last
-    row and column. Column `in` stands for "no weight": its weight is 0 and its price infinite.
-    """
-    width = weight.shape[1]
-    mask = refined[number, :width]
-    kept, removed = _positions(mask, size), _positions(~mask, size, LANES if size >= 2 * LANES else 1)  # (rows, groups, slots)
-    if not kept.shape[2] or not removed.shape[2]:
-        return 0
-    weight, correlation = pad(weight, (0, 1)), pad(correlation, (0, 1))
-    single = weight.to(coarse.dtype)
-    signed = 2 * weight * pad(torch.where(mask, 1, -1), (0, 1))
-    own = weight.square() * gram.diagonal()
-    own[:, width] = torch.inf
-    stored = coarse[kept[..., None], removed[..., None, :]]  # of every pair: -2 w_p w_u G_pu
-    stored *= -2 * single.gather(1, kept.flatten(1)).view_as(kept)[..., None]
-    stored *= single.gather(1, removed.flatten(1)).view_as(removed)[..., None, :]
-    many = kept.shape[1] > removed.shape[2]  # many small groups: lay them out along the fastest dimension
-    if many:
-        stored = stored.permute(0, 2, 3, 1).contiguous()
-    done = 0
+    result, status = status, status.clone()
+    number, done, diagonal = torch.arange(len(status), device=status.device), 0, gram.diagonal().contiguous()
+    own = (weight.square() * diagonal).to(coarse.dtype).masked_fill_(status == 0, torch.inf)
+    signed = (2 * weight * status).to(coarse.dtype)
+    pairs = table(weight.to(coarse.dtype), status, coarse, size)
+    price, line = torch.empty_like(own), torch.empty_like(weight)  # memory that every round uses again
     for _ in range(rounds):
-        pairs = stored.permute(0, 3, 1, 2) if many else stored  # (rows, groups, kept slots, removed slots)
-        row = torch.arange(len(pairs), device=pairs.device)
-        price = torch.addcmul(own, signed, correlation)  # what removing, or reviving, this weight alone would change
-        rough = price.to(coarse.dtype)
-        revive = rough.gather(1, removed.flatten(1)).view_as(removed)
-        best = _cheapest_partner(pairs, revive).add_(rough.gather(1, kept.flatten(1)).view_as(kept)).flatten(1).argmin(1)
-        group, leaves = best // kept.shape[2], best % kept.shape[2]
-        enters = (pairs[row, group, leaves] + revive[row, group]).argmin(1)
-        p, u = kept[row, group, leaves], removed[row, group, enters]
-        alone = price[row, p].abs() + price[row, u].abs()
-        change = price[row, p] + price[row, u] - 2 * weight[row, p] * weight[row, u] * gram[p, u]
-        going = change < -ROUNDING * alone
+        torch.addcmul(own, signed, price.copy_(correlation), out=price)
+        both = pairs.best(price, status)
+        before = status.gather(1, both)
+        freed = weight.gather(1, both) * before  # what a swap adds to the removed weights of the row
+        alone = freed * torch.add(freed * diagonal[both], correlation.gather(1, both), alpha=2)  # what each of the two alone would change
+        (p, u), (one, other), (f, g), (s, t) = (pair.unbind(1) for pair in (both, alone, freed, before))
+        change = torch.addcmul(one + other, f * g, gram[p, u], value=2)
+        going = (change < -ROUNDING * (one.abs() + other.abs())) & (s * t < 0)
         count = int(going.sum())
         if not count:
             break
         if 2 * count <= len(going):
+            result[number] = status
             rows = going.nonzero().flatten()
-            number, stored, kept, removed, weight, single = (t[rows] for t in (number, stored, kept, removed, weight, single))
-            own, signed, correlation = own[rows], signed[rows], correlation[rows]
-            row, p, u, group, leaves, enters = row[:count], p[rows], u[rows], group[rows], leaves[rows], enters[rows]
-            going = going[rows]
-            pairs = stored.permute(0, 3, 1, 2) if many else stored
+            number, weight, status, correlation, own, signed = (part[rows] for part in (number, weight, status, correlation, own, signed))
+            both, before, freed, going = both[rows], before[rows], freed[rows], going[rows]
+            price, line = price[:count], line[:count]
+            pairs.take(rows)
         done += count
-        w_p, w_u = weight[row, p] * going, weight[row, u] * going
-        correlation.addcmul_(gram.index_select(0, p), w_p[:, None]).addcmul_(gram.index_select(0, u), w_u[:, None], value=-1)
-        signed[row, p], signed[row, u] = torch.where(going, -signed[row, p], signed[row, p]), torch.where(going, -signed[row, u], signed[row, u])
-        p, u = torch.where(going, u, p), torch.where(going, p, u)  # from here on p is kept and u removed, as before in rows without a swap
-        refined[number, p], refined[number, u] = True, False
-        kept[row, group, leaves], removed[row, group, enters] = p, u
-        others = removed[row, group]
-        pairs[row, group, leaves] = coarse[p[:, None], others].mul_(single.gather(1, others)).mul_(-2 * single[row, p][:, None])
-        others = kept[row, group]
-        pairs[row, group, :, enters] = coarse[u[:, None], others].mul_(single.gather(1, others)).mul_(-2 * single[row, u][:, None])
+        if count < len(going):
+            freed *= going[:, None]
+        for one in (0, 1):
+            correlation.addcmul_(torch.index_select(gram, 0, both[:, one], out=line), freed[:, one : one + 1])
+        flip = torch.where(going, -1.0, 1.0).to(status.dtype)[:, None]
+        status.scatter_(1, both, before * flip)
+        signed.scatter_(1, both, signed.gather(1, both) * flip)
+        pairs.update(both, going)
+    result[number] = status
     return done
-
-
-def _cheapest_partner(pairs: Tensor, revive: Tensor) -> Tensor:
-    """For every kept weight the least cost (rows, groups, kept slots) of a pair and its revived weight, a cache full of rows at a time."""
-    rows = pairs.shape[0]
-    step = rows if pairs.is_cuda else min(max(CACHE * rows // (pairs.numel() * pairs.itemsize), 1), rows)
-    least, costs = torch.empty_like(pairs[..., 0]), torch.empty_like(pairs[:step])
-    for start in range(0, rows, step):
-        here = slice(start, min(start + step, rows))
-        cost = torch.add(pairs[here], revive[here, :, None], out=costs[: here.stop - start])
-        torch.amin(cost, 3, out=least[here])
-    return least
 
 
 def frank_wolfe(

@@ -15,6 +15,7 @@ SCORES = {
     "zeros": lambda shape: torch.zeros(shape),
     "many ties": lambda shape: normal(shape, 1).round().abs(),
     "mostly zeros": lambda shape: normal(shape, 2).clamp_min(1.0) - 1,
+    "infinities": lambda shape: normal(shape, 3).round().masked_fill(normal(shape, 4) > 0.5, torch.inf).masked_fill(normal(shape, 5) > 1, -torch.inf),
 }
 
 
@@ -38,7 +39,7 @@ def test_counts_are_exact_and_the_largest_stay(scores, shape, group, sparsity):
         assert mask[where].flatten().tolist() == largest(values, len(values) - round(sparsity * len(values)))
 
 
-@pytest.mark.parametrize(("keep", "of"), [(2, 4), (4, 8), (1, 4), (3, 4), (1, 2)])
+@pytest.mark.parametrize(("keep", "of"), [(2, 4), (4, 8), (1, 4), (3, 4), (1, 2), (5, 16), (11, 24)])
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
 def test_n_of_every_m_consecutive_inputs_are_kept(scores, keep, of):
     scores = scores((5, 48))

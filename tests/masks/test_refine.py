@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from analysis.errors import SparsityError, UsageError
+from analysis.masks import pairs
 from analysis.masks import refine as refinements
 from analysis.masks.criteria import wanda_scores
 from analysis.masks.notes import Note
@@ -125,8 +126,8 @@ def test_chunks_panels_and_lanes_change_nothing(pattern, shape, monkeypatch):
     mask = choose(normal(shape, 10), pattern, name="m", columns=COLUMNS)
     whole = swapped(weight, statistics, mask, pattern)
     monkeypatch.setattr(refinements, "CHUNK", 9000)
-    monkeypatch.setattr(refinements, "CACHE", 1500)
-    monkeypatch.setattr(refinements, "LANES", 1)
+    monkeypatch.setattr(pairs, "CACHE", 1500)
+    monkeypatch.setattr(pairs, "LANES", 1)
     parts = swapped(weight, statistics, mask, pattern)
     assert torch.equal(whole.mask, parts.mask) and whole.steps == parts.steps > shape[0]
 
