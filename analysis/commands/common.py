@@ -109,12 +109,12 @@ def label_sources(flag: str, texts: Sequence[str], problems: Problems) -> dict[s
     return labelled
 
 
-def fingerprints(sources: dict[str, str], problems: Problems) -> dict[str, str]:
-    """Fingerprint of each source, which also tells that it exists; mistakes are collected."""
+def fingerprints(sources: dict[str, str], problems: Problems, model: str | None = None) -> dict[str, str]:
+    """Fingerprint of each source, which also tells that it exists; mistakes are collected. model: the fingerprint of who writes `self`."""
     found = {}
     for label, source in sources.items():
         with problems.catch():
-            found[label] = source_fingerprint(source)
+            found[label] = source_fingerprint(source, model)
     return found
 
 

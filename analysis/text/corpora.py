@@ -2,6 +2,7 @@
 
     windows = load_tokens("lab:stories", loaded, samples=64, length=128, seed=0)
     held_out = load_tokens("stories.txt[80%:]", tokenizer, samples=200, length=128)
+    own = load_tokens("self:language=en", loaded, samples=64, length=128)
 """
 
 import hashlib
@@ -9,21 +10,27 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from analysis.errors import DataError, UsageError
 from analysis.progress import bar
-from analysis.text.readers import read_file, read_hub, read_lab
-from analysis.text.sources import SOURCES, SPLITS, Source, parse_source, source_fingerprint, suggest
+from analysis.rules import suggest
+from analysis.text.mixtures import mix, order
+from analysis.text.readers import read
+from analysis.text.sources import SELF, SOURCES, SPLITS, Source, named, parse_source, source_fingerprint
 
 if TYPE_CHECKING:
+    from analysis.models.load import LoadedModel
+    from analysis.text.generate import Batch
     from analysis.text.windows import Windows
 
 __all__ = ["SOURCES", "Source", "boundary", "load_tokens", "parse_source", "source_fingerprint", "tokenise", "tokenizer_fingerprint"]
 
 BATCH = 256  # documents per call of the tokenizer
+UNKNOWN = 0.5  # share of unknown tokens above which a tokenizer cannot read a text
 
 
 def load_tokens(
@@ -39,42 +46,53 @@ def load_tokens(
 ) -> "Windows":
     """Windows (samples, length) of token ids out of a source.
 
-    `tokenizer` is a tokenizer, or a loaded model, whose context then bounds `length`. `samples` None = every window there is, in
-    order. `seed` draws the windows, and in the lab the documents. `separator` ends documents of plain-text files (default:
-    `<|endoftext|>` where it occurs, else blank lines). `mode` is one of `windows.cut`; by default "stream", and "crop" for hub:c4.
-    `split` is the half of a lab register ("train" or "held-out") where the source names none.
+    `tokenizer` is a tokenizer, or a loaded model, whose context then bounds `length`; self-generated text needs the model. `samples`
+    None = every window there is, in order. `seed` draws the windows, and in the lab and of the model the documents. `separator` ends
+    documents of plain-text files (default: `<|endoftext|>` where it occurs, else blank lines). `mode` is one of `windows.cut`; by
+    default "stream", and "crop" for hub:c4. `split` is the half of a lab register ("train" or "held-out") where the source names none.
 
     Texts are tokenised without special tokens; documents of a stream are joined by the tokenizer's end-of-text token (else its
-    beginning-of-text token, else a newline), the joined corpora of the papers by their text (`sources.ALIASES`). A lab stream has
-    no end: as many documents are made as the windows need, and the windows taken in order, so that fewer are the first of more.
-    Raises UsageError for wrong arguments, DataError for a text that is missing, broken or too short.
+    beginning-of-text token, else a newline), the joined corpora of the papers by their text (`hub.ALIASES`). Lab streams and the
+    model's own text have no end: as many documents are made as the windows need, and the windows taken in order, so that fewer are
+    the first of more. So they are of a mixture: `samples` windows in its shares, in the order of `mixtures.order`.
+    Raises UsageError for wrong arguments or a tokenizer that does not fit the model, DataError for a text that is missing, broken, too
+    short, or unknown to the tokenizer.
     """
     from analysis.text.windows import check_request, cut
 
     source = _half(parse_source(source) if isinstance(source, str) else source, split)
+    check_request(source.label, length, samples, mode or "stream")
+    if source.kind == "mixture":
+        return _mixture(source, tokenizer, samples, length=length, seed=seed, separator=separator, mode=mode)
     mode = mode or (source.hub.mode if source.hub else "stream")
     check_request(source.label, length, samples, mode)
-    if hasattr(tokenizer, "context"):
-        tokenizer = _tokenizer_of(tokenizer, length)
+    loaded = tokenizer if hasattr(tokenizer, "context") else None
+    if loaded is not None:
+        tokenizer = _tokenizer_of(loaded, length)
     boundary_id, boundaries = boundary(tokenizer)
-    endless = source.kind == "lab" and source.stop is None
+    endless = source.kind == SELF or (source.kind == "lab" and source.stop is None)
     if endless and samples is None:
-        raise UsageError(f"{source.label}: lab text has no end; say how many windows (samples), or how many documents, as in {source.label}[:1000]")
-    texts, separated = _read(source, seed=seed, separator=separator)
+        raise UsageError(_endless(source))
+    batches: list[Batch] = []
+    if source.kind == SELF:
+        texts, separated = _own(source, loaded, seed, batches), "texts of the model"
+    else:
+        texts, separated = read(source, seed=seed, separator=separator)
     joiner = source.hub.joiner if source.hub and mode == "stream" else None
     if joiner is not None:
         documents, boundary_id, boundaries = _joined(texts, joiner, tokenizer, source, length), None, "none: rows are one text"
     elif endless:
-        documents = _enough(texts, tokenizer, length=length, samples=samples, mode=mode)
+        documents = _enough(texts, tokenizer, length=length, samples=samples, mode=mode, step=source.generation.batch if source.generation else 64)
     else:
         texts = list(texts) if source.kind == "lab" else texts
         documents = _Lazy(texts, tokenizer) if mode == "crop" else tokenise(texts, tokenizer, desc=f"tokens of {source.label}")
     windows = cut(
         documents, length=length, samples=samples, seed=seed, boundary_id=boundary_id, mode=mode, shuffle=not endless, label=source.label
     )
+    _check_known(windows, tokenizer, loaded, source)
     provenance = {
         "source": source.label,
-        "fingerprint": source_fingerprint(source),
+        "fingerprint": source_fingerprint(source, getattr(loaded, "fingerprint", None)),
         "slice": source.slice,
         "split": source.hub.split if source.hub else source.split,
         "separator": separated,
@@ -82,14 +100,48 @@ def load_tokens(
         "documents": len(documents) if joiner is None else len(texts),
         "tokenizer": tokenizer_fingerprint(tokenizer),
     }
-    available = {"available": "unbounded"} if endless else {}
-    return replace(windows, provenance=provenance | windows.provenance | available)
+    more = {"available": "unbounded"} if endless else {}
+    if source.kind == SELF:
+        from analysis.text.generated import tally
+
+        settings = named(source.generation, lambda reference: reference.label).to_dict()
+        more["generated"] = {"model": Path(loaded.name).name, "settings": settings, **tally(batches)}
+    return replace(windows, provenance=provenance | windows.provenance | more)
+
+
+def _endless(source: Source) -> str:
+    if source.kind == "lab":
+        return f"{source.label}: lab text has no end; say how many windows (samples), or how many documents, as in {source.label}[:1000]"
+    return f"{source.label}: {'a mixture' if source.kind == 'mixture' else 'the text of a model'} has no natural number of windows; give samples"
+
+
+def _mixture(source: Source, tokenizer, samples: int | None, **how) -> "Windows":
+    """Windows of every part, as many as its share is."""
+    if samples is None:
+        raise UsageError(_endless(source))
+    chosen = order([share for _, share in source.parts], samples)
+    counts = [chosen.count(number) for number in range(len(source.parts))]
+    parts = [load_tokens(part, tokenizer, samples=count, **how) if count else None for (part, _), count in zip(source.parts, counts)]
+    told = {"source": source.label, "fingerprint": source_fingerprint(source, getattr(tokenizer, "fingerprint", None)), "length": how["length"], "seed": how["seed"]}
+    mixed = mix(source, parts, chosen)
+    return replace(mixed, provenance=told | mixed.provenance)
+
+
+def _own(source: Source, loaded: "LoadedModel | None", seed: int, batches: "list[Batch]") -> Iterator[str]:
+    """The texts the model writes, endlessly; the batches they come from are put into `batches`."""
+    from analysis.text.generated import written
+
+    for batch in written(loaded, source, seed=seed):
+        batches.append(batch)
+        yield from (text.text for text in batch.texts)
 
 
 def _half(source: Source, split: str) -> Source:
-    """A lab source that names its half of the register."""
+    """A source whose lab registers name their half."""
     if split not in SPLITS:
         raise UsageError(f"{source.label}: unknown split {split!r}; {suggest(split, SPLITS)}")
+    if source.kind == "mixture":
+        return replace(source, parts=tuple((_half(part, split), share) for part, share in source.parts))
     return replace(source, split=source.split or split) if source.kind == "lab" else source
 
 
@@ -101,10 +153,22 @@ def _tokenizer_of(loaded, length: int):
     return loaded.tokenizer
 
 
-def _read(source: Source, *, seed: int, separator: str | None) -> tuple[Sequence[str] | Iterator[str], str]:
-    if source.kind == "lab":
-        return read_lab(source, seed=seed), "lab documents"
-    return read_hub(source) if source.kind == "hub" else read_file(source, separator=separator)
+def _check_known(windows: "Windows", tokenizer, loaded: "LoadedModel | None", source: Source) -> None:
+    """Whether the tokenizer knows the text, and the model the tokenizer's ids."""
+    model, largest = getattr(loaded, "model", None), int(windows.ids.max())
+    if model is not None and largest >= (rows := model.get_input_embeddings().weight.shape[0]):
+        raise UsageError(
+            f"{source.label}: token id {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}) is beyond the {rows} embeddings of model {loaded.name}; "
+            "give the model's own tokenizer"
+        )
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is not None and unknown != tokenizer.eos_token_id:
+        share = ((windows.ids == unknown) & windows.mask).sum().item() / windows.tokens
+        if share > UNKNOWN:
+            raise DataError(
+                f"{source.label}: {share:.0%} of its tokens are unknown to the tokenizer ({tokenizer.unk_token!r}); "
+                "give text in the language and script the model was trained on, or the model's own tokenizer"
+            )
 
 
 def _joined(texts: Sequence[str], joiner: str, tokenizer, source: Source, length: int) -> list[np.ndarray]:
@@ -113,13 +177,13 @@ def _joined(texts: Sequence[str], joiner: str, tokenizer, source: Source, length
     return [stream if source.hub.windows is None else stream[: source.hub.windows * length]]
 
 
-def _enough(texts: Iterator[str], tokenizer, *, length: int, samples: int, mode: str) -> list[np.ndarray]:
-    """Documents off an endless stream until they hold `samples` windows: tokens for a stream, documents one by one, long ones for crops."""
+def _enough(texts: Iterator[str], tokenizer, *, length: int, samples: int, mode: str, step: int) -> list[np.ndarray]:
+    """Documents off an endless stream, `step` at a time, until they hold `samples` windows: tokens for a stream, documents one by one, long ones for crops."""
     found: list[np.ndarray] = []
     have, tried, wanted = 0, 0, samples * length if mode == "stream" else samples
-    with bar(total=wanted, desc="lab documents", unit="token" if mode == "stream" else "document") as progress:
+    with bar(total=wanted, desc="documents", unit="token" if mode == "stream" else "document") as progress:
         while have < wanted and (have or tried < 256):  # after 256 documents too short for a crop, the cut says so
-            batch = tokenise(list(islice(texts, 64)), tokenizer)
+            batch = tokenise(list(islice(texts, step)), tokenizer)
             counts = [len(document) if mode == "stream" else mode == "documents" or len(document) > length for document in batch]
             found += batch
             have, tried = have + sum(counts), tried + len(batch)

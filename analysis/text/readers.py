@@ -14,9 +14,16 @@ END_OF_TEXT = "<|endoftext|>"
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
 
+def read(source: Source, *, seed: int = 0, separator: str | None = None) -> tuple[Sequence[str] | Iterator[str], str]:
+    """The documents of a lab, file or hub source, and what separates them, in words. `seed` is the lab's, `separator` for plain text."""
+    if source.kind == "lab":
+        return read_lab(source, seed=seed), "lab documents"
+    return read_hub(source) if source.kind == "hub" else read_file(source, separator=separator)
+
+
 def read_lab(source: Source, *, seed: int) -> Iterator[str]:
-    """The documents of a register and split, endless unless the slice has an end."""
-    stream = documents(source.name, split=source.split, seed=seed)
+    """The documents of a register and split (by default "train"), endless unless the slice has an end."""
+    stream = documents(source.name, split=source.split or "train", seed=seed)
     return (document.text for document in islice(stream, source.start, source.stop))
 
 
@@ -128,6 +135,11 @@ def read_hub(source: Source) -> tuple[Sequence[str], str]:
         rows = datasets.load_dataset(hub.dataset, hub.config, split=hub.split, revision=hub.revision, **part)
     except Exception as error:  # the library raises errors of a dozen unrelated classes; each means that there is no text
         reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+        if re.search(r"[Rr]evision .* doesn't exist", reason):
+            raise DataError(
+                f"{source.label}: the hub's {hub.dataset} has no revision {hub.revision!r} (any more); give one it has, as hub:{hub.dataset}@REVISION, "
+                "or a local file (PATH.txt, .jsonl or .parquet)"
+            ) from error
         raise DataError(
             f"{source.label}: cannot fetch {hub.dataset} (revision {hub.revision}, split {hub.split}) from the hub: {reason}. "
             "Without network, give a local file instead (PATH.txt, .jsonl or .parquet), or text of the lab such as lab:stories"

@@ -1,63 +1,31 @@
-"""What a SOURCE of text is: `lab:REGISTER`, a file, or `hub:NAME`, with an optional slice by document. Imports no torch.
+"""What a SOURCE of text is: `lab:REGISTER`, a file, `hub:NAME`, the model's own text, or a mixture of these. Imports no torch.
 
     lab:stories   lab:stories/held-out   stories.txt[:80%]   texts.jsonl#body[100:200]   hub:wikitext2   hub:c4:validation[:50%]
+    self   self:temperature=0.8,top-p=0.95   lab:stories:0.7+lab:recipes:0.3   stories.txt[:80%]:1/3+self:2/3
 """
 
 import hashlib
 import os
 import re
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
 from analysis.errors import DataError, UsageError
 from analysis.lab.documents import REGISTERS, SPLITS
+from analysis.rules import suggest
+from analysis.text.hub import ALIASES, Hub, parse_hub
+from analysis.text.settings import Generation
 
 TABLES = (".jsonl", ".ndjson", ".parquet")  # files whose rows are documents
 Edge = int | Fraction  # a number of documents, or a share of them
+SHARE = r"\d+/[1-9]\d*|\d+(?:\.\d+)?|\.\d+"
+PART = re.compile(rf"(.+?):({SHARE})(?:\+(?!$)|$)")
+JOINED = re.compile(r"\+(lab:|hub:|self($|[:+]))")
+SELF = "self"
 
-
-@dataclass(frozen=True)
-class Hub:
-    """One split of one hub dataset, and how its rows become a stream.
-
-    `file` reads that file of the repository alone. `joiner` joins rows into one text that is tokenised whole (None: every row is a
-    document of its own). `rows` and `windows` cut the corpus to its first so many rows, and then windows (None: all).
-    """
-
-    dataset: str
-    split: str
-    revision: str
-    config: str | None = None
-    column: str = "text"
-    file: str | None = None
-    joiner: str | None = None
-    mode: str = "stream"
-    rows: int | None = None
-    windows: int | None = None
-
-
-def _wikitext(split: str) -> Hub:
-    return Hub("Salesforce/wikitext", split, "b08601e04326c79dfdd32d625aee71d232d685c3", config="wikitext-2-raw-v1", joiner="\n\n")
-
-
-def _penn(split: str) -> Hub:
-    file = f"penn_treebank/{split}/0000.parquet"
-    return Hub("ptb-text-only/ptb_text_only", split, "refs/convert/parquet", column="sentence", file=file, joiner=" ")
-
-
-_C4 = ("allenai/c4", "1588ec454efa1a09f29cd18ddd04fe05fc8653a2")
-# The corpora of Shin et al. 2024 (sections 3.1 and 3.2) as their code reads them; the first split is the one meant by the bare name.
-ALIASES: dict[str, dict[str, Hub]] = {
-    "wikitext2": {split: _wikitext(split) for split in ("test", "validation", "train")},
-    "ptb": {split: _penn(split) for split in ("test", "validation", "train")},
-    "c4": {
-        "train": Hub(_C4[0], "train", _C4[1], file="en/c4-train.00000-of-01024.json.gz", mode="crop"),
-        "validation": Hub(_C4[0], "validation", _C4[1], file="en/c4-validation.00000-of-00008.json.gz", joiner=" ", rows=1100, windows=256),
-    },
-}
 
 SOURCES: dict[str, str] = {
     **{f"lab:{register}": meaning for register, meaning in REGISTERS.items()},
@@ -69,7 +37,10 @@ SOURCES: dict[str, str] = {
     "hub:c4": "C4 English, first train shard, random crops: the calibration text of Shin et al. 2024",
     "hub:c4:validation": "C4 English, first 1100 documents of the validation shard, at most 256 windows",
     "hub:ORG/NAME": "any hub dataset, as hub:ORG/NAME/CONFIG:SPLIT@REVISION#COLUMN; what is left out is split train, revision main, column text",
-    "SOURCE[A:B]": "documents A to B of any source, in numbers or per cent: [:80%], [80%:], [100:200]",
+    "self": "text that the model of the run writes itself (2406.15524, appendix C), as self:OPTION=VALUE,...: "
+    "temperature, top-k, top-p, prefix, start, prompt, language, tokens, batch",
+    "SOURCE:SHARE+SOURCE:SHARE": "a mixture by windows; the shares (0.7, 1/3) make 1: lab:stories:0.7+lab:recipes:0.3",
+    "SOURCE[A:B]": "documents A to B of a file, hub or lab source, in numbers or per cent: [:80%], [80%:], [100:200]",
 }
 
 
@@ -78,13 +49,15 @@ class Source:
     """A source as typed (`text`) and as understood. `start` and `stop` are documents, in numbers (int) or shares (Fraction), or None."""
 
     text: str
-    kind: str  # "lab", "file" or "hub"
-    name: str  # register, path or dataset
+    kind: str  # "lab", "file", "hub", "self" or "mixture"
+    name: str  # register, path or dataset; "" for the last two kinds
     start: Edge | None = None
     stop: Edge | None = None
     split: str | None = None  # lab: "train", "held-out", or None = whoever loads it decides
     column: str | None = None  # .jsonl and .parquet
     hub: Hub | None = None
+    parts: tuple[tuple["Source", Fraction], ...] = ()  # of a mixture, with their shares of the windows
+    generation: Generation | None = None  # of self-generated text
 
     @property
     def slice(self) -> str:
@@ -98,6 +71,10 @@ class Source:
             return f"lab:{self.name}{'/held-out' if self.split == 'held-out' else ''}{self.slice}"
         if self.kind == "hub":
             return self.text
+        if self.kind == "mixture":
+            return "+".join(f"{part.label}:{share_text(share)}" for part, share in self.parts)
+        if self.kind == SELF:
+            return _self_text(named(self.generation, lambda reference: reference.label))
         return Path(self.name).name + (f"#{self.column}" if self.column not in (None, "text") else "") + self.slice
 
     def select(self, documents: int) -> range:
@@ -151,22 +128,85 @@ def _edges(text: str, source: str) -> tuple[Edge | None, Edge | None]:
 def parse_source(text: str) -> Source:
     """Read a source as typed; nothing is opened.
 
-    Raises UsageError for an empty text, an unknown register, alias, split or slice, naming what is possible.
+    Raises UsageError for an empty text, an unknown register, alias, split, option or slice, naming what is possible, and for shares
+    of a mixture that do not make 1.
     """
-    if not text.strip():
-        raise UsageError("source: nothing given; write lab:REGISTER, a file, or hub:NAME")
-    name, cut = _split_slice(text.strip())
+    text = text.strip()
+    if not text:
+        raise UsageError("source: nothing given; write lab:REGISTER, a file, hub:NAME or self")
+    if (parts := _split_mixture(text)) is not None:
+        return _mixture(parts, text)
+    if re.match(rf"{SELF}($|[:\[])", text):
+        return _parse_self(text)
+    name, cut = _split_slice(text)
     start, stop = _edges(cut, text)
-    common = {"text": text.strip(), "start": start, "stop": stop}
+    common = {"text": text, "start": start, "stop": stop}
     if name.startswith("lab:"):
         return _parse_lab(name[4:], common)
     if name.startswith("hub:"):
-        hub = _parse_hub(name[4:], text)
+        hub = parse_hub(name[4:], text)
         return Source(kind="hub", name=hub.dataset, hub=hub, **common)
     path, mark, column = name.rpartition("#")
     if mark and column and path.endswith(TABLES):
         return Source(kind="file", name=path, column=column, **common)
     return Source(kind="file", name=name, column="text" if name.endswith(TABLES) else None, **common)
+
+
+def _split_mixture(text: str) -> list[tuple[str, str]] | None:
+    """(source, share) of each part where a text is a mixture; a file that is really called so is none."""
+    if "+" not in text or os.path.exists(text):
+        return None
+    parts = PART.findall(text)
+    whole = "+".join(f"{source}:{share}" for source, share in parts) == text
+    if len(parts) > 1 and whole:
+        return parts
+    if JOINED.search(text) or (parts and not whole):
+        raise UsageError(
+            f"source {text!r}: every part of a mixture ends in its share, a slice stands before it: lab:stories:0.7+stories.txt[:80%]:0.3"
+        )
+    return None
+
+
+def _mixture(parts: Iterable[tuple[str, str]], text: str) -> Source:
+    found = tuple((parse_source(source), Fraction(share)) for source, share in parts)
+    if any(share == 0 for _, share in found):
+        raise UsageError(f"source {text!r}: a share must be above 0; leave the part out")
+    shares = [share for _, share in found]
+    if sum(shares) != 1:
+        told = " + ".join(map(share_text, shares))
+        raise UsageError(f"source {text!r}: the shares {told} make {share_text(sum(shares))}; they must make 1 (thirds are written 1/3)")
+    alike = [replace(source, text="") for source, _ in found]
+    if len(set(alike)) < len(alike):
+        raise UsageError(f"source {text!r}: two parts are the same text; name it once, with both shares")
+    return Source(text, "mixture", "", parts=found)
+
+
+def share_text(share: Fraction) -> str:
+    """0.7 or 1/3: a share that reads back as it is."""
+    return short if Fraction(short := f"{float(share):g}") == share else str(share)
+
+
+def _parse_self(text: str) -> Source:
+    if "[" in text and not text.startswith(f"{SELF}:"):
+        raise UsageError(f"source {text!r}: self-generated text has no end to slice; the number of windows says how much of it is used")
+    try:
+        generation = Generation.parse(text.removeprefix(SELF).removeprefix(":"))
+    except UsageError as error:
+        raise UsageError(f"source {text!r}: {error}") from error
+    if generation.reference is not None and (kind := parse_source(generation.reference).kind) in (SELF, "mixture"):
+        raise UsageError(f"source {text!r}: start tokens and prompts are taken from a lab, file or hub source, not from a {kind} source")
+    return Source(text, SELF, "", generation=generation)
+
+
+def named(generation: Generation, name: Callable[[Source], str]) -> Generation:
+    """A generation with its reference text called by `name`: by its label, or its fingerprint."""
+    if generation.reference is None:
+        return generation
+    return replace(generation, **{"start" if generation.prompt is None else "prompt": name(parse_source(generation.reference))})
+
+
+def _self_text(generation: Generation) -> str:
+    return f"{SELF}:{generation}".removesuffix(":")
 
 
 def _parse_lab(name: str, common: dict) -> Source:
@@ -181,45 +221,21 @@ def _parse_lab(name: str, common: dict) -> Source:
     return Source(kind="lab", name=register, split=split or None, **common)
 
 
-def _parse_hub(name: str, text: str) -> Hub:
-    rest, _, column = name.partition("#")
-    rest, _, revision = rest.partition("@")
-    path, _, split = rest.partition(":")
-    parts = path.split("/")
-    if len(parts) == 1 or parts[0] in ALIASES:
-        return _alias(path, split, bool(column or revision), text)
-    if len(parts) > 3 or not all(parts):
-        raise UsageError(f"source {text!r}: a hub dataset is written hub:ORG/NAME or hub:ORG/NAME/CONFIG:SPLIT@REVISION#COLUMN")
-    config = parts[2] if len(parts) == 3 else None
-    return Hub("/".join(parts[:2]), split or "train", revision or "main", config=config, column=column or "text")
-
-
-def _alias(name: str, split: str, changed: bool, text: str) -> Hub:
-    if name.split("/")[0] in ALIASES and "/" in name:
-        raise UsageError(f"source {text!r}: a split follows a colon: hub:{name.replace('/', ':')}")
-    if name not in ALIASES:
-        raise UsageError(f"source {text!r}: unknown hub alias {name!r}; {suggest(name, ALIASES)}, or hub:ORG/NAME")
-    if changed:
-        raise UsageError(f"source {text!r}: hub:{name} has its revision and column fixed; write the dataset out as hub:ORG/NAME@REVISION#COLUMN")
-    splits = ALIASES[name]
-    if split and split not in splits:
-        raise UsageError(f"source {text!r}: hub:{name} has no split {split!r}; {suggest(split, splits)}")
-    return splits[split] if split else next(iter(splits.values()))
-
-
-def suggest(given: str, possible) -> str:
-    """ "did you mean 'x'?" where something is near, and the list of what is possible."""
-    near = get_close_matches(given, list(possible), 1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"possible: {', '.join(possible)}"
-
-
-def source_fingerprint(source: str | Source) -> str:
+def source_fingerprint(source: str | Source, model: str | None = None) -> str:
     """What the text of a source is, wherever it lies: equal fingerprints, equal documents.
 
-    A file's is the SHA-256 of its content; the lab's the digest of its generator and world; the hub's the dataset and revision.
-    Column and slice are part of it. Raises UsageError and DataError as parsing and opening do.
+    A file's is the SHA-256 of its content; the lab's the digest of its generator and world; the hub's the dataset and revision;
+    a mixture's those of its parts, with their shares; the model's own text's the settings and `model`, the fingerprint of the model
+    that writes it. Column and slice are part of it. Raises UsageError and DataError as parsing and opening do, and where self-generated
+    text is given without its model.
     """
     source = parse_source(source) if isinstance(source, str) else source
+    if source.kind == "mixture":
+        return "+".join(f"{source_fingerprint(part, model)}:{share}" for part, share in source.parts)
+    if source.kind == SELF:
+        if model is None:
+            raise UsageError(f"{source.label}: is written by a model, so its fingerprint needs that model's")
+        return f"{_self_text(named(source.generation, source_fingerprint))}@{model}"
     if source.kind == "lab":
         return f"lab:{source.name}{'/' + source.split if source.split else ''}@{_generator()}{source.slice}"
     if source.kind == "hub":
@@ -234,10 +250,10 @@ def source_fingerprint(source: str | Source) -> str:
 
 @cache
 def _generator() -> str:
-    """Digest of the code that makes the lab's world and its documents, hence of what they say."""
+    """Digest of the code that makes the lab's world and its documents, hence of what they say; its tasks are no part of them."""
     import analysis.lab
 
-    files = sorted(Path(analysis.lab.__file__).parent.glob("*.py"))
+    files = sorted(path for path in Path(analysis.lab.__file__).parent.glob("*.py") if not path.stem.startswith("tasks"))
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

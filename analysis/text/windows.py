@@ -2,6 +2,7 @@
 
     windows = cut(documents_ids, length=128, samples=64, seed=0, boundary_id=2)     # ids (64, 128)
     held_out = disjoint(calibration, {"stories": held_out})                         # raises OverlapError
+    calibration = append(calibration, self_generated)                               # own windows first, then added ones
 """
 
 import random
@@ -27,12 +28,14 @@ class Windows:
     `ids` LongTensor (N, T). `mask` BoolTensor (N, T), True = real token, False = padding (always on the right).
     `label` is the source in the words of whoever named it, without folders ("lab:stories", "stories.txt[:80%]").
     `provenance` says in plain values how the windows were made; its counts are of tokens, windows and documents.
+    `added`: how many of the last windows were added to a calibration text (`append`).
     """
 
     ids: LongTensor
     mask: BoolTensor
     label: str = ""
     provenance: dict = field(default_factory=dict)
+    added: int = 0
 
     def __post_init__(self):
         if self.ids.ndim != 2 or self.ids.shape != self.mask.shape or self.mask.dtype != torch.bool:
@@ -40,6 +43,9 @@ class Windows:
                 f"windows {self.label!r}: ids are {tuple(self.ids.shape)} and the mask {tuple(self.mask.shape)} {self.mask.dtype}; "
                 "both must be (N, T), the mask torch.bool"
             )
+        check_count(f"windows {self.label!r}", "added", self.added, least=0)
+        if self.added and self.added >= len(self):
+            raise UsageError(f"windows {self.label!r}: {self.added} of {len(self)} windows are added ones; at least one must be the text's own")
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -54,6 +60,11 @@ class Windows:
         """Real tokens in all windows."""
         return int(self.mask.sum())
 
+    @property
+    def own(self) -> int:
+        """Windows that were not added; they come first."""
+        return len(self) - self.added
+
     def subset(self, n: int) -> "Windows":
         """The first `n` windows: for windows drawn by seed, the same ones that asking for `n` samples would give.
 
@@ -62,8 +73,24 @@ class Windows:
         check_count(f"subset of {self.label!r}", "windows", n)
         if n > len(self):
             raise UsageError(f"subset of {self.label!r}: {n} windows asked, {len(self)} there")
-        part = replace(self, ids=self.ids[:n], mask=self.mask[:n])
+        part = replace(self, ids=self.ids[:n], mask=self.mask[:n], added=max(n - self.own, 0))
         return replace(part, provenance={**self.provenance, "samples": n, "tokens": part.tokens})
+
+
+def append(calibration: Windows, added: Windows) -> Windows:
+    """The windows of `calibration`, then those of `added`, counted as such: (N + M, T) with `added` = M (on top of any added before).
+
+    The provenance is that of the calibration windows, that of the added ones in it under "added".
+    Raises UsageError where the two differ in length.
+    """
+    if added.length != calibration.length:
+        raise UsageError(
+            f"append: {added.label!r} has windows of {added.length} tokens, {calibration.label!r} of {calibration.length}; draw both with the same length"
+        )
+    return Windows(
+        torch.cat([calibration.ids, added.ids]), torch.cat([calibration.mask, added.mask]), f"{calibration.label} + {added.label}",
+        {**calibration.provenance, "added": added.provenance}, calibration.added + len(added),
+    )  # fmt: skip
 
 
 def check_count(operation: str, name: str, value: int, least: int = 1) -> None:
@@ -105,13 +132,14 @@ def cut(
                `samples` of them drawn without replacement by `seed`.
 
     `samples` None: all windows in order (not for crop). The first n windows of a draw are those of a draw of n.
-    `shuffle` False takes the first windows in order, for documents that are themselves drawn at random.
+    `shuffle` False takes the first windows in order, for documents that are themselves drawn at random; crops are then one per
+    document that is long enough.
     Raises UsageError for a length below 2, samples below 1 or an unknown mode; DataError where the documents are too short,
     saying how many windows they hold.
     """
     check_request(label, length, samples, mode)
     if mode == "crop":
-        ids, available = _crop(documents_ids, length, samples, seed, label), "unbounded"
+        ids, available = _crop(documents_ids, length, samples, seed, shuffle, label), "unbounded"
         mask = torch.ones_like(ids, dtype=torch.bool)
     elif mode == "stream":
         stream = _join(documents_ids, boundary_id)
@@ -151,17 +179,19 @@ def _draw(available: int, samples: int | None, seed: int, shuffle: bool, holding
     return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:samples]
 
 
-def _crop(documents: Sequence[Sequence[int]], length: int, samples: int, seed: int, label: str) -> LongTensor:
+def _crop(documents: Sequence[Sequence[int]], length: int, samples: int, seed: int, shuffle: bool, label: str) -> LongTensor:
     generator = random.Random(seed)
     lengths: dict[int, int] = {}  # of the documents found too short
     rows = []
     while len(rows) < samples:
-        if len(lengths) == len(documents):
+        if len(documents) == len(lengths) + (0 if shuffle else len(rows)):
+            long = f"{len(rows)} of {len(documents)} documents are" if rows else f"none of {len(documents)} documents is"
             raise DataError(
-                f"text too short: {label}: none of {len(documents)} documents is longer than a window of {length} tokens "
-                f"(the longest has {max(lengths.values(), default=0)}), {samples} crops asked; ask for shorter windows or use mode 'stream'"
+                f"text too short: {label}: {long} longer than a window of {length} tokens "
+                f"(the longest {'other ' if rows else ''}has {max(lengths.values(), default=0)}), {samples} crops asked; "
+                "ask for shorter windows or use mode 'stream'"
             )
-        chosen = generator.randint(0, len(documents) - 1)
+        chosen = generator.randint(0, len(documents) - 1) if shuffle else len(rows) + len(lengths)
         if chosen in lengths:
             continue
         document = documents[chosen]
@@ -196,11 +226,7 @@ def disjoint(calibration: Windows, held_out: Mapping[str, Windows]) -> dict[str,
 
 
 def _without_shared(calibration: Windows, label: str, windows: Windows) -> Windows:
-    length = min(calibration.length, windows.length)
-    run = min(64, max(length // 2, 16), length)
-    known = _run_hashes(calibration, run)[0]
-    hashes, rows = _run_hashes(windows, run)
-    shared = np.unique(rows[np.isin(hashes, known)])
+    shared, run = repeated(calibration, windows)
     if not len(shared):
         return windows
     if len(shared) > CHANCE * len(windows):
@@ -211,9 +237,18 @@ def _without_shared(calibration: Windows, label: str, windows: Windows) -> Windo
         )
     kept = torch.ones(len(windows), dtype=torch.bool)
     kept[torch.from_numpy(shared)] = False
-    part = replace(windows, ids=windows.ids[kept], mask=windows.mask[kept])
+    part = replace(windows, ids=windows.ids[kept], mask=windows.mask[kept], added=int(kept[windows.own :].sum()))
     dropped = windows.provenance.get("dropped", 0) + len(shared)
     return replace(part, provenance={**windows.provenance, "samples": len(part), "tokens": part.tokens, "dropped": dropped})
+
+
+def repeated(calibration: Windows, windows: Windows) -> tuple[np.ndarray, int]:
+    """Rows of `windows` that share a run of real tokens with a calibration window, in order, and the tokens of such a run (`disjoint`)."""
+    length = min(calibration.length, windows.length)
+    run = min(64, max(length // 2, 16), length)
+    known = _run_hashes(calibration, run)[0]
+    hashes, rows = _run_hashes(windows, run)
+    return np.unique(rows[np.isin(hashes, known)]), run
 
 
 def _run_hashes(windows: Windows, run: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -12,6 +13,7 @@ from analysis.errors import AnalysisError, DataError, UsageError
 from analysis.text.corpora import boundary, load_tokens, tokenise, tokenizer_fingerprint
 from analysis.text.windows import disjoint
 from tests.text.alphabet import byte_tokenizer
+from tests.text.writers import tiny_writer
 
 STORIES = [f"story {number}: " + "once upon a time. " * (1 + number % 3) for number in range(20)]
 
@@ -178,7 +180,7 @@ def test_lab_text_is_made_as_needed_and_few_windows_are_the_first_of_many(tokeni
     assert torch.equal(named.ids, others[1].ids) and named.provenance == others[1].provenance
     assert (few.label, named.label, others[1].label) == ("lab:stories", "lab:stories/held-out", "lab:stories/held-out")
     assert (few.provenance["split"], named.provenance["split"]) == ("train", "held-out")
-    with pytest.raises(UsageError, match="unknown split 'test'; possible: train, held-out"):
+    with pytest.raises(UsageError, match="unknown split 'test'; valid: train, held-out"):
         load_tokens("lab:stories", tokenizer, samples=3, length=64, split="test")
 
 
@@ -267,3 +269,41 @@ def test_real_text_with_a_real_tokenizer(assets):
     stories = [story.strip() for story in text.read_text().split("<|endoftext|>")]
     total = sum(len(real(story, add_special_tokens=False)["input_ids"]) + 1 for story in stories) - 1
     assert len(whole) == total // 128 and "Lily" in real.decode(whole.ids[0])
+
+
+def test_a_revision_that_is_gone_is_named(monkeypatch, tokenizer):
+    import datasets
+
+    def load(path, *arguments, revision, **options):
+        raise datasets.exceptions.DatasetNotFoundError(f"Revision '{revision}' doesn't exist for dataset '{path}' on the Hub.")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(DataError, match="hub:org/name@gone: the hub's org/name has no revision 'gone' .*hub:org/name@REVISION, or a local file"):
+        load_tokens("hub:org/name@gone", tokenizer, samples=1, length=2)
+    with pytest.raises(DataError, match="Salesforce/wikitext has no revision 'b08601e0.* hub:Salesforce/wikitext@REVISION"):
+        load_tokens("hub:wikitext2", tokenizer, samples=1, length=2)
+
+
+def test_a_text_the_tokenizer_does_not_know_is_refused(tmp_path):
+    loaded = tiny_writer()
+    path = tmp_path / "s.txt"
+    path.write_text("the red cat sees no dog")
+    assert len(load_tokens(str(path), loaded, samples=1, length=4)) == 1
+    path.write_text("Der rote Kater sieht the Hund")
+    for tokenizer in (loaded, loaded.tokenizer):
+        with pytest.raises(DataError, match="s.txt: 100% of its tokens are unknown to the tokenizer .'<unk>'.; give text in the language"):
+            load_tokens(str(path), tokenizer, samples=1, length=4)
+
+
+def test_unknown_tokens_that_are_boundaries_are_none(tmp_path):
+    """GPT-2's tokenizer calls its end-of-text token unknown, too."""
+    path = tmp_path / "s.txt"
+    path.write_text("\n\n".join("a" * 20))
+    assert len(load_tokens(str(path), byte_tokenizer(eos_token="</s>", unk_token="</s>"), samples=2, length=8)) == 2
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path, tokenizer):
+    path = tmp_path / "s.txt"
+    path.write_text("the red cat sees a dog")
+    with pytest.raises(UsageError, match="s.txt: token id .* is beyond the 20 embeddings of model tiny; give the model's own tokenizer"):
+        load_tokens(str(path), replace(tiny_writer(), tokenizer=tokenizer), samples=1, length=4)

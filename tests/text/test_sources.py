@@ -9,6 +9,7 @@ import pytest
 from analysis import paths
 from analysis.errors import DataError, UsageError
 from analysis.lab.documents import REGISTERS
+from analysis.text.settings import Generation
 from analysis.text.sources import ALIASES, SOURCES, parse_source, source_fingerprint
 
 
@@ -30,6 +31,12 @@ from analysis.text.sources import ALIASES, SOURCES, parse_source, source_fingerp
         ("hub:wikitext2", "hub", "Salesforce/wikitext", None, None, "hub:wikitext2"),
         ("hub:c4:validation[:50%]", "hub", "allenai/c4", None, Fraction(1, 2), "hub:c4:validation[:50%]"),
         ("hub:org/name/config:test@abc#body", "hub", "org/name", None, None, "hub:org/name/config:test@abc#body"),
+        ("self", "self", "", None, None, "self"),
+        ("self:top-p=.95,temperature=0.80", "self", "", None, None, "self:temperature=0.8,top-p=0.95"),
+        ("self:start=some/where/s.txt[:80%]", "self", "", None, None, "self:start=s.txt[:80%]"),
+        ("lab:stories:0.7+lab:recipes:0.3", "mixture", "", None, None, "lab:stories:0.7+lab:recipes:0.3"),
+        ("a/s.txt[:80%]:1/3+self:prefix=8:1/3+hub:ptb:1/3", "mixture", "", None, None, "s.txt[:80%]:1/3+self:prefix=8:1/3+hub:ptb:1/3"),
+        ("a+b.txt", "file", "a+b.txt", None, None, "a+b.txt"),
     ],
 )
 def test_sources_are_understood(text, kind, name, start, stop, label):
@@ -44,6 +51,23 @@ def test_columns_splits_and_revisions_are_understood():
     hub = parse_source("hub:org/name/config:test@refs/pr/1#body").hub
     assert (hub.dataset, hub.config, hub.split, hub.revision, hub.column) == ("org/name", "config", "test", "refs/pr/1", "body")
     assert (lambda h: (h.split, h.revision, h.column, h.config))(parse_source("hub:org/name").hub) == ("train", "main", "text", None)
+
+
+def test_parts_and_settings_are_understood():
+    mixture = parse_source("hub:org/name:test@abc:0.25+lab:stories/held-out[:9]:.5+self:prompt=a+b.txt,prefix=8:1/4")
+    hub, lab, own = (part for part, _ in mixture.parts)
+    assert [share for _, share in mixture.parts] == [Fraction(1, 4), Fraction(1, 2), Fraction(1, 4)]
+    assert (hub.hub.split, hub.hub.revision, lab.split, lab.stop) == ("test", "abc", "held-out", 9)
+    assert own.generation == Generation(prompt="a+b.txt", prefix=8) and parse_source("self").generation == Generation()
+    assert parse_source(mixture.label).parts[0][1] == Fraction(1, 4)
+
+
+def test_a_file_whose_name_reads_like_a_mixture_or_self_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a:0.5+b:0.5", "self"):
+        (tmp_path / name).write_text("a text")
+    assert parse_source("a:0.5+b:0.5").kind == "file"
+    assert parse_source("self").kind == "self" and parse_source("./self").kind == "file"
 
 
 def test_every_alias_is_pinned_and_every_source_listed():
@@ -75,6 +99,23 @@ def test_every_alias_is_pinned_and_every_source_listed():
         ("s.txt[:0]", "selects nothing"),
         ("s.txt[:0%]", "selects nothing"),
         ("s.txt[100%:]", "selects nothing"),
+        ("lab:stories:0.7+lab:recipes:0.4", "the shares 0.7 . 0.4 make 1.1; they must make 1"),
+        ("lab:stories:0.33+lab:recipes:0.33+lab:news:0.33", "make 0.99; they must make 1 .thirds are written 1/3"),
+        ("lab:stories:1+lab:recipes:0", "a share must be above 0"),
+        ("lab:stories:1+lab:recipes:0/5", "a share must be above 0"),
+        ("lab:stories+lab:recipes:0.3", "every part of a mixture ends in its share"),
+        ("lab:stories+lab:recipes", "every part of a mixture ends in its share"),
+        ("lab:stories:0.7+s.txt", "every part of a mixture ends in its share"),
+        ("lab:stories:1/0+lab:news:1", "every part of a mixture ends in its share"),
+        ("lab:stories:0.7+s.txt:0.3[:80%]", "a slice stands before it"),
+        ("lab:stories:0.5+lab:stories:0.5", "two parts are the same text"),
+        ("lab:storys:0.5+self:0.5", "unknown register 'storys'"),
+        ("lab:stories:0.5", "unknown register 'stories:0.5'; did you mean 'stories'"),
+        ("self:temprature=1", "unknown option 'temprature'; did you mean 'temperature'"),
+        ("self:temperature=0", "temperature must be a number above 0"),
+        ("self[:10]", "no end to slice"),
+        ("self:start=self", "not from a self source"),
+        ("self:prompt=lab:storys", "unknown register 'storys'"),
     ],
 )
 def test_what_cannot_be_understood_is_refused_with_its_reason(text, message):
@@ -115,6 +156,27 @@ def test_lab_and_hub_fingerprints_name_what_decides_the_text():
     assert "@b08601e0" in source_fingerprint("hub:wikitext2") != source_fingerprint("hub:wikitext2:train")
 
 
+def test_a_mixtures_fingerprint_is_its_parts_with_their_shares(tmp_path):
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    one.write_text("same text"), two.write_text("same text")
+    prints = [source_fingerprint(f"{path}:{share}+lab:stories:{rest}") for path, share, rest in ((one, 0.5, 0.5), (two, "1/2", "1/2"), (one, 0.7, 0.3))]
+    assert prints[0] == prints[1] != prints[2] and source_fingerprint("lab:stories") in prints[0]
+
+
+def test_the_fingerprint_of_a_models_own_text_needs_the_model(tmp_path):
+    path = tmp_path / "s.txt"
+    path.write_text("a text")
+    prints = [source_fingerprint(source, model) for source, model in (("self", "a"), ("self", "b"), ("self:top-k=5", "a"), (f"self:start={path}", "a"))]
+    path.write_text("another text")
+    prints.append(source_fingerprint(f"self:start={path}", "a"))
+    assert len(set(prints)) == 5 and source_fingerprint("self:temperature=1.0", "a") == prints[0] and str(tmp_path) not in "".join(prints)
+    assert source_fingerprint("lab:stories:0.5+self:0.5", "a") != source_fingerprint("lab:stories:0.5+self:0.5", "b")
+    assert source_fingerprint("lab:stories", "a") == source_fingerprint("lab:stories")
+    for source in ("self", "lab:stories:0.5+self:0.5"):
+        with pytest.raises(UsageError, match="self: is written by a model, so its fingerprint needs that model's"):
+            source_fingerprint(source)
+
+
 @pytest.mark.parametrize(("name", "message"), [("stories", "no such file; did you mean lab:stories"), ("ptb", "did you mean hub:ptb"), ("no.txt", "no such file")])
 def test_a_missing_file_is_named(name, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -127,7 +189,7 @@ def test_a_name_too_long_for_a_path_is_a_missing_file():
         source_fingerprint("x" * 5000)
 
 
-@pytest.mark.parametrize("module", ["sources", "readers", "corpora"])
+@pytest.mark.parametrize("module", ["sources", "readers", "corpora", "settings", "generate", "generated", "mixtures"])
 def test_reading_sources_loads_no_torch(module):
     code = f"import sys, analysis.text.{module}; print(*(set(sys.modules) & {{'torch', 'transformers', 'datasets', 'pandas', 'pyarrow'}}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True)

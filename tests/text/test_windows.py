@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from analysis.errors import DataError, OverlapError, UsageError
-from analysis.text.windows import Windows, disjoint, cut
+from analysis.text.windows import Windows, append, cut, disjoint, repeated
 
 EDGE = 99
 
@@ -183,3 +183,49 @@ def test_shared_padding_is_no_overlap():
 def test_windows_shorter_than_the_run_are_compared_whole():
     with pytest.raises(OverlapError, match="1 of 1 held-out windows share 8 or more"):
         disjoint(windows([list(range(8))]), {"held": windows([[5, 5, *range(8), 5]])})
+
+
+def test_added_windows_come_last_and_are_counted():
+    own, more = windows([[1, 2, 3], [4, 5, 6]], label="stories"), windows([[7, 8, 9]], [[True, True, False]], label="self")
+    together = append(own, more)
+    assert together.ids.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]] and together.mask.tolist() == [[True] * 3, [True] * 3, [True, True, False]]
+    assert (together.own, together.added, len(together), together.tokens, together.label) == (2, 1, 3, 8, "stories + self")
+    assert (own.own, own.added) == (2, 0)
+    again = append(together, own)
+    assert (again.own, again.added) == (2, 3)
+    assert [together.subset(n).added for n in (1, 2, 3)] == [0, 0, 1] and [again.subset(n).own for n in (1, 2, 3, 5)] == [1, 2, 2, 2]
+
+
+def test_windows_of_another_length_are_not_added():
+    with pytest.raises(UsageError, match="append: 'self' has windows of 2 tokens, 'stories' of 3; draw both with the same length"):
+        append(windows([[1, 2, 3]], label="stories"), windows([[1, 2]], label="self"))
+    for added, message in ((2, "2 of 2 windows are added ones"), (-1, "added must be a whole number"), (True, "added must be a whole number")):
+        with pytest.raises(UsageError, match=message):
+            Windows(torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.bool), added=added)
+
+
+def test_an_added_window_overlaps_as_any_other():
+    own, more = windows([list(range(16))], label="stories"), windows([list(range(100, 116))], label="self")
+    with pytest.raises(OverlapError, match="calibration 'stories \\+ self' and held-out 'held'"):
+        disjoint(append(own, more), {"held": more})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_repeated_windows_are_those_that_share_a_run(seed):
+    generator = torch.Generator().manual_seed(seed)
+    sets = [Windows(ids := torch.randint(0, 2, (rows, 20), generator=generator), torch.ones_like(ids, dtype=torch.bool)) for rows in (5, 30)]
+    rows, run = repeated(*sets)
+    known = {tuple(row[i : i + run]) for row in sets[0].ids.tolist() for i in range(21 - run)}
+    assert rows.tolist() == [n for n, row in enumerate(sets[1].ids.tolist()) if known & {tuple(row[i : i + run]) for i in range(21 - run)}]
+
+
+def test_crops_in_order_are_one_per_document_that_is_long_enough():
+    """For documents drawn at random already: fewer crops are the first of more, and no document is cropped twice."""
+    documents = texts(3, 30, 8, 50, 9, 12)
+    options = dict(length=8, seed=7, boundary_id=EDGE, mode="crop", shuffle=False)
+    got = cut(documents, samples=4, **options).ids.tolist()
+    for row, document in zip(got, [documents[1], documents[3], documents[4], documents[5]]):
+        assert any(document[start : start + 8] == row for start in range(len(document) - 7))
+    assert cut(documents[:5], samples=2, **options).ids.tolist() == got[:2]
+    with pytest.raises(DataError, match=r"4 of 6 documents are longer than a window of 8 tokens \(the longest other has 8\), 5 crops asked"):
+        cut(documents, samples=5, **options)

@@ -1,0 +1,179 @@
+"""The verbs about text: `analysis data describe` and `analysis data generate`."""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+from analysis.commands import folder
+from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, say, table, unescape
+from analysis.errors import StoreError, UsageError
+from analysis.progress import bar
+from analysis.text.settings import Generation
+from analysis.text.sources import named, parse_source
+
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # how tokenizers with byte fallback write a byte they know no word for
+
+
+def describe(args: argparse.Namespace) -> Report:
+    """What a model meets in a text: windows, tokens, unknown ones, its loss; and how far the text is from another one.
+
+    Raises: AnalysisError if an argument, the model or a text is unusable.
+    """
+    problems = Problems()
+    check_counts(problems, args)
+    model = check_model(problems, args.model)
+    fingerprints({"text": args.source} | ({"against": args.against} if args.against else {}), problems, model)
+    problems.raise_any()
+    from analysis.measure.perplexity import perplexity
+    from analysis.models.load import load_model
+    from analysis.text.corpora import load_tokens
+
+    say(f"loading {args.model}")
+    dense = load_model(args.model, device=args.device, dtype=args.dtype)
+    how = {"samples": args.samples, "length": args.length, "seed": args.seed, "separator": unescape(args.separator), "mode": args.mode}
+    windows = load_tokens(args.source, dense, split="train", **how)
+    loss = perplexity(dense.model, windows)
+    unknown = getattr(dense.tokenizer, "unk_token_id", None)
+    fallback = [number for token, number in dense.tokenizer.get_vocab().items() if BYTE.fullmatch(token)]
+    document = {
+        "model": {"name": dense.name, "fingerprint": dense.fingerprint},
+        "source": windows.label,
+        "windows": len(windows),
+        "tokens": windows.tokens,
+        "documents": _documents(windows.provenance),
+        "unknown_share": _share(windows, [] if unknown is None else [unknown]),
+        "byte_share": _share(windows, fallback) if fallback else None,
+        "nats_per_token": loss.nats_per_token,
+        "perplexity": loss.perplexity,
+        "provenance": windows.provenance,
+    }
+    if args.against:
+        document["against"] = _against(dense, windows, load_tokens(args.against, dense, split="held-out", **how))
+    return Report(_describe_text(document), document)
+
+
+def _documents(provenance: dict) -> int:
+    """Documents read for some windows; a mixture's are those of its parts."""
+    return sum(part.get("documents", 0) for part in provenance.get("parts", [provenance]))
+
+
+def _share(windows, numbers: list[int]) -> float:
+    """Share of the real tokens that are one of these."""
+    import torch
+
+    return (torch.isin(windows.ids, torch.tensor(numbers, dtype=torch.long)) & windows.mask).sum().item() / windows.tokens
+
+
+def _against(dense, windows, other) -> dict:
+    """How far `windows` are from those of another text: what of it they repeat, and the distance of hidden states' second moments."""
+    from analysis.measure.second_moments import distance, second_moment
+    from analysis.text.windows import repeated
+
+    rows, run = repeated(windows, other)
+    moments, reference = second_moment(dense.model, windows), second_moment(dense.model, other)
+    return {
+        "source": other.label,
+        "windows": len(other),
+        "repeated_windows": len(rows),
+        "repeated_share": len(rows) / len(other),
+        "run": run,
+        "distance": [distance(one, to) for one, to in zip(moments, reference, strict=True)],
+        "provenance": other.provenance,
+    }
+
+
+def _describe_text(document: dict) -> str:
+    byte = [] if document["byte_share"] is None else [("byte-fallback tokens", f"{document['byte_share']:.2%}")]
+    rows = [
+        ("windows", f"{document['windows']:,}"),
+        ("tokens", f"{document['tokens']:,}"),
+        ("documents read", f"{document['documents']:,}"),
+        ("unknown tokens", f"{document['unknown_share']:.2%}"),
+        *byte,
+        (f"loss of {document['model']['name']}", f"{document['nats_per_token']:.4g} nats per token (perplexity {document['perplexity']:.4g})"),
+    ]
+    lines = [document["source"], "", table(("quantity", "value"), rows)]
+    if "against" in document:
+        other = document["against"]
+        lines += [
+            "",
+            f"against {other['source']}: {other['repeated_windows']} of its {other['windows']} windows ({other['repeated_share']:.1%}) share {other['run']} or "
+            "more consecutive tokens with this text",
+            "",
+            table(("block", "distance of second moments"), list(enumerate(other["distance"]))),
+        ]
+    return "\n".join(lines)
+
+
+def generate(args: argparse.Namespace) -> Report:
+    """Texts in a model's own words, as a file of lines {"text": ..., "tokens": ...} with its provenance beside it.
+
+    Raises: AnalysisError if an argument or the model is unusable, or all it writes is rejected; StoreError for a file that is there already
+    and is not these texts.
+    """
+    problems = Problems()
+    problems.check_count("--texts", args.texts)
+    check_counts(problems, args)
+    source = f"self:{args.settings}".removesuffix(":")
+    print_ = check_model(problems, args.model)
+    with problems.catch():
+        Generation.parse(args.settings)
+        if print_ is not None:
+            fingerprints({"text": source}, problems, print_)
+    with problems.catch():
+        if args.out.suffix != ".jsonl" or args.out.is_dir():
+            raise UsageError(f"--out {args.out}: must be a file that ends in .jsonl")
+        folder.check_writable(args.out.parent)
+    problems.raise_any()
+    from analysis.models.load import load_model
+    from analysis.text import generated
+
+    say(f"loading {args.model}")
+    loaded = load_model(args.model, device=args.device, dtype=args.dtype)
+    request = generated.file_of(loaded, parse_source(source), seed=args.seed).request | {"asked": args.texts}
+    beside = args.out.with_suffix(".provenance.json")
+    if (told := _finished(args.out, beside, request)) is None:
+        batches, texts = [], 0
+        with bar(total=args.texts, desc="texts", unit="text") as progress:
+            for batch in generated.written(loaded, source, seed=args.seed):
+                batches.append(batch)
+                progress.update(min(len(batch.texts), args.texts - texts))
+                texts += len(batch.texts)
+                if texts >= args.texts:
+                    break
+        chosen = [(text, number) for number, batch in enumerate(batches) for text in batch.texts][: args.texts]
+        data = b"".join(generated.line(text, number) for text, number in chosen)
+        counts = {"texts": len(chosen), "tokens": sum(text.tokens for text, _ in chosen), "rejected": generated.tally(batches)["rejected"]}
+        settings = named(Generation.parse(args.settings), lambda reference: reference.label).to_dict()
+        told = request | {"settings": settings, "sha256": hashlib.sha256(data).hexdigest(), **counts}
+        told["versions"] = generated.versions()
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        for path, content in ((args.out, data), (beside, json.dumps(told, indent=2).encode())):
+            part = path.with_name(path.name + ".part")
+            part.write_bytes(content)
+            os.replace(part, path)
+    return Report(_generate_text(args.out, beside, told), {"file": str(args.out), **told})
+
+
+def _finished(out: Path, beside: Path, request: dict) -> dict | None:
+    """The provenance of these very texts where the file holds them, None where there is no file. Raises StoreError where it holds others."""
+    if not out.exists():
+        return None
+    try:
+        told = json.loads(beside.read_bytes())
+        if {key: told.get(key) for key in request} == request and hashlib.sha256(out.read_bytes()).hexdigest() == told["sha256"]:
+            return told
+    except (OSError, ValueError, KeyError, AttributeError):
+        pass
+    raise StoreError(f"--out {out}: the file is there already and holds something else; name another file, or remove it")
+
+
+def _generate_text(out: Path, beside: Path, told: dict) -> str:
+    from analysis.text.generate import REJECTIONS
+
+    rejected = [f"rejected {number:,} for {reason}: {REJECTIONS[reason]}" for reason, number in told["rejected"].items()] or ["rejected none"]
+    return "\n".join([f"{told['texts']:,} texts of {told['tokens']:,} tokens by {told['model']} ({told['source']}, seed {told['seed']})", *rejected,
+                      "", f"texts       {out}", f"provenance  {beside}"])  # fmt: skip

@@ -1,0 +1,77 @@
+"""Datasets of the Hugging Face hub as sources: the corpora of the papers by a short name, any other by its own. Imports no torch.
+
+    hub:wikitext2   hub:c4:validation   hub:ORG/NAME/CONFIG:SPLIT@REVISION#COLUMN
+"""
+
+from dataclasses import dataclass
+
+from analysis.errors import UsageError
+from analysis.rules import suggest
+
+
+@dataclass(frozen=True)
+class Hub:
+    """One split of one hub dataset, and how its rows become a stream.
+
+    `file` reads that file of the repository alone. `joiner` joins rows into one text that is tokenised whole (None: every row is a
+    document of its own). `rows` and `windows` cut the corpus to its first so many rows, and then windows (None: all).
+    """
+
+    dataset: str
+    split: str
+    revision: str
+    config: str | None = None
+    column: str = "text"
+    file: str | None = None
+    joiner: str | None = None
+    mode: str = "stream"
+    rows: int | None = None
+    windows: int | None = None
+
+
+def _wikitext(split: str) -> Hub:
+    return Hub("Salesforce/wikitext", split, "b08601e04326c79dfdd32d625aee71d232d685c3", config="wikitext-2-raw-v1", joiner="\n\n")
+
+
+def _penn(split: str) -> Hub:
+    file = f"penn_treebank/{split}/0000.parquet"
+    return Hub("ptb-text-only/ptb_text_only", split, "refs/convert/parquet", column="sentence", file=file, joiner=" ")
+
+
+_C4 = ("allenai/c4", "1588ec454efa1a09f29cd18ddd04fe05fc8653a2")
+# The corpora of Shin et al. 2024 (sections 3.1 and 3.2) as their code reads them; the first split is the one meant by the bare name.
+ALIASES: dict[str, dict[str, Hub]] = {
+    "wikitext2": {split: _wikitext(split) for split in ("test", "validation", "train")},
+    "ptb": {split: _penn(split) for split in ("test", "validation", "train")},
+    "c4": {
+        "train": Hub(_C4[0], "train", _C4[1], file="en/c4-train.00000-of-01024.json.gz", mode="crop"),
+        "validation": Hub(_C4[0], "validation", _C4[1], file="en/c4-validation.00000-of-00008.json.gz", joiner=" ", rows=1100, windows=256),
+    },
+}
+
+
+def parse_hub(name: str, text: str) -> Hub:
+    """The dataset that `name` (what follows `hub:`, without its slice) stands for in the source `text`. Raises UsageError."""
+    rest, _, column = name.partition("#")
+    rest, _, revision = rest.partition("@")
+    path, _, split = rest.partition(":")
+    parts = path.split("/")
+    if len(parts) == 1 or parts[0] in ALIASES:
+        return _alias(path, split, bool(column or revision), text)
+    if len(parts) > 3 or not all(parts):
+        raise UsageError(f"source {text!r}: a hub dataset is written hub:ORG/NAME or hub:ORG/NAME/CONFIG:SPLIT@REVISION#COLUMN")
+    config = parts[2] if len(parts) == 3 else None
+    return Hub("/".join(parts[:2]), split or "train", revision or "main", config=config, column=column or "text")
+
+
+def _alias(name: str, split: str, changed: bool, text: str) -> Hub:
+    if name.split("/")[0] in ALIASES and "/" in name:
+        raise UsageError(f"source {text!r}: a split follows a colon: hub:{name.replace('/', ':')}")
+    if name not in ALIASES:
+        raise UsageError(f"source {text!r}: unknown hub alias {name!r}; {suggest(name, ALIASES)}, or hub:ORG/NAME")
+    if changed:
+        raise UsageError(f"source {text!r}: hub:{name} has its revision and column fixed; write the dataset out as hub:ORG/NAME@REVISION#COLUMN")
+    splits = ALIASES[name]
+    if split and split not in splits:
+        raise UsageError(f"source {text!r}: hub:{name} has no split {split!r}; {suggest(split, splits)}")
+    return splits[split] if split else next(iter(splits.values()))

@@ -1,0 +1,136 @@
+"""What a TASK is: multiple-choice questions from `lab:TASK`, a local file, or `hub:NAME`. Imports no torch and no lm_eval.
+
+    lab:story-ending   questions.jsonl   hub:boolq
+
+A file holds one JSON object per line: `{"query": "Predators eat", "choices": ["bunnies", "lions"], "gold": 0}`.
+"""
+
+import hashlib
+import json
+import os
+import random
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+
+from analysis.errors import DataError, UsageError
+from analysis.lab import tasks as lab
+from analysis.lab.tasks import Item
+from analysis.text.sources import suggest
+
+FILES = (".jsonl", ".ndjson")
+TASKS: dict[str, str] = {
+    **{f"lab:{name}": meaning for name, meaning in lab.TASKS.items()},
+    "PATH.jsonl": 'a file of questions, one {"query": ..., "choices": [...], "gold": number} per line; no download',
+    "hub:NAME": "a multiple-choice task of lm-evaluation-harness, as hub:boolq; its data set comes from the Hugging Face hub",
+}
+
+
+def check_tasks(names: Sequence[str]) -> None:
+    """Raise unless every name is a task and every file among them can be asked.
+
+    UsageError for an unknown name or one given twice; DataError, with file and line, for a file that `read_task` refuses. Whether a hub task
+    exists is known once it is loaded.
+    """
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise UsageError(f"task {name!r}: given twice")
+        if _kind(name) == "file":
+            read_task(name)
+
+
+def _kind(name: str) -> str:
+    """ "lab", "hub" or "file". Raises UsageError for anything else."""
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "lab":
+        if rest not in lab.TASKS:
+            raise UsageError(f"task {name!r}: the lab has no task {rest!r}; {suggest(rest, lab.TASKS)}")
+        return "lab"
+    if colon and kind == "hub":
+        if not re.fullmatch(r"[\w.-]+", rest):
+            raise UsageError(f"task {name!r}: a hub task is written hub:NAME, as in hub:boolq")
+        return "hub"
+    if name.endswith(FILES):
+        return "file"
+    raise UsageError(f"task {name!r}: unknown; {suggest(f'lab:{name}', [f'lab:{task}' for task in lab.TASKS])}, a .jsonl file, or hub:NAME")
+
+
+def task_fingerprint(name: str) -> str:
+    """What the questions of a task are: equal fingerprints, equal questions. Of a file its content, of the lab its writers, of a hub task the harness."""
+    kind = _kind(name)
+    if kind == "lab":
+        return f"{name}@{_writers()}"
+    if kind == "hub":
+        return f"{name}@lm-eval-{version('lm_eval')}"
+    return f"file:{hashlib.sha256(_read(name)).hexdigest()}"
+
+
+@cache
+def _writers() -> str:
+    files = sorted(Path(lab.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def task_items(name: str, *, documents: int, seed: int = 0) -> list[Item]:
+    """The first `documents` items of a lab task or of a file (all it has, if fewer), in the order of the seed; fewer are the first of more.
+
+    Raises UsageError for a name that is neither, DataError as `read_task` does.
+    """
+    kind = _kind(name)
+    if kind == "hub":
+        raise UsageError(f"task {name!r}: the questions of a hub task are read by the harness")
+    if kind == "lab":
+        return list(islice(lab.task(name.removeprefix("lab:"), seed=seed), documents))
+    items = read_task(name)
+    return [items[number] for number in chosen(len(items), documents, seed)]
+
+
+def chosen(available: int, documents: int, seed: int) -> list[int]:
+    """Numbers of the documents asked, of so many: a random order of all of them, cut."""
+    order = list(range(available))
+    random.Random(f"documents {seed}").shuffle(order)
+    return order[:documents]
+
+
+def read_task(path: str) -> list[Item]:
+    """Every question of a file, in its order; blank lines are passed over.
+
+    Raises DataError, naming the file and the line, for one that is missing, no UTF-8, holds fewer than two questions, or has a line that is no
+    JSON object, lacks a query, has fewer than two choices or an empty one, or whose gold is no number of a choice (counted from 0).
+    """
+    try:
+        lines = _read(path).decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"task {path}: is not UTF-8 (byte {error.start})") from error
+    items = [_item(line, f"task {path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if len(items) < 2:
+        raise DataError(f"task {path}: holds {len(items)} question{'' if len(items) == 1 else 's'}; an accuracy with its error needs at least 2")
+    return items
+
+
+def _read(path: str) -> bytes:
+    file = Path(os.path.expanduser(path))
+    if not file.is_file():
+        raise DataError(f"task {path}: {'is a folder; name a file in it' if file.is_dir() else 'no such file'}")
+    return file.read_bytes()
+
+
+def _item(line: str, where: str) -> Item:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: is not JSON ({error})") from error
+    missing = [key for key in ("query", "choices", "gold") if key not in row] if isinstance(row, dict) else ["JSON object"]
+    if missing:
+        raise DataError(f"{where}: has no {' and no '.join(missing)}; " + 'write {"query": ..., "choices": [...], "gold": number}')
+    query, choices, gold = row["query"], row["choices"], row["gold"]
+    if not isinstance(query, str) or not query.strip():
+        raise DataError(f"{where}: the query is {query!r}, not a text")
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        raise DataError(f"{where}: the choices are {choices!r}; at least two texts are needed, none of them empty")
+    if type(gold) is not int or not 0 <= gold < len(choices):
+        raise DataError(f"{where}: gold is {gold!r}; with {len(choices)} choices it is a number from 0 to {len(choices) - 1}")
+    return Item(query, tuple(choices), gold)
