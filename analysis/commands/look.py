@@ -2,9 +2,11 @@
 
 import argparse
 import math
+from dataclasses import asdict
 
 from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, label_sources, say, table, unescape
 from analysis.errors import ReplayError
+from analysis.text.tasks import check_tasks, task_fingerprint
 
 CHECKED = 8  # windows of a given text that `check` replays
 
@@ -16,9 +18,9 @@ def check(args: argparse.Namespace) -> Report:
     """
     problems = Problems()
     check_counts(problems, args)
-    check_model(problems, args.model)
+    model = check_model(problems, args.model)
     if args.text:
-        fingerprints({"text": args.text}, problems)
+        fingerprints({"text": args.text}, problems, model)
     problems.raise_any()
     from analysis.models.check import check as check_model_replay
     from analysis.models.load import load_model
@@ -64,17 +66,23 @@ def _check_text(document: dict) -> str:
 
 
 def evaluate(args: argparse.Namespace) -> Report:
-    """Perplexity of a model on each text.
+    """Perplexity of a model on each text, and its accuracy on each task.
 
-    Raises: AnalysisError if an argument, the model or a text is unusable.
+    Raises: AnalysisError if an argument, the model, a text or a task is unusable.
     """
     problems = Problems()
     check_counts(problems, args)
-    check_model(problems, args.model)
+    model = check_model(problems, args.model)
     sources = label_sources("--text", args.text, problems)
-    fingerprints(sources, problems)
+    fingerprints(sources, problems, model)
+    with problems.catch():
+        check_tasks(args.task)
+    problems.check_count("--documents", args.documents, least=2)
+    if not args.text and not args.task:
+        problems.add("nothing to measure; give --text, --task, or both")
     problems.raise_any()
     from analysis.measure.perplexity import perplexity
+    from analysis.measure.zero_shot import zero_shot
     from analysis.models.load import load_model
     from analysis.text.corpora import load_tokens
 
@@ -94,4 +102,10 @@ def evaluate(args: argparse.Namespace) -> Report:
         "model": {"name": dense.name, "fingerprint": dense.fingerprint},
         "perplexity": [dict(zip(header, row), provenance=of[2]) for row, of in zip(cells, rows)],
     }
-    return Report(table(header, cells), document)
+    tables = [table(header, cells)] if cells else []
+    if args.task:
+        say(f"asking {args.documents} questions of {', '.join(args.task)}")
+        scores = [asdict(score) for score in zero_shot(dense.model, dense.tokenizer, args.task, documents=args.documents, seed=args.seed)]
+        document["tasks"] = [score | {"fingerprint": task_fingerprint(score["task"])} for score in scores]
+        tables.append(table([name.replace("_", " ") for name in scores[0]], [tuple(score.values()) for score in scores]))
+    return Report("\n\n".join(tables), document)

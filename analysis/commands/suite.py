@@ -29,8 +29,8 @@ def figures(args: argparse.Namespace) -> Report:
 
 
 def list_things(args: argparse.Namespace) -> Report:
-    """Models, sources, recipes or runs as a table."""
-    header, rows = {"models": _models, "sources": _sources, "recipes": _recipes, "runs": _runs}[args.what]()
+    """Models, sources, tasks, recipes or runs as a table."""
+    header, rows = {"models": _models, "sources": _sources, "tasks": _tasks, "recipes": _recipes, "runs": _runs}[args.what]()
     text = table(header, rows) if rows else f"no {args.what} yet"
     return Report(text, {args.what: [dict(zip(header, row)) for row in rows]})
 
@@ -45,6 +45,12 @@ def _sources():
     from analysis.text.sources import SOURCES
 
     return ("source", "what it is"), list(SOURCES.items())
+
+
+def _tasks():
+    from analysis.text.tasks import TASKS
+
+    return ("task", "what it asks"), list(TASKS.items())
 
 
 CRITERIA = {
