@@ -32,11 +32,14 @@ SOURCES = """a SOURCE is text to draw token windows from:
   lab:stories            a register of the embedded lab (`analysis list sources`); no download
   stories.txt            a file: .txt or .utf8, .jsonl with a text field, .parquet with a text column
   hub:wikitext2          a dataset of the Hugging Face hub; the only kind that uses the network
+  self                   text the model writes itself, as self:temperature=0.8,top-p=0.95 (`analysis data generate --help`)
+  lab:stories:0.7+lab:recipes:0.3
+                         a mixture by windows; the shares make 1
   stories.txt[:80%]      a slice by document, in per cent or counts, so that one file serves both sides: [:80%] and [80%:]
                          (quote it: the shell gives brackets a meaning of their own)"""
 
 
-RESUMING = ("prune", "figures", "lab")
+RESUMING = ("prune", "figures", "lab", "data")
 
 
 class Parser(argparse.ArgumentParser):
@@ -86,6 +89,7 @@ def build_parser() -> Parser:
     _add_prune(verbs)
     _add_check(verbs)
     _add_evaluate(verbs)
+    _add_data(verbs)
     _add_figures(verbs)
     _add_list(verbs)
     _add_lab(verbs)
@@ -103,13 +107,19 @@ def _add_verb(verbs, name: str, run: Callable, summary: str, examples: str, more
 
 def _add_model(verb: Parser) -> None:
     verb.add_argument("model", metavar="MODEL", help="a lab model (`analysis list models`), a folder, or a hub id, optionally @revision")
+    _add_device(verb)
+
+
+def _add_device(verb: Parser) -> None:
     verb.add_argument("--device", default="auto", help="auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps; default auto")
     verb.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="default float32")
 
 
-def _add_windows(verb: Parser, samples_help: str, seed_help: str) -> None:
+def _add_windows(verb: Parser, samples_help: str, seed_help: str, length: int | None = None) -> None:
+    """Which windows of a text; `length` is their default length, None = it must be given."""
     verb.add_argument("--samples", type=int, metavar="N", help=samples_help)
-    verb.add_argument("--length", type=int, required=True, metavar="L", help="tokens per window; at most the model's context")
+    told = "tokens per window; at most the model's context" + (f"; default {length}" if length else "")
+    verb.add_argument("--length", type=int, required=length is None, default=length, metavar="L", help=told)
     verb.add_argument("--seed", type=int, default=0, metavar="S", help=seed_help)
     verb.add_argument("--separator", metavar="SEP", help=r"text between the documents of a .txt file, such as '<|endoftext|>' or '\n\n'")
     verb.add_argument(
@@ -126,7 +136,8 @@ def _add_prune(verbs) -> None:
         "      --samples 32 --length 128 --out out/wanda\n"
         '  analysis prune ./my-llama --recipe "sparsegpt-2:4 LR" --calibration "notes.txt[:80%]" --held-out "notes.txt[80%:]" \\\n'
         "      --held-out wiki=hub:wikitext2 --samples 128 --length 1024 --seed 1 --out out/notes\n"
-        '  analysis prune lab --recipe "magnitude-50% BR+GP+CR[lr=2e-3,epochs=20]" ...   (`analysis list recipes`)',
+        '  analysis prune lab --recipe "magnitude-50% BR+GP+CR[lr=2e-3,epochs=20]" ...   (`analysis list recipes`)\n'
+        '  analysis prune lab --recipe "wanda-50% BR" --added self --added-samples 32 --task lab:story-ending ...',
         SOURCES + "\n\nAn interrupted run resumes when the same command is repeated.",
     )  # fmt: skip
     _add_model(verb)
@@ -140,6 +151,10 @@ def _add_prune(verbs) -> None:
     _add_windows(verb, "calibration windows; default 128", "of the windows drawn, and of masks and shuffling unless the recipe has its own `[seed=N]`; default 0")
     verb.set_defaults(samples=128)
     verb.add_argument("--held-out-samples", type=int, metavar="N", help="windows per held-out text; default as many as --samples")
+    verb.add_argument("--added", metavar="SOURCE", help="text whose windows are put behind the calibration windows; masks see them only with `[added=all]` in the recipe")
+    verb.add_argument("--added-samples", type=int, default=0, metavar="N", help="windows of it")
+    verb.add_argument("--task", action="append", default=[], metavar="NAME", help="multiple-choice task for both models (`analysis list tasks`); may be given several times")
+    verb.add_argument("--documents", type=int, default=100, metavar="N", help="questions per task; default 100")
     verb.add_argument("--out", type=lambda text: Path(text).expanduser(), required=True, metavar="DIR", help="a new or empty folder, or that of the interrupted run")
 
 
@@ -157,14 +172,50 @@ def _add_check(verbs) -> None:
 
 def _add_evaluate(verbs) -> None:
     verb = _add_verb(
-        verbs, "evaluate", _lazy("look", "evaluate"), "measure the perplexity of a model on texts",
+        verbs, "evaluate", _lazy("look", "evaluate"), "measure the perplexity of a model on texts, and its accuracy on tasks",
         "  analysis evaluate lab --text lab:stories --length 128 --samples 200\n"
-        "  analysis evaluate out/wanda/model --text 'notes.txt[80%:]' --text wiki=hub:wikitext2 --length 1024 --json",
+        "  analysis evaluate out/wanda/model --text 'notes.txt[80%:]' --text wiki=hub:wikitext2 --length 1024 --json\n"
+        "  analysis evaluate lab --task lab:story-ending --task questions.jsonl --documents 200",
         SOURCES,
     )  # fmt: skip
     _add_model(verb)
-    verb.add_argument("--text", required=True, action="append", metavar="[LABEL=]SOURCE", help="text to measure on; may be given several times")
-    _add_windows(verb, "windows per text; default all", "which windows are drawn; default 0")
+    verb.add_argument("--text", default=[], action="append", metavar="[LABEL=]SOURCE", help="text to measure on; may be given several times")
+    verb.add_argument("--task", action="append", default=[], metavar="NAME", help="multiple-choice task (`analysis list tasks`); may be given several times")
+    verb.add_argument("--documents", type=int, default=100, metavar="N", help="questions per task; default 100")
+    _add_windows(verb, "windows per text; default all", "which windows and questions are drawn; default 0", length=128)
+
+
+def _add_data(verbs) -> None:
+    from analysis.text.settings import OPTIONS
+
+    data = verbs.add_parser("data", help="look at texts, and write some", description="Look at texts, and write some.")
+    data = data.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
+    verb = _add_verb(
+        data, "describe", _lazy("data", "describe"), "say what a model meets in a text, and how far it is from another one",
+        "  analysis data describe lab:recipes --against lab:stories\n"
+        "  analysis data describe self:temperature=0.8 --model lab --against lab:mixed --json\n"
+        "  analysis data describe 'notes.txt[:80%]' --model ./my-llama --against hub:wikitext2 --samples 128 --length 1024",
+        "Blocks are compared by the second moments S of their outputs' hidden states: |S - S'| / |S'|, S' of the other text.\n"
+        "A lab register that names no half is read as in `analysis prune`: SOURCE \"train\", --against \"held-out\".\n\n" + SOURCES,
+    )  # fmt: skip
+    verb.add_argument("source", metavar="SOURCE", help="the text")
+    verb.add_argument("--model", default="lab", metavar="MODEL", help="who reads it: a lab model, a folder, or a hub id; default lab")
+    _add_device(verb)
+    verb.add_argument("--against", metavar="SOURCE", help="another text, to compare it with")
+    _add_windows(verb, "windows of each text; default 64", "which windows are drawn; default 0", length=128)
+    verb.set_defaults(samples=64)
+    verb = _add_verb(
+        data, "generate", _lazy("data", "generate"), "let a model write texts, as the source `self` does",
+        "  analysis data generate lab --texts 64 --out own.jsonl\n"
+        '  analysis data generate ./my-llama --texts 512 --settings "language=en,top-k=50" --seed 1 --out own.jsonl --device cuda',
+        "settings, as OPTION=VALUE,...:\n" + "\n".join(f"  {name:12} {meaning}" for name, meaning in OPTIONS.items())
+        + "\n\nTexts are kept, and an interrupted command goes on when it is repeated.",
+    )  # fmt: skip
+    _add_model(verb)
+    verb.add_argument("--texts", type=int, required=True, metavar="N", help="how many")
+    verb.add_argument("--out", type=lambda text: Path(text).expanduser(), required=True, metavar="FILE.jsonl", help="one text a line; its provenance is put beside it")
+    verb.add_argument("--settings", default="", metavar="OPTIONS", help='such as "temperature=0.8,top-p=0.95"; default those of Shin et al. 2024')
+    verb.add_argument("--seed", type=int, default=0, metavar="S", help="of the texts; default 0")
 
 
 def _add_figures(verbs) -> None:
@@ -180,10 +231,10 @@ def _add_figures(verbs) -> None:
 
 def _add_list(verbs) -> None:
     verb = _add_verb(
-        verbs, "list", _lazy("suite", "list_things"), "list models, text sources, recipes or stored runs",
+        verbs, "list", _lazy("suite", "list_things"), "list models, text sources, tasks, recipes or stored runs",
         "  analysis list models\n  analysis list recipes",
     )  # fmt: skip
-    verb.add_argument("what", choices=("models", "sources", "recipes", "runs"))
+    verb.add_argument("what", choices=("models", "sources", "tasks", "recipes", "runs"))
 
 
 def _add_lab(verbs) -> None:

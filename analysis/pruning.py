@@ -21,6 +21,7 @@ from analysis.masks.statistics import Statistics, collect
 from analysis.measure.block_error import advance_and_measure
 from analysis.measure.cost import Meter
 from analysis.measure.perplexity import perplexity
+from analysis.measure.second_moments import MomentSum, distance
 from analysis.models.anatomy import Anatomy, Block, Matrix, anatomy, anatomy_of_copy
 from analysis.models.halves import check_halves
 from analysis.models.load import LoadedModel
@@ -65,6 +66,7 @@ class _Walk:
     dense_model: nn.Module
     model: nn.Module
     calibration: Streams
+    shown: int  # calibration windows, the first ones, that masks are chosen on
     held_out: list[Streams]
     meter: Meter
     precision: torch.dtype
@@ -93,9 +95,10 @@ def prune(
 ) -> Pruned:
     """Prune and reconstruct a copy of `model` by `recipe`; the dense model itself is never modified.
 
-    calibration: the windows reconstruction sees. held_out: name -> windows it never sees (disjointness is checked).
+    calibration: the windows reconstruction sees; of windows `append`ed to it, masks see what `recipe.added` says. held_out: name ->
+    windows none of them sees (disjointness is checked).
     checkpoint: a folder that keeps finished visits; an identical later call resumes from it and ends with the same bits.
-    measure: with False no block errors and no perplexities are taken (the fastest way to the pruned model).
+    measure: with False no block errors, distances of texts and perplexities are taken (the fastest way to the pruned model).
     precision: of the Gram matrices and means (float32 or float64).
 
     Raises ReplayError when the model cannot be replayed exactly, OverlapError when calibration and held-out share text,
@@ -119,7 +122,8 @@ def prune(
         if recipe.unit.name == "sub-block":
             check_halves(dense, calibration_streams.recording, _witnesses(calibration))
         held_out_streams = [open_streams(dense_model, dense, label, windows) for label, windows in held_out.items()]
-    walk = _Walk(recipe, dense, anatomy_of_copy(dense, pruned_model), dense_model, pruned_model, calibration_streams, held_out_streams, meter, precision, measure)
+    shown = len(calibration) if recipe.added == "all" else calibration.own
+    walk = _Walk(recipe, dense, anatomy_of_copy(dense, pruned_model), dense_model, pruned_model, calibration_streams, shown, held_out_streams, meter, precision, measure)
     keeper = None if checkpoint is None else Checkpoint(Path(checkpoint), _identity(walk, dense_model, fingerprint, calibration, held_out))
     done = _resume(walk, keeper, plan) if keeper else 0
     with bar(total=len(plan), desc=recipe.label, unit="unit") as progress:
@@ -160,8 +164,7 @@ def _visit(walk: _Walk, visit: Visit) -> None:
     assert_sparsity(walk.pruned, {name: walk.masks[name] for block in blocks for name in _names(block)})
     with meter.stage(visit.index, "advance", tokens=sum(s.tokens for s in walk.splits) * (visit.advance_to - visit.first)):
         for index in range(visit.first, visit.advance_to):
-            for streams in walk.splits:
-                _advance_final(walk, streams, index)
+            _advance_final(walk, index)
     walk.rows["cost"] += meter.rows
 
 
@@ -174,25 +177,27 @@ def _choose_masks(walk: _Walk, meter: Meter, visit: Visit) -> None:
     """Choose the masks of the unit's blocks that have none yet, and put their pruned weights in place.
 
     All matrices of a block take their statistics from one forward of the block with its weights still unpruned, on the
-    statistics stream run through the unit's earlier blocks as they stand (Shin et al. 2024, released code).
+    statistics stream run through the unit's earlier blocks as they stand, without the windows added to the calibration text
+    unless the recipe says otherwise (Shin et al. 2024, released code).
     """
     wanted = wanted_statistics(walk.recipe.criterion, walk.recipe.refinement)
     side = walk.dense if walk.recipe.statistics == "dense" else walk.pruned
-    streams, hidden, own = walk.calibration, walk.calibration.of(walk.recipe.statistics), None
+    streams, hidden, passed = walk.calibration, walk.calibration.of(walk.recipe.statistics)[: walk.shown], None
+    tokens = int(streams.mask[: walk.shown].sum())
     unmasked = [index for index in visit.blocks if _names(walk.pruned.blocks[index])[0] not in walk.masks]
     for index in visit.blocks:
         block = side.blocks[index]
         if index in unmasked:
             statistics = {}
             if wanted is not None:
-                with meter.stage(visit.index, "statistics", tokens=streams.tokens):
+                with meter.stage(visit.index, "statistics", tokens=tokens):
                     statistics = _statistics(walk, block, hidden, wanted)
             with meter.stage(visit.index, "mask"):
                 for matrix in walk.pruned.blocks[index].matrices:
                     _choose_mask(walk, walk.pruned.blocks[index], matrix, statistics.get(matrix.name))
         if wanted is not None and unmasked and index < unmasked[-1]:
-            with meter.stage(visit.index, "statistics", tokens=streams.tokens):
-                hidden = own = advance([block.module], index, streams.recording, hidden, out=own)
+            with meter.stage(visit.index, "statistics", tokens=tokens):
+                hidden = passed = advance([block.module], index, streams.recording, hidden, out=passed)
 
 
 def _choose_mask(walk: _Walk, block: Block, matrix: Matrix, statistics: Statistics | None) -> None:
@@ -220,7 +225,7 @@ def _note(walk: _Walk, where: dict, notes: Iterable[Note]) -> None:
 
 @torch.inference_mode()
 def _statistics(walk: _Walk, block: Block, hidden: Tensor, wanted: str) -> dict[str, Statistics]:
-    """Statistics of the inputs of a block's matrices where it reads `hidden` (N, T, H) of the calibration windows."""
+    """Statistics of the inputs of a block's matrices where it reads `hidden` (N, T, H) of the first N calibration windows."""
     streams, device = walk.calibration, walk.meter.device
     with collect(block.matrices, want=wanted, precision=walk.precision, block=block.name) as collector:
         for rows in chunks(*hidden.shape[:2], device):
@@ -285,17 +290,27 @@ def _parameter_masks(walk: _Walk, piece: Piece) -> dict[nn.Parameter, Tensor]:
     }
 
 
-def _advance_final(walk: _Walk, streams: Streams, index: int) -> None:
-    """Move both streams past a block that will not change any more (where nobody looks, not past the last)."""
+def _advance_final(walk: _Walk, index: int) -> None:
+    """Move both streams of every text past a block that will not change any more (where nobody looks, not past the last)."""
     dense, pruned = walk.dense.blocks[index].module, walk.pruned.blocks[index].module
     if walk.measure:
-        walk.rows["blocks"] += advance_and_measure(dense, pruned, index, streams)
+        _advance_and_record(walk, dense, pruned, index)
         return
     if index == len(walk.dense.blocks) - 1:
         return
-    if walk.needs_dense:
-        advance([dense], index, streams.recording, streams.dense, out=streams.dense)
-    advance([pruned], index, streams.recording, streams.sparse, out=streams.sparse)
+    for streams in walk.splits:
+        if walk.needs_dense:
+            advance([dense], index, streams.recording, streams.dense, out=streams.dense)
+        advance([pruned], index, streams.recording, streams.sparse, out=streams.sparse)
+
+
+def _advance_and_record(walk: _Walk, dense: nn.Module, pruned: nn.Module, index: int) -> None:
+    """The same, with the block's errors and how far the held-out texts are from the calibration text."""
+    moments = [MomentSum() if walk.held_out else None for _ in walk.splits]
+    for streams, moment in zip(walk.splits, moments, strict=True):
+        walk.rows["blocks"] += advance_and_measure(dense, pruned, index, streams, moment)
+    for streams, moment in zip(walk.held_out, moments[1:], strict=True):
+        walk.rows["texts"].append({"block": index, "split": streams.label, "distance": distance(moments[0].mean(), moment.mean())})
 
 
 def _measure_perplexity(walk: _Walk, windows: dict[str, Windows]) -> None:
@@ -344,7 +359,7 @@ def _identity(walk: _Walk, model: nn.Module, fingerprint: str | None, calibratio
     """Digest of everything the result depends on."""
     weights = fingerprint or tensors_digest(dict(model.named_parameters()))
     data = {label: tensors_digest({"ids": w.ids, "mask": w.mask}) for label, w in {CALIBRATION: calibration, **held_out}.items()}
-    parts = [walk.recipe.digest(), weights, str(next(model.parameters()).dtype), data, str(walk.precision), walk.measure]
+    parts = [walk.recipe.digest(), weights, str(next(model.parameters()).dtype), data, calibration.added, str(walk.precision), walk.measure]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -46,6 +46,7 @@ SOLVERS = ("none", "ridge", "gradient", "retrain")
 TRAINED = ("gradient", "retrain")
 GROUPS = ("default", "matrix", "row", "block")
 STREAMS = ("sparse", "dense")
+ADDED = ("solver", "all")
 METHODS = {
     "LR": "layer-wise: the mask alone, with SparseGPT's OBS update; no gradient step (2406.15524 section 2)",
     "BR": "block reconstruction: each block against its dense self, both on the sparse stream (2406.15524 section 2)",
@@ -206,8 +207,9 @@ class Recipe(Part):
     """Everything that decides which weights stay and what they become, apart from the model and the text.
 
     student, target: the stream that feeds the pruned unit, and the stream that feeds the dense unit whose output is the
-    target. statistics: the stream whose inputs the criterion and the refinement look at. seed: of random scores, of adapters
-    and of the order of training windows.
+    target. statistics: the stream whose inputs the criterion and the refinement look at. added: who sees the windows added to
+    the calibration text: the "solver" alone, as with the self-generated text of 2406.15524 (appendix C and its code), or "all",
+    the criterion and the refinement too. seed: of random scores, of adapters and of the order of training windows.
     """
 
     criterion: Criterion = rule(MISSING, Criterion, "a Criterion")
@@ -218,6 +220,7 @@ class Recipe(Part):
     student: str = choice("sparse", STREAMS)
     target: str = choice("sparse", STREAMS)
     statistics: str = choice("sparse", STREAMS)
+    added: str = choice("solver", ADDED)
     seed: int = count(0, 0)
 
     def _check_together(self) -> Iterator[str]:
@@ -225,8 +228,10 @@ class Recipe(Part):
             return
         if self.pattern.group == "block" and self.criterion.name != "sparsegpt":
             yield f"group=block is SparseGPT's block of columns; {self.criterion.name} takes matrix or row"
-        if self.statistics == "dense" and self.criterion.name in BLIND and self.refinement.name == "none":
-            yield f"statistics=dense does not apply to {self.criterion.name} without refinement, which looks at no inputs"
+        if self.criterion.name in BLIND and self.refinement.name == "none":
+            for option, value in {"statistics": self.statistics, "added": self.added}.items():
+                if value != getattr(Recipe, option):
+                    yield f"{option}={value} does not apply to {self.criterion.name} without refinement, which looks at no inputs"
         yield from self._check_solver()
 
     def _check_solver(self) -> Iterator[str]:
@@ -259,7 +264,7 @@ class Recipe(Part):
 
     @classmethod
     def from_toml(cls, text: str) -> "Recipe":
-        """From TOML with tables criterion, refinement, pattern, unit, solver and keys student, target, statistics, seed.
+        """From TOML with tables criterion, refinement, pattern, unit, solver and keys student, target, statistics, added, seed.
 
         `method = "BR+GP"` may stand for that method's unit, solver name and streams; what is written beside it wins.
         """
@@ -276,7 +281,7 @@ class Recipe(Part):
     def to_dict(self) -> dict[str, Any]:
         """One dict per part and the streams and seed; only what has a meaning, defaults spelled out."""
         parts = {key: getattr(self, key).to_dict() for key in _PARTS}
-        return parts | {key: getattr(self, key) for key in ("student", "target", "statistics", "seed")}
+        return parts | {key: getattr(self, key) for key in ("student", "target", "statistics", "added", "seed")}
 
     def to_toml(self) -> str:
         """`to_dict()` as TOML, complete and readable back by `from_toml`."""
@@ -316,6 +321,7 @@ class Recipe(Part):
         first = self.criterion.changed() | self.refinement.changed()
         first |= {} if self.pattern.group == "default" else {"group": self.pattern.group}
         first |= {} if self.statistics == "sparse" else {"statistics": self.statistics}
+        first |= {} if self.added == "solver" else {"added": self.added}
         head = f"{self.criterion.name}{refined}-{self.pattern}{notation.brackets(first)}"
         return f"{head} {name}{notation.brackets(structure | options)}"
 
@@ -327,6 +333,7 @@ _FIRST = {
     **{f.name: ("refinement", f.name) for f in fields(Refinement) if f.name != "name"},
     "group": ("pattern", "group"),
     "statistics": ("", "statistics"),
+    "added": ("", "added"),
 }
 _SECOND = {
     **{"unit": ("unit", "name"), "width": ("unit", "width"), "overlap": ("unit", "overlap"), "student": ("", "student"), "target": ("", "target")},

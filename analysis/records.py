@@ -1,7 +1,7 @@
 """The tables a run leaves, column by column, and their way to disk and back. No torch.
 
 One run writes the `TABLES`; a study puts `JOB_COLUMNS` in front of each and reads many runs as one table. Every row
-says which text it is about (`split`: "calibration", or the label of a held-out text) or whose cost it is.
+says which text it is about (`split`: "calibration", or the label of a held-out text), which task, or whose cost it is.
 """
 
 import io
@@ -26,13 +26,14 @@ class Column:
     values: tuple[str, ...] = ()
 
 
-_SPLIT = Column("split", "str", "", "calibration, or the label of a held-out text")
+_SPLIT = Column("split", "str", "", "calibration (windows added to it included), or the label of a held-out text")
 _BLOCK = Column("block", "int64", "", "index of the transformer block, from 0")
 _MATRIX = Column("matrix", "str", "", "name of the matrix within its block")
 _UNIT = Column("unit", "int64", "", "index of the unit, from 0; -1 for work on the whole model")
 _ERROR = Column("error", "float64", "mean square", "squared difference, mean over real tokens and hidden entries; nats per token where the model is retrained")
 _RELATIVE = Column("relative_error", "float64", "", "error divided by the mean square of what it is compared with")
-_TOKENS = Column("tokens", "int64", "tokens", "real tokens seen")
+_WHICH = Column("which", "str", "", "the dense or the pruned model", ("dense", "pruned"))
+_TOKENS = Column("tokens", "int64", "tokens", "real tokens seen; 0 for tasks, where they are not counted")
 
 TABLES: dict[str, tuple[Column, ...]] = {
     "blocks": (
@@ -65,7 +66,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "cost": (
         _UNIT,
-        Column("stage", "str", "", "what was done: record, statistics, mask, target, solve, advance, measure, resume"),
+        Column("stage", "str", "", "what was done: record, statistics, mask, target, solve, advance, measure, resume, tasks"),
         Column("seconds", "float64", "s", "wall-clock time"),
         Column("peak_memory_mib", "float64", "MiB", "most memory held during the stage, on the device that did it"),
         Column("solver_memory_mib", "float64", "MiB", "what a solver held at once, counted: weights, gradients, moments, saved activations, inputs and targets; 0 elsewhere"),
@@ -74,12 +75,29 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "perplexity": (
         _SPLIT,
-        Column("which", "str", "", "the dense or the pruned model", ("dense", "pruned")),
+        _WHICH,
         Column("nats_per_token", "float64", "nats", "mean negative log-likelihood of a predicted token"),
         Column("perplexity", "float64", "", "exp(nats_per_token)"),
         Column("tokens", "int64", "tokens", "tokens predicted"),
         Column("windows", "int64", "windows", "windows read"),
         Column("context", "int64", "tokens", "length of a window"),
+    ),
+    "texts": (
+        _BLOCK,
+        Column("split", "str", "", "label of a held-out text"),
+        Column(
+            "distance", "float64", "",
+            "|S - S'| / |S'| (Frobenius): S = mean of h h^T over tokens, h the dense model's output there, on the calibration text (windows added included); S' on this text",
+        ),
+    ),
+    "zero_shot": (
+        Column("task", "str", "", "name of the multiple-choice task, as typed"),
+        _WHICH,
+        Column("documents", "int64", "documents", "questions asked"),
+        Column("choices", "float64", "choices", "mean number of choices of a question"),
+        Column("chance", "float64", "", "accuracy of guessing"),
+        Column("accuracy", "float64", "", "share of questions whose right choice has the highest log-likelihood"),
+        Column("standard_error", "float64", "", "of the accuracy, over questions"),
     ),
     "numerics": (
         _BLOCK, _MATRIX,
@@ -99,7 +117,10 @@ JOB_COLUMNS: tuple[Column, ...] = (
     Column("granularity", "str", "", "what was reconstructed at once"),
     Column("student", "str", "", "the stream that feeds the pruned unit"),
     Column("target", "str", "", "the stream that feeds the dense unit"),
+    Column("calibration", "str", "", "source of the calibration windows, as typed"),
     Column("samples", "int64", "windows", "calibration windows"),
+    Column("added", "str", "", "source of the windows added to them, as typed; empty for none"),
+    Column("added_samples", "int64", "windows", "windows added"),
     Column("length", "int64", "tokens", "length of a window"),
     Column("seed", "int64", "", "of the windows drawn, and of the recipe"),
 )

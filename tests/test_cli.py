@@ -31,6 +31,8 @@ def world(tmp_path_factory) -> Path:
     (folder / "empty.txt").write_text("")
     (folder / "binary.txt").write_bytes(bytes(range(256)) * 20)
     (folder / "file").write_text("not a folder")
+    questions = [{"query": f"the {word} sees", "choices": ["a cat", "the old dog"], "gold": n % 2} for n, word in enumerate(WORDS)]
+    (folder / "tasks.jsonl").write_text("\n".join(map(json.dumps, questions)))
     build_model(folder / "model", documents)
     break_models(folder)
     return folder
@@ -118,6 +120,16 @@ WRONG = {  # name: (changes to a right call, exit code, what the message must sa
     "unknown mode": ({"mode": "sideways"}, 2, "sideways"),
     "two texts of one label": ({"held_out": ["{world}/text.txt[70%:]", "text.txt[70%:]={world}/other.txt"][:1] * 2}, 2, "two texts"),
     "reserved label": ({"held_out": "calibration={world}/other.txt"}, 2, "calibration"),
+    "added without a number": ({"added": "{world}/other.txt"}, 2, "--added and --added-samples go together"),
+    "a number of nothing added": ({"added_samples": 4}, 2, "--added and --added-samples go together"),
+    "fewer than none added": ({"recipe": "wanda-50% BR", "added": "{world}/other.txt", "added_samples": -4}, 2, "--added-samples must be at least 0, got -4"),
+    "added for nobody": ({"added": "{world}/other.txt", "added_samples": 4}, 2, "nothing would see these windows"),
+    "nothing added for all": ({"recipe": "wanda-50%[added=all] BR"}, 2, "none are added"),
+    "added text that is missing": ({"recipe": "wanda-50% BR", "added": "{world}/nothing.txt", "added_samples": 4}, 4, "nothing.txt"),
+    "added text that is held out": ({"recipe": "wanda-50% BR", "added": "{world}/text.txt[70%:]", "added_samples": 4}, 4, "overlap"),
+    "calibration text under another name": ({"recipe": "wanda-50% BR", "added": "{world}/text.txt[:70.0%]", "added_samples": 8}, 4, "8 of 8 windows are calibration windows"),
+    "unknown task": ({"task": "lab:story-endign"}, 2, "story-endign.*story-ending"),
+    "no questions": ({"task": "lab:yes-no", "documents": 1}, 2, "--documents must be at least 2, got 1"),
     "no out": ({"out": None}, 2, "--out"),
     "no held-out": ({"held_out": None}, 2, "--held-out"),
 }
@@ -189,7 +201,7 @@ def finished(world, tmp_path_factory) -> Path:
 
 
 def test_prune_writes_every_file(finished):
-    tables = {f"{name}.csv" for name in ("blocks", "steps", "cost", "matrices", "layers", "perplexity", "numerics")}
+    tables = {f"{name}.csv" for name in ("blocks", "steps", "cost", "matrices", "layers", "perplexity", "texts", "zero_shot", "numerics")}
     assert {path.name for path in finished.iterdir()} == tables | {"model", "summary.json"}
     blocks = pd.read_csv(finished / "blocks.csv")
     assert list(blocks.columns) == ["block", "split", "kind", "error", "relative_error"]
@@ -253,6 +265,24 @@ def test_the_table_for_people_names_every_split_and_where_things_are(world, tmp_
     assert main(arguments(world, tmp_path / "out", recipe="magnitude-2:4 LR", held_out=f"mine={world}/other.txt")) == 0
     out = capsys.readouterr().out
     assert all(part in out for part in ("magnitude-2:4 LR", "50.00%", "dense perplexity", "calibration", "mine", "summary.json"))
+
+
+def test_added_windows_and_tasks_are_in_tables_summary_and_report(world, tmp_path, capsys):
+    out = tmp_path / "out"
+    changes = {"recipe": "wanda-50% BR[epochs=1]", "added": f"{world}/other.txt", "added_samples": 4, "task": f"{world}/tasks.jsonl", "documents": 20}
+    assert main(arguments(world, out, **changes)) == 0
+    printed, summary = capsys.readouterr(), json.loads((out / "summary.json").read_text())
+    assert "12 windows (4 of them added) of 16 tokens" in printed.err and "dense accuracy" in printed.out
+    assert summary["request"]["added_samples"] == 4 and summary["provenance"]["calibration"]["added"]["samples"] == 4
+    texts, answers, cost = (pd.read_csv(out / f"{name}.csv") for name in ("texts", "zero_shot", "cost"))
+    assert len(texts) == BLOCKS and summary["final_block_distance"]["text.txt[70%:]"] == texts.distance.iloc[-1]
+    assert list(answers.which) == ["dense", "pruned"] and set(answers.documents) == {20} and set(answers.chance) == {0.5}
+    (asked,) = summary["zero_shot"].values()
+    assert [asked[which]["accuracy"] for which in ("dense", "pruned")] == list(answers.accuracy)
+    assert list(cost.stage)[-1] == "tasks"
+    assert main(arguments(world, out, **changes)) == 0 and "already" in capsys.readouterr().err
+    assert main(arguments(world, out, **changes | {"documents": 21})) == 6
+    assert "documents there 20, asked 21" in capsys.readouterr().err
 
 
 def test_an_altered_result_is_not_served(world, tmp_path, capsys):

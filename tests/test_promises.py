@@ -15,8 +15,9 @@ from analysis.models.save import assert_sparsity
 from analysis.paths import ROOT
 from analysis.pruning import prune
 from analysis.recipe import METHODS, Recipe
+from analysis.records import TABLES
 from analysis.reconstruction.checkpoint import Checkpoint
-from analysis.text.windows import Windows
+from analysis.text.windows import Windows, append
 from tests.small import small_llama, windows
 
 BR = "BR[epochs=2,lr=1e-3]"
@@ -118,7 +119,7 @@ def test_4_bit_for_bit_whatever_the_global_seed(recipe):
         results.append(prune(small_llama(), Recipe.parse(recipe), windows(8), {"other": windows(4, seed=1)}))
         assert torch.equal(state, torch.get_rng_state()), "global random state is left alone"
     assert same_weights(results[0].model, results[1].model)
-    for table in ("blocks", "steps", "matrices", "layers", "perplexity", "numerics"):
+    for table in TABLES.keys() - {"cost"}:
         assert results[0].tables[table].equals(results[1].tables[table]), table
 
 
@@ -140,7 +141,7 @@ class Interrupted(Exception):
 ])  # fmt: skip
 def test_5_killed_at_any_visit_resumes_bit_equal(recipe, visits, tmp_path, monkeypatch):
     recipe = Recipe.parse(recipe)
-    arguments = (small_llama(), recipe, windows(8), {"other": windows(4, seed=1)})
+    arguments = (small_llama(), recipe, append(windows(6), windows(2, seed=5)), {"other": windows(4, seed=1)})
     whole = prune(*arguments)
     for stop in range(visits):
         folder = tmp_path / f"{stop}"
@@ -157,7 +158,7 @@ def test_5_killed_at_any_visit_resumes_bit_equal(recipe, visits, tmp_path, monke
         resumed = prune(*arguments, checkpoint=folder)
         assert same_weights(whole.model, resumed.model), stop
         assert all(torch.equal(whole.masks[name], resumed.masks[name]) for name in whole.masks)
-        for table in ("blocks", "steps", "matrices", "layers", "perplexity", "numerics"):
+        for table in TABLES.keys() - {"cost"}:
             assert whole.tables[table].equals(resumed.tables[table]), (stop, table)
 
 
@@ -200,6 +201,7 @@ def test_6_every_error_and_perplexity_says_which_side_it_is():
     result = prune(small_llama(), Recipe.parse(f"wanda-50% {BR}"), windows(6), {"x": windows(4, seed=1), "y": windows(4, seed=2)})
     for table in ("blocks", "steps", "perplexity"):
         assert set(result.tables[table].split) == {"calibration", "x", "y"}, table
+    assert set(result.tables["texts"].split) == {"x", "y"}, "distances are of held-out texts from the calibration text"
     assert result.provenance["calibration"]["source"] == "calibration" and set(result.provenance["held_out"]) == {"x", "y"}
 
 

@@ -23,6 +23,8 @@ GOOD = [
     "wanda+swaps-60%[rounds=20] ridge[target=dense,penalty=0.1]",
     "ria+fw-2:4[exponent=1.0,iterations=300,protect=0.5] IR[unit=sub-block,settings=paper2,lr=0.001]",
     "sparsegpt+swaps-50%[statistics=dense] BR+GP[unit=matrix]",
+    "wanda-50%[added=all] BR",
+    "magnitude+swaps-50%[group=row,statistics=dense,added=all] BR+GP+CR[seed=2]",
     "magnitude-50% BR[unit=model,loss=relative,train=masklora,rank=4,alpha=8.0]",
     "wanda-50% retrain[objective=distill,warmup=0.1,clip=1.0,select=held-out,patience=2]",
     "magnitude-70% retrain[settings=paper2,train=norms-biases]",
@@ -115,8 +117,17 @@ def test_digest_is_of_the_meaning():
     assert len(digest) == 64
     for same in ("wanda-50.0% BR+GP[epochs=10,lr=0.0002]", "wanda-50%[group=row] BR[target=dense]", "wanda-50% BR+GP[batch=8.0,seed=0]"):
         assert Recipe.parse(same).digest() == digest, same
-    for other in ("wanda-50%[group=matrix] BR+GP", "wanda-50% BR+GP[seed=1]", "wanda-50% BR+GP[lr=0.0003]", "magnitude-50% BR+GP"):
+    assert Recipe.parse("wanda-50%[added=solver] BR+GP").digest() == digest
+    for other in ("wanda-50%[added=all] BR+GP", "wanda-50%[group=matrix] BR+GP", "wanda-50% BR+GP[seed=1]", "wanda-50% BR+GP[lr=0.0003]", "magnitude-50% BR+GP"):
         assert Recipe.parse(other).digest() != digest, other
+
+
+def test_who_sees_added_windows_is_the_solver_unless_said():
+    plain, everything = Recipe.parse("wanda-50% BR"), Recipe.parse("wanda-50%[added=all] BR")
+    assert (plain.added, everything.added) == ("solver", "all") and "added" not in str(plain)
+    assert plain.method == everything.method == "BR" and replace(everything, added="solver") == plain
+    text = 'method = "BR"\nadded = "all"\n[criterion]\nname = "wanda"\n[pattern]\nsparsity = 0.5\n'
+    assert Recipe.from_toml(text) == everything
 
 
 def test_numbers_are_coerced_and_equal():
@@ -172,6 +183,10 @@ WRONG = [
     ("wanda+fw-50%[rounds=5,protect=1] BR", ["rounds is an option of swaps, not of fw", "protect must be a number from 0 to below 1, got 1"]),
     ("wanda-50%[exponent=1] BR", ["exponent is an option of ria, not of wanda"]),
     ("magnitude-50%[statistics=dense] BR", ["statistics=dense does not apply to magnitude without refinement"]),
+    ("magnitude-50%[statistics=dense,added=all] BR", ["statistics=dense does not apply to magnitude", "added=all does not apply to magnitude without refinement"]),
+    ("random-50%[added=all] LR", ["added=all does not apply to random without refinement, which looks at no inputs"]),
+    ("wanda-50%[added=mask] BR", ["added 'mask' is unknown; valid: solver, all"]),
+    ("wanda-50% BR[added=all]", ["option 'added' belongs to the other word"]),
     ("wanda-50% BR[unit=layer]", ["unit 'layer' is unknown"]),
     ("wanda-50% BR[unit=matrix,width=2]", ["width is an option of block, not of matrix"]),
     ("wanda-50% BR[unit=model,overlap=1]", ["overlap is an option of block, not of model", "overlap must be below width"]),

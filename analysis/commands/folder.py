@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from analysis.commands.common import existing_parent, jsonable
 from analysis.errors import StoreError, UsageError
 
-SCHEMA = 1  # of the request and the summary; raise it when either changes meaning
+SCHEMA = 2  # of the request and the summary; raise it when either changes meaning
 REQUEST, LOCK, CHECKPOINT, SUMMARY, MODEL = ".request.json", ".lock", ".checkpoint", "summary.json", "model"
 
 

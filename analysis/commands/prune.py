@@ -7,6 +7,7 @@ are loaded, the folder is claimed, and the loop runs with its checkpoint inside 
 import argparse
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from analysis import records
@@ -15,8 +16,10 @@ from analysis.commands.common import Problems, Report, check_counts, check_model
 from analysis.errors import DataError, ModelError, UsageError
 from analysis.models.files import misfits
 from analysis.recipe import Recipe
+from analysis.study.answers import with_answers
+from analysis.study.calibration import draw
 from analysis.study.store import versions
-
+from analysis.text.tasks import check_tasks, task_fingerprint
 
 
 @dataclass(frozen=True)
@@ -62,18 +65,35 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if "calibration" in held_out:
         problems.add("--held-out: the label 'calibration' is taken by the calibration text; choose another")
     request = {"schema": folder.SCHEMA, "recipe": str(recipe), "model": args.model, "model content": check_model(problems, args.model)}
-    sides = {"calibration": args.calibration} | {f"held-out {label}": source for label, source in held_out.items()}
+    check_added(problems, args, recipe)
+    added = {} if args.added is None else {"added": args.added}
+    sides = {"calibration": args.calibration} | added | {f"held-out {label}": source for label, source in held_out.items()}
     if recipe is not None and request["model content"] is not None:
         with problems.catch():
             for misfit in misfits(args.model, recipe):
                 problems.add(f"recipe {recipe}: {misfit}")
-    request |= sides | {f"{side} content": mark for side, mark in fingerprints(sides, problems).items()}
-    for name in ("samples", "held_out_samples", "length", "seed", "separator", "mode", "device", "dtype"):
+    request |= sides | {f"{side} content": mark for side, mark in fingerprints(sides, problems, request["model content"] or "unknown").items()}
+    with problems.catch():
+        check_tasks(args.task)
+        request["tasks"] = {task: task_fingerprint(task) for task in args.task}
+    for name in ("samples", "added_samples", "documents", "held_out_samples", "length", "seed", "separator", "mode", "device", "dtype"):
         request[name] = getattr(args, name)
     with problems.catch():
         folder.check_writable(args.out)
     problems.raise_any()
     return Plan(recipe, held_out, request, args.out, folder.state(args.out, request))
+
+
+def check_added(problems: Problems, args: argparse.Namespace, recipe: Recipe | None) -> None:
+    """Added windows need a source, a number, and somebody who sees them."""
+    problems.check_count("--documents", args.documents, 2)
+    problems.check_count("--added-samples", args.added_samples, 0)
+    if (args.added is None) != (args.added_samples == 0):
+        problems.add("--added and --added-samples go together: a source, and how many windows of it")
+    elif recipe is not None and args.added is None and recipe.added == "all":
+        problems.add(f"recipe {recipe}: added=all says who sees added windows, and none are added; give --added and --added-samples")
+    elif recipe is not None and args.added is not None and (recipe.solver.name, recipe.added) == ("none", "solver"):
+        problems.add(f"--added: nothing would see these windows, since {recipe.method} solves nothing; add added=all to the recipe's first word, or use another method")
 
 
 def read_recipe(text: str | None, file: Path | None) -> Recipe:
@@ -102,12 +122,9 @@ def load(args: argparse.Namespace, plan: Plan):
 
     say(f"loading {args.model}")
     dense = load_model(args.model, device=args.device, dtype=args.dtype)
-    common = {"length": args.length, "seed": args.seed, "separator": unescape(args.separator), "mode": args.mode}
-    calibration = load_tokens(args.calibration, dense, samples=args.samples, split="train", **common)
-    held_out = {
-        label: load_tokens(source, dense, samples=args.held_out_samples or args.samples, split="held-out", **common)
-        for label, source in plan.held_out.items()
-    }
+    tokens = partial(load_tokens, tokenizer=dense, length=args.length, seed=args.seed, separator=unescape(args.separator), mode=args.mode)
+    calibration = draw(lambda source, samples: tokens(source, samples=samples, split="train"), args.calibration, args.samples, args.added, args.added_samples)
+    held_out = {label: tokens(source, samples=args.held_out_samples or args.samples, split="held-out") for label, source in plan.held_out.items()}
     return dense, calibration, disjoint(calibration, held_out)
 
 
@@ -118,13 +135,17 @@ def work(args: argparse.Namespace, plan: Plan, dense, calibration, held_out) -> 
     """
     from analysis.pruning import prune
 
-    say(f"pruning {args.model}: {plan.recipe}, {len(calibration)} windows of {calibration.length} tokens")
+    added = f" ({calibration.added} of them added)" if calibration.added else ""
+    say(f"pruning {args.model}: {plan.recipe}, {len(calibration)} windows{added} of {calibration.length} tokens")
     try:
         pruned = prune(dense, plan.recipe, calibration, held_out, checkpoint=plan.out / folder.CHECKPOINT)
     except (ModelError, DataError, UsageError):
         if plan.state == "free":
             folder.release(plan.out)
         raise
+    if args.task:
+        say(f"asking both models {args.documents} questions of {', '.join(args.task)}")
+        pruned.tables = with_answers(pruned, dense, args.task, args.documents, {})
     folder.place_model(plan.out, pruned.save)
     for name in records.TABLES:
         frame = records.validate(name, pruned.tables[name])
@@ -140,6 +161,11 @@ def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
     perplexity: dict[str, dict[str, float]] = {}
     for row in pruned.tables["perplexity"].itertuples():
         perplexity.setdefault(row.split, {})[row.which] = row.perplexity
+    texts = pruned.tables["texts"]
+    zero_shot: dict[str, dict] = {}
+    for row in pruned.tables["zero_shot"].itertuples():
+        task = zero_shot.setdefault(row.task, {"documents": row.documents, "choices": row.choices, "chance": row.chance})
+        task[row.which] = {"accuracy": row.accuracy, "standard_error": row.standard_error}
     return {
         "request": plan.request,
         "recipe": {"text": str(plan.recipe), "method": plan.recipe.method, "digest": plan.recipe.digest(), **plan.recipe.to_dict()},
@@ -151,6 +177,8 @@ def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
         },
         "perplexity": perplexity,
         "final_block_error": {row.split: {"error": row.error, "relative_error": row.relative_error} for row in last.itertuples()},
+        "final_block_distance": {row.split: row.distance for row in texts[texts.block == texts.block.max()].itertuples()},
+        "zero_shot": zero_shot,
         "seconds": cost.seconds.sum(),
         "seconds_by_stage": cost.groupby("stage").seconds.sum().to_dict(),
         "peak_memory_mib": cost.peak_memory_mib.max(),
@@ -160,7 +188,7 @@ def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
 
 
 def report(out: Path, summary: dict) -> Report:
-    """The closing table: per split, perplexity before and after and the final block's error."""
+    """The closing tables: per split, perplexity before and after and the final block's error; per task, both accuracies."""
     rows = [
         (split, of["dense"], of["pruned"], error["error"], error["relative_error"])
         for split, of in summary["perplexity"].items()
@@ -173,8 +201,24 @@ def report(out: Path, summary: dict) -> Report:
         "",
         table(("split", "dense perplexity", "pruned perplexity", "final-block error", "relative"), rows),
         "",
+        *answers(summary["zero_shot"]),
         f"model    {out / folder.MODEL}",
         f"tables   {out}/{{{','.join(records.TABLES)}}}.csv",
         f"summary  {out / folder.SUMMARY}",
     ]
     return Report("\n".join(lines), summary)
+
+
+def answers(zero_shot: dict) -> list[str]:
+    """The lines on tasks; none where there are none."""
+    if not zero_shot:
+        return []
+    rows = [
+        (task, of["documents"], of["chance"], *(of[which][value] for which in ("dense", "pruned") for value in ("accuracy", "standard_error")))
+        for task, of in zero_shot.items()
+    ]
+    if len(rows) > 1:
+        means = [sum(row[place] for row in rows) / len(rows) for place in (2, 3, 5)]
+        errors = [sum(row[place] ** 2 for row in rows) ** 0.5 / len(rows) for place in (4, 6)]
+        rows.append(("mean", sum(row[1] for row in rows), means[0], means[1], errors[0], means[2], errors[1]))
+    return [table(("task", "documents", "chance", "dense accuracy", "+-", "pruned accuracy", "+-"), rows), ""]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.errors import NumericalError
+from analysis.measure.second_moments import MomentSum
 from analysis.reconstruction.streams import Streams, chunks, unit_output
 
 KINDS = ("total", "inherited", "local", "cross")
@@ -28,8 +29,10 @@ def square_sum(x: Tensor, mask: Tensor) -> float:
 
 
 @torch.inference_mode()
-def advance_and_measure(dense: nn.Module, pruned: nn.Module, block: int, streams: Streams) -> list[dict]:
+def advance_and_measure(dense: nn.Module, pruned: nn.Module, block: int, streams: Streams, moment: MomentSum | None = None) -> list[dict]:
     """Advance both streams past one final block, in place, and return its rows of the `blocks` table.
+
+    moment: counts the dense block's outputs.
 
     Raises NumericalError if an output is not finite.
     """
@@ -44,6 +47,8 @@ def advance_and_measure(dense: nn.Module, pruned: nn.Module, block: int, streams
         sums["inherited"] += square_sum(g_d.float() - g_s.float(), mask)
         sums["local"] += square_sum(g_s.float() - h_s.float(), mask)
         sums["scale"] += square_sum(g_d, mask)
+        if moment is not None:
+            moment.add(g_d, mask)
         streams.dense[rows] = g_d.to(streams.dense.device)
         streams.sparse[rows] = h_s.to(streams.sparse.device)
     if not all(math.isfinite(value) for value in sums.values()):

@@ -1,4 +1,4 @@
-"""From a notebook's parameters to what `grid` takes: lists of words in, recipes and labelled texts out. No torch."""
+"""From a notebook's parameters to what `grid` takes: lists of words in, recipes, jobs and labelled texts out. No torch."""
 
 import re
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 from analysis.errors import UsageError
 from analysis.recipe import TRAINED, Recipe
+from analysis.study.sweep import Job, grid
 from analysis.text.sources import parse_source
 
 RETRAINING = {  # kind: what it adds to `retrain`
@@ -92,6 +93,19 @@ def _completed(recipe: Recipe, unit: str | None, iterations: int | None, options
     if unit is not None:
         data["unit"] = {"name": "block", "width": int(unit), "overlap": recipe.unit.overlap} if unit.isdecimal() else {"name": unit}
     return Recipe.from_dict(data)
+
+
+def grids(name: str, values: Sequence[Any], **arguments: Any) -> list[Job]:
+    """`grid` with `arguments`, once for each value of the argument `name`, one after another.
+
+        grids("model", ["lab/small", "lab/large"], recipes=chosen, samples=16, calibration="lab:mixed", length=128)
+        grids("added", ["self", "lab:recipes"], added_samples=[0, 16], recipes=chosen, ...)
+
+    Raises UsageError as `grid` does, and where there is no value.
+    """
+    if not values:
+        raise UsageError(f"grids: no {name} given; give at least one")
+    return [job for value in values for job in grid(**{name: value}, **arguments)]
 
 
 def labelled(sources: Sequence[str]) -> dict[str, str]:

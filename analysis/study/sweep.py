@@ -12,10 +12,11 @@ cores the jobs are shared among processes (`workers`): small models gain little 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -26,11 +27,15 @@ from analysis.models.files import misfits
 from analysis.models.load import DTYPES, fingerprint
 from analysis.progress import bar
 from analysis.recipe import Recipe
+from analysis.study.answers import with_answers
+from analysis.study.calibration import draw
 from analysis.study.pool import affordable, spread, threads
 from analysis.study.store import SCHEMA, RunFolder, StoredRun
 from analysis.text.sources import parse_source, source_fingerprint
+from analysis.text.tasks import check_tasks, task_fingerprint
 
 if TYPE_CHECKING:
+    from analysis.measure.zero_shot import TaskScore
     from analysis.models.load import LoadedModel
     from analysis.text.windows import Windows
 
@@ -44,6 +49,10 @@ class Job:
     each (held_out_samples None = as many as samples). seed: which windows are drawn; the recipe has a seed of its own for
     masks and training order. separator: between documents of plain-text files. device "auto" takes what there is, and is
     served what any device computed; a named device is served only its own kind's results.
+
+    added: a source of `added_samples` more windows, put behind the calibration windows (`study/calibration.py`); `recipe.added`
+    says who sees them. With 0 of them the run is that without. tasks: multiple-choice tasks that the dense and the pruned model
+    answer, `documents` questions of each, the same ones for every seed.
 
     Raises UsageError listing everything that is wrong, RecipeError for a recipe text that is.
     """
@@ -59,12 +68,18 @@ class Job:
     dtype: str = "float32"
     device: str = "auto"
     separator: str | None = None
+    added: str | None = None
+    added_samples: int = 0
+    tasks: tuple[str, ...] = ()
+    documents: int = 100
 
     def __post_init__(self) -> None:
         if isinstance(self.recipe, str):
             object.__setattr__(self, "recipe", Recipe.parse(self.recipe))
         pairs = self.held_out.items() if isinstance(self.held_out, Mapping) else self.held_out
         object.__setattr__(self, "held_out", tuple((label, source) for label, source in pairs))
+        object.__setattr__(self, "added", self.added or None)
+        object.__setattr__(self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks))
         if problems := list(self._problems()):
             raise UsageError(f"job {self}: " + "; ".join(problems))
 
@@ -78,7 +93,7 @@ class Job:
             yield f"the held-out label {records.CALIBRATION!r} is taken by the calibration text; choose another"
         if not all(labels):
             yield "a held-out text has an empty label; name it"
-        for name, low in (("samples", 1), ("held_out_samples", 1), ("length", 2), ("seed", 0)):
+        for name, low in (("samples", 1), ("held_out_samples", 1), ("length", 2), ("seed", 0), ("added_samples", 0), ("documents", 2)):
             value = getattr(self, name)
             if value is None and name == "held_out_samples":
                 continue
@@ -88,14 +103,21 @@ class Job:
             yield f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}"
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(self.device)):
             yield f"device must be auto, cpu, mps, cuda or cuda:NUMBER, got {self.device!r}"
-        for source in (self.calibration, *(source for _, source in self.held_out)):
+        if self.added is None and self.added_samples != 0:
+            yield f"{self.added_samples} added windows of no source; give added, such as added='self'"
+        words = {"source": [self.calibration, *(source for _, source in self.held_out), *filter(None, [self.added])], "task": self.tasks}
+        if odd := [f"{what} {word!r}" for what, given in words.items() for word in given if not isinstance(word, str)]:
+            yield f"{', '.join(odd)}: must be a text, such as 'lab:stories' or 'lab:yes-no'"
+            return
+        for check, given in [*((parse_source, source) for source in words["source"]), (check_tasks, self.tasks)]:
             try:
-                parse_source(source)
+                check(given)
             except AnalysisError as error:
                 yield str(error)
 
     def __str__(self) -> str:
-        return f"{self.recipe} on {self.model}, {self.samples} x {self.length} tokens of {self.calibration}, seed {self.seed}"
+        added = f" and {self.added_samples} of {self.added}" if self.added_samples else ""
+        return f"{self.recipe} on {self.model}, {self.samples} x {self.length} tokens of {self.calibration}{added}, seed {self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the recipe in its text form; `Job(**job.to_dict())` is the same job."""
@@ -115,7 +137,10 @@ class Job:
             "granularity": str(recipe.unit),
             "student": recipe.student,
             "target": recipe.target,
+            "calibration": self.calibration,
             "samples": self.samples,
+            "added": self.added or "",
+            "added_samples": self.added_samples,
             "length": self.length,
             "seed": self.seed,
         }
@@ -126,9 +151,15 @@ class Job:
 
 
 def grid(
-    *, model: str, recipes: Sequence[str | Recipe], samples: int | Sequence[int], seeds: Sequence[int] = (0,), **job: Any
+    *,
+    model: str,
+    recipes: Sequence[str | Recipe],
+    samples: int | Sequence[int],
+    added_samples: int | Sequence[int] = 0,
+    seeds: Sequence[int] = (0,),
+    **job: Any,
 ) -> list[Job]:
-    """Every recipe at every number of samples with every seed; `job` holds the other fields of `Job`, the same for all.
+    """Every recipe at every number of samples and of added ones with every seed; `job` holds the other fields of `Job`, the same for all.
 
     A seed is the job's and the recipe's at once. Raises UsageError for a recipe that brings its own, or nothing to run.
     """
@@ -136,10 +167,10 @@ def grid(
     for recipe in parsed:
         if recipe.seed:
             raise UsageError(f"grid: recipe {recipe} has a seed of its own; leave it out and give seeds=[{recipe.seed}]")
-    counts = [samples] if isinstance(samples, int) else list(samples)
+    counts, more = ([numbers] if isinstance(numbers, int) else numbers for numbers in (samples, added_samples))
     jobs = [
-        Job(model=model, recipe=replace(recipe, seed=seed), samples=count, seed=seed, **job)
-        for count in counts
+        Job(model=model, recipe=replace(recipe, seed=seed), samples=count, added_samples=added, seed=seed, **job)
+        for count, added in product(counts, more)
         for recipe in parsed
         for seed in seeds
     ]
@@ -159,36 +190,43 @@ class Study:
     layers: pd.DataFrame
     cost: pd.DataFrame
     perplexity: pd.DataFrame
+    texts: pd.DataFrame
+    zero_shot: pd.DataFrame
     numerics: pd.DataFrame
     provenance: dict[str, Any]  # runs: run name -> job, versions, time, and where its windows come from
 
 
 @dataclass(eq=False)
 class _Desk:
-    """What one study keeps at hand between jobs: fingerprints, the last model used, and its token windows."""
+    """What one study keeps at hand between jobs: fingerprints, the last model used, its token windows and its answers to tasks."""
 
-    prints: dict[tuple[str, str], str] = field(default_factory=dict)
+    prints: dict[tuple[str, ...], str] = field(default_factory=dict)
     model_key: tuple | None = None
     loaded: "LoadedModel | None" = None
     windows: dict[tuple, "Windows"] = field(default_factory=dict)
+    answers: dict[tuple, list["TaskScore"]] = field(default_factory=dict)
 
     def digest(self, job: Job) -> str:
+        model = self._print(fingerprint, job.model)
         parts = {
             "schema": SCHEMA,
-            "model": self._print("model", job.model),
+            "model": model,
             "recipe": job.recipe.digest(),
-            "calibration": self._print("source", job.calibration),
-            "held_out": [[label, self._print("source", source)] for label, source in job.held_out],
+            "calibration": self._print(source_fingerprint, job.calibration, model),
+            "added": [self._print(source_fingerprint, job.added, model), job.added_samples] if job.added_samples else None,
+            "held_out": [[label, self._print(source_fingerprint, source, model)] for label, source in job.held_out],
+            "tasks": [[[task, self._print(task_fingerprint, task)] for task in job.tasks], job.documents] if job.tasks else None,
             "samples": [job.samples, job.held_out_samples or job.samples, job.length, job.seed],
             "numbers": [job.dtype, job.device.partition(":")[0]],
             "separator": job.separator,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def _print(self, kind: str, name: str) -> str:
-        key = (kind, name)
+    def _print(self, of: Callable[..., str], *given: str) -> str:
+        """`of(*given)`, computed once."""
+        key = (of.__name__, *given)
         if key not in self.prints:
-            self.prints[key] = fingerprint(name) if kind == "model" else source_fingerprint(name)
+            self.prints[key] = of(*given)
         return self.prints[key]
 
     def prune(self, job: Job, folder: RunFolder) -> StoredRun:
@@ -198,13 +236,15 @@ class _Desk:
         if problems := misfits(job.model, job.recipe):
             raise UsageError("; ".join(problems))
         self._load(job)
-        calibration = self._tokens(job, job.calibration, job.samples, "train")
+        load = partial(self._tokens, job, split="train")
+        calibration = draw(load, job.calibration, job.samples, job.added, job.added_samples)
         held_out = {
-            label: self._tokens(job, source, job.held_out_samples or job.samples, "held-out") for label, source in job.held_out
+            label: self._tokens(job, source, job.held_out_samples or job.samples, split="held-out") for label, source in job.held_out
         }
         pruned = prune(self.loaded, job.recipe, calibration, held_out, checkpoint=folder.checkpoint)
+        tables = with_answers(pruned, self.loaded, job.tasks, job.documents, self.answers)
         provenance = {**pruned.provenance, "device": str(self.loaded.device), "dtype": job.dtype}
-        return folder.write(pruned.tables, provenance)
+        return folder.write(tables, provenance)
 
     def _load(self, job: Job) -> None:
         from analysis.models.load import load_model
@@ -213,9 +253,10 @@ class _Desk:
         if self.model_key != key:
             self.loaded, self.model_key = None, None  # let go of one model before taking the next
             self.windows.clear()
+            self.answers.clear()
             self.loaded, self.model_key = load_model(job.model, device=job.device, dtype=job.dtype), key
 
-    def _tokens(self, job: Job, source: str, samples: int, split: str) -> "Windows":
+    def _tokens(self, job: Job, source: str, samples: int, *, split: str) -> "Windows":
         from analysis.text.corpora import load_tokens
 
         key = (source, samples, job.length, job.seed, job.separator, split)

@@ -7,17 +7,30 @@ import struct
 import sys
 import time
 import types
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.records import TABLES
 
+@dataclass(frozen=True)
+class TaskScore:
+    """What `measure/zero_shot.py` says of one task."""
+
+    task: str
+    documents: int
+    choices: float
+    chance: float
+    accuracy: float
+    standard_error: float
+
+
 SAMPLE = {"int64": 3, "float64": 0.25, "str": "calibration"}
 
 
 def tables(scale: float = 1.0) -> dict[str, pd.DataFrame]:
-    """One small table of every kind; `steps` is empty, as LR leaves it."""
+    """One small table of every kind; `steps` is empty, as LR leaves it, and `zero_shot` without tasks."""
     made = {}
     for name, columns in TABLES.items():
         rows = [{c.name: c.values[i] if c.values else SAMPLE[c.dtype] for c in columns} for i in range(2)]
@@ -26,7 +39,7 @@ def tables(scale: float = 1.0) -> dict[str, pd.DataFrame]:
             if column.dtype == "float64":
                 frame[column.name] *= scale
         made[name] = frame
-    return made | {"steps": pd.DataFrame([])}
+    return made | {"steps": pd.DataFrame([]), "zero_shot": pd.DataFrame([])}
 
 
 def model_folder(path: Path, weights: bytes = bytes(16)) -> Path:
@@ -45,6 +58,7 @@ def install(log: Path, *, seconds: float = 0.0, setitem=None, setattr_=setattr, 
     ends its process.
     """
     import analysis.models.load
+    import analysis.study.sweep
     import analysis.text.corpora
     from analysis.errors import NumericalError
 
@@ -54,11 +68,18 @@ def install(log: Path, *, seconds: float = 0.0, setitem=None, setattr_=setattr, 
 
     def load_model(name, *, device, dtype):
         note("load", Path(name).name)
-        return types.SimpleNamespace(name=name, device="cpu")
+        return types.SimpleNamespace(name=name, device=types.SimpleNamespace(type="cpu"), model="dense", tokenizer=None)
 
     def load_tokens(source, loaded, **options):
         note("tokens", source.rpartition("/")[2], options["samples"], options["seed"], options["split"])
         return (source, options["samples"])
+
+    def draw(load, calibration, samples, added, added_samples):
+        return load(calibration, samples) + (load(added, added_samples) if added_samples else ())
+
+    def zero_shot(model, tokenizer, tasks, *, documents):
+        note("tasks", model, *tasks, documents)
+        return [TaskScore(task, documents, 4.0, 0.25, 0.5 if model == "dense" else 0.375, 0.05) for task in tasks]
 
     def prune(loaded, recipe, calibration, held_out, *, checkpoint):
         resumed = (checkpoint / "unit-0").exists()
@@ -70,11 +91,13 @@ def install(log: Path, *, seconds: float = 0.0, setitem=None, setattr_=setattr, 
             os.kill(os.getpid(), signal.SIGKILL)
         if recipe.method == fail:
             raise NumericalError("block 0 mlp.down_proj: not finite")
-        return types.SimpleNamespace(tables=tables(1 + recipe.seed), provenance={"calibration": list(calibration)})
+        return types.SimpleNamespace(model="pruned", tables=tables(1 + recipe.seed), provenance={"calibration": list(calibration)})
 
-    module = types.ModuleType("analysis.pruning")
-    module.prune = prune
-    (setitem or (lambda where, key, value: where.__setitem__(key, value)))(sys.modules, "analysis.pruning", module)
+    for name, function in {"analysis.pruning": prune, "analysis.measure.zero_shot": zero_shot}.items():
+        module = types.ModuleType(name)
+        setattr(module, function.__name__, function)
+        (setitem or (lambda where, key, value: where.__setitem__(key, value)))(sys.modules, name, module)
+    setattr_(analysis.study.sweep, "draw", draw)
     setattr_(analysis.models.load, "load_model", load_model)
     setattr_(analysis.text.corpora, "load_tokens", load_tokens)
 

@@ -45,6 +45,10 @@ def test_a_job_is_plain_and_comes_back_from_its_dict(job_args):
     assert job.recipe == Recipe.parse("wanda-50% BR") and job.held_out == (("other", job_args["held_out"]["other"]),)
     assert Job(**json.loads(json.dumps(job.to_dict()))) == job
     assert hash(job) == hash(Job(**job_args))
+    full = Job(**job_args, added="self:top-p=0.9", added_samples=3, tasks=["lab:yes-no"], documents=7)
+    assert Job(**json.loads(json.dumps(full.to_dict()))) == full != job and full.tasks == ("lab:yes-no",)
+    assert "4 x 8 tokens of" in str(job) and "and 3 of self:top-p=0.9, seed 0" in str(full)
+    assert Job(**job_args, added="") == job
 
 
 @pytest.mark.parametrize(
@@ -62,6 +66,13 @@ def test_a_job_is_plain_and_comes_back_from_its_dict(job_args):
         ({"length": 1}, "length must be a whole number of at least 2, got 1"),
         ({"length": 8.5}, "got 8.5"),
         ({"seed": -1}, "seed must be"),
+        ({"added": "lab:storys"}, "unknown register 'storys'"),
+        ({"added_samples": 3}, "3 added windows of no source; give added, such as added='self'"),
+        ({"added": "lab:stories", "added_samples": -1}, "added_samples must be a whole number of at least 0, got -1"),
+        ({"added": "lab:stories", "added_samples": 1.5}, "added_samples must be"),
+        ({"tasks": ["lab:story-endign"]}, "story-ending"),
+        ({"tasks": ["lab:yes-no"], "documents": 1}, "documents must be a whole number of at least 2, got 1"),
+        ({"added": ["self"], "added_samples": 2, "tasks": ["lab:yes-no", 3]}, "source ['self'], task 3: must be a text"),
         ({"dtype": "float8"}, "dtype must be one of float32, bfloat16, float16, got 'float8'"),
         ({"device": "gpu"}, "device must be auto, cpu, mps, cuda or cuda:NUMBER, got 'gpu'"),
         ({"recipe": 3}, "recipe must be a Recipe or its text, got 3"),
@@ -90,6 +101,10 @@ def test_grid_is_every_combination(job_args):
     assert {(job.recipe.label, job.samples, job.seed) for job in jobs} == {
         (recipe, samples, seed) for recipe in ("wanda-50% LR", "magnitude-2:4 BR") for samples in (4, 8) for seed in (0, 1, 2)
     }
+    added = grid(recipes=["wanda-50% LR"], samples=[4, 8], added="self", added_samples=[0, 2], tasks=["lab:yes-no"], documents=5, **job_args)
+    assert [(job.samples, job.added, job.added_samples, job.tasks, job.documents) for job in added] == [
+        (samples, "self", more, ("lab:yes-no",), 5) for samples in (4, 8) for more in (0, 2)
+    ]
     assert grid(recipes=["wanda-50% LR"], samples=4, **job_args) == [Job(**job_args, recipe="wanda-50% LR", samples=4)]
     with pytest.raises(UsageError, match=r"seeds=\[3\]"):
         grid(recipes=["wanda-50% BR[seed=3]"], samples=4, **job_args)
@@ -108,6 +123,7 @@ def test_the_digest_is_of_contents_not_of_names(job_args, tmp_path):
     assert Job(**moved).digest() == digest
     assert Job(**moved | {"recipe": "wanda-50.0%[group=row] BR[epochs=10]"}).digest() == digest
     assert Job(**moved | {"held_out_samples": 4}).digest() == digest
+    assert Job(**moved | {"added": "self"}).digest() == Job(**moved | {"documents": 7}).digest() == digest, "no windows of it, no tasks"
 
 
 def flip_one_byte(path: Path) -> None:
@@ -128,12 +144,43 @@ def test_everything_that_matters_changes_the_digest(job_args, monkeypatch):
         {}, {"recipe": "wanda-50% BR[seed=1]"}, {"recipe": "wanda-50% LR"}, {"samples": 5}, {"held_out_samples": 9}, {"length": 9}, {"seed": 1},
         {"dtype": "bfloat16"}, {"device": "cuda"}, {"separator": "\n"}, {"held_out": {}}, {"calibration": job_args["calibration"] + "[:50%]"},
         {"held_out": {"renamed": job_args["held_out"]["other"]}}, {"calibration": "lab:stories"}, {"calibration": "lab:stories/held-out"},
+        {"added": "lab:stories", "added_samples": 1}, {"added": "lab:stories", "added_samples": 2}, {"added": "self", "added_samples": 2},
+        {"added": "self:top-p=0.9", "added_samples": 2}, {"recipe": "wanda-50%[added=all] BR"}, {"tasks": ["lab:yes-no"]},
+        {"tasks": ["lab:yes-no"], "documents": 7}, {"tasks": ["lab:yes-no", "lab:pronouns"]},
     ]  # fmt: skip
     digests = [Job(**job_args | change).digest() for change in changes]
     monkeypatch.setattr("analysis.study.sweep.SCHEMA", 99)
     digests.append(Job(**job_args).digest())
     assert len(set(digests)) == len(digests)
     assert Job(**job_args | {"device": "cuda:1"}).digest() == Job(**job_args | {"device": "cuda"}).digest()
+
+
+def test_the_text_a_model_writes_is_that_model_s(job_args, tmp_path):
+    """The weights decide what `self` says: the digest of the source changes with them, not only that of the model."""
+    from analysis.study.sweep import _Desk
+
+    job = Job(**job_args, added="self", added_samples=2)
+    desk = _Desk()
+    desk.digest(job)
+    before = {key: value for key, value in desk.prints.items() if "self" in key}
+    flip_one_byte(tmp_path / "model" / "model.safetensors")
+    desk = _Desk()
+    desk.digest(job)
+    assert len(before) == 1 and not before.items() & desk.prints.items()
+
+
+@pytest.fixture
+def task_file(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("".join(json.dumps({"query": f"{n} plus {n} is", "choices": [str(2 * n), str(2 * n + 1)], "gold": 0}) + "\n" for n in range(9)))
+    return path
+
+
+def test_one_byte_of_a_task_changes_the_digest(job_args, task_file):
+    digest = Job(**job_args, tasks=[str(task_file)]).digest()
+    assert Job(**job_args, tasks=[str(task_file)]).digest() == digest
+    task_file.write_text(task_file.read_text().replace("8 plus", "7 plus"))
+    assert Job(**job_args, tasks=[str(task_file)]).digest() != digest
 
 
 # Running ---------------------------------------------------------------------------------------------------------------
@@ -146,7 +193,7 @@ def test_a_study_is_one_table_of_each_kind(home, calls, job_args):
     for name in records.TABLES:
         table = getattr(study, name)
         assert [(c, str(t)) for c, t in table.dtypes.items()] == [(c.name, c.dtype) for c in records.study_columns(name)]
-        assert len(table) == (0 if name == "steps" else 16)
+        assert len(table) == (0 if name in ("steps", "zero_shot") else 16)
     first = study.blocks[study.blocks.samples == 8]
     assert list(first.recipe) == ["wanda-50% LR"] * 4 + ["sparsegpt-2:4 BR[epochs=2]"] * 4
     assert list(first.seed) == [0, 0, 1, 1] * 2 and set(first.criterion) == {"wanda", "sparsegpt"}
@@ -161,6 +208,28 @@ def test_a_study_is_one_table_of_each_kind(home, calls, job_args):
     again = run_study(reversed(jobs))
     assert len(lines(calls, "prune")) == 8, "nothing is done twice"
     assert again.jobs == tuple(reversed(jobs)) and list(again.blocks.run) == list(study.blocks.run)[::-1], "in the order of the jobs"
+
+
+def test_added_windows_and_tasks_are_in_every_table(home, calls, job_args):
+    del job_args["samples"], job_args["recipe"]
+    jobs = grid(recipes=["wanda-50% LR", "wanda-50% BR"], samples=4, added="lab:stories", added_samples=[0, 2], tasks=["lab:yes-no", "lab:pronouns"], documents=5, **job_args)
+    study = run_study(jobs)
+    assert list(study.zero_shot.which) == (["dense"] * 2 + ["pruned"] * 2) * 4 and list(study.zero_shot.task) == ["lab:yes-no", "lab:pronouns"] * 8
+    assert set(study.zero_shot.accuracy[study.zero_shot.which == "pruned"]) == {0.375} and set(study.zero_shot.documents) == {5}
+    assert lines(calls, "tasks dense") == ["tasks dense lab:yes-no lab:pronouns 5"] and len(lines(calls, "tasks pruned")) == 4, "the dense model is asked once"
+    assert len(study.cost[study.cost.stage == "tasks"]) == 4
+    assert list(study.texts.added_samples) == [0, 0, 0, 0, 2, 2, 2, 2] and set(study.texts.added) == {"lab:stories"}
+    assert set(study.texts.calibration) == {job_args["calibration"]}
+    seen = {run: about["calibration"] for run, about in study.provenance["runs"].items()}
+    assert [len(text) for text in seen.values()] == [2, 2, 4, 4]
+    assert {line.split()[1:3][1] for line in lines(calls, "tokens lab:stories")} == {"2"}
+    again = run_study([Job(**job_args, recipe="wanda-50% LR", samples=4, tasks=["lab:yes-no", "lab:pronouns"], documents=5)])
+    assert len(lines(calls, "prune")) == 4 and set(again.texts.added) == {""}, "no window added is the run without"
+
+
+def test_other_documents_are_asked_anew(home, calls, job_args):
+    run_study([Job(**job_args, tasks=["lab:yes-no"], documents=documents) for documents in (5, 7)])
+    assert lines(calls, "tasks dense") == ["tasks dense lab:yes-no 5", "tasks dense lab:yes-no 7"]
 
 
 def test_a_recipe_s_own_seed_shows_where_it_is_not_the_job_s(home, calls, job_args):
@@ -291,12 +360,14 @@ def test_a_real_study_of_a_tiny_model(home, tmp_path, monkeypatch):
     jobs = grid(
         model=str(tmp_path / "model"), recipes=["wanda-50% LR", "sparsegpt-2:4 BR[epochs=2,lr=0.001]"], samples=4,
         calibration=f"{tmp_path}/text.txt[:60%]", held_out={"rest": f"{tmp_path}/text.txt[60%:]"}, held_out_samples=3, length=16,
+        added=f"{tmp_path}/text.txt[:60%]", added_samples=2,
     )  # fmt: skip
     study = run_study(jobs, workers=1)
     assert set(study.blocks.split) == {"calibration", "rest"} and set(study.blocks.block) == {0, 1}
     assert set(study.steps.method) == {"BR"} and set(study.steps.epoch) == {0, 1, 2}
     assert (study.matrices.sparsity == 0.5).all() and len(study.matrices) == 2 * 14
-    assert set(study.perplexity.windows) == {3, 4} and set(study.perplexity.context) == {16}
+    assert set(study.texts.split) == {"rest"} and len(study.texts) == 4 and (study.texts.distance > 0).all() and study.zero_shot.empty
+    assert set(study.perplexity.windows) == {3, 6} and set(study.perplexity.context) == {16}
     assert (study.cost.seconds > 0).all()
     again = run_study(jobs)
     for name in records.TABLES:
