@@ -12,6 +12,10 @@ class Note:
     "float64"          number of rows solved again in double precision
     "kept start"       number of rows whose refined mask was no better than the one they started from
     "kept plain mask"  number of rows whose refit was no better than their masked weights
+    "constant input"   number of inputs that were the same on every calibration token
+    "few tokens"       number of calibration tokens, no more than the kept features they had to determine
+    "through the origin"   number of rows of a matrix without a bias that was repaired by its weights alone
+    "scales out of range"  number of structures whose scales were too large to be used; all of the layer's were left at 1
     """
 
     rule: str

@@ -23,7 +23,7 @@ HALVES = ("attention", "mlp")
 
 
 class _Enough(Exception):
-    """Ends a forward that has shown what was wanted; never leaves `_inputs`."""
+    """Ends a forward that has shown what was wanted; never leaves `module_inputs`."""
 
 
 def half_output(block: Block, half: str, hidden: Tensor, call: Call) -> Tensor:
@@ -38,7 +38,7 @@ def half_output(block: Block, half: str, hidden: Tensor, call: Call) -> Tensor:
         raise UsageError(f"half_output: half={half!r} of {block.name} is unknown; it is 'attention' or 'mlp'")
     if half == "attention" and not block.parallel:
         entry = next(child.name for child in block.children if child.half == "mlp")
-        return _inputs(block, [entry], hidden, call)[entry]
+        return module_inputs(block, [entry], hidden, call)[entry]
     with _silenced(block, "mlp" if half == "attention" else "attention", hidden):
         return run(block.module, hidden, call)
 
@@ -53,7 +53,7 @@ def matrix_inputs(block: Block, names: Sequence[str], hidden: Tensor, call: Call
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageError(f"matrix_inputs: {', '.join(unknown)} is no matrix of {block.name}; there are {', '.join(sorted(known))}")
-    return _inputs(block, names, hidden, call)
+    return module_inputs(block, names, hidden, call)
 
 
 def halves_error(block: Block, hidden: Tensor, call: Call) -> float:
@@ -109,7 +109,7 @@ def _relative(ours: Tensor, true: Tensor) -> Tensor:
     return torch.where(difference == 0, difference, difference / true.double().norm())
 
 
-def _inputs(block: Block, names: Sequence[str], hidden: Tensor, call: Call) -> dict[str, Tensor]:
+def module_inputs(block: Block, names: Sequence[str], hidden: Tensor, call: Call) -> dict[str, Tensor]:
     """What the modules `names` are given when the block runs on `hidden` (B, T, H), each as (B, T, features); the forward ends at the last."""
     found: dict[str, Tensor] = {}
 

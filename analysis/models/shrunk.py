@@ -1,0 +1,173 @@
+"""Folders of shrunk models: ordinary ones where their config describes them, else with a manifest and a loader of ours.
+
+A model that its config cannot describe (see `shrink`) is written as the config of the full size, the weights in `shrunk.safetensors` and the counts of every
+block in `shrunk.json`. `from_pretrained` finds no weights in such a folder and says so, rather than fill in its own.
+"""
+
+import copy
+import json
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from analysis.errors import ModelError, UsageError
+from analysis.models.anatomy import Anatomy, anatomy, evaluating
+from analysis.models.files import read_config
+from analysis.models.load import quiet
+from analysis.models.replay import tolerance_for
+from analysis.models.shrink import Widths, empty_model, set_counts, set_weight, widths
+from analysis.models.structures import last_hidden
+
+WEIGHTS, MANIFEST, VERSION = "shrunk.safetensors", "shrunk.json", 1
+
+
+def is_shrunk(folder: Path | str) -> bool:
+    """Whether a folder holds a model that only `load_shrunk` can read."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def save_shrunk(model: nn.Module, tokenizer, folder: Path | str) -> Path:
+    """Write a shrunk model: as an ordinary model where its config describes it, else with the manifest that `load_shrunk` reads.
+
+    Proven before the folder appears: read back, every tensor is bit-equal and so are the last hidden states. An earlier model in its place is replaced.
+    Raises UsageError for a path that is a file or holds something else, ModelError where what is read back differs.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"save_shrunk: {folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise UsageError(f"save_shrunk: {folder} is not empty and holds no model; give a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
+        fresh = Path(made) / "model"
+        fresh.mkdir()
+        with quiet():
+            if _is_plain(model):
+                model.save_pretrained(fresh)
+            else:
+                _write_shrunk(model, fresh)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(fresh)
+        _prove(model, fresh)
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+    return folder
+
+
+def _is_plain(model: nn.Module) -> bool:
+    empty = empty_model(type(model), model.config)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    return empty is not None and {name: value.shape for name, value in empty.state_dict().items()} == shapes
+
+
+def _write_shrunk(model: nn.Module, folder: Path) -> None:
+    from safetensors.torch import save_model
+
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.dtype = next(model.parameters()).dtype
+    config.save_pretrained(folder)
+    save_model(model, str(folder / WEIGHTS), metadata={"format": "pt"})
+    blocks = [asdict(block) for block in widths(model)]
+    (folder / MANIFEST).write_text(json.dumps({"version": VERSION, "blocks": blocks}, indent=1) + "\n", encoding="utf-8")
+
+
+def load_shrunk(folder: Path | str) -> nn.Module:
+    """The model that `save_shrunk` wrote with a manifest: evaluation mode, no gradients, on the CPU, in the dtype it was saved in.
+
+    It is built at full size from config.json, its matrices are cut to the sizes of the stored ones, and the counts of the manifest are set.
+    Raises ModelError naming the file that is missing, unreadable or does not fit; a folder without a manifest is an ordinary model for `load_model`.
+    """
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_model
+
+    folder = Path(folder)
+    read_config(folder, str(folder))
+    counts = _read_manifest(folder)
+    model = _full_size(folder)
+    parts = anatomy(model)
+    if len(counts) != len(parts.blocks):
+        raise ModelError(f"{folder / MANIFEST}: counts of {len(counts)} blocks; the model of config.json has {len(parts.blocks)}")
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        _cut_to(model, parts, shapes)
+        set_counts(parts, counts)
+        load_model(model, str(folder / WEIGHTS))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise ModelError(f"{folder / WEIGHTS}: missing, cut short or not of the sizes that {MANIFEST} and config.json describe ({_line(error)})") from error
+    found = [asdict(block) for block in widths(model, parts)]
+    if found != [asdict(block) for block in counts]:
+        raise ModelError(f"{folder / MANIFEST}: states counts that the matrices in {WEIGHTS} do not have")
+    return model.eval().requires_grad_(False)
+
+
+def _read_manifest(folder: Path) -> list[Widths]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ModelError(f"{folder}: has no {MANIFEST}, so it was not saved with unequal sizes; load it as any other model")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["version"] != VERSION:
+            raise ModelError(f"{path}: written in version {content['version']!r}; this program reads version {VERSION}")
+        return [Widths(**block) for block in content["blocks"]]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ModelError(f"{path}: no list of head and neuron counts ({type(error).__name__}: {_line(error)})") from error
+
+
+def _full_size(folder: Path) -> nn.Module:
+    """A model of config.json's own class and full size, with arbitrary weights."""
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    name = (config.architectures or [""])[0]
+    kind = getattr(transformers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        raise ModelError(f"{folder / 'config.json'}: architecture {name!r} is no model class of transformers {transformers.__version__}")
+    with quiet(), no_init_weights():
+        model = kind(config)
+        model.tie_weights()
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    return model.to(dtype).eval()
+
+
+def _cut_to(model: nn.Module, parts: Anatomy, shapes: dict[str, tuple[int, ...]]) -> None:
+    for name, matrix in parts.matrices():
+        module = matrix.module
+        shape = shapes.get(f"{name}.weight", tuple(module.weight.shape))
+        if shape != tuple(module.weight.shape):
+            set_weight(module, module.weight.new_zeros(shape))
+        if f"{name}.bias" in shapes and (module.bias is None or tuple(module.bias.shape) != shapes[f"{name}.bias"]):
+            module.bias = nn.Parameter(module.weight.new_zeros(shapes[f"{name}.bias"]))
+
+
+def _prove(model: nn.Module, folder: Path) -> None:
+    """Raise ModelError unless the folder gives back the same tensors and the same hidden states."""
+    if is_shrunk(folder):
+        again = load_shrunk(folder)
+    else:
+        with quiet():
+            again = type(model).from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=next(model.parameters()).dtype)
+    written, read = model.state_dict(), again.state_dict()
+    different = sorted(written.keys() ^ read.keys()) or [key for key, value in written.items() if not torch.equal(value.cpu(), read[key])]
+    if different:
+        raise ModelError(f"save_shrunk: {len(different)} tensors differ after reading back: {', '.join(different[:5])}")
+    ids = torch.arange(16).view(2, 8) % model.get_input_embeddings().weight.shape[0]
+    again.to(next(model.parameters()).device)
+    with evaluating(model), evaluating(again):
+        ours, theirs = last_hidden(model, ids), last_hidden(again, ids)
+    allowed = tolerance_for(next(model.parameters()).dtype)
+    if not (error := float((ours - theirs).norm() / ours.norm())) <= allowed:
+        raise ModelError(f"save_shrunk: the model read back differs from the one written by {error:.3g} (allowed {allowed:.1g})")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
