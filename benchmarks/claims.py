@@ -1,194 +1,38 @@
 """What the papers claim, one by one, on a model at hand: holds or does not, by how much. By hand; minutes per model.
 
     python benchmarks/claims.py lab --pattern 50% --high 60%
-    python benchmarks/claims.py STORIES260K --text TINYSTORIES --separator "<|endoftext|>" --pattern 30% --high 40%
-    python benchmarks/claims.py --write benchmarks/claims.md       # all models' results side by side, from the store
+    python benchmarks/claims.py STORIES260K --text TINYSTORIES --wrong C4 --separator "<|endoftext|>" --pattern 30% --high 40%
+    python benchmarks/claims.py --write benchmarks/claims.md       # all models' results side by side
 
-Each claim is one number per seed, made so that the claim holds where it is above zero: mostly the percentage by which one
-thing lies below another. Reported are mean and standard deviation over seeds; "holds" wants the mean at least two standard
-errors above zero, "fails" the same below, and anything between is "undecided". STORIES260K is the folder of karpathy's
-tinyllamas model, TINYSTORIES a file of the text it was trained for. Runs are kept in the store.
+Claims on methods are in `claims_methods.py`, on data, tasks and size in `claims_data.py` (--about runs one of the two). Each claim is one
+number per seed, made so that the claim holds where it is above zero: mostly the percentage by which one thing lies below another. Reported
+are mean and standard deviation over seeds; "holds" wants the mean at least two standard errors above zero, "fails" the same below, and
+anything between is "undecided". STORIES260K is the folder of karpathy's tinyllamas model, TINYSTORIES a file of the text it was trained
+for, C4 a file of any other text. Runs are kept in the store.
 """
 
 import argparse
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+import claims_data
+import claims_methods
 import pandas as pd
+from claims_base import Claim, Results, verdict
 
 from analysis import paths
-from analysis.recipe import TRAINED, Recipe
 from analysis.study.sweep import Study, grid, run_study
 
-SHIN = ("LR", "BR", "BR+GP", "BR+GP+CR")
-CRITERIA = ("magnitude", "wanda", "sparsegpt")
-SIZES = ("unit=matrix", "unit=sub-block", "width=1", "width=2", "unit=model")
-RETRAINED = {  # with the learning rate that served each best on the lab's held-out stories, among 2e-4, 5e-4, 1e-3 and 4e-3
-    "retrain": 5e-4, "retrain[objective=distill]": 1e-3, "retrain[train=masklora]": 1e-3, "retrain[train=norms-biases]": 4e-3,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What is claimed, where, on what evidence, and how much of it there is in one seed's results (above 0: it holds)."""
-
-    text: str
-    source: str
-    evidence: str
-    unit: str
-    margin: Callable[["Results"], float]
-    guess: str = ""  # why it may not hold on models as small as these
-
-
-@dataclass(frozen=True)
-class Results:
-    """One seed's numbers, by recipe text without solver options."""
-
-    names: dict[str, str]
-    frames: Study
-    pattern: str
-    high: str
-    seed: int
-
-    def _rows(self, table: str, recipe: str) -> pd.DataFrame:
-        frame = getattr(self.frames, table)
-        return frame[(frame["recipe"] == self.names[recipe]) & (frame["seed"] == self.seed)]
-
-    def error(self, recipe: str, split: str = "calibration") -> float:
-        """Total relative error at the last block."""
-        rows = self._rows("blocks", recipe).query("kind == 'total' and split == @split")
-        return float(rows.loc[rows["block"].idxmax(), "relative_error"])
-
-    def ppl(self, recipe: str, split: str = "held-out", which: str = "pruned") -> float:
-        """Perplexity of the pruned model."""
-        return float(self._rows("perplexity", recipe).query("split == @split and which == @which")["perplexity"].iloc[0])
-
-    def layers(self, recipe: str) -> float:
-        """Mean over matrices of the layer error after the refinement over that before."""
-        rows = self._rows("layers", recipe)
-        return float((rows["error_after"] / rows["error_before"]).mean())
-
-    def memory(self, recipe: str) -> float:
-        """MiB the solver holds at most."""
-        return float(self._rows("cost", recipe)["solver_memory_mib"].max())
-
-
-def less(one: float, other: float) -> float:
-    """By how many percent `one` lies below `other`."""
-    return 100 * (1 - one / other)
-
-
-def spread(r: Results, method: str) -> float:
-    values = [r.ppl(f"{criterion}-{r.pattern} {method}") for criterion in CRITERIA]
-    return max(values) / min(values)
-
-
-def worst_step(r: Results, criterion: str) -> float:
-    errors = [r.error(f"{criterion}-{r.pattern} {method}") for method in SHIN]
-    return min(less(after, before) for before, after in zip(errors, errors[1:], strict=False))
-
-
-def size(r: Results, unit: str, method: str = "BR+GP") -> str:
-    return f"wanda-{r.pattern} {method}" if unit == "width=1" else f"wanda-{r.pattern} {method}[{unit}]"
-
-
-def refined(word: str, pattern: str, more: str = "") -> str:
-    """Wanda's mask refined; 300 iterations of Frank-Wolfe instead of the paper's 2,000."""
-    return f"wanda+{word}-{pattern}{f'[iterations=300{more}]' if word == 'fw' else ''} LR"
-
-
-def sub_block(r: Results) -> str:
-    return size(r, "unit=sub-block")
-
-
-P1, P2, FW, SW, PERP = "2406.15524", "2510.14444", "2510.13713", "2512.10922", "2312.15230"
-CLAIMS = [
-    *(Claim(f"{criterion}: calibration error falls at every step LR > BR > BR+GP > BR+GP+CR", P1, "tables 1 and 3, all models and criteria", "% below the step before, the smallest step",
-            lambda r, c=criterion: worst_step(r, c)) for criterion in CRITERIA),
-    *(Claim(f"{criterion}: BR+GP+CR takes at least 79 % off LR's calibration error", P1, "figures 5 and 6: 87-94 % (LLaMA-7B), 79-96 % (OPT-125M)", "points above 79 %",
-            lambda r, c=criterion: less(r.error(f"{c}-{r.pattern} BR+GP+CR"), r.error(f"{c}-{r.pattern} LR")) - 79) for criterion in CRITERIA),
-    *(Claim(f"{criterion}: BR lowers held-out perplexity below LR's", P1, "tables 1 and 3, all", "% lower",
-            lambda r, c=criterion: less(r.ppl(f"{c}-{r.pattern} BR"), r.ppl(f"{c}-{r.pattern} LR"))) for criterion in CRITERIA),
-    *(Claim(f"{criterion}: GP lowers held-out perplexity below BR's", P1, "tables 1 and 3, nearly all", "% lower",
-            lambda r, c=criterion: less(r.ppl(f"{c}-{r.pattern} BR+GP"), r.ppl(f"{c}-{r.pattern} BR")),
-            "Five or eight blocks leave less to undo than 12 or 32: the error that a block inherits grows with depth.") for criterion in CRITERIA),
-    Claim("CR overfits: its held-out error is above GP's though its calibration error is below", P1, "table 2: LLaMA-7B with Wanda 2.23 -> 2.48; OPT-125M the opposite, 0.0080 -> 0.0076", "% higher",
-          lambda r: -less(r.error(f"wanda-{r.pattern} BR+GP+CR", "held-out"), r.error(f"wanda-{r.pattern} BR+GP", "held-out")),
-          "A block of these models has at most 101,568 weights for 4,096 calibration tokens, 25 a token; one of LLaMA-7B had 202 million for 262,144, 772 a token. In the paper, too, the small model did not overfit."),
-    Claim("held-out error is above calibration error after reconstruction (BR+GP)", P1, "table 4: 4 times on LLaMA-7B, 1.0 times on OPT-125M (Wanda, C4)", "% higher",
-          lambda r: -less(r.error(f"wanda-{r.pattern} BR+GP", "held-out"), r.error(f"wanda-{r.pattern} BR+GP"))),
-    Claim("criteria lie closer together after reconstruction (largest over smallest perplexity)", P1 + ", " + P2, "table 1: 2.4 times with LR, 1.03 times with BR+GP", "% smaller ratio",
-          lambda r: less(spread(r, "BR+GP"), spread(r, "LR"))),
-    Claim("a matrix at a time is worse than a sub-block (BR+GP)", P2, "abstract of v3: the region must hold something non-linear", "% higher perplexity",
-          lambda r: -less(r.ppl(size(r, "unit=matrix")), r.ppl(sub_block(r)))),
-    Claim("sub-blocks are within 2 % of the best larger unit (BR+GP)", P2, "abstract of v2: quality nearly constant over unit sizes", "points below 2 %",
-          lambda r: 2 + less(r.ppl(sub_block(r)), min(r.ppl(size(r, unit)) for unit in SIZES[2:]))),
-    Claim("sub-blocks need less solver memory than the whole model retrained", P2, "abstracts: a fraction of the memory", "% less",
-          lambda r: less(r.memory(sub_block(r)), r.memory(f"wanda-{r.pattern} retrain"))),
-    Claim("sub-blocks are at least as good as MaskLoRA retraining at equal tokens", P2, "abstract of v2: matches it with a tenth of data and compute", "% lower perplexity",
-          lambda r: less(r.ppl(sub_block(r)), r.ppl(f"wanda-{r.pattern} retrain[train=masklora]"))),
-    Claim("sub-blocks are at least as good as full retraining at equal tokens", P2, "abstract of v1: better than full retraining", "% lower perplexity",
-          lambda r: less(r.ppl(sub_block(r)), r.ppl(f"wanda-{r.pattern} retrain"))),
-    Claim("sub-blocks with inputs and targets dense are within 2 % of sparse inputs and dense targets", P2, "default of its code", "points below 2 %",
-          lambda r: 2 + less(r.ppl(size(r, "unit=sub-block", "IR")), r.ppl(sub_block(r)))),
-    Claim("norms and biases alone recover half of the perplexity that pruning costs", PERP, "abstract: 0.01-0.05 % of parameters match full retraining on GPT models", "points above 50 %",
-          lambda r: 100 * recovered(r, "retrain[train=norms-biases]") - 50,
-          "A Llama has no biases, so norms alone are trained; the paper's GPT-type models have both, are larger, and were retrained on more text."),
-    Claim("MaskLoRA recovers as much as full retraining, within 10 points", PERP, "the same", "points within",
-          lambda r: 10 + 100 * (recovered(r, "retrain[train=masklora]") - recovered(r, "retrain"))),
-    *(Claim(f"{name} takes at least 20 % off Wanda's layer errors at {{{where}}}", source, evidence, "points above 20 %",
-            lambda r, w=word, k=where: 80 - 100 * r.layers(refined(w, getattr(r, k))),
-            "Small matrices: with 64 to 256 inputs Wanda's choice per row is already close to the best; Frank-Wolfe also protects 90 % of the kept weights and ran 300 iterations.")
-      for name, word, source, evidence in (("SparseFW", "fw", FW, "section 4: typically 20-40 %, up to 80 %"), ("SparseSwaps", "swaps", SW, "abstract: up to 60 %"))
-      for where in ("pattern", "high")),
-    *(Claim(f"{name} lowers perplexity below Wanda's at {{high}}", source, evidence, "% lower",
-            lambda r, w=word: less(r.ppl(refined(w, r.high)), r.ppl(f"wanda-{r.high} LR")))
-      for name, word, source, evidence in (("SparseFW", "fw", FW, "table 1, 60 %: five of six models"), ("SparseSwaps", "swaps", SW, "abstract"))),
-    Claim("SparseFW without protected weights is worse than Wanda in perplexity", FW, "section 2.3: though its layer errors are lower", "% higher",
-          lambda r: -less(r.ppl(refined("fw", r.high, ",protect=0.0")), r.ppl(f"wanda-{r.high} LR")),
-          "Protection guards against masks that fit the Gram matrix but not the model. With 32 windows for at most 256 inputs the Gram matrix is well known here, and a lower layer error is a better model."),
-    Claim("refinement still helps after reconstruction (swaps, BR+GP)", P2 + ", " + SW, "2510.14444: the criterion matters less once reconstruction is done", "% lower perplexity",
-          lambda r: less(r.ppl(f"wanda+swaps-{r.high} BR+GP"), r.ppl(f"wanda-{r.high} BR+GP"))),
-]  # fmt: skip
-
-
-def recovered(r: Results, method: str) -> float:
-    """Share of the log-perplexity that pruning costs which a method wins back."""
-    dense, plain = (math.log(r.ppl(f"wanda-{r.pattern} LR", which=which)) for which in ("dense", "pruned"))
-    return (plain - math.log(r.ppl(f"wanda-{r.pattern} {method}"))) / (plain - dense)
-
-
-def recipes(pattern: str, high: str, lr: float, epochs: int) -> dict[str, Recipe]:
-    """Every recipe the claims need, by its text without solver options."""
-    texts = [f"{criterion}-{pattern} {method}" for criterion in CRITERIA for method in SHIN]
-    texts += [f"wanda-{pattern} {method}[{unit}]" for method in ("BR+GP", "IR") for unit in SIZES if unit != "width=1"] + [f"wanda-{pattern} IR"]
-    texts += [f"wanda-{pattern} {method}" for method in RETRAINED]
-    texts += [refined(word, p) for word in ("swaps", "fw") for p in (pattern, high)] + [refined("fw", high, ",protect=0.0")]
-    texts += [f"wanda-{high} LR", f"wanda-{high} BR+GP", f"wanda+swaps-{high} BR+GP"]
-    rates = {f"wanda-{pattern} {method}": rate for method, rate in RETRAINED.items()}
-    return {text: with_options(text, rates.get(text, lr), epochs) for text in texts}
-
-
-def with_options(text: str, lr: float, epochs: int) -> Recipe:
-    recipe = Recipe.parse(text)
-    if recipe.solver.name not in TRAINED:
-        return recipe
-    options = f"epochs={epochs},lr={lr:g}"
-    return Recipe.parse(f"{text[:-1]},{options}]" if text.endswith("]") else f"{text}[{options}]")
-
-
-def verdict(values: pd.Series) -> str:
-    mean, error = values.mean(), values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return "holds" if mean > 2 * error else "fails" if mean < -2 * error else "undecided"
+ABOUT = ("methods", "data")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?")
-    parser.add_argument("--text", help="a text file; its first 80 %% calibrate, the rest is held out (default: the lab's stories)")
+    parser.add_argument("--about", choices=ABOUT, action="append", help="default both")
+    parser.add_argument("--text", help="a text file; its first 80 %% calibrate, the rest is held out (default: the lab's stories, and its mixture for claims on data)")
+    parser.add_argument("--wrong", default="lab:recipes", help="text of another kind; default lab:recipes")
     parser.add_argument("--separator")
     parser.add_argument("--pattern", default="50%")
     parser.add_argument("--high", default="60%")
@@ -201,58 +45,85 @@ def main() -> None:
     given = parser.parse_args()
     kept = paths.runs() / "claims"
     kept.mkdir(parents=True, exist_ok=True)
-    if given.model:
-        run(given, kept)
+    for about in (given.about or ABOUT) if given.model else ():
+        keep(given, about, kept)
     if given.write:
-        given.write.write_text(report(sorted(kept.glob("*.json"))), encoding="utf-8")
+        given.write.write_text(report(kept), encoding="utf-8")
 
 
-def run(given: argparse.Namespace, kept: Path) -> None:
-    chosen = recipes(given.pattern, given.high, given.lr, given.epochs)
-    calibration, held_out = (f"{given.text}[:80%]", f"{given.text}[80%:]") if given.text else ("lab:stories", "lab:stories/held-out")
+def keep(given: argparse.Namespace, about: str, kept: Path) -> None:
+    """Run what the claims of one kind need, print how they fare, and keep it as JSON."""
+    study, names, claims = (methods if about == "methods" else data)(given)
+    results = [Results(names, study, given.pattern, given.high, seed) for seed in given.seeds]
+    rows = [
+        {"claim": claim.text.format(pattern="the lower sparsity", high="the higher sparsity"), "source": claim.source, "evidence": claim.evidence, "unit": claim.unit, "guess": claim.guess,
+         "values": [claim.margin(result) if claim.only in ("", given.model) else math.nan for result in results]}
+        for claim in claims
+    ]  # fmt: skip
+    options = {key: getattr(given, key) for key in ("pattern", "high", "samples", "length", "lr", "epochs", "seeds")}
+    name = Path(given.model).name
+    (kept / f"{about}-{name}.json").write_text(json.dumps({"model": name, **options, "claims": rows}, indent=1), encoding="utf-8")
+    for row in rows:
+        values = pd.Series(row["values"])
+        print(f"{verdict(values):12} {values.mean():+9.2f} ± {values.std(ddof=1):6.2f}  {row['unit']:40} {row['claim']}")
+
+
+def methods(given: argparse.Namespace) -> tuple[Study, dict[str, str], list[Claim]]:
+    chosen = claims_methods.recipes(given.pattern, given.high, given.lr, given.epochs)
+    calibration, held_out = split(given, "lab:stories")
     study = run_study(grid(
         model=given.model, recipes=list(chosen.values()), calibration=calibration, held_out=[("held-out", held_out)], samples=given.samples,
         length=given.length, seeds=given.seeds, separator=given.separator,
     ))  # fmt: skip
-    names = {text: recipe.label for text, recipe in chosen.items()}
-    results = [Results(names, study, given.pattern, given.high, seed) for seed in given.seeds]
-    rows = [
-        {"claim": claim.text.format(pattern="the lower sparsity", high="the higher sparsity"), "source": claim.source, "evidence": claim.evidence, "unit": claim.unit, "guess": claim.guess,
-         "values": [claim.margin(result) for result in results]}
-        for claim in CLAIMS
-    ]  # fmt: skip
-    about = {key: getattr(given, key) for key in ("pattern", "high", "samples", "length", "lr", "epochs", "seeds")}
-    document = {"model": Path(given.model).name, **about, "claims": rows}
-    (kept / f"{Path(given.model).name}.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
-    for row in rows:
-        values = pd.Series(row["values"])
-        print(f"{verdict(values):10} {values.mean():+9.2f} ± {values.std(ddof=1):6.2f}  {row['unit']:40} {row['claim']}")
+    return study, {text: recipe.label for text, recipe in chosen.items()}, claims_methods.CLAIMS
 
 
-def report(files: list[Path]) -> str:
+def data(given: argparse.Namespace) -> tuple[Study, dict[str, str], list[Claim]]:
+    calibration, held_out = split(given, "lab:mixed")
+    common = {"length": given.length, "separator": given.separator, "seeds": given.seeds}
+    names, jobs = claims_data.jobs(given.model, given.pattern, calibration, held_out, given.wrong, lr=given.lr, epochs=given.epochs, **common)
+    return run_study(jobs), names, claims_data.CLAIMS
+
+
+def split(given: argparse.Namespace, lab: str) -> tuple[str, str]:
+    """Calibration and held-out source."""
+    return (f"{given.text}[:80%]", f"{given.text}[80%:]") if given.text else (lab, f"{lab}/held-out")
+
+
+def report(kept: Path) -> str:
     """The Markdown table: one row per claim, one column per model."""
-    documents = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    lines = ["# Claims of the papers, held against two models", ""]
-    lines += [
-        f"- **{d['model']}**: {d['pattern']} removed ({d['high']} where a row says \"higher sparsity\"), {d['samples']} windows of {d['length']} tokens, {d['epochs']} epochs at {d['lr']:g}, seeds {', '.join(map(str, d['seeds']))}"
-        for d in documents
-    ]
+    found = {about: [json.loads(file.read_text(encoding="utf-8")) for file in sorted(kept.glob(f"{about}-*.json"))] for about in ABOUT}
+    models = list(dict.fromkeys(d["model"] for documents in found.values() for d in documents))
+    lines = ["# Claims of the papers, held against models at hand", ""]
+    for about, documents in found.items():
+        lines += [
+            f"- **{d['model']}**, claims on {about}: {d['pattern']} removed{higher(d) if about == 'methods' else ''}, {d['length']} tokens a window, "
+            f"{d['epochs']} epochs at {d['lr']:g}, seeds {', '.join(map(str, d['seeds']))}"
+            for d in documents
+        ]
     lines += ["", "Numbers are margins: above zero the claim holds. Mean ± standard deviation over seeds; *undecided*: within two standard errors of zero.", ""]
-    lines += ["| claim | paper's evidence | margin in | " + " | ".join(d["model"] for d in documents) + " |", "|" + "---|" * (3 + len(documents))]
-    for index, first in enumerate(documents[0]["claims"]):
-        cells = []
-        for document in documents:
-            values = pd.Series(document["claims"][index]["values"])
-            cells.append(f"**{verdict(values)}** {values.mean():+.1f} ± {values.std(ddof=1):.1f}")
-        lines.append(f"| {first['claim']} ({first['source']}) | {first['evidence']} | {first['unit']} | {' | '.join(cells)} |")
-    lines += ["", "## Where a claim does not hold, a guess at why", ""]
+    lines += ["| claim | paper's evidence | margin in | " + " | ".join(models) + " |", "|" + "---|" * (3 + len(models))]
     guesses: dict[str, list[str]] = {}
-    for index, first in enumerate(documents[0]["claims"]):
-        where = [d["model"] for d in documents if verdict(pd.Series(d["claims"][index]["values"])) != "holds"]
-        if where:
-            guesses.setdefault(first["guess"] or "No guess.", []).append(f"{first['claim']} ({', '.join(where)})")
+    for documents in found.values():
+        for index, first in enumerate(documents[0]["claims"] if documents else ()):
+            values = {d["model"]: pd.Series(d["claims"][index]["values"], dtype=float) for d in documents}
+            cells = [cell(values.get(model)) for model in models]
+            lines.append(f"| {first['claim']} ({first['source']}) | {first['evidence']} | {first['unit']} | {' | '.join(cells)} |")
+            if where := [model for model, some in values.items() if verdict(some) in ("fails", "undecided")]:
+                guesses.setdefault(first["guess"] or "No guess.", []).append(f"{first['claim']} ({', '.join(where)})")
+    lines += ["", "## Where a claim does not hold, a guess at why", ""]
     lines += [f"- {'; '.join(claims)}. {guess}" for guess, claims in guesses.items()]
     return "\n".join(lines) + "\n"
+
+
+def higher(document: dict) -> str:
+    return f" ({document['high']} where a row says \"higher sparsity\") with {document['samples']} windows"
+
+
+def cell(values: pd.Series | None) -> str:
+    if values is None or values.isna().all():
+        return "not measured"
+    return f"**{verdict(values)}** {values.mean():+.1f} ± {values.std(ddof=1):.1f}"
 
 
 if __name__ == "__main__":
