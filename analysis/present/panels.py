@@ -9,18 +9,20 @@ from math import log10
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.transforms import Bbox
 
-from analysis.present.style import CRITERIA, LEVELS, WIDTH, Look, looks, say_method, say_split
+from analysis.present.style import CRITERIA, LEVELS, WIDTH, Look, looks, say_count, say_method, say_split
 
 KIND_TITLES = {
     "total": "total\ndense vs sparse stream",
     "inherited": "inherited\ndense block on both streams",
     "local": "local\npruned vs dense block",
 }
-LEGEND_LETTERS = 105  # what a row of the legend holds, handles counted as six
+BESIDE = [(5, 0), (-5, 0), (0, 5), (0, -5), (4, 4), (-4, 4), (4, -4), (-4, -4)]  # points right of and above a marker
 PRICES = {"tokens": "tokens in training", "solve_seconds": "seconds in the solver"}
 Panels = dict[tuple, Axes]
 
@@ -76,6 +78,56 @@ def category_axis(ax: Axes, words: Sequence[str], *, rotation: float = 0) -> Non
     ax.set_xlim(-0.5, len(words) - 0.5)
 
 
+def category_rows(ax: Axes, words: Sequence[str]) -> None:
+    """A y axis of words, the first one on top, with lines across to read them by."""
+    ax.yaxis.set_major_locator(FixedLocator(range(len(words))))
+    ax.set_yticklabels(words)
+    ax.set_ylim(len(words) - 0.5, -0.5)
+
+
+def size_axis(ax: Axes, sizes: Sequence[float]) -> None:
+    """A log x axis with a tick at each of the sizes (numbers of weights) and nowhere else, as in "393 k"."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator(sorted(set(sizes))))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: say_count(value)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.margins(x=0.12)
+
+
+def draw_named(ax: Axes, table: pd.DataFrame, x: str, name: str, known: Mapping[str, Look], kind: str) -> None:
+    """One line for each value of column `name`, drawn as `known` says, with its band over seeds."""
+    for value, rows in table.groupby(name, sort=False):
+        look = known[value]
+        ax.plot(rows[x], rows["value"], color=look.color, marker=look.marker, linestyle=look.line, zorder=3, gid=f"{kind} {value}")
+        if rows["seeds"].max() > 1:
+            ax.fill_between(rows[x], rows["value"] - rows["std"], rows["value"] + rows["std"], color=look.color, alpha=0.15, linewidth=0, zorder=2)
+
+
+def handle(look: Look, word: str, **more) -> Line2D:
+    """An entry of a legend."""
+    return Line2D([], [], **({"color": look.color, "marker": look.marker, "linestyle": look.line} | more), label=word)
+
+
+def label_points(ax: Axes, x: Sequence[float], y: Sequence[float], words: Sequence[str]) -> None:
+    """Each word beside its point, in the first of eight places where it covers no point, no other word and no edge, else in the first.
+
+    For a panel whose layout is settled: after `finish`.
+    """
+    at = ax.transData.transform(list(zip(x, y, strict=True)))
+    taken = [Bbox.from_bounds(px - 4, py - 4, 8, 8) for px, py in at]
+    for px, py, word in zip(x, y, words, strict=True):
+        text = ax.annotate(word, (px, py), xytext=BESIDE[0], textcoords="offset points", fontsize=7.5, zorder=5)
+        for dx, dy in BESIDE:
+            text.set(position=(dx, dy), ha=("right", "center", "left")[1 + (dx > 0) - (dx < 0)], va=("top", "center", "bottom")[1 + (dy > 0) - (dy < 0)])
+            box = text.get_window_extent()
+            inside = ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1 and ax.bbox.y0 <= box.y0 and box.y1 <= ax.bbox.y1
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+        else:
+            text.set(position=BESIDE[0], ha="left", va="center")
+        taken.append(text.get_window_extent())
+
+
 def log_scale(axes: Iterable[Axes], axis: str = "y") -> None:
     """A log scale (of y or x) for panels that share it, with plain numbers at as many steps as its range asks for."""
     axes = list(axes)
@@ -83,11 +135,11 @@ def log_scale(axes: Iterable[Axes], axis: str = "y") -> None:
         ax.set(**{f"{axis}scale": "log"})
     low, high = axes[0].get_ylim() if axis == "y" else axes[0].get_xlim()
     decades = log10(high / low)
-    fine = tuple(1 + step / 10 for step in range(90)) if decades < 0.2 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8) if decades < 0.4 else (1, 1.5, 2, 3, 4, 5, 7)
+    fine = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8) if decades < 0.4 else (1, 1.5, 2, 3, 4, 5, 7)
     steps = fine if decades < 0.8 else (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)
     for ax in axes:
         along = ax.yaxis if axis == "y" else ax.xaxis
-        along.set_major_locator(LogLocator(subs=steps, numticks=20))
+        along.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]) if decades < 0.2 else LogLocator(subs=steps, numticks=20))
         along.set_major_formatter(FuncFormatter(plain_number))
         along.set_minor_locator(NullLocator())
 
@@ -98,6 +150,12 @@ def number_axis(ax: Axes, numbers: Sequence[int]) -> None:
     ax.xaxis.set_major_locator(FixedLocator(numbers))
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.xaxis.set_minor_locator(NullLocator())
+
+
+def plain_axis(axis: Axis) -> None:
+    """Plain numbers at a handful of places: as many whatever the size of the panel, since the room for them is taken before its size is settled."""
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(plain_number))
 
 
 def plain_number(value: float, _position=None) -> str:
@@ -125,11 +183,21 @@ def finish(fig: Figure, methods: Mapping[str, Look], notes: Sequence[Line2D] = (
     """
     handles = [Line2D([], [], color=look.color, marker=look.marker, linestyle=look.line, label=say_method(name)) for name, look in methods.items()]
     handles += notes
-    letters = sum(len(handle.get_label()) + 6 for handle in handles)
-    rows = -(-letters // LEGEND_LETTERS)
-    fig.legend(handles=handles, loc="outside upper center", ncols=-(-len(handles) // rows), columnspacing=1.4, handlelength=2.0)
+    if handles:
+        _legend(fig, handles)
     fig.draw_without_rendering()
     fig.set_layout_engine("none")
+
+
+def _legend(fig: Figure, handles: Sequence[Line2D]) -> None:
+    """The handles above all panels, row by row, in as few rows as the figure is wide for."""
+    for rows in range(1, len(handles) + 1):
+        columns = -(-len(handles) // rows)
+        read = [handles[place] for column in range(columns) for place in range(column, len(handles), columns)]  # matplotlib fills column by column
+        legend = fig.legend(handles=read, loc="outside upper center", ncols=columns, columnspacing=1.4, handlelength=2.0)
+        if columns == 1 or legend.get_window_extent().width <= fig.bbox.width:
+            return
+        legend.remove()
 
 
 def say(column: str, value) -> str:

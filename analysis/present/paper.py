@@ -2,7 +2,9 @@
 
 50 % unstructured sparsity, 256 calibration sequences of 1,024 tokens of C4. `RESULTS` holds tables 1 and 3: the error at the
 last block on the calibration data (mean squared difference, not divided by anything) and perplexity; `CALIBRATION_AND_TEST`
-holds tables 2 and 4: the same error on calibration and on three test texts. Beside other models only ratios compare fairly.
+holds tables 2 and 4: the same error on calibration and on three test texts; `ACCURACY` the mean of tables 1 and 3 over seven zero-shot tasks
+(BoolQ, RTE, HellaSwag, WinoGrande, ARC-e, ARC-c, OpenbookQA), in per cent; `DENSE` what the untouched models reach; `PRUNABLE` their prunable
+weights, from their architectures. Beside other models only ratios compare fairly.
 
 `REFINED` is table 1 of "Don't Be Greedy, Just Relax! Pruning LLMs via Frank-Wolfe" (SparseFW, 2510.13713): WikiText perplexity with the
 criterion's mask ("none") and with Frank-Wolfe's ("fw"), no reconstruction, 256 sequences of 2,048 tokens of C4, 2,000 iterations.
@@ -34,6 +36,20 @@ _GAP = {
         "magnitude": [(0.63, 2.42, 2.72, 2.21), (0.46, 2.55, 3.03, 2.40)],
     },
 }
+_ACCURACY = {
+    "LLaMA-7B": {
+        "sparsegpt": [(55.49,), (54.76,), (54.94,), (55.07,)],
+        "wanda": [(54.24,), (55.14,), (56.22,), (55.94,)],
+        "magnitude": [(46.93,), (52.43,), (54.65,), (53.85,)],
+    },
+    "OPT-125M": {
+        "sparsegpt": [(38.00,), (37.80,), (37.58,), (37.77,)],
+        "wanda": [(37.73,), (37.50,), (37.89,), (37.24,)],
+        "magnitude": [(37.30,), (37.60,), (37.85,), (37.26,)],
+    },
+}
+DENSE = {"LLaMA-7B": {"wikitext2": 5.68, "accuracy": 60.00}, "OPT-125M": {"wikitext2": 27.66, "accuracy": 37.75}}
+PRUNABLE = {"OPT-125M": 12 * (4 * 768**2 + 2 * 768 * 3072), "LLaMA-7B": 32 * (4 * 4096**2 + 3 * 4096 * 11008)}
 
 _REFINED_MODELS = ("Gemma2-9B", "Yi-1.5-9B", "DeepSeek-7B", "Qwen2.5-7B", "Qwen2.5-14B", "LLaMA-3.1-8B")
 _REFINED = {  # (pattern, criterion): mask as chosen, refined
@@ -58,6 +74,7 @@ def _table(numbers: dict, methods: list[str], columns: list[str]) -> pd.DataFram
 
 RESULTS = _table(_RESULTS, ["LR", "BR", "BR+GP", "BR+GP+CR"], ["error", "wikitext2", "ptb", "c4"])
 CALIBRATION_AND_TEST = _table(_GAP, ["BR+GP", "BR+GP+CR"], ["calibration", "wikitext2", "ptb", "c4"])
+ACCURACY = _table(_ACCURACY, ["LR", "BR", "BR+GP", "BR+GP+CR"], ["accuracy"])
 MODELS = ("OPT-125M", "LLaMA-7B")
 REFINED = pd.DataFrame(
     [

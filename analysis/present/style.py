@@ -83,6 +83,14 @@ SPOKEN = {  # methods whose text form is too long for a legend
 LEVELS = ("dense", "LR")  # what no figure of costs gives an x of its own: nothing is trained
 OTHERS = [Look(color, marker, (0, (4, 1.5))) for color, marker in [("#A0A0A0", "d"), ("#D4C400", "8"), ("#6A3D9A", "4")]]
 CRITERIA = {"magnitude": "Magnitude", "wanda": "Wanda", "ria": "RIA", "sparsegpt": "SparseGPT", "random": "Random"}
+CRITERION_LOOKS = {
+    "magnitude": Look("#D55E00", "v", "-"),
+    "wanda": Look("#0072B2", "o", "-"),
+    "ria": Look("#E69F00", "^", "-"),
+    "sparsegpt": Look("#009E73", "s", "-"),
+    "random": Look("#777777", "X", "-"),
+}
+SOURCES = [Look(color, marker, "-") for color, marker in [("#0072B2", "o"), ("#009E73", "s"), ("#D55E00", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#777777", "P")]]
 REFINEMENTS = {"none": Look("#4D4D4D", "", "-"), "swaps": Look("#0072B2", "", "-"), "fw": Look("#E69F00", "", "-")}
 REFINEMENT_NAMES = {"none": "mask as chosen", "swaps": "SparseSwaps", "fw": "SparseFW"}
 
@@ -90,6 +98,34 @@ REFINEMENT_NAMES = {"none": "mask as chosen", "swaps": "SparseSwaps", "fw": "Spa
 def say_split(split: str) -> str:
     """How figures and findings write a split: "calibration", or "held-out" and the text's own name."""
     return split if split == CALIBRATION else f"held-out {split.removeprefix('lab:').removesuffix('/held-out')}"
+
+
+def say_source(source: str) -> str:
+    """How figures and findings write a source of text: without the lab's prefix, without folders; none at all is more training on the same text."""
+    if not source:
+        return "nothing, more epochs"
+    if source == "self" or source.startswith("self:"):
+        return "self-generated" + source.removeprefix("self").replace(":", ", ", 1).replace("lab:", "")
+    words = source.replace("lab:", "")
+    return words if source.startswith(("lab:", "hub:")) else words.replace("\\", "/").rpartition("/")[2]
+
+
+def source_looks(sources: Iterable[str]) -> dict[str, Look]:
+    """The look of each source of text, in the order given; from the seventh on the looks repeat."""
+    return {source: SOURCES[i % len(SOURCES)] if source else Look("#000000", "x", "") for i, source in enumerate(dict.fromkeys(sources))}
+
+
+def say_model(model: str) -> str:
+    """How figures and findings write a model: as typed for the lab's, else without folders or owner."""
+    return model if model.partition("/")[0] == "lab" else model.rstrip("/").rpartition("/")[2]
+
+
+def say_count(number: float) -> str:
+    """A large number as k, M or B with three figures: 393216 is "393 k"."""
+    for size, letter in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:g}"
 
 
 def unit_order(units: Iterable[str]) -> list[str]:

@@ -35,12 +35,13 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFra
 
 
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by pattern, criterion, split, kind, method, refinement, unit (all in their own order), then by the numbers."""
+    """Rows by measure, pattern, criterion, split, kind, method, refinement, unit, added text (all in their own order), then by the numbers."""
     orders = {
-        "pattern": [], "criterion": list(CRITERIA), "split": [CALIBRATION], "kind": list(KINDS), "method": list(METHODS), "streams": list(METHODS),
+        "measure": [], "pattern": [], "criterion": list(CRITERIA), "split": [CALIBRATION], "kind": list(KINDS), "method": list(METHODS), "streams": list(METHODS),
         "refinement": list(REFINEMENTS), "granularity": unit_order(table.get("granularity", [])),
+        "calibration": [], "added": [],
     }  # fmt: skip
-    keys = [name for name in (*orders, "samples", "epochs", "block", "epoch") if name in table]
+    keys = [name for name in (*orders, "samples", "added_samples", "weights", "epochs", "block", "epoch") if name in table]
 
     def rank(column: pd.Series) -> pd.Series:
         known = orders.get(column.name)

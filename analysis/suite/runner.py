@@ -4,6 +4,7 @@ A notebook that fails keeps its executed copy, error included, and the others st
 which failed, in which cell, and why. Results are kept by the package's store, so a second run only reads them.
 """
 
+import logging
 import os
 import re
 import tempfile
@@ -82,6 +83,7 @@ def run_notebook(one: Plan, path: Path, *, progress: bool = False) -> NotebookRu
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of values with "=" in them, which it cannot read; `suite` has read them
     path.parent.mkdir(parents=True, exist_ok=True)
     start, error = time.perf_counter(), ""
     shown = {"desc": f"  {one.name}", "leave": False, "position": 1, "dynamic_ncols": True} if progress else False

@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 
 from analysis.records import conform, study_columns
-from analysis.study.choices import recipes
+from analysis.study.choices import grids, recipes
 from analysis.study.sweep import grid
 
 METHODS = {"LR": 1.0, "BR": 0.45, "BR+GP": 0.25, "BR+GP+CR": 0.17}
+TASKS = ("lab:yes-no", "lab:entailment")
 CRITERIA = {"magnitude": 2.2, "wanda": 1.0, "sparsegpt": 0.8}
+SIZES = {"lab/small": 100, "lab": 1000, "lab/large": 3000}  # rows of a made-up matrix
 SPLITS = {"calibration": 1.0, "stories": 1.3, "entries": 2.1}
 
 
@@ -25,7 +27,8 @@ def jobs(samples=(8, 32, 128), seeds=(0, 1)):
                     recipe = f"{criterion}-50% {method}"
                     yield {"run": f"{recipe} {count} {seed}", "model": "lab", "recipe": recipe, "criterion": criterion, "refinement": "none",
                            "pattern": "50%", "method": method, "granularity": "2 blocks, overlap 1" if "CR" in method else "1 block", "student": "sparse",
-                           "target": "dense" if "GP" in method else "sparse", "samples": count, "length": 128, "seed": seed}  # fmt: skip
+                           "target": "dense" if "GP" in method else "sparse", "calibration": "lab:stories", "samples": count, "added": "", "added_samples": 0,
+                           "length": 128, "seed": seed}  # fmt: skip
 
 
 def level(job, split, noise):
@@ -79,14 +82,26 @@ def steps() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def made_up(*words):
+    """A number between 0 and 1 that is always the same for the same words."""
+    return zlib.crc32(repr(words).encode()) % 1000 / 1000
+
+
 def study(made, samples=(32,), seeds=(0, 1), blocks=3):
-    """The tables that runs of the recipes `made` could have left; every number a function of the recipe, the seed and the split alone."""
-    rows = {name: [] for name in ("blocks", "steps", "layers", "cost", "perplexity")}
-    for job in grid(model="lab", recipes=made, samples=list(samples), seeds=list(seeds), calibration="lab:stories", length=128):
+    """`leave` for every recipe of `made` on one model and text."""
+    return leave(grid(model="lab", recipes=made, samples=list(samples), seeds=list(seeds), calibration="lab:stories", length=128), blocks)
+
+
+def leave(jobs, blocks=3):
+    """The tables that jobs could have left; every number a function of the job and the split alone."""
+    rows = {name: [] for name in ("blocks", "steps", "layers", "matrices", "cost", "perplexity", "texts", "zero_shot")}
+    for job in jobs:
         run = f"prune-{zlib.crc32(str(job).encode()):08x}"
         front, solver, unit = job.columns(run), job.recipe.solver, job.recipe.unit
         trained = solver.name in ("gradient", "retrain")
         quality = zlib.crc32(job.recipe.label.encode()) % 1000 / 1000 + 10 / job.samples
+        if job.model != "lab" or job.calibration != "lab:stories" or job.added_samples:
+            quality += made_up(job.model, job.calibration, job.added, job.added_samples, job.seed)
         for split, shift in {"calibration": 0.0, "lab:stories/held-out": 0.3, "lab:entries/held-out": 0.9}.items():
             value = 2 + shift + 0.5 * quality + 0.01 * job.seed
             for which, number in {"dense": 1.8 + shift, "pruned": value}.items():
@@ -104,6 +119,15 @@ def study(made, samples=(32,), seeds=(0, 1), blocks=3):
             epochs = solver.epochs if trained else 1
             rows["cost"].append({**stage, "unit": visit, "stage": "solve", "seconds": 0.1 * epochs * job.samples / width, "solver_memory_mib": 10.0 * width + visit,
                                  "tokens": 128 * job.samples * epochs, "trainable_parameters": 1000})  # fmt: skip
+        rows["matrices"] += [{**front, "block": block, "matrix": "mlp.up", "rows": SIZES[job.model], "columns": 100, "kept": 50 * SIZES[job.model], "sparsity": 0.5}
+                             for block in range(blocks)]  # fmt: skip
+        for block in range(blocks):
+            for split in ("lab:stories/held-out", "lab:entries/held-out"):
+                rows["texts"].append({**front, "block": block, "split": split, "distance": made_up(job.calibration, job.seed, split) + block})
+        for number, task in enumerate(job.tasks):
+            for which, accuracy in {"dense": 0.8 - 0.1 * number, "pruned": 0.4 + 0.3 * made_up(job.recipe.label, job.calibration, job.added_samples and job.added, job.added_samples, task)}.items():
+                rows["zero_shot"].append({**front, "task": task, "which": which, "documents": 100, "choices": 2.0 + number, "chance": 1 / (2 + number),
+                                          "accuracy": accuracy, "standard_error": (accuracy * (1 - accuracy) / 100) ** 0.5})  # fmt: skip
         for block in range(blocks if job.recipe.refinement.name != "none" else 0):
             rows["layers"].append({**front, "block": block, "matrix": "mlp.up", "action": job.recipe.refinement.name, "error_before": 2.0,
                                    "error_after": 1.0 + 0.1 * block + 0.05 * job.seed, "steps": 3})  # fmt: skip
@@ -115,6 +139,30 @@ def sizes():
     """Methods by unit, and the closed form in its three kinds."""
     methods = ["LR", "BR", "BR+GP", "IR", "ridge", "ridge[target=dense]", "ridge[student=dense,target=dense]"]
     return study(recipes(["wanda"], "50%", methods, units=["model", "2", "sub-block", "1", "matrix"], epochs=2))
+
+
+@pytest.fixture(scope="session")
+def mixed():
+    """Windows added from four sources, calibration on five, both with tasks asked."""
+    common = {"model": "lab", "recipes": recipes(["wanda"], "50%", ["BR+GP", "BR+GP+CR"], epochs=1), "samples": 8, "length": 128, "seeds": (0, 1)}
+    more = grids("added", ["self", "lab:stories", "lab:recipes", "self:top-k=50"], added_samples=[0, 8, 32], calibration="lab:stories", tasks=TASKS, **common)
+    own = grids("calibration", ["lab:stories", "lab:entries", "lab:news", "self", "lab:recipes"], tasks=TASKS, **common)
+    return leave([*more, *own])
+
+
+@pytest.fixture(scope="session")
+def models():
+    """Criteria and methods on three sizes of model."""
+    chosen = recipes(["magnitude", "wanda"], "50%", ["LR", "BR+GP", "BR+GP+CR"], epochs=1)
+    return leave(grids("model", ["lab/large", "lab", "lab/small"], recipes=chosen, samples=8, length=128, seeds=(0, 1), calibration="lab:stories"))
+
+
+@pytest.fixture(scope="session")
+def asked():
+    """Many recipes that were asked tasks, one of them with windows added too."""
+    common = {"model": "lab", "samples": 8, "length": 128, "seeds": (0, 1), "calibration": "lab:stories", "tasks": TASKS}
+    many = grid(recipes=recipes(["magnitude", "wanda"], ["50%", "2:4"], ["LR", "BR", "BR+GP"], epochs=1), **common)
+    return leave([*many, *grid(recipes=recipes(["wanda"], "50%", ["BR+GP"], epochs=1), added="self", added_samples=16, **common)])
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,16 @@ import pytest
 
 from analysis import paths
 from analysis.errors import UsageError
-from analysis.present import plots, tables, widgets
+from analysis.present import data, plots, scale, tables, widgets, zero_shot
+from analysis.present.ends import ends
 from analysis.present.style import METHODS, OTHERS, SPOKEN, looks, provenance, save_figure
 
 
 @pytest.fixture(scope="session")
-def made(blocks, perplexity, steps, sizes, masks, spent):
+def made(blocks, perplexity, steps, sizes, masks, spent, mixed, models, asked):
     """Every kind of figure: name -> (plot, figure, its table, the table's x column, options)."""
+    final, grown, answered = (ends(some.blocks, some.perplexity, some.zero_shot) for some in (mixed, models, asked))
+    added = data.added(final[final["calibration"] == "lab:stories"])
     one_size = blocks[blocks["samples"] == 32]
     few = steps[steps["samples"] != 32]
     drawn = {
@@ -31,12 +34,21 @@ def made(blocks, perplexity, steps, sizes, masks, spent):
         "layers": (plots.plot_layers, tables.layer_changes(masks.layers), "block", {}),
         "budget": (plots.plot_budget, tables.choose(tables.budgets(spent.perplexity, spent.steps, spent.cost), samples=8), "tokens", {}),
         "more": (plots.plot_more_text, tables.budgets(spent.perplexity, spent.steps, spent.cost, split="lab:stories/held-out"), "samples", {}),
+        "added": (data.plot_added, tables.choose(added, method="BR+GP+CR"), "added_samples", {}),
+        "settings": (data.plot_settings, tables.choose(added, added_samples=8), "value", {}),
+        "representatives": (data.plot_representatives, data.representatives(final[final["method"] == "BR+GP"], mixed.texts, mixed.perplexity), "distance", {}),
+        "overfitting": (scale.plot_overfitting, scale.overfitting(grown, models.matrices), "weights", {}),
+        "overlap": (scale.plot_overlap, scale.overlap(grown, models.matrices), "weights", {}),
+        "criteria by size": (scale.plot_criteria_gap, scale.damage(grown, models.matrices), "weights", {}),
+        "scores": (zero_shot.plot_scores, zero_shot.scores(answered, asked.zero_shot), "perplexity", {}),
+        "tasks": (zero_shot.plot_tasks, zero_shot.by_task(asked.zero_shot), "task", {}),
     }
     return {name: (plot, plot(table, **options), table, x, options) for name, (plot, table, x, options) in drawn.items()}
 
 
 LINES = ["total", "parts", "sizes", "epochs"]
-NAMES = [*LINES, "granularity", "cost", "criteria", "layers", "budget", "more"]
+SUBJECTS = ["added", "settings", "representatives", "overfitting", "overlap", "criteria by size", "scores", "tasks"]
+NAMES = [*LINES, "granularity", "cost", "criteria", "layers", "budget", "more", *SUBJECTS]
 
 
 def points(fig, kind="method"):
@@ -137,7 +149,7 @@ def test_more_text_has_a_panel_for_every_number_of_epochs(made):
     assert sorted(points(fig)) == sorted(expected) and [ax.get_title() for ax in fig.axes[:2]] == ["1 epoch", "4 epochs"]
 
 
-@pytest.mark.parametrize("name", [*LINES, "cost", "criteria"])
+@pytest.mark.parametrize("name", [*LINES, "cost", "criteria", *SUBJECTS])
 def test_the_same_table_gives_the_same_bytes_also_of_a_figure_shown_before(made, name, tmp_path, blocks):
     plot, _, table, _, options = made[name]
     for folder in ("one", "two"):

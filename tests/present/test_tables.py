@@ -86,7 +86,7 @@ def test_units_count_from_the_back_for_every_method(steps):
 def test_cost_is_summed_within_a_run_and_averaged_over_runs():
     stages = [("solve", 4.0, 100.0, 1000, 50), ("solve", 6.0, 300.0, 1000, 70), ("record", 1.0, 200.0, 900, 0)]
     job = {"model": "lab", "recipe": "r", "criterion": "wanda", "refinement": "none", "pattern": "50%", "method": "BR",
-           "granularity": "1 block", "student": "sparse", "target": "sparse", "samples": 8, "length": 64, "seed": 0}  # fmt: skip
+           "granularity": "1 block", "student": "sparse", "target": "sparse", "calibration": "lab:stories", "samples": 8, "added": "", "added_samples": 0, "length": 64, "seed": 0}  # fmt: skip
     rows = [
         {**job, "run": run, "unit": unit, "stage": stage, "seconds": factor * seconds, "peak_memory_mib": factor * memory, "solver_memory_mib": 1.0, "tokens": tokens, "trainable_parameters": count}
         for run, factor in (("a", 1), ("b", 3))

@@ -1,10 +1,11 @@
-"""From a notebook's parameters to recipes and labelled texts."""
+"""From a notebook's parameters to recipes, jobs and labelled texts."""
 
 import pytest
 
 from analysis.errors import RecipeError, UsageError
 from analysis.recipe import Recipe
-from analysis.study.choices import closed_forms, labelled, recipes, retrained
+from analysis.study.choices import closed_forms, grids, labelled, recipes, retrained
+from analysis.study.sweep import grid
 
 
 def test_every_criterion_with_every_method_and_the_solver_where_there_is_one():
@@ -94,3 +95,14 @@ def test_texts_by_the_name_tables_give_them():
     assert labelled(["lab:stories/held-out", "corpus/a.txt[80%:]"]) == {"lab:stories/held-out": "lab:stories/held-out", "a.txt[80%:]": "corpus/a.txt[80%:]"}
     with pytest.raises(UsageError, match="same name"):
         labelled(["one/a.txt", "two/a.txt"])
+
+
+def test_one_grid_after_another_for_every_value():
+    common = {"recipes": ["wanda-50% LR", "wanda-50% BR"], "samples": 4, "seeds": [0, 1], "calibration": "lab:mixed", "length": 16}
+    made = grids("added", ["self", "lab:recipes"], model="lab", added_samples=[0, 8], **common)
+    assert made == grid(model="lab", added="self", added_samples=[0, 8], **common) + grid(model="lab", added="lab:recipes", added_samples=[0, 8], **common)
+    assert [job.model for job in grids("model", ["lab/small", "lab"], **common)] == ["lab/small"] * 4 + ["lab"] * 4
+    with pytest.raises(UsageError, match="no model given"):
+        grids("model", [], **common)
+    with pytest.raises(UsageError, match="unknown register 'rhymes'"):
+        grids("added", ["lab:mixed", "lab:rhymes"], model="lab", **common)
