@@ -23,8 +23,8 @@ def jobs(model: str, pattern: str, calibration: str, held_out: str, wrong: str, 
         found += grid(model=model, recipes=recipe, samples=16, added=source, added_samples=counts, **asked, **base)
     if model == "lab":
         found += grid(model=model, recipes=list(chosen.values()), samples=32, **asked, **base)
-        sized = [recipe for text, recipe in chosen.items() if not text.endswith(" BR")]
-        found += [job for size in SIZES if size != "lab" for job in grid(model=size, recipes=sized, samples=32, **base)]
+        sized = [recipe for text, recipe in chosen.items() if not text.endswith(" BR") and ("wanda" in text or "CR" not in text)]
+        found += [job for size in (SIZES[0], SIZES[-1]) for job in grid(model=size, recipes=sized, samples=16, **base | {"held_out_samples": 32})]
     return {text: recipe.label for text, recipe in chosen.items()}, found
 
 
@@ -55,19 +55,19 @@ def held_out_error(r: Results, recipe: str) -> float:
 
 def overfit(r: Results, size: str, method: str = "BR+GP+CR") -> float:
     """Held-out error over calibration error, Wanda's mask."""
-    r, recipe = r.at(model=size, samples=32), f"wanda-{r.pattern} {method}"
+    r, recipe = r.at(model=size, samples=16), f"wanda-{r.pattern} {method}"
     return held_out_error(r, recipe) / r.error(recipe)
 
 
 def spread(r: Results, size: str, method: str) -> float:
     """Perplexity of the worst criterion over that of the best."""
-    values = [r.at(model=size, samples=32).ppl(f"{criterion}-{r.pattern} {method}") for criterion in CRITERIA]
+    values = [r.at(model=size, samples=16).ppl(f"{criterion}-{r.pattern} {method}") for criterion in CRITERIA]
     return max(values) / min(values)
 
 
 def gain_of_cr(r: Results, size: str) -> float:
     """By how many percent CR lowers the held-out error of BR+GP."""
-    r = r.at(model=size, samples=32)
+    r = r.at(model=size, samples=16)
     return less(held_out_error(r, f"wanda-{r.pattern} BR+GP+CR"), held_out_error(r, f"wanda-{r.pattern} BR+GP"))
 
 
