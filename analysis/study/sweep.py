@@ -187,10 +187,12 @@ class Study:
     blocks: pd.DataFrame
     steps: pd.DataFrame
     matrices: pd.DataFrame
+    structures: pd.DataFrame
     layers: pd.DataFrame
     cost: pd.DataFrame
     perplexity: pd.DataFrame
     texts: pd.DataFrame
+    size: pd.DataFrame
     zero_shot: pd.DataFrame
     numerics: pd.DataFrame
     provenance: dict[str, Any]  # runs: run name -> job, versions, time, and where its windows come from
