@@ -38,7 +38,7 @@ from analysis.reconstruction.problems import moments, problem, retraining
 from analysis.reconstruction.repairs import reads_two_streams
 from analysis.reconstruction.streams import advance, input_statistics, open_streams
 from analysis.reconstruction.units import Visit, visits
-from analysis.records import CALIBRATION, TABLES, validate
+from analysis.records import CALIBRATION, validate
 from analysis.text.windows import Windows, disjoint
 from analysis.walk import Walk, generator
 from analysis.whole import choose_first, make_biases, open_structures, remove_structures
@@ -126,11 +126,12 @@ def prune(
     ours = None if found is None else structures_of_copy(found, pruned)
     walk = Walk(recipe, dense, pruned, dense_model, pruned_model, calibration_streams, shown, held_out_streams, meter, precision, measure, ours)
     if found is not None:
-        choose_first(walk, found, calibration)
         make_biases(walk)
-    opening = len(meter.rows)
     keeper = None if checkpoint is None else Checkpoint(Path(checkpoint), _identity(walk, dense_model, fingerprint, calibration, held_out))
     done = _resume(walk, keeper, plan) if keeper else 0
+    if recipe.masks_first and not walk.chosen:
+        choose_first(walk, found, calibration)
+    opening = len(meter.rows)
     with bar(total=len(plan), desc=recipe.label, unit="unit") as progress:
         progress.update(done)
         for visit in plan[done:]:
@@ -313,7 +314,8 @@ def _visit_tensors(walk: Walk, visit: Visit) -> dict[str, Tensor]:
         tensors = {f"{block.name}.{name}": p for block in blocks for name, p in block.module.named_parameters()}
     masks = {f"mask:{name}": walk.masks[name] for index in visit.blocks for name in walk.names(index)}
     consumers = [pair.name for pair in walk.found or () if pair.block in visit.blocks]
-    return tensors | masks | {f"structures:{name}": walk.structures[name] for name in consumers}
+    whole = {f"structures:{name}": walk.structures[name] for name in consumers} | {f"chosen:{name}": mask for name, mask in walk.chosen.items()}
+    return tensors | masks | whole
 
 
 def _resume(walk: Walk, keeper: Checkpoint, plan: list[Visit]) -> int:
@@ -324,7 +326,7 @@ def _resume(walk: Walk, keeper: Checkpoint, plan: list[Visit]) -> int:
         for name, tensor in state.tensors.items():
             kind, _, of = name.rpartition(":")
             if kind:
-                {"mask": walk.masks, "structures": walk.structures}[kind][of] = tensor
+                {"mask": walk.masks, "structures": walk.structures, "chosen": walk.chosen}[kind][of] = tensor
             else:
                 parameters[name].data.copy_(tensor)
         for table, rows in state.rows.items():

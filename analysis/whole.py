@@ -26,10 +26,8 @@ def open_structures(model: nn.Module, parts: Anatomy, recipe: Recipe, meter: Met
 
 
 def choose_first(walk: Walk, found: Structures, calibration: Windows) -> None:
-    """Choose all masks on the dense model, where the recipe compares layers with each other or looks at the loss."""
+    """Choose all masks on the dense model: the recipe compares layers with each other or looks at the loss."""
     recipe, meter = walk.recipe, walk.meter
-    if not recipe.masks_first:
-        return
     windows = calibration.subset(walk.shown)
     evidence = {}
     if wanted_evidence(recipe.criterion) is not None:
@@ -89,7 +87,7 @@ def _choose(walk: Walk, pairs: list[Pair], evidence: dict[str, Evidence], index:
     """The structure masks of one block and the element masks they mean; matrices they leave alone keep every weight."""
     recipe, block = walk.recipe, walk.pruned.blocks[index]
     if walk.chosen:
-        masks = {pair.name: walk.chosen[pair.name] for pair in pairs}
+        masks = {pair.name: walk.chosen[pair.name].clone() for pair in pairs}
     else:
         masks = choose_structures(pairs, recipe.criterion, recipe.pattern, evidence, lambda name: generator(recipe.seed, "mask", name))
     walk.structures |= masks

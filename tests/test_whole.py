@@ -14,7 +14,7 @@ from analysis.measure.size import size_table
 from analysis.models.anatomy import anatomy
 from analysis.models.load import load_model
 from analysis.models.save import assert_sparsity
-from analysis.models.shrink import footprint
+from analysis.models.shrink import adopt_config, footprint
 from analysis.models.shrunk import is_shrunk, save_shrunk
 from analysis.models.structures import column_mask, element_masks, remove, structures
 from analysis.pruning import prune
@@ -49,10 +49,8 @@ def by_hand(model, w, criterion: str, kinds, scope: str, removed: float = 0.5):
     return found, gathered, chosen(found, criterion, gathered, mask_gradients(model, found, batches), SimpleNamespace(removed=removed, scope=scope))
 
 
-def with_zeros(model, kinds):
+def with_zeros(model):
     """The biases that the loop's model has and a chain by hand has not made: zeros."""
-    from analysis.models.shrink import adopt_config
-
     adopt_config(model, anatomy(model))
     return model
 
@@ -64,7 +62,7 @@ def test_two_streams_are_the_walk_by_hand(criterion, kind, kinds):
     twin, _ = walked(dense, found, masks, w, 0.001)
     result = prune(dense, Recipe.parse(f"{criterion}-{kind}-40%[scope=global] LIAR+GP[penalty=0.001]"), w, precision=torch.float64)
     assert result.structures.keys() == masks.keys() and all(torch.equal(result.structures[name], mask) for name, mask in masks.items())
-    assert same(result.model, with_zeros(twin, kinds), atol=1e-6)
+    assert same(result.model, with_zeros(twin), atol=1e-6)
 
 
 @pytest.mark.parametrize("method, word", [("compensate", "bias"), ("scale", "scale"), ("LIAR", "liar")])
@@ -80,7 +78,7 @@ def test_the_dense_stream_is_the_chain_of_one_pass(method, word):
     recipe = Recipe.parse(f"activation-structures-50%[statistics=dense] {method}[student=dense,target=dense{options}]")
     result = prune(dense, recipe, w, precision=torch.float64)
     assert all(torch.equal(result.structures[name], mask) for name, mask in masks.items())
-    assert same(result.model, with_zeros(twin, found), atol=1e-5)
+    assert same(result.model, with_zeros(twin), atol=1e-5)
     layers = result.tables["layers"].set_index(["block", "matrix"])
     for pair in found:
         row = layers.loc[(pair.block, pair.consumer.name)]
@@ -209,6 +207,24 @@ def test_held_out_error_chooses_the_penalty():
     assert at(result) <= at(fixed)
 
 
+def test_masks_chosen_first_are_not_chosen_again_on_resuming(tmp_path, monkeypatch):
+    from analysis import whole
+    from analysis.reconstruction.checkpoint import Checkpoint
+
+    arguments = (small_llama(), Recipe.parse("snip-structures-50% LIAR"), windows(8))
+    uninterrupted, write = prune(*arguments), Checkpoint.write
+
+    def stop(self, index, tensors, rows):
+        write(self, index, tensors, rows)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoint, "write", stop)
+        prune(*arguments, checkpoint=tmp_path)
+    monkeypatch.setattr(whole, "dense_evidence", lambda *_: pytest.fail("the dense model is looked at again"))
+    assert same(prune(*arguments, checkpoint=tmp_path).model, uninterrupted.model)
+
+
 def test_masks_alone_of_the_windows_that_are_not_added():
     from analysis.text.windows import append
 
@@ -235,6 +251,17 @@ def test_half_precision_models_stay_half_and_improve(dtype):
     dense, w = small_llama(dtype=dtype), windows(32)
     plain, result = (prune(dense, Recipe.parse(f"flap-structures-50% {m}"), w) for m in ("LR", "LIAR+GP"))
     assert {p.dtype for p in result.model.parameters()} == {dtype} and error(result) < error(plain)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recipe", ["flap-structures-50% LIAR", "fisher-structures-40%[scope=global] LIAR+GP", "wanda-sp-neurons-50% BR+GP[repair=liar,epochs=2,lr=1e-3]"])
+def test_on_a_gpu_the_result_is_the_cpus_within_rounding(recipe, tmp_path):
+    cpu, gpu = (prune(model, Recipe.parse(recipe), windows(16), {"o": windows(4, seed=1)}) for model in (small_llama(), small_llama().cuda()))
+    assert all(torch.equal(gpu.structures[name], mask) for name, mask in cpu.structures.items())
+    assert error(gpu) == pytest.approx(error(cpu), rel=0.02) and next(gpu.model.parameters()).is_cuda
+    small = gpu.shrink()
+    assert load_model(str(save_shrunk(small, None, tmp_path / "small")), device="cuda").device.type == "cuda"
+    assert (size_table({"dense": small_llama().cuda(), "pruned": small}, windows(16), rounds=1).tokens_per_second > 0).all()
 
 
 # saving and shrinking --------------------------------------------------------------------------------------------------
