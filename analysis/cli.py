@@ -137,7 +137,8 @@ def _add_prune(verbs) -> None:
         '  analysis prune ./my-llama --recipe "sparsegpt-2:4 LR" --calibration "notes.txt[:80%]" --held-out "notes.txt[80%:]" \\\n'
         "      --held-out wiki=hub:wikitext2 --samples 128 --length 1024 --seed 1 --out out/notes\n"
         '  analysis prune lab --recipe "magnitude-50% BR+GP+CR[lr=2e-3,epochs=20]" ...   (`analysis list recipes`)\n'
-        '  analysis prune lab --recipe "wanda-50% BR" --added self --added-samples 32 --task lab:story-ending ...',
+        '  analysis prune lab --recipe "wanda-50% BR" --added self --added-samples 32 --task lab:story-ending ...\n'
+        '  analysis prune lab --recipe "flap-neurons-50% LIAR+GP" --shrink ...',
         SOURCES + "\n\nAn interrupted run resumes when the same command is repeated.",
     )  # fmt: skip
     _add_model(verb)
@@ -155,6 +156,7 @@ def _add_prune(verbs) -> None:
     verb.add_argument("--added-samples", type=int, default=0, metavar="N", help="windows of it")
     verb.add_argument("--task", action="append", default=[], metavar="NAME", help="multiple-choice task for both models (`analysis list tasks`); may be given several times")
     verb.add_argument("--documents", type=int, default=100, metavar="N", help="questions per task; default 100")
+    verb.add_argument("--shrink", action="store_true", help="cut removed heads and neurons out: a smaller, faster model in DIR/shrunk, measured (recipes of whole structures)")
     verb.add_argument("--out", type=lambda text: Path(text).expanduser(), required=True, metavar="DIR", help="a new or empty folder, or that of the interrupted run")
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -13,10 +13,11 @@ _WORD = re.compile(r"([^\s\[\]]+)(?:\[([^\[\]]*)\])?")
 Places = Mapping[str, tuple[str, str]]  # option -> the part of the recipe ("" = the recipe itself) and the key there
 
 
-def read(text: str, first: Places, second: Places, problems: list[str]) -> dict[str, Any]:
-    """The text as {"criterion": {...}, "pattern": {...}, ..., "method": name}.
+def read(text: str, criteria: Iterable[str], kinds: Iterable[str], first: Places, second: Callable[[str], Places], problems: list[str]) -> dict[str, Any]:
+    """The text as {"criterion": {...}, "pattern": {...}, ..., "method": name}; a pattern that cannot be read is left out of "pattern".
 
-    first, second: the options each word takes. What cannot be read is added to `problems`, and the rest is read all the same.
+    criteria: their names, which may hold dashes. kinds: what a pattern may be of (`heads-50%`). first, second: the options each word takes, the second's by the method.
+    What cannot be read is added to `problems`, and the rest is read all the same.
     """
     words = _WORD.findall(text)
     if _WORD.sub("", text).strip():
@@ -24,15 +25,17 @@ def read(text: str, first: Places, second: Places, problems: list[str]) -> dict[
     elif len(words) > 2:
         problems.append(f"{' '.join(w for w, _ in words[2:])!r} is too much; a recipe is CRITERION-PATTERN METHOD")
     (head, head_options), (method, method_options), *_ = words + [("", "")] * 2
-    name, dash, shape = head.partition("-")
-    name, plus, refinement = name.partition("+")
+    known = max((name for name in criteria if head.startswith((f"{name}-", f"{name}+")) or head == name), key=len, default="")
+    rest, dash, shape = head.removeprefix(known).partition("-")
+    name, plus, refinement = (known + rest).partition("+")
     if not dash:
-        problems.append(f"no pattern after {head!r}; write wanda-50% or wanda-2:4")
-    pattern = _read_pattern(shape, problems) if dash else {"sparsity": 0.5}
-    data: dict[str, Any] = {"criterion": {"name": name}, "pattern": pattern, "unit": {}, "solver": {}, "method": method}
+        problems.append(f"no pattern after {head!r}; write wanda-50%, wanda-2:4 or flap-neurons-50%")
+    pattern = _read_pattern(shape, tuple(kinds), problems) if dash else {}
+    data: dict[str, Any] = {"criterion": {"name": name}, "pattern": pattern, "unit": {}, "solver": {}, "repair": {}, "method": method}
     data["refinement"] = {"name": refinement} if plus else {}
-    _read_options(head_options, head, first, second, data, problems)
-    _read_options(method_options, method, second, first, data, problems)
+    places = second(method)
+    _read_options(head_options, head, first, places, data, problems)
+    _read_options(method_options, method, places, first, data, problems)
     return data
 
 
@@ -47,13 +50,16 @@ def percent(sparsity: float) -> str:
     return f"{(Decimal(repr(sparsity)) * 100).normalize():f}%"
 
 
-def _read_pattern(text: str, problems: list[str]) -> dict[str, Any]:
-    if match := re.fullmatch(r"(-?\d+):(-?\d+)", text):
-        return {"keep": int(match[1]), "of": int(match[2])}
-    if re.fullmatch(r"-?(\d+\.?\d*|\.\d+)%", text):
-        return {"sparsity": float(Decimal(text[:-1]) / 100)}
-    problems.append(f"pattern {text!r} is not understood; write a percentage as 50% or N:M as 2:4")
-    return {"sparsity": 0.5}
+def _read_pattern(text: str, kinds: tuple[str, ...], problems: list[str]) -> dict[str, Any]:
+    """`50%`, `2:4` or, of whole structures, `heads-50%`."""
+    kind = next((kind for kind in kinds if text.startswith(f"{kind}-")), "")
+    of, share = ({"kind": kind}, text.removeprefix(f"{kind}-")) if kind else ({}, text)
+    if match := re.fullmatch(r"(-?\d+):(-?\d+)", share):
+        return {"keep": int(match[1]), "of": int(match[2])} | of
+    if re.fullmatch(r"-?(\d+\.?\d*|\.\d+)%", share):
+        return {"sparsity": float(Decimal(share[:-1]) / 100)} | of
+    problems.append(f"pattern {text!r} is not understood; write a percentage as 50% or N:M as 2:4; of whole structures {', '.join(f'{kind}-50%' for kind in kinds)}")
+    return {}
 
 
 def _read_options(text: str, word: str, mine: Places, other: Places, data: dict[str, Any], problems: list[str]) -> None:

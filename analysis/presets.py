@@ -64,4 +64,26 @@ def _companions() -> dict[str, Preset]:
     return frank_wolfe | swaps | perp
 
 
-PRESETS: dict[str, Preset] = _shin() | _wagner() | _companions()
+def _structured() -> dict[str, Preset]:
+    source = "after 2407.13331 figures 3-4 (its text and code could not be had)"
+    liar = {
+        f"liar-{criterion}-{kind}": Preset(f"{criterion}-{kind}-50% LIAR", source, "affine ridge repair of removed structures")
+        for criterion in ("magnitude", "snip")
+        for kind in ("heads", "neurons")
+    }
+    source, method = "2312.11983, defaults of its released code", "compensate[student=dense,target=dense]"
+    flap = {
+        f"an-flap-{share}": Preset(f"flap-structures-{share}[scope=global] {method}", source, "fluctuation, one threshold for all layers, bias compensation")
+        for share in ("20%", "30%", "50%")
+    }
+    source = "2312.11983, its baseline Wanda-sp"
+    wanda_sp = {f"an-wanda-sp-{share}": Preset(f"wanda-sp-structures-{share} LR", source, "the same share of every layer") for share in ("20%", "30%", "50%")}
+    source, pattern = "2204.09656, its released code without rearrangement, targets of the whole dense model", "[scope=global,flops=170]"
+    kwon = {
+        f"kwon-fisher-{share}": Preset(f"fisher-structures-{share}{pattern} scale[target=dense]", source, "a FLOP budget at SQuAD's mean length, mask tuning")
+        for share in ("30%", "50%")
+    }
+    return liar | flap | wanda_sp | kwon
+
+
+PRESETS: dict[str, Preset] = _shin() | _wagner() | _companions() | _structured()

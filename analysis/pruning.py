@@ -6,7 +6,6 @@
 import copy
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,8 +15,7 @@ from torch import Tensor, nn
 
 from analysis.errors import UsageError
 from analysis.masks.choose import choose_mask, wanted_statistics
-from analysis.masks.notes import Note
-from analysis.masks.statistics import Statistics, collect
+from analysis.masks.statistics import Statistics
 from analysis.measure.block_error import advance_and_measure
 from analysis.measure.cost import Meter
 from analysis.measure.perplexity import perplexity
@@ -27,22 +25,31 @@ from analysis.models.halves import check_halves
 from analysis.models.load import LoadedModel
 from analysis.models.replay import record, verify
 from analysis.models.save import assert_sparsity, save_model
+from analysis.models.shrink import adopt_config, shrink
+from analysis.models.shrunk import is_plain, save_shrunk
+from analysis.models.structures import Structures, structures_of_copy
 from analysis.progress import bar
-from analysis.records import CALIBRATION, TABLES, validate
-from analysis.recipe import Recipe
+from analysis.recipe import WHOLE, Recipe
 from analysis.reconstruction.checkpoint import Checkpoint, tensors_digest
 from analysis.reconstruction.closed_form import Moments, ridge
 from analysis.reconstruction.gradient import Problem, reconstruct
 from analysis.reconstruction.pieces import Piece, pieces, trained_parameters, whole_model
 from analysis.reconstruction.problems import moments, problem, retraining
-from analysis.reconstruction.streams import Streams, advance, chunks, open_streams, unit_output
+from analysis.reconstruction.repairs import reads_two_streams
+from analysis.reconstruction.streams import advance, input_statistics, open_streams
 from analysis.reconstruction.units import Visit, visits
+from analysis.records import CALIBRATION, validate
 from analysis.text.windows import Windows, disjoint
+from analysis.walk import Walk, generator
+from analysis.whole import choose_first, make_biases, open_structures, remove_structures
 
 
 @dataclass(eq=False)
 class Pruned:
-    """A pruned model with its masks (full matrix name -> (out, in) bool, True = kept), tables and provenance."""
+    """A pruned model with its masks (full matrix name -> (out, in) bool, True = kept), tables and provenance.
+
+    Where whole structures were removed: `found`, the structures of this model, and which of them were kept, `structures` (consumer's name -> (count,) bool, True = kept).
+    """
 
     model: nn.Module
     recipe: Recipe
@@ -50,37 +57,28 @@ class Pruned:
     tables: dict[str, pd.DataFrame]
     provenance: dict
     tokenizer: object = None
+    found: Structures | None = None
+    structures: dict[str, Tensor] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `AutoModelForCausalLM.from_pretrained` loads; sparsity is asserted on both sides."""
-        save_model(self.model, self.tokenizer, folder, self.masks)
+        """Write a folder that `AutoModelForCausalLM.from_pretrained` loads; sparsity is asserted on both sides.
 
+        Where a repair made biases that the architecture's config has no word for, only `load_model` reads the folder.
+        """
+        if self.found is None or is_plain(self.model):
+            save_model(self.model, self.tokenizer, folder, self.masks)
+        else:
+            assert_sparsity(self.model, self.masks)
+            save_shrunk(self.model, self.tokenizer, folder)
 
-@dataclass(eq=False)
-class _Walk:
-    """The state of one run of the loop."""
+    def shrink(self) -> nn.Module:
+        """A really smaller copy of the model, without the rows and columns of what was removed; `save_shrunk` writes it, `load_model` reads it back.
 
-    recipe: Recipe
-    dense: Anatomy
-    pruned: Anatomy
-    dense_model: nn.Module
-    model: nn.Module
-    calibration: Streams
-    shown: int  # calibration windows, the first ones, that masks are chosen on
-    held_out: list[Streams]
-    meter: Meter
-    precision: torch.dtype
-    measure: bool
-    masks: dict[str, Tensor] = field(default_factory=dict)
-    rows: dict[str, list[dict]] = field(default_factory=lambda: {name: [] for name in TABLES})
-
-    @property
-    def splits(self) -> list[Streams]:
-        return [self.calibration, *self.held_out]
-
-    @property
-    def needs_dense(self) -> bool:
-        return self.measure or "dense" in (self.recipe.target, self.recipe.student, self.recipe.statistics)
+        Raises UsageError where single weights were removed, UnsupportedModel where the architecture cannot run with fewer heads.
+        """
+        if self.found is None:
+            raise UsageError(f"shrink: {self.recipe} removes single weights, so no matrix gets smaller; a pattern of {', '.join(WHOLE)} does that, as in flap-neurons-50%")
+        return shrink(self.model, self.found, self.structures)
 
 
 def prune(
@@ -113,19 +111,27 @@ def prune(
     dense = anatomy(dense_model)
     plan = visits(len(dense.blocks), recipe.unit)
     _check_recipe(dense, recipe, held_out)
-    pruned_model = copy.deepcopy(dense_model).requires_grad_(False)
     device = next(dense_model.parameters()).device
     meter = Meter(device)
+    found = open_structures(dense_model, dense, recipe, meter) if recipe.pattern.whole else None
+    pruned_model = copy.deepcopy(dense_model).requires_grad_(False)
     with meter.stage(-1, "record", tokens=calibration.tokens + sum(w.tokens for w in held_out.values())):
         calibration_streams = open_streams(dense_model, dense, CALIBRATION, calibration)
         verify(dense_model, dense, calibration_streams.recording, rows=_witnesses(calibration))
-        if recipe.unit.name == "sub-block":
+        if recipe.unit.name == "sub-block" or reads_two_streams(recipe):
             check_halves(dense, calibration_streams.recording, _witnesses(calibration))
         held_out_streams = [open_streams(dense_model, dense, label, windows) for label, windows in held_out.items()]
     shown = len(calibration) if recipe.added == "all" else calibration.own
-    walk = _Walk(recipe, dense, anatomy_of_copy(dense, pruned_model), dense_model, pruned_model, calibration_streams, shown, held_out_streams, meter, precision, measure)
+    pruned = anatomy_of_copy(dense, pruned_model)
+    ours = None if found is None else structures_of_copy(found, pruned)
+    walk = Walk(recipe, dense, pruned, dense_model, pruned_model, calibration_streams, shown, held_out_streams, meter, precision, measure, ours)
+    if found is not None:
+        make_biases(walk)
     keeper = None if checkpoint is None else Checkpoint(Path(checkpoint), _identity(walk, dense_model, fingerprint, calibration, held_out))
     done = _resume(walk, keeper, plan) if keeper else 0
+    if recipe.masks_first and not walk.chosen:
+        choose_first(walk, found, calibration)
+    opening = len(meter.rows)
     with bar(total=len(plan), desc=recipe.label, unit="unit") as progress:
         progress.update(done)
         for visit in plan[done:]:
@@ -135,22 +141,27 @@ def prune(
                 new = {name: rows[before[name]:] for name, rows in walk.rows.items()}
                 keeper.write(visit.index, _visit_tensors(walk, visit), new)
             progress.update(1)
+    if found is not None:
+        adopt_config(pruned_model, pruned)
     if measure:
         _measure_perplexity(walk, {CALIBRATION: calibration, **held_out})
-    walk.rows["cost"] = [*meter.rows[:1], *walk.rows["cost"], *meter.rows[1:]]
+    walk.rows["cost"] = [*meter.rows[:opening], *walk.rows["cost"], *meter.rows[opening:]]
     tables = {name: validate(name, pd.DataFrame(rows)) for name, rows in walk.rows.items()}
     provenance = {
         "recipe": str(recipe), "model": fingerprint, "calibration": calibration.provenance,
         "held_out": {label: windows.provenance for label, windows in held_out.items()},
     }
-    return Pruned(pruned_model, recipe, walk.masks, tables, provenance, tokenizer)
+    return Pruned(pruned_model, recipe, walk.masks, tables, provenance, tokenizer, ours, walk.structures)
 
 
-def _visit(walk: _Walk, visit: Visit) -> None:
+def _visit(walk: Walk, visit: Visit) -> None:
     """One turn of the loop: statistics, masks, targets, solve piece by piece, advance and record."""
     meter = Meter(walk.meter.device)
     blocks = [walk.pruned.blocks[index] for index in visit.blocks]
-    _choose_masks(walk, meter, visit)
+    if walk.found is None:
+        _choose_masks(walk, meter, visit)
+    else:
+        remove_structures(walk, meter, visit)
     if walk.recipe.solver.name == "retrain":
         _retrain(walk, meter, visit)
     elif walk.recipe.solver.name != "none":
@@ -161,19 +172,14 @@ def _visit(walk: _Walk, visit: Visit) -> None:
                 _refit(walk, meter, visit, dense, pruned, sums)
             else:
                 _reconstruct(walk, meter, visit, dense, pruned)
-    assert_sparsity(walk.pruned, {name: walk.masks[name] for block in blocks for name in _names(block)})
+    assert_sparsity(walk.pruned, {name: walk.masks[name] for index in visit.blocks for name in walk.names(index)})
     with meter.stage(visit.index, "advance", tokens=sum(s.tokens for s in walk.splits) * (visit.advance_to - visit.first)):
         for index in range(visit.first, visit.advance_to):
             _advance_final(walk, index)
     walk.rows["cost"] += meter.rows
 
 
-def _names(block: Block) -> list[str]:
-    """Full names of a block's matrices, the keys of its masks."""
-    return [f"{block.name}.{matrix.name}" for matrix in block.matrices]
-
-
-def _choose_masks(walk: _Walk, meter: Meter, visit: Visit) -> None:
+def _choose_masks(walk: Walk, meter: Meter, visit: Visit) -> None:
     """Choose the masks of the unit's blocks that have none yet, and put their pruned weights in place.
 
     All matrices of a block take their statistics from one forward of the block with its weights still unpruned, on the
@@ -184,14 +190,14 @@ def _choose_masks(walk: _Walk, meter: Meter, visit: Visit) -> None:
     side = walk.dense if walk.recipe.statistics == "dense" else walk.pruned
     streams, hidden, passed = walk.calibration, walk.calibration.of(walk.recipe.statistics)[: walk.shown], None
     tokens = int(streams.mask[: walk.shown].sum())
-    unmasked = [index for index in visit.blocks if _names(walk.pruned.blocks[index])[0] not in walk.masks]
+    unmasked = walk.unmasked(visit)
     for index in visit.blocks:
         block = side.blocks[index]
         if index in unmasked:
             statistics = {}
             if wanted is not None:
                 with meter.stage(visit.index, "statistics", tokens=tokens):
-                    statistics = _statistics(walk, block, hidden, wanted)
+                    statistics = input_statistics(block, block.matrices, streams, hidden, wanted, walk.precision)
             with meter.stage(visit.index, "mask"):
                 for matrix in walk.pruned.blocks[index].matrices:
                     _choose_mask(walk, walk.pruned.blocks[index], matrix, statistics.get(matrix.name))
@@ -200,49 +206,28 @@ def _choose_masks(walk: _Walk, meter: Meter, visit: Visit) -> None:
                 hidden = passed = advance([block.module], index, streams.recording, hidden, out=passed)
 
 
-def _choose_mask(walk: _Walk, block: Block, matrix: Matrix, statistics: Statistics | None) -> None:
+def _choose_mask(walk: Walk, block: Block, matrix: Matrix, statistics: Statistics | None) -> None:
     name, recipe = f"{block.name}.{matrix.name}", walk.recipe
-    generator = _generator(recipe.seed, "mask", name)
-    chosen = choose_mask(recipe.criterion, recipe.pattern, matrix.weight(), statistics, generator, name=name, refinement=recipe.refinement)
-    mask = chosen.mask
-    walk.masks[name] = mask.cpu()
+    source = generator(recipe.seed, "mask", name)
+    chosen = choose_mask(recipe.criterion, recipe.pattern, matrix.weight(), statistics, source, name=name, refinement=recipe.refinement)
     if chosen.weight is not None:
         matrix.assign(chosen.weight)
-    matrix.weight().masked_fill_(~mask, 0)
-    rows, columns = mask.shape
-    kept = int(mask.sum())
-    where = {"block": block.index, "matrix": matrix.name}
-    walk.rows["matrices"].append({**where, "rows": rows, "columns": columns, "kept": kept, "sparsity": 1 - kept / mask.numel()})
-    _note(walk, where, chosen.notes)
+    matrix.weight().masked_fill_(~chosen.mask, 0)
+    where = walk.keep(block, matrix, chosen.mask)
+    walk.note(where, chosen.notes)
     if (refined := chosen.refined) is not None:
         losses = {"error_before": refined.loss_before, "error_after": refined.loss_after, "steps": refined.steps}
         walk.rows["layers"].append({**where, "action": recipe.refinement.name, **losses})
 
 
-def _note(walk: _Walk, where: dict, notes: Iterable[Note]) -> None:
-    walk.rows["numerics"] += [{**where, "rule": note.rule, "value": note.value} for note in notes]
-
-
-@torch.inference_mode()
-def _statistics(walk: _Walk, block: Block, hidden: Tensor, wanted: str) -> dict[str, Statistics]:
-    """Statistics of the inputs of a block's matrices where it reads `hidden` (N, T, H) of the first N calibration windows."""
-    streams, device = walk.calibration, walk.meter.device
-    with collect(block.matrices, want=wanted, precision=walk.precision, block=block.name) as collector:
-        for rows in chunks(*hidden.shape[:2], device):
-            collector.mask = streams.mask[rows]
-            with collector.inputs_only():
-                unit_output([block.module], block.index, streams.recording, hidden[rows].to(device), rows)
-    return collector.result()
-
-
-def _reconstruct(walk: _Walk, meter: Meter, visit: Visit, dense: Piece, pruned: Piece) -> None:
+def _reconstruct(walk: Walk, meter: Meter, visit: Visit, dense: Piece, pruned: Piece) -> None:
     """Gradient steps on one piece; what it follows is computed first and let go of afterwards."""
     with meter.stage(visit.index, "target", tokens=sum(s.tokens for s in walk.splits)):
         problems = [problem(dense, pruned, streams, walk.recipe) for streams in walk.splits]
     _train(walk, meter, visit, pruned, problems)
 
 
-def _retrain(walk: _Walk, meter: Meter, visit: Visit) -> None:
+def _retrain(walk: Walk, meter: Meter, visit: Visit) -> None:
     """Gradient steps on the whole model under its masks; its streams then start from its own embeddings."""
     dense, pruned = whole_model(walk.dense_model, dict(walk.dense.matrices())), whole_model(walk.model, dict(walk.pruned.matrices()))
     _train(walk, meter, visit, pruned, [retraining(dense, streams, walk.recipe.solver.objective) for streams in walk.splits])
@@ -250,23 +235,23 @@ def _retrain(walk: _Walk, meter: Meter, visit: Visit) -> None:
         _restart_sparse(walk)
 
 
-def _restart_sparse(walk: _Walk) -> None:
+def _restart_sparse(walk: Walk) -> None:
     for streams in walk.splits:
         windows = Windows(streams.recording.ids, streams.recording.mask, streams.label)
         streams.sparse.copy_(record(walk.model, walk.pruned, windows).hidden)
 
 
-def _train(walk: _Walk, meter: Meter, visit: Visit, piece: Piece, problems: list[Problem]) -> None:
+def _train(walk: Walk, meter: Meter, visit: Visit, piece: Piece, problems: list[Problem]) -> None:
     solver = walk.recipe.solver
     place = ("solve", visit.index, piece.part) if piece.part else ("solve", visit.index)
     with meter.stage(visit.index, "solve", trainable=trained_parameters(piece, solver)) as row:
-        trained = reconstruct(piece, _parameter_masks(walk, piece), problems[0], problems[1:], solver, _generator(walk.recipe.seed, *place))
+        trained = reconstruct(piece, _parameter_masks(walk, piece), problems[0], problems[1:], solver, generator(walk.recipe.seed, *place))
         row |= {"tokens": walk.calibration.tokens * trained.steps[-1].epoch, "solver_memory_mib": trained.held / 2**20}
     where = {"unit": visit.index, "first_block": visit.first, "last_block": visit.last, "part": piece.part}
     walk.rows["steps"] += [{**where, **asdict(step)} for step in trained.steps]
 
 
-def _refit(walk: _Walk, meter: Meter, visit: Visit, dense: Piece, pruned: Piece, sums: dict[str, Moments]) -> None:
+def _refit(walk: Walk, meter: Meter, visit: Visit, dense: Piece, pruned: Piece, sums: dict[str, Moments]) -> None:
     """The least-squares optimum of one matrix's kept weights. sums: by the matrix whose input they are of, shared within the block."""
     ((name, matrix),) = pruned.matrices.items()
     trainable = int(walk.masks[name].sum())
@@ -279,10 +264,10 @@ def _refit(walk: _Walk, meter: Meter, visit: Visit, dense: Piece, pruned: Piece,
         row["solver_memory_mib"] = sums[matrix.reads].nbytes / 2**20
     where = {"block": visit.first, "matrix": matrix.name}
     walk.rows["layers"].append({**where, "action": "ridge", "error_before": refit.loss_before, "error_after": refit.loss_after, "steps": 0})
-    _note(walk, where, refit.notes)
+    walk.note(where, refit.notes)
 
 
-def _parameter_masks(walk: _Walk, piece: Piece) -> dict[nn.Parameter, Tensor]:
+def _parameter_masks(walk: Walk, piece: Piece) -> dict[nn.Parameter, Tensor]:
     """Masks keyed by parameter, in the parameter's own layout and on its device."""
     return {
         matrix.module.weight: (walk.masks[name].T if matrix.transposed else walk.masks[name]).to(matrix.module.weight.device)
@@ -290,7 +275,7 @@ def _parameter_masks(walk: _Walk, piece: Piece) -> dict[nn.Parameter, Tensor]:
     }
 
 
-def _advance_final(walk: _Walk, index: int) -> None:
+def _advance_final(walk: Walk, index: int) -> None:
     """Move both streams of every text past a block that will not change any more (where nobody looks, not past the last)."""
     dense, pruned = walk.dense.blocks[index].module, walk.pruned.blocks[index].module
     if walk.measure:
@@ -304,7 +289,7 @@ def _advance_final(walk: _Walk, index: int) -> None:
         advance([pruned], index, streams.recording, streams.sparse, out=streams.sparse)
 
 
-def _advance_and_record(walk: _Walk, dense: nn.Module, pruned: nn.Module, index: int) -> None:
+def _advance_and_record(walk: Walk, dense: nn.Module, pruned: nn.Module, index: int) -> None:
     """The same, with the block's errors and how far the held-out texts are from the calibration text."""
     moments = [MomentSum() if walk.held_out else None for _ in walk.splits]
     for streams, moment in zip(walk.splits, moments, strict=True):
@@ -313,31 +298,35 @@ def _advance_and_record(walk: _Walk, dense: nn.Module, pruned: nn.Module, index:
         walk.rows["texts"].append({"block": index, "split": streams.label, "distance": distance(moments[0].mean(), moment.mean())})
 
 
-def _measure_perplexity(walk: _Walk, windows: dict[str, Windows]) -> None:
+def _measure_perplexity(walk: Walk, windows: dict[str, Windows]) -> None:
     with walk.meter.stage(-1, "measure", tokens=2 * sum(w.tokens for w in windows.values())):
         for name, model in (("dense", walk.dense_model), ("pruned", walk.model)):
             for label, split in windows.items():
                 walk.rows["perplexity"].append({"split": label, "which": name, **asdict(perplexity(model, split))})
 
 
-def _visit_tensors(walk: _Walk, visit: Visit) -> dict[str, Tensor]:
+def _visit_tensors(walk: Walk, visit: Visit) -> dict[str, Tensor]:
     """What a checkpoint keeps of one visit: the parameters it may have changed and the masks of its blocks."""
     blocks = [walk.pruned.blocks[index] for index in visit.blocks]
     if walk.recipe.solver.name == "retrain":
         tensors = dict(walk.model.named_parameters())
     else:
         tensors = {f"{block.name}.{name}": p for block in blocks for name, p in block.module.named_parameters()}
-    return tensors | {f"mask:{name}": walk.masks[name] for block in blocks for name in _names(block)}
+    masks = {f"mask:{name}": walk.masks[name] for index in visit.blocks for name in walk.names(index)}
+    consumers = [pair.name for pair in walk.found or () if pair.block in visit.blocks]
+    whole = {f"structures:{name}": walk.structures[name] for name in consumers} | {f"chosen:{name}": mask for name, mask in walk.chosen.items()}
+    return tensors | masks | whole
 
 
-def _resume(walk: _Walk, keeper: Checkpoint, plan: list[Visit]) -> int:
+def _resume(walk: Walk, keeper: Checkpoint, plan: list[Visit]) -> int:
     """Put finished visits back in place and bring the streams to where they were; returns how many there were."""
     finished = keeper.finished()
     parameters = dict(walk.model.named_parameters())
     for state in finished[: len(plan)]:
         for name, tensor in state.tensors.items():
-            if name.startswith("mask:"):
-                walk.masks[name.removeprefix("mask:")] = tensor
+            kind, _, of = name.rpartition(":")
+            if kind:
+                {"mask": walk.masks, "structures": walk.structures, "chosen": walk.chosen}[kind][of] = tensor
             else:
                 parameters[name].data.copy_(tensor)
         for table, rows in state.rows.items():
@@ -355,18 +344,12 @@ def _resume(walk: _Walk, keeper: Checkpoint, plan: list[Visit]) -> int:
     return len(finished)
 
 
-def _identity(walk: _Walk, model: nn.Module, fingerprint: str | None, calibration: Windows, held_out: dict[str, Windows]) -> str:
+def _identity(walk: Walk, model: nn.Module, fingerprint: str | None, calibration: Windows, held_out: dict[str, Windows]) -> str:
     """Digest of everything the result depends on."""
     weights = fingerprint or tensors_digest(dict(model.named_parameters()))
     data = {label: tensors_digest({"ids": w.ids, "mask": w.mask}) for label, w in {CALIBRATION: calibration, **held_out}.items()}
     parts = [walk.recipe.digest(), weights, str(next(model.parameters()).dtype), data, calibration.added, str(walk.precision), walk.measure]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _generator(seed: int, *where: object) -> torch.Generator:
-    """A generator of its own for each place randomness is used, so that no place depends on what ran before it."""
-    digest = hashlib.sha256(json.dumps([seed, *where]).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def _witnesses(windows: Windows) -> Tensor:
@@ -397,6 +380,8 @@ def _check_recipe(dense: Anatomy, recipe: Recipe, held_out: dict[str, Windows]) 
         problems.append(f"pattern {recipe.pattern} does not divide the inputs of {len(odd)} matrices, the first is {odd[0]}; choose another pattern or an unstructured sparsity")
     if solver.train == "masklora" and (small := [(min(matrix.rows, matrix.columns), name) for name, matrix in matrices if min(matrix.rows, matrix.columns) < solver.rank]):
         problems.append(f"rank={solver.rank} is above the rank of {len(small)} matrices, the smallest is {min(small)[1]}; give a rank of at most {min(small)[0]}")
+    if recipe.repair.penalty == "held-out" and not held_out:
+        problems.append("penalty=held-out needs at least one held-out source to choose on; give one, or a number")
     if solver.select == "held-out" and not held_out:
         problems.append("select=held-out needs at least one held-out source to select on; give one, or use select=last")
     if problems:

@@ -57,16 +57,26 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("kept", "int64", "weights", "weights the mask keeps"),
         Column("sparsity", "float64", "", "share of weights removed"),
     ),
+    "structures": (
+        _BLOCK,
+        Column("kind", "str", "", "heads (KV groups, where a group goes as one) or neurons", ("heads", "neurons")),
+        Column("structures", "int64", "structures", "how many the dense block has"),
+        Column("kept", "int64", "structures", "how many stay"),
+    ),
     "layers": (
         _BLOCK, _MATRIX,
-        Column("action", "str", "", "what was done to its mask or its weights", ("swaps", "fw", "ridge")),
-        Column("error_before", "float64", "mean square", "squared difference of its outputs from the dense matrix's, mean over tokens and rows, under the plain mask"),
+        Column("action", "str", "", "what was done to its mask or its weights", ("swaps", "fw", "ridge", "compensate", "scale", "liar")),
+        Column(
+            "error_before", "float64", "mean square",
+            "squared difference of its outputs from the wanted ones, mean over tokens and rows, under the plain mask; wanted are the dense matrix's on the same inputs, "
+            "after a repair with target=dense the dense model's own, what the residual stream inherited included",
+        ),
         Column("error_after", "float64", "mean square", "the same afterwards"),
-        Column("steps", "int64", "steps", "swaps done, or iterations; 0 for ridge"),
+        Column("steps", "int64", "steps", "swaps done, or iterations; 0 for closed forms"),
     ),
     "cost": (
         _UNIT,
-        Column("stage", "str", "", "what was done: record, statistics, mask, target, solve, advance, measure, resume, tasks"),
+        Column("stage", "str", "", "what was done: structures, record, statistics, mask, repair, target, solve, advance, measure, resume, tasks"),
         Column("seconds", "float64", "s", "wall-clock time"),
         Column("peak_memory_mib", "float64", "MiB", "most memory held during the stage, on the device that did it"),
         Column("solver_memory_mib", "float64", "MiB", "what a solver held at once, counted: weights, gradients, moments, saved activations, inputs and targets; 0 elsewhere"),
@@ -89,6 +99,13 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "distance", "float64", "",
             "|S - S'| / |S'| (Frobenius): S = mean of h h^T over tokens, h the dense model's output there, on the calibration text (windows added included); S' on this text",
         ),
+    ),
+    "size": (
+        Column("which", "str", "", "the dense model, or the pruned one with removed structures cut out", ("dense", "pruned")),
+        Column("parameters", "int64", "parameters", "all of them, tied ones once"),
+        Column("flops_per_token", "int64", "FLOPs", "two for every multiply-add of a token's forward: matrices, attention over one window, output head"),
+        Column("latency_ms", "float64", "ms", "forward of one window, median"),
+        Column("tokens_per_second", "float64", "tokens/s", "forward of several windows at once, median"),
     ),
     "zero_shot": (
         Column("task", "str", "", "name of the multiple-choice task, as typed"),

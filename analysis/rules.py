@@ -27,18 +27,21 @@ def suggest(typed: object, valid: Iterable[str]) -> str:
 class Rule:
     """What a field may hold: type, words for what is valid, a test or choices, and the part names it applies to (() = all).
 
-    when: (field, values): it applies only where another field of the part, one with choices, holds one of the values.
+    words: what it may hold instead of its type. when: (field, values): it applies only where another field of the part, one with choices, holds one of the values.
     """
 
     kind: type
     says: str
     test: Callable[[Any], bool] = lambda value: True
     choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     when: tuple[str, tuple[str, ...]] | None = None
 
     def coerce(self, value: Any) -> Any:
         """The value in its own type (8.0 is 8 where a whole number is meant); ValueError saying what is valid."""
+        if isinstance(value, str) and value in self.words:
+            return value
         if self.kind in (int, float):
             fits = isinstance(value, Real) and not isinstance(value, bool) and abs(value) < 1e300
             fits = fits and (self.kind is float or value == int(value))
@@ -56,7 +59,7 @@ def rule(default: Any, *rule: Any, **more: Any) -> Any:
     return field(default=default, metadata={"rule": Rule(*rule, **more)})
 
 
-def count(default: int, low: int, **more: Any) -> Any:
+def count(default: int | None, low: int, **more: Any) -> Any:
     """A whole number of at least `low`."""
     return rule(default, int, f"a whole number of at least {low}", lambda n: low <= n < 2**63, **more)
 
@@ -66,9 +69,9 @@ def positive(default: float, **more: Any) -> Any:
     return rule(default, float, "a number above 0", lambda x: x > 0, **more)
 
 
-def amount(default: float, **more: Any) -> Any:
-    """A number of at least 0."""
-    return rule(default, float, "a number of at least 0", lambda x: x >= 0, **more)
+def amount(default: float, *, words: tuple[str, ...] = (), **more: Any) -> Any:
+    """A number of at least 0, or one of a few words."""
+    return rule(default, float, " or ".join(("a number of at least 0", *words)), lambda x: x >= 0, words=words, **more)
 
 
 def share(default: float, **more: Any) -> Any:
@@ -109,7 +112,7 @@ class Part:
                     continue
                 if rule.only and name not in rule.only:
                     yield f"{f.name} is an option of {' and '.join(rule.only)}, not of {self.SPOKEN.get(name, name)}"
-                elif rule.when and getattr(self, rule.when[0]) not in rule.when[1]:
+                elif rule.when and getattr(self, rule.when[0]) in {*rules[rule.when[0]].choices} - {*rule.when[1]}:
                     yield f"{f.name} is an option of {rule.when[0]}={' or '.join(rule.when[1])}, not of {rule.when[0]}={getattr(self, rule.when[0])}"
 
     def _check_together(self) -> Iterator[str]:

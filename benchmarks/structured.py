@@ -115,7 +115,7 @@ def ready(sums: Sums, kept, penalty: float):
     """The matrix that a repair solves and its right-hand side, as tensors."""
     means = sums.inputs[kept] / sums.tokens
     system = sums.gram[kept][:, kept] - sums.tokens * torch.outer(means, means)
-    system.diagonal().add_(penalty * sums.gram.diagonal().mean())
+    system.diagonal().add_(penalty * sums.gram.diagonal()[kept].mean())
     return system, sums.cross[:, kept].T.contiguous()
 
 

@@ -75,7 +75,7 @@ def arguments(world: Path, out: Path | str, **changes) -> list[str]:
     argv = ["prune", str(changes.get("model", world / "model"))]
     for name, value in given.items():
         for each in value if isinstance(value, list) else [] if value is None else [value]:
-            argv += [f"--{name}", str(each)]
+            argv += [f"--{name}", str(each)] if each != "" else [f"--{name}"]
     return argv
 
 
@@ -124,6 +124,8 @@ WRONG = {  # name: (changes to a right call, exit code, what the message must sa
     "a number of nothing added": ({"added_samples": 4}, 2, "--added and --added-samples go together"),
     "fewer than none added": ({"recipe": "wanda-50% BR", "added": "{world}/other.txt", "added_samples": -4}, 2, "--added-samples must be at least 0, got -4"),
     "added for nobody": ({"added": "{world}/other.txt", "added_samples": 4}, 2, "nothing would see these windows"),
+    "shrinking of single weights": ({"shrink": [""], "recipe": "wanda-50% LR"}, 2, "--shrink: wanda-50% LR removes single weights.*flap-neurons-50%"),
+    "a repair of single weights": ({"recipe": "wanda-50% LIAR"}, 2, "LIAR makes up for whole structures"),
     "nothing added for all": ({"recipe": "wanda-50%[added=all] BR"}, 2, "none are added"),
     "added text that is missing": ({"recipe": "wanda-50% BR", "added": "{world}/nothing.txt", "added_samples": 4}, 4, "nothing.txt"),
     "added text that is held out": ({"recipe": "wanda-50% BR", "added": "{world}/text.txt[70%:]", "added_samples": 4}, 4, "overlap"),
@@ -201,7 +203,7 @@ def finished(world, tmp_path_factory) -> Path:
 
 
 def test_prune_writes_every_file(finished):
-    tables = {f"{name}.csv" for name in ("blocks", "steps", "cost", "matrices", "layers", "perplexity", "texts", "zero_shot", "numerics")}
+    tables = {f"{name}.csv" for name in ("blocks", "steps", "cost", "matrices", "structures", "layers", "perplexity", "texts", "size", "zero_shot", "numerics")}
     assert {path.name for path in finished.iterdir()} == tables | {"model", "summary.json"}
     blocks = pd.read_csv(finished / "blocks.csv")
     assert list(blocks.columns) == ["block", "split", "kind", "error", "relative_error"]
@@ -430,11 +432,33 @@ def test_list_prints_a_table_or_json(what, says, world, capsys, monkeypatch):
     assert all(isinstance(row, dict) for row in rows) and bool(rows) is (what != "runs")
 
 
+@pytest.mark.parametrize("recipe, plain", [("flap-neurons-50% LIAR+GP", True), ("fisher-structures-40%[scope=global,flops=16] LIAR", False)])
+def test_shrinking_writes_a_smaller_model_that_evaluates_alike(recipe, plain, world, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main([*arguments(world, out, recipe=recipe), "--shrink", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    size = pd.read_csv(out / "size.csv").set_index("which")
+    assert summary["size"]["pruned"]["parameters"] == size.parameters["pruned"] < size.parameters["dense"] == summary["size"]["dense"]["parameters"]
+    assert pd.read_csv(out / "structures.csv").kept.sum() == sum(of["kept"] for of in summary["structures"].values())
+    assert (out / "shrunk" / "model.safetensors").exists() is plain
+    perplexities = []
+    for name in ("model", "shrunk"):
+        assert main(["evaluate", str(out / name), "--text", f"{world}/other.txt", "--length", "16", "--json"]) == 0
+        perplexities.append(json.loads(capsys.readouterr().out)["perplexity"][0]["perplexity"])
+    assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-4)
+    assert main(["check", str(out / "shrunk")]) == 0, "a smaller model can be pruned again"
+    before = (out / "summary.json").read_bytes()
+    assert main([*arguments(world, out, recipe=recipe), "--shrink"]) == 0 and "FLOPs per token" in capsys.readouterr().out
+    assert (out / "summary.json").read_bytes() == before
+    assert main(arguments(world, out, recipe=recipe)) == 6 and "shrink there True, asked None" in capsys.readouterr().err
+
+
 def test_list_recipes_explains_every_criterion():
     from analysis.commands.suite import CRITERIA
-    from analysis.recipe import CRITERIA as known
+    from analysis.recipe import CRITERIA as weights
+    from analysis.recipe import STRUCTURED
 
-    assert set(CRITERIA) == set(known)
+    assert set(CRITERIA) == {*weights, *STRUCTURED}
 
 
 def test_figures_passes_its_arguments_on_and_says_where_things_are(tmp_path, capsys, monkeypatch):

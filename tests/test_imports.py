@@ -17,7 +17,7 @@ PACKAGE = paths.ROOT / "analysis"
 GROUND = {"errors", "paths", "progress"}
 TABLES = {"records"}
 FLOORS = [
-    GROUND, TABLES, {"lab"}, {"rules", "presets"}, {"notation"}, {"recipe", "text"}, {"models"}, {"masks"}, {"reconstruction"}, {"measure"}, {"pruning"}, {"study"},
+    GROUND, TABLES, {"lab"}, {"rules", "presets"}, {"notation"}, {"recipe_parts"}, {"recipe", "text"}, {"models"}, {"masks"}, {"reconstruction"}, {"measure"}, {"walk"}, {"whole"}, {"pruning"}, {"study"},
 ]  # fmt: skip
 ALLOWED = {room: set().union(*FLOORS[:level]) for level, floor in enumerate(FLOORS) for room in floor}
 ALLOWED |= {room: GROUND for room in GROUND}

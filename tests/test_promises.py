@@ -110,7 +110,9 @@ def test_3_a_non_finite_activation_names_the_matrix():
 
 # 4. Same inputs, same result -----------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("recipe", ["random-50% LR", f"sparsegpt-50% {BR}", "wanda-2:4 BR+GP+CR[epochs=2]"])
+@pytest.mark.parametrize("recipe", [
+    "random-50% LR", f"sparsegpt-50% {BR}", "wanda-2:4 BR+GP+CR[epochs=2]", "random-structures-50% LIAR", "snip-neurons-50% BR+GP[repair=scale,epochs=2]",
+])  # fmt: skip
 def test_4_bit_for_bit_whatever_the_global_seed(recipe):
     results = []
     for seed in (1, 2):
@@ -124,6 +126,8 @@ def test_4_bit_for_bit_whatever_the_global_seed(recipe):
 
 
 def test_4_the_seed_is_an_argument():
+    a, b = (prune(small_llama(), Recipe.parse(f"random-neurons-50% LR[seed={seed}]"), windows(4)) for seed in (0, 1))
+    assert any(not torch.equal(a.structures[name], b.structures[name]) for name in a.structures)
     a, b = (prune(small_llama(), Recipe.parse(f"random-50% LR[seed={seed}]"), windows(4)) for seed in (0, 1))
     assert any(not torch.equal(a.masks[name], b.masks[name]) for name in a.masks)
 
@@ -138,6 +142,8 @@ class Interrupted(Exception):
     ("sparsegpt-50% LR", 3), ("sparsegpt-50% BR+GP[epochs=2,lr=1e-3]", 3), ("sparsegpt-50% BR+GP+CR[epochs=2,lr=1e-3]", 4),
     ("wanda+swaps-50% BR[unit=matrix,epochs=2,lr=1e-3]", 3), ("ria-50% IR[unit=sub-block,epochs=2,lr=1e-3,train=masklora,rank=2]", 3),
     ("magnitude-50% ridge[target=dense]", 3), ("wanda-50% retrain[epochs=2,lr=1e-3]", 1),
+    ("flap-structures-50% LIAR", 3), ("fisher-structures-40%[scope=global] LIAR+GP[penalty=held-out]", 3), ("flap-heads-50% retrain[repair=liar,epochs=2]", 1),
+    ("wanda-sp-structures-50%[heads=queries,statistics=dense] BR+GP+CR[repair=compensate,epochs=2,lr=1e-3]", 4),
 ])  # fmt: skip
 def test_5_killed_at_any_visit_resumes_bit_equal(recipe, visits, tmp_path, monkeypatch):
     recipe = Recipe.parse(recipe)
@@ -251,7 +257,10 @@ def test_8_no_socket_is_opened(tmp_path):
 
 # 9. Padding changes nothing ------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("recipe", ["wanda-50% LR", "sparsegpt-50% LR", f"sparsegpt-50% {BR}", "wanda-50% BR+GP+CR[epochs=2]"])
+@pytest.mark.parametrize("recipe", [
+    "wanda-50% LR", "sparsegpt-50% LR", f"sparsegpt-50% {BR}", "wanda-50% BR+GP+CR[epochs=2]",
+    "flap-structures-50% LIAR+GP", "fisher-neurons-50%[scope=global] LIAR",
+])  # fmt: skip
 def test_9_padded_windows_give_what_the_unpadded_give(recipe):
     """The same windows, once as they are and once with eight padded positions of other content at their right."""
     plain, other = windows(8, length=16), {"x": windows(4, length=16, seed=1)}

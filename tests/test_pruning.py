@@ -9,12 +9,14 @@ import torch
 from analysis.errors import UsageError
 from analysis.measure.perplexity import perplexity
 from analysis.models.anatomy import anatomy
-from analysis.pruning import TABLES, _generator, prune
+from analysis.pruning import prune
 from analysis.recipe import METHODS, TRAINED, Recipe
+from analysis.records import TABLES
 from analysis.reconstruction.gradient import reconstruct
 from analysis.reconstruction.pieces import pieces
 from analysis.reconstruction.problems import problem
 from analysis.reconstruction.streams import advance, open_streams
+from analysis.walk import generator
 from tests.families import FAMILIES, LENGTH, VOCABULARY, tiny
 from tests.small import small_llama, windows
 
@@ -153,7 +155,7 @@ def test_independent_units_do_not_depend_on_their_order():
         matrix.assign(matrix.weight() * whole.masks[f"{ours.name}.{matrix.name}"])
     for pruned, still_dense in zip(pieces([ours], recipe.unit), pieces([theirs], recipe.unit), strict=True):
         masks = {matrix.module.weight: whole.masks[name] for name, matrix in pruned.matrices.items()}
-        reconstruct(pruned, masks, problem(still_dense, pruned, streams, recipe), [], recipe.solver, _generator(0, "solve", 2, pruned.part))
+        reconstruct(pruned, masks, problem(still_dense, pruned, streams, recipe), [], recipe.solver, generator(0, "solve", 2, pruned.part))
     for name, parameter in ours.module.named_parameters():
         assert torch.equal(parameter, dict(anatomy(whole.model).blocks[2].module.named_parameters())[name]), name
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from analysis.errors import OverlapError
-from analysis.pruning import TABLES, prune
+from analysis.pruning import prune
 from analysis.recipe import Recipe
+from analysis.records import TABLES
 from analysis.text.windows import Windows, append
 from tests.small import block_outputs, small_llama, windows
 

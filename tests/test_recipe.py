@@ -10,7 +10,9 @@ import pytest
 
 from analysis.errors import RecipeError, UsageError
 from analysis.presets import PRESETS
-from analysis.recipe import CRITERIA, METHODS, REFINEMENTS, SETTINGS, UNITS, Criterion, Pattern, Recipe, Refinement, Solver, Unit
+from analysis.recipe import (
+    CRITERIA, METHODS, REFINEMENTS, REPAIRING, SETTINGS, STRUCTURED, UNITS, WHOLE, Criterion, Pattern, Recipe, Refinement, Repair, Solver, Unit,
+)  # fmt: skip
 
 GOOD = [
     "wanda-50% BR+GP+CR",
@@ -29,6 +31,17 @@ GOOD = [
     "wanda-50% retrain[objective=distill,warmup=0.1,clip=1.0,select=held-out,patience=2]",
     "magnitude-70% retrain[settings=paper2,train=norms-biases]",
     "wanda-50% BR[width=4,overlap=2]",
+    "flap-neurons-50% LIAR",
+    "fisher-structures-40%[scope=global,flops=512] LIAR+GP[penalty=0.001]",
+    "wanda-sp-heads-50%[heads=queries] LR",
+    "flap-structures-20%[scope=global] compensate[student=dense,target=dense]",
+    "activation-heads-25%[statistics=dense,added=all] scale[target=dense,penalty=0.0]",
+    "magnitude-neurons-62.5% LIAR+GP[penalty=held-out,bias=false,seed=3]",
+    "snip-neurons-50% BR+GP[repair=liar,penalty=0.1,epochs=3]",
+    "random-structures-50%[heads=queries] BR+GP+CR[repair=compensate]",
+    "wanda-sp-neurons-30% IR[unit=sub-block,repair=scale]",
+    "fisher-heads-50% retrain[repair=liar,objective=distill]",
+    "flap-neurons-50% LR",
 ]
 
 
@@ -49,6 +62,48 @@ def test_every_combination_of_criterion_pattern_and_method_round_trips():
         assert str(recipe) == recipe.label == "{}-{} {}".format(*parts)
         digests.add(recipe.digest())
     assert len(digests) == len(CRITERIA) * 2 * len(METHODS)
+
+
+def test_every_combination_of_structured_criterion_pattern_and_method_round_trips():
+    digests, methods = set(), [*(name for name in METHODS if name != "ridge"), *REPAIRING]
+    for parts in itertools.product(STRUCTURED, (f"{kind}-50%" for kind in WHOLE), methods):
+        recipe = Recipe.parse("{}-{} {}".format(*parts))
+        assert (recipe.criterion.name, str(recipe.pattern), recipe.method) == parts, recipe
+        assert str(recipe) == recipe.label == "{}-{} {}".format(*parts)
+        assert Recipe.from_toml(recipe.to_toml()) == Recipe.from_dict(recipe.to_dict()) == recipe
+        digests.add(recipe.digest())
+    assert len(digests) == len(STRUCTURED) * 3 * len(methods)
+
+
+@pytest.mark.parametrize("method, repair, student, target", [
+    ("LR", "none", "sparse", "sparse"), ("compensate", "compensate", "sparse", "sparse"), ("scale", "scale", "sparse", "sparse"),
+    ("LIAR", "liar", "sparse", "sparse"), ("LIAR+GP", "liar", "sparse", "dense"),
+])  # fmt: skip
+def test_repairs_are_methods_without_a_solver(method, repair, student, target):
+    recipe = Recipe.parse(f"flap-neurons-50% {method}")
+    assert (recipe.solver, recipe.unit, recipe.repair.name, recipe.student, recipe.target) == (Solver("none"), Unit(), repair, student, target)
+    assert Recipe.parse(f"flap-neurons-50% LR[repair={repair}]").repair.name == repair and recipe.changes_weights == (method != "LR")
+
+
+def test_a_repair_before_gradient_steps_is_an_option_of_their_method():
+    recipe = Recipe.parse("flap-neurons-50% BR+GP[repair=liar,penalty=0.1,lr=1e-3]")
+    assert (recipe.repair, recipe.solver.name, recipe.target) == (Repair("liar", penalty=0.1), "gradient", "dense")
+    assert recipe.method == "BR+GP[repair=liar]", "how is not the method's"
+    assert Recipe.parse("flap-neurons-50% LIAR[bias=false]").method == "LIAR[bias=false]"
+    assert str(Recipe.parse("flap-neurons-50% LR[repair=liar,target=dense]")) == "flap-neurons-50% LIAR+GP"
+
+
+def test_masks_come_first_where_layers_or_the_loss_are_looked_at():
+    first = {text: Recipe.parse(f"{text} LR").masks_first for text in ("flap-heads-50%", "flap-heads-50%[scope=global]", "snip-heads-50%", "fisher-neurons-50%", "wanda-50%")}
+    assert list(first.values()) == [False, True, True, True, False]
+
+
+def test_a_pattern_of_structures_holds_only_what_it_means():
+    assert Pattern(0.5, kind="neurons").to_dict() == {"sparsity": 0.5, "kind": "neurons", "scope": "uniform"}
+    assert Pattern(0.5, kind="heads", scope="global", flops=64).to_dict() == {"sparsity": 0.5, "kind": "heads", "heads": "groups", "scope": "global", "flops": 64}
+    assert Pattern(0.5).to_dict() == {"sparsity": 0.5, "kind": "weights", "group": "default"}
+    assert Pattern(0.5, kind="heads").resolve("flap") == Pattern(0.5, kind="heads")
+    assert Repair("liar", penalty="held-out").penalty == "held-out" and Repair("liar", penalty=1) == Repair("liar", penalty=1.0)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +257,40 @@ WRONG = [
     ("wanda-50% BR[settings=paper3]", ["settings 'paper3' are unknown; did you mean 'paper2'?"]),
     ("wanda-50% ridge[settings=paper2]", ["settings is an option of gradient and retrain, not of ridge"]),
     ("shin-wanda-XX", ["no preset has this name; did you mean 'shin-wanda-"]),
+    ("wanda-neurons-50% LR", ["wanda scores single weights; neurons take random, magnitude, activation, wanda-sp, flap, snip, fisher"]),
+    ("sparsegpt-structures-50%[damping=0.1] LIAR", ["sparsegpt scores single weights; structures take random"]),
+    ("flap-50% LR", ["flap scores whole structures: flap-heads-50%, flap-neurons-50%, flap-structures-50%; single weights take random, magnitude, wanda, sparsegpt, ria"]),
+    ("wanda-sp-2:4 LR", ["wanda-sp scores whole structures"]),
+    ("flap-neurons-2:4 LR", ["N:M is a pattern of single weights; neurons take a share, as in neurons-50%"]),
+    ("flap-neurons-150% LIAR", ["sparsity 150% is outside"]),
+    ("flap-neurons--5% LIAR", ["sparsity -5% is outside"]),
+    ("falp-neurons-50% LIAR", ["criterion 'falp' is unknown; did you mean 'flap'?"]),
+    ("flap-neuron-50% LIAR", ["pattern 'neuron-50%' is not understood; write a percentage as 50% or N:M as 2:4; of whole structures heads-50%, neurons-50%"]),
+    ("wanda-sp LIAR", ["no pattern after 'wanda-sp'; write wanda-50%, wanda-2:4 or flap-neurons-50%"]),
+    ("flap-neurons-50% LIRA", ["method 'LIRA' is unknown; did you mean 'LIAR'?"]),
+    ("flap-neurons-50% liar", ["method 'liar' is unknown; did you mean 'LIAR'?"]),
+    ("flap+swaps-neurons-50% LIAR", ["+swaps exchanges single weights; the masks of neurons are taken as they are: write flap-neurons-50%"]),
+    ("magnitude+fw-heads-50%[group=row] ridge", [
+        "+fw exchanges single weights", "group is an option of kind=weights, not of kind=heads",
+        "ridge refits matrices that lost single weights; heads take LR, BR, BR+GP, BR+CR, BR+GP+CR, IR, retrain, compensate, scale, LIAR, LIAR+GP",
+    ]),
+    ("wanda-50% LIAR", ["LIAR makes up for whole structures, of a pattern such as heads-50% or neurons-50% or structures-50%; single weights take LR, BR,"]),
+    ("wanda-2:4 BR+GP[repair=liar]", ["repair=liar makes up for whole structures"]),
+    ("flap-neurons-50%[heads=queries] LIAR", ["heads is an option of kind=heads or structures, not of kind=neurons"]),
+    ("flap-heads-50%[heads=query] LIAR", ["heads 'query' is unknown; did you mean 'queries'?"]),
+    ("flap-heads-50%[flops=64] LIAR", ["flops is an option of scope=global, not of scope=uniform"]),
+    ("flap-heads-50%[scope=global,flops=0] LIAR", ["flops must be a whole number of at least 1, got 0"]),
+    ("wanda-50%[scope=global] LR", ["scope is an option of kind=heads or neurons or structures, not of kind=weights"]),
+    ("flap-heads-50%[scope=global,statistics=dense] LIAR", ["statistics=dense does not apply: scope=global chooses on the dense model, before the first unit"]),
+    ("snip-heads-50%[statistics=dense] LIAR", ["statistics=dense does not apply: snip chooses on the dense model"]),
+    ("random-heads-50%[statistics=dense] LIAR", ["statistics=dense does not apply to random without refinement"]),
+    ("flap-heads-50% LIAR[unit=sub-block]", ["LIAR repairs one matrix after the other: unit, width and overlap do not apply to it; gradient steps after it are BR+GP[repair=liar]"]),
+    ("flap-heads-50% LIAR[student=dense]", ["valid with student=dense: target=dense"]),
+    ("flap-heads-50% compensate[penalty=0.1]", ["penalty is an option of scale and liar, not of compensate"]),
+    ("flap-heads-50% BR+GP[penalty=0.1]", ["penalty is an option of scale and liar, not of a method without repair (LIAR, or BR+GP[repair=liar])"]),
+    ("flap-heads-50% LIAR[penalty=best]", ["penalty must be a number of at least 0 or held-out, got 'best'"]),
+    ("flap-heads-50% LIAR[epochs=3]", ["epochs is an option of gradient and retrain, not of LR (solver none)"]),
+    ("flap-heads-50% retrain[repair=liar,target=dense]", ["retrain follows the model's own loss: student and target"]),
     ("wanda-50% BR[seed=-1]", ["seed must be a whole number of at least 0, got -1"]),
 ]
 
@@ -281,7 +370,7 @@ def test_every_preset_is_one_word_for_a_recipe_with_a_source():
         assert recipe == Recipe.parse(preset.text) == Recipe.parse(str(recipe)), name
     meanings = [Recipe.parse(name).digest() for name in PRESETS]
     assert len(set(meanings)) == len(meanings), "two words for one recipe"
-    assert {Recipe.parse(name).criterion.name for name in PRESETS} == {"magnitude", "wanda", "ria", "sparsegpt"}
+    assert {Recipe.parse(name).criterion.name for name in PRESETS} == {"magnitude", "wanda", "ria", "sparsegpt", "snip", "flap", "wanda-sp", "fisher"}
     assert {Recipe.parse(name).unit.name for name in PRESETS} == set(UNITS)
     assert {Recipe.parse(name).refinement.name for name in PRESETS} == set(REFINEMENTS)
     assert str(Recipe.parse("shin-sparsegpt-CR")) == "sparsegpt-50% BR+GP+CR"

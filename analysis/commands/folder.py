@@ -19,7 +19,7 @@ from analysis.commands.common import existing_parent, jsonable
 from analysis.errors import StoreError, UsageError
 
 SCHEMA = 2  # of the request and the summary; raise it when either changes meaning
-REQUEST, LOCK, CHECKPOINT, SUMMARY, MODEL = ".request.json", ".lock", ".checkpoint", "summary.json", "model"
+REQUEST, LOCK, CHECKPOINT, SUMMARY, MODEL, SHRUNK = ".request.json", ".lock", ".checkpoint", "summary.json", "model", "shrunk"
 
 
 def check_writable(folder: Path) -> None:
@@ -96,16 +96,16 @@ def check_room(folder: Path, needed: int) -> None:
         )
 
 
-def place_model(folder: Path, save) -> None:
-    """Let `save(folder / "model")` write the model (whole or not at all), after removing what a killed attempt left."""
-    for left in folder.glob(f".{MODEL}-*"):
+def place_model(folder: Path, save, name: str = MODEL) -> None:
+    """Let `save(folder / name)` write a model (whole or not at all), after removing what a killed attempt left."""
+    for left in folder.glob(f".{name}-*"):
         shutil.rmtree(left)
     try:
-        save(folder / MODEL)
+        save(folder / name)
     except SafetensorError as error:  # its own class for what the operating system says
         if "os error 28" not in str(error):
             raise
-        raise OSError(errno.ENOSPC, "no space left", str(folder / MODEL)) from error
+        raise OSError(errno.ENOSPC, "no space left", str(folder / name)) from error
 
 
 def write_text(path: Path, text: str) -> None:

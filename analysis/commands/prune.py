@@ -15,7 +15,7 @@ from analysis.commands import folder
 from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, label_sources, say, table, unescape
 from analysis.errors import DataError, ModelError, UsageError
 from analysis.models.files import misfits
-from analysis.recipe import Recipe
+from analysis.recipe import WHOLE, Recipe
 from analysis.study.answers import with_answers
 from analysis.study.calibration import draw
 from analysis.study.store import versions
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> Report:
         say(f"resuming the run in {plan.out}")
     dense, calibration, held_out = load(args, plan)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in dense.model.parameters())
-    folder.check_room(plan.out, weights * (1 + plan.recipe.unit.width))  # a checkpoint keeps every block as often as it is visited
+    folder.check_room(plan.out, weights * (1 + args.shrink + plan.recipe.unit.width))  # a checkpoint keeps every block as often as it is visited
     with folder.claimed(plan.out, plan.request, plan.state):
         summary = work(args, plan, dense, calibration, held_out)
         folder.release(plan.out)
@@ -78,6 +78,10 @@ def make_plan(args: argparse.Namespace) -> Plan:
         request["tasks"] = {task: task_fingerprint(task) for task in args.task}
     for name in ("samples", "added_samples", "documents", "held_out_samples", "length", "seed", "separator", "mode", "device", "dtype"):
         request[name] = getattr(args, name)
+    if args.shrink:
+        request["shrink"] = True
+        if recipe is not None and not recipe.pattern.whole:
+            problems.add(f"--shrink: {recipe} removes single weights, so no matrix gets smaller; {', '.join(WHOLE)} do that, as in flap-neurons-50%")
     with problems.catch():
         folder.check_writable(args.out)
     problems.raise_any()
@@ -92,7 +96,7 @@ def check_added(problems: Problems, args: argparse.Namespace, recipe: Recipe | N
         problems.add("--added and --added-samples go together: a source, and how many windows of it")
     elif recipe is not None and args.added is None and recipe.added == "all":
         problems.add(f"recipe {recipe}: added=all says who sees added windows, and none are added; give --added and --added-samples")
-    elif recipe is not None and args.added is not None and (recipe.solver.name, recipe.added) == ("none", "solver"):
+    elif recipe is not None and args.added is not None and recipe.added == "solver" and not recipe.changes_weights:
         problems.add(f"--added: nothing would see these windows, since {recipe.method} solves nothing; add added=all to the recipe's first word, or use another method")
 
 
@@ -146,11 +150,27 @@ def work(args: argparse.Namespace, plan: Plan, dense, calibration, held_out) -> 
     if args.task:
         say(f"asking both models {args.documents} questions of {', '.join(args.task)}")
         pruned.tables = with_answers(pruned, dense, args.task, args.documents, {})
+    if args.shrink:
+        shrink(plan, pruned, dense, calibration)
     folder.place_model(plan.out, pruned.save)
     for name in records.TABLES:
         frame = records.validate(name, pruned.tables[name])
         folder.write_text(plan.out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
     return folder.place_summary(plan.out, summarise(args, plan, dense, pruned))
+
+
+def shrink(plan: Plan, pruned, dense, calibration) -> None:
+    """Write the smaller model and put its size and speed beside the dense model's.
+
+    Raises: UnsupportedModel where the architecture cannot run with fewer heads.
+    """
+    from analysis.measure.size import size_table
+    from analysis.models.shrunk import save_shrunk
+
+    say("cutting out what was removed")
+    small = pruned.shrink()
+    pruned.tables["size"] = size_table({"dense": dense.model, "pruned": small}, calibration)
+    folder.place_model(plan.out, lambda path: save_shrunk(small, pruned.tokenizer, path), folder.SHRUNK)
 
 
 def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
@@ -178,6 +198,8 @@ def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
         "perplexity": perplexity,
         "final_block_error": {row.split: {"error": row.error, "relative_error": row.relative_error} for row in last.itertuples()},
         "final_block_distance": {row.split: row.distance for row in texts[texts.block == texts.block.max()].itertuples()},
+        "structures": pruned.tables["structures"].groupby("kind")[["structures", "kept"]].sum().to_dict("index"),
+        "size": {row["which"]: {key: value for key, value in row.items() if key != "which"} for row in pruned.tables["size"].to_dict("records")},
         "zero_shot": zero_shot,
         "seconds": cost.seconds.sum(),
         "seconds_by_stage": cost.groupby("stage").seconds.sum().to_dict(),
@@ -202,11 +224,21 @@ def report(out: Path, summary: dict) -> Report:
         table(("split", "dense perplexity", "pruned perplexity", "final-block error", "relative"), rows),
         "",
         *answers(summary["zero_shot"]),
+        *sizes(summary.get("size", {})),
         f"model    {out / folder.MODEL}",
+        *([f"shrunk   {out / folder.SHRUNK}"] if summary.get("size") else []),
         f"tables   {out}/{{{','.join(records.TABLES)}}}.csv",
         f"summary  {out / folder.SUMMARY}",
     ]
     return Report("\n".join(lines), summary)
+
+
+def sizes(size: dict) -> list[str]:
+    """The lines on size and speed; none where nothing was shrunk."""
+    if not size:
+        return []
+    rows = [(which, f"{of['parameters']:,}", f"{of['flops_per_token']:,}", of["latency_ms"], f"{of['tokens_per_second']:,.0f}") for which, of in size.items()]
+    return [table(("size", "parameters", "FLOPs per token", "ms per window", "tokens/s"), rows), ""]
 
 
 def answers(zero_shot: dict) -> list[str]:

@@ -15,6 +15,8 @@ class Note:
     "constant input"   number of inputs that were the same on every calibration token
     "few tokens"       number of calibration tokens, no more than the kept features they had to determine
     "through the origin"   number of rows of a matrix without a bias that was repaired by its weights alone
+    "condition"        condition number of the matrix that a repair solved, estimated
+    "penalty"          the penalty that held-out error chose, as a share of the mean diagonal
     "scales out of range"  number of structures whose scales were too large to be used; all of the layer's were left at 1
     """
 

@@ -23,6 +23,7 @@ _SMALL_FILES = [
 ]  # fmt: skip
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model")
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+SHRUNK_WEIGHTS, SHRUNK_MANIFEST = "shrunk.safetensors", "shrunk.json"  # of a model whose config cannot describe it (`models/shrunk.py`)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 
@@ -99,8 +100,17 @@ def read_config(folder: Path, name: str) -> dict:
     return config
 
 
+def is_shrunk(folder: Path | str) -> bool:
+    """Whether a folder holds a model with layers of unequal widths, which `from_pretrained` cannot read and `load_model` can."""
+    return (Path(folder) / SHRUNK_MANIFEST).is_file()
+
+
 def weight_files(folder: Path, name: str) -> list[Path]:
     """The safetensors files of a model. Raises ModelError if there are none, only pickles, or shards are missing."""
+    if is_shrunk(folder):
+        if not (folder / SHRUNK_WEIGHTS).is_file():
+            raise ModelError(f"model {name!r}: {folder} has a {SHRUNK_MANIFEST} and no {SHRUNK_WEIGHTS}")
+        return [folder / SHRUNK_WEIGHTS]
     if (folder / _WEIGHTS).is_file():
         return [folder / _WEIGHTS]
     if not (folder / _INDEX).is_file():
@@ -167,7 +177,8 @@ def _local_fingerprint(folder: Path, name: str) -> str:
     read_config(folder, name)
     digest = hashlib.sha256()
     tokenizer = [folder / file for file in _TOKENIZER_FILES if (folder / file).is_file()]
-    for path in [folder / "config.json", *tokenizer, *weight_files(folder, name)]:
+    manifest = [folder / SHRUNK_MANIFEST] * is_shrunk(folder)
+    for path in [folder / "config.json", *manifest, *tokenizer, *weight_files(folder, name)]:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
             while chunk := file.read(1 << 24):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.errors import ModelError, UnsupportedModel, UsageError
-from analysis.models.files import fetch, fingerprint, has_tokenizer, lab_models, read_config
+from analysis.models.files import fetch, fingerprint, has_tokenizer, is_shrunk, lab_models, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +47,7 @@ class LoadedModel:
 
 def load_model(name: str, *, device: str = "auto", dtype: str = "float32") -> LoadedModel:
     """Load a decoder by lab name ("lab"), local folder or hub id ("org/name[@revision]"), safetensors only, no remote code.
+    Folders of shrunk models with layers of unequal widths (`models/shrunk.py`) are read like any other.
 
     device: "auto" (cuda, mps, cpu), "cuda", "cuda:N", "mps" or "cpu". dtype: one of `DTYPES`.
     Raises UsageError for an unknown device or dtype, ModelError for a model that is missing, broken (weights cut short, missing,
@@ -95,6 +96,10 @@ def _read_model(folder: Path, name: str, dtype: "torch.dtype") -> "PreTrainedMod
         raise ModelError(f"model {name!r}: transformers cannot use {folder / 'config.json'} ({_line(error)})") from error
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise ModelError(f"model {name!r}: {config.model_type} is no causal language model (a decoder that predicts the next token)")
+    if is_shrunk(folder):
+        from analysis.models.shrunk import load_shrunk
+
+        return load_shrunk(folder).to(dtype)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **local)
     except Exception as error:  # as above, for weights of the wrong shape and the like
@@ -174,3 +179,14 @@ def quiet():
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def caching(model: "PreTrainedModel"):
+    """While open the config says that the model uses its cache, which is switched off here only for our own forwards: users of a saved folder get it back."""
+    cached = getattr(model.config, "use_cache", True)
+    model.config.use_cache = True
+    try:
+        yield
+    finally:
+        model.config.use_cache = cached

@@ -9,7 +9,7 @@ from torch import BoolTensor, nn
 
 from analysis.errors import SparsityError, UsageError
 from analysis.models.anatomy import Anatomy, anatomy
-from analysis.models.load import load_model, quiet
+from analysis.models.load import caching, load_model, quiet
 
 
 def assert_sparsity(model: nn.Module | Anatomy, masks: dict[str, BoolTensor]) -> None:
@@ -61,16 +61,10 @@ def save_model(model: nn.Module, tokenizer, folder: Path | str, masks: dict[str,
 
 
 def _write(model: nn.Module, tokenizer, folder: Path) -> None:
-    """The cache is switched off here only for our own forwards; users of the folder get it back."""
-    cached = getattr(model.config, "use_cache", True)
-    model.config.use_cache = True
-    try:
-        with quiet():
-            model.save_pretrained(folder)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(folder)
-    finally:
-        model.config.use_cache = cached
+    with quiet(), caching(model):
+        model.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
 
 
 def _prove(model: nn.Module, folder: Path, masks: dict[str, BoolTensor]) -> None:

@@ -75,7 +75,7 @@ def shrink(model: nn.Module, found: Structures, masks: Mapping[str, Tensor]) -> 
     allowed = tolerance_for(next(model.parameters()).dtype)
     if not error <= allowed:
         raise UnsupportedModel(f"{found.parts.model_type}: the smaller model differs from the masked one by {error:.3g} (allowed {allowed:.1g}); it cannot be shrunk")
-    _adopt_config(small, parts)
+    adopt_config(small, parts)
     return small
 
 
@@ -199,8 +199,8 @@ def _with_heads(config, new: Widths):
 # --- configs ---------------------------------------------------------------------------------------------------------
 
 
-def _adopt_config(model: nn.Module, parts: Anatomy) -> None:
-    """Give the model a config of its own size where there is one, and zeros for the biases that this config implies."""
+def adopt_config(model: nn.Module, parts: Anatomy) -> None:
+    """Give the model a config of its own sizes and biases where there is one, and zeros for the biases that this config implies."""
     config = _plain_config(model, parts)
     if config is None:
         return

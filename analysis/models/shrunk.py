@@ -16,18 +16,13 @@ from torch import nn
 
 from analysis.errors import ModelError, UsageError
 from analysis.models.anatomy import Anatomy, anatomy, evaluating
-from analysis.models.files import read_config
-from analysis.models.load import quiet
+from analysis.models.files import SHRUNK_MANIFEST, SHRUNK_WEIGHTS, is_shrunk, read_config
+from analysis.models.load import caching, quiet
 from analysis.models.replay import tolerance_for
 from analysis.models.shrink import Widths, empty_model, set_counts, set_weight, widths
 from analysis.models.structures import last_hidden
 
-WEIGHTS, MANIFEST, VERSION = "shrunk.safetensors", "shrunk.json", 1
-
-
-def is_shrunk(folder: Path | str) -> bool:
-    """Whether a folder holds a model that only `load_shrunk` can read."""
-    return (Path(folder) / MANIFEST).is_file()
+WEIGHTS, MANIFEST, VERSION = SHRUNK_WEIGHTS, SHRUNK_MANIFEST, 1
 
 
 def save_shrunk(model: nn.Module, tokenizer, folder: Path | str) -> Path:
@@ -45,8 +40,8 @@ def save_shrunk(model: nn.Module, tokenizer, folder: Path | str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
         fresh = Path(made) / "model"
         fresh.mkdir()
-        with quiet():
-            if _is_plain(model):
+        with quiet(), caching(model):
+            if is_plain(model):
                 model.save_pretrained(fresh)
             else:
                 _write_shrunk(model, fresh)
@@ -59,7 +54,8 @@ def save_shrunk(model: nn.Module, tokenizer, folder: Path | str) -> Path:
     return folder
 
 
-def _is_plain(model: nn.Module) -> bool:
+def is_plain(model: nn.Module) -> bool:
+    """Whether the model's config describes it, so that `from_pretrained` loads what `save_pretrained` writes."""
     empty = empty_model(type(model), model.config)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     return empty is not None and {name: value.shape for name, value in empty.state_dict().items()} == shapes
@@ -81,7 +77,7 @@ def load_shrunk(folder: Path | str) -> nn.Module:
     """The model that `save_shrunk` wrote with a manifest: evaluation mode, no gradients, on the CPU, in the dtype it was saved in.
 
     It is built at full size from config.json, its matrices are cut to the sizes of the stored ones, and the counts of the manifest are set.
-    Raises ModelError naming the file that is missing, unreadable or does not fit; a folder without a manifest is an ordinary model for `load_model`.
+    Raises ModelError naming the file that is missing, unreadable or does not fit; a folder without a manifest is an ordinary model. `load_model` reads either.
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_model

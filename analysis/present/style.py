@@ -82,7 +82,8 @@ SPOKEN = {  # methods whose text form is too long for a legend
 }
 LEVELS = ("dense", "LR")  # what no figure of costs gives an x of its own: nothing is trained
 OTHERS = [Look(color, marker, (0, (4, 1.5))) for color, marker in [("#A0A0A0", "d"), ("#D4C400", "8"), ("#6A3D9A", "4")]]
-CRITERIA = {"magnitude": "Magnitude", "wanda": "Wanda", "ria": "RIA", "sparsegpt": "SparseGPT", "random": "Random"}
+CRITERIA = {"magnitude": "Magnitude", "wanda": "Wanda", "ria": "RIA", "sparsegpt": "SparseGPT", "random": "Random",
+            "activation": "Activation norm", "wanda-sp": "Wanda-sp", "flap": "FLAP", "snip": "SNIP", "fisher": "Fisher"}  # fmt: skip
 CRITERION_LOOKS = {
     "magnitude": Look("#D55E00", "v", "-"),
     "wanda": Look("#0072B2", "o", "-"),

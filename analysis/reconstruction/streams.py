@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from analysis.masks.statistics import Statistics, collect
+from analysis.models.anatomy import Block, Matrix
 from analysis.models.replay import Call, Recording, record, run
 from analysis.text.windows import Windows
 
@@ -96,6 +98,18 @@ def unit_output(modules: Sequence[nn.Module], first: int, recording: Recording, 
     for offset, module in enumerate(modules):
         hidden = run(module, hidden, call_of(recording, first + offset, hidden, rows))
     return hidden
+
+
+@torch.inference_mode()
+def input_statistics(block: Block, matrices: Sequence[Matrix], streams: Streams, hidden: Tensor, want: str, precision: torch.dtype) -> dict[str, Statistics]:
+    """Statistics of the inputs of some of a block's matrices, by name, where the block reads `hidden` (N, T, H) of the first N windows of the streams."""
+    device = next(block.module.parameters()).device
+    with collect(matrices, want=want, precision=precision, block=block.name) as collector:
+        for rows in chunks(*hidden.shape[:2], device):
+            collector.mask = streams.mask[rows]
+            with collector.inputs_only():
+                unit_output([block.module], block.index, streams.recording, hidden[rows].to(device), rows)
+    return collector.result()
 
 
 def call_of(recording: Recording, block: int, hidden: Tensor, rows) -> Call:

@@ -45,7 +45,7 @@ class Repaired:
     loss_before, loss_after  mean squared difference from the wanted output per feature, of the masked consumer and of this one; loss_after <= loss_before
     held_out    the same of this one on the held-out sums; None without
     scale       mean square of the wanted output
-    penalty     the ridge penalty used, as a share of the Gram matrix's mean diagonal; None where nothing was solved
+    penalty     the penalty used, as a share of that mean diagonal; None where nothing was solved
     condition   estimated condition number of the matrix solved; None likewise
     notes       the rules that had to be used
     """
@@ -86,7 +86,7 @@ def repair(
     kept         (in,) bool, True where the column stays (`structures.column_mask`)
     sums         one stream or two
     owner        (in,) structure of each column (`structures.structure_of_column`); needed by "scale" alone
-    penalty      of "scale" and "liar", as a share of the mean diagonal of the matrix solved (for "liar" of the Gram matrix): a number, or several
+    penalty      of "scale" and "liar", as a share of the mean diagonal of the matrix solved (for "liar" of the Gram matrix of the kept inputs): a number, or several
                  of which the one with the smallest held-out loss is taken
     held_out     sums of tokens that the repair does not see
     create_bias  whether a consumer without bias gets one. With False its repair is kept to the weights: "liar" is then the map through the origin (recorded
@@ -179,7 +179,7 @@ def _absorbed(base: Tensor, bias: Tensor | None, kept: Tensor, sums: Sums, penal
     notes = (Note("constant input", float(steady.sum())),) * bool(steady.any())
     gram = gram.masked_fill(steady[:, None] | steady, 0)
     right = (cross - base[:, kept] @ gram).masked_fill(steady, 0)
-    level = float(sums.gram.diagonal().mean())
+    level = float(ordinary.mean())
     attempts = []
     for share in penalties:
         step, used, condition, raised = _solve(gram, right, steady, share, level, sums.precision, name)

@@ -40,6 +40,16 @@ class Sums:
         sums = sums + 2 * bias * (weight @ self.inputs) + self.tokens * bias.square()
         return float((sums.clamp(min=0) / self.tokens).mean())
 
+    def __add__(self, other: "Sums") -> "Sums":
+        """Sums over the tokens of both."""
+        parts = (getattr(self, name) + getattr(other, name) for name in ("gram", "inputs", "cross", "outputs", "energy", "tokens"))
+        return Sums(*parts, self.precision)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all sums together."""
+        return sum(part.numel() * part.element_size() for part in (self.gram, self.inputs, self.cross, self.outputs, self.energy))
+
     @property
     def scale(self) -> float:
         """Mean over tokens of |y|^2 / out: what losses are relative to."""
@@ -142,8 +152,10 @@ def _student(block: Block, matrix: Matrix, hidden: Tensor, call: Call) -> tuple[
 
 
 def _adds_to(block: Block, half: str, residual: Tensor, output: Tensor, after: Tensor) -> bool:
-    """Whether a half's result `after` is residual + consumer's output, or the half's last norm of that sum. All (B, T, H)."""
+    """Whether a half's result `after` is residual + consumer's output, or one of the half's norms of that sum (norms within heads are of another width). All (B, T, H)."""
     total = residual + output
     norms = (block.attention if half == "attention" else block.mlp).norms
-    candidates = [total] + [block.module.get_submodule(norms[-1])(total)] * bool(norms)
+    modules = [block.module.get_submodule(name) for name in norms]
+    fitting = [module for module in modules if all(parameter.numel() == total.shape[-1] for parameter in module.parameters())]
+    candidates = [total, *(module(total) for module in fitting)]
     return any(float((candidate - after).norm()) <= 1e-3 * float(after.norm()) for candidate in candidates)

@@ -52,7 +52,8 @@ class Job:
 
     added: a source of `added_samples` more windows, put behind the calibration windows (`study/calibration.py`); `recipe.added`
     says who sees them. With 0 of them the run is that without. tasks: multiple-choice tasks that the dense and the pruned model
-    answer, `documents` questions of each, the same ones for every seed.
+    answer, `documents` questions of each, the same ones for every seed. shrink: measure size and speed of the model with removed structures cut out
+    (table `size`), beside the dense one's.
 
     Raises UsageError listing everything that is wrong, RecipeError for a recipe text that is.
     """
@@ -72,6 +73,7 @@ class Job:
     added_samples: int = 0
     tasks: tuple[str, ...] = ()
     documents: int = 100
+    shrink: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.recipe, str):
@@ -86,6 +88,10 @@ class Job:
     def _problems(self) -> Iterator[str]:
         if not isinstance(self.recipe, Recipe):
             yield f"recipe must be a Recipe or its text, got {self.recipe!r}"
+        if not isinstance(self.shrink, bool):
+            yield f"shrink must be True or False, got {self.shrink!r}"
+        elif self.shrink and isinstance(self.recipe, Recipe) and not self.recipe.pattern.whole:
+            yield f"shrink=True: {self.recipe} removes single weights, so no matrix gets smaller"
         labels = [label for label, _ in self.held_out]
         for label in sorted({label for label in labels if labels.count(label) > 1}):
             yield f"two held-out texts are labelled {label!r}; name them apart"
@@ -187,10 +193,12 @@ class Study:
     blocks: pd.DataFrame
     steps: pd.DataFrame
     matrices: pd.DataFrame
+    structures: pd.DataFrame
     layers: pd.DataFrame
     cost: pd.DataFrame
     perplexity: pd.DataFrame
     texts: pd.DataFrame
+    size: pd.DataFrame
     zero_shot: pd.DataFrame
     numerics: pd.DataFrame
     provenance: dict[str, Any]  # runs: run name -> job, versions, time, and where its windows come from
@@ -216,6 +224,7 @@ class _Desk:
             "added": [self._print(source_fingerprint, job.added, model), job.added_samples] if job.added_samples else None,
             "held_out": [[label, self._print(source_fingerprint, source, model)] for label, source in job.held_out],
             "tasks": [[[task, self._print(task_fingerprint, task)] for task in job.tasks], job.documents] if job.tasks else None,
+            "shrink": job.shrink,
             "samples": [job.samples, job.held_out_samples or job.samples, job.length, job.seed],
             "numbers": [job.dtype, job.device.partition(":")[0]],
             "separator": job.separator,
@@ -243,6 +252,10 @@ class _Desk:
         }
         pruned = prune(self.loaded, job.recipe, calibration, held_out, checkpoint=folder.checkpoint)
         tables = with_answers(pruned, self.loaded, job.tasks, job.documents, self.answers)
+        if job.shrink:
+            from analysis.measure.size import size_table
+
+            tables = tables | {"size": size_table({"dense": self.loaded.model, "pruned": pruned.shrink()}, calibration)}
         provenance = {**pruned.provenance, "device": str(self.loaded.device), "dtype": job.dtype}
         return folder.write(tables, provenance)
 

@@ -90,7 +90,7 @@ def test_liar_absorbs_the_ridge_prediction_of_removed_inputs(penalty):
     result = fixed("liar", weight, bias, kept, one_stream(weight, bias, statistics_of(inputs)), penalty=penalty)
     left, gone = inputs[:, kept], inputs[:, ~kept]
     centred, others = left - left.mean(0), gone - gone.mean(0)
-    level = penalty * inputs.square().sum(0).mean()
+    level = penalty * left.square().sum(0).mean()
     predictor = torch.linalg.solve(centred.T @ centred + level * torch.eye(left.shape[1], dtype=torch.float64), centred.T @ others).T
     constant = gone.mean(0) - predictor @ left.mean(0)
     torch.testing.assert_close(result.weight[:, kept], weight[:, kept] + weight[:, ~kept] @ predictor, rtol=1e-8, atol=1e-8)
@@ -174,7 +174,7 @@ def test_without_a_bias_the_map_goes_through_the_origin(penalty):
     weight, _, kept, inputs = problem(9)
     sums = one_stream(weight, None, statistics_of(inputs))
     result = fixed("liar", weight, None, kept, sums, create_bias=False, penalty=penalty)
-    root = (penalty * inputs.square().sum(0).mean()).sqrt() * torch.eye(int(kept.sum()), dtype=torch.float64)
+    root = (penalty * inputs[:, kept].square().sum(0).mean()).sqrt() * torch.eye(int(kept.sum()), dtype=torch.float64)
     design, wanted = torch.cat([inputs[:, kept], root]), torch.cat([inputs @ weight.T, root @ weight[:, kept].T])
     expected = torch.linalg.lstsq(design, wanted, driver="gelsd").solution.T
     torch.testing.assert_close(result.weight[:, kept], expected, rtol=1e-8, atol=1e-8)
@@ -203,7 +203,7 @@ def test_the_condition_is_that_of_the_matrix_solved():
     left = inputs[:, kept] - inputs[:, kept].mean(0)
     for penalty in (0.0, 0.1):
         result = fixed("liar", weight, bias, kept, one_stream(weight, bias, statistics_of(inputs)), penalty=penalty)
-        system = left.T @ left + penalty * inputs.square().sum(0).mean() * torch.eye(left.shape[1], dtype=torch.float64)
+        system = left.T @ left + penalty * inputs[:, kept].square().sum(0).mean() * torch.eye(left.shape[1], dtype=torch.float64)
         assert 0.7 * float(torch.linalg.cond(system)) <= result.condition <= 1.001 * float(torch.linalg.cond(system))
 
 

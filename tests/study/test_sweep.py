@@ -343,8 +343,8 @@ assert not {{"torch", "transformers", "datasets"}} & set(sys.modules)
     assert process.returncode == 0, error
 
 
-def test_a_real_study_of_a_tiny_model(home, tmp_path, monkeypatch):
-    """The true loop behind it all: a small random Llama that reads bytes; and the same bits from workers of one thread."""
+def tiny_world(folder) -> dict:
+    """A small random Llama that reads bytes, and texts for it, as arguments of `grid`."""
     import torch
 
     from tests.text.alphabet import END, byte_tokenizer
@@ -354,14 +354,31 @@ def test_a_real_study_of_a_tiny_model(home, tmp_path, monkeypatch):
     config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    (tmp_path / "text.txt").write_text("\n\n".join(f"Story {n}: the {n * n} of {n * 7 % 31} went to {n ** 3}." for n in range(200)))
-    jobs = grid(
-        model=str(tmp_path / "model"), recipes=["wanda-50% LR", "sparsegpt-2:4 BR[epochs=2,lr=0.001]"], samples=4,
-        calibration=f"{tmp_path}/text.txt[:60%]", held_out={"rest": f"{tmp_path}/text.txt[60%:]"}, held_out_samples=3, length=16,
-        added=f"{tmp_path}/text.txt[:60%]", added_samples=2,
-    )  # fmt: skip
+        LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "text.txt").write_text("\n\n".join(f"Story {n}: the {n * n} of {n * 7 % 31} went to {n ** 3}." for n in range(200)))
+    return {
+        "model": str(folder / "model"), "calibration": f"{folder}/text.txt[:60%]", "held_out": {"rest": f"{folder}/text.txt[60%:]"},
+        "samples": 4, "held_out_samples": 3, "length": 16,
+    }  # fmt: skip
+
+
+def test_a_study_of_structures_measures_the_smaller_models(home, tmp_path):
+    given, recipes = tiny_world(tmp_path), ["flap-neurons-50% LIAR", "snip-structures-40%[scope=global] LIAR+GP"]
+    study = run_study(grid(**given, recipes=recipes, shrink=True), workers=1)
+    assert set(study.size.which) == {"dense", "pruned"} and len(study.size) == 4 and set(study.size.pattern) == {"neurons-50%", "structures-40%"}
+    parameters = study.size.pivot(index="recipe", columns="which", values="parameters")
+    assert (parameters["pruned"] < parameters["dense"]).all() and (study.structures.kept >= 1).all() and set(study.layers.action) == {"liar"}
+    plain = run_study(grid(**given, recipes=recipes[:1]), workers=1)
+    assert plain.size.empty and plain.jobs[0].digest() != study.jobs[0].digest()
+    with pytest.raises(UsageError, match="shrink=True: wanda-50% LR removes single weights"):
+        grid(**given, recipes=["wanda-50% LR"], shrink=True)
+
+
+def test_a_real_study_of_a_tiny_model(home, tmp_path, monkeypatch):
+    """The true loop behind it all; and the same bits from workers of one thread."""
+    given = tiny_world(tmp_path) | {"added": f"{tmp_path}/text.txt[:60%]", "added_samples": 2}
+    jobs = grid(**given, recipes=["wanda-50% LR", "sparsegpt-2:4 BR[epochs=2,lr=0.001]"])
     study = run_study(jobs, workers=1)
     assert set(study.blocks.split) == {"calibration", "rest"} and set(study.blocks.block) == {0, 1}
     assert set(study.steps.method) == {"BR"} and set(study.steps.epoch) == {0, 1, 2}

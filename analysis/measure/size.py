@@ -1,0 +1,56 @@
+"""How large and how fast a model is: parameters, operations, latency and throughput, two models measured in turn."""
+
+import statistics
+import time
+from collections.abc import Mapping
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from analysis.models.anatomy import evaluating
+from analysis.models.shrink import footprint
+from analysis.records import validate
+from analysis.text.windows import Windows
+
+WINDOWS = 8  # read at once where throughput is measured
+ROUNDS = 7  # medians are of as many forwards
+
+
+def size_table(models: Mapping[str, nn.Module], windows: Windows, rounds: int = ROUNDS) -> pd.DataFrame:
+    """The table `size` of models by name ("dense", "pruned"), on real forwards of the windows' ids without a cache.
+
+    latency_ms: the median of `rounds` forwards of the first window alone. tokens_per_second: likewise of the first windows together, at most `WINDOWS`.
+    The models take turns, after a round that is not counted. flops_per_token: at as many keys as a window has tokens.
+    """
+    one, many = windows.ids[:1], windows.ids[:WINDOWS]
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
+    for _ in range(rounds + 1):
+        for name, model in models.items():
+            times[name].append((_seconds(model, one), _seconds(model, many)))
+    rows = []
+    for name, model in models.items():
+        alone, together = (statistics.median(taken) for taken in zip(*times[name][1:], strict=True))
+        footing = footprint(model, windows.length)
+        cost = {"parameters": footing.parameters, "flops_per_token": 2 * footing.multiply_adds}
+        rows.append({"which": name, **cost, "latency_ms": 1000 * alone, "tokens_per_second": many.numel() / together})
+    return validate("size", pd.DataFrame(rows))
+
+
+@torch.inference_mode()
+def _seconds(model: nn.Module, ids: Tensor) -> float:
+    device = next(model.parameters()).device
+    ids = ids.to(device)
+    with evaluating(model):
+        _wait(device)
+        start = time.perf_counter()
+        model(input_ids=ids, use_cache=False)
+        _wait(device)
+        return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
