@@ -14,7 +14,7 @@ from analysis.records import validate
 from analysis.text.windows import Windows
 
 WINDOWS = 8  # read at once where throughput is measured
-ROUNDS = 7  # medians are of as many forwards
+ROUNDS = 15  # medians are of as many forwards
 
 
 def size_table(models: Mapping[str, nn.Module], windows: Windows, rounds: int = ROUNDS) -> pd.DataFrame:
