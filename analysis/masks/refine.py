@@ -21,7 +21,7 @@ from analysis.masks.patterns import COLUMNS, check_mask, choose, column_blocks, 
 from analysis.masks.statistics import Statistics
 from analysis.recipe import Pattern, Refinement
 
-CHUNK, CHUNK_CUDA = 2**25, 2**30  # bytes swaps holds at once, on a CPU what a last-level cache holds; one row where a row needs more
+CHUNK, CHUNK_CUDA = 2**24, 2**30  # bytes swaps holds at once, on a CPU what a last-level cache holds; one row where a row needs more
 ROUNDING = 1e-12  # a swap must lower its row's loss by more than this share of what its two weights alone would change
 
 
