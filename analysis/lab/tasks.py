@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from analysis.errors import UsageError
-from analysis.lab import dialogues, letters, news, stories, words
+from analysis.lab import dialogues, news, stories, words
 from analysis.lab.documents import SPLITS, default_world
 from analysis.lab.draw import Draw, Ranked, count, tidy
 from analysis.lab.names import MONTHS, WEEKDAYS

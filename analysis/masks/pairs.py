@@ -17,6 +17,7 @@ class SmallGroups:
 
     @staticmethod
     def order(width: int, size: int) -> Tensor:
+        """Columns (width,) as they are to lie: all first slots, then all second ones."""
         return torch.arange(width).view(-1, size).T.flatten()
 
     @staticmethod
@@ -67,10 +68,12 @@ class LargeGroups:
 
     @staticmethod
     def order(width: int, size: int) -> Tensor:
+        """Columns as they are, and the one that holds no weight."""
         return torch.arange(width + 1)
 
     @staticmethod
     def held(mask: Tensor, size: int) -> int:
+        """Numbers that a row's table holds where the fullest row has it."""
         most = -(-mask.shape[1] // size)
         for which in (mask, ~mask):
             most *= max(int(part.sum(1).max()) for part in which.split(size, 1))
@@ -107,6 +110,7 @@ class LargeGroups:
         return least.flatten(1)
 
     def take(self, rows: Tensor) -> None:
+        """As of small groups."""
         fewer = torch.arange(len(rows), device=rows.device) - rows  # how far a row moves
         self.leaves = self.leaves[rows].add_(fewer, alpha=self.kept[0].numel())
         self.group = self.group[rows].add_(fewer, alpha=self.kept.shape[1])
@@ -114,6 +118,7 @@ class LargeGroups:
         self.weight, self.pairs, self.kept, self.removed = self.weight[rows], self.pairs[rows], self.kept[rows], self.removed[rows]
 
     def update(self, both: Tensor, going: Tensor) -> None:
+        """Put the swapped weights of the rows where `going` into each other's slots, with the costs of their new pairs."""
         kept, removed = self.pairs.shape[2:]
         stays, goes = torch.where(going[:, None], both.flip(1), both).unbind(1)
         self.kept.view(-1).index_copy_(0, self.leaves, stays)
