@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from analysis.errors import UsageError
 from analysis.masks.choose import choose_mask, wanted_statistics
 from analysis.masks.statistics import Statistics
-from analysis.measure.block_error import advance_and_measure
+from analysis.measure.block_error import advance_and_measure, error_quantiles
 from analysis.measure.cost import Meter
-from analysis.measure.perplexity import perplexity
+from analysis.measure.quality import Known, measurable, quality_rows
 from analysis.measure.second_moments import MomentSum, distance
 from analysis.models.anatomy import Anatomy, Block, Matrix, anatomy, anatomy_of_copy
 from analysis.models.halves import check_halves
+from analysis.models.heads import head
 from analysis.models.load import LoadedModel
 from analysis.models.replay import record, verify
 from analysis.models.save import assert_sparsity, save_model
@@ -61,7 +62,7 @@ class Pruned:
     structures: dict[str, Tensor] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `AutoModelForCausalLM.from_pretrained` loads; sparsity is asserted on both sides.
+        """Write a folder that `from_pretrained` of the model's own class loads; sparsity is asserted on both sides.
 
         Where a repair made biases that the architecture's config has no word for, only `load_model` reads the folder.
         """
@@ -90,14 +91,16 @@ def prune(
     checkpoint: Path | None = None,
     measure: bool = True,
     precision: torch.dtype = torch.float32,
+    known: Known | None = None,
 ) -> Pruned:
     """Prune and reconstruct a copy of `model` by `recipe`; the dense model itself is never modified.
 
     calibration: the windows reconstruction sees; of windows `append`ed to it, masks see what `recipe.added` says. held_out: name ->
     windows none of them sees (disjointness is checked).
     checkpoint: a folder that keeps finished visits; an identical later call resumes from it and ends with the same bits.
-    measure: with False no block errors, distances of texts and perplexities are taken (the fastest way to the pruned model).
+    measure: with False no block errors, distances of texts, perplexities and scores are taken (the fastest way to the pruned model).
     precision: of the Gram matrices and means (float32 or float64).
+    known: what this dense model was measured to be on texts before, looked up and added to, for callers with many runs on the same texts.
 
     Raises ReplayError when the model cannot be replayed exactly, OverlapError when calibration and held-out share text,
     NumericalError and SparsityError naming the matrix, UnsupportedModel where its halves cannot be run apart for unit=sub-block,
@@ -110,7 +113,7 @@ def prune(
     held_out = _check_windows(dense_model, calibration, held_out)
     dense = anatomy(dense_model)
     plan = visits(len(dense.blocks), recipe.unit)
-    _check_recipe(dense, recipe, held_out)
+    _check_recipe(dense, head(dense_model), recipe, held_out)
     device = next(dense_model.parameters()).device
     meter = Meter(device)
     found = open_structures(dense_model, dense, recipe, meter) if recipe.pattern.whole else None
@@ -144,7 +147,7 @@ def prune(
     if found is not None:
         adopt_config(pruned_model, pruned)
     if measure:
-        _measure_perplexity(walk, {CALIBRATION: calibration, **held_out})
+        _measure_quality(walk, {CALIBRATION: calibration, **held_out}, {} if known is None else known)
     walk.rows["cost"] = [*meter.rows[:opening], *walk.rows["cost"], *meter.rows[opening:]]
     tables = {name: validate(name, pd.DataFrame(rows)) for name, rows in walk.rows.items()}
     provenance = {
@@ -237,8 +240,7 @@ def _retrain(walk: Walk, meter: Meter, visit: Visit) -> None:
 
 def _restart_sparse(walk: Walk) -> None:
     for streams in walk.splits:
-        windows = Windows(streams.recording.ids, streams.recording.mask, streams.label)
-        streams.sparse.copy_(record(walk.model, walk.pruned, windows).hidden)
+        streams.sparse.copy_(record(walk.model, walk.pruned, streams.recording.windows).hidden)
 
 
 def _train(walk: Walk, meter: Meter, visit: Visit, piece: Piece, problems: list[Problem]) -> None:
@@ -294,15 +296,17 @@ def _advance_and_record(walk: Walk, dense: nn.Module, pruned: nn.Module, index: 
     moments = [MomentSum() if walk.held_out else None for _ in walk.splits]
     for streams, moment in zip(walk.splits, moments, strict=True):
         walk.rows["blocks"] += advance_and_measure(dense, pruned, index, streams, moment)
+    if index == len(walk.dense.blocks) - 1:
+        walk.rows["distribution"] += [row for streams in walk.splits for row in error_quantiles(streams)]
     for streams, moment in zip(walk.held_out, moments[1:], strict=True):
         walk.rows["texts"].append({"block": index, "split": streams.label, "distance": distance(moments[0].mean(), moment.mean())})
 
 
-def _measure_perplexity(walk: Walk, windows: dict[str, Windows]) -> None:
-    with walk.meter.stage(-1, "measure", tokens=2 * sum(w.tokens for w in windows.values())):
-        for name, model in (("dense", walk.dense_model), ("pruned", walk.model)):
-            for label, split in windows.items():
-                walk.rows["perplexity"].append({"split": label, "which": name, **asdict(perplexity(model, split))})
+def _measure_quality(walk: Walk, windows: dict[str, Windows], known: Known) -> None:
+    seen = measurable(walk.dense_model, windows)
+    with walk.meter.stage(-1, "measure", tokens=2 * sum(w.tokens for w in seen.values())):
+        for table, rows in quality_rows(walk.dense_model, walk.model, seen, known).items():
+            walk.rows[table] += rows
 
 
 def _visit_tensors(walk: Walk, visit: Visit) -> dict[str, Tensor]:
@@ -347,7 +351,7 @@ def _resume(walk: Walk, keeper: Checkpoint, plan: list[Visit]) -> int:
 def _identity(walk: Walk, model: nn.Module, fingerprint: str | None, calibration: Windows, held_out: dict[str, Windows]) -> str:
     """Digest of everything the result depends on."""
     weights = fingerprint or tensors_digest(dict(model.named_parameters()))
-    data = {label: tensors_digest({"ids": w.ids, "mask": w.mask}) for label, w in {CALIBRATION: calibration, **held_out}.items()}
+    data = {label: w.digest() for label, w in {CALIBRATION: calibration, **held_out}.items()}
     parts = [walk.recipe.digest(), weights, str(next(model.parameters()).dtype), data, calibration.added, str(walk.precision), walk.measure]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -371,10 +375,12 @@ def _check_windows(model: nn.Module, calibration: Windows, held_out: dict[str, W
     return disjoint(calibration, held_out)
 
 
-def _check_recipe(dense: Anatomy, recipe: Recipe, held_out: dict[str, Windows]) -> None:
+def _check_recipe(dense: Anatomy, answered: str, recipe: Recipe, held_out: dict[str, Windows]) -> None:
     """Raises UsageError listing what the recipe asks of this model and these texts that they cannot give."""
     problems = []
     of, solver = recipe.pattern.of, recipe.solver
+    if solver.name == "retrain" and answered != "next token":
+        problems.append(f"retrain follows a language model's loss, and this model answers with {answered}; choose a local method such as BR+GP")
     matrices = list(dense.matrices())
     if of and (odd := [name for name, matrix in matrices if matrix.columns % of]):
         problems.append(f"pattern {recipe.pattern} does not divide the inputs of {len(odd)} matrices, the first is {odd[0]}; choose another pattern or an unstructured sparsity")

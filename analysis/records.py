@@ -41,6 +41,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("kind", "str", "", "total, inherited, local, or cross (total less the other two)", ("total", "inherited", "local", "cross")),
         _ERROR, _RELATIVE,
     ),
+    "distribution": (
+        _SPLIT,
+        Column("over", "str", "", "what the total error at the last block is looked at one by one: real tokens, or windows by their mean", ("tokens", "windows")),
+        Column("quantile", "float64", "", "share of them whose error is at most this"),
+        _ERROR, _RELATIVE,
+    ),
     "steps": (
         _UNIT,
         Column("first_block", "int64", "", "first block of the unit"),
@@ -91,6 +97,15 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("tokens", "int64", "tokens", "tokens predicted"),
         Column("windows", "int64", "windows", "windows read"),
         Column("context", "int64", "tokens", "length of a window"),
+    ),
+    "scores": (
+        _SPLIT,
+        _WHICH,
+        Column("metric", "str", "", "what the answers to labelled examples are scored by", ("accuracy", "matthews", "spearman", "f1")),
+        Column("score", "float64", "", "higher is better, 1 is perfect"),
+        Column("standard_error", "float64", "", "of the score, over examples"),
+        Column("loss", "float64", "", "the model's own loss, mean over examples: nats, or squared difference of scores"),
+        Column("examples", "int64", "examples", "examples answered"),
     ),
     "texts": (
         _BLOCK,

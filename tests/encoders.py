@@ -9,6 +9,7 @@ _SIZE = dict(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=3, num_att
 
 KINDS = {
     "bert": lambda: tf.BertForSequenceClassification(tf.BertConfig(**_SIZE)),
+    "bert_score": lambda: tf.BertForSequenceClassification(tf.BertConfig(**_SIZE, num_labels=1)),
     "bert_span": lambda: tf.BertForQuestionAnswering(tf.BertConfig(**_SIZE)),
     "bert_body": lambda: tf.BertModel(tf.BertConfig(**_SIZE)),
     "roberta": lambda: tf.RobertaForSequenceClassification(tf.RobertaConfig(**_SIZE)),

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 from analysis.commands import folder
@@ -28,6 +29,7 @@ def describe(args: argparse.Namespace) -> Report:
     fingerprints({"text": args.source} | ({"against": args.against} if args.against else {}), problems, model)
     problems.raise_any()
     from analysis.measure.perplexity import perplexity
+    from analysis.measure.scores import score
     from analysis.models.load import load_model
     from analysis.text.corpora import load_tokens
 
@@ -35,7 +37,11 @@ def describe(args: argparse.Namespace) -> Report:
     dense = load_model(args.model, device=args.device, dtype=args.dtype)
     how = {"samples": args.samples, "length": args.length, "seed": args.seed, "separator": unescape(args.separator), "mode": args.mode}
     windows = load_tokens(args.source, dense, split="train", **how)
-    loss = perplexity(dense.model, windows)
+    if windows.labelled is None:
+        loss = perplexity(dense.model, windows)
+        met = {"nats_per_token": loss.nats_per_token, "perplexity": loss.perplexity}
+    else:
+        met = {"score": asdict(score(dense.model, windows))}
     unknown = getattr(dense.tokenizer, "unk_token_id", None)
     fallback = [number for token, number in dense.tokenizer.get_vocab().items() if BYTE.fullmatch(token)]
     document = {
@@ -46,8 +52,7 @@ def describe(args: argparse.Namespace) -> Report:
         "documents": _documents(windows.provenance),
         "unknown_share": _share(windows, [] if unknown is None else [unknown]),
         "byte_share": _share(windows, fallback) if fallback else None,
-        "nats_per_token": loss.nats_per_token,
-        "perplexity": loss.perplexity,
+        **met,
         "provenance": windows.provenance,
     }
     if args.against:
@@ -86,6 +91,7 @@ def _against(dense, windows, other) -> dict:
 
 
 def _describe_text(document: dict) -> str:
+    name, of = document["model"]["name"], document.get("score")
     byte = [] if document["byte_share"] is None else [("byte-fallback tokens", f"{document['byte_share']:.2%}")]
     rows = [
         ("windows", f"{document['windows']:,}"),
@@ -93,7 +99,8 @@ def _describe_text(document: dict) -> str:
         ("documents read", f"{document['documents']:,}"),
         ("unknown tokens", f"{document['unknown_share']:.2%}"),
         *byte,
-        (f"loss of {document['model']['name']}", f"{document['nats_per_token']:.4g} nats per token (perplexity {document['perplexity']:.4g})"),
+        *([] if of else [(f"loss of {name}", f"{document['nats_per_token']:.4g} nats per token (perplexity {document['perplexity']:.4g})")]),
+        *([(f"{of['metric']} of {name}", f"{of['score']:.4g} +- {of['standard_error']:.2g} (loss {of['loss']:.4g})")] if of else []),
     ]
     lines = [document["source"], "", table(("quantity", "value"), rows)]
     if "against" in document:

@@ -66,7 +66,7 @@ def _check_text(document: dict) -> str:
 
 
 def evaluate(args: argparse.Namespace) -> Report:
-    """Perplexity of a model on each text, and its accuracy on each task.
+    """Perplexity of a model on each text, its score on labelled examples, and its accuracy on each task.
 
     Raises: AnalysisError if an argument, the model, a text or a task is unusable.
     """
@@ -82,20 +82,24 @@ def evaluate(args: argparse.Namespace) -> Report:
         problems.add("nothing to measure; give --text, --task, or both")
     problems.raise_any()
     from analysis.measure.perplexity import perplexity
+    from analysis.measure.scores import score
     from analysis.measure.zero_shot import zero_shot
     from analysis.models.load import load_model
     from analysis.text.corpora import load_tokens
 
     say(f"loading {args.model}")
     dense = load_model(args.model, device=args.device, dtype=args.dtype)
-    rows = []
+    rows, scores = [], []
     for label, source in sources.items():
         windows = load_tokens(
             source, dense, samples=args.samples, length=args.length, seed=args.seed, separator=unescape(args.separator),
             mode=args.mode, split="held-out",
         )  # fmt: skip
         say(f"{label}: {len(windows)} windows of {windows.length} tokens")
-        rows.append((label, perplexity(dense.model, windows), windows.provenance))
+        if windows.labelled is None:
+            rows.append((label, perplexity(dense.model, windows), windows.provenance))
+        else:
+            scores.append({"text": label, **asdict(score(dense.model, windows)), "provenance": windows.provenance})
     header = ("text", "perplexity", "nats per token", "tokens", "windows", "context")
     cells = [(label, of.perplexity, of.nats_per_token, of.tokens, of.windows, of.context) for label, of, _ in rows]
     document = {
@@ -103,9 +107,12 @@ def evaluate(args: argparse.Namespace) -> Report:
         "perplexity": [dict(zip(header, row), provenance=of[2]) for row, of in zip(cells, rows)],
     }
     tables = [table(header, cells)] if cells else []
+    if scores:
+        document["scores"] = scores
+        tables.append(table(("text", "metric", "score", "+-", "loss", "examples"), [tuple(row.values())[:-1] for row in scores]))
     if args.task:
         say(f"asking {args.documents} questions of {', '.join(args.task)}")
-        scores = [asdict(score) for score in zero_shot(dense.model, dense.tokenizer, args.task, documents=args.documents, seed=args.seed)]
-        document["tasks"] = [score | {"fingerprint": task_fingerprint(score["task"])} for score in scores]
-        tables.append(table([name.replace("_", " ") for name in scores[0]], [tuple(score.values()) for score in scores]))
+        asked = [asdict(answered) for answered in zero_shot(dense.model, dense.tokenizer, args.task, documents=args.documents, seed=args.seed)]
+        document["tasks"] = [row | {"fingerprint": task_fingerprint(row["task"])} for row in asked]
+        tables.append(table([name.replace("_", " ") for name in asked[0]], [tuple(row.values()) for row in asked]))
     return Report("\n\n".join(tables), document)

@@ -182,6 +182,10 @@ def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
     for row in pruned.tables["perplexity"].itertuples():
         perplexity.setdefault(row.split, {})[row.which] = row.perplexity
     texts = pruned.tables["texts"]
+    scores: dict[str, dict] = {}
+    for row in pruned.tables["scores"].itertuples():
+        of = scores.setdefault(row.split, {"metric": row.metric, "examples": row.examples})
+        of[row.which] = {"score": row.score, "standard_error": row.standard_error, "loss": row.loss}
     zero_shot: dict[str, dict] = {}
     for row in pruned.tables["zero_shot"].itertuples():
         task = zero_shot.setdefault(row.task, {"documents": row.documents, "choices": row.choices, "chance": row.chance})
@@ -196,6 +200,7 @@ def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
             "matrices": {name: 1 - mask.sum().item() / mask.numel() for name, mask in pruned.masks.items()},
         },
         "perplexity": perplexity,
+        "scores": scores,
         "final_block_error": {row.split: {"error": row.error, "relative_error": row.relative_error} for row in last.itertuples()},
         "final_block_distance": {row.split: row.distance for row in texts[texts.block == texts.block.max()].itertuples()},
         "structures": pruned.tables["structures"].groupby("kind")[["structures", "kept"]].sum().to_dict("index"),
@@ -211,18 +216,20 @@ def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
 
 def report(out: Path, summary: dict) -> Report:
     """The closing tables: per split, perplexity before and after and the final block's error; per task, both accuracies."""
+    perplexity = summary["perplexity"]
     rows = [
-        (split, of["dense"], of["pruned"], error["error"], error["relative_error"])
-        for split, of in summary["perplexity"].items()
-        for error in [summary["final_block_error"][split]]
+        (split, *([perplexity[split]["dense"], perplexity[split]["pruned"]] if split in perplexity else []), error["error"], error["relative_error"])
+        for split, error in summary["final_block_error"].items()
     ]
+    measured = ("dense perplexity", "pruned perplexity") if perplexity else ()
     sparsity = summary["sparsity"]
     lines = [
         f"{summary['recipe']['text']} on {summary['model']['name']}: {sparsity['overall']:.2%} of {sparsity['weights']:,} weights removed, "
         f"{summary['seconds']:.1f} s, peak {summary['peak_memory_mib']:,.0f} MiB",
         "",
-        table(("split", "dense perplexity", "pruned perplexity", "final-block error", "relative"), rows),
+        table(("split", *measured, "final-block error", "relative"), rows),
         "",
+        *scored(summary.get("scores", {})),
         *answers(summary["zero_shot"]),
         *sizes(summary.get("size", {})),
         f"model    {out / folder.MODEL}",
@@ -239,6 +246,17 @@ def sizes(size: dict) -> list[str]:
         return []
     rows = [(which, f"{of['parameters']:,}", f"{of['flops_per_token']:,}", of["latency_ms"], f"{of['tokens_per_second']:,.0f}") for which, of in size.items()]
     return [table(("size", "parameters", "FLOPs per token", "ms per window", "tokens/s"), rows), ""]
+
+
+def scored(scores: dict) -> list[str]:
+    """The lines on labelled examples; none where there are none."""
+    if not scores:
+        return []
+    rows = [
+        (split, of["metric"], of["examples"], *(of[which][value] for which in ("dense", "pruned") for value in ("score", "standard_error")))
+        for split, of in scores.items()
+    ]
+    return [table(("split", "metric", "examples", "dense score", "+-", "pruned score", "+-"), rows), ""]
 
 
 def answers(zero_shot: dict) -> list[str]:

@@ -8,6 +8,7 @@ from torch import BoolTensor, nn
 from analysis.masks.budget import select
 from analysis.masks.structured import CRITERIA, Evidence, consumer_statistics, mask_gradients, structure_scores, token_batches
 from analysis.models.anatomy import Anatomy
+from analysis.models.heads import check_answers
 from analysis.models.structures import KINDS, Pair, Structures, structures
 from analysis.recipe import Criterion, Pattern
 from analysis.text.windows import Windows
@@ -35,6 +36,7 @@ def dense_evidence(model: nn.Module, found: Structures, windows: Windows, criter
     """The evidence of every pair on the model as it stands, from one pass over the windows."""
     batches = token_batches(windows, BATCH)
     if wanted_evidence(criterion) == "gradients":
+        check_answers(model, windows, f"criterion {criterion.name}: it follows the loss")
         return {name: Evidence(gradients=gradients) for name, gradients in mask_gradients(model, found, batches).items()}
     if wanted_evidence(criterion) == "statistics":
         return {name: Evidence(statistics) for name, statistics in consumer_statistics(model, found, batches, precision=precision).items()}

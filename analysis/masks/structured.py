@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.masks.statistics import Statistics, collect
 from analysis.models.anatomy import evaluating
+from analysis.models.heads import inputs
 from analysis.models.structures import Pair, Structures, structure_of_column
 from analysis.text.windows import Windows
 
@@ -137,10 +138,9 @@ def _mean_squares(evidence: Evidence) -> Tensor:
 
 
 def token_batches(windows: Windows, size: int) -> Iterator[dict[str, Tensor]]:
-    """Windows as batches a language model takes, with the ids as labels; padded tokens are masked and no labels."""
+    """Windows as batches a model takes, with what its loss compares with (`heads.inputs`)."""
     for start in range(0, len(windows), size):
-        ids, mask = windows.ids[start : start + size], windows.mask[start : start + size]
-        yield {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, -100)}
+        yield inputs(windows, slice(start, start + size), "cpu", labels=True)
 
 
 def consumer_statistics(

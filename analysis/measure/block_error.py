@@ -20,6 +20,7 @@ from analysis.measure.second_moments import MomentSum
 from analysis.reconstruction.streams import Streams, chunks, unit_output
 
 KINDS = ("total", "inherited", "local", "cross")
+QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
 def square_sum(x: Tensor, mask: Tensor) -> float:
@@ -60,4 +61,22 @@ def advance_and_measure(dense: nn.Module, pruned: nn.Module, block: int, streams
     return [
         {"block": block, "split": streams.label, "kind": kind, "error": errors[kind], "relative_error": errors[kind] / scale if scale else math.nan}
         for kind in KINDS
+    ]
+
+
+def error_quantiles(streams: Streams) -> list[dict]:
+    """How the total error where the streams stand is spread over single real tokens and over windows (means over a window's tokens): rows of the
+    `distribution` table. Relative errors are divided by the mean square of the dense stream."""
+    mask, width = streams.mask.cpu(), streams.dense.shape[2]
+    squares, scale = torch.zeros(mask.shape, dtype=torch.float64), 0.0
+    for start in range(len(mask)):
+        dense, sparse = streams.dense[start].cpu().float(), streams.sparse[start].cpu().float()
+        squares[start] = (dense - sparse).square().sum(-1).double() / width
+        scale += float(dense[mask[start]].square().sum(dtype=torch.float64)) / (width * streams.tokens)
+    levels = torch.tensor(QUANTILES, dtype=torch.float64)
+    errors = {"tokens": squares[mask], "windows": (squares * mask).sum(1) / mask.sum(1).clamp(min=1)}
+    return [
+        {"split": streams.label, "over": over, "quantile": level, "error": error, "relative_error": error / scale if scale else math.nan}
+        for over, values in errors.items()
+        for level, error in zip(QUANTILES, values.quantile(levels).tolist(), strict=True)
     ]

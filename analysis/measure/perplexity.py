@@ -12,6 +12,7 @@ from torch import BoolTensor, LongTensor, Tensor
 from torch.nn.functional import cross_entropy
 
 from analysis.errors import DataError, NumericalError, UsageError
+from analysis.models.heads import head
 from analysis.progress import bar
 from analysis.text.windows import Windows, check_count
 
@@ -38,7 +39,7 @@ def perplexity(model, windows: Windows, *, batch: int = 8) -> Perplexity:
     Every window is read on its own; a token counts where it and its predecessor are real. Windows are weighted by their predicted
     tokens: for windows without padding this equals the papers' mean over chunks. Losses are float32, summed in float64; no more
     than one batch of logits (batch, T, vocabulary) is held.
-    Raises UsageError where the windows do not fit the model's context or vocabulary, DataError where they predict no token,
+    Raises UsageError where the model is no language model or the windows do not fit its context or vocabulary, DataError where they predict no token,
     NumericalError where a loss is not finite, naming the window.
     """
     model = getattr(model, "model", model) if hasattr(model, "fingerprint") else model
@@ -79,6 +80,8 @@ def _window_losses(model, ids: LongTensor, mask: BoolTensor | None, counted: Boo
 
 
 def _check_fit(model, windows: Windows) -> None:
+    if (answered := head(model)) != "next token":
+        raise UsageError(f"perplexity on {windows.label!r}: {type(model).__name__} answers with {answered}, it is no language model; give it examples:NAME to score")
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and windows.length > context:
         raise UsageError(f"perplexity on {windows.label!r}: windows of {windows.length} tokens are longer than the model's context of {context}")

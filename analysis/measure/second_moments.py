@@ -64,7 +64,7 @@ def second_moment(model, windows: Windows) -> list[Tensor]:
         with evaluating(model):
             for start in range(0, len(windows), BATCH):
                 rows = slice(start, start + BATCH)
-                run_body(model, windows.ids[rows], windows.mask[rows])
+                run_body(model, windows.ids[rows], windows.mask[rows], None if windows.types is None else windows.types[rows])
     finally:
         for handle in handles:
             handle.remove()

@@ -19,6 +19,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from analysis.errors import DataError, ModelError, NumericalError, UsageError
+from analysis.models.heads import head
 from analysis.models.load import quiet
 from analysis.progress import bar
 from analysis.text.tasks import check_tasks, chosen, task_fingerprint, task_items
@@ -75,7 +76,7 @@ def answers(model, tokenizer, tasks: Sequence[str], *, documents: int = 100, see
     tasks: names as in `analysis.text.tasks`. documents: questions per task, at least 2; a file or hub task that has fewer is asked whole.
     seed: of the lab's items, and of the choice among the others. batch: sequences per forward pass; None: up to 64, fewer where long ones
     meet a large vocabulary. Batching changes nothing but rounding. The model, its tokenizer and the global random state stay as they are.
-    Raises UsageError for an unknown task or one that is not multiple choice, DataError for a broken file, a hub task whose data cannot be
+    Raises UsageError for an unknown task or one that is not multiple choice, and for an encoder, DataError for a broken file, a hub task whose data cannot be
     had, or a question longer than the model's context (nothing is cut off), ModelError where there is no fitting tokenizer, NumericalError
     where a log-likelihood is not finite.
     """
@@ -83,6 +84,8 @@ def answers(model, tokenizer, tasks: Sequence[str], *, documents: int = 100, see
     check_count("zero_shot", "documents", documents, least=2)
     if batch is not None:
         check_count("zero_shot", "batch", batch)
+    if (answered := head(model)) != "next token":
+        raise UsageError(f"zero_shot: multiple choice is for language models, and {type(model).__name__} answers with {answered}; its own examples score it (`examples:NAME`)")
     if tokenizer is None or (tokenizer.bos_token_id is None and tokenizer.eos_token_id is None):
         raise ModelError(f"zero_shot: {'no tokenizer' if tokenizer is None else 'a tokenizer without a token for the beginning or end of text'}; the harness needs one")
     if not tasks:

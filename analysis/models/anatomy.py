@@ -167,10 +167,11 @@ def tensor_given(args: tuple, kwargs: dict) -> Tensor | None:
     return next((value for value in (*args, kwargs.get("hidden_states"), *kwargs.values()) if isinstance(value, Tensor)), None)
 
 
-def run_body(model: nn.Module, ids: Tensor, mask: Tensor) -> None:
-    """The model's own forward of ids (B, T) with token mask (B, T), without its head, without a cache."""
+def run_body(model: nn.Module, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> None:
+    """The model's own forward of ids (B, T) with token mask (B, T) and token types (B, T), if any, without its head, without a cache."""
     device = next(model.parameters()).device
-    model.base_model(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
+    more = {} if types is None else {"token_type_ids": types.to(device)}
+    model.base_model(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False, **more)
 
 
 # --- structure -------------------------------------------------------------------------------------------------------

@@ -32,6 +32,13 @@ class LoadedModel:
     fingerprint: str
 
     @property
+    def head(self) -> str:
+        """What it answers: one of `heads.HEADS`."""
+        from analysis.models.heads import head
+
+        return head(self.model)
+
+    @property
     def device(self) -> "torch.device":
         return next(self.model.parameters()).device
 
@@ -46,14 +53,17 @@ class LoadedModel:
 
 
 def load_model(name: str, *, device: str = "auto", dtype: str = "float32") -> LoadedModel:
-    """Load a decoder by lab name ("lab"), local folder or hub id ("org/name[@revision]"), safetensors only, no remote code.
+    """Load a decoder, or an encoder fine-tuned to classify, to score or to find spans, by lab name ("lab"), local folder or hub id ("org/name[@revision]"),
+    safetensors only, no remote code.
     Folders of shrunk models with layers of unequal widths (`models/shrunk.py`) are read like any other.
 
     device: "auto" (cuda, mps, cpu), "cuda", "cuda:N", "mps" or "cpu". dtype: one of `DTYPES`.
     Raises UsageError for an unknown device or dtype, ModelError for a model that is missing, broken (weights cut short, missing,
-    of the wrong shape or not finite; a tokenizer with ids the model has no embedding for) or no causal language model.
+    of the wrong shape or not finite; a tokenizer with ids the model has no embedding for), an encoder without a task, or another kind of model.
     """
     import torch
+
+    from analysis.models.heads import head
 
     device = _device(device)
     if dtype not in DTYPES:
@@ -68,7 +78,8 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "float32") -> Lo
     model.config.use_cache = False
     _check_finite(model, name, dtype)
     _check_vocabulary(model, tokenizer, name)
-    _check_causal(model, name)
+    if head(model) == "next token":
+        _check_causal(model, name)
     return LoadedModel(model, tokenizer, name, print_)
 
 
@@ -87,21 +98,25 @@ def _device(name: str) -> str:
 
 
 def _read_model(folder: Path, name: str, dtype: "torch.dtype") -> "PreTrainedModel":
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(folder, **local)
     except Exception as error:  # transformers raises every kind of error for a bad config
         raise ModelError(f"model {name!r}: transformers cannot use {folder / 'config.json'} ({_line(error)})") from error
-    if type(config) not in AutoModelForCausalLM._model_mapping:
-        raise ModelError(f"model {name!r}: {config.model_type} is no causal language model (a decoder that predicts the next token)")
+    kind = _kind(config)
+    if type(config) not in kind._model_mapping:
+        raise ModelError(
+            f"model {name!r}: {config.model_type} is no causal language model (a decoder that predicts the next token), "
+            "nor does its config name a SequenceClassification or QuestionAnswering architecture"
+        )
     if is_shrunk(folder):
         from analysis.models.shrunk import load_shrunk
 
         return load_shrunk(folder).to(dtype)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **local)
+        model, report = kind.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **local)
     except Exception as error:  # as above, for weights of the wrong shape and the like
         raise ModelError(f"model {name!r}: its weights in {folder} do not fit its config ({_line(error)})") from error
     missing, mismatched = sorted(report["missing_keys"]), sorted(str(key) for key in report["mismatched_keys"])
@@ -118,6 +133,15 @@ def _read_model(folder: Path, name: str, dtype: "torch.dtype") -> "PreTrainedMod
             f"({', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}); they would be dropped"
         )
     return model
+
+
+def _kind(config) -> type:
+    """The auto class that reads a model: by what its config says it was saved as, a decoder otherwise."""
+    from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+
+    kinds = {"ForSequenceClassification": AutoModelForSequenceClassification, "ForQuestionAnswering": AutoModelForQuestionAnswering}
+    saved_as = (config.architectures or [""])[0]
+    return next((kind for ending, kind in kinds.items() if saved_as.endswith(ending)), AutoModelForCausalLM)
 
 
 def _read_tokenizer(folder: Path, name: str) -> "PreTrainedTokenizerBase | None":
@@ -156,7 +180,10 @@ def _check_causal(model: "PreTrainedModel", name: str) -> None:
     with torch.no_grad():
         one, other = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0].cpu().double()
     if (one - other).norm() > torch.finfo(model.dtype).eps ** 0.5 * one.norm():
-        raise ModelError(f"model {name!r}: {model.config.model_type} reads the tokens that follow, so it is no causal language model")
+        raise ModelError(
+            f"model {name!r}: {model.config.model_type} reads the tokens that follow, so it is no causal language model; an encoder must be "
+            "fine-tuned to a task first, and saved as its SequenceClassification or QuestionAnswering model (`analysis lab finetune --help`)"
+        )
 
 
 def _line(error: Exception) -> str:

@@ -29,17 +29,26 @@ _CACHES = {"past_key_values", "past_key_value", "layer_past", "use_cache"}
 class Recording:
     """What the dense model passes to each of its blocks, for N windows of T tokens.
 
-    ids: (N, T). mask: (N, T) bool, True = real token. hidden: (N, T, H), inputs of block 0.
+    windows: the windows. hidden: (N, T, H), inputs of block 0.
     """
 
-    ids: Tensor
-    mask: Tensor
+    windows: Windows
     hidden: Tensor
     calls: tuple[Call, ...] = field(repr=False)
     slots: tuple[Slot, ...] = field(repr=False)
 
     def __len__(self) -> int:
-        return self.ids.shape[0]
+        return len(self.windows)
+
+    @property
+    def ids(self) -> Tensor:
+        """(N, T) token ids."""
+        return self.windows.ids
+
+    @property
+    def mask(self) -> Tensor:
+        """(N, T) bool, True = real token."""
+        return self.windows.mask
 
     def call(self, block: int, rows: Tensor | slice, device: torch.device | str | None = None) -> Call:
         """Arguments of block `block` for the windows `rows` (any subset, any order, repeats allowed), moved to `device` if one is given."""
@@ -78,26 +87,25 @@ def record(model: nn.Module, anatomy: Anatomy, windows: Windows, *, batch: int =
     store(shape, dtype, device) makes the tensor for the hidden states (default: main memory); masks per window are kept where it is.
     Raises UsageError for an empty set, UnsupportedModel if an argument cannot be recorded.
     """
-    ids, mask = windows.ids, windows.mask
-    if len(ids) == 0:
+    if len(windows) == 0:
         raise UsageError("record: 0 windows given; at least one is needed")
-    padded = ~mask.all(dim=1)
+    padded = ~windows.mask.all(dim=1)
     witness = padded.int().argmax()[None]
     hidden = None
     with evaluating(model):
-        recorder, forms = _probe(model, anatomy, ids[witness], mask[witness])
-        for start in range(0, len(ids), batch):
-            rows = torch.arange(start, min(start + batch, len(ids)))
+        recorder, forms = _probe(model, anatomy, _given(windows, witness))
+        for start in range(0, len(windows), batch):
+            rows = torch.arange(start, min(start + batch, len(windows)))
             chunk = torch.cat([rows, witness]) if padded.any() and not padded[rows].any() else rows
             with _stubbed(anatomy, forms):
-                seen = _listen(model, anatomy, ids[chunk], mask[chunk])
+                seen = _listen(model, anatomy, _given(windows, chunk))
             recorder.add([one.call for one in seen], len(chunk), len(rows))
             first = seen[0].hidden[: len(rows)]
             if hidden is None:
-                shape = (len(ids), *first.shape[1:])
+                shape = (len(windows), *first.shape[1:])
                 hidden = store(shape, first.dtype, first.device) if store else torch.empty(shape, dtype=first.dtype)
             hidden[start : start + len(rows)] = first.to(hidden.device)
-    return Recording(ids, mask, hidden, recorder.calls, recorder.slots(hidden.device))
+    return Recording(windows, hidden, recorder.calls, recorder.slots(hidden.device))
 
 
 @dataclass(eq=False)
@@ -111,7 +119,13 @@ class _Seen:
     form: int = 0
 
 
-def _listen(model: nn.Module, anatomy: Anatomy, ids: Tensor, mask: Tensor) -> list[_Seen]:
+def _given(windows: Windows, rows: Tensor) -> tuple[Tensor, ...]:
+    """Ids, mask and token types, if any, of some windows: what `run_body` takes."""
+    given = (windows.ids, windows.mask, windows.types)
+    return tuple(tensor[rows] for tensor in given if tensor is not None)
+
+
+def _listen(model: nn.Module, anatomy: Anatomy, given: tuple[Tensor, ...]) -> list[_Seen]:
     """What every block was given and returned in one forward of the model."""
     seen: list[_Seen] = []
     ran: list[int] = []
@@ -132,7 +146,7 @@ def _listen(model: nn.Module, anatomy: Anatomy, ids: Tensor, mask: Tensor) -> li
         for block in anatomy.blocks:
             handles.append(block.module.register_forward_pre_hook(enter(block.index), with_kwargs=True))
             handles.append(block.module.register_forward_hook(leave))
-        run_body(model, ids, mask)
+        run_body(model, *given)
     finally:
         for handle in handles:
             handle.remove()
@@ -159,21 +173,22 @@ def _without_caches(name: str, args: tuple, kwargs: dict) -> _Seen:
     return _Seen(without, hidden)
 
 
-def _probe(model: nn.Module, anatomy: Anatomy, ids: Tensor, mask: Tensor) -> tuple[Recorder, list[int] | None]:
+def _probe(model: nn.Module, anatomy: Anatomy, given: tuple[Tensor, ...]) -> tuple[Recorder, list[int] | None]:
     """A recorder that knows the form of every call, and the forms of the blocks' outputs if they may be stubbed (else None).
 
-    ids, mask: (1, T), one window.
+    given: ids, mask and token types (1, T) of one window.
     """
-    true = _listen(model, anatomy, ids, mask)
+    twice = tuple(tensor.repeat(2, 1) for tensor in given)
+    true = _listen(model, anatomy, given)
     forms = [seen.form for seen in true]
     with _stubbed(anatomy, forms):
-        one, two = _listen(model, anatomy, ids, mask), _listen(model, anatomy, ids.repeat(2, 1), mask.repeat(2, 1))
+        one, two = _listen(model, anatomy, given), _listen(model, anatomy, twice)
     independent = all(
         form(ours.call) == form(seen.call) and all(torch.equal(a, b) for a, b in zip(tensors(ours.call), tensors(seen.call), strict=True))
         for ours, seen in zip(one, true, strict=True)
     )
     if not independent:
-        two = _listen(model, anatomy, ids.repeat(2, 1), mask.repeat(2, 1))
+        two = _listen(model, anatomy, twice)
     recorder = Recorder([block.name for block in anatomy.blocks], [seen.call for seen in true], [seen.call for seen in two])
     return recorder, forms if independent else None
 
@@ -211,7 +226,7 @@ def replay_error(model: nn.Module, anatomy: Anatomy, source: Windows | Recording
     worst = torch.zeros(len(anatomy.blocks), dtype=torch.float64)
     with evaluating(model):
         for part in (torch.arange(len(recording)) if rows is None else rows).split(batch):
-            true = _listen(model, anatomy, recording.ids[part], recording.mask[part])
+            true = _listen(model, anatomy, _given(recording.windows, part))
             hidden = recording.hidden[part].to(true[0].hidden.device)
             for block, seen in zip(anatomy.blocks, true, strict=True):
                 hidden = run(block.module, hidden, recording.call(block.index, part, hidden.device))

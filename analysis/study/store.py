@@ -33,7 +33,7 @@ from analysis import paths
 from analysis.errors import StoreError
 from analysis import records
 
-SCHEMA = 4  # raise by hand when the meaning of a run changes: its tables, or what any recipe computes
+SCHEMA = 5  # raise by hand when the meaning of a run changes: its tables, or what any recipe computes
 KIND = "prune"
 JOB, PROVENANCE, MANIFEST, CHECKPOINT = "job.json", "provenance.json", "manifest.json", "checkpoint"
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "pruning-analysis")

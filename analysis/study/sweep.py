@@ -191,12 +191,14 @@ class Study:
 
     jobs: tuple[Job, ...]
     blocks: pd.DataFrame
+    distribution: pd.DataFrame
     steps: pd.DataFrame
     matrices: pd.DataFrame
     structures: pd.DataFrame
     layers: pd.DataFrame
     cost: pd.DataFrame
     perplexity: pd.DataFrame
+    scores: pd.DataFrame
     texts: pd.DataFrame
     size: pd.DataFrame
     zero_shot: pd.DataFrame
@@ -213,6 +215,7 @@ class _Desk:
     loaded: "LoadedModel | None" = None
     windows: dict[tuple, "Windows"] = field(default_factory=dict)
     answers: dict[tuple, list["TaskScore"]] = field(default_factory=dict)
+    quality: dict = field(default_factory=dict)  # of the dense model, by text (`measure/quality.py`)
 
     def digest(self, job: Job) -> str:
         model = self._print(fingerprint, job.model)
@@ -250,7 +253,7 @@ class _Desk:
         held_out = {
             label: self._tokens(job, source, job.held_out_samples or job.samples, split="held-out") for label, source in job.held_out
         }
-        pruned = prune(self.loaded, job.recipe, calibration, held_out, checkpoint=folder.checkpoint)
+        pruned = prune(self.loaded, job.recipe, calibration, held_out, checkpoint=folder.checkpoint, known=self.quality)
         tables = with_answers(pruned, self.loaded, job.tasks, job.documents, self.answers)
         if job.shrink:
             from analysis.measure.size import size_table
@@ -267,6 +270,7 @@ class _Desk:
             self.loaded, self.model_key = None, None  # let go of one model before taking the next
             self.windows.clear()
             self.answers.clear()
+            self.quality.clear()
             self.loaded, self.model_key = load_model(job.model, device=job.device, dtype=job.dtype), key
 
     def _tokens(self, job: Job, source: str, samples: int, *, split: str) -> "Windows":

@@ -2,11 +2,13 @@
 
 import copy
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from analysis.errors import NumericalError
-from analysis.measure.block_error import advance_and_measure, square_sum
+from analysis.measure.block_error import advance_and_measure, error_quantiles, square_sum
 from analysis.models.anatomy import anatomy
 from analysis.models.replay import run
 from analysis.reconstruction.streams import open_streams
@@ -71,3 +73,25 @@ def test_square_sum_ignores_padding_and_does_not_lose_small_terms():
     x[0, 0] = 1e4
     assert square_sum(x, torch.tensor([[False, True, True]])) == pytest.approx(8e-8, rel=1e-6)
     assert square_sum(x, torch.tensor([[True, True, True]])) > 4e8
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_quantiles_are_those_of_real_tokens_and_of_windows(padded):
+    dense = small_llama()
+    pruned = _with_random_zeros(dense)
+    w = windows(5, padded=padded)
+    streams = open_streams(dense, anatomy(dense), "held", w)
+    for index, blocks in enumerate(zip(anatomy(dense).blocks, anatomy(pruned).blocks, strict=True)):
+        totals = advance_and_measure(*(block.module for block in blocks), index, streams)
+    table = pd.DataFrame(error_quantiles(streams))
+    errors = (block_outputs(dense, w)[-1] - block_outputs(pruned, w)[-1]).double().square().mean(-1)
+    scale = float(block_outputs(dense, w)[-1].double().square().mean(-1)[w.mask].mean())
+    by_window = [float(row[real].mean()) for row, real in zip(errors, w.mask, strict=True)]
+    for over, values in (("tokens", errors[w.mask].tolist()), ("windows", by_window)):
+        ours = table[table.over == over].set_index("quantile")
+        assert ours.error[0.0] == pytest.approx(min(values), rel=1e-3) and ours.error[1.0] == pytest.approx(max(values), rel=1e-3)
+        assert ours.error[0.5] == pytest.approx(np.median(values), rel=1e-3)
+        assert ours.relative_error[0.9] == pytest.approx(np.quantile(values, 0.9) / scale, rel=1e-3)
+        assert ours.error.is_monotonic_increasing and set(ours.split) == {"held"}
+    total = next(row["error"] for row in totals if row["kind"] == "total")
+    assert total == pytest.approx(float(errors[w.mask].mean()), rel=1e-3)

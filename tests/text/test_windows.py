@@ -1,12 +1,13 @@
 """Windows against brute force: how streams, crops and padded documents are cut, and what counts as overlap."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
 from analysis.errors import DataError, OverlapError, UsageError
-from analysis.text.windows import Windows, append, cut, disjoint, repeated
+from analysis.text.windows import Labelled, Windows, append, cut, disjoint, repeated
 
 EDGE = 99
 
@@ -122,14 +123,15 @@ def test_windows_of_two_shapes_are_refused():
 
 
 def shares(one: Windows, other: Windows) -> int:
-    """Brute force: held-out windows that hold a run of calibration's real tokens."""
+    """Brute force: held-out windows that hold a run of calibration's real tokens, or are as short and equal."""
     length = min(one.length, other.length)
     run = min(64, max(length // 2, 16), length)
 
     def runs(part: Windows) -> list[set]:
         found = []
         for ids, mask in zip(part.ids.tolist(), part.mask.tolist()):
-            found.append({tuple(ids[i : i + run]) for i in range(len(ids) - run + 1) if all(mask[i : i + run])})
+            real = [token for token, there in zip(ids, mask) if there]
+            found.append({tuple(real[i : i + run]) for i in range(max(len(real) - run, 0) + 1)})
         return found
 
     known = set().union(*runs(one))
@@ -229,3 +231,48 @@ def test_crops_in_order_are_one_per_document_that_is_long_enough():
     assert cut(documents[:5], samples=2, **options).ids.tolist() == got[:2]
     with pytest.raises(DataError, match=r"4 of 6 documents are longer than a window of 8 tokens \(the longest other has 8\), 5 crops asked"):
         cut(documents, samples=5, **options)
+
+
+def labelled(rows: int = 4, length: int = 6) -> Windows:
+    """Windows of a span set, every part of which tells its row."""
+    ids = torch.arange(rows * length).view(rows, length)
+    answers = Labelled(
+        "span", "f1", torch.stack([torch.arange(rows), torch.arange(rows) + 1], 1), texts=tuple((f"passage {row}", f"answer {row}") for row in range(rows)),
+        offsets=ids[..., None].repeat(1, 1, 2),
+    )  # fmt: skip
+    return Windows(ids, torch.ones_like(ids, dtype=torch.bool), "set", {"samples": rows}, types=ids % 2, labelled=answers)
+
+
+def test_rows_are_taken_with_all_that_belongs_to_them():
+    taken = labelled().take(torch.tensor([1, 3]))
+    assert taken.ids[:, 0].tolist() == [6, 18] and torch.equal(taken.types, taken.ids % 2)
+    assert taken.labelled.labels.tolist() == [[1, 2], [3, 4]] and taken.labelled.texts == (("passage 1", "answer 1"), ("passage 3", "answer 3"))
+    assert torch.equal(taken.labelled.offsets[..., 0], taken.ids)
+    assert taken.provenance["samples"] == 2 and taken.provenance["tokens"] == 12
+    assert torch.equal(labelled().subset(3).labelled.labels, labelled().labelled.labels[:3])
+
+
+def test_labels_and_types_of_another_size_are_refused():
+    windows_, other = labelled(), labelled(3)
+    with pytest.raises(UsageError, match="4 windows and 3 labels"):
+        replace(windows_, labelled=other.labelled)
+    with pytest.raises(UsageError, match="token types"):
+        replace(windows_, types=other.types)
+
+
+def test_nothing_is_added_to_labelled_windows():
+    plain = replace(labelled(), types=None, labelled=None)
+    for pair in ((labelled(), plain), (plain, labelled())):
+        with pytest.raises(UsageError, match="'set' are labelled examples"):
+            append(*pair)
+
+
+def test_equal_short_examples_count_as_shared():
+    ids = torch.zeros(40, 32, dtype=torch.long)
+    ids[:, 0] = torch.arange(40)
+    mask = torch.arange(32) < 3
+    calibration = Windows(ids[:1], mask.expand(1, 32), "calibration")
+    kept = disjoint(calibration, {"held": Windows(ids, mask.expand(40, 32), "held")})["held"]
+    assert len(kept) == 39 and kept.ids[:, 0].min() == 1
+    longer = torch.arange(32) < 4
+    assert len(disjoint(calibration, {"held": Windows(ids, longer.expand(40, 32), "held")})["held"]) == 40

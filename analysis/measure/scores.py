@@ -1,0 +1,189 @@
+"""How well a model answers labelled examples: accuracy, Matthews correlation, Spearman correlation, or F1 of the words of an answer.
+
+    result = score(encoder, load_tokens("examples:truth", encoder, samples=500, length=64, split="held-out"))
+    print(f"{result.metric} {result.score:.3f} +- {result.standard_error:.3f} over {result.examples} examples")
+"""
+
+import math
+import re
+import string
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import LongTensor, Tensor
+from torch.nn.functional import cross_entropy
+
+from analysis.errors import NumericalError, UsageError
+from analysis.models.heads import head, inputs
+from analysis.progress import bar
+from analysis.text.windows import Labelled, Windows, check_count
+
+METRICS = {"accuracy": "classification", "matthews": "classification", "spearman": "regression", "f1": "span"}
+"""What may be scored, and the head that answers it."""
+RESAMPLES = 200
+"""Bootstrap samples behind the standard error of a correlation."""
+LONGEST = 30
+"""Most tokens of a predicted answer, as in BERT's evaluation of SQuAD (Devlin et al. 2019)."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A model's answers to `examples` labelled examples; higher `score` is better, lower `loss`.
+
+    score: share of right classes ("accuracy"), correlation of classes ("matthews") or of ranks ("spearman"), or mean F1 between the words of the
+    predicted and the true answer ("f1"), none in per cent. standard_error: of the mean over examples (accuracy sqrt(a (1 - a) / (n - 1)), F1), of
+    correlations the standard deviation over 200 bootstrap samples of the examples, drawn from a fixed seed. loss: mean over examples of the cross
+    entropy (nats; of spans the mean over first and last token) or of the squared error.
+    """
+
+    metric: str
+    score: float
+    standard_error: float
+    loss: float
+    examples: int
+
+
+@torch.inference_mode()
+def score(model, windows: Windows, *, batch: int = 64) -> Score:
+    """Score of an encoder with a head (or loaded model) on labelled windows (N, T), at least two, `batch` of them per forward.
+
+    Windows are read in order of length, each batch cut to its longest, and padding is left out of everything, the choice of a span included: it
+    changes nothing but rounding. Losses are float32, averaged in float64. A correlation with answers that are all the same is not defined; it
+    counts as 0, in bootstrap samples too: such a model knows no more than one that guesses.
+    Raises UsageError where the windows have no labels, are fewer than two, ask for another head than the model's, or do not fit its context;
+    NumericalError where an answer is not finite, naming the example.
+    """
+    model = getattr(model, "model", model) if hasattr(model, "fingerprint") else model
+    check_count("score", "batch", batch)
+    _check_fit(model, windows)
+    labelled = windows.labelled
+    rows, answers, losses = torch.argsort(windows.mask.sum(1), stable=True, descending=True), [], []
+    training = model.training
+    model.eval()
+    try:
+        for part in bar(rows.split(batch), desc=f"scores {windows.label}", unit="batch"):
+            found, loss = _answer(model, _taken(windows, part))
+            if not bool(torch.isfinite(loss).all()):
+                first = part[int((~torch.isfinite(loss)).nonzero()[0])]
+                raise NumericalError(f"score on {windows.label!r}: the answer to example {first} (of {len(windows)}) is not finite")
+            answers.append(found)
+            losses.append(loss)
+    finally:
+        model.train(training)
+    back = torch.argsort(rows)
+    found, loss = torch.cat(answers)[back], torch.cat(losses)[back].mean().item()
+    value, error = _scored(labelled, found)
+    return Score(labelled.metric, value, error, loss, len(windows))
+
+
+def _taken(windows: Windows, rows: LongTensor) -> Windows:
+    """The windows `rows`, cut to the longest of them."""
+    longest = int(windows.mask[rows].sum(1).max())
+    labelled = windows.labelled.take(rows)
+    if labelled.offsets is not None:
+        labelled = replace(labelled, offsets=labelled.offsets[:, :longest])
+    types = None if windows.types is None else windows.types[rows, :longest]
+    return Windows(windows.ids[rows, :longest], windows.mask[rows, :longest], windows.label, types=types, labelled=labelled)
+
+
+def _answer(model, windows: Windows) -> tuple[Tensor, Tensor]:
+    """Answers and losses of B windows on the CPU: classes (B,), scores (B,), or first and last tokens (B, 2); losses float64 (B,)."""
+    result, labelled = model(**inputs(windows, slice(None), model.device)), windows.labelled
+    if labelled.head == "span":
+        starts, ends = (logits.float().cpu().masked_fill(~windows.mask, -torch.inf) for logits in (result.start_logits, result.end_logits))  # (B, T)
+        losses = [cross_entropy(logits, labels, reduction="none") for logits, labels in zip((starts, ends), labelled.labels.unbind(1))]
+        return _spans(starts, ends, labelled.offsets), (losses[0] + losses[1]).double() / 2
+    logits = result.logits.float().cpu()  # (B, C), or (B, 1) of a regression
+    if labelled.head == "regression":
+        return logits.squeeze(1), (logits.squeeze(1) - labelled.labels).double().square()
+    return logits.argmax(1), cross_entropy(logits, labelled.labels, reduction="none").double()
+
+
+def _spans(starts: Tensor, ends: Tensor, offsets: LongTensor) -> LongTensor:
+    """First and last token (B, 2) of the likeliest span inside the passage, at most LONGEST tokens long: logits (B, T), offsets (B, T, 2)."""
+    passage = offsets[..., 1] > offsets[..., 0]  # (B, T)
+    starts, ends = (logits.masked_fill(~passage, -torch.inf) for logits in (starts, ends))
+    length = starts.shape[1]
+    allowed = torch.ones(length, length, dtype=torch.bool).triu().tril(LONGEST - 1)  # [first, last]
+    both = (starts[:, :, None] + ends[:, None, :]).masked_fill(~allowed, -torch.inf)  # (B, T, T)
+    best = both.flatten(1).argmax(1)
+    return torch.stack([best // length, best % length], 1)
+
+
+def _scored(labelled: Labelled, found: Tensor) -> tuple[float, float]:
+    """Score and standard error of the answers."""
+    if labelled.metric == "f1":
+        values = [_f1(labelled, row, first, last) for row, (first, last) in enumerate(found.tolist())]
+        return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    given, right = found.double().numpy(), labelled.labels.double().numpy()
+    if labelled.metric == "accuracy":
+        share = float((given == right).mean())
+        return share, math.sqrt(share * (1 - share) / (len(right) - 1))
+    correlation = matthews if labelled.metric == "matthews" else spearman
+    draws = np.random.default_rng(0).integers(len(right), size=(RESAMPLES, len(right)))
+    return correlation(given, right), float(np.std([correlation(given[rows], right[rows]) for rows in draws], ddof=1))
+
+
+def matthews(given: np.ndarray, right: np.ndarray) -> float:
+    """Matthews correlation of classes (N,) and (N,), for any number of classes (Gorodkin 2004); 0 where either holds one class only."""
+    classes = np.union1d(given, right)
+    return _correlation(given[:, None] == classes, right[:, None] == classes)
+
+
+def spearman(given: np.ndarray, right: np.ndarray) -> float:
+    """Spearman's rank correlation of (N,) and (N,), ties at their mean rank; 0 where either holds one value only."""
+    return _correlation(*(_ranks(values)[:, None] for values in (given, right)))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's correlation of (N, K) and (N, K), covariances summed over K."""
+    one, other = (values - values.mean(0) for values in (one.astype(float), other.astype(float)))
+    spread = (one * one).sum() * (other * other).sum()
+    return float((one * other).sum() / math.sqrt(spread)) if spread else 0.0
+
+
+def _f1(labelled: Labelled, row: int, first: int, last: int) -> float:
+    passage, *answers = labelled.texts[row]
+    predicted = passage[int(labelled.offsets[row, first, 0]) : int(labelled.offsets[row, last, 1])]
+    return max(words_f1(predicted, answer) for answer in answers)
+
+
+def words_f1(predicted: str, right: str) -> float:
+    """F1 of the words two answers share, as SQuAD scores it (Rajpurkar et al. 2016, section 6.1): in lower case, without punctuation and articles."""
+    given, wanted = normalised(predicted), normalised(right)
+    if not given or not wanted:
+        return float(given == wanted)
+    shared = (Counter(given) & Counter(wanted)).total()
+    return 2 * shared / (len(given) + len(wanted))
+
+
+def normalised(text: str) -> list[str]:
+    """The words of an answer as SQuAD compares them."""
+    bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", bare).split()
+
+
+def _check_fit(model, windows: Windows) -> None:
+    where, answered = f"score on {windows.label!r}", head(model)
+    if windows.labelled is None:
+        raise UsageError(f"{where}: the windows have no labels; draw them from labelled examples, such as examples:truth")
+    if windows.labelled.head != answered:
+        asked = windows.labelled.head
+        raise UsageError(f"{where}: the examples ask for {asked}, {type(model).__name__} answers with {answered}; give examples that go with the model")
+    if METRICS.get(metric := windows.labelled.metric) != answered:
+        able = [name for name, of in METRICS.items() if of == answered]
+        raise UsageError(f"{where}: metric {metric!r} cannot score {answered}; possible: {', '.join(able)}")
+    if len(windows) < 2:
+        raise UsageError(f"{where}: {len(windows)} example; a score with its error needs at least 2")
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and windows.length > context:
+        raise UsageError(f"{where}: windows of {windows.length} tokens are longer than the model's context of {context}")
+    if answered == "classification" and (largest := int(windows.labelled.labels.max())) >= model.config.num_labels:
+        raise UsageError(f"{where}: class {largest} is none of the {model.config.num_labels} classes of the model; give examples that go with the model")
