@@ -1,13 +1,18 @@
 """From a notebook's parameters to what `grid` takes: lists of words in, recipes, jobs and labelled texts out. No torch."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 from analysis.errors import UsageError
-from analysis.recipe import TRAINED, Recipe
+from analysis.lab.examples import EXAMPLES
+from analysis.notation import brackets
+from analysis.recipe import TRAINED, WHOLE, Recipe
+from analysis.recipe_parts import Pattern
 from analysis.study.sweep import Job, grid
+from analysis.text.example_sets import HUB_SETS
 from analysis.text.sources import parse_source
 
 RETRAINING = {  # kind: what it adds to `retrain`
@@ -58,6 +63,21 @@ def _each(options: dict[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(options, chosen, strict=True)) for chosen in product(*values)]
 
 
+def structured(kinds: Sequence[str], shares: Sequence[str], scopes: Sequence[str]) -> list[str]:
+    """Patterns of whole structures, each kind at every share, with the scope that goes with the kind.
+
+        structured(["neurons", "heads"], ["25%", "50%"], ["uniform", "global"])     # ["neurons-25%", "neurons-50%", "heads-25%[scope=global]", "heads-50%[scope=global]"]
+
+    Raises UsageError for a word that is no kind of structure, or another number of scopes.
+    """
+    if unknown := [kind for kind in kinds if kind not in WHOLE]:
+        raise UsageError(f"whole structures: {', '.join(unknown)} is none of {', '.join(WHOLE)}")
+    if len(scopes) != len(kinds):
+        raise UsageError(f"whole structures: {len(scopes)} scopes for {len(kinds)} kinds ({', '.join(kinds)}); give one for each")
+    options = [brackets({} if scope == Pattern.scope else {"scope": scope}) for scope in scopes]
+    return [f"{kind}-{share}{option}" for kind, option in zip(kinds, options, strict=True) for share in shares]
+
+
 def closed_forms(methods: Sequence[str]) -> list[str]:
     """`ridge` with the streams of each of the methods that reconstruct units, each once.
 
@@ -106,6 +126,33 @@ def grids(name: str, values: Sequence[Any], **arguments: Any) -> list[Job]:
     if not values:
         raise UsageError(f"grids: no {name} given; give at least one")
     return [job for value in values for job in grid(**{name: value}, **arguments)]
+
+
+def asked_once(jobs: Iterable[Job], tasks: Sequence[str], documents: int) -> list[Job]:
+    """The jobs, those of the first seed being asked the tasks: questions are the same for every seed, and asking takes longer than pruning a small model."""
+    jobs = list(jobs)
+    return [replace(job, tasks=tuple(tasks), documents=documents) if job.seed == jobs[0].seed else job for job in jobs]
+
+
+def paired(models: Sequence[str], calibration: Sequence[str], held_out: Sequence[str], **arguments: Any) -> list[Job]:
+    """`grid` with `arguments` for every model, each with the calibration text and the held-out text of its own place; one text goes to all models.
+
+        paired(["lab/encoder-truth", "lab/encoder-answers"], ["examples:truth", "examples:answers"], ["examples:truth", "examples:answers"], recipes=chosen, ...)
+
+    Held-out texts are all labelled "held-out", so that the tables of several tasks can be compared. Raises UsageError as `grid` does, and where the numbers do not fit.
+    """
+    texts = {"calibration": calibration, "held-out": held_out}
+    if odd := [f"{len(sources)} {name} texts" for name, sources in texts.items() if len(sources) not in (1, len(models))]:
+        raise UsageError(f"pairs: {len(models)} models and {' and '.join(odd)}; give one text for each model in the same order, or one for all")
+    one, other = (list(sources) * (len(models) if len(sources) == 1 else 1) for sources in texts.values())
+    return [job for model, seen, asked in zip(models, one, other, strict=True) for job in grid(model=model, calibration=seen, held_out={"held-out": asked}, **arguments)]
+
+
+def guessing(sources: Sequence[str]) -> dict[str, float]:
+    """The score of guessing for each source of labelled examples where it is known: one in so many classes, 0 for correlations; not for tables and spans."""
+    known = {source: EXAMPLES.get(name) or (HUB_SETS[name].what if name in HUB_SETS else None) for source, name in ((s, parse_source(s).name) for s in sources)}
+    by_metric = {"accuracy": lambda what: 1 / len(what.classes), "matthews": lambda what: 0.0, "spearman": lambda what: 0.0}
+    return {source: by_metric[what.metric](what) for source, what in known.items() if what is not None and what.metric in by_metric}
 
 
 def labelled(sources: Sequence[str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ import pytest
 
 from analysis.errors import RecipeError, UsageError
 from analysis.recipe import Recipe
-from analysis.study.choices import closed_forms, grids, labelled, recipes, retrained
+from analysis.study.choices import asked_once, closed_forms, grids, labelled, recipes, retrained, structured
 from analysis.study.sweep import grid
 
 
@@ -106,3 +106,20 @@ def test_one_grid_after_another_for_every_value():
         grids("model", [], **common)
     with pytest.raises(UsageError, match="unknown register 'rhymes'"):
         grids("added", ["lab:mixed", "lab:rhymes"], model="lab", **common)
+
+
+def test_every_kind_of_structure_at_every_share_with_its_own_scope():
+    made = structured(["neurons", "heads"], ["25%", "50%"], ["uniform", "global"])
+    assert made == ["neurons-25%", "neurons-50%", "heads-25%[scope=global]", "heads-50%[scope=global]"]
+    assert [recipe.pattern.scope for recipe in recipes(["flap"], made, ["LIAR"])] == ["uniform", "uniform", "global", "global"]
+    with pytest.raises(UsageError, match="layers is none of heads, neurons, structures"):
+        structured(["layers"], ["50%"], ["uniform"])
+    with pytest.raises(UsageError, match="1 scopes for 2 kinds"):
+        structured(["neurons", "heads"], ["50%"], ["uniform"])
+
+
+def test_tasks_are_asked_with_the_first_seed_alone():
+    jobs = grid(model="lab", recipes=["wanda-50% LR", "wanda-50% BR"], samples=4, seeds=[3, 5], calibration="lab:mixed", length=64)
+    asked = asked_once(jobs, ["lab:yes-no"], 7)
+    assert [(job.seed, job.tasks, job.documents) for job in asked] == [(3, ("lab:yes-no",), 7), (5, (), 100)] * 2
+    assert [job.recipe for job in asked] == [job.recipe for job in jobs] and asked_once([], ["lab:yes-no"], 7) == []
