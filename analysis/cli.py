@@ -32,6 +32,7 @@ SOURCES = """a SOURCE is text to draw token windows from:
   lab:stories            a register of the embedded lab (`analysis list sources`); no download
   stories.txt            a file: .txt or .utf8, .jsonl with a text field, .parquet with a text column
   hub:wikitext2          a dataset of the Hugging Face hub; the only kind that uses the network
+  examples:truth         labelled examples, for encoders: sets of the lab, of GLUE, SQuAD, or a table, examples:train.tsv[:80%]
   self                   text the model writes itself, as self:temperature=0.8,top-p=0.95 (`analysis data generate --help`)
   lab:stories:0.7+lab:recipes:0.3
                          a mixture by windows; the shares make 1
@@ -240,16 +241,28 @@ def _add_list(verbs) -> None:
 
 
 def _add_lab(verbs) -> None:
-    from analysis.models.pretrain import add_arguments
+    from analysis.models import finetune, pretrain, pretrain_encoder
 
     lab = verbs.add_parser("lab", help="train the embedded lab's models", description="Train the embedded lab's models.")
+    lab = lab.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
+    resuming = "An interrupted training continues from its checkpoint when the same command is repeated."
     train = _add_verb(
-        lab.add_subparsers(metavar="VERB", required=True, parser_class=Parser), "train", _lazy("suite", "lab_train"),
-        "train a lab model on the lab's mixed stream and write it with its tokenizer and training card",
-        "  analysis lab train --out my-decoder --tokens 5000000\n  analysis lab train --hidden 128 --blocks 12 --device cuda",
-        "An interrupted training continues from its checkpoint when the same command is repeated.",
+        lab, "train", _lazy("suite", "lab_train"), "train a lab decoder on the lab's mixed stream and write it with its tokenizer and training card",
+        "  analysis lab train --out my-decoder --tokens 5000000\n  analysis lab train --hidden 128 --blocks 12 --device cuda", resuming,
     )  # fmt: skip
-    add_arguments(train)
+    pretrain.add_arguments(train)
+    encoder = _add_verb(
+        lab, "encoder", _lazy("suite", "lab_encoder"), "train a lab encoder to fill in masked words of the lab's mixed stream",
+        "  analysis lab encoder --out my-encoder --tokens 2000000\n  analysis lab encoder --hidden 128 --masked 0.15 --device cuda", resuming,
+    )  # fmt: skip
+    pretrain_encoder.add_arguments(encoder)
+    tune = _add_verb(
+        lab, "finetune", _lazy("suite", "lab_finetune"), "fine-tune an encoder on labelled examples: a class, a score, or a span of a passage",
+        "  analysis lab finetune lab/encoder examples:truth --out my-truth --examples 20000\n"
+        "  analysis lab finetune ./my-bert 'examples:train.tsv[:90%]' --held-out 'examples:train.tsv[90%:]' --learning-rate 1e-4",
+        "Examples without end are read once, a table as often as --examples asks. " + resuming,
+    )  # fmt: skip
+    finetune.add_arguments(tune)
 
 
 def _lazy(module: str, name: str) -> Callable:

@@ -92,6 +92,8 @@ def check_added(problems: Problems, args: argparse.Namespace, recipe: Recipe | N
     """Added windows need a source, a number, and somebody who sees them."""
     problems.check_count("--documents", args.documents, 2)
     problems.check_count("--added-samples", args.added_samples, 0)
+    if str(args.added).startswith("examples:"):
+        problems.add(f"--added {args.added}: labelled examples cannot be added; ask for more of them with --samples, or give plain text or self")
     if (args.added is None) != (args.added_samples == 0):
         problems.add("--added and --added-samples go together: a source, and how many windows of it")
     elif recipe is not None and args.added is None and recipe.added == "all":

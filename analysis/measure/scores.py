@@ -156,7 +156,10 @@ def _f1(labelled: Labelled, row: int, first: int, last: int) -> float:
 
 
 def words_f1(predicted: str, right: str) -> float:
-    """F1 of the words two answers share, as SQuAD scores it (Rajpurkar et al. 2016, section 6.1): in lower case, without punctuation and articles."""
+    """F1 of the words two answers share, as SQuAD scores it (Rajpurkar et al. 2016, section 6.1): in lower case, without punctuation and articles.
+
+    Two answers of which nothing is left agree, as in SQuAD 2.0.
+    """
     given, wanted = normalised(predicted), normalised(right)
     if not given or not wanted:
         return float(given == wanted)

@@ -23,15 +23,25 @@ def train_tokenizer(vocabulary: int, *, sample: int = 6_000, seed: int = 0):
 
     Returns a `transformers.PreTrainedTokenizerFast` whose bos and eos are `END`; digits stand alone, no byte is unknown.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import decoders
     from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    core = train_bpe(vocabulary, [END], sample=sample, seed=seed)
     core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
-    core.train_from_iterator((document.text for document in islice(documents("mixed", seed=seed), sample)), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=END, eos_token=END, clean_up_tokenization_spaces=False)
+
+
+def train_bpe(vocabulary: int, special: list[str], *, sample: int = 6_000, seed: int = 0, normalizer=None):
+    """The core of a lab tokenizer, a `tokenizers.Tokenizer`: byte-level BPE of `vocabulary` tokens, the `special` ones first; digits stand alone."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    core = Tokenizer(models.BPE())
+    if normalizer is not None:
+        core.normalizer = normalizer
+    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    core.train_from_iterator((document.text for document in islice(documents("mixed", seed=seed), sample)), trainer)
+    return core
 
 
 def stream(register: str, tokenizer, *, split: str = "train", seed: int = 0) -> Iterator[tuple[list[int], float]]:

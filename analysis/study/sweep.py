@@ -109,6 +109,8 @@ class Job:
             yield f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}"
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(self.device)):
             yield f"device must be auto, cpu, mps, cuda or cuda:NUMBER, got {self.device!r}"
+        if str(self.added).startswith("examples:"):
+            yield f"added {self.added!r}: labelled examples cannot be added; ask for more of them as calibration, or give plain text or 'self'"
         if self.added is None and self.added_samples != 0:
             yield f"{self.added_samples} added windows of no source; give added, such as added='self'"
         words = {"source": [self.calibration, *(source for _, source in self.held_out), *filter(None, [self.added])], "task": self.tasks}

@@ -17,10 +17,9 @@ import numpy as np
 
 from analysis.errors import DataError, UsageError
 from analysis.progress import bar
-from analysis.rules import suggest
 from analysis.text.mixtures import mix, order
 from analysis.text.readers import read
-from analysis.text.sources import SELF, SOURCES, SPLITS, Source, named, parse_source, source_fingerprint
+from analysis.text.sources import LABELLED, SELF, SOURCES, Source, named, parse_source, source_fingerprint
 
 if TYPE_CHECKING:
     from analysis.models.load import LoadedModel
@@ -50,6 +49,7 @@ def load_tokens(
     None = every window there is, in order. `seed` draws the windows, and in the lab and of the model the documents. `separator` ends
     documents of plain-text files (default: `<|endoftext|>` where it occurs, else blank lines). `mode` is one of `windows.cut`; by
     default "stream", and "crop" for hub:c4. `split` is the half of a lab register ("train" or "held-out") where the source names none.
+    Labelled examples are read by `examples.load_examples`: one window each, special tokens and labels with them, `length` their most tokens.
 
     Texts are tokenised without special tokens; documents of a stream are joined by the tokenizer's end-of-text token (else its
     beginning-of-text token, else a newline), the joined corpora of the papers by their text (`hub.ALIASES`). Lab streams and the
@@ -60,19 +60,25 @@ def load_tokens(
     """
     from analysis.text.windows import check_request, cut
 
-    source = _half(parse_source(source) if isinstance(source, str) else source, split)
+    source = (parse_source(source) if isinstance(source, str) else source).half(split)
     check_request(source.label, length, samples, mode or "stream")
+    if source.kind == LABELLED:
+        from analysis.text.examples import load_examples
+
+        if mode is not None:
+            raise UsageError(f"{source.label}: every labelled example is a window of its own; leave mode {mode!r} out")
+        return load_examples(source, tokenizer, samples=samples, length=length, seed=seed)
     if source.kind == "mixture":
         return _mixture(source, tokenizer, samples, length=length, seed=seed, separator=separator, mode=mode)
     mode = mode or (source.hub.mode if source.hub else "stream")
     check_request(source.label, length, samples, mode)
     loaded = tokenizer if hasattr(tokenizer, "context") else None
     if loaded is not None:
-        tokenizer = _tokenizer_of(loaded, length)
+        tokenizer = tokenizer_of(loaded, length)
     boundary_id, boundaries = boundary(tokenizer)
-    endless = source.kind == SELF or (source.kind == "lab" and source.stop is None)
+    endless = source.endless
     if endless and samples is None:
-        raise UsageError(_endless(source))
+        raise UsageError(endless_error(source))
     batches: list[Batch] = []
     if source.kind == SELF:
         texts, separated = _own(source, loaded, seed, batches), "texts of the model"
@@ -89,7 +95,7 @@ def load_tokens(
     windows = cut(
         documents, length=length, samples=samples, seed=seed, boundary_id=boundary_id, mode=mode, shuffle=not endless, label=source.label
     )
-    _check_known(windows, tokenizer, loaded, source)
+    check_known(windows, tokenizer, loaded, source)
     provenance = {
         "source": source.label,
         "fingerprint": source_fingerprint(source, getattr(loaded, "fingerprint", None)),
@@ -109,7 +115,10 @@ def load_tokens(
     return replace(windows, provenance=provenance | windows.provenance | more)
 
 
-def _endless(source: Source) -> str:
+def endless_error(source: Source) -> str:
+    """What is wrong with asking for all there is of something without an end."""
+    if source.kind == LABELLED:
+        return f"{source.label}: the lab's examples have no end; say how many (samples), or slice them, as in {source.label}[:1000]"
     if source.kind == "lab":
         return f"{source.label}: lab text has no end; say how many windows (samples), or how many documents, as in {source.label}[:1000]"
     return f"{source.label}: {'a mixture' if source.kind == 'mixture' else 'the text of a model'} has no natural number of windows; give samples"
@@ -118,7 +127,7 @@ def _endless(source: Source) -> str:
 def _mixture(source: Source, tokenizer, samples: int | None, **how) -> "Windows":
     """Windows of every part, as many as its share is."""
     if samples is None:
-        raise UsageError(_endless(source))
+        raise UsageError(endless_error(source))
     chosen = order([share for _, share in source.parts], samples)
     counts = [chosen.count(number) for number in range(len(source.parts))]
     parts = [load_tokens(part, tokenizer, samples=count, **how) if count else None for (part, _), count in zip(source.parts, counts)]
@@ -136,16 +145,8 @@ def _own(source: Source, loaded: "LoadedModel | None", seed: int, batches: "list
         yield from (text.text for text in batch.texts)
 
 
-def _half(source: Source, split: str) -> Source:
-    """A source whose lab registers name their half."""
-    if split not in SPLITS:
-        raise UsageError(f"{source.label}: unknown split {split!r}; {suggest(split, SPLITS)}")
-    if source.kind == "mixture":
-        return replace(source, parts=tuple((_half(part, split), share) for part, share in source.parts))
-    return replace(source, split=source.split or split) if source.kind == "lab" else source
-
-
-def _tokenizer_of(loaded, length: int):
+def tokenizer_of(loaded: "LoadedModel", length: int):
+    """A model's tokenizer. Raises UsageError where it has none, or windows of `length` tokens are longer than its context."""
     if loaded.tokenizer is None:
         raise UsageError(f"model {loaded.name}: has no tokenizer to read text with; put its tokenizer files in the model's folder")
     if loaded.context is not None and length > loaded.context:
@@ -153,8 +154,8 @@ def _tokenizer_of(loaded, length: int):
     return loaded.tokenizer
 
 
-def _check_known(windows: "Windows", tokenizer, loaded: "LoadedModel | None", source: Source) -> None:
-    """Whether the tokenizer knows the text, and the model the tokenizer's ids."""
+def check_known(windows: "Windows", tokenizer, loaded: "LoadedModel | None", source: Source) -> None:
+    """Raise DataError where the tokenizer does not know the text, UsageError where the model does not know the tokenizer's ids."""
     model, largest = getattr(loaded, "model", None), int(windows.ids.max())
     if model is not None and largest >= (rows := model.get_input_embeddings().weight.shape[0]):
         raise UsageError(

@@ -3,9 +3,10 @@
     hub:wikitext2   hub:c4:validation   hub:ORG/NAME/CONFIG:SPLIT@REVISION#COLUMN
 """
 
+import re
 from dataclasses import dataclass
 
-from analysis.errors import UsageError
+from analysis.errors import DataError, UsageError
 from analysis.rules import suggest
 
 
@@ -75,3 +76,23 @@ def _alias(name: str, split: str, changed: bool, text: str) -> Hub:
     if split and split not in splits:
         raise UsageError(f"source {text!r}: hub:{name} has no split {split!r}; {suggest(split, splits)}")
     return splits[split] if split else next(iter(splits.values()))
+
+
+def fetch(label: str, hub: Hub, *, gone: str, offline: str):
+    """The rows of one split of a hub dataset: the only function of this room that uses the network, and the only one that loads `datasets`.
+
+    gone, offline: what to do where there is no such revision, or no network. Raises DataError, naming the source by `label`, where the rows cannot be had.
+    """
+    import datasets
+
+    # One file of a repository is fewer rows than its card announces, hence no check of their number; the revision is what is pinned.
+    part = {"data_files": {hub.split: hub.file}, "verification_mode": "no_checks"} if hub.file else {}
+    try:
+        return datasets.load_dataset(hub.dataset, hub.config, split=hub.split, revision=hub.revision, **part)
+    except Exception as error:  # the library raises errors of a dozen unrelated classes; each means that there is no text
+        reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+        if re.search(r"[Rr]evision .* doesn't exist", reason):
+            raise DataError(f"{label}: the hub's {hub.dataset} has no revision {hub.revision!r} (any more); {gone}") from error
+        raise DataError(
+            f"{label}: cannot fetch {hub.dataset} (revision {hub.revision}, split {hub.split}) from the hub: {reason}. Without network, {offline}"
+        ) from error

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from analysis.errors import DataError, UsageError
 from analysis.lab.documents import documents
-from analysis.text.sources import Hub, Source, check_file
+from analysis.text.hub import Hub, fetch
+from analysis.text.sources import Source, check_file
 
 END_OF_TEXT = "<|endoftext|>"
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
@@ -37,7 +38,7 @@ def read_file(source: Source, *, separator: str | None) -> tuple[list[str], str]
     if path.suffix == ".parquet":
         found, words = _parquet(path, source), "rows"
     else:
-        text = _text(path, source)
+        text = file_text(path, source)
         found, words = (_jsonl(text, source), "rows") if source.column else _split(text, source, separator)
     found = [document for document in found if document.strip()]
     if not found:
@@ -46,7 +47,8 @@ def read_file(source: Source, *, separator: str | None) -> tuple[list[str], str]
     return found[chosen.start : chosen.stop], words
 
 
-def _text(path: Path, source: Source) -> str:
+def file_text(path: Path, source: Source) -> str:
+    """The text of a file, lines ended by newlines. Raises DataError for a file that is empty, binary, or not UTF-8."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -122,28 +124,15 @@ def _kind(value) -> str:
 
 
 def read_hub(source: Source) -> tuple[Sequence[str], str]:
-    """The sliced rows of a hub dataset, and what separates them, in words. The only function of this room that uses the network.
+    """The sliced rows of a hub dataset, and what separates them, in words. Uses the network.
 
     Raises DataError where the dataset cannot be fetched or lacks the column.
     """
-    import datasets
-
     hub: Hub = source.hub
-    # One file of a repository is fewer rows than its card announces, hence no check of their number; the revision is what is pinned.
-    part = {"data_files": {hub.split: hub.file}, "verification_mode": "no_checks"} if hub.file else {}
-    try:
-        rows = datasets.load_dataset(hub.dataset, hub.config, split=hub.split, revision=hub.revision, **part)
-    except Exception as error:  # the library raises errors of a dozen unrelated classes; each means that there is no text
-        reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
-        if re.search(r"[Rr]evision .* doesn't exist", reason):
-            raise DataError(
-                f"{source.label}: the hub's {hub.dataset} has no revision {hub.revision!r} (any more); give one it has, as hub:{hub.dataset}@REVISION, "
-                "or a local file (PATH.txt, .jsonl or .parquet)"
-            ) from error
-        raise DataError(
-            f"{source.label}: cannot fetch {hub.dataset} (revision {hub.revision}, split {hub.split}) from the hub: {reason}. "
-            "Without network, give a local file instead (PATH.txt, .jsonl or .parquet), or text of the lab such as lab:stories"
-        ) from error
+    rows = fetch(
+        source.label, hub, gone=f"give one it has, as hub:{hub.dataset}@REVISION, or a local file (PATH.txt, .jsonl or .parquet)",
+        offline="give a local file instead (PATH.txt, .jsonl or .parquet), or text of the lab such as lab:stories",
+    )  # fmt: skip
     if hub.column not in rows.column_names:
         raise DataError(_no_column(source.label, hub.column, rows.column_names).replace("FILE#", "hub:ORG/NAME#"))
     chosen = source.select(min(len(rows), hub.rows or len(rows)))

@@ -1,7 +1,8 @@
-"""What a SOURCE of text is: `lab:REGISTER`, a file, `hub:NAME`, the model's own text, or a mixture of these. Imports no torch.
+"""What a SOURCE of text is: `lab:REGISTER`, a file, `hub:NAME`, the model's own text, a mixture of these, or labelled examples. Imports no torch.
 
     lab:stories   lab:stories/held-out   stories.txt[:80%]   texts.jsonl#body[100:200]   hub:wikitext2   hub:c4:validation[:50%]
     self   self:temperature=0.8,top-p=0.95   lab:stories:0.7+lab:recipes:0.3   stories.txt[:80%]:1/3+self:2/3
+    examples:truth   examples:sst2/validation   examples:train.tsv#premise,hypothesis,label[:80%]
 """
 
 import hashlib
@@ -15,7 +16,9 @@ from pathlib import Path
 
 from analysis.errors import DataError, UsageError
 from analysis.lab.documents import REGISTERS, SPLITS
+from analysis.lab.examples import EXAMPLES
 from analysis.rules import suggest
+from analysis.text.example_sets import HUB_SETS, HUB_SPLITS, parse_examples
 from analysis.text.hub import ALIASES, Hub, parse_hub
 from analysis.text.settings import Generation
 
@@ -23,8 +26,9 @@ TABLES = (".jsonl", ".ndjson", ".parquet")  # files whose rows are documents
 Edge = int | Fraction  # a number of documents, or a share of them
 SHARE = r"\d+/[1-9]\d*|\d+(?:\.\d+)?|\.\d+"
 PART = re.compile(rf"(.+?):({SHARE})(?:\+(?!$)|$)")
-JOINED = re.compile(r"\+(lab:|hub:|self($|[:+]))")
+JOINED = re.compile(r"\+(lab:|hub:|examples:|self($|[:+]))")
 SELF = "self"
+LABELLED = "examples"
 
 
 SOURCES: dict[str, str] = {
@@ -39,8 +43,13 @@ SOURCES: dict[str, str] = {
     "hub:ORG/NAME": "any hub dataset, as hub:ORG/NAME/CONFIG:SPLIT@REVISION#COLUMN; what is left out is split train, revision main, column text",
     "self": "text that the model of the run writes itself (2406.15524, appendix C), as self:OPTION=VALUE,...: "
     "temperature, top-k, top-p, prefix, start, prompt, language, tokens, batch",
+    **{f"examples:{name}": f"labelled: {known.meaning}" for name, known in EXAMPLES.items()},
+    **{f"examples:{name}": f"labelled: {known.what.meaning}" for name, known in HUB_SETS.items()},
+    "examples:NAME/SPLIT": "the examples of one split: train, and held-out (lab) or validation (hub); else calibration is train, held-out text the other",
+    "examples:PATH.tsv": "labelled: any UTF-8 table with a header; columns sentence, or sentence1 and sentence2, and label or score; or question, context "
+    "and answer; or as named in PATH.tsv#FIRST,SECOND,LABEL",
     "SOURCE:SHARE+SOURCE:SHARE": "a mixture by windows; the shares (0.7, 1/3) make 1: lab:stories:0.7+lab:recipes:0.3",
-    "SOURCE[A:B]": "documents A to B of a file, hub or lab source, in numbers or per cent: [:80%], [80%:], [100:200]",
+    "SOURCE[A:B]": "documents, or examples, A to B of a file, hub or lab source, in numbers or per cent: [:80%], [80%:], [100:200]",
 }
 
 
@@ -49,12 +58,12 @@ class Source:
     """A source as typed (`text`) and as understood. `start` and `stop` are documents, in numbers (int) or shares (Fraction), or None."""
 
     text: str
-    kind: str  # "lab", "file", "hub", "self" or "mixture"
-    name: str  # register, path or dataset; "" for the last two kinds
+    kind: str  # "lab", "file", "hub", "examples", "self" or "mixture"
+    name: str  # register, path, dataset, or set of examples; "" for the last two kinds
     start: Edge | None = None
     stop: Edge | None = None
-    split: str | None = None  # lab: "train", "held-out", or None = whoever loads it decides
-    column: str | None = None  # .jsonl and .parquet
+    split: str | None = None  # lab: "train", "held-out", or None = whoever loads it decides; examples of the hub: "train", "validation" or None
+    column: str | None = None  # .jsonl and .parquet; of tables of examples FIRST,LABEL or FIRST,SECOND,LABEL, None = by their header
     hub: Hub | None = None
     parts: tuple[tuple["Source", Fraction], ...] = ()  # of a mixture, with their shares of the windows
     generation: Generation | None = None  # of self-generated text
@@ -69,23 +78,44 @@ class Source:
         """The source without folders, for tables."""
         if self.kind == "lab":
             return f"lab:{self.name}{'/held-out' if self.split == 'held-out' else ''}{self.slice}"
+        if self.kind == LABELLED and not self.table:
+            return f"examples:{self.name}{f'/{self.split}' if self.split not in (None, 'train') else ''}{self.slice}"
         if self.kind == "hub":
             return self.text
         if self.kind == "mixture":
             return "+".join(f"{part.label}:{share_text(share)}" for part, share in self.parts)
         if self.kind == SELF:
             return _self_text(named(self.generation, lambda reference: reference.label))
-        return Path(self.name).name + (f"#{self.column}" if self.column not in (None, "text") else "") + self.slice
+        return ("examples:" if self.kind == LABELLED else "") + Path(self.name).name + (f"#{self.column}" if self.column not in (None, "text") else "") + self.slice
+
+    @property
+    def table(self) -> bool:
+        """Whether these are labelled examples in a file."""
+        return self.kind == LABELLED and self.name.endswith(".tsv")
+
+    @property
+    def endless(self) -> bool:
+        """Whether documents, or examples, are made as they are asked for, without end."""
+        lab = self.kind == "lab" or (self.kind == LABELLED and self.name in EXAMPLES)
+        return self.kind == SELF or (lab and self.stop is None)
 
     def select(self, documents: int) -> range:
-        """Numbers of the documents the slice selects out of so many. Raises DataError where these are none."""
+        """Numbers of the documents, or examples, the slice selects out of so many. Raises DataError where these are none."""
         chosen = range(_bound(self.start, documents, 0), _bound(self.stop, documents, documents))
         if not chosen:
-            raise DataError(
-                f"{self.label}: the slice selects none of its {documents} document{'' if documents == 1 else 's'}; "
-                "widen the slice, or give a separator that splits the text into more documents"
-            )
+            noun, more = ("example", "") if self.kind == LABELLED else ("document", ", or give a separator that splits the text into more documents")
+            raise DataError(f"{self.label}: the slice selects none of its {documents} {noun}{'' if documents == 1 else 's'}; widen the slice{more}")
         return chosen
+
+    def half(self, split: str) -> "Source":
+        """This source with the half of its lab registers and of its labelled examples named: `split` is "train" or "held-out", where none is. Raises UsageError."""
+        if split not in SPLITS:
+            raise UsageError(f"{self.label}: unknown split {split!r}; {suggest(split, SPLITS)}")
+        if self.kind == "mixture":
+            return replace(self, parts=tuple((part.half(split), share) for part, share in self.parts))
+        if self.kind == LABELLED and self.name in HUB_SETS:
+            split = HUB_SPLITS[split]
+        return replace(self, split=self.split or split) if self.kind in ("lab", LABELLED) and not self.table else self
 
 
 def _edge_text(edge: Edge | None) -> str:
@@ -133,7 +163,7 @@ def parse_source(text: str) -> Source:
     """
     text = text.strip()
     if not text:
-        raise UsageError("source: nothing given; write lab:REGISTER, a file, hub:NAME or self")
+        raise UsageError("source: nothing given; write lab:REGISTER, a file, hub:NAME, examples:NAME or self")
     if (parts := _split_mixture(text)) is not None:
         return _mixture(parts, text)
     if re.match(rf"{SELF}($|[:\[])", text):
@@ -143,6 +173,8 @@ def parse_source(text: str) -> Source:
     common = {"text": text, "start": start, "stop": stop}
     if name.startswith("lab:"):
         return _parse_lab(name[4:], common)
+    if name.startswith(f"{LABELLED}:"):
+        return Source(kind=LABELLED, **parse_examples(name.removeprefix(f"{LABELLED}:"), **common), **common)
     if name.startswith("hub:"):
         hub = parse_hub(name[4:], text)
         return Source(kind="hub", name=hub.dataset, hub=hub, **common)
@@ -169,6 +201,8 @@ def _split_mixture(text: str) -> list[tuple[str, str]] | None:
 
 def _mixture(parts: Iterable[tuple[str, str]], text: str) -> Source:
     found = tuple((parse_source(source), Fraction(share)) for source, share in parts)
+    if labelled := [source.label for source, _ in found if source.kind == LABELLED]:
+        raise UsageError(f"source {text!r}: {labelled[0]} are labelled examples, no part of a mixture; give them alone")
     if any(share == 0 for _, share in found):
         raise UsageError(f"source {text!r}: a share must be above 0; leave the part out")
     shares = [share for _, share in found]
@@ -193,8 +227,8 @@ def _parse_self(text: str) -> Source:
         generation = Generation.parse(text.removeprefix(SELF).removeprefix(":"))
     except UsageError as error:
         raise UsageError(f"source {text!r}: {error}") from error
-    if generation.reference is not None and (kind := parse_source(generation.reference).kind) in (SELF, "mixture"):
-        raise UsageError(f"source {text!r}: start tokens and prompts are taken from a lab, file or hub source, not from a {kind} source")
+    if generation.reference is not None and (kind := parse_source(generation.reference).kind) in (SELF, "mixture", LABELLED):
+        raise UsageError(f"source {text!r}: start tokens and prompts are taken from a lab, file or hub source, not from a{'n' if kind == LABELLED else ''} {kind} source")
     return Source(text, SELF, "", generation=generation)
 
 
@@ -224,7 +258,8 @@ def _parse_lab(name: str, common: dict) -> Source:
 def source_fingerprint(source: str | Source, model: str | None = None) -> str:
     """What the text of a source is, wherever it lies: equal fingerprints, equal documents.
 
-    A file's is the SHA-256 of its content; the lab's the digest of its generator and world; the hub's the dataset and revision;
+    A file's is the SHA-256 of its content; the lab's the digest of its generator and world; the hub's the dataset and revision (of labelled examples,
+    their short name and revision);
     a mixture's those of its parts, with their shares; the model's own text's the settings and `model`, the fingerprint of the model
     that writes it. Column and slice are part of it. Raises UsageError and DataError as parsing and opening do, and where self-generated
     text is given without its model.
@@ -238,6 +273,9 @@ def source_fingerprint(source: str | Source, model: str | None = None) -> str:
         return f"{_self_text(named(source.generation, source_fingerprint))}@{model}"
     if source.kind == "lab":
         return f"lab:{source.name}{'/' + source.split if source.split else ''}@{_generator()}{source.slice}"
+    if source.kind == LABELLED and not source.table:
+        version = _generator(everything=True) if source.name in EXAMPLES else HUB_SETS[source.name].dataset[1]
+        return f"examples:{source.name}{'/' + source.split if source.split else ''}@{version}{source.slice}"
     if source.kind == "hub":
         hub = source.hub
         return f"hub:{hub.dataset}@{hub.revision}/{hub.config or hub.file or ''}:{hub.split}#{hub.column}{source.slice}"
@@ -245,15 +283,15 @@ def source_fingerprint(source: str | Source, model: str | None = None) -> str:
     with open(check_file(source), "rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
-    return f"file:{digest.hexdigest()}{'#' + source.column if source.column else ''}{source.slice}"
+    return f"{source.kind}:{digest.hexdigest()}{'#' + source.column if source.column else ''}{source.slice}"
 
 
 @cache
-def _generator() -> str:
-    """Digest of the code that makes the lab's world and its documents, hence of what they say; its tasks are no part of them."""
+def _generator(everything: bool = False) -> str:
+    """Digest of the code that makes the lab's world and its documents, hence of what they say; its tasks and labelled examples are no part of them."""
     import analysis.lab
 
-    files = sorted(path for path in Path(analysis.lab.__file__).parent.glob("*.py") if not path.stem.startswith("tasks"))
+    files = sorted(path for path in Path(analysis.lab.__file__).parent.glob("*.py") if everything or not path.stem.startswith(("tasks", "example")))
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

@@ -27,7 +27,7 @@ class Labelled:
     """The right answers of N windows.
 
     head: "classification", "regression" or "span". metric: what a model's answers are scored by. labels: (N,) long classes, (N,) float32 scores, or
-    (N, 2) long first and last token of the answer. classes: their names. Of spans: texts, the passage and the answer of each window, and offsets
+    (N, 2) long first and last token of the answer. classes: their names. Of spans: texts, the passage and the accepted answers of each window, and offsets
     (N, T, 2) long, the characters of the passage that each token stands for, (0, 0) outside it.
     """
 
@@ -35,7 +35,7 @@ class Labelled:
     metric: str
     labels: Tensor
     classes: tuple[str, ...] = ()
-    texts: tuple[tuple[str, str], ...] = ()
+    texts: tuple[tuple[str, ...], ...] = ()
     offsets: LongTensor | None = None
 
     def take(self, rows: LongTensor) -> "Labelled":
@@ -265,7 +265,8 @@ def disjoint(calibration: Windows, held_out: Mapping[str, Windows]) -> dict[str,
     """The held-out sets with no window left that shares a run of consecutive real tokens with a calibration window.
 
     The run is min(64, max(T // 2, 16), T) tokens, T the length of the shorter windows of the two sets; a padded window with fewer real tokens
-    is a run as it is, so that equal short examples count. Large corpora repeat
+    is a run as it is, so that equal short texts count. Labelled examples on both sides must be equal as a whole, since sets ask many questions
+    in the same words. Large corpora repeat
     themselves by chance (boilerplate, formulaic entries): up to CHANCE of a set's windows are dropped and their number is kept
     in its provenance as "dropped". More than that is the same text on both sides: OverlapError names both sets, the number of
     windows and the remedy. Runs are compared by 64-bit hashes: for 256 windows of 1024 tokens on each side, unlike runs are
@@ -293,7 +294,8 @@ def _without_shared(calibration: Windows, label: str, windows: Windows) -> Windo
 def repeated(calibration: Windows, windows: Windows) -> tuple[np.ndarray, int]:
     """Rows of `windows` that share a run of real tokens with a calibration window, in order, and the tokens of such a run (`disjoint`)."""
     length = min(calibration.length, windows.length)
-    run = min(64, max(length // 2, 16), length)
+    both_labelled = calibration.labelled is not None and windows.labelled is not None
+    run = length if both_labelled else min(64, max(length // 2, 16), length)
     known = _run_hashes(calibration, run)[0]
     hashes, rows = _run_hashes(windows, run)
     return np.unique(rows[np.isin(hashes, known)]), run

@@ -154,7 +154,7 @@ def test_shipped_model_is_what_the_lab_promises(shipped):
     assert 200_000 <= sum(p.numel() for p in model.parameters()) == card["parameters"] <= 4_000_000
     assert 8 <= model.config.num_hidden_layers <= 12 and model.config.num_key_value_heads < model.config.num_attention_heads
     assert model.dtype == torch.float32 and len(tokenizer) == card["vocabulary"] == model.config.vocab_size
-    assert sum(file.stat().st_size for file in paths.lab().rglob("*") if file.is_file()) < 20e6
+    assert sum(file.stat().st_size for file in paths.lab().rglob("*") if file.is_file()) < 36e6
 
 
 def test_shipped_model_has_the_loss_of_its_card(shipped, small_samples):

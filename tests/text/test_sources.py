@@ -189,7 +189,7 @@ def test_a_name_too_long_for_a_path_is_a_missing_file():
         source_fingerprint("x" * 5000)
 
 
-@pytest.mark.parametrize("module", ["sources", "readers", "corpora", "settings", "generate", "generated", "mixtures"])
+@pytest.mark.parametrize("module", ["sources", "readers", "corpora", "settings", "generate", "generated", "mixtures", "example_sets", "example_tables"])
 def test_reading_sources_loads_no_torch(module):
     code = f"import sys, analysis.text.{module}; print(*(set(sys.modules) & {{'torch', 'transformers', 'datasets', 'pandas', 'pyarrow'}}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True)

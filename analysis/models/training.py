@@ -1,0 +1,260 @@
+"""The loop that every training of the lab shares: steps, a checkpoint to continue from, and the card of what was made.
+
+The data of step `n` are a function of `n` alone, so a run that was stopped (a closed laptop, CTRL-C) continues from its checkpoint
+and ends bit-equal, on CPU with the same thread count, to one that never stopped. Nothing heavy is imported before a run starts.
+"""
+
+import json
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from analysis.errors import StoreError, UsageError
+from analysis.progress import bar
+
+_CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: a model, what it reads and what it loses by.
+
+    `config` is a frozen dataclass with `seed`, `threads`, `learning_rate`, `weight_decay`, `steps`, `per_step` (units read in one step),
+    `decay_start` (first step of the decay) and `rate(step)`; its field `unit` is how much is read in all, and may change before the decay.
+    `batches[n]` is what step `n` reads, `loss(model, batch)` its mean loss in nats, `scores(model)` what the card says of the trained model.
+    """
+
+    config: Any
+    model: Any
+    tokenizer: Any
+    batches: Any
+    loss: Callable[[Any, Any], Any]
+    scores: Callable[[Any], dict]
+    command: str
+    unit: str = "tokens"
+    more: dict | None = None
+
+
+def run(
+    make: Callable[[], Training], config, out: Path, *, device: str = "auto", progress: Callable = bar, save_every: int = 200, stop: Callable[[int], bool] | None = None
+) -> Path:
+    """Train what `make` returns into folder `out` and return it; continue from its checkpoint if there is one.
+
+    Writes a checkpoint every `save_every` steps and on CTRL-C (after the step in hand, then raises `KeyboardInterrupt`); at the
+    end the model, the tokenizer and the training card `training.json`; the checkpoint then goes. `stop(step)` ends the run early, checkpoint kept.
+    Raises `UsageError` for a device that is not here or a file in the place of the folder, `StoreError` if the checkpoint is of another configuration.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"train: {out} is a file; the model needs a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    device = pick(device)
+    with _threads(config.threads if device == "cpu" else None):
+        state = _Run(make(), out, device)
+        state.load()
+        with progress(total=config.steps, desc="train", unit="step") as shown, _interrupts() as interrupted:
+            shown.update(state.step)
+            while state.step < config.steps:
+                stopped = stop is not None and stop(state.step)
+                if stopped or interrupted():
+                    state.save()
+                    if stopped:
+                        return out
+                    raise KeyboardInterrupt
+                loss = state.advance()
+                shown.update(1)
+                if state.step % 10 == 0:
+                    shown.set_postfix(loss=f"{loss:.3f}")
+                if state.step % save_every == 0:
+                    state.save()
+        state.finish()
+    return out
+
+
+class _Run:
+    """Model, optimiser and record of a training run: what a checkpoint holds."""
+
+    def __init__(self, training: Training, out: Path, device: str):
+        import torch
+
+        self.training, self.config, self.out, self.device = training, training.config, out, device
+        self.model = training.model.to(device).train()
+        matrices = [p for p in self.model.parameters() if p.dim() > 1]
+        vectors = [p for p in self.model.parameters() if p.dim() == 1]
+        self.optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": self.config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+                                           lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
+        self.step, self.seconds, self.curve, self._sum = 0, 0.0, [], 0.0
+
+    def advance(self) -> float:
+        """One optimiser step; returns its loss (nats)."""
+        import torch
+
+        started = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate(self.step)
+        with torch.random.fork_rng(devices=[]):  # dropout, where a model has it, is a function of the step too
+            torch.manual_seed(1_000_003 * self.config.seed + self.step)
+            loss = self.training.loss(self.model, self.training.batches[self.step])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._sum += loss.item()
+        every = max(1, min(100, self.config.steps // 20))
+        if self.step % every == 0:
+            self.curve.append([self.step * self.config.per_step, round(self._sum / every, 4)])
+            self._sum = 0.0
+        self.seconds += time.perf_counter() - started
+        return loss.item()
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        import torch
+
+        state = {"config": asdict(self.config), "step": self.step, "seconds": self.seconds, "curve": self.curve, "sum": self._sum,
+                 "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        torch.save(state, self.out / (_CHECKPOINT + ".part"))
+        os.replace(self.out / (_CHECKPOINT + ".part"), self.out / _CHECKPOINT)
+
+    def load(self) -> None:
+        """Read the checkpoint if there is one."""
+        import torch
+
+        path, unit = self.out / _CHECKPOINT, self.training.unit
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:
+            raise StoreError(f"train: the checkpoint {path} cannot be read ({error}); delete it to start again") from error
+        mine, theirs = asdict(self.config), state["config"]
+        different = sorted(key for key in mine if mine[key] != theirs.get(key) and key != unit)
+        if different:
+            raise StoreError(f"train: {path} was made with other values of {', '.join(different)}; use another folder or delete it")
+        begun = min(self.config.decay_start, replace(self.config, **{unit: theirs[unit]}).decay_start) < state["step"]
+        if begun and mine[unit] != theirs[unit]:
+            raise StoreError(f"train: {path} was made for {theirs[unit]} {unit} and is too far on to change to {mine[unit]}")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds, self.curve, self._sum = state["step"], state["seconds"], state["curve"], state["sum"]
+
+    def finish(self) -> None:
+        """Write model, tokenizer and training card, and remove the checkpoint."""
+        self.model.eval()
+        self.model.save_pretrained(self.out)
+        self.training.tokenizer.save_pretrained(self.out)
+        (self.out / "training.json").write_text(json.dumps(self._card(), indent=1) + "\n")
+        (self.out / _CHECKPOINT).unlink(missing_ok=True)
+
+    def _card(self) -> dict:
+        """The training card: what was trained, on how much, how well, with what."""
+        import torch
+        import transformers
+
+        return {
+            "command": self.training.command,
+            "config": asdict(self.config),
+            **(self.training.more or {}),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "vocabulary": len(self.training.tokenizer),
+            self.training.unit: self.step * self.config.per_step,
+            "seconds": round(self.seconds, 1),
+            "held_out": self.training.scores(self.model),
+            "loss_curve": {"columns": [self.training.unit, "loss_nats_per_token" if self.training.unit == "tokens" else "loss"], "points": self.curve},
+            "device": self.device,
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+        }
+
+
+def pick(device: str) -> str:
+    """The device to train on: `cpu`, `cuda`, or for `auto` the better of the two that is here."""
+    import torch
+
+    here = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    if device != "auto" and device not in here:
+        raise UsageError(f"train: device {device!r}: not here; possible are auto, {', '.join(here)}")
+    return here[-1] if device == "auto" else device
+
+
+def check_config(config, may_be_zero: tuple[str, ...], more: Callable[[], list[str]]) -> None:
+    """Raise one `UsageError` that lists everything impossible in `config`: numbers below zero, zeros, and what `more` finds where there are none."""
+    problems = [f"{name} is {value}, must be {'0 or more' if name in may_be_zero else 'above 0'}" for name, value in asdict(config).items()
+                if value < 0 or (value == 0 and name not in may_be_zero)]
+    if not problems:
+        problems += more()
+    if config.decay > 1:
+        problems.append(f"decay {config.decay} is not a share between 0 and 1")
+    if problems:
+        raise UsageError("train: " + "; ".join(problems))
+
+
+def windows_problems(config) -> list[str]:
+    """What is impossible in the window lengths of a pretraining."""
+    problems = []
+    if config.window > config.context:
+        problems.append(f"window {config.window} is longer than the context {config.context}")
+    if config.batch * config.window % config.context:
+        problems.append(f"a step of {config.batch} x {config.window} tokens is not a multiple of the context {config.context}")
+    if config.steps < 1:
+        problems.append(f"tokens {config.tokens} is less than one batch of {config.batch * config.window}")
+    return problems
+
+
+def rate(config, step: int) -> float:
+    """Learning rate of `step`, counted from 0: rising over `config.warmup` units, then `config.learning_rate`, from `config.decay_start` on falling to zero."""
+    warmup = max(1, config.warmup // config.per_step)
+    left = (config.steps - step) / max(1, config.steps - config.decay_start)
+    return config.learning_rate * min(1.0, (step + 1) / warmup, left)
+
+
+def options(config) -> str:
+    """The options of the command line that make `config`: only what differs from its defaults is named."""
+    default = asdict(type(config)())
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in asdict(config).items() if value != default[name])
+
+
+def add_options(parser, config, meanings: dict[str, str]) -> None:
+    """One option per field of `config`, whose value is the default, and the device."""
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    for name, value in asdict(config).items():
+        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, metavar="N", help=meanings[name] + " (default: %(default)s)")
+
+
+@contextmanager
+def _interrupts():
+    """Hold CTRL-C back until the step in hand is done: gives a function that says whether it came. A second one acts at once."""
+    came = []
+
+    def note(number, frame):
+        came.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _threads(count: int | None):
+    """Run torch on `count` CPU threads, and give back the old number (None: leave it)."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
