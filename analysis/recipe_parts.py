@@ -154,7 +154,7 @@ class Repair(Part):
 
     "compensate": the bias that makes up for the mean of what is gone (FLAP, 2312.11983). "scale": one scale per kept structure (mask tuning, 2204.09656). "liar": kept
     weights and bias by ridge regression (after 2407.13331). penalty: as a share of the mean diagonal of the matrix solved, or "held-out": of several the one with the
-    smallest held-out error. bias: whether a consumer that has no bias gets one.
+    smallest held-out error. bias: whether the consumer's bias may move, and be made where there is none; False: the weights alone, through the origin.
     """
 
     SPOKEN: ClassVar[Mapping[str, str]] = {"none": "a method without repair (LIAR, or BR+GP[repair=liar])"}

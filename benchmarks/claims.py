@@ -4,7 +4,8 @@
     python benchmarks/claims.py STORIES260K --text TINYSTORIES --wrong C4 --separator "<|endoftext|>" --pattern 30% --high 40%
     python benchmarks/claims.py --write benchmarks/claims.md       # all models' results side by side
 
-Claims on methods are in `claims_methods.py`, on data, tasks and size in `claims_data.py` (--about runs one of the two). Each claim is one
+Claims on methods are in `claims_methods.py`, on data, tasks and size in `claims_data.py`, on whole heads and neurons in
+`claims_structured.py` (--about runs some of them). Each claim is one
 number per seed, made so that the claim holds where it is above zero: mostly the percentage by which one thing lies below another. Reported
 are mean and standard deviation over seeds; "holds" wants the mean at least two standard errors above zero, "fails" the same below, and
 anything between is "undecided". STORIES260K is the folder of karpathy's tinyllamas model, TINYSTORIES a file of the text it was trained
@@ -18,19 +19,20 @@ from pathlib import Path
 
 import claims_data
 import claims_methods
+import claims_structured
 import pandas as pd
 from claims_base import Claim, Results, verdict
 
 from analysis import paths
 from analysis.study.sweep import Study, grid, run_study
 
-ABOUT = ("methods", "data")
+ABOUT = ("methods", "data", "structured")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?")
-    parser.add_argument("--about", choices=ABOUT, action="append", help="default both")
+    parser.add_argument("--about", choices=ABOUT, action="append", help="default all")
     parser.add_argument("--text", help="a text file; its first 80 %% calibrate, the rest is held out (default: the lab's stories, and its mixture for claims on data)")
     parser.add_argument("--wrong", default="lab:recipes", help="text of another kind; default lab:recipes")
     parser.add_argument("--separator")
@@ -53,7 +55,7 @@ def main() -> None:
 
 def keep(given: argparse.Namespace, about: str, kept: Path) -> None:
     """Run what the claims of one kind need, print how they fare, and keep it as JSON."""
-    study, names, claims = (methods if about == "methods" else data)(given)
+    study, names, claims = {"methods": methods, "data": data, "structured": structured}[about](given)
     results = [Results(names, study, given.pattern, given.high, seed) for seed in given.seeds]
     rows = [
         {"claim": claim.text.format(pattern="the lower sparsity", high="the higher sparsity"), "source": claim.source, "evidence": claim.evidence, "unit": claim.unit, "guess": claim.guess,
@@ -85,6 +87,12 @@ def data(given: argparse.Namespace) -> tuple[Study, dict[str, str], list[Claim]]
     return run_study(jobs), names, claims_data.CLAIMS
 
 
+def structured(given: argparse.Namespace) -> tuple[Study, dict[str, str], list[Claim]]:
+    calibration, held_out = split(given, "lab:mixed")
+    names, jobs = claims_structured.jobs(given.model, calibration, held_out, samples=given.samples, length=given.length, seeds=given.seeds, separator=given.separator)
+    return run_study(jobs), names, claims_structured.CLAIMS
+
+
 def split(given: argparse.Namespace, lab: str) -> tuple[str, str]:
     """Calibration and held-out source."""
     return (f"{given.text}[:80%]", f"{given.text}[80%:]") if given.text else (lab, f"{lab}/held-out")
@@ -97,8 +105,7 @@ def report(kept: Path) -> str:
     lines = ["# Claims of the papers, held against models at hand", ""]
     for about, documents in found.items():
         lines += [
-            f"- **{d['model']}**, claims on {about}: {d['pattern']} removed{higher(d) if about == 'methods' else ''}, {d['length']} tokens a window, "
-            f"{d['epochs']} epochs at {d['lr']:g}, seeds {', '.join(map(str, d['seeds']))}"
+            f"- **{d['model']}**, claims on {about}: {setting(about, d)}, {d['length']} tokens a window, seeds {', '.join(map(str, d['seeds']))}"
             for d in documents
         ]
     lines += ["", "Numbers are margins: above zero the claim holds. Mean ± standard deviation over seeds; *undecided*: within two standard errors of zero.", ""]
@@ -116,8 +123,12 @@ def report(kept: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def higher(document: dict) -> str:
-    return f" ({document['high']} where a row says \"higher sparsity\") with {document['samples']} windows"
+def setting(about: str, document: dict) -> str:
+    """What the claims of one kind were run with, so far as the command decides."""
+    if about == "structured":
+        return f"shares as the rows say, {document['samples']} windows on the decoder, {claims_structured.SEEN} examples on encoders"
+    higher = f" ({document['high']} where a row says \"higher sparsity\") with {document['samples']} windows" if about == "methods" else ""
+    return f"{document['pattern']} removed{higher}, {document['epochs']} epochs at {document['lr']:g}"
 
 
 def cell(values: pd.Series | None) -> str:

@@ -15,7 +15,7 @@ model (two streams), which corrects inherited error too. Write y for it, means w
             stream y = W x + b turns D into W_R B. (After Wang et al., arXiv 2407.13331; its full text and code could not be had, so this is the least-squares
             formulation that its abstract and figures allow, not a copy.)
 
-Where a consumer has no bias and shall get none, `liar` is the map through the origin: second moments in the place of covariances, b untouched.
+Where b shall stay as it is (or not be made), `liar` is the map through the origin: y - b from x_K, second moments in the place of covariances, the weights alone.
 """
 
 import math
@@ -89,8 +89,8 @@ def repair(
     penalty      of "scale" and "liar", as a share of the mean diagonal of the matrix solved (for "liar" of the Gram matrix of the kept inputs): a number, or several
                  of which the one with the smallest held-out loss is taken
     held_out     sums of tokens that the repair does not see
-    create_bias  whether a consumer without bias gets one. With False its repair is kept to the weights: "liar" is then the map through the origin (recorded
-                 as "through the origin"), "bias" is refused
+    create_bias  whether a bias may move, and be made where there is none. With False "liar" is kept to the weights: the map through the origin, from the kept inputs to
+                 the wanted output less the bias (recorded as "through the origin"); "bias" is refused where there is none
     name         the consumer, for errors and notes
 
     Solved in float64, one Cholesky factorisation per penalty. A singular matrix (as with fewer tokens than kept features and penalty 0) gets a larger
@@ -104,7 +104,7 @@ def repair(
     base = plain.double()
     old = None if bias is None else bias.detach().double()
     notes: list[Note] = []
-    affine = bias is not None or create_bias
+    affine = create_bias
     attempts: list[_Attempt] = []
     if method == "none":
         attempts = [_Attempt(base, old)]
@@ -174,6 +174,8 @@ def _absorbed(base: Tensor, bias: Tensor | None, kept: Tensor, sums: Sums, penal
     if affine:
         gram = gram - sums.tokens * torch.outer(means, means)
         cross = cross - torch.outer(sums.outputs, means)
+    elif bias is not None:
+        cross = cross - torch.outer(bias, sums.inputs[kept])
     ordinary = sums.gram.diagonal()[kept]
     steady = gram.diagonal() <= 1e-12 * ordinary  # constant inputs, zeros among them: rounding is all that varies
     notes = (Note("constant input", float(steady.sum())),) * bool(steady.any())
@@ -185,7 +187,7 @@ def _absorbed(base: Tensor, bias: Tensor | None, kept: Tensor, sums: Sums, penal
         step, used, condition, raised = _solve(gram, right, steady, share, level, sums.precision, name)
         weight = base.clone()
         weight[:, kept] += step
-        moved = (sums.outputs - weight @ sums.inputs) / sums.tokens if affine else None
+        moved = (sums.outputs - weight @ sums.inputs) / sums.tokens if affine else bias
         attempts.append(_Attempt(weight, moved, used, condition, notes + raised))
     return attempts
 

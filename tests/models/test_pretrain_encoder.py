@@ -161,8 +161,16 @@ def test_shipped_encoder_is_what_its_card_says(shipped):
 
 
 def test_shipped_encoder_fills_in_a_masked_word(shipped):
+    """A word of a sentence as the lab writes it, masked: it is among the first three guesses."""
     model, tokenizer, _ = shipped
-    ids = torch.tensor([tokenizer("She plays the [MASK].")["input_ids"]])
-    with torch.no_grad():
-        guessed = model(input_ids=ids).logits[0, ids[0].tolist().index(tokenizer.mask_token_id)].topk(20).indices
-    assert {"Ġtrumpet", "Ġdrum", "Ġfl", "Ġor", "Ġwhistle", "Ġhorn", "Ġharp", "Ġban", "Ġl"} & set(tokenizer.convert_ids_to_tokens(guessed.tolist()))
+    asked = [("Ana was born in the year 420.", "born"), ("She is terrified of deep water.", "of"), ("He was at the market square.", "square"), ("It rained all day at the old bridge.", "bridge")]
+    right = 0
+    for sentence, word in asked:
+        ids = tokenizer(sentence, return_tensors="pt")["input_ids"]
+        tokens = tokenizer(word, add_special_tokens=False)["input_ids"]
+        place = next(start for start in range(ids.shape[1]) if ids[0, start : start + len(tokens)].tolist() == tokens)
+        ids[0, place : place + len(tokens)] = tokenizer.mask_token_id
+        with torch.no_grad():
+            guessed = model(input_ids=ids).logits[0, place].topk(3).indices.tolist()
+        right += tokens[0] in guessed
+    assert right >= 3

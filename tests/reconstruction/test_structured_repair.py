@@ -183,6 +183,17 @@ def test_without_a_bias_the_map_goes_through_the_origin(penalty):
     assert created.bias is not None and created.loss_after < result.loss_after
 
 
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
+def test_the_weights_alone_move_where_the_bias_shall_stay(penalty):
+    weight, bias, kept, inputs = problem(9)
+    sums = one_stream(weight, bias, statistics_of(inputs))
+    result = fixed("liar", weight, bias, kept, sums, create_bias=False, penalty=penalty)
+    bare = fixed("liar", weight, None, kept, one_stream(weight, None, statistics_of(inputs)), create_bias=False, penalty=penalty)
+    torch.testing.assert_close(result.weight, bare.weight, rtol=1e-8, atol=1e-8)  # what the bias adds is the same on both sides
+    assert torch.equal(result.bias, bias) and result.notes == (Note("through the origin", float(ROWS)),)
+    assert fixed("liar", weight, bias, kept, sums, penalty=penalty).loss_after < result.loss_after
+
+
 def test_the_penalty_is_chosen_by_held_out_error():
     weight, bias, kept, inputs = problem(10, tokens=40)
     seen, unseen = (one_stream(weight, bias, statistics_of(part)) for part in (inputs[:20], inputs[20:]))
