@@ -203,7 +203,7 @@ def finished(world, tmp_path_factory) -> Path:
 
 
 def test_prune_writes_every_file(finished):
-    tables = {f"{name}.csv" for name in ("blocks", "steps", "cost", "matrices", "structures", "layers", "perplexity", "texts", "size", "zero_shot", "numerics")}
+    tables = {f"{name}.csv" for name in ("blocks", "distribution", "steps", "cost", "matrices", "structures", "layers", "perplexity", "scores", "texts", "size", "zero_shot", "numerics")}
     assert {path.name for path in finished.iterdir()} == tables | {"model", "summary.json"}
     blocks = pd.read_csv(finished / "blocks.csv")
     assert list(blocks.columns) == ["block", "split", "kind", "error", "relative_error"]

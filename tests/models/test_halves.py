@@ -467,13 +467,17 @@ def test_only_real_tokens_count_and_every_window_does():
     """A block that is split wrongly at one padded position, or in one window of three."""
     parts, recording = made(lambda: Layer(parallel))
     twisted = [replace(block, parallel=False) for block in parts.blocks]
+
+    def masked(mask):
+        return replace(recording, windows=replace(recording.windows, mask=mask))
+
     with pytest.raises(UnsupportedModel, match="layers.0"):
         check_halves(replace(parts, blocks=tuple(twisted)), recording, slice(None))
-    check_halves(replace(parts, blocks=tuple(twisted)), replace(recording, mask=torch.zeros_like(recording.mask)), slice(None))
+    check_halves(replace(parts, blocks=tuple(twisted)), masked(torch.zeros_like(recording.mask)), slice(None))
     one = torch.zeros_like(recording.mask)
     one[2, 3] = True
     with pytest.raises(UnsupportedModel, match="layers.0"):
-        check_halves(replace(parts, blocks=tuple(twisted)), replace(recording, mask=one), slice(None))
+        check_halves(replace(parts, blocks=tuple(twisted)), masked(one), slice(None))
 
 
 def test_a_half_that_starts_with_no_row_per_token_is_an_error():

@@ -96,7 +96,7 @@ run_study([Job(**job) for job in {[job.to_dict() for job in jobs]!r}], workers=2
     process = subprocess.Popen([sys.executable, str(tmp_path / "script.py")], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: len(lines(calls, "prune")) == 2 or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=20)
+    out, error = process.communicate(timeout=90)
     assert out == "once\n" and error.splitlines()[-1] == "KeyboardInterrupt", error
     wait_until(lambda: not any(map(alive, pids(calls))))
     staff()
