@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -93,10 +94,11 @@ pool.WORKER = "from pathlib import Path; from tests.study import fakes; fakes.in
 run_study([Job(**job) for job in {[job.to_dict() for job in jobs]!r}], workers=2)
 """)
     env = {**os.environ, "ANALYSIS_HOME": str(home), "PYTHONPATH": str(paths.ROOT)}
-    process = subprocess.Popen([sys.executable, str(tmp_path / "script.py")], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests run in the background of a shell inherit a deaf ear
+    process = subprocess.Popen([sys.executable, str(tmp_path / "script.py")], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     wait_until(lambda: len(lines(calls, "prune")) == 2 or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=90)
+    out, error = process.communicate(timeout=20)
     assert out == "once\n" and error.splitlines()[-1] == "KeyboardInterrupt", error
     wait_until(lambda: not any(map(alive, pids(calls))))
     staff()
