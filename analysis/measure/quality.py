@@ -27,9 +27,9 @@ def quality_rows(dense: nn.Module, pruned: nn.Module, windows: dict[str, Windows
     for which, model in (("dense", dense), ("pruned", pruned)):
         for label, split in windows.items():
             table, measure = ("perplexity", perplexity) if split.labelled is None else ("scores", score)
-            result = known.get(split.digest()) if which == "dense" else None
-            result = result or measure(model, split)
+            key = split.digest()
+            result = known[key] if which == "dense" and key in known else measure(model, split)
             if which == "dense":
-                known[split.digest()] = result
+                known[key] = result
             rows[table].append({"split": label, "which": which, **asdict(result)})
     return rows

@@ -8,7 +8,7 @@ import math
 import re
 import string
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -80,12 +80,8 @@ def score(model, windows: Windows, *, batch: int = 64) -> Score:
 
 def _taken(windows: Windows, rows: LongTensor) -> Windows:
     """The windows `rows`, cut to the longest of them."""
-    longest = int(windows.mask[rows].sum(1).max())
-    labelled = windows.labelled.take(rows)
-    if labelled.offsets is not None:
-        labelled = replace(labelled, offsets=labelled.offsets[:, :longest])
-    types = None if windows.types is None else windows.types[rows, :longest]
-    return Windows(windows.ids[rows, :longest], windows.mask[rows, :longest], windows.label, types=types, labelled=labelled)
+    part = windows.take(rows)
+    return part.trimmed(int(part.mask.sum(1).max()))
 
 
 def _answer(model, windows: Windows) -> tuple[Tensor, Tensor]:

@@ -179,7 +179,7 @@ class Batches:
         if number != self._key:
             self._key, self._rows = number, self._order(number)
         rows = self._rows[place]
-        return trimmed(self.windows.take(rows), int(self._lengths[rows].max()))
+        return self.windows.take(rows).trimmed(int(self._lengths[rows].max()))
 
     def _order(self, number: int):
         """Rows of the windows in stretch `number`, (stretch, batch)."""
@@ -192,15 +192,6 @@ class Batches:
         rows = torch.cat(parts)[first % total :][:size]
         rows = rows[self._lengths[rows].argsort(stable=True)].view(self.stretch, self.config.batch)
         return rows[torch.randperm(self.stretch, generator=torch.Generator().manual_seed(number))]
-
-
-def trimmed(windows: Windows, length: int) -> Windows:
-    """The windows with what stands behind the first `length` tokens cut off, which must be padding."""
-    from dataclasses import replace
-
-    labelled = windows.labelled if windows.labelled.offsets is None else replace(windows.labelled, offsets=windows.labelled.offsets[:, :length])
-    types = None if windows.types is None else windows.types[:, :length]
-    return replace(windows, ids=windows.ids[:, :length], mask=windows.mask[:, :length], types=types, labelled=labelled)
 
 
 def loss(model, windows: Windows):

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from analysis.progress import bar
 from analysis.models.pretrain_text import END, Batches, evaluate, train_tokenizer
-from analysis.models.training import Training, add_options, check_config, options, rate, run, windows_problems
+from analysis.models.training import Training, Windowed, add_options, check_config, options, run, windows_problems
 
 _MAY_BE_ZERO = ("seed", "weight_decay", "warmup")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Windowed):
     """Everything a training run depends on.
 
     Lengths are in tokens. The learning rate rises over `warmup` tokens, stays, and falls linearly to zero over the last
@@ -42,29 +42,6 @@ class TrainConfig:
     decay: float = 0.25
     seed: int = 0
     threads: int = 1
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps in `tokens`."""
-        return self.tokens // self.per_step
-
-    @property
-    def per_step(self) -> int:
-        """Tokens read in one step."""
-        return self.batch * self.window
-
-    @property
-    def decay_start(self) -> int:
-        """First step of the decay."""
-        return self.steps - int(self.decay * self.steps)
-
-    def length(self, step: int) -> int:
-        """Window length of `step`."""
-        return self.window if step < self.decay_start else self.context
-
-    def rate(self, step: int) -> float:
-        """Learning rate of `step`, counted from 0."""
-        return rate(self, step)
 
 
 def build(config: TrainConfig, tokenizer):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from analysis.lab.documents import REGISTERS, documents
 from analysis.models.pretrain_text import train_bpe
-from analysis.models.training import Training, add_options, check_config, options, rate, run, windows_problems
+from analysis.models.training import Training, Windowed, add_options, check_config, options, run, windows_problems
 from analysis.progress import bar
 
 PAD, CLS, SEP, MASK = "[PAD]", "[CLS]", "[SEP]", "[MASK]"
@@ -25,7 +25,7 @@ _SHARPNESS = 1.7  # of the first block's gaze: a neighbour gets several times th
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Windowed):
     """Everything the training of an encoder depends on.
 
     Lengths are in tokens, special tokens included; the learning rate is that of `TrainConfig`. `masked` is the share of tokens that are asked for,
@@ -49,29 +49,6 @@ class EncoderConfig:
     decay: float = 0.4
     seed: int = 0
     threads: int = 1
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps in `tokens`."""
-        return self.tokens // self.per_step
-
-    @property
-    def per_step(self) -> int:
-        """Tokens read in one step."""
-        return self.batch * self.window
-
-    @property
-    def decay_start(self) -> int:
-        """First step of the decay."""
-        return self.steps - int(self.decay * self.steps)
-
-    def length(self, step: int) -> int:
-        """Window length of `step`."""
-        return self.window if step < self.decay_start else self.context
-
-    def rate(self, step: int) -> float:
-        """Learning rate of `step`, counted from 0."""
-        return rate(self, step)
 
 
 def train_tokenizer(vocabulary: int, *, sample: int = 6_000, seed: int = 0):

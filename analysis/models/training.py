@@ -22,6 +22,33 @@ from analysis.progress import bar
 _CHECKPOINT = "checkpoint.pt"
 
 
+class Windowed:
+    """The schedule that pretrainings share: windows of `window` tokens, of `context` once the decay has begun, as many tokens a step throughout."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in `tokens`."""
+        return self.tokens // self.per_step
+
+    @property
+    def per_step(self) -> int:
+        """Tokens read in one step."""
+        return self.batch * self.window
+
+    @property
+    def decay_start(self) -> int:
+        """First step of the decay."""
+        return self.steps - int(self.decay * self.steps)
+
+    def length(self, step: int) -> int:
+        """Window length of `step`."""
+        return self.window if step < self.decay_start else self.context
+
+    def rate(self, step: int) -> float:
+        """Learning rate of `step`, counted from 0."""
+        return rate(self, step)
+
+
 @dataclass(frozen=True)
 class Training:
     """One training: a model, what it reads and what it loses by.

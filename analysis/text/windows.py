@@ -122,6 +122,14 @@ class Windows:
         )  # fmt: skip
         return replace(part, provenance={**self.provenance, "samples": len(part), "tokens": part.tokens})
 
+    def trimmed(self, length: int) -> "Windows":
+        """The windows with what stands behind the first `length` tokens cut off, which must be padding."""
+        labelled = self.labelled
+        if labelled is not None and labelled.offsets is not None:
+            labelled = replace(labelled, offsets=labelled.offsets[:, :length])
+        types = None if self.types is None else self.types[:, :length]
+        return replace(self, ids=self.ids[:, :length], mask=self.mask[:, :length], types=types, labelled=labelled)
+
 
 def append(calibration: Windows, added: Windows) -> Windows:
     """The windows of `calibration`, then those of `added`, counted as such: (N + M, T) with `added` = M (on top of any added before).
