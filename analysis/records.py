@@ -187,17 +187,23 @@ def _typed(name: str, column: Column, values: pd.Series) -> pd.Series:
     """One column in its dtype, or StoreError naming the first value that does not fit."""
     if column.dtype != "float64" and values.isna().any():
         raise StoreError(f"table {name}, column {column.name}: row {int(values.isna().to_numpy().argmax())} has no value")
-    if column.dtype == "str":
-        right = values.map(lambda value: isinstance(value, str))
-    else:
-        right = values.map(lambda value: pd.api.types.is_number(value) and (column.dtype != "int64" or value % 1 == 0))
-    right = right.astype(bool)
+    right = _fits(column.dtype, values)
     if column.values:
         right &= values.isin(column.values)
     if not right.all():
         wrong = values.iloc[int((~right).to_numpy().argmax())]
         raise StoreError(f"table {name}, column {column.name}: {getattr(wrong, 'item', lambda: wrong)()!r} is not {' or '.join(column.values) or column.dtype}")
     return values.astype(column.dtype)
+
+
+def _fits(dtype: str, values: pd.Series) -> pd.Series:
+    """Where `values` are of the column's type; value by value only where their own dtype does not tell."""
+    kind = values.dtype.kind
+    if isinstance(values.dtype, pd.StringDtype) if dtype == "str" else kind in "iu" or (kind == "f" and dtype == "float64"):
+        return pd.Series(True, index=values.index)
+    if dtype == "str":
+        return values.map(lambda value: isinstance(value, str)).astype(bool)
+    return values.map(lambda value: pd.api.types.is_number(value) and (dtype != "int64" or value % 1 == 0)).astype(bool)
 
 
 def to_parquet(name: str, frame: pd.DataFrame) -> bytes:

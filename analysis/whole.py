@@ -7,10 +7,10 @@ from analysis.masks.choose_structures import choose_structures, dense_evidence, 
 from analysis.masks.notes import Note
 from analysis.masks.structured import Evidence
 from analysis.measure.cost import Meter
-from analysis.models.anatomy import Anatomy
-from analysis.models.shrink import assign_bias
+from analysis.models.anatomy import Anatomy, anatomy
+from analysis.models.shrink import assign_bias, check_shrinks
 from analysis.models.structures import Pair, Structures, element_masks
-from analysis.recipe import Recipe
+from analysis.recipe import Pattern, Recipe
 from analysis.reconstruction.repairs import remove_and_repair
 from analysis.reconstruction.streams import Streams, advance, input_statistics
 from analysis.reconstruction.structured import Repaired
@@ -23,6 +23,11 @@ def open_structures(model: nn.Module, parts: Anatomy, recipe: Recipe, meter: Met
     """The structures of the dense model; a share that they cannot express is refused here, before any work."""
     with meter.stage(-1, "structures"):
         return pattern_structures(model, parts, recipe.pattern)
+
+
+def check_pattern_shrinks(model: nn.Module, pattern: Pattern) -> None:
+    """Raise UnsupportedModel before any work where the structures that a pattern removes cannot be cut out of this model."""
+    check_shrinks(model, pattern_structures(model, anatomy(model), pattern))
 
 
 def choose_first(walk: Walk, found: Structures, calibration: Windows) -> None:

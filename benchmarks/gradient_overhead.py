@@ -5,12 +5,15 @@
 All train one block of a random Llama (hidden 256, MLP 688, 8/4 heads, or wider) at 50 % sparsity for the same epochs on the same 64 x 128
 tokens in batches of 8. The bare loop is forward, mean squared error, backward, fused Adam and nothing else: no mask, no learning
 rate schedule, no error before the first step, no check. The solver trains all parameters, norms and biases alone, or MaskLoRA of
-rank 16 with norms; "sub-blocks" trains all parameters too, the attention half and then the MLP half. They take turns in one process; medians are compared.
+rank 16 with norms; "sub-blocks" trains all parameters too, the attention half and then the MLP half. They take turns, each in a process of its own; medians are compared.
 """
 
 import argparse
 import copy
+import json
 import statistics
+import subprocess
+import sys
 import time
 
 import torch
@@ -25,35 +28,47 @@ from analysis.reconstruction.streams import advance, open_streams, stream_throug
 from analysis.text.windows import Windows
 
 WINDOWS, LENGTH, VOCABULARY, BLOCK, BATCH = 64, 128, 1000, 1, 8
-TRAIN = ("all", "norms-biases", "masklora", "sub-blocks")
+LOOPS = ("bare", "all", "norms-biases", "masklora", "sub-blocks")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--hidden", type=int, default=256, help="hidden size; the MLP is 2.6875 times as wide")
+    parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    if arguments.loop:
+        torch.set_num_threads(1)
+        print(json.dumps(timed(arguments.loop, arguments)))
+        return
+    runs = [(name, spawn(name)) for _ in range(arguments.runs) for name in LOOPS]
+    report({name: [seconds for other, seconds in runs if other == name] for name in LOOPS}, arguments.epochs)
+
+
+def spawn(name: str) -> list[float]:
+    """Wall and processor seconds of one loop, in a process of its own: where its tensors lie in memory moves a step by a few per cent."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--loop", name]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def timed(name: str, arguments) -> list[float]:
+    """Wall and processor seconds of a loop's second turn."""
     dense, problem = block_and_problem(arguments.hidden)
-    halves = half_problems(dense, problem)
-    seconds = {name: [] for name in ("bare", *TRAIN)}
-    for timed in (False, *[True] * arguments.runs):
-        for name, runs in seconds.items():
-            solver = Solver("gradient", epochs=arguments.epochs, batch=BATCH, train=name if name in ("norms-biases", "masklora") else "all")
-            work = [problem] if name != "sub-blocks" else halves
-            unit = Unit("block" if name != "sub-blocks" else "sub-block")
-            parts = pieces(copy.deepcopy(dense).blocks[BLOCK : BLOCK + 1], unit)
-            masks = [prune_by_magnitude(piece) for piece in parts]
-            start, processor = time.perf_counter(), time.process_time()
-            if name == "bare":
-                bare(parts[0], problem, solver)
-            else:
-                for piece, kept, given in zip(parts, masks, work, strict=True):
-                    reconstruct(piece, kept, given, [], solver, torch.Generator().manual_seed(0))
-            if timed:
-                runs.append((time.perf_counter() - start, time.process_time() - processor))
-    report(seconds, arguments.epochs)
+    work = half_problems(dense, problem) if name == "sub-blocks" else [problem]
+    solver = Solver("gradient", epochs=arguments.epochs, batch=BATCH, train=name if name in ("norms-biases", "masklora") else "all")
+    unit = Unit("sub-block" if name == "sub-blocks" else "block")
+    for _ in range(2):
+        parts = pieces(copy.deepcopy(dense).blocks[BLOCK : BLOCK + 1], unit)
+        masks = [prune_by_magnitude(piece) for piece in parts]
+        start, processor = time.perf_counter(), time.process_time()
+        if name == "bare":
+            bare(parts[0], problem, solver)
+        else:
+            for piece, kept, given in zip(parts, masks, work, strict=True):
+                reconstruct(piece, kept, given, [], solver, torch.Generator().manual_seed(0))
+        seconds = [time.perf_counter() - start, time.process_time() - processor]
+    return seconds
 
 
 def block_and_problem(hidden: int):
@@ -108,13 +123,16 @@ def bare(piece: Piece, problem: Problem, solver: Solver) -> None:
             optimiser.zero_grad(set_to_none=True)
 
 
-def report(seconds: dict[str, list[tuple[float, float]]], epochs: int) -> None:
+def report(seconds: dict[str, list[list[float]]], epochs: int) -> None:
+    """Median ms per step, its ratio to the bare loop's and to training all weights, and the quartiles of the wall clock."""
     steps = epochs * WINDOWS // BATCH
-    medians = {name: [1000 * statistics.median(run[clock] for run in runs) / steps for clock in (0, 1)] for name, runs in seconds.items()}
-    print(f"{'loop':<14} {'wall ms/step':>13} {'of bare':>8} {'of all':>7} {'processor ms/step':>18} {'of bare':>8} {'of all':>7}")
-    for name, (wall, processor) in medians.items():
-        shares = [[clock / medians[other][i] for other in ("bare", "all")] for i, clock in enumerate((wall, processor))]
-        print(f"{name:<14} {wall:13.1f} {shares[0][0]:8.2f} {shares[0][1]:7.2f} {processor:18.1f} {shares[1][0]:8.2f} {shares[1][1]:7.2f}")
+    wall, processor = ({name: [1000 * run[clock] / steps for run in runs] for name, runs in seconds.items()} for clock in (0, 1))
+    print(f"{'loop':<14} {'wall ms/step':>13} {'quartiles':>15} {'of bare':>8} {'of all':>7} {'processor ms/step':>18} {'of bare':>8} {'of all':>7}")
+    for name in LOOPS:
+        middle = [{other: statistics.median(runs) for other, runs in clock.items()} for clock in (wall, processor)]
+        low, _, high = statistics.quantiles(wall[name], n=4, method="inclusive")
+        cells = [f"{clock[name]:{width}.1f}" + quartiles + f" {clock[name] / clock['bare']:8.2f} {clock[name] / clock['all']:7.2f}" for clock, width, quartiles in zip(middle, (13, 18), (f" {low:7.1f} {high:7.1f}", ""), strict=True)]
+        print(f"{name:<14} {' '.join(cells)}")
 
 
 if __name__ == "__main__":

@@ -453,6 +453,20 @@ def test_shrinking_writes_a_smaller_model_that_evaluates_alike(recipe, plain, wo
     assert main(arguments(world, out, recipe=recipe)) == 6 and "shrink there True, asked None" in capsys.readouterr().err
 
 
+def test_heads_that_cannot_be_cut_out_are_refused_before_the_work(world, tmp_path, capsys):
+    from tests.families import tiny
+
+    folder = tmp_path / "bloom"
+    tiny("bloom").save_pretrained(folder)
+    for file in (world / "model").glob("tokenizer*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    asked = arguments(world, tmp_path / "out", model=folder, recipe="flap-heads-50% LIAR")
+    assert main([*asked, "--shrink"]) == 3
+    said = capsys.readouterr().err
+    assert "masks work, smaller matrices do not" in said and "pruning" not in said and not (tmp_path / "out").exists()
+    assert main(asked) == 0
+
+
 def test_list_recipes_explains_every_criterion():
     from analysis.commands.suite import CRITERIA
     from analysis.recipe import CRITERIA as weights

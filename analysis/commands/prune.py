@@ -125,9 +125,12 @@ def load(args: argparse.Namespace, plan: Plan):
     from analysis.models.load import load_model
     from analysis.text.corpora import load_tokens
     from analysis.text.windows import disjoint
+    from analysis.whole import check_pattern_shrinks
 
     say(f"loading {args.model}")
     dense = load_model(args.model, device=args.device, dtype=args.dtype)
+    if args.shrink:
+        check_pattern_shrinks(dense.model, plan.recipe.pattern)
     tokens = partial(load_tokens, tokenizer=dense, length=args.length, seed=args.seed, separator=unescape(args.separator), mode=args.mode)
     calibration = draw(lambda source, samples: tokens(source, samples=samples, split="train"), args.calibration, args.samples, args.added, args.added_samples)
     held_out = {label: tokens(source, samples=args.held_out_samples or args.samples, split="held-out") for label, source in plan.held_out.items()}
@@ -162,10 +165,7 @@ def work(args: argparse.Namespace, plan: Plan, dense, calibration, held_out) -> 
 
 
 def shrink(plan: Plan, pruned, dense, calibration) -> None:
-    """Write the smaller model and put its size and speed beside the dense model's.
-
-    Raises: UnsupportedModel where the architecture cannot run with fewer heads.
-    """
+    """Write the smaller model and put its size and speed beside the dense model's."""
     from analysis.measure.size import size_table
     from analysis.models.shrunk import save_shrunk
 

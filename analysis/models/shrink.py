@@ -79,6 +79,11 @@ def shrink(model: nn.Module, found: Structures, masks: Mapping[str, Tensor]) -> 
     return small
 
 
+def check_shrinks(model: nn.Module, found: Structures) -> None:
+    """Raise UnsupportedModel before any work where `shrink` would after it: tried with one structure less in every pair (one of every group of heads)."""
+    shrink(model, found, {pair.name: torch.arange(pair.count) % pair.units > 0 for pair in found if pair.units > 1})
+
+
 def widths(model: nn.Module, parts: Anatomy | None = None) -> list[Widths]:
     """What each block of a model has, shrunk or not."""
     return [_widths(block, model.config) for block in (anatomy(model) if parts is None else parts).blocks]

@@ -246,10 +246,13 @@ class _Desk:
     def prune(self, job: Job, folder: RunFolder) -> StoredRun:
         """Do the work and store it. The only function here that loads torch."""
         from analysis.pruning import prune
+        from analysis.whole import check_pattern_shrinks
 
         if problems := misfits(job.model, job.recipe):
             raise UsageError("; ".join(problems))
         self._load(job)
+        if job.shrink:
+            check_pattern_shrinks(self.loaded.model, job.recipe.pattern)
         load = partial(self._tokens, job, split="train")
         calibration = draw(load, job.calibration, job.samples, job.added, job.added_samples)
         held_out = {

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from analysis.errors import ModelError, UnsupportedModel, UsageError
 from analysis.models.anatomy import anatomy
 from analysis.models.load import fingerprint, load_model
-from analysis.models.shrink import Widths, assign_bias, footprint, holds_bias, shrink, widths
+from analysis.models.shrink import Widths, assign_bias, check_shrinks, footprint, holds_bias, shrink, widths
 from analysis.models.shrunk import MANIFEST, WEIGHTS, is_shrunk, load_shrunk, save_shrunk
 from analysis.models.structures import masked, row_mask, structures
 from tests.models.test_structures import ACROSS_HEADS, half_kept, logits
@@ -181,6 +181,15 @@ def test_heads_that_the_model_counts_elsewhere_are_refused():
     with pytest.raises(UnsupportedModel, match="masks work, smaller matrices do not"):
         shrink(model, found, half_kept(found))
     assert anatomy(model).blocks[0].matrices[0].rows == 96, "the model itself stays"
+    with pytest.raises(UnsupportedModel, match="masks work, smaller matrices do not"):
+        check_shrinks(model, found)
+
+
+@pytest.mark.parametrize("heads", ["groups", "queries"])
+def test_whether_a_model_can_shrink_is_known_before_any_mask(heads):
+    model = tiny("llama")
+    check_shrinks(model, structures(model, heads=heads))
+    assert widths(model) == widths(tiny("llama")), "the model itself stays"
 
 
 def test_a_smaller_model_that_is_not_the_masked_one_is_refused(monkeypatch):
