@@ -6,6 +6,7 @@ says which text it is about (`split`: "calibration", or the label of a held-out 
 
 import io
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -175,7 +176,7 @@ def conform(name: str, frame: pd.DataFrame, columns: tuple[Column, ...]) -> pd.D
     """`validate` against columns of one's choice, such as `study_columns(name)`."""
     names = [column.name for column in columns]
     if frame.empty and not len(frame.columns):
-        frame = pd.DataFrame(columns=names)
+        return _empty(columns).copy()
     missing, unknown = [n for n in names if n not in frame.columns], [n for n in frame.columns if n not in names]
     if missing or unknown or len(frame.columns) != len(names):
         what = [f"{word} {', '.join(map(str, which))}" for word, which in (("lacks", missing), ("has unknown", unknown)) if which]
@@ -183,27 +184,29 @@ def conform(name: str, frame: pd.DataFrame, columns: tuple[Column, ...]) -> pd.D
     return pd.DataFrame({column.name: _typed(name, column, frame[column.name]) for column in columns}).reset_index(drop=True)
 
 
+@cache
+def _empty(columns: tuple[Column, ...]) -> pd.DataFrame:
+    return pd.DataFrame({column.name: pd.Series(dtype=column.dtype) for column in columns})
+
+
 def _typed(name: str, column: Column, values: pd.Series) -> pd.Series:
-    """One column in its dtype, or StoreError naming the first value that does not fit."""
+    """One column in its dtype, or StoreError naming the first value that does not fit. Looks at single values only where their own dtype does not tell."""
+    kind = values.dtype.kind
+    if column.dtype != "str" and (kind in "iu" or (kind == "f" and column.dtype == "float64")):
+        return values.astype(column.dtype)
     if column.dtype != "float64" and values.isna().any():
         raise StoreError(f"table {name}, column {column.name}: row {int(values.isna().to_numpy().argmax())} has no value")
-    right = _fits(column.dtype, values)
     if column.values:
-        right &= values.isin(column.values)
+        right = values.isin(column.values)
+    elif column.dtype == "str":
+        right = pd.Series(True, values.index) if isinstance(values.dtype, pd.StringDtype) else values.map(lambda value: isinstance(value, str))
+    else:
+        right = values.map(lambda value: pd.api.types.is_number(value) and (column.dtype != "int64" or value % 1 == 0))
+    right = right.astype(bool)
     if not right.all():
         wrong = values.iloc[int((~right).to_numpy().argmax())]
         raise StoreError(f"table {name}, column {column.name}: {getattr(wrong, 'item', lambda: wrong)()!r} is not {' or '.join(column.values) or column.dtype}")
     return values.astype(column.dtype)
-
-
-def _fits(dtype: str, values: pd.Series) -> pd.Series:
-    """Where `values` are of the column's type; value by value only where their own dtype does not tell."""
-    kind = values.dtype.kind
-    if isinstance(values.dtype, pd.StringDtype) if dtype == "str" else kind in "iu" or (kind == "f" and dtype == "float64"):
-        return pd.Series(True, index=values.index)
-    if dtype == "str":
-        return values.map(lambda value: isinstance(value, str)).astype(bool)
-    return values.map(lambda value: pd.api.types.is_number(value) and (dtype != "int64" or value % 1 == 0)).astype(bool)
 
 
 def to_parquet(name: str, frame: pd.DataFrame) -> bytes:
