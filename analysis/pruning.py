@@ -100,7 +100,8 @@ def prune(
     checkpoint: a folder that keeps finished visits; an identical later call resumes from it and ends with the same bits.
     measure: with False no block errors, distances of texts, perplexities and scores are taken (the fastest way to the pruned model).
     precision: of the Gram matrices and means (float32 or float64).
-    known: what this dense model was measured to be on texts before, looked up and added to, for callers with many runs on the same texts.
+    known: what earlier runs found out about this dense model, looked up and added to, for callers with many runs on the same texts. It spares
+    measuring alone, so `measure` and `advance` cost less in later runs; what a method itself computes is computed every time.
 
     Raises ReplayError when the model cannot be replayed exactly, OverlapError when calibration and held-out share text,
     NumericalError and SparsityError naming the matrix, UnsupportedModel where its halves cannot be run apart for unit=sub-block,
@@ -114,16 +115,17 @@ def prune(
     dense = anatomy(dense_model)
     plan = visits(len(dense.blocks), recipe.unit)
     _check_recipe(dense, head(dense_model), recipe, held_out)
+    outputs = {} if known is None else {windows.digest(): known.outputs.setdefault(windows.digest(), []) for windows in (calibration, *held_out.values())}
     device = next(dense_model.parameters()).device
     meter = Meter(device)
     found = open_structures(dense_model, dense, recipe, meter) if recipe.pattern.whole else None
     pruned_model = copy.deepcopy(dense_model).requires_grad_(False)
     with meter.stage(-1, "record", tokens=calibration.tokens + sum(w.tokens for w in held_out.values())):
-        calibration_streams = open_streams(dense_model, dense, CALIBRATION, calibration)
+        calibration_streams = open_streams(dense_model, dense, CALIBRATION, calibration, outputs.get(calibration.digest()))
         verify(dense_model, dense, calibration_streams.recording, rows=_witnesses(calibration))
         if recipe.unit.name == "sub-block" or reads_two_streams(recipe):
             check_halves(dense, calibration_streams.recording, _witnesses(calibration))
-        held_out_streams = [open_streams(dense_model, dense, label, windows) for label, windows in held_out.items()]
+        held_out_streams = [open_streams(dense_model, dense, label, windows, outputs.get(windows.digest())) for label, windows in held_out.items()]
     shown = len(calibration) if recipe.added == "all" else calibration.own
     pruned = anatomy_of_copy(dense, pruned_model)
     ours = None if found is None else structures_of_copy(found, pruned)
@@ -147,7 +149,7 @@ def prune(
     if found is not None:
         adopt_config(pruned_model, pruned)
     if measure:
-        _measure_quality(walk, {CALIBRATION: calibration, **held_out}, {} if known is None else known)
+        _measure_quality(walk, {CALIBRATION: calibration, **held_out}, Known() if known is None else known)
     walk.rows["cost"] = [*meter.rows[:opening], *walk.rows["cost"], *meter.rows[opening:]]
     tables = {name: validate(name, pd.DataFrame(rows)) for name, rows in walk.rows.items()}
     provenance = {

@@ -39,9 +39,10 @@ def advance_and_measure(dense: nn.Module, pruned: nn.Module, block: int, streams
     """
     device = next(dense.parameters()).device
     sums = dict.fromkeys(("total", "inherited", "local", "scale"), 0.0)
+    known = streams.output(block)
     for rows in chunks(*streams.dense.shape[:2], device):
-        d, s, mask = streams.dense[rows].to(device), streams.sparse[rows].to(device), streams.mask[rows]
-        g_d = unit_output([dense], block, streams.recording, d, rows)
+        s, mask = streams.sparse[rows].to(device), streams.mask[rows]
+        g_d = unit_output([dense], block, streams.recording, streams.dense[rows].to(device), rows) if known is None else known[rows].to(device)
         g_s = unit_output([dense], block, streams.recording, s, rows)
         h_s = unit_output([pruned], block, streams.recording, s, rows)
         sums["total"] += square_sum(g_d.float() - h_s.float(), mask)
@@ -54,6 +55,7 @@ def advance_and_measure(dense: nn.Module, pruned: nn.Module, block: int, streams
         streams.sparse[rows] = h_s.to(streams.sparse.device)
     if not all(math.isfinite(value) for value in sums.values()):
         raise NumericalError(f"block {block} on {streams.label}: its output is not finite (dense or pruned); the model overflows in {streams.dense.dtype}")
+    streams.keep_output(block)
     elements = streams.tokens * streams.dense.shape[2]
     errors = {kind: sums[kind] / elements for kind in ("total", "inherited", "local")}
     errors["cross"] = errors["total"] - errors["inherited"] - errors["local"]

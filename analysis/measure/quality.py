@@ -1,15 +1,21 @@
 """How good the dense and the pruned model are on each text: perplexity of language models, scores of models that answer labelled examples."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
 from analysis.measure.perplexity import Perplexity, perplexity
 from analysis.measure.scores import Score, score
 from analysis.models.heads import head
 from analysis.text.windows import Windows
 
-Known = dict[str, Perplexity | Score]
+
+@dataclass(eq=False)
+class Known:
+    """What earlier runs found out about one dense model, by `Windows.digest`: how good it is, and its hidden states behind each block (N, T, H)."""
+
+    quality: dict[str, Perplexity | Score] = field(default_factory=dict)
+    outputs: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
 def measurable(model: nn.Module, windows: dict[str, Windows]) -> dict[str, Windows]:
@@ -21,15 +27,15 @@ def measurable(model: nn.Module, windows: dict[str, Windows]) -> dict[str, Windo
 def quality_rows(dense: nn.Module, pruned: nn.Module, windows: dict[str, Windows], known: Known) -> dict[str, list[dict]]:
     """Rows of the tables `perplexity` and `scores` for texts by their label, the dense model's first.
 
-    known: what the dense model was found to be by `Windows.digest`, looked up here and added to. Errors are those of `perplexity` and `score`.
+    known: looked up here and added to. Errors are those of `perplexity` and `score`.
     """
     rows: dict[str, list[dict]] = {"perplexity": [], "scores": []}
     for which, model in (("dense", dense), ("pruned", pruned)):
         for label, split in windows.items():
             table, measure = ("perplexity", perplexity) if split.labelled is None else ("scores", score)
             key = split.digest()
-            result = known[key] if which == "dense" and key in known else measure(model, split)
+            result = known.quality[key] if which == "dense" and key in known.quality else measure(model, split)
             if which == "dense":
-                known[key] = result
+                known.quality[key] = result
             rows[table].append({"split": label, "which": which, **asdict(result)})
     return rows

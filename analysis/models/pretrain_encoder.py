@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.lab.documents import REGISTERS, documents
-from analysis.models.pretrain_text import train_bpe
+from analysis.models.pretrain_text import Batches, train_bpe
 from analysis.models.training import Training, Windowed, add_options, check_config, options, run, windows_problems
 from analysis.progress import bar
 
@@ -133,28 +133,14 @@ def train(
 
 def _training(config: EncoderConfig) -> Training:
     tokenizer = train_tokenizer(config.vocabulary, seed=config.seed)
-    return Training(config, build(config, tokenizer), tokenizer, Batches(config, tokenizer), loss, lambda model: evaluate(model, tokenizer, config.masked), command(config))
+    return Training(config, build(config, tokenizer), tokenizer, MaskedBatches(config, tokenizer), loss, lambda model: evaluate(model, tokenizer, config.masked), command(config))
 
 
-class Batches:
+class MaskedBatches(Batches):
     """Masked windows of the training stream: `batches[n]` is (ids, types, labels), each (rows, length), and depends on `n` and the config alone.
 
-    Labels are the tokens asked for, -100 elsewhere. Step `n` belongs to shard `n // per_shard`; a shard is the mixed stream under its own seed,
-    cut into windows that are shuffled within the shard.
+    Labels are the tokens asked for, -100 elsewhere.
     """
-
-    per_shard = 64
-
-    def __init__(self, config: EncoderConfig, tokenizer):
-        self.config, self.tokenizer = config, tokenizer
-        self._key, self._shard = (-1, 0), None
-
-    def __getitem__(self, step: int):
-        number, row = divmod(step, self.per_shard)
-        key = number, self.config.length(step)
-        if key != self._key:
-            self._key, self._shard = key, self._load(*key)
-        return tuple(part[row] for part in self._shard)
 
     def _load(self, number: int, length: int):
         import torch
@@ -166,7 +152,7 @@ class Batches:
         ids, types = windows((document.text for document in source), self.tokenizer, rows, length, generator)
         order = torch.randperm(rows, generator=generator)
         masked, labels = mask(ids[order], self.tokenizer, self.config.masked, generator)
-        return [part.view(self.per_shard, batch, length) for part in (masked, types[order], labels)]
+        return list(zip(*(part.view(self.per_shard, batch, length) for part in (masked, types[order], labels))))
 
 
 def windows(texts, tokenizer, rows: int, length: int, generator):

@@ -52,16 +52,27 @@ class Streams:
     """Both streams of one set of windows at the input of the next block.
 
     `dense` and `sparse`: (N, T, H). `label` is "calibration" or the held-out set's name.
+    `outputs`: the dense stream behind block 0, 1, ... as an earlier run on the same windows left it, or to be kept by this one; None: not kept.
     """
 
     label: str
     recording: Recording
     dense: Tensor
     sparse: Tensor
+    outputs: list[Tensor] | None = None
 
     def of(self, name: str) -> Tensor:
         """The stream called "dense" or "sparse"."""
         return {"dense": self.dense, "sparse": self.sparse}[name]
+
+    def output(self, block: int) -> Tensor | None:
+        """The dense stream behind a block where it is known already; not to be written to."""
+        return self.outputs[block] if self.outputs and block < len(self.outputs) else None
+
+    def keep_output(self, block: int) -> None:
+        """Let later runs know the dense stream, which has just passed a block."""
+        if self.outputs is not None and len(self.outputs) == block:
+            self.outputs.append(self.dense.clone())
 
     @property
     def mask(self) -> Tensor:
@@ -73,8 +84,11 @@ class Streams:
         return int(self.mask.sum())
 
 
-def open_streams(model, anatomy, label: str, windows: Windows) -> Streams:
-    """Both streams at the first block's input (they are equal there), recorded by running the dense model once."""
+def open_streams(model, anatomy, label: str, windows: Windows, outputs: list[Tensor] | None = None) -> Streams:
+    """Both streams at the first block's input (they are equal there), recorded by running the dense model once.
+
+    outputs: what earlier runs on these windows left of the dense stream, added to where all blocks' take under a fiftieth of the memory that is free.
+    """
     device = next(model.parameters()).device
     recording = record(model, anatomy, windows)
     dense = allocate(recording.hidden.shape, recording.hidden.dtype, device)
@@ -82,7 +96,8 @@ def open_streams(model, anatomy, label: str, windows: Windows) -> Streams:
     recording.hidden = dense
     sparse = allocate(dense.shape, dense.dtype, device)
     sparse.copy_(dense)
-    return Streams(label, recording, dense, sparse)
+    room = len(anatomy.blocks) * dense.nbytes <= 0.02 * free_bytes(dense.device)
+    return Streams(label, recording, dense, sparse, outputs if outputs or room else None)
 
 
 def chunks(count: int, length: int, device: torch.device) -> Iterator[slice]:

@@ -3,7 +3,7 @@
     <home>/runs/prune-<12 hex digits>/
         job.json         what was asked
         checkpoint/      finished units of a run under way; removed when the run is complete
-        blocks.parquet   ... one file per table of `records.TABLES`
+        blocks.parquet   ... one file per table of `records.TABLES` that has rows
         provenance.json  where the numbers come from
         manifest.json    schema, digest, sha256 of every file, versions, time: written last, so its presence means complete
     <home>/runs/prune-<12 hex digits>.lock
@@ -120,7 +120,7 @@ class RunFolder:
 
     def write(self, tables: Mapping[str, pd.DataFrame], provenance: Mapping[str, Any]) -> StoredRun:
         """Write everything, the manifest last, and read it back. Raises StoreError; the folder is complete or has no manifest."""
-        files = {f"{name}.parquet": records.to_parquet(name, tables[name]) for name in records.TABLES}
+        files = {f"{name}.parquet": records.to_parquet(name, tables[name]) for name in records.TABLES if len(tables[name])}
         files[PROVENANCE] = _json(provenance)
         with _explained(self.path):
             for name, data in files.items():
@@ -170,10 +170,9 @@ def _read(path: Path, digest: str) -> tuple[str, StoredRun | None]:
             return "incomplete" if path.exists() else "absent", None
         if manifest.get("schema") != SCHEMA or manifest.get("kind") != KIND:
             return "foreign" if manifest else "altered", None
-        expected = {JOB, PROVENANCE, *(f"{name}.parquet" for name in records.TABLES)}
-        files = {name: _bytes(path / name) for name in expected}
+        files = {name: _bytes(path / name) for name in (JOB, PROVENANCE, *(f"{name}.parquet" for name in records.TABLES))}
         hashes = {name: _sha256(data) for name, data in files.items() if data is not None}
-        if manifest.get("digest") != digest or manifest.get("files") != hashes or set(hashes) != expected or "created" not in manifest:
+        if manifest.get("digest") != digest or manifest.get("files") != hashes or not {JOB, PROVENANCE} <= set(hashes) or "created" not in manifest:
             return "altered", None
         try:
             tables = {name: records.from_parquet(name, files[f"{name}.parquet"]) for name in records.TABLES}

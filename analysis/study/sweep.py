@@ -35,6 +35,7 @@ from analysis.text.sources import parse_source, source_fingerprint
 from analysis.text.tasks import check_tasks, task_fingerprint
 
 if TYPE_CHECKING:
+    from analysis.measure.quality import Known
     from analysis.measure.zero_shot import TaskScore
     from analysis.models.load import LoadedModel
     from analysis.text.windows import Windows
@@ -217,7 +218,7 @@ class _Desk:
     loaded: "LoadedModel | None" = None
     windows: dict[tuple, "Windows"] = field(default_factory=dict)
     answers: dict[tuple, list["TaskScore"]] = field(default_factory=dict)
-    quality: dict = field(default_factory=dict)  # of the dense model, by text (`measure/quality.py`)
+    known: "Known | None" = None  # of the dense model, by text
 
     def digest(self, job: Job) -> str:
         model = self._print(fingerprint, job.model)
@@ -258,7 +259,7 @@ class _Desk:
         held_out = {
             label: self._tokens(job, source, job.held_out_samples or job.samples, split="held-out") for label, source in job.held_out
         }
-        pruned = prune(self.loaded, job.recipe, calibration, held_out, checkpoint=folder.checkpoint, known=self.quality)
+        pruned = prune(self.loaded, job.recipe, calibration, held_out, checkpoint=folder.checkpoint, known=self.known)
         tables = with_answers(pruned, self.loaded, job.tasks, job.documents, self.answers)
         if job.shrink:
             from analysis.measure.size import size_table
@@ -268,6 +269,7 @@ class _Desk:
         return folder.write(tables, provenance)
 
     def _load(self, job: Job) -> None:
+        from analysis.measure.quality import Known
         from analysis.models.load import load_model
 
         key = (job.model, job.device, job.dtype)
@@ -275,7 +277,7 @@ class _Desk:
             self.loaded, self.model_key = None, None  # let go of one model before taking the next
             self.windows.clear()
             self.answers.clear()
-            self.quality.clear()
+            self.known = Known()
             self.loaded, self.model_key = load_model(job.model, device=job.device, dtype=job.dtype), key
 
     def _tokens(self, job: Job, source: str, samples: int, *, split: str) -> "Windows":
@@ -320,7 +322,8 @@ def run_study(jobs: Iterable[Job], *, progress: bool = True, workers: int | None
         with _named(job):
             folders[job] = RunFolder(desk.digest(job))
             runs[job] = folders[job].read()
-    missing = [job for job in jobs if runs[job] is None]
+    models = list(dict.fromkeys(job.model for job in jobs))
+    missing = sorted((job for job in jobs if runs[job] is None), key=lambda job: models.index(job.model))  # each model is loaded once
     if workers is None and len(missing) > 1:
         workers = affordable({job.model for job in missing}, {job.device for job in missing})
     workers = min(workers or 1, len(missing))
@@ -391,15 +394,12 @@ def _named(job: Job) -> Iterator[None]:
 
 def _gather(runs: Mapping[Job, tuple[str, StoredRun]]) -> Study:
     """One table of each kind out of every run's."""
+    front = pd.DataFrame([job.columns(run) for job, (run, _) in runs.items()])
     tables = {}
     for name in records.TABLES:
-        columns = records.study_columns(name)
-        parts = []
-        for job, (run, stored) in runs.items():
-            front = job.columns(run)
-            own = stored.tables[name]
-            parts.append(pd.DataFrame(front, index=own.index).join(own))
-        tables[name] = records.conform(name, pd.concat(parts, ignore_index=True), columns)
+        own = [stored.tables[name] for _, stored in runs.values()]
+        jobs = front.loc[front.index.repeat([len(table) for table in own])].reset_index(drop=True)
+        tables[name] = records.conform(name, jobs.join(pd.concat(own, ignore_index=True)), records.study_columns(name))
     about = {
         run: {"job": job.to_dict(), "versions": s.manifest["versions"], "created": s.manifest["created"], **s.provenance}
         for job, (run, s) in runs.items()

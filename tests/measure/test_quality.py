@@ -3,27 +3,53 @@
 from dataclasses import replace
 
 import pandas as pd
+import pytest
 import torch
 
 from analysis.measure.perplexity import perplexity
-from analysis.measure.quality import measurable, quality_rows
+from analysis.measure.quality import Known, measurable, quality_rows
 from analysis.measure.scores import score
 from analysis.pruning import prune
 from analysis.recipe import Recipe
+from analysis.reconstruction.streams import unit_output
 from tests.encoders import encoder
 from tests.small import small_llama, windows
 from tests.test_encoder_loop import examples
 
 
 def test_the_dense_model_is_measured_once_and_the_pruned_one_every_time():
-    model, w, held_out, known = small_llama(), windows(4), windows(4, seed=1), {}
+    model, w, held_out, known = small_llama(), windows(4), windows(4, seed=1), Known()
     first = prune(model, Recipe.parse("wanda-50% LR"), w, {"held": held_out}, known=known)
-    assert known == {w.digest(): perplexity(model, w), held_out.digest(): perplexity(model, held_out)}
-    known[held_out.digest()] = replace(known[held_out.digest()], perplexity=7.0)
+    assert known.quality == {w.digest(): perplexity(model, w), held_out.digest(): perplexity(model, held_out)}
+    known.quality[held_out.digest()] = replace(known.quality[held_out.digest()], perplexity=7.0)
     second = prune(model, Recipe.parse("magnitude-50% LR"), w, {"held": held_out}, known=known)
     tables = [result.tables["perplexity"].set_index(["which", "split"]).perplexity for result in (first, second)]
     assert tables[1]["dense", "held"] == 7.0 and tables[1]["dense", "calibration"] == tables[0]["dense", "calibration"]
     assert tables[1]["pruned", "held"] == perplexity(second.model, held_out).perplexity != tables[0]["pruned", "held"]
+
+
+@pytest.mark.parametrize("recipe", ["wanda-50% BR+GP+CR[epochs=1]", "wanda-50% BR[epochs=1]", "wanda-50% BR+GP[unit=sub-block,epochs=1]", "magnitude-50% IR[epochs=1]"])
+def test_the_dense_stream_is_computed_once_and_changes_nothing(recipe, monkeypatch):
+    model, w, held_out, known = small_llama(), windows(4), windows(4, seed=1), Known()
+    without = prune(model, Recipe.parse(recipe), w, {"held": held_out})
+    first = prune(model, Recipe.parse(recipe), w, {"held": held_out}, known=known)
+    states = {key: [output.clone() for output in outputs] for key, outputs in known.outputs.items()}
+    ran = []
+    monkeypatch.setattr("analysis.measure.block_error.unit_output", lambda modules, block, recording, hidden, rows: ran.append(block) or unit_output(modules, block, recording, hidden, rows))
+    second = prune(model, Recipe.parse(recipe), w, {"held": held_out}, known=known)
+    assert len(ran) == 2 * 2 * 3, "of either text and each of three blocks, the dense block on the sparse stream and the pruned block"
+    for result in (first, second):
+        for name in ("blocks", "steps", "perplexity", "texts"):
+            pd.testing.assert_frame_equal(result.tables[name], without.tables[name])
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(result.model.state_dict().values(), without.model.state_dict().values(), strict=True))
+    assert all(torch.equal(one, other) for key, outputs in known.outputs.items() for one, other in zip(outputs, states[key], strict=True)), "nothing was written to"
+
+
+def test_the_dense_stream_is_not_kept_without_room(monkeypatch):
+    monkeypatch.setattr("analysis.reconstruction.streams.free_bytes", lambda device: 1000)
+    known = Known()
+    prune(small_llama(), Recipe.parse("magnitude-50% LR"), windows(4), known=known)
+    assert list(known.outputs.values()) == [[]]
 
 
 def test_a_text_is_known_by_all_that_the_model_sees_of_it():
@@ -44,7 +70,7 @@ def test_texts_that_a_head_cannot_answer_are_left_out():
 
 def test_rows_of_labelled_examples_are_scores():
     model, w = encoder("bert"), examples("bert")
-    rows = quality_rows(model, model, {"set": w}, {})
+    rows = quality_rows(model, model, {"set": w}, Known())
     assert rows["perplexity"] == [] and [row["which"] for row in rows["scores"]] == ["dense", "pruned"]
     assert pd.Series([row["score"] for row in rows["scores"]]).eq(score(model, w).score).all()
     assert torch.equal(w.labelled.labels, examples("bert").labelled.labels)

@@ -18,7 +18,7 @@ from analysis.study.store import RunFolder, list_runs
 from tests.study.fakes import tables
 
 DIGEST = "0123456789abcdef" * 4
-FILES = ["job.json", "provenance.json", *(f"{name}.parquet" for name in records.TABLES)]
+FILES = ["job.json", "provenance.json", *(f"{name}.parquet" for name, table in tables().items() if len(table))]
 
 
 @pytest.fixture
