@@ -4,7 +4,7 @@
 
 The folder holds SST-2/ and STS-B/ with train.tsv and dev.tsv. For SST-2 a BERT of 4 blocks and 128 dimensions is made over 4,000 word pieces of the
 training sentences and trained from random weights. STS-B has too few pairs to learn from scratch how two sentences are compared, so its encoder begins as the
-lab's that answers questions (--body), which reads any text letter by letter. Neither has read other text, so the dense scores are far below BERT's. Neurons
+lab's that scores similarity (--body), which reads any text letter by letter. Neither has read other text, so the dense scores are far below BERT's. Neurons
 are then removed by two criteria, calibrated on 2,048 training examples, repaired in five ways, and scored on the dev sets; prints Markdown: score, and what
 share of the dense score is kept. Models go to --out (default: under the runs folder) and are not trained twice; some minutes of one core each.
 """
@@ -96,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=None)
-    parser.add_argument("--body", type=Path, default=paths.lab() / "encoder-answers")
+    parser.add_argument("--body", type=Path, default=paths.lab() / "encoder-similarity")
     parser.add_argument("--tasks", nargs="+", default=["SST-2", "STS-B"], choices=("SST-2", "STS-B"))
     parser.add_argument("--criteria", nargs="+", default=["magnitude", "fisher"])
     parser.add_argument("--kind", default="neurons", choices=("neurons", "heads"))

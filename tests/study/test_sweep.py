@@ -279,6 +279,14 @@ def test_an_edited_table_is_redone(home, calls, job_args):
     pd.testing.assert_frame_equal(after.tables["blocks"], before.tables["blocks"], check_exact=True)
 
 
+def test_each_model_is_loaded_once_whatever_the_order_of_the_jobs(home, calls, job_args, tmp_path):
+    other = fakes.model_folder(tmp_path / "other", weights=bytes(8))
+    jobs = [Job(**{**job_args, "model": model, "seed": seed}) for seed in (0, 1) for model in (job_args["model"], str(other))]
+    study = run_study(jobs, progress=False, workers=1)
+    assert lines(calls, "load") == ["load model", "load other"]
+    assert study.jobs == tuple(jobs) and list(dict.fromkeys(zip(study.blocks.model, study.blocks.seed))) == [(job.model, job.seed) for job in jobs]
+
+
 def test_killed_between_two_tables_is_redone_from_the_checkpoint(home, calls, job_args):
     job = Job(**job_args)
     kill = """
