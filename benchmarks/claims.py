@@ -105,7 +105,7 @@ def report(kept: Path) -> str:
     lines = ["# Claims of the papers, held against models at hand", ""]
     for about, documents in found.items():
         lines += [
-            f"- **{d['model']}**, claims on {about}: {setting(about, d)}, {d['length']} tokens a window, seeds {', '.join(map(str, d['seeds']))}"
+            f"- **{d['model']}**, claims on {'structures' if about == 'structured' else about}: {setting(about, d)}, {d['length']} tokens a window, seeds {', '.join(map(str, d['seeds']))}"
             for d in documents
         ]
     lines += ["", "Numbers are margins: above zero the claim holds. Mean ± standard deviation over seeds; *undecided*: within two standard errors of zero.", ""]
@@ -126,7 +126,7 @@ def report(kept: Path) -> str:
 def setting(about: str, document: dict) -> str:
     """What the claims of one kind were run with, so far as the command decides."""
     if about == "structured":
-        return f"shares as the rows say, {document['samples']} windows on the decoder, {claims_structured.SEEN} examples on encoders"
+        return f"shares as the rows say, {document['samples']} windows on the decoder, {claims_structured.SEEN} examples of at most {claims_structured.LENGTH} tokens on encoders"
     higher = f" ({document['high']} where a row says \"higher sparsity\") with {document['samples']} windows" if about == "methods" else ""
     return f"{document['pattern']} removed{higher}, {document['epochs']} epochs at {document['lr']:g}"
 
