@@ -115,7 +115,7 @@ def prune(
     dense = anatomy(dense_model)
     plan = visits(len(dense.blocks), recipe.unit)
     _check_recipe(dense, head(dense_model), recipe, held_out)
-    outputs = {} if known is None else {windows.digest(): known.outputs.setdefault(windows.digest(), []) for windows in (calibration, *held_out.values())}
+    outputs = {} if known is None else {text: known.outputs_on(text) for text in {w.digest() for w in (calibration, *held_out.values())}}
     device = next(dense_model.parameters()).device
     meter = Meter(device)
     found = open_structures(dense_model, dense, recipe, meter) if recipe.pattern.whole else None

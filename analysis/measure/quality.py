@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from analysis.measure.perplexity import Perplexity, perplexity
 from analysis.measure.scores import Score, score
 from analysis.models.heads import head
+from analysis.reconstruction.streams import free_bytes
 from analysis.text.windows import Windows
 
 
@@ -16,6 +17,13 @@ class Known:
 
     quality: dict[str, Perplexity | Score] = field(default_factory=dict)
     outputs: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def outputs_on(self, text: str) -> list[Tensor] | None:
+        """The hidden states on one text, to be read or added to; None for one more text once the others' take a twentieth of the memory that is free."""
+        held = [output for outputs in self.outputs.values() for output in outputs]
+        if text not in self.outputs and held and sum(output.nbytes for output in held) > 0.05 * free_bytes(held[0].device):
+            return None
+        return self.outputs.setdefault(text, [])
 
 
 def measurable(model: nn.Module, windows: dict[str, Windows]) -> dict[str, Windows]:

@@ -52,6 +52,17 @@ def test_the_dense_stream_is_not_kept_without_room(monkeypatch):
     assert list(known.outputs.values()) == [[]]
 
 
+def test_many_texts_do_not_fill_the_memory(monkeypatch):
+    known, recipe = Known(), Recipe.parse("magnitude-50% LR")
+    for seed in (0, 1):
+        prune(small_llama(), recipe, windows(4, seed=seed), known=known)
+    held = sum(output.nbytes for outputs in known.outputs.values() for output in outputs)
+    monkeypatch.setattr("analysis.measure.quality.free_bytes", lambda device: 10 * held)
+    prune(small_llama(), recipe, windows(4, seed=2), known=known)
+    assert [len(outputs) for outputs in known.outputs.values()] == [3, 3], "no room for a third text"
+    assert known.outputs_on(windows(4).digest()) is known.outputs[windows(4).digest()], "those kept are still known"
+
+
 def test_a_text_is_known_by_all_that_the_model_sees_of_it():
     w = examples("bert")
     others = [replace(w, ids=w.ids + 1), replace(w, mask=~w.mask), replace(w, types=1 - w.types), replace(w, types=None), replace(w, labelled=None)]
