@@ -217,7 +217,7 @@ def _choose_mask(walk: Walk, block: Block, matrix: Matrix, statistics: Statistic
     chosen = choose_mask(recipe.criterion, recipe.pattern, matrix.weight(), statistics, source, name=name, refinement=recipe.refinement)
     if chosen.weight is not None:
         matrix.assign(chosen.weight)
-    matrix.weight().masked_fill_(~chosen.mask, 0)
+    matrix.weight().mul_(chosen.mask).add_(0.0)  # quicker than masked_fill_; the sum makes +0 of -0
     where = walk.keep(block, matrix, chosen.mask)
     walk.note(where, chosen.notes)
     if (refined := chosen.refined) is not None:

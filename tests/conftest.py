@@ -16,13 +16,14 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", ANALYSIS_PROGRESS="0
 
 
 def pytest_configure(config):
-    """Results and caches of this process go to a folder of its own (each xdist worker has one)."""
-    config.stash[HOME] = tempfile.mkdtemp(prefix="analysis-tests-")
-    os.environ["ANALYSIS_HOME"] = config.stash[HOME]
+    """Results and caches go to one temporary folder for the whole session: xdist's workers inherit it, so that runs which several of them need are done once."""
+    if not hasattr(config, "workerinput"):
+        config.stash[HOME] = os.environ["ANALYSIS_HOME"] = tempfile.mkdtemp(prefix="analysis-tests-")
 
 
 def pytest_unconfigure(config):
-    shutil.rmtree(config.stash[HOME], ignore_errors=True)
+    if HOME in config.stash:
+        shutil.rmtree(config.stash[HOME], ignore_errors=True)
 
 
 HOME = pytest.StashKey[str]()

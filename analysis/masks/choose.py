@@ -64,7 +64,7 @@ def choose_mask(
     if wanted is not None and statistics is None:
         who = criterion.name if WANTED[criterion.name] is not None else refinement.name
         raise UsageError(f"{who} needs the statistics of {name}'s input; collect them with want={wanted!r}")
-    if not bool(weight.isfinite().all()):
+    if not (bool(weight.sum().isfinite()) or bool(weight.isfinite().all())):  # a sum is quick, but may overflow
         raise NumericalError(f"choose_mask: {name} holds weights that are not finite; the model is broken or its dtype too narrow")
     updated, notes, refined = None, (), None
     if criterion.name == "sparsegpt":

@@ -27,12 +27,11 @@ def keep_largest(scores: Tensor, keep: int) -> Tensor:
     if keep in (0, size):
         return torch.full((groups, size), keep == size, dtype=torch.bool, device=scores.device)
     threshold = _largest(scores, keep)
-    mask = scores > threshold
-    ties = scores == threshold
-    missing = keep - mask.sum(1, keepdim=True)
-    if bool((ties.sum(1, keepdim=True) > missing).any()):
-        ties &= ties.cumsum(1) <= missing
-    return mask | ties
+    mask = scores >= threshold
+    if bool((mask.sum(1) > keep).any()):
+        above, ties = scores > threshold, scores == threshold
+        mask = above | (ties & (ties.cumsum(1) <= keep - above.sum(1, keepdim=True)))
+    return mask
 
 
 def _largest(scores: Tensor, keep: int) -> Tensor:

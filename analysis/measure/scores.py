@@ -46,8 +46,8 @@ class Score:
 
 
 @torch.inference_mode()
-def score(model, windows: Windows, *, batch: int = 64) -> Score:
-    """Score of an encoder with a head (or loaded model) on labelled windows (N, T), at least two, `batch` of them per forward.
+def score(model, windows: Windows, *, batch: int | None = None) -> Score:
+    """Score of an encoder with a head (or loaded model) on labelled windows (N, T), at least two, `batch` of them per forward (None: 16 on a CPU, 64 elsewhere).
 
     Windows are read in order of length, each batch cut to its longest, and padding is left out of everything, the choice of a span included: it
     changes nothing but rounding. Losses are float32, averaged in float64. A correlation with answers that are all the same is not defined; it
@@ -56,6 +56,8 @@ def score(model, windows: Windows, *, batch: int = 64) -> Score:
     NumericalError where an answer is not finite, naming the example.
     """
     model = getattr(model, "model", model) if hasattr(model, "fingerprint") else model
+    if batch is None:
+        batch = 16 if model.device.type == "cpu" else 64
     check_count("score", "batch", batch)
     _check_fit(model, windows)
     labelled = windows.labelled

@@ -14,27 +14,29 @@ from analysis.records import validate
 from analysis.text.windows import Windows
 
 WINDOWS = 8  # read at once where throughput is measured
-ROUNDS = 15  # medians are of as many forwards
+ROUNDS = 15  # latencies are medians of as many forwards, throughputs of a third as many, each of which takes longer
 
 
 def size_table(models: Mapping[str, nn.Module], windows: Windows, rounds: int = ROUNDS) -> pd.DataFrame:
     """The table `size` of models by name ("dense", "pruned"), on real forwards of the windows' ids without a cache.
 
-    latency_ms: the median of `rounds` forwards of the first window alone. tokens_per_second: likewise of the first windows together, at most `WINDOWS`.
+    latency_ms: the median of `rounds` forwards of the first window alone. tokens_per_second: of a third as many of the first windows together, at most `WINDOWS`.
     The models take turns, after a round that is not counted. flops_per_token: at as many keys as a window has tokens.
     """
     one, many = windows.ids[:1], windows.ids[:WINDOWS]
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
-    for _ in range(rounds + 1):
-        for name, model in models.items():
-            times[name].append((_seconds(model, one), _seconds(model, many)))
+    alone, together = _medians(models, one, rounds), _medians(models, many, max(1, rounds // 3))
     rows = []
     for name, model in models.items():
-        alone, together = (statistics.median(taken) for taken in zip(*times[name][1:], strict=True))
         footing = footprint(model, windows.length)
         cost = {"parameters": footing.parameters, "flops_per_token": 2 * footing.multiply_adds}
-        rows.append({"which": name, **cost, "latency_ms": 1000 * alone, "tokens_per_second": many.numel() / together})
+        rows.append({"which": name, **cost, "latency_ms": 1000 * alone[name], "tokens_per_second": many.numel() / together[name]})
     return validate("size", pd.DataFrame(rows))
+
+
+def _medians(models: Mapping[str, nn.Module], ids: Tensor, rounds: int) -> dict[str, float]:
+    """Seconds of a forward of each model, which take turns; the first round is not counted."""
+    times = [[_seconds(model, ids) for model in models.values()] for _ in range(rounds + 1)]
+    return dict(zip(models, map(statistics.median, zip(*times[1:], strict=True)), strict=True))
 
 
 @torch.inference_mode()

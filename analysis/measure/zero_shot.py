@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 LOGITS = 2**27
 """Most logits of a batch, where its size is left open: 512 MiB in float32."""
-ROWS = 64
-"""Most sequences of a batch, where its size is left open."""
+ROWS = {"cpu": 16}
+"""Most sequences of a batch by kind of device, where its size is left open; 64 on accelerators. Small ones suit a CPU's cache, and hold little padding."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def answers(model, tokenizer, tasks: Sequence[str], *, documents: int = 100, see
     """What a model in memory, wherever it lies, answers to each question of each task; task -> answers.
 
     tasks: names as in `analysis.text.tasks`. documents: questions per task, at least 2; a file or hub task that has fewer is asked whole.
-    seed: of the lab's items, and of the choice among the others. batch: sequences per forward pass; None: up to 64, fewer where long ones
+    seed: of the lab's items, and of the choice among the others. batch: sequences per forward pass; None: up to 64 (16 on a CPU), fewer where long ones
     meet a large vocabulary. Batching changes nothing but rounding. The model, its tokenizer and the global random state stay as they are.
     Raises UsageError for an unknown task or one that is not multiple choice, and for an encoder, DataError for a broken file, a hub task whose data cannot be
     had, or a question longer than the model's context (nothing is cut off), ModelError where there is no fitting tokenizer, NumericalError
@@ -142,7 +142,7 @@ def _harness(model, tokenizer, batch: int | None, progress) -> "HFLM":
                         f"than the model's context of {self.max_length}; leave such questions out, or take a model with a longer context"
                     )
             if batch is None:
-                self.batch_size_per_gpu = max(1, min(ROWS, LOGITS // (max(lengths) * model.get_input_embeddings().num_embeddings)))
+                self.batch_size_per_gpu = max(1, min(ROWS.get(model.device.type, 64), LOGITS // (max(lengths) * model.get_input_embeddings().num_embeddings)))
             progress.reset(total=len(requests))
             return super()._loglikelihood_tokens(requests, **options)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.errors import UsageError
 from analysis.present.findings import Finding
@@ -28,6 +29,8 @@ ENOUGH = 0.98  # of the dense score: what the paper's abstract claims at half of
 HALF = 50.0
 ORDER = [("compensate", "LR"), ("scale", "LR"), ("LIAR", "LR"), ("LIAR", "compensate"), ("LIAR", "scale"), ("LIAR+GP", "LIAR"), ("BR+GP[repair=liar]", "LIAR")]  # repairs and simpler ones
 TASK = ["task", "metric"]
+PLACE = ["task", "kind", "removed"]
+SIZES = {"parameters": "parameters", "flops_per_token": "FLOPs per token", "latency_ms": "latency, ms", "tokens_per_second": "tokens per second"}
 GUESS = Look("#777777", "", (0, (5, 3)))
 
 
@@ -39,9 +42,7 @@ def survival(scores: pd.DataFrame, structures: pd.DataFrame, chance: Mapping[str
     Raises UsageError where no run was scored on held-out examples.
     """
     rows = _held_out(scores)
-    counts = structures.groupby("run")[["structures", "kept"]].sum()
-    share = (100 * (1 - counts["kept"] / counts["structures"])).round()
-    rows = rows.assign(removed=rows["run"].map(share), kind=rows["pattern"].str.rpartition("-")[0], kept=rows["score"] / rows["dense"])
+    rows = _counted(rows, structures).assign(kept=rows["score"] / rows["dense"])
     dense = rows.assign(method="dense", criterion="", removed=0.0, score=rows["dense"], standard_error=rows["dense_error"], kept=1.0)
     rows = pd.concat([rows, dense.drop_duplicates([*TASK, "kind", "seed"])], ignore_index=True)
     by = [*TASK, "kind", "criterion", "method", "removed"]
@@ -71,29 +72,53 @@ def spread(distribution: pd.DataFrame) -> pd.DataFrame:
 def plot_survival(table: pd.DataFrame) -> Figure:
     """Score against the share removed, one line per repair; one column per task, one row for heads and one for neurons.
 
-    `table` is that of `survival` for one criterion. Dotted: the dense model; dashed: guessing, where that is known.
+    `table` is that of `survival` for one criterion. Dotted: the dense model; dashed: guessing, where that is known and near.
     """
     with in_style():
-        pruned, known = table[table["method"] != "dense"], _looks(table["method"])
-        fig, panels = panel_grid(table, "kind", "task", height=2.05, sharey="col", sharex="row")
+        known = _looks(table["method"])
+        fig, panels = panel_grid(table, "kind", "task", height=2.05, sharey=False, sharex="row")
         for (kind, task), ax in panels.items():
-            rows = pruned[(pruned["kind"] == kind) & (pruned["task"] == task)]
-            draw_named(ax, rows, "removed", "method", known, "method")
-            dense = table[(table["kind"] == kind) & (table["task"] == task) & (table["method"] == "dense")].iloc[0]
-            _level(ax, dense["value"], METHODS["dense"], "dense")
-            if dense["chance"] == dense["chance"]:
-                _level(ax, dense["chance"], GUESS, "chance")
-            ax.set_xticks(sorted(pruned[pruned["kind"] == kind]["removed"].unique()))
-            ax.xaxis.set_major_formatter(plain_number)
-            plain_axis(ax.yaxis)
+            _draw_shares(ax, table[(table["kind"] == kind) & (table["task"] == task)], known)
         _titles(panels, table)
-        kinds = list(dict.fromkeys(table["kind"]))
-        label_axes(panels, "", {kind: "held-out score" for kind in kinds})
+        label_axes(panels, "", dict.fromkeys(table["kind"], "held-out score"))
         for (kind, _), ax in panels.items():
             ax.set_xlabel(f"{kind} removed, %")
-        notes = [handle(METHODS["dense"], "dense"), *([handle(GUESS, "guessing")] if table["chance"].notna().any() else [])]
-        finish(fig, {}, [*_legend(known), *notes])
+        finish(fig, {}, [*_legend(known), *_level_handles(table)])
     return fig
+
+
+def plot_crossed(table: pd.DataFrame) -> Figure:
+    """Score against the share removed, one line per repair; one column per criterion, one row for each task's heads and one for its neurons.
+
+    `table` is that of `survival`. Lines as in `plot_survival`; a row's panels share their axes, so that criteria can be compared.
+    """
+    with in_style():
+        known, table = _looks(table["method"]), table.assign(row=list(zip(table["task"], table["kind"], strict=True)))
+        fig, panels = panel_grid(table[table["method"] != "dense"], "row", "criterion", height=1.75, sharey="row", sharex="row")
+        for (row, criterion), ax in panels.items():
+            _draw_shares(ax, table[(table["row"] == row) & table["criterion"].isin([criterion, ""])], known)
+        label_axes(panels, "", {(task, kind): f"{task}, {kind}:\nheld-out score" for task, kind in table["row"]})
+        for ax in panels.values():
+            ax.set_xlabel("removed, %")
+        finish(fig, {}, [*_legend(known), *_level_handles(table)])
+    return fig
+
+
+def _draw_shares(ax: Axes, rows: pd.DataFrame, known: Mapping[str, Look]) -> None:
+    """One panel: the repairs' lines over the shares removed, the dense model's level, and that of guessing where it is known."""
+    pruned, dense = rows[rows["method"] != "dense"], rows[rows["method"] == "dense"].iloc[0]
+    draw_named(ax, pruned, "removed", "method", known, "method")
+    _level(ax, dense["value"], METHODS["dense"], "dense")
+    if dense["chance"] == dense["chance"]:
+        line = Line2D([0, 1], [dense["chance"]] * 2, transform=ax.get_yaxis_transform(), color=GUESS.color, linestyle=GUESS.line, linewidth=1.2, zorder=1, gid="chance")
+        ax.add_artist(line)  # unlike axhline it leaves the limits alone: far below all scores it would flatten them
+    ax.set_xticks(sorted(pruned["removed"].unique()))
+    ax.xaxis.set_major_formatter(plain_number)
+    plain_axis(ax.yaxis)
+
+
+def _level_handles(table: pd.DataFrame) -> list:
+    return [handle(METHODS["dense"], "dense"), *([handle(GUESS, "guessing")] if table["chance"].notna().any() else [])]
 
 
 def plot_lost(table: pd.DataFrame) -> Figure:
@@ -157,6 +182,21 @@ def say_order(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+def say_crossed(table: pd.DataFrame) -> Finding:
+    """Per task and kind: the points between the best and the worst criterion with each repair, at every share that all criteria were run at.
+
+    `table` is that of `survival` for several criteria.
+    """
+    lines = []
+    for (task, kind), rows in table[table["method"] != "dense"].groupby(["task", "kind"], sort=False):
+        wide = 100 * rows.pivot(index=["method", "removed"], columns="criterion", values="value").dropna()
+        gaps = (wide.max(axis=1) - wide.min(axis=1)).unstack().reindex([name for name in dict.fromkeys(rows["method"]) if name in wide.index])
+        shares = ", ".join(f"{share:g}" for share in gaps)
+        parts = "; ".join(f"{_say(method)} {', '.join(f'{gap:.1f}' for gap in row)}" for method, row in gaps.iterrows())
+        lines.append(f"- **{task}, {kind}**, with {shares} % removed: {parts}.")
+    return Finding("\n".join(lines))
+
+
 def say_lost(table: pd.DataFrame) -> Finding:
     """Per task and repair: the best and the worst criterion and the points between them; and whether repairing closes the gap."""
     lines = []
@@ -202,23 +242,40 @@ def say_parts(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
-def beside_claims(table: pd.DataFrame, cost: pd.DataFrame, *, removed: float = HALF) -> pd.DataFrame:
+def sizes(size: pd.DataFrame, structures: pd.DataFrame) -> pd.DataFrame:
+    """How large and how fast the dense models are, and what is left of them once removed structures are cut out: rows (task, kind, removed), means over runs.
+
+    Columns (measure, model): parameters, floating-point operations per token at the length of the examples, ms for one example, tokens per second where eight are read at once.
+    Raises UsageError where nothing was measured.
+    """
+    if size.empty:
+        raise UsageError("sizes: no run was measured; give the runs of one repair shrink=True (`choices.timed`)")
+    rows = _counted(size.assign(task=_tasks(size)), structures).rename(columns=SIZES)
+    means = rows.groupby([*PLACE, "which"], sort=False)[list(SIZES.values())].mean().unstack("which")
+    means = means.reindex(rows.drop_duplicates(PLACE).set_index(PLACE).index).rename_axis(columns=[None, None]).round(2)
+    return means.astype({column: "int64" for column in means if column[0] != SIZES["latency_ms"]})
+
+
+def beside_claims(table: pd.DataFrame, cost: pd.DataFrame, sized: pd.DataFrame, *, removed: float = HALF) -> pd.DataFrame:
     """Per cent of the dense score that each repair keeps where `removed` per cent (or the nearest share run) are gone, and the seconds it took, beside the claims of 2407.13331.
 
-    The paper's are of BERT-base and of parameters, ours of structures. Rows (task, kind, removed). seconds: scores, masks and repairs of one run, mean over its runs at all shares.
+    The paper's are of BERT-base and of parameters, ours of structures; the table says how many parameters these are. Rows (task, kind, removed). seconds: scores, masks and repairs
+    of one run, mean over its runs at all shares. sized: the table of `sizes` at the same shares.
     """
     pruned = table[table["method"] != "dense"]
     away = (pruned["removed"] - removed).abs()
     near = pruned[away == away.groupby([pruned["task"], pruned["kind"]]).transform("min")]
-    out = (100 * near.pivot(index=["task", "kind", "removed"], columns="method", values="kept")).round(1)
+    out = (100 * near.pivot(index=PLACE, columns="method", values="kept")).round(1)
     out = out[[name for name in LOOKS if name in out]].rename(columns=lambda name: f"{_say(name)}, %")
     work = cost[cost["stage"].isin(("structures", "statistics", "mask", "repair"))]
-    work = work.assign(task=_tasks(work), kind=work["pattern"].str.rpartition("-")[0])
+    work = work.assign(task=_tasks(work), kind=_kinds(work))
     spent = work[work["method"] == "LIAR"].groupby(["task", "kind", "run"])["seconds"].sum().groupby(["task", "kind"]).mean().round(2)
+    left = sized["parameters"].reindex(out.index)
+    out.insert(0, "parameters removed, %", (100 * (1 - left["pruned"] / left["dense"])).round(1))
     out["seconds, LIAR"] = [spent.get((task, kind), np.nan) for task, kind, _ in out.index]
     order = pruned.drop_duplicates(["task", "kind"])[["task", "kind"]].itertuples(index=False)
     out = out.reindex([row for task, kind in order for row in out.index if row[:2] == (task, kind)])
-    paper = pd.DataFrame({"LIAR, %": 100 * ENOUGH}, index=pd.MultiIndex.from_tuples([("paper, BERT-base", "parameters", HALF)], names=out.index.names))
+    paper = pd.DataFrame({"parameters removed, %": HALF, "LIAR, %": 100 * ENOUGH}, index=pd.MultiIndex.from_tuples([("paper, BERT-base", "parameters", HALF)], names=out.index.names))
     return pd.concat([out, paper]).rename_axis(columns=None)
 
 
@@ -228,6 +285,17 @@ def _held_out(scores: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(task=_tasks(rows))
     dense = rows[rows["which"] == "dense"].set_index("run")
     return rows[rows["which"] == "pruned"].assign(dense=lambda part: part["run"].map(dense["score"]), dense_error=lambda part: part["run"].map(dense["standard_error"]))
+
+
+def _counted(rows: pd.DataFrame, structures: pd.DataFrame) -> pd.DataFrame:
+    """Rows of runs with `kind`, and `removed`, the share of its structures that the run's masks removed, in per cent, rounded."""
+    counts = structures.groupby("run")[["structures", "kept"]].sum()
+    share = (100 * (1 - counts["kept"] / counts["structures"])).round()
+    return rows.assign(removed=rows["run"].map(share), kind=_kinds(rows))
+
+
+def _kinds(rows: pd.DataFrame) -> pd.Series:
+    return rows["pattern"].str.rpartition("-")[0]
 
 
 def _first_text(table: pd.DataFrame, what: str) -> pd.DataFrame:

@@ -134,6 +134,11 @@ def asked_once(jobs: Iterable[Job], tasks: Sequence[str], documents: int) -> lis
     return [replace(job, tasks=tuple(tasks), documents=documents) if job.seed == jobs[0].seed else job for job in jobs]
 
 
+def timed(jobs: Iterable[Job], criterion: str, method: str) -> list[Job]:
+    """The jobs, those of one criterion and one method measuring size and speed (`shrink=True`), which hardly depend on how what stays was repaired."""
+    return [replace(job, shrink=job.shrink or (job.recipe.criterion.name, job.recipe.method) == (criterion, method)) for job in jobs]
+
+
 def paired(models: Sequence[str], calibration: Sequence[str], held_out: Sequence[str], **arguments: Any) -> list[Job]:
     """`grid` with `arguments` for every model, each with the calibration text and the held-out text of its own place; one text goes to all models.
 

@@ -190,9 +190,10 @@ def grid(
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Finished jobs, and their tables one under another with the job's columns in front (`records.study_columns`)."""
+    """Finished jobs, the names of their runs, and their tables one under another with the job's columns in front (`records.study_columns`)."""
 
     jobs: tuple[Job, ...]
+    runs: tuple[str, ...]
     blocks: pd.DataFrame
     distribution: pd.DataFrame
     steps: pd.DataFrame
@@ -207,6 +208,20 @@ class Study:
     zero_shot: pd.DataFrame
     numerics: pd.DataFrame
     provenance: dict[str, Any]  # runs: run name -> job, versions, time, and where its windows come from
+
+    def part(self, jobs: Iterable[Job]) -> "Study":
+        """The study of some of its jobs, in their order. Raises UsageError for a job that is none of its own."""
+        names = dict(zip(self.jobs, self.runs, strict=True))
+        jobs = tuple(dict.fromkeys(jobs))
+        if strange := [job for job in jobs if job not in names]:
+            raise UsageError(f"part of a study: {len(strange)} of {len(jobs)} jobs are not in it, the first is {strange[0]}")
+        runs = tuple(names[job] for job in jobs)
+        place = {run: number for number, run in enumerate(dict.fromkeys(runs))}
+        tables = {}
+        for name in records.TABLES:
+            table = getattr(self, name)
+            tables[name] = table[table["run"].isin(place)].sort_values("run", key=lambda column: column.map(place), kind="stable", ignore_index=True)
+        return Study(jobs, runs, **tables, provenance=self.provenance | {"runs": {run: self.provenance["runs"][run] for run in place}})
 
 
 @dataclass(eq=False)
@@ -306,7 +321,7 @@ def run_study(jobs: Iterable[Job], *, progress: bool = True, workers: int | None
 
     progress: one bar over the jobs to be run. workers: processes that share the jobs, each with its share of the cores; 1 runs
     them in this process. None: 1 on an accelerator or where one job is to be run, else as many as there are jobs, cores, and
-    memory for (`pool.affordable`). Equal jobs are one.
+    memory for (`pool.affordable`). Jobs that time a model (`shrink`) come first and alone, in this process. Equal jobs are one.
 
     Raises UsageError where there is no job, and the AnalysisError of a job that fails, with the job's name in front (several
     workers: of the first such job in order, once the jobs under way are done); what is finished stays stored.
@@ -324,14 +339,21 @@ def run_study(jobs: Iterable[Job], *, progress: bool = True, workers: int | None
             runs[job] = folders[job].read()
     models = list(dict.fromkeys(job.model for job in jobs))
     missing = sorted((job for job in jobs if runs[job] is None), key=lambda job: models.index(job.model))  # each model is loaded once
-    if workers is None and len(missing) > 1:
-        workers = affordable({job.model for job in missing}, {job.device for job in missing})
-    workers = min(workers or 1, len(missing))
-    with closing(_run_apart(missing, folders, desk, workers) if workers > 1 else _run_here(missing, folders, desk)) as done:
+    with closing(_run_missing(missing, folders, desk, workers)) as done:
         told = {"total": len(missing), "desc": f"study: {len(missing)} of {len(jobs)} runs to do", "unit": "run"}
         for job, run in bar(done, **told) if progress and missing else done:
             runs[job] = run
     return _gather({job: (folders[job].name, run) for job, run in runs.items()})
+
+
+def _run_missing(jobs: Sequence[Job], folders: Mapping[Job, RunFolder], desk: _Desk, workers: int | None) -> Iterator[tuple[Job, StoredRun]]:
+    """Every job as it ends; those that time a model before the others, with nothing beside them."""
+    timed, others = ([job for job in jobs if job.shrink is alone] for alone in (True, False))
+    yield from _run_here(timed, folders, _Desk())  # a desk of their own: its model is let go of before workers load theirs
+    if workers is None and len(others) > 1:
+        workers = affordable({job.model for job in others}, {job.device for job in others})
+    workers = min(workers or 1, len(others))
+    yield from _run_apart(others, folders, desk, workers) if workers > 1 else _run_here(others, folders, desk)
 
 
 def _run_here(jobs: Sequence[Job], folders: Mapping[Job, RunFolder], desk: _Desk) -> Iterator[tuple[Job, StoredRun]]:
@@ -404,4 +426,4 @@ def _gather(runs: Mapping[Job, tuple[str, StoredRun]]) -> Study:
         run: {"job": job.to_dict(), "versions": s.manifest["versions"], "created": s.manifest["created"], **s.provenance}
         for job, (run, s) in runs.items()
     }
-    return Study(tuple(runs), **tables, provenance={"schema": SCHEMA, "runs": about})
+    return Study(tuple(runs), tuple(run for run, _ in runs.values()), **tables, provenance={"schema": SCHEMA, "runs": about})

@@ -107,7 +107,8 @@ def test_order_seed_and_repetition(questions):
     assert [score.task for score in scores] == ["lab:pronouns", questions]
     assert scores == zero_shot(model, tokenizer, ["lab:pronouns", questions], documents=10)
     first, other = (answers(model, tokenizer, [questions], documents=10, seed=seed)[questions] for seed in (0, 1))
-    assert first != other and answers(model, tokenizer, [questions], documents=6)[questions] == first[:6]
+    fewer = answers(model, tokenizer, [questions], documents=6)[questions]  # other batches, so other rounding
+    assert first != other and len(fewer) == 6 and all(a.right == b.right and a.log_likelihoods == pytest.approx(b.log_likelihoods, abs=1e-4) for a, b in zip(fewer, first))
 
 
 def test_a_changed_file_is_read_again(questions):

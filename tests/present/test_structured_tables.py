@@ -11,7 +11,7 @@ from analysis.errors import UsageError
 from analysis.present import structured
 from analysis.present.style import provenance, save_figure
 from analysis.records import conform, study_columns
-from analysis.study.choices import guessing, paired, recipes
+from analysis.study.choices import guessing, paired, recipes, timed
 
 MODELS = ["lab/encoder-truth", "lab/encoder-similarity", "lab/encoder-answers"]
 EXAMPLES = ["examples:truth", "examples:similarity", "examples:answers"]
@@ -34,7 +34,7 @@ def dense(job) -> float:
 
 
 def leave(jobs) -> SimpleNamespace:
-    rows = {name: [] for name in ("scores", "structures", "distribution", "cost")}
+    rows = {name: [] for name in ("scores", "structures", "distribution", "cost", "size")}
     for job in jobs:
         front = job.columns(f"prune-{zlib.crc32(str(job).encode()):08x}")
         for split, shift in {"calibration": 0.02, "held-out": 0.0}.items():
@@ -45,6 +45,8 @@ def leave(jobs) -> SimpleNamespace:
                 rows["distribution"] += [{**front, "split": split, "over": over, "quantile": q, "error": error, "relative_error": error * width ** (2 * q - 1)} for q in QUANTILES]
         kind, count = job.recipe.pattern.kind, 4 if job.recipe.pattern.kind == "heads" else 384
         rows["structures"] += [{**front, "block": block, "kind": kind, "structures": count, "kept": round(count * (1 - job.recipe.pattern.sparsity))} for block in range(2)]
+        left_over = {"dense": 1.0, "pruned": 1 - job.recipe.pattern.sparsity / 2}
+        rows["size"] += [{**front, "which": which, "parameters": round(1000 * part), "flops_per_token": round(2000 * part), "latency_ms": 4 * part + job.seed, "tokens_per_second": 100 / part} for which, part in left_over.items() if job.shrink]
         stage = {"peak_memory_mib": 1.0, "solver_memory_mib": 0.0, "tokens": 1, "trainable_parameters": 0}
         rows["cost"] += [{**front, "unit": unit, "stage": name, "seconds": 0.25, **stage} for unit in (0, 1) for name in ("statistics", "repair", "measure")]
     return SimpleNamespace(**{name: conform(name, pd.DataFrame(part), study_columns(name)) for name, part in rows.items()})
@@ -52,7 +54,7 @@ def leave(jobs) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def jobs():
-    return paired(MODELS, EXAMPLES, EXAMPLES, recipes=recipes(["flap", "random"], PATTERNS, REPAIRS), samples=8, seeds=[0, 1], length=32)
+    return timed(paired(MODELS, EXAMPLES, EXAMPLES, recipes=recipes(["flap", "random"], PATTERNS, REPAIRS), samples=8, seeds=[0, 1], length=32), "flap", "LR")
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +63,13 @@ def ran(jobs):
 
 
 @pytest.fixture(scope="module")
-def kept(ran):
-    table = structured.survival(ran.scores, ran.structures, guessing(EXAMPLES))
-    return table[table["criterion"] != "random"]
+def across(ran):
+    return structured.survival(ran.scores, ran.structures, guessing(EXAMPLES))
+
+
+@pytest.fixture(scope="module")
+def kept(across):
+    return across[across["criterion"] != "random"]
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +143,21 @@ def test_every_score_is_drawn_with_the_dense_model_and_guessing_as_levels(kept):
     assert {text.get_text() for text in fig.legends[0].get_texts()} >= {"LIAR", "LIAR+GP", "LIAR, weights alone", "dense", "guessing"}
 
 
+def test_guessing_far_below_every_score_does_not_flatten_them(kept):
+    low = {ax.get_title(): ax.get_ylim()[0] for ax in structured.plot_survival(kept).axes[:3]}
+    assert low["truth\naccuracy"] > 0.5 and low["similarity\nSpearman"] > 0.5
+
+
+def test_every_criterion_has_a_column_and_every_task_a_row_for_each_kind(across):
+    fig = structured.plot_crossed(across)
+    columns, rows = ["flap", "random"], [(task, kind) for task in ("truth", "similarity", "answers") for kind in ("heads", "neurons")]
+    pruned = across[across["method"] != "dense"]
+    assert points(fig) == sorted((2 * rows.index((row.task, row.kind)) + columns.index(row.criterion), row.method, row.removed, row.value) for row in pruned.itertuples())
+    assert [ax.get_title() for ax in fig.axes[:2]] == ["FLAP", "Random"] and [ax.get_ylabel() for ax in fig.axes[:4:2]] == ["truth, heads:\nheld-out score", "truth, neurons:\nheld-out score"]
+    assert all([line.get_ydata()[0] for line in ax.lines if line.get_gid() == "dense"] == pytest.approx([0.895]) for ax in fig.axes)
+    assert all(fig.axes[i].get_ylim() == fig.axes[i + 1].get_ylim() for i in range(0, 12, 2)), "criteria are compared along a row"
+
+
 def test_every_criterion_has_its_place(gone):
     fig = structured.plot_lost(gone)
     tasks, names = ["truth", "similarity", "answers"], ["flap", "random"]
@@ -160,8 +181,9 @@ def test_boxes_are_the_quantiles_of_the_table(errors):
                 assert segment[:, 1].tolist() == ([row[0.05], row[0.95]] if what == "most" else [row[0.25], row[0.75]])
 
 
-def test_figures_are_the_same_bytes_each_time_and_no_text_covers_another(kept, gone, errors, ran, tmp_path):
-    for name, plot, table in (("survival", structured.plot_survival, kept), ("lost", structured.plot_lost, gone), ("spread", structured.plot_spread, errors)):
+def test_figures_are_the_same_bytes_each_time_and_no_text_covers_another(kept, across, gone, errors, ran, tmp_path):
+    many = pd.concat([across, *(across[across["criterion"] == "random"].assign(criterion=name) for name in ("wanda-sp", "magnitude", "snip", "fisher"))])
+    for name, plot, table in (("survival", structured.plot_survival, kept), ("crossed", structured.plot_crossed, many), ("lost", structured.plot_lost, gone), ("spread", structured.plot_spread, errors)):
         for folder in ("one", "two"):
             fig = plot(table.copy())
             save_figure(fig, name, table, provenance(ran.scores, preset="lab"), tmp_path / folder)
@@ -198,6 +220,23 @@ def test_the_gap_between_criteria_is_what_repairs_close(gone):
     assert structured.say_lost(wider).count("No repair brings the criteria closer together.") == 3
 
 
+def test_the_gap_between_criteria_is_said_at_every_share(across):
+    said = structured.say_crossed(across).splitlines()
+    assert len(said) == 6 and said[1].startswith("- **truth, neurons**, with 50, 70 % removed: mask alone (LR) 6.2, 12.2; bias compensation 4.4, 8.6; LIAR 1.9, 3.7; ")
+    some = across[~((across["criterion"] == "random") & (across["removed"] == 70))]
+    assert "truth, neurons**, with 50 % removed: mask alone (LR) 6.2;" in structured.say_crossed(some)
+
+
+def test_sizes_before_and_after_are_those_of_the_timed_runs(ran):
+    out = structured.sizes(ran.size, ran.structures)
+    assert list(out.index[:4]) == [("truth", "heads", 25.0), ("truth", "heads", 50.0), ("truth", "neurons", 50.0), ("truth", "neurons", 70.0)] and len(out) == 12
+    row = out.loc[("answers", "neurons", 50.0)]
+    assert row["parameters"].to_dict() == {"dense": 1000, "pruned": 750} and row["FLOPs per token"].to_dict() == {"dense": 2000, "pruned": 1500}
+    assert row["latency, ms"].to_dict() == {"dense": 4.5, "pruned": 3.5} and row["tokens per second"].to_dict() == {"dense": 100, "pruned": 133}
+    with pytest.raises(UsageError, match="sizes: no run was measured"):
+        structured.sizes(ran.size.iloc[:0], ran.structures)
+
+
 def test_errors_are_said_as_ratios(errors):
     said = structured.say_spread(errors).splitlines()
     assert len(said) == 6 and "mask alone" in said[0] and " 1.00 (" in said[0] and "LIAR 0.30 (" in said[0] and "whole examples" in said[3]
@@ -212,7 +251,8 @@ def test_bias_and_weights_are_said_apart(kept):
 
 
 def test_the_papers_claim_stands_beside(kept, ran):
-    out = structured.beside_claims(kept, ran.cost)
+    out = structured.beside_claims(kept, ran.cost, structured.sizes(ran.size, ran.structures))
     assert list(out.index[:2]) == [("truth", "heads", 50.0), ("truth", "neurons", 50.0)] and out.index[-1] == ("paper, BERT-base", "parameters", 50.0)
     assert out.loc[("truth", "heads", 50.0), "LIAR, %"].item() == pytest.approx(97.5, abs=0.05) and out["LIAR, %"].iloc[-1] == 98
+    assert out["parameters removed, %"].iloc[[0, -1]].tolist() == [25, 50]
     assert out["seconds, LIAR"].iloc[0] == pytest.approx(1.0)  # statistics and repair of two units; measuring is no part of it

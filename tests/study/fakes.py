@@ -91,7 +91,7 @@ def install(log: Path, *, seconds: float = 0.0, setitem=None, setattr_=setattr, 
             os.kill(os.getpid(), signal.SIGKILL)
         if recipe.method == fail:
             raise NumericalError("block 0 mlp.down_proj: not finite")
-        return types.SimpleNamespace(model="pruned", tables=tables(1 + recipe.seed), provenance={"calibration": list(calibration)})
+        return types.SimpleNamespace(model="pruned", tables=tables(1 + recipe.seed), provenance={"calibration": list(calibration)}, shrink=lambda: "smaller")
 
     for name, function in {"analysis.pruning": prune, "analysis.measure.zero_shot": zero_shot}.items():
         module = types.ModuleType(name)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -349,6 +350,17 @@ assert not {{"torch", "transformers", "datasets"}} & set(sys.modules)
     process = python(code, home)
     _, error = process.communicate()
     assert process.returncode == 0, error
+
+
+def test_part_of_a_study_is_the_study_of_those_jobs(home, calls, job_args):
+    jobs = [Job(**job_args | {"recipe": f"wanda-50% {method}", "seed": seed}) for method in ("LR", "BR") for seed in (0, 1)]
+    whole = run_study(jobs)
+    part, alone = whole.part([jobs[3], jobs[0], jobs[3]]), run_study([jobs[3], jobs[0]])
+    assert part.jobs == alone.jobs == (jobs[3], jobs[0]) and part.runs == alone.runs and part.provenance == alone.provenance
+    for name in records.TABLES:
+        pd.testing.assert_frame_equal(getattr(part, name), getattr(alone, name), check_exact=True)
+    with pytest.raises(UsageError, match="part of a study: 1 of 2 jobs are not in it, the first is wanda-50% BR on"):
+        whole.part([jobs[0], replace(jobs[3], seed=2)])
 
 
 def tiny_world(folder) -> dict:

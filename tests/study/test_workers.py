@@ -14,7 +14,7 @@ from analysis import paths, records
 from analysis.errors import AnalysisError, NumericalError, UsageError
 from analysis.study.store import list_runs
 from analysis.study.sweep import Job, run_study
-from tests.study.fakes import lines
+from tests.study.fakes import lines, tables
 from tests.study.test_pool import alive, wait_until
 
 
@@ -34,6 +34,19 @@ def test_workers_share_the_jobs_and_the_order_stays(home, calls, staff, job_args
     assert len(lines(calls, "prune")) == 4
     for name in records.TABLES:
         pd.testing.assert_frame_equal(getattr(alone, name), getattr(study, name), check_exact=True)
+
+
+def test_jobs_that_time_a_model_come_first_and_alone(home, calls, staff, job_args, monkeypatch):
+    staff()
+    monkeypatch.setattr("analysis.whole.check_pattern_shrinks", lambda model, pattern: None)
+    monkeypatch.setattr("analysis.measure.size.size_table", lambda models, windows: tables()["size"])
+    jobs = [Job(**job_args | {"recipe": f"wanda-50% {method}"}) for method in ("LR", "BR")]
+    timed = [Job(**job_args | {"recipe": f"flap-neurons-{share}% LR", "shrink": True}) for share in (30, 50)]
+    study = run_study([jobs[0], timed[0], jobs[1], timed[1]], workers=2)
+    first, last = lines(calls, "prune")[:2], lines(calls, "prune")[2:]
+    assert [line.split()[1] for line in first] == ["flap-neurons-30%", "flap-neurons-50%"] and {int(line.split()[-1]) for line in first} == {os.getpid()}
+    assert len(last) == 2 and os.getpid() not in {int(line.split()[-1]) for line in last}
+    assert study.jobs == (jobs[0], timed[0], jobs[1], timed[1]) and list(study.size["pattern"].unique()) == ["50%", "neurons-30%", "neurons-50%"]
 
 
 def test_no_process_where_none_is_needed(home, calls, job_args, monkeypatch):
