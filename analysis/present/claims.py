@@ -193,7 +193,7 @@ def say_less(budget: pd.DataFrame) -> Finding:
                 continue
             tokens, fast = enough.loc[enough["tokens"].idxmin()], enough.loc[enough["solve_seconds"].idxmin()]
             text, time = tokens["tokens"] / best["tokens"], fast["solve_seconds"] / best["solve_seconds"]
-            found = f"{say_method(tokens['method'])} is there with {100 * text:.2g} % of its tokens, {say_method(fast['method'])} with {100 * time:.2g} % of its time"
+            found = f"{say_method(tokens['method'])} is there with {100 * text:.3g} % of its tokens, {say_method(fast['method'])} with {100 * time:.3g} % of its time"
             verdict = "more than 10 times less of both, as claimed" if max(text, time) < 0.1 else "a match, but not with more than 10 times less of both"
             lines.append(f"{where}; {found}{': ' + verdict if claimed else ''}.")
     return Finding("\n".join(lines))

@@ -123,7 +123,7 @@ def test_how_much_less_text_and_time_is_as_good(budget):
     table = put(put(table, 1.5, method=lora, samples=32, epochs=4), 1.4, method="BR+GP", samples=8, epochs=1)
     table["solve_seconds"] = table["tokens"] * table["method"].map(lambda name: 1.0 if name == "BR+GP" else 2.0)
     whole, distilled, said = claims.say_less(table).splitlines()
-    assert "MaskLoRA: at best 1.500 ± 0.005 with 32 windows and 4 epochs; BR+GP is there with 6.2 % of its tokens, BR+GP with 3.1 % of its time: " in said
+    assert "MaskLoRA: at best 1.500 ± 0.005 with 32 windows and 4 epochs; BR+GP is there with 6.25 % of its tokens, BR+GP with 3.12 % of its time: " in said
     assert said.endswith("more than 10 times less of both, as claimed.")
     assert "retrain, all" in whole and "distilled" in distilled and "claim" not in whole + distilled  # nobody claimed it of them
     near = claims.say_less(put(table, 1.3, method=lora, samples=8, epochs=4).assign(value=lambda rows: rows["value"].where(rows["method"] != "BR+GP", 1.3)))
