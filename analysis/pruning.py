@@ -41,7 +41,7 @@ from analysis.reconstruction.streams import advance, input_statistics, open_stre
 from analysis.reconstruction.units import Visit, visits
 from analysis.records import CALIBRATION, validate
 from analysis.text.windows import Windows, disjoint
-from analysis.walk import Walk, generator
+from analysis.walk import Walk, generator, needs_dense
 from analysis.whole import choose_first, make_biases, open_structures, remove_structures
 
 
@@ -108,6 +108,7 @@ def prune(
     UsageError for windows the model cannot take and for a recipe that this model or these texts cannot give.
     """
     held_out = held_out or {}
+    _keep_freed_memory()
     tokenizer, fingerprint = (model.tokenizer, model.fingerprint) if isinstance(model, LoadedModel) else (None, None)
     dense_model = model.model if isinstance(model, LoadedModel) else model
     dense_model.eval()
@@ -115,17 +116,18 @@ def prune(
     dense = anatomy(dense_model)
     plan = visits(len(dense.blocks), recipe.unit)
     _check_recipe(dense, head(dense_model), recipe, held_out)
+    apart = needs_dense(recipe, measure)
     outputs = {} if known is None else {text: known.outputs_on(text) for text in {w.digest() for w in (calibration, *held_out.values())}}
     device = next(dense_model.parameters()).device
     meter = Meter(device)
     found = open_structures(dense_model, dense, recipe, meter) if recipe.pattern.whole else None
     pruned_model = copy.deepcopy(dense_model).requires_grad_(False)
     with meter.stage(-1, "record", tokens=calibration.tokens + sum(w.tokens for w in held_out.values())):
-        calibration_streams = open_streams(dense_model, dense, CALIBRATION, calibration, outputs.get(calibration.digest()))
+        calibration_streams = open_streams(dense_model, dense, CALIBRATION, calibration, outputs.get(calibration.digest()), apart=apart)
         verify(dense_model, dense, calibration_streams.recording, rows=_witnesses(calibration))
         if recipe.unit.name == "sub-block" or reads_two_streams(recipe):
             check_halves(dense, calibration_streams.recording, _witnesses(calibration))
-        held_out_streams = [open_streams(dense_model, dense, label, windows, outputs.get(windows.digest())) for label, windows in held_out.items()]
+        held_out_streams = [open_streams(dense_model, dense, label, windows, outputs.get(windows.digest()), apart=apart) for label, windows in held_out.items()]
     shown = len(calibration) if recipe.added == "all" else calibration.own
     pruned = anatomy_of_copy(dense, pruned_model)
     ours = None if found is None else structures_of_copy(found, pruned)
@@ -157,6 +159,12 @@ def prune(
         "held_out": {label: windows.provenance for label, windows in held_out.items()},
     }
     return Pruned(pruned_model, recipe, walk.masks, tables, provenance, tokenizer, ours, walk.structures)
+
+
+def _keep_freed_memory() -> None:
+    """Let go of a block of nearly 32 MiB, untouched: glibc then keeps what a forward frees for the next one, rather than give it back and take it anew
+    page by page (mallopt(3), M_MMAP_THRESHOLD: the largest freed block sets it). Other allocators do not mind."""
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 def _visit(walk: Walk, visit: Visit) -> None:
@@ -345,7 +353,8 @@ def _resume(walk: Walk, keeper: Checkpoint, plan: list[Visit]) -> int:
     with walk.meter.stage(-1, "resume"):
         for index in range(position):
             for streams in walk.splits:
-                advance([walk.dense.blocks[index].module], index, streams.recording, streams.dense, out=streams.dense)
+                if walk.needs_dense:
+                    advance([walk.dense.blocks[index].module], index, streams.recording, streams.dense, out=streams.dense)
                 advance([walk.pruned.blocks[index].module], index, streams.recording, streams.sparse, out=streams.sparse)
     return len(finished)
 

@@ -12,6 +12,7 @@ from analysis.models.anatomy import anatomy
 from analysis.pruning import prune
 from analysis.recipe import METHODS, TRAINED, Recipe
 from analysis.records import TABLES
+from analysis.reconstruction.checkpoint import Checkpoint
 from analysis.reconstruction.gradient import reconstruct
 from analysis.reconstruction.pieces import pieces
 from analysis.reconstruction.problems import problem
@@ -255,11 +256,27 @@ def test_unit_error_of_the_last_epoch_is_the_block_error():
     pd.testing.assert_series_equal(last, total, check_names=False, rtol=1e-4)
 
 
-def test_without_measuring_the_model_is_the_same():
-    dense, recipe = small_llama(), _recipe("sparsegpt-50%", "BR")
-    measured, bare = prune(dense, recipe, windows(8)), prune(dense, recipe, windows(8), measure=False)
-    assert all(torch.equal(a, b) for a, b in zip(measured.model.state_dict().values(), bare.model.state_dict().values(), strict=True))
+@pytest.mark.parametrize("words", [
+    "sparsegpt-50% LR", "sparsegpt-50% BR[epochs=2,lr=1e-3]", "wanda-50% BR[width=2,epochs=2,lr=1e-3]", "wanda-50% BR+GP[epochs=2,lr=1e-3]", "magnitude-50% ridge", "wanda-50% retrain[epochs=2,lr=1e-3]",
+    "flap-structures-50% LIAR", "flap-structures-50% LIAR[penalty=held-out]", "flap-structures-50% BR[repair=liar,width=2,epochs=2,lr=1e-3]", "flap-neurons-50% LIAR+GP",
+])  # fmt: skip
+def test_without_measuring_the_model_is_the_same_also_resumed(words, tmp_path, monkeypatch):
+    """Where nobody measures and nobody follows the dense model, both streams are one tensor."""
+    arguments = small_llama(), Recipe.parse(words), windows(8), {"other": windows(4, seed=1)}
+    measured, bare = prune(*arguments), prune(*arguments, measure=False)
     assert len(bare.tables["blocks"]) == len(bare.tables["perplexity"]) == 0
+    write = Checkpoint.write
+
+    def stop_after_the_first(self, index, tensors, rows):
+        write(self, index, tensors, rows)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoint, "write", stop_after_the_first)
+        prune(*arguments, measure=False, checkpoint=tmp_path)
+    resumed = prune(*arguments, measure=False, checkpoint=tmp_path)
+    for other in (bare, resumed):
+        assert all(torch.equal(a, b) for a, b in zip(measured.model.state_dict().values(), other.model.state_dict().values(), strict=True))
 
 
 def test_float64_statistics_are_an_option():

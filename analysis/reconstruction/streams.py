@@ -84,20 +84,23 @@ class Streams:
         return int(self.mask.sum())
 
 
-def open_streams(model, anatomy, label: str, windows: Windows, outputs: list[Tensor] | None = None) -> Streams:
+def open_streams(model, anatomy, label: str, windows: Windows, outputs: list[Tensor] | None = None, *, apart: bool = True) -> Streams:
     """Both streams at the first block's input (they are equal there), recorded by running the dense model once.
 
     outputs: what earlier runs on these windows left of the dense stream, added to where all blocks' take under a fiftieth of the memory that is free.
+    apart: False where nobody reads the dense stream: both are then one tensor, which goes where the sparse stream goes.
     """
     device = next(model.parameters()).device
-    recording = record(model, anatomy, windows)
-    dense = allocate(recording.hidden.shape, recording.hidden.dtype, device)
-    dense.copy_(recording.hidden)
-    recording.hidden = dense
-    sparse = allocate(dense.shape, dense.dtype, device)
-    sparse.copy_(dense)
+    recording = record(model, anatomy, windows, store=allocate if device.type == "cpu" else None)
+    if device.type != "cpu":
+        recording.hidden = _copy(recording.hidden, device)
+    dense = recording.hidden
     room = len(anatomy.blocks) * dense.nbytes <= 0.02 * free_bytes(dense.device)
-    return Streams(label, recording, dense, sparse, outputs if outputs or room else None)
+    return Streams(label, recording, dense, _copy(dense, device) if apart else dense, outputs if outputs or room else None)
+
+
+def _copy(hidden: Tensor, device: torch.device) -> Tensor:
+    return allocate(hidden.shape, hidden.dtype, device).copy_(hidden)
 
 
 def chunks(count: int, length: int, device: torch.device) -> Iterator[slice]:
