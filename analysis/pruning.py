@@ -41,7 +41,7 @@ from analysis.reconstruction.streams import advance, input_statistics, open_stre
 from analysis.reconstruction.units import Visit, visits
 from analysis.records import CALIBRATION, validate
 from analysis.text.windows import Windows, disjoint
-from analysis.walk import Walk, generator, needs_dense
+from analysis.walk import Walk, generator
 from analysis.whole import choose_first, make_biases, open_structures, remove_structures
 
 
@@ -108,7 +108,6 @@ def prune(
     UsageError for windows the model cannot take and for a recipe that this model or these texts cannot give.
     """
     held_out = held_out or {}
-    _keep_freed_memory()
     tokenizer, fingerprint = (model.tokenizer, model.fingerprint) if isinstance(model, LoadedModel) else (None, None)
     dense_model = model.model if isinstance(model, LoadedModel) else model
     dense_model.eval()
@@ -116,7 +115,7 @@ def prune(
     dense = anatomy(dense_model)
     plan = visits(len(dense.blocks), recipe.unit)
     _check_recipe(dense, head(dense_model), recipe, held_out)
-    apart = needs_dense(recipe, measure)
+    apart = measure or "dense" in (recipe.target, recipe.student, recipe.statistics)  # somebody reads the dense stream
     outputs = {} if known is None else {text: known.outputs_on(text) for text in {w.digest() for w in (calibration, *held_out.values())}}
     device = next(dense_model.parameters()).device
     meter = Meter(device)
@@ -159,12 +158,6 @@ def prune(
         "held_out": {label: windows.provenance for label, windows in held_out.items()},
     }
     return Pruned(pruned_model, recipe, walk.masks, tables, provenance, tokenizer, ours, walk.structures)
-
-
-def _keep_freed_memory() -> None:
-    """Let go of a block of nearly 32 MiB, untouched: glibc then keeps what a forward frees for the next one, rather than give it back and take it anew
-    page by page (mallopt(3), M_MMAP_THRESHOLD: the largest freed block sets it). Other allocators do not mind."""
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 def _visit(walk: Walk, visit: Visit) -> None:
@@ -296,7 +289,7 @@ def _advance_final(walk: Walk, index: int) -> None:
     if index == len(walk.dense.blocks) - 1:
         return
     for streams in walk.splits:
-        if walk.needs_dense:
+        if streams.apart:
             advance([dense], index, streams.recording, streams.dense, out=streams.dense)
         advance([pruned], index, streams.recording, streams.sparse, out=streams.sparse)
 
@@ -353,7 +346,7 @@ def _resume(walk: Walk, keeper: Checkpoint, plan: list[Visit]) -> int:
     with walk.meter.stage(-1, "resume"):
         for index in range(position):
             for streams in walk.splits:
-                if walk.needs_dense:
+                if streams.apart:
                     advance([walk.dense.blocks[index].module], index, streams.recording, streams.dense, out=streams.dense)
                 advance([walk.pruned.blocks[index].module], index, streams.recording, streams.sparse, out=streams.sparse)
     return len(finished)

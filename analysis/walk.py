@@ -43,10 +43,6 @@ class Walk:
     def splits(self) -> list[Streams]:
         return [self.calibration, *self.held_out]
 
-    @property
-    def needs_dense(self) -> bool:
-        return needs_dense(self.recipe, self.measure)
-
     def names(self, index: int) -> list[str]:
         """Full names of a block's matrices, the keys of its masks."""
         block = self.pruned.blocks[index]
@@ -68,11 +64,6 @@ class Walk:
     def note(self, where: dict, notes: Iterable[Note]) -> None:
         """Record the rules that had to be used."""
         self.rows["numerics"] += [{**where, "rule": note.rule, "value": note.value} for note in notes]
-
-
-def needs_dense(recipe: Recipe, measure: bool) -> bool:
-    """Whether anybody reads the dense stream."""
-    return measure or "dense" in (recipe.target, recipe.student, recipe.statistics)
 
 
 def generator(seed: int, *where: object) -> torch.Generator:

@@ -279,6 +279,12 @@ def test_without_measuring_the_model_is_the_same_also_resumed(words, tmp_path, m
         assert all(torch.equal(a, b) for a, b in zip(measured.model.state_dict().values(), other.model.state_dict().values(), strict=True))
 
 
+def test_removed_weights_are_zeros_without_a_sign():
+    result = prune(small_llama(), Recipe.parse("wanda-50% LR"), windows(4), measure=False)
+    matrices = dict(anatomy(result.model).matrices())
+    assert not any(torch.signbit(matrices[name].weight()[~mask]).any() for name, mask in result.masks.items())
+
+
 def test_float64_statistics_are_an_option():
     recipe = Recipe.parse("sparsegpt-50% LR")
     a, b = (prune(small_llama(), recipe, windows(8), precision=p) for p in (torch.float32, torch.float64))

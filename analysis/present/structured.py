@@ -190,7 +190,7 @@ def say_crossed(table: pd.DataFrame) -> Finding:
     lines = []
     for (task, kind), rows in table[table["method"] != "dense"].groupby(["task", "kind"], sort=False):
         wide = 100 * rows.pivot(index=["method", "removed"], columns="criterion", values="value").dropna()
-        gaps = (wide.max(axis=1) - wide.min(axis=1)).unstack().reindex([name for name in dict.fromkeys(rows["method"]) if name in wide.index])
+        gaps = (wide.max(axis=1) - wide.min(axis=1)).unstack().reindex(rows["method"].unique()).dropna(how="all")
         shares = ", ".join(f"{share:g}" for share in gaps)
         parts = "; ".join(f"{_say(method)} {', '.join(f'{gap:.1f}' for gap in row)}" for method, row in gaps.iterrows())
         lines.append(f"- **{task}, {kind}**, with {shares} % removed: {parts}.")

@@ -75,6 +75,11 @@ class Streams:
             self.outputs.append(self.dense.clone())
 
     @property
+    def apart(self) -> bool:
+        """Whether there are two streams: where nobody reads the dense one, both are one tensor."""
+        return self.dense is not self.sparse
+
+    @property
     def mask(self) -> Tensor:
         """(N, T) bool, True = real token."""
         return self.recording.mask
@@ -90,6 +95,7 @@ def open_streams(model, anatomy, label: str, windows: Windows, outputs: list[Ten
     outputs: what earlier runs on these windows left of the dense stream, added to where all blocks' take under a fiftieth of the memory that is free.
     apart: False where nobody reads the dense stream: both are then one tensor, which goes where the sparse stream goes.
     """
+    _keep_freed_memory()
     device = next(model.parameters()).device
     recording = record(model, anatomy, windows, store=allocate if device.type == "cpu" else None)
     if device.type != "cpu":
@@ -97,6 +103,12 @@ def open_streams(model, anatomy, label: str, windows: Windows, outputs: list[Ten
     dense = recording.hidden
     room = len(anatomy.blocks) * dense.nbytes <= 0.02 * free_bytes(dense.device)
     return Streams(label, recording, dense, _copy(dense, device) if apart else dense, outputs if outputs or room else None)
+
+
+def _keep_freed_memory() -> None:
+    """Let go of a block of nearly 32 MiB, untouched: glibc then keeps what a forward frees for the next one, rather than give it back and take it anew
+    page by page (mallopt(3), M_MMAP_THRESHOLD: the largest freed block sets it). Other allocators do not mind."""
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 def _copy(hidden: Tensor, device: torch.device) -> Tensor:

@@ -36,6 +36,14 @@ def test_magnitude_keeps_the_largest_of_the_whole_matrix():
     assert result.weight is None and result.notes == () and result.refined is None
 
 
+def test_weights_whose_sum_overflows_are_finite_all_the_same():
+    weight = torch.full((4, 8), 6e4, dtype=torch.float16)
+    assert not weight.sum().isfinite() and int(chosen("magnitude", weight).mask.sum()) == 16
+    weight[1, 2] = torch.inf
+    with pytest.raises(NumericalError, match="not finite"):
+        chosen("magnitude", weight)
+
+
 def test_wanda_keeps_the_largest_of_every_row():
     """|W_ij| times the root mean square of input j (papers.md 1.5), by loops."""
     weight, inputs = normal((6, 10), 1), correlated(40, 10, 2)
