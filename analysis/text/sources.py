@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
 
 from analysis.errors import DataError, UsageError
+from analysis.lab import versions
 from analysis.lab.documents import REGISTERS, SPLITS
 from analysis.lab.examples import EXAMPLES
 from analysis.rules import suggest
@@ -258,7 +258,7 @@ def _parse_lab(name: str, common: dict) -> Source:
 def source_fingerprint(source: str | Source, model: str | None = None) -> str:
     """What the text of a source is, wherever it lies: equal fingerprints, equal documents.
 
-    A file's is the SHA-256 of its content; the lab's the digest of its generator and world; the hub's the dataset and revision (of labelled examples,
+    A file's is the SHA-256 of its content; the lab's the version of what it writes; the hub's the dataset and revision (of labelled examples,
     their short name and revision);
     a mixture's those of its parts, with their shares; the model's own text's the settings and `model`, the fingerprint of the model
     that writes it. Column and slice are part of it. Raises UsageError and DataError as parsing and opening do, and where self-generated
@@ -272,9 +272,9 @@ def source_fingerprint(source: str | Source, model: str | None = None) -> str:
             raise UsageError(f"{source.label}: is written by a model, so its fingerprint needs that model's")
         return f"{_self_text(named(source.generation, source_fingerprint))}@{model}"
     if source.kind == "lab":
-        return f"lab:{source.name}{'/' + source.split if source.split else ''}@{_generator()}{source.slice}"
+        return f"lab:{source.name}{'/' + source.split if source.split else ''}@{versions.DOCUMENTS}{source.slice}"
     if source.kind == LABELLED and not source.table:
-        version = _generator(everything=True) if source.name in EXAMPLES else HUB_SETS[source.name].dataset[1]
+        version = f"{versions.DOCUMENTS}.{versions.EXAMPLES}" if source.name in EXAMPLES else HUB_SETS[source.name].dataset[1]
         return f"examples:{source.name}{'/' + source.split if source.split else ''}@{version}{source.slice}"
     if source.kind == "hub":
         hub = source.hub
@@ -284,15 +284,6 @@ def source_fingerprint(source: str | Source, model: str | None = None) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return f"{source.kind}:{digest.hexdigest()}{'#' + source.column if source.column else ''}{source.slice}"
-
-
-@cache
-def _generator(everything: bool = False) -> str:
-    """Digest of the code that makes the lab's world and its documents, hence of what they say; its tasks and labelled examples are no part of them."""
-    import analysis.lab
-
-    files = sorted(path for path in Path(analysis.lab.__file__).parent.glob("*.py") if everything or not path.stem.startswith(("tasks", "example")))
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def check_file(source: Source) -> Path:

@@ -1,0 +1,30 @@
+"""The lab's text keeps its version: whoever changes what it writes raises the number and pins the new hash."""
+
+import hashlib
+import json
+from dataclasses import astuple
+from itertools import islice
+
+import pytest
+
+from analysis.lab import versions
+from analysis.lab.documents import REGISTERS, SPLITS, documents
+from analysis.lab.examples import EXAMPLES, examples
+from analysis.lab.tasks import TASKS, task
+
+WRITERS = {"DOCUMENTS": (documents, REGISTERS), "TASKS": (task, TASKS), "EXAMPLES": (examples, EXAMPLES)}
+PINNED = {"DOCUMENTS": (1, "28046b53ac3f9dcb"), "TASKS": (1, "733d5a18d5772c58"), "EXAMPLES": (1, "3505a34fc2eaa500")}
+
+
+def first(kind: str, number: int = 40) -> str:
+    """Hash of the first documents, items or examples of every name, split and of two seeds."""
+    write, names = WRITERS[kind]
+    written = [[astuple(one) for one in islice(write(name, split=split, seed=seed), number)] for name in sorted(names) for split in SPLITS for seed in (0, 1)]
+    return hashlib.sha256(json.dumps(written, default=str).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("kind", PINNED)
+def test_a_changed_text_raises_its_version(kind):
+    version, digest = PINNED[kind]
+    assert getattr(versions, kind) == version, f"versions.{kind} was raised: pin {first(kind)} beside it"
+    assert first(kind) == digest, f"what the lab writes changed: raise versions.{kind} and pin {first(kind)} beside it"
