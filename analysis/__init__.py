@@ -14,7 +14,9 @@ The names in `__all__` are imported when first used, so `import analysis` loads 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr__` below does the same, one name at a time
+if (
+    TYPE_CHECKING
+):  # what editors and type checkers see; at run time `__getattr__` below does the same, one name at a time
     from analysis.errors import AnalysisError
     from analysis.measure.perplexity import Perplexity, perplexity
     from analysis.models.load import LoadedModel, load_model

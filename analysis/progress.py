@@ -1,7 +1,7 @@
 """Progress bars: tqdm, quiet where nobody looks.
 
-`ANALYSIS_PROGRESS=0` silences every bar, `=1` forces them; otherwise a bar is drawn on a terminal and in a notebook.
-A process that runs another one headless names a file in `ANALYSIS_PROGRESS_FILE`: the other's bars are written there, and
+`ANALYSIS_PROGRESS=0` silences every bar, `=1` forces them; otherwise a bar is drawn on a terminal and in a notebook. A
+process that runs another one headless names a file in `ANALYSIS_PROGRESS_FILE`: the other's bars are written there, and
 `last_line` reads the newest.
 """
 
@@ -31,5 +31,8 @@ def last_line(file: Path) -> str:
     """The newest state of the newest bar in a progress file, "" where there is none yet."""
     if not file.exists():
         return ""
-    states = [state.strip() for state in file.read_text(encoding="utf-8", errors="replace")[-2000:].replace("\n", "\r").split("\r")]
+    states = [
+        state.strip()
+        for state in file.read_text(encoding="utf-8", errors="replace")[-2000:].replace("\n", "\r").split("\r")
+    ]
     return next((state for state in reversed(states) if state and not state.startswith("\x1b")), "")

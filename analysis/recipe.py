@@ -5,9 +5,9 @@
     (20, 'dense', 'sparsegpt-50%[damping=0.05] BR+GP[epochs=20,lr=0.002]')
 
 The short text is `CRITERION[+REFINEMENT]-PATTERN[options] METHOD[options]`, or the one word of a preset (`presets.py`);
-TOML says the same with one table per part. Values are checked when a part is made, and everything wrong with a recipe is
-reported at once (`RecipeError.problems`). A new idea is a new value here: a name in `CRITERIA`, `SOLVERS` or `METHODS`, or
-a field with its rule. No torch.
+TOML says the same with one table per part. Values are checked when a part is made, and everything wrong with a recipe
+is reported at once (`RecipeError.problems`). A new idea is a new value here: a name in `CRITERIA`, `SOLVERS` or
+`METHODS`, or a field with its rule. No torch.
 """
 
 import hashlib
@@ -22,15 +22,56 @@ from analysis import notation
 from analysis.errors import RecipeError
 from analysis.presets import PRESETS
 from analysis.recipe_parts import (
-    ADDED, BLIND, CRITERIA, GRADIENTS, HEADS, KINDS, REFINEMENTS, REPAIRS, SETTINGS, SOLVERS, STREAMS, STRUCTURED, TRAINED, UNITS, WHOLE,
-    Criterion, Pattern, Refinement, Repair, Solver, Unit,
-)  # fmt: skip
+    ADDED,
+    BLIND,
+    CRITERIA,
+    GRADIENTS,
+    HEADS,
+    KINDS,
+    REFINEMENTS,
+    REPAIRS,
+    SETTINGS,
+    SOLVERS,
+    STREAMS,
+    STRUCTURED,
+    TRAINED,
+    UNITS,
+    WHOLE,
+    Criterion,
+    Pattern,
+    Refinement,
+    Repair,
+    Solver,
+    Unit,
+)
 from analysis.rules import Part, choice, count, rule, suggest
 
 __all__ = [
-    "ADDED", "BLIND", "CRITERIA", "GRADIENTS", "HEADS", "KINDS", "METHODS", "REFINEMENTS", "REPAIRING", "REPAIRS", "SETTINGS", "SOLVERS", "STREAMS", "STRUCTURED", "TRAINED",
-    "UNITS", "WHOLE", "Criterion", "Pattern", "Recipe", "Refinement", "Repair", "Solver", "Unit",
-]  # fmt: skip
+    "ADDED",
+    "BLIND",
+    "CRITERIA",
+    "GRADIENTS",
+    "HEADS",
+    "KINDS",
+    "METHODS",
+    "REFINEMENTS",
+    "REPAIRING",
+    "REPAIRS",
+    "SETTINGS",
+    "SOLVERS",
+    "STREAMS",
+    "STRUCTURED",
+    "TRAINED",
+    "UNITS",
+    "WHOLE",
+    "Criterion",
+    "Pattern",
+    "Recipe",
+    "Refinement",
+    "Repair",
+    "Solver",
+    "Unit",
+]
 
 METHODS = {
     "LR": "layer-wise: the mask alone, with SparseGPT's OBS update; no gradient step (2406.15524 section 2)",
@@ -38,14 +79,25 @@ METHODS = {
     "BR+GP": "BR with global propagation: the target is the dense block on the dense stream (2406.15524 section 2)",
     "BR+CR": "BR in windows of two blocks overlapping by one (in the code of 2406.15524, not in its tables)",
     "BR+GP+CR": "BR with both: windows of two blocks, target from the dense stream (2406.15524 section 2)",
-    "IR": "independent reconstruction: dense and pruned block both on the dense stream, the default of 2510.14444's code",
-    "ridge": "each matrix refit in closed form: the least-squares optimum of its kept weights (the convex case of 2510.14444 section 2)",
-    "retrain": "the whole model under its masks on its own loss, the baseline of 2510.14444; train=masklora or norms-biases is 2312.15230",
+    "IR": (
+        "independent reconstruction: dense and pruned block both on the dense stream, the default of 2510.14444's code"
+    ),
+    "ridge": (
+        "each matrix refit in closed form: the least-squares optimum of its kept weights (the convex case of 2510.14444"
+        " section 2)"
+    ),
+    "retrain": (
+        "the whole model under its masks on its own loss, the baseline of 2510.14444; train=masklora or norms-biases is"
+        " 2312.15230"
+    ),
 }
 REPAIRING = {  # methods of whole structures
     "compensate": "the bias that makes up for the mean of what is gone: bias compensation (2312.11983)",
     "scale": "one scale for every structure that stays: mask tuning (2204.09656)",
-    "LIAR": "kept weights and bias by ridge regression, absorbed: what is gone is predicted from what stays (after 2407.13331), on the sparse stream",
+    "LIAR": (
+        "kept weights and bias by ridge regression, absorbed: what is gone is predicted from what stays (after"
+        " 2407.13331), on the sparse stream"
+    ),
     "LIAR+GP": "LIAR with the dense stream's output as the target, so that inherited error is corrected too",
 }
 
@@ -61,7 +113,9 @@ _STRUCTURE = {
     "BR+GP+CR": {"unit": _CROSS, "solver": {"name": "gradient"}, "student": "sparse", "target": "dense"} | _FREE,
     "IR": {"unit": _BLOCK, "solver": {"name": "gradient"}, "student": "dense", "target": "dense"} | _FREE,
     "ridge": {"unit": {"name": "matrix"}, "solver": {"name": "ridge"}, "student": "sparse", "target": "sparse"} | _FREE,
-    "retrain": {"unit": {"name": "model"}, "solver": {"name": "retrain"}, "student": "sparse", "target": "sparse"} | _FREE,
+    "retrain": (
+        {"unit": {"name": "model"}, "solver": {"name": "retrain"}, "student": "sparse", "target": "sparse"} | _FREE
+    ),
 }
 _STRUCTURE |= {
     "compensate": _STRUCTURE["LR"] | {"repair": {"name": "compensate"}},
@@ -75,10 +129,11 @@ _STRUCTURE |= {
 class Recipe(Part):
     """Everything that decides which weights stay and what they become, apart from the model and the text.
 
-    repair: of whole structures, before the solver's steps and on the same streams. student, target: the stream that feeds the pruned unit, and the stream that feeds the dense unit whose output is the
-    target. statistics: the stream whose inputs the criterion and the refinement look at. added: who sees the windows added to
-    the calibration text: the "solver" alone, as with the self-generated text of 2406.15524 (appendix C and its code), or "all",
-    the criterion and the refinement too. seed: of random scores, of adapters and of the order of training windows.
+    repair: of whole structures, before the solver's steps and on the same streams. student, target: the stream that
+    feeds the pruned unit, and the stream that feeds the dense unit whose output is the target. statistics: the stream
+    whose inputs the criterion and the refinement look at. added: who sees the windows added to the calibration text:
+    the "solver" alone, as with the self-generated text of 2406.15524 (appendix C and its code), or "all", the criterion
+    and the refinement too. seed: of random scores, of adapters and of the order of training windows.
     """
 
     criterion: Criterion = rule(MISSING, Criterion, "a Criterion")
@@ -98,13 +153,22 @@ class Recipe(Part):
             return
         if self.pattern.group == "block" and self.criterion.name != "sparsegpt":
             yield f"group=block is SparseGPT's block of columns; {self.criterion.name} takes matrix or row"
-        looked = {option: getattr(self, option) for option in ("statistics", "added") if getattr(self, option) != getattr(Recipe, option)}
+        looked = {
+            option: getattr(self, option)
+            for option in ("statistics", "added")
+            if getattr(self, option) != getattr(Recipe, option)
+        }
         if self.criterion.name in BLIND and self.refinement.name == "none":
             for option, value in looked.items():
-                yield f"{option}={value} does not apply to {self.criterion.name} without refinement, which looks at no inputs"
+                yield (
+                    f"{option}={value} does not apply to {self.criterion.name} without refinement, which looks at no"
+                    " inputs"
+                )
         elif self.masks_first and "statistics" in looked:
             why = "scope=global" if self.pattern.scope == "global" else self.criterion.name
-            yield f"statistics={self.statistics} does not apply: {why} chooses on the dense model, before the first unit"
+            yield (
+                f"statistics={self.statistics} does not apply: {why} chooses on the dense model, before the first unit"
+            )
         yield from self._check_whole() if self.pattern.whole else self._check_weights()
         yield from self._check_solver()
 
@@ -113,37 +177,64 @@ class Recipe(Part):
         if self.criterion.name not in STRUCTURED:
             yield f"{self.criterion.name} scores single weights; {kind} take {', '.join(STRUCTURED)}"
         if self.refinement.name != "none":
-            yield f"+{self.refinement.name} exchanges single weights; the masks of {kind} are taken as they are: write {self.criterion.name}-{self.pattern}"
+            yield (
+                f"+{self.refinement.name} exchanges single weights; the masks of {kind} are taken as they are: write"
+                f" {self.criterion.name}-{self.pattern}"
+            )
         if self.solver.name == "ridge":
             yield f"ridge refits matrices that lost single weights; {kind} take {', '.join(methods)}"
 
     def _check_weights(self) -> Iterator[str]:
         if self.criterion.name not in CRITERIA:
             patterns = ", ".join(f"{self.criterion.name}-{kind}-50%" for kind in WHOLE)
-            yield f"{self.criterion.name} scores whole structures: {patterns}; single weights take {', '.join(CRITERIA)}"
+            yield (
+                f"{self.criterion.name} scores whole structures: {patterns}; single weights take {', '.join(CRITERIA)}"
+            )
         if self.repair.name != "none":
             word = self._method_word()[0] if self.solver.name == "none" else f"repair={self.repair.name}"
-            yield f"{word} makes up for whole structures, of a pattern such as {' or '.join(f'{kind}-50%' for kind in WHOLE)}; single weights take {', '.join(METHODS)}"
+            yield (
+                f"{word} makes up for whole structures, of a pattern such as"
+                f" {' or '.join(f'{kind}-50%' for kind in WHOLE)}; single weights take {', '.join(METHODS)}"
+            )
 
     def _check_solver(self) -> Iterator[str]:
         solver, unit = self.solver.name, self.unit
         if solver == "none" and self.repair.name == "none" and self._structure() != _STRUCTURE["LR"]:
             yield "LR (solver none) trains nothing: unit, width, overlap, student and target do not apply to it"
         if solver == "none" and self.repair.name != "none" and unit != Unit():
-            alone, after = f"{self._method_word()[0]} repairs one matrix after the other", f"gradient steps after it are BR+GP[repair={self.repair.name}]"
+            alone, after = (
+                f"{self._method_word()[0]} repairs one matrix after the other",
+                f"gradient steps after it are BR+GP[repair={self.repair.name}]",
+            )
             yield f"{alone}: unit, width and overlap do not apply to it; {after}"
         if solver == "ridge" and unit.name != "matrix":
-            yield f"ridge is a closed form for one matrix: unit must be matrix, got {unit}; larger units take BR (solver gradient)"
+            yield (
+                f"ridge is a closed form for one matrix: unit must be matrix, got {unit}; larger units take BR (solver"
+                " gradient)"
+            )
         if solver == "retrain" and unit.name != "model":
-            yield f"retrain trains the whole model: unit must be model, got {unit}; parts of it take BR (solver gradient)"
+            yield (
+                f"retrain trains the whole model: unit must be model, got {unit}; parts of it take BR (solver gradient)"
+            )
         if solver == "retrain" and (self.student, self.target) != ("sparse", "sparse"):
-            yield "retrain follows the model's own loss: student and target do not apply to it; objective=distill follows the dense model"
-        if (solver in ("ridge", "gradient") or self.repair.name != "none") and (self.student, self.target) == ("dense", "sparse"):
-            yield "student=dense with target=sparse: the target's inputs would need the sparse stream that the student never sees; valid with student=dense: target=dense"
+            yield (
+                "retrain follows the model's own loss: student and target do not apply to it; objective=distill follows"
+                " the dense model"
+            )
+        if (solver in ("ridge", "gradient") or self.repair.name != "none") and (self.student, self.target) == (
+            "dense",
+            "sparse",
+        ):
+            yield (
+                "student=dense with target=sparse: the target's inputs would need the sparse stream that the student"
+                " never sees; valid with student=dense: target=dense"
+            )
 
     @property
     def masks_first(self) -> bool:
-        """Whether all masks are chosen on the dense model before the first unit: layers compared with each other, or the model's loss looked at."""
+        """Whether all masks are chosen on the dense model before the first unit: layers compared with each other, or
+        the model's loss looked at.
+        """
         return self.pattern.whole and (self.pattern.scope == "global" or self.criterion.name in GRADIENTS)
 
     @property
@@ -153,26 +244,41 @@ class Recipe(Part):
 
     def _structure(self) -> dict[str, Any]:
         unit, solver = self.unit.to_dict(), {"name": self.solver.name}
-        return {"unit": unit, "solver": solver, "student": self.student, "target": self.target, "repair": {"name": self.repair.name}}
+        return {
+            "unit": unit,
+            "solver": solver,
+            "student": self.student,
+            "target": self.target,
+            "repair": {"name": self.repair.name},
+        }
 
     @classmethod
     def parse(cls, text: str) -> "Recipe":
-        """From the short form, such as `wanda-50% BR+GP[lr=2e-3,epochs=20]`, or a preset's name. RecipeError lists every problem."""
+        """From the short form, such as `wanda-50% BR+GP[lr=2e-3,epochs=20]`, or a preset's name. RecipeError lists
+        every problem.
+        """
         text = text.strip()
         if text in PRESETS:
             return cls.parse(PRESETS[text].text)
         if " " not in text and (near := get_close_matches(text, PRESETS, n=1, cutoff=0.8)):
-            raise RecipeError(text, [f"no preset has this name; did you mean {near[0]!r}? `analysis list recipes` shows all"])
+            raise RecipeError(
+                text, [f"no preset has this name; did you mean {near[0]!r}? `analysis list recipes` shows all"]
+            )
         problems: list[str] = []
         data = notation.read(text, dict.fromkeys((*CRITERIA, *STRUCTURED)), WHOLE, _FIRST, _second, problems)
         if not {"sparsity", "keep"} & data["pattern"].keys():  # it could not be read, which is said already
-            whole = data["criterion"]["name"] not in CRITERIA and data["criterion"]["name"] in STRUCTURED or data["method"] in REPAIRING
+            whole = (
+                data["criterion"]["name"] not in CRITERIA
+                and data["criterion"]["name"] in STRUCTURED
+                or data["method"] in REPAIRING
+            )
             data["pattern"] |= {"sparsity": 0.5, "kind": "structures"} if whole else {"sparsity": 0.5}
         return _build(text, data, problems)
 
     @classmethod
     def from_toml(cls, text: str) -> "Recipe":
-        """From TOML with tables criterion, refinement, pattern, unit, solver, repair and keys student, target, statistics, added, seed.
+        """From TOML with tables criterion, refinement, pattern, unit, solver, repair and keys student, target,
+        statistics, added, seed.
 
         `method = "BR+GP"` may stand for that method's unit, solver name and streams; what is written beside it wins.
         """
@@ -201,7 +307,9 @@ class Recipe(Part):
 
     @property
     def method(self) -> str:
-        """The method's name with what else decides what is trained on what; a structure without a name of its own is the nearest one."""
+        """The method's name with what else decides what is trained on what; a structure without a name of its own is
+        the nearest one.
+        """
         name, structure, options = self._method_word()
         return name + notation.brackets(structure | {key: value for key, value in options.items() if key in _KINDS})
 
@@ -216,12 +324,20 @@ class Recipe(Part):
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
     def _method_word(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
-        """Name, structural options that differ from it, other options that differ from their defaults or from the nearest settings."""
+        """Name, structural options that differ from it, other options that differ from their defaults or from the
+        nearest settings.
+        """
         mine = _flat(self._structure())
         theirs = {name: _flat(s) for name, s in _STRUCTURE.items() if s["solver"]["name"] == self.solver.name}
-        differ = {name: {k: value for k, value in mine.items() if flat.get(k) != value} for name, flat in theirs.items()}
+        differ = {
+            name: {k: value for k, value in mine.items() if flat.get(k) != value} for name, flat in theirs.items()
+        }
         name = min(differ, key=lambda n: len(differ[n]))
-        return name, differ[name], self.repair.changed() | _solver_options(self.solver) | ({"seed": self.seed} if self.seed else {})
+        return (
+            name,
+            differ[name],
+            self.repair.changed() | _solver_options(self.solver) | ({"seed": self.seed} if self.seed else {}),
+        )
 
     def __str__(self) -> str:
         name, structure, options = self._method_word()
@@ -235,7 +351,14 @@ class Recipe(Part):
 
 
 _KINDS = ("loss", "objective", "train", "bias")
-_PARTS = {"criterion": Criterion, "refinement": Refinement, "pattern": Pattern, "unit": Unit, "solver": Solver, "repair": Repair}
+_PARTS = {
+    "criterion": Criterion,
+    "refinement": Refinement,
+    "pattern": Pattern,
+    "unit": Unit,
+    "solver": Solver,
+    "repair": Repair,
+}
 _PATTERN = ("group", "heads", "scope", "flops")
 _FIRST = {
     **{f.name: ("criterion", f.name) for f in fields(Criterion) if f.name != "name"},
@@ -245,7 +368,11 @@ _FIRST = {
     "added": ("", "added"),
 }
 _SECOND = {
-    **{"unit": ("unit", "name"), "width": ("unit", "width"), "overlap": ("unit", "overlap"), "student": ("", "student"), "target": ("", "target")},
+    "unit": ("unit", "name"),
+    "width": ("unit", "width"),
+    "overlap": ("unit", "overlap"),
+    "student": ("", "student"),
+    "target": ("", "target"),
     "settings": ("solver", "settings"),
     **{f.name: ("solver", f.name) for f in fields(Solver) if f.name != "name"},
     "repair": ("repair", "name"),
@@ -262,13 +389,25 @@ def _second(method: str) -> notation.Places:
 def _flat(structure: Mapping[str, Any]) -> dict[str, Any]:
     """A structure as the options of the method word."""
     unit = {"unit" if key == "name" else key: value for key, value in structure["unit"].items()}
-    return {**unit, "student": structure["student"], "target": structure["target"], "repair": structure["repair"]["name"]}
+    return {
+        **unit,
+        "student": structure["student"],
+        "target": structure["target"],
+        "repair": structure["repair"]["name"],
+    }
 
 
 def _solver_options(solver: Solver) -> dict[str, Any]:
     """The solver's options as they are written: the settings that leave the fewest differences, then these."""
     mine, default = solver.to_dict(), Solver(solver.name)
-    best = {name: {k: v for k, v in mine.items() if k != "name" and options.get(solver.name, {}).get(k, getattr(default, k)) != v} for name, options in SETTINGS.items()}
+    best = {
+        name: {
+            k: v
+            for k, v in mine.items()
+            if k != "name" and options.get(solver.name, {}).get(k, getattr(default, k)) != v
+        }
+        for name, options in SETTINGS.items()
+    }
     name = min(best, key=lambda n: len(best[n]) + (n != "paper1"))
     return ({} if name == "paper1" else {"settings": name}) | best[name]
 
@@ -320,17 +459,25 @@ def _expand_settings(data: dict[str, Any], problems: list[str]) -> dict[str, Any
     if settings not in SETTINGS:
         problems.append(f"settings {settings!r} are unknown; {suggest(settings, SETTINGS)}")
     elif name not in SETTINGS[settings]:
-        problems.append(f"settings is an option of {' and '.join(SETTINGS[settings])}, not of {Solver.SPOKEN.get(name, name)}")
+        problems.append(
+            f"settings is an option of {' and '.join(SETTINGS[settings])}, not of {Solver.SPOKEN.get(name, name)}"
+        )
     else:
         written = SETTINGS[settings][name] | written
     return data | {"solver": written}
 
 
 def _make_part(kind: type[Part], data: Any, whole: bool) -> tuple[Part, list[str]]:
-    """One part from its dict, or a harmless one in its place with everything that is wrong. whole: whether whole structures are removed."""
+    """One part from its dict, or a harmless one in its place with everything that is wrong. whole: whether whole
+    structures are removed.
+    """
     what = kind.__name__.lower()
     pattern = {"sparsity": 0.5, "kind": data["kind"]} if whole and what == "pattern" else {"sparsity": 0.5}
-    harmless = {"criterion": {"name": "flap" if whole else "sparsegpt"}, "pattern": pattern, "solver": {"name": "gradient"}}.get(what, {})
+    harmless = {
+        "criterion": {"name": "flap" if whole else "sparsegpt"},
+        "pattern": pattern,
+        "solver": {"name": "gradient"},
+    }.get(what, {})
     if not isinstance(data, Mapping):
         return kind(**harmless), [f"{what} must be a table of options, got {data!r}"]
     known = {f.name: f for f in fields(kind)}
@@ -341,5 +488,7 @@ def _make_part(kind: type[Part], data: Any, whole: bool) -> tuple[Part, list[str
     try:
         return kind(**named | right), problems
     except RecipeError as error:
-        stand_in = {"name": right["name"]} if right.get("name") in (*SOLVERS, *UNITS) and kind in (Solver, Unit) else harmless
+        stand_in = (
+            {"name": right["name"]} if right.get("name") in (*SOLVERS, *UNITS) and kind in (Solver, Unit) else harmless
+        )
         return kind(**stand_in), problems + list(error.problems)

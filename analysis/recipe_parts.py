@@ -1,4 +1,6 @@
-"""The parts of a recipe, one small frozen dataclass each, and the words they know. `recipe.py` puts them together. No torch."""
+"""The parts of a recipe, one small frozen dataclass each, and the words they know. `recipe.py` puts them together. No
+torch.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, replace
@@ -30,7 +32,10 @@ UNITS = {
 }
 KINDS = {
     "weights": "single weights",
-    "heads": "whole attention heads; under grouped queries a KV group with all its query heads, or single query heads (heads=queries)",
+    "heads": (
+        "whole attention heads; under grouped queries a KV group with all its query heads, or single query heads"
+        " (heads=queries)"
+    ),
     "neurons": "whole MLP neurons",
     "structures": "heads and neurons",
 }
@@ -43,7 +48,9 @@ TRAINED = ("gradient", "retrain")
 GROUPS = ("default", "matrix", "row", "block")
 STREAMS = ("sparse", "dense")
 ADDED = ("solver", "all")
-SETTINGS: dict[str, dict[str, dict[str, Any]]] = {  # of the optimiser: name: solver: options that differ from the defaults
+SETTINGS: dict[
+    str, dict[str, dict[str, Any]]
+] = {  # of the optimiser: name: solver: options that differ from the defaults
     "paper1": {"gradient": {}, "retrain": {}},
     "paper2": {
         "gradient": {"epochs": 1, "batch": 2, "lr": 1e-5, "warmup": 0.1, "shuffle": False, "beta2": 0.999},
@@ -56,9 +63,9 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {  # of the optimiser: name: so
 class Criterion(Part):
     """How weights are scored; higher score = keep.
 
-    SparseGPT's options (2301.00774): damping: share of the Gram matrix's mean diagonal added to its diagonal. columns: of a
-    block; masks are chosen and updates applied block by block. update: OBS update of the kept weights; False keeps its mask
-    alone. RIA's: exponent: power of the input's norm in its score (alpha in its code).
+    SparseGPT's options (2301.00774): damping: share of the Gram matrix's mean diagonal added to its diagonal. columns:
+    of a block; masks are chosen and updates applied block by block. update: OBS update of the kept weights; False keeps
+    its mask alone. RIA's: exponent: power of the input's norm in its score (alpha in its code).
     """
 
     name: str = choice(MISSING, dict.fromkeys((*CRITERIA, *STRUCTURED)))
@@ -72,8 +79,8 @@ class Criterion(Part):
 class Refinement(Part):
     """Improving the chosen mask with the Gram matrix; kept weights stay as they were.
 
-    rounds: most swaps in a row. iterations: of Frank-Wolfe. protect: share of the kept weights, those of the highest scores,
-    that Frank-Wolfe may not remove (2510.13713 section 2.3).
+    rounds: most swaps in a row. iterations: of Frank-Wolfe. protect: share of the kept weights, those of the highest
+    scores, that Frank-Wolfe may not remove (2510.13713 section 2.3).
     """
 
     SPOKEN: ClassVar[Mapping[str, str]] = {"none": "a mask without refinement (wanda+swaps-50%, wanda+fw-50%)"}
@@ -86,11 +93,13 @@ class Refinement(Part):
 
 @dataclass(frozen=True)
 class Pattern(Part):
-    """What a mask may look like: `sparsity`, the share removed, of single weights or of whole structures (`kind`), or N:M of weights, `keep` of every `of` consecutive inputs.
+    """What a mask may look like: `sparsity`, the share removed, of single weights or of whole structures (`kind`), or
+    N:M of weights, `keep` of every `of` consecutive inputs.
 
-    group: where scores of weights compete for a sparsity: the matrix, each output row, or each block of SparseGPT's columns.
-    Of whole structures: heads: what is removed under grouped queries, KV groups or query heads, every group losing equally many. scope: the share is that of every layer's
-    structures ("uniform"), or of what all structures cost together ("global"), chosen on the dense model. flops: count that cost in multiply-adds per token with so many
+    group: where scores of weights compete for a sparsity: the matrix, each output row, or each block of SparseGPT's
+    columns. Of whole structures: heads: what is removed under grouped queries, KV groups or query heads, every group
+    losing equally many. scope: the share is that of every layer's structures ("uniform"), or of what all structures
+    cost together ("global"), chosen on the dense model. flops: count that cost in multiply-adds per token with so many
     keys (default: in parameters).
     """
 
@@ -122,8 +131,14 @@ class Pattern(Part):
             yield f"N:M is a pattern of single weights; {self.kind} take a share, as in {self.kind}-50%"
 
     def resolve(self, criterion: str) -> "Pattern":
-        """The same with group "default" made explicit: each criterion's paper decides. N:M and whole structures have no group and stay."""
-        return self if self.group != "default" or self.of is not None or self.whole else replace(self, group=CRITERIA[criterion])
+        """The same with group "default" made explicit: each criterion's paper decides. N:M and whole structures have no
+        group and stay.
+        """
+        return (
+            self
+            if self.group != "default" or self.of is not None or self.whole
+            else replace(self, group=CRITERIA[criterion])
+        )
 
     def __str__(self) -> str:
         share = f"{self.keep}:{self.of}" if self.of is not None else notation.percent(self.sparsity)
@@ -132,7 +147,9 @@ class Pattern(Part):
 
 @dataclass(frozen=True)
 class Unit(Part):
-    """What is reconstructed at once. Of blocks: `width` of them, `overlap` shared with the unit before (CR: 2 and 1)."""
+    """What is reconstructed at once. Of blocks: `width` of them, `overlap` shared with the unit before (CR: 2 and
+    1).
+    """
 
     name: str = choice("block", UNITS)
     width: int = count(1, 1, only=("block",))
@@ -150,11 +167,14 @@ class Unit(Part):
 
 @dataclass(frozen=True)
 class Repair(Part):
-    """What the consumers of removed structures (attention output, MLP output) become, in closed form, before any gradient step (`reconstruction/structured.py`).
+    """What the consumers of removed structures (attention output, MLP output) become, in closed form, before any
+    gradient step (`reconstruction/structured.py`).
 
-    "compensate": the bias that makes up for the mean of what is gone (FLAP, 2312.11983). "scale": one scale per kept structure (mask tuning, 2204.09656). "liar": kept
-    weights and bias by ridge regression (after 2407.13331). penalty: as a share of the mean diagonal of the matrix solved, or "held-out": of several the one with the
-    smallest held-out error. bias: whether the consumer's bias may move, and be made where there is none; False: the weights alone, through the origin.
+    "compensate": the bias that makes up for the mean of what is gone (FLAP, 2312.11983). "scale": one scale per kept
+    structure (mask tuning, 2204.09656). "liar": kept weights and bias by ridge regression (after 2407.13331). penalty:
+    as a share of the mean diagonal of the matrix solved, or "held-out": of several the one with the smallest held-out
+    error. bias: whether the consumer's bias may move, and be made where there is none; False: the weights alone,
+    through the origin.
     """
 
     SPOKEN: ClassVar[Mapping[str, str]] = {"none": "a method without repair (LIAR, or BR+GP[repair=liar])"}
@@ -168,19 +188,21 @@ class Repair(Part):
 class Solver(Part):
     """How kept weights change.
 
-    "none": not at all. "ridge": row-wise least squares on the support in closed form; penalty: on the change of the weights,
-    as a share of the Gram matrix's mean diagonal. "gradient": Adam on the error of the unit's output. "retrain": Adam on the
-    model's own loss.
+    "none": not at all. "ridge": row-wise least squares on the support in closed form; penalty: on the change of the
+    weights, as a share of the Gram matrix's mean diagonal. "gradient": Adam on the error of the unit's output.
+    "retrain": Adam on the model's own loss.
 
-    train: "all" parameters of the unit, its "norms-biases" alone, or "masklora": a masked low-rank change of `rank` scaled by
-    alpha / rank for every matrix, with norms and biases (2312.15230). loss: mean squared error, the same relative to each
-    token's target, or one minus the cosine. objective: "ce" (next token) or "distill" (the dense model's distribution).
+    train: "all" parameters of the unit, its "norms-biases" alone, or "masklora": a masked low-rank change of `rank`
+    scaled by alpha / rank for every matrix, with norms and biases (2312.15230). loss: mean squared error, the same
+    relative to each token's target, or one minus the cosine. objective: "ce" (next token) or "distill" (the dense
+    model's distribution).
 
-    Adam without weight decay; the learning rate rises linearly to `lr` over the `warmup` share of all steps and falls linearly
-    to 0; `batch` windows a step, reshuffled every epoch if `shuffle`; gradients longer than `clip` are shortened (0: never). The
-    defaults are 2406.15524 appendix A ("paper1" of `SETTINGS`; "paper2" is the code of 2510.14444).
-    select: keep the weights of the last epoch, or of the one with the lowest calibration or held-out error; patience: epochs
-    without a new lowest held-out error after which training stops (0: never).
+    Adam without weight decay; the learning rate rises linearly to `lr` over the `warmup` share of all steps and falls
+    linearly to 0; `batch` windows a step, reshuffled every epoch if `shuffle`; gradients longer than `clip` are
+    shortened (0: never). The defaults are 2406.15524 appendix A ("paper1" of `SETTINGS`; "paper2" is the code of
+    2510.14444).
+    select: keep the weights of the last epoch, or of the one with the lowest calibration or held-out error; patience:
+    epochs without a new lowest held-out error after which training stops (0: never).
     """
 
     SPOKEN: ClassVar[Mapping[str, str]] = {"none": "LR (solver none)"}

@@ -18,7 +18,9 @@ CALIBRATION = "calibration"
 
 @dataclass(frozen=True)
 class Column:
-    """One column: name, pandas dtype, unit ("" = none), and what it says; `values` where only some words are possible."""
+    """One column: name, pandas dtype, unit ("" = none), and what it says; `values` where only some words are
+    possible.
+    """
 
     name: str
     dtype: str
@@ -31,22 +33,42 @@ _SPLIT = Column("split", "str", "", "calibration (windows added to it included),
 _BLOCK = Column("block", "int64", "", "index of the transformer block, from 0")
 _MATRIX = Column("matrix", "str", "", "name of the matrix within its block")
 _UNIT = Column("unit", "int64", "", "index of the unit, from 0; -1 for work on the whole model")
-_ERROR = Column("error", "float64", "mean square", "squared difference, mean over real tokens and hidden entries; nats per token where the model is retrained")
+_ERROR = Column(
+    "error",
+    "float64",
+    "mean square",
+    "squared difference, mean over real tokens and hidden entries; nats per token where the model is retrained",
+)
 _RELATIVE = Column("relative_error", "float64", "", "error divided by the mean square of what it is compared with")
 _WHICH = Column("which", "str", "", "the dense or the pruned model", ("dense", "pruned"))
 _TOKENS = Column("tokens", "int64", "tokens", "real tokens seen; 0 for tasks, where they are not counted")
 
 TABLES: dict[str, tuple[Column, ...]] = {
     "blocks": (
-        _BLOCK, _SPLIT,
-        Column("kind", "str", "", "total, inherited, local, or cross (total less the other two)", ("total", "inherited", "local", "cross")),
-        _ERROR, _RELATIVE,
+        _BLOCK,
+        _SPLIT,
+        Column(
+            "kind",
+            "str",
+            "",
+            "total, inherited, local, or cross (total less the other two)",
+            ("total", "inherited", "local", "cross"),
+        ),
+        _ERROR,
+        _RELATIVE,
     ),
     "distribution": (
         _SPLIT,
-        Column("over", "str", "", "what the total error at the last block is looked at one by one: real tokens, or windows by their mean", ("tokens", "windows")),
+        Column(
+            "over",
+            "str",
+            "",
+            "what the total error at the last block is looked at one by one: real tokens, or windows by their mean",
+            ("tokens", "windows"),
+        ),
         Column("quantile", "float64", "", "share of them whose error is at most this"),
-        _ERROR, _RELATIVE,
+        _ERROR,
+        _RELATIVE,
     ),
     "steps": (
         _UNIT,
@@ -55,10 +77,13 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("part", "str", "", "what of its blocks: all of them (empty), attention, mlp, or a matrix"),
         Column("epoch", "int64", "epochs", "epochs done; 0 is before the first step"),
         Column("step", "int64", "steps", "optimiser steps done"),
-        _SPLIT, _ERROR, _RELATIVE,
+        _SPLIT,
+        _ERROR,
+        _RELATIVE,
     ),
     "matrices": (
-        _BLOCK, _MATRIX,
+        _BLOCK,
+        _MATRIX,
         Column("rows", "int64", "", "outputs of the matrix"),
         Column("columns", "int64", "", "inputs of the matrix"),
         Column("kept", "int64", "weights", "weights the mask keeps"),
@@ -71,22 +96,44 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("kept", "int64", "structures", "how many stay"),
     ),
     "layers": (
-        _BLOCK, _MATRIX,
-        Column("action", "str", "", "what was done to its mask or its weights", ("swaps", "fw", "ridge", "compensate", "scale", "liar")),
+        _BLOCK,
+        _MATRIX,
         Column(
-            "error_before", "float64", "mean square",
-            "squared difference of its outputs from the wanted ones, mean over tokens and rows, under the plain mask; wanted are the dense matrix's on the same inputs, "
-            "after a repair with target=dense the dense model's own, what the residual stream inherited included",
+            "action",
+            "str",
+            "",
+            "what was done to its mask or its weights",
+            ("swaps", "fw", "ridge", "compensate", "scale", "liar"),
+        ),
+        Column(
+            "error_before",
+            "float64",
+            "mean square",
+            "squared difference of its outputs from the wanted ones, mean over tokens and rows, under the plain mask;"
+            " wanted are the dense matrix's on the same inputs, after a repair with target=dense the dense model's own,"
+            " what the residual stream inherited included",
         ),
         Column("error_after", "float64", "mean square", "the same afterwards"),
         Column("steps", "int64", "steps", "swaps done, or iterations; 0 for closed forms"),
     ),
     "cost": (
         _UNIT,
-        Column("stage", "str", "", "what was done: structures, record, statistics, mask, repair, target, solve, advance, measure, resume, tasks"),
+        Column(
+            "stage",
+            "str",
+            "",
+            "what was done: structures, record, statistics, mask, repair, target, solve, advance, measure, resume,"
+            " tasks",
+        ),
         Column("seconds", "float64", "s", "wall-clock time"),
         Column("peak_memory_mib", "float64", "MiB", "most memory held during the stage, on the device that did it"),
-        Column("solver_memory_mib", "float64", "MiB", "what a solver held at once, counted: weights, gradients, moments, saved activations, inputs and targets; 0 elsewhere"),
+        Column(
+            "solver_memory_mib",
+            "float64",
+            "MiB",
+            "what a solver held at once, counted: weights, gradients, moments, saved activations, inputs and targets; 0"
+            " elsewhere",
+        ),
         _TOKENS,
         Column("trainable_parameters", "int64", "parameters", "parameters trained"),
     ),
@@ -102,24 +149,46 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "scores": (
         _SPLIT,
         _WHICH,
-        Column("metric", "str", "", "what the answers to labelled examples are scored by", ("accuracy", "matthews", "spearman", "f1")),
+        Column(
+            "metric",
+            "str",
+            "",
+            "what the answers to labelled examples are scored by",
+            ("accuracy", "matthews", "spearman", "f1"),
+        ),
         Column("score", "float64", "", "higher is better, 1 is perfect"),
         Column("standard_error", "float64", "", "of the score, over examples"),
-        Column("loss", "float64", "", "the model's own loss, mean over examples: nats, or squared difference of scores"),
+        Column(
+            "loss", "float64", "", "the model's own loss, mean over examples: nats, or squared difference of scores"
+        ),
         Column("examples", "int64", "examples", "examples answered"),
     ),
     "texts": (
         _BLOCK,
         Column("split", "str", "", "label of a held-out text"),
         Column(
-            "distance", "float64", "",
-            "|S - S'| / |S'| (Frobenius): S = mean of h h^T over tokens, h the dense model's output there, on the calibration text (windows added included); S' on this text",
+            "distance",
+            "float64",
+            "",
+            "|S - S'| / |S'| (Frobenius): S = mean of h h^T over tokens, h the dense model's output there, on the"
+            " calibration text (windows added included); S' on this text",
         ),
     ),
     "size": (
-        Column("which", "str", "", "the dense model, or the pruned one with removed structures cut out", ("dense", "pruned")),
+        Column(
+            "which",
+            "str",
+            "",
+            "the dense model, or the pruned one with removed structures cut out",
+            ("dense", "pruned"),
+        ),
         Column("parameters", "int64", "parameters", "all of them, tied ones once"),
-        Column("flops_per_token", "int64", "FLOPs", "two for every multiply-add of a token's forward: matrices, attention over one window, output head"),
+        Column(
+            "flops_per_token",
+            "int64",
+            "FLOPs",
+            "two for every multiply-add of a token's forward: matrices, attention over one window, output head",
+        ),
         Column("latency_ms", "float64", "ms", "forward of one window, median"),
         Column("tokens_per_second", "float64", "tokens/s", "forward of several windows at once, median"),
     ),
@@ -133,11 +202,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("standard_error", "float64", "", "of the accuracy, over questions"),
     ),
     "numerics": (
-        _BLOCK, _MATRIX,
+        _BLOCK,
+        _MATRIX,
         Column("rule", "str", "", "the named rule that was used"),
         Column("value", "float64", "", "how much of it: what the rule's name says"),
     ),
-}  # fmt: skip
+}
 
 JOB_COLUMNS: tuple[Column, ...] = (
     Column("run", "str", "", "name of the run folder"),
@@ -158,6 +228,7 @@ JOB_COLUMNS: tuple[Column, ...] = (
     Column("seed", "int64", "", "of the windows drawn, and of the recipe"),
 )
 
+
 def study_columns(name: str) -> tuple[Column, ...]:
     """Columns of table `name` as a study reads it: the job's, then the table's own."""
     return (*JOB_COLUMNS, *TABLES[name])
@@ -166,8 +237,8 @@ def study_columns(name: str) -> tuple[Column, ...]:
 def validate(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """`frame` with exactly the columns of run table `name`, in order and dtype; a frame without rows may lack columns.
 
-    Raises StoreError naming the table and the missing, unknown or wrong columns, values that are missing, unknown or of the
-    wrong type. NaN is a value in float columns only.
+    Raises StoreError naming the table and the missing, unknown or wrong columns, values that are missing, unknown or of
+    the wrong type. NaN is a value in float columns only.
     """
     return conform(name, frame, TABLES[name])
 
@@ -179,9 +250,17 @@ def conform(name: str, frame: pd.DataFrame, columns: tuple[Column, ...]) -> pd.D
         return _empty(columns).copy()
     missing, unknown = [n for n in names if n not in frame.columns], [n for n in frame.columns if n not in names]
     if missing or unknown or len(frame.columns) != len(names):
-        what = [f"{word} {', '.join(map(str, which))}" for word, which in (("lacks", missing), ("has unknown", unknown)) if which]
-        raise StoreError(f"table {name}: {' and '.join(what) or 'has a column twice'}; its columns are {', '.join(names)}")
-    return pd.DataFrame({column.name: _typed(name, column, frame[column.name]) for column in columns}).reset_index(drop=True)
+        what = [
+            f"{word} {', '.join(map(str, which))}"
+            for word, which in (("lacks", missing), ("has unknown", unknown))
+            if which
+        ]
+        raise StoreError(
+            f"table {name}: {' and '.join(what) or 'has a column twice'}; its columns are {', '.join(names)}"
+        )
+    return pd.DataFrame({column.name: _typed(name, column, frame[column.name]) for column in columns}).reset_index(
+        drop=True
+    )
 
 
 @cache
@@ -190,22 +269,33 @@ def _empty(columns: tuple[Column, ...]) -> pd.DataFrame:
 
 
 def _typed(name: str, column: Column, values: pd.Series) -> pd.Series:
-    """One column in its dtype, or StoreError naming the first value that does not fit. Looks at single values only where their own dtype does not tell."""
+    """One column in its dtype, or StoreError naming the first value that does not fit. Looks at single values only
+    where their own dtype does not tell.
+    """
     kind = values.dtype.kind
     if column.dtype != "str" and (kind in "iu" or (kind == "f" and column.dtype == "float64")):
         return values.astype(column.dtype)
     if column.dtype != "float64" and values.isna().any():
-        raise StoreError(f"table {name}, column {column.name}: row {int(values.isna().to_numpy().argmax())} has no value")
+        raise StoreError(
+            f"table {name}, column {column.name}: row {int(values.isna().to_numpy().argmax())} has no value"
+        )
     if column.values:
         right = values.isin(column.values)
     elif column.dtype == "str":
-        right = pd.Series(True, values.index) if isinstance(values.dtype, pd.StringDtype) else values.map(lambda value: isinstance(value, str))
+        right = (
+            pd.Series(True, values.index)
+            if isinstance(values.dtype, pd.StringDtype)
+            else values.map(lambda value: isinstance(value, str))
+        )
     else:
         right = values.map(lambda value: pd.api.types.is_number(value) and (column.dtype != "int64" or value % 1 == 0))
     right = right.astype(bool)
     if not right.all():
         wrong = values.iloc[int((~right).to_numpy().argmax())]
-        raise StoreError(f"table {name}, column {column.name}: {getattr(wrong, 'item', lambda: wrong)()!r} is not {' or '.join(column.values) or column.dtype}")
+        raise StoreError(
+            f"table {name}, column {column.name}: {getattr(wrong, 'item', lambda: wrong)()!r} is not"
+            f" {' or '.join(column.values) or column.dtype}"
+        )
     return values.astype(column.dtype)
 
 
@@ -217,14 +307,18 @@ def to_parquet(name: str, frame: pd.DataFrame) -> bytes:
 
 
 def from_parquet(name: str, data: bytes | None) -> pd.DataFrame:
-    """Table `name` out of `to_parquet`'s bytes, its columns checked; without rows where there are none. Raises StoreError for anything else."""
+    """Table `name` out of `to_parquet`'s bytes, its columns checked; without rows where there are none. Raises
+    StoreError for anything else.
+    """
     if data is None:
         return _empty(TABLES[name]).copy()
     try:
         frame = pd.read_parquet(io.BytesIO(data))
     except (OSError, ValueError) as error:  # pyarrow's errors are kinds of these
         raise StoreError(f"table {name}: not a readable parquet file ({error})") from error
-    if [(column, str(dtype)) for column, dtype in frame.dtypes.items()] == [(column.name, column.dtype) for column in TABLES[name]]:
+    if [(column, str(dtype)) for column, dtype in frame.dtypes.items()] == [
+        (column.name, column.dtype) for column in TABLES[name]
+    ]:
         return frame  # as `to_parquet` left it
     return validate(name, frame)
 

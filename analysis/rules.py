@@ -1,10 +1,10 @@
 """Frozen dataclasses whose fields say what they may hold: the ground under `recipe.py`.
 
-    @dataclass(frozen=True)
-    class Unit(Part):
-        width: int = count(1, 1)          # default 1, a whole number of at least 1
+@dataclass(frozen=True)
+class Unit(Part):
+    width: int = count(1, 1)          # default 1, a whole number of at least 1
 
-    Unit(width=0)                         # RecipeError: width must be a whole number of at least 1, got 0
+Unit(width=0)                         # RecipeError: width must be a whole number of at least 1, got 0
 """
 
 import difflib
@@ -25,9 +25,11 @@ def suggest(typed: object, valid: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """What a field may hold: type, words for what is valid, a test or choices, and the part names it applies to (() = all).
+    """What a field may hold: type, words for what is valid, a test or choices, and the part names it applies to (() =
+    all).
 
-    words: what it may hold instead of its type. when: (field, values): it applies only where another field of the part, one with choices, holds one of the values.
+    words: what it may hold instead of its type. when: (field, values): it applies only where another field of the part,
+    one with choices, holds one of the values.
     """
 
     kind: type
@@ -113,7 +115,10 @@ class Part:
                 if rule.only and name not in rule.only:
                     yield f"{f.name} is an option of {' and '.join(rule.only)}, not of {self.SPOKEN.get(name, name)}"
                 elif rule.when and getattr(self, rule.when[0]) in {*rules[rule.when[0]].choices} - {*rule.when[1]}:
-                    yield f"{f.name} is an option of {rule.when[0]}={' or '.join(rule.when[1])}, not of {rule.when[0]}={getattr(self, rule.when[0])}"
+                    yield (
+                        f"{f.name} is an option of {rule.when[0]}={' or '.join(rule.when[1])}, not of"
+                        f" {rule.when[0]}={getattr(self, rule.when[0])}"
+                    )
 
     def _check_together(self) -> Iterator[str]:
         """One sentence per clash between fields; says nothing of a field whose type is already wrong."""
@@ -129,9 +134,13 @@ class Part:
         return {f.name: getattr(self, f.name) for f in options if getattr(self, f.name) != f.default}
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that mean something for this part's `name`, defaults spelled out; fields that are None left out."""
+        """The fields that mean something for this part's `name`, defaults spelled out; fields that are None left
+        out.
+        """
         relevant = (key for key, rule in self._rules().items() if self._applies(rule))
         return {key: getattr(self, key) for key in relevant if getattr(self, key) is not None}
 
     def _applies(self, rule: Rule) -> bool:
-        return (not rule.only or self.name in rule.only) and (rule.when is None or getattr(self, rule.when[0]) in rule.when[1])
+        return (not rule.only or self.name in rule.only) and (
+            rule.when is None or getattr(self, rule.when[0]) in rule.when[1]
+        )

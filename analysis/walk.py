@@ -36,7 +36,9 @@ class Walk:
     found: Structures | None  # of the pruned model, where whole structures are removed
     masks: dict[str, Tensor] = field(default_factory=dict)
     structures: dict[str, Tensor] = field(default_factory=dict)  # consumer's name -> (count,) bool, True = kept
-    chosen: dict[str, Tensor] = field(default_factory=dict)  # those of all blocks, where they are chosen before the first unit
+    chosen: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # those of all blocks, where they are chosen before the first unit
     rows: dict[str, list[dict]] = field(default_factory=lambda: {name: [] for name in TABLES})
 
     @property
@@ -53,12 +55,16 @@ class Walk:
         return [index for index in visit.blocks if self.names(index)[0] not in self.masks]
 
     def keep(self, block: Block, matrix: Matrix, mask: Tensor) -> dict:
-        """Record a mask (out, in), bool, True = kept; gives what names the matrix in tables. The weights are the caller's."""
+        """Record a mask (out, in), bool, True = kept; gives what names the matrix in tables. The weights are the
+        caller's.
+        """
         self.masks[f"{block.name}.{matrix.name}"] = mask.cpu()
         rows, columns = mask.shape
         kept = int(mask.sum())
         where = {"block": block.index, "matrix": matrix.name}
-        self.rows["matrices"].append({**where, "rows": rows, "columns": columns, "kept": kept, "sparsity": 1 - kept / mask.numel()})
+        self.rows["matrices"].append(
+            {**where, "rows": rows, "columns": columns, "kept": kept, "sparsity": 1 - kept / mask.numel()}
+        )
         return where
 
     def note(self, where: dict, notes: Iterable[Note]) -> None:

@@ -1,10 +1,12 @@
-"""Whether a change of the code changes results: weights, masks and tables of many recipes, kept before and compared after.
+"""Whether a change of the code changes results: weights, masks and tables of many recipes, kept before and compared
+after.
 
-    python benchmarks/bits.py keep FOLDER [MODEL TEXT]       before; MODEL and TEXT: a real model's folder and a text file
+    python benchmarks/bits.py keep FOLDER [MODEL TEXT]       before; MODEL and TEXT: a real model's folder and a text
+    file
     python benchmarks/bits.py compare BEFORE AFTER           after `keep` of another folder with the changed code
 
-Everything but times and memory is kept. `compare` names what differs and by how much, relative to the largest value of the
-tensor or column. One thread, CPU, no measure of time.
+Everything but times and memory is kept. `compare` names what differs and by how much, relative to the largest value of
+the tensor or column. One thread, CPU, no measure of time.
 """
 
 import os
@@ -36,7 +38,13 @@ DECODER = [
     "activation-neurons-30% scale",
     f"snip-neurons-50% BR+GP[repair=liar,{TRAINING}]",
 ]
-ENCODER = ["wanda-50% LR", f"wanda-50% BR+GP[{TRAINING}]", "fisher-neurons-50% LIAR+GP", "snip-heads-50% LIAR", "flap-structures-30%[scope=global] compensate"]
+ENCODER = [
+    "wanda-50% LR",
+    f"wanda-50% BR+GP[{TRAINING}]",
+    "fisher-neurons-50% LIAR+GP",
+    "snip-heads-50% LIAR",
+    "flap-structures-30%[scope=global] compensate",
+]
 TIMED = {"seconds", "peak_memory_mib", "latency_ms", "tokens_per_second"}
 
 
@@ -70,7 +78,10 @@ def _one(folder: Path, dense, recipe: str, calibration, held_out) -> None:
 
     folder.mkdir(parents=True)
     pruned = prune(dense, Recipe.parse(recipe), calibration, held_out)
-    save_file({name: weight.detach().clone().contiguous() for name, weight in pruned.model.named_parameters()}, folder / "weights.safetensors")
+    save_file(
+        {name: weight.detach().clone().contiguous() for name, weight in pruned.model.named_parameters()},
+        folder / "weights.safetensors",
+    )
     save_file({name: mask.contiguous() for name, mask in pruned.masks.items()}, folder / "masks.safetensors")
     for name, table in pruned.tables.items():
         table.drop(columns=TIMED & set(table.columns)).to_parquet(folder / f"{name}.parquet")
@@ -83,7 +94,11 @@ def compare(before: Path, after: Path) -> int:
     from safetensors.torch import load_file
 
     files = sorted(path.relative_to(before) for path in before.rglob("*.*") if path.is_file())
-    extra = sorted(path.relative_to(after) for path in after.rglob("*.*") if path.is_file() and not (before / path.relative_to(after)).exists())
+    extra = sorted(
+        path.relative_to(after)
+        for path in after.rglob("*.*")
+        if path.is_file() and not (before / path.relative_to(after)).exists()
+    )
     differ = [f"{path}: only after" for path in extra]
     for path in files:
         if not (after / path).exists():
@@ -92,15 +107,27 @@ def compare(before: Path, after: Path) -> int:
             differ += _tensors(path, load_file(before / path), load_file(after / path))
         else:
             differ += _table(path, pd.read_parquet(before / path), pd.read_parquet(after / path))
-    print(*differ, f"{len(files)} files of {len({path.parts[0] for path in files})} runs, {len(differ)} differences", sep="\n")
+    print(
+        *differ,
+        f"{len(files)} files of {len({path.parts[0] for path in files})} runs, {len(differ)} differences",
+        sep="\n",
+    )
     return len(differ)
 
 
 def _tensors(path: Path, old: dict, new: dict) -> list[str]:
     if old.keys() != new.keys():
         return [f"{path}: other names {sorted(old.keys() ^ new.keys())[:3]}"]
-    unequal = {name: (new[name].double() - old[name].double()).abs().max() / old[name].double().abs().max() for name in old if not old[name].equal(new[name])}
-    return [f"{path}: {len(unequal)} tensors, most {max(unequal.values()):.2e} in {max(unequal, key=unequal.get)}"] if unequal else []
+    unequal = {
+        name: (new[name].double() - old[name].double()).abs().max() / old[name].double().abs().max()
+        for name in old
+        if not old[name].equal(new[name])
+    }
+    return (
+        [f"{path}: {len(unequal)} tensors, most {max(unequal.values()):.2e} in {max(unequal, key=unequal.get)}"]
+        if unequal
+        else []
+    )
 
 
 def _table(path: Path, old, new) -> list[str]:
@@ -109,7 +136,11 @@ def _table(path: Path, old, new) -> list[str]:
     differ = []
     for column in old.columns[[not old[c].equals(new[c]) for c in old.columns]]:
         numbers = old[column].dtype.kind == "f"
-        most = f"{((new[column] - old[column]).abs().max() / old[column].abs().max()):.2e}" if numbers else f"{(old[column] != new[column]).sum()} rows"
+        most = (
+            f"{((new[column] - old[column]).abs().max() / old[column].abs().max()):.2e}"
+            if numbers
+            else f"{(old[column] != new[column]).sum()} rows"
+        )
         differ.append(f"{path} {column}: {most}")
     return differ
 

@@ -16,7 +16,9 @@ P1, P2, FW, SW, PERP = "2406.15524", "2510.14444", "2510.13713", "2512.10922", "
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed, where, on what evidence, and how much of it there is in one seed's results (above 0: it holds)."""
+    """What is claimed, where, on what evidence, and how much of it there is in one seed's results (above 0: it
+    holds).
+    """
 
     text: str
     source: str
@@ -56,7 +58,9 @@ class Results:
 
     def ppl(self, recipe: str, split: str = "held-out", which: str = "pruned") -> float:
         """Perplexity of the pruned model."""
-        return float(self._rows("perplexity", recipe).query("split == @split and which == @which")["perplexity"].iloc[0])
+        return float(
+            self._rows("perplexity", recipe).query("split == @split and which == @which")["perplexity"].iloc[0]
+        )
 
     def accuracy(self, recipe: str, which: str = "pruned") -> float:
         """Mean accuracy over the tasks in percent."""

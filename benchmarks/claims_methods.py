@@ -7,9 +7,13 @@ from claims_base import CRITERIA, FW, P1, P2, PERP, SHIN, SW, Claim, Results, le
 from analysis.recipe import Recipe
 
 SIZES = ("unit=matrix", "unit=sub-block", "width=1", "width=2", "unit=model")
-RETRAINED = {  # with the learning rate that served each best on the lab's held-out stories, among 2e-4, 5e-4, 1e-3 and 4e-3
-    "retrain": 5e-4, "retrain[objective=distill]": 1e-3, "retrain[train=masklora]": 1e-3, "retrain[train=norms-biases]": 4e-3,
-}  # fmt: skip
+# with the learning rate that served each best on the lab's held-out stories, among 2e-4, 5e-4, 1e-3 and 4e-3
+RETRAINED = {
+    "retrain": 5e-4,
+    "retrain[objective=distill]": 1e-3,
+    "retrain[train=masklora]": 1e-3,
+    "retrain[train=norms-biases]": 4e-3,
+}
 
 
 def spread(r: Results, method: str) -> float:
@@ -36,53 +40,176 @@ def sub_block(r: Results) -> str:
 
 
 CLAIMS = [
-    *(Claim(f"{criterion}: calibration error falls at every step LR > BR > BR+GP > BR+GP+CR", P1, "tables 1 and 3, all models and criteria", "% below the step before, the smallest step",
-            lambda r, c=criterion: worst_step(r, c)) for criterion in CRITERIA),
-    *(Claim(f"{criterion}: BR+GP+CR takes at least 79 % off LR's calibration error", P1, "figures 5 and 6: 87-94 % (LLaMA-7B), 79-96 % (OPT-125M)", "points above 79 %",
-            lambda r, c=criterion: less(r.error(f"{c}-{r.pattern} BR+GP+CR"), r.error(f"{c}-{r.pattern} LR")) - 79) for criterion in CRITERIA),
-    *(Claim(f"{criterion}: BR lowers held-out perplexity below LR's", P1, "tables 1 and 3, all", "% lower",
-            lambda r, c=criterion: less(r.ppl(f"{c}-{r.pattern} BR"), r.ppl(f"{c}-{r.pattern} LR"))) for criterion in CRITERIA),
-    *(Claim(f"{criterion}: GP lowers held-out perplexity below BR's", P1, "tables 1 and 3, nearly all", "% lower",
+    *(
+        Claim(
+            f"{criterion}: calibration error falls at every step LR > BR > BR+GP > BR+GP+CR",
+            P1,
+            "tables 1 and 3, all models and criteria",
+            "% below the step before, the smallest step",
+            lambda r, c=criterion: worst_step(r, c),
+        )
+        for criterion in CRITERIA
+    ),
+    *(
+        Claim(
+            f"{criterion}: BR+GP+CR takes at least 79 % off LR's calibration error",
+            P1,
+            "figures 5 and 6: 87-94 % (LLaMA-7B), 79-96 % (OPT-125M)",
+            "points above 79 %",
+            lambda r, c=criterion: less(r.error(f"{c}-{r.pattern} BR+GP+CR"), r.error(f"{c}-{r.pattern} LR")) - 79,
+        )
+        for criterion in CRITERIA
+    ),
+    *(
+        Claim(
+            f"{criterion}: BR lowers held-out perplexity below LR's",
+            P1,
+            "tables 1 and 3, all",
+            "% lower",
+            lambda r, c=criterion: less(r.ppl(f"{c}-{r.pattern} BR"), r.ppl(f"{c}-{r.pattern} LR")),
+        )
+        for criterion in CRITERIA
+    ),
+    *(
+        Claim(
+            f"{criterion}: GP lowers held-out perplexity below BR's",
+            P1,
+            "tables 1 and 3, nearly all",
+            "% lower",
             lambda r, c=criterion: less(r.ppl(f"{c}-{r.pattern} BR+GP"), r.ppl(f"{c}-{r.pattern} BR")),
-            "Five or eight blocks leave less to undo than 12 or 32: the error that a block inherits grows with depth.") for criterion in CRITERIA),
-    Claim("CR overfits: its held-out error is above GP's though its calibration error is below", P1, "table 2: LLaMA-7B with Wanda 2.23 -> 2.48; OPT-125M the opposite, 0.0080 -> 0.0076", "% higher",
-          lambda r: -less(r.error(f"wanda-{r.pattern} BR+GP+CR", "held-out"), r.error(f"wanda-{r.pattern} BR+GP", "held-out")),
-          "A block of these models has at most 101,568 weights for 4,096 calibration tokens, 25 a token; one of LLaMA-7B had 202 million for 262,144, 772 a token. In the paper, too, the small model did not overfit."),
-    Claim("held-out error is above calibration error after reconstruction (BR+GP)", P1, "table 4: 4 times on LLaMA-7B, 1.0 times on OPT-125M (Wanda, C4)", "% higher",
-          lambda r: -less(r.error(f"wanda-{r.pattern} BR+GP", "held-out"), r.error(f"wanda-{r.pattern} BR+GP"))),
-    Claim("criteria lie closer together after reconstruction (largest over smallest perplexity)", P1 + ", " + P2, "table 1: 2.4 times with LR, 1.03 times with BR+GP", "% smaller ratio",
-          lambda r: less(spread(r, "BR+GP"), spread(r, "LR"))),
-    Claim("a matrix at a time is worse than a sub-block (BR+GP)", P2, "abstract of v3: the region must hold something non-linear", "% higher perplexity",
-          lambda r: -less(r.ppl(size(r, "unit=matrix")), r.ppl(sub_block(r)))),
-    Claim("sub-blocks are within 2 % of the best larger unit (BR+GP)", P2, "abstract of v2: quality nearly constant over unit sizes", "points below 2 %",
-          lambda r: 2 + less(r.ppl(sub_block(r)), min(r.ppl(size(r, unit)) for unit in SIZES[2:]))),
-    Claim("sub-blocks need less solver memory than the whole model retrained", P2, "abstracts: a fraction of the memory", "% less",
-          lambda r: less(r.memory(sub_block(r)), r.memory(f"wanda-{r.pattern} retrain"))),
-    Claim("sub-blocks are at least as good as MaskLoRA retraining at equal tokens", P2, "abstract of v2: matches it with a tenth of data and compute", "% lower perplexity",
-          lambda r: less(r.ppl(sub_block(r)), r.ppl(f"wanda-{r.pattern} retrain[train=masklora]"))),
-    Claim("sub-blocks are at least as good as full retraining at equal tokens", P2, "abstract of v1: better than full retraining", "% lower perplexity",
-          lambda r: less(r.ppl(sub_block(r)), r.ppl(f"wanda-{r.pattern} retrain"))),
-    Claim("sub-blocks with inputs and targets dense are within 2 % of sparse inputs and dense targets", P2, "default of its code", "points below 2 %",
-          lambda r: 2 + less(r.ppl(size(r, "unit=sub-block", "IR")), r.ppl(sub_block(r)))),
-    Claim("norms and biases alone recover half of the perplexity that pruning costs", PERP, "abstract: 0.01-0.05 % of parameters match full retraining on GPT models", "points above 50 %",
-          lambda r: 100 * recovered(r, "retrain[train=norms-biases]") - 50,
-          "A Llama has no biases, so norms alone are trained; the paper's GPT-type models have both, are larger, and were retrained on more text."),
-    Claim("MaskLoRA recovers as much as full retraining, within 10 points", PERP, "the same", "points within",
-          lambda r: 10 + 100 * (recovered(r, "retrain[train=masklora]") - recovered(r, "retrain"))),
-    *(Claim(f"{name} takes at least 20 % off Wanda's layer errors at {{{where}}}", source, evidence, "points above 20 %",
+            "Five or eight blocks leave less to undo than 12 or 32: the error that a block inherits grows with depth.",
+        )
+        for criterion in CRITERIA
+    ),
+    Claim(
+        "CR overfits: its held-out error is above GP's though its calibration error is below",
+        P1,
+        "table 2: LLaMA-7B with Wanda 2.23 -> 2.48; OPT-125M the opposite, 0.0080 -> 0.0076",
+        "% higher",
+        lambda r: (
+            -less(r.error(f"wanda-{r.pattern} BR+GP+CR", "held-out"), r.error(f"wanda-{r.pattern} BR+GP", "held-out"))
+        ),
+        "A block of these models has at most 101,568 weights for 4,096 calibration tokens, 25 a token; one of LLaMA-7B"
+        " had 202 million for 262,144, 772 a token. In the paper, too, the small model did not overfit.",
+    ),
+    Claim(
+        "held-out error is above calibration error after reconstruction (BR+GP)",
+        P1,
+        "table 4: 4 times on LLaMA-7B, 1.0 times on OPT-125M (Wanda, C4)",
+        "% higher",
+        lambda r: -less(r.error(f"wanda-{r.pattern} BR+GP", "held-out"), r.error(f"wanda-{r.pattern} BR+GP")),
+    ),
+    Claim(
+        "criteria lie closer together after reconstruction (largest over smallest perplexity)",
+        P1 + ", " + P2,
+        "table 1: 2.4 times with LR, 1.03 times with BR+GP",
+        "% smaller ratio",
+        lambda r: less(spread(r, "BR+GP"), spread(r, "LR")),
+    ),
+    Claim(
+        "a matrix at a time is worse than a sub-block (BR+GP)",
+        P2,
+        "abstract of v3: the region must hold something non-linear",
+        "% higher perplexity",
+        lambda r: -less(r.ppl(size(r, "unit=matrix")), r.ppl(sub_block(r))),
+    ),
+    Claim(
+        "sub-blocks are within 2 % of the best larger unit (BR+GP)",
+        P2,
+        "abstract of v2: quality nearly constant over unit sizes",
+        "points below 2 %",
+        lambda r: 2 + less(r.ppl(sub_block(r)), min(r.ppl(size(r, unit)) for unit in SIZES[2:])),
+    ),
+    Claim(
+        "sub-blocks need less solver memory than the whole model retrained",
+        P2,
+        "abstracts: a fraction of the memory",
+        "% less",
+        lambda r: less(r.memory(sub_block(r)), r.memory(f"wanda-{r.pattern} retrain")),
+    ),
+    Claim(
+        "sub-blocks are at least as good as MaskLoRA retraining at equal tokens",
+        P2,
+        "abstract of v2: matches it with a tenth of data and compute",
+        "% lower perplexity",
+        lambda r: less(r.ppl(sub_block(r)), r.ppl(f"wanda-{r.pattern} retrain[train=masklora]")),
+    ),
+    Claim(
+        "sub-blocks are at least as good as full retraining at equal tokens",
+        P2,
+        "abstract of v1: better than full retraining",
+        "% lower perplexity",
+        lambda r: less(r.ppl(sub_block(r)), r.ppl(f"wanda-{r.pattern} retrain")),
+    ),
+    Claim(
+        "sub-blocks with inputs and targets dense are within 2 % of sparse inputs and dense targets",
+        P2,
+        "default of its code",
+        "points below 2 %",
+        lambda r: 2 + less(r.ppl(size(r, "unit=sub-block", "IR")), r.ppl(sub_block(r))),
+    ),
+    Claim(
+        "norms and biases alone recover half of the perplexity that pruning costs",
+        PERP,
+        "abstract: 0.01-0.05 % of parameters match full retraining on GPT models",
+        "points above 50 %",
+        lambda r: 100 * recovered(r, "retrain[train=norms-biases]") - 50,
+        "A Llama has no biases, so norms alone are trained; the paper's GPT-type models have both, are larger, and were"
+        " retrained on more text.",
+    ),
+    Claim(
+        "MaskLoRA recovers as much as full retraining, within 10 points",
+        PERP,
+        "the same",
+        "points within",
+        lambda r: 10 + 100 * (recovered(r, "retrain[train=masklora]") - recovered(r, "retrain")),
+    ),
+    *(
+        Claim(
+            f"{name} takes at least 20 % off Wanda's layer errors at {{{where}}}",
+            source,
+            evidence,
+            "points above 20 %",
             lambda r, w=word, k=where: 80 - 100 * r.layers(refined(w, getattr(r, k))),
-            "Small matrices: with 64 to 256 inputs Wanda's choice per row is already close to the best; Frank-Wolfe also protects 90 % of the kept weights and ran 300 iterations.")
-      for name, word, source, evidence in (("SparseFW", "fw", FW, "section 4: typically 20-40 %, up to 80 %"), ("SparseSwaps", "swaps", SW, "abstract: up to 60 %"))
-      for where in ("pattern", "high")),
-    *(Claim(f"{name} lowers perplexity below Wanda's at {{high}}", source, evidence, "% lower",
-            lambda r, w=word: less(r.ppl(refined(w, r.high)), r.ppl(f"wanda-{r.high} LR")))
-      for name, word, source, evidence in (("SparseFW", "fw", FW, "table 1, 60 %: five of six models"), ("SparseSwaps", "swaps", SW, "abstract"))),
-    Claim("SparseFW without protected weights is worse than Wanda in perplexity", FW, "section 2.3: though its layer errors are lower", "% higher",
-          lambda r: -less(r.ppl(refined("fw", r.high, ",protect=0.0")), r.ppl(f"wanda-{r.high} LR")),
-          "Protection guards against masks that fit the Gram matrix but not the model. With 32 windows for at most 256 inputs the Gram matrix is well known here, and a lower layer error is a better model."),
-    Claim("refinement still helps after reconstruction (swaps, BR+GP)", P2 + ", " + SW, "2510.14444: the criterion matters less once reconstruction is done", "% lower perplexity",
-          lambda r: less(r.ppl(f"wanda+swaps-{r.high} BR+GP"), r.ppl(f"wanda-{r.high} BR+GP"))),
-]  # fmt: skip
+            "Small matrices: with 64 to 256 inputs Wanda's choice per row is already close to the best; Frank-Wolfe"
+            " also protects 90 % of the kept weights and ran 300 iterations.",
+        )
+        for name, word, source, evidence in (
+            ("SparseFW", "fw", FW, "section 4: typically 20-40 %, up to 80 %"),
+            ("SparseSwaps", "swaps", SW, "abstract: up to 60 %"),
+        )
+        for where in ("pattern", "high")
+    ),
+    *(
+        Claim(
+            f"{name} lowers perplexity below Wanda's at {{high}}",
+            source,
+            evidence,
+            "% lower",
+            lambda r, w=word: less(r.ppl(refined(w, r.high)), r.ppl(f"wanda-{r.high} LR")),
+        )
+        for name, word, source, evidence in (
+            ("SparseFW", "fw", FW, "table 1, 60 %: five of six models"),
+            ("SparseSwaps", "swaps", SW, "abstract"),
+        )
+    ),
+    Claim(
+        "SparseFW without protected weights is worse than Wanda in perplexity",
+        FW,
+        "section 2.3: though its layer errors are lower",
+        "% higher",
+        lambda r: -less(r.ppl(refined("fw", r.high, ",protect=0.0")), r.ppl(f"wanda-{r.high} LR")),
+        "Protection guards against masks that fit the Gram matrix but not the model. With 32 windows for at most 256"
+        " inputs the Gram matrix is well known here, and a lower layer error is a better model.",
+    ),
+    Claim(
+        "refinement still helps after reconstruction (swaps, BR+GP)",
+        P2 + ", " + SW,
+        "2510.14444: the criterion matters less once reconstruction is done",
+        "% lower perplexity",
+        lambda r: less(r.ppl(f"wanda+swaps-{r.high} BR+GP"), r.ppl(f"wanda-{r.high} BR+GP")),
+    ),
+]
 
 
 def recovered(r: Results, method: str) -> float:
@@ -94,9 +221,13 @@ def recovered(r: Results, method: str) -> float:
 def recipes(pattern: str, high: str, lr: float, epochs: int) -> dict[str, Recipe]:
     """Every recipe the claims need, by its text without solver options."""
     texts = [f"{criterion}-{pattern} {method}" for criterion in CRITERIA for method in SHIN]
-    texts += [f"wanda-{pattern} {method}[{unit}]" for method in ("BR+GP", "IR") for unit in SIZES if unit != "width=1"] + [f"wanda-{pattern} IR"]
+    texts += [
+        f"wanda-{pattern} {method}[{unit}]" for method in ("BR+GP", "IR") for unit in SIZES if unit != "width=1"
+    ] + [f"wanda-{pattern} IR"]
     texts += [f"wanda-{pattern} {method}" for method in RETRAINED]
-    texts += [refined(word, p) for word in ("swaps", "fw") for p in (pattern, high)] + [refined("fw", high, ",protect=0.0")]
+    texts += [refined(word, p) for word in ("swaps", "fw") for p in (pattern, high)] + [
+        refined("fw", high, ",protect=0.0")
+    ]
     texts += [f"wanda-{high} LR", f"wanda-{high} BR+GP", f"wanda+swaps-{high} BR+GP"]
     rates = {f"wanda-{pattern} {method}": rate for method, rate in RETRAINED.items()}
     return {text: with_options(text, rates.get(text, lr), epochs) for text in texts}

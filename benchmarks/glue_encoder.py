@@ -1,12 +1,15 @@
-"""A small encoder trained here on two tasks of GLUE, then half of its feed-forward neurons removed and repaired: what is left of its scores.
+"""A small encoder trained here on two tasks of GLUE, then half of its feed-forward neurons removed and repaired: what
+is left of its scores.
 
     python benchmarks/glue_encoder.py ../shared/assets/glue
 
-The folder holds SST-2/ and STS-B/ with train.tsv and dev.tsv. For SST-2 a BERT of 4 blocks and 128 dimensions is made over 4,000 word pieces of the
-training sentences and trained from random weights. STS-B has too few pairs to learn from scratch how two sentences are compared, so its encoder begins as the
-lab's that scores similarity (--body), which reads any text letter by letter. Neither has read other text, so the dense scores are far below BERT's. Neurons
-are then removed by two criteria, calibrated on 2,048 training examples, repaired in five ways, and scored on the dev sets; prints Markdown: score, and what
-share of the dense score is kept. Models go to --out (default: under the runs folder) and are not trained twice; some minutes of one core each.
+The folder holds SST-2/ and STS-B/ with train.tsv and dev.tsv. For SST-2 a BERT of 4 blocks and 128 dimensions is made
+over 4,000 word pieces of the training sentences and trained from random weights. STS-B has too few pairs to learn from
+scratch how two sentences are compared, so its encoder begins as the lab's that scores similarity (--body), which reads
+any text letter by letter. Neither has read other text, so the dense scores are far below BERT's. Neurons are then
+removed by two criteria, calibrated on 2,048 training examples, repaired in five ways, and scored on the dev sets;
+prints Markdown: score, and what share of the dense score is kept. Models go to --out (default: under the runs folder)
+and are not trained twice; some minutes of one core each.
 """
 
 import argparse
@@ -39,12 +42,22 @@ def word_pieces(sentences: list[str], vocabulary: int = 4_000):
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    core.normalizer, core.pre_tokenizer, core.decoder = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
-    core.train_from_iterator(sentences, trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False))
+    core.normalizer, core.pre_tokenizer, core.decoder = (
+        normalizers.BertNormalizer(),
+        pre_tokenizers.BertPreTokenizer(),
+        decoders.WordPiece(),
+    )
+    core.train_from_iterator(
+        sentences, trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
+    )
     ends = [(token, core.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    core.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends)
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special))
-    return PreTrainedTokenizerFast(tokenizer_object=core, model_input_names=["input_ids", "token_type_ids", "attention_mask"], **names)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, model_input_names=["input_ids", "token_type_ids", "attention_mask"], **names
+    )
 
 
 def untrained(folder: Path, sentences: list[str]) -> Path:
@@ -56,9 +69,15 @@ def untrained(folder: Path, sentences: list[str]) -> Path:
         tokenizer = word_pieces(sentences)
         torch.manual_seed(0)
         config = BertConfig(
-            vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512, max_position_embeddings=LENGTH["SST-2"],
-            pad_token_id=tokenizer.pad_token_id, initializer_range=0.05,
-        )  # fmt: skip
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=512,
+            max_position_embeddings=LENGTH["SST-2"],
+            pad_token_id=tokenizer.pad_token_id,
+            initializer_range=0.05,
+        )
         tokenizer.save_pretrained(folder)
         BertModel(config).save_pretrained(folder)
     return folder
@@ -73,17 +92,36 @@ def trained(body: Path, train: Path, dev: Path, out: Path, length: int, **settin
         sets = [load_examples(f"examples:{table}", tokenizer, length=length) for table in (train, dev)]
         config = FinetuneConfig(length=length, batch=32, warmup=2_000, **settings)
         command = f"python benchmarks/glue_encoder.py ({out.name})"
-        finetune(body, *sets, config=config, out=out, evaluate=lambda model, windows: asdict(score(model, windows)), command=command, device="cpu")
+        finetune(
+            body,
+            *sets,
+            config=config,
+            out=out,
+            evaluate=lambda model, windows: asdict(score(model, windows)),
+            command=command,
+            device="cpu",
+        )
     return out
 
 
 def pruned(task: str, model: Path, train: Path, dev: Path, given: argparse.Namespace) -> Iterator[str]:
     """Lines of the table of one task."""
-    recipes = {(criterion, repair): f"{criterion}-{given.kind}-{given.share:g}% {method}" for criterion in given.criteria for repair, method in REPAIRS.items()}
+    recipes = {
+        (criterion, repair): f"{criterion}-{given.kind}-{given.share:g}% {method}"
+        for criterion in given.criteria
+        for repair, method in REPAIRS.items()
+    }
     jobs = grid(
-        model=str(model), recipes=list(recipes.values()), calibration=f"examples:{train}", held_out=[("dev", f"examples:{dev}")], samples=given.samples,
-        held_out_samples=sum(1 for _ in texts(dev)), length=LENGTH[task], seeds=given.seeds, device="cpu",
-    )  # fmt: skip
+        model=str(model),
+        recipes=list(recipes.values()),
+        calibration=f"examples:{train}",
+        held_out=[("dev", f"examples:{dev}")],
+        samples=given.samples,
+        held_out_samples=sum(1 for _ in texts(dev)),
+        length=LENGTH[task],
+        seeds=given.seeds,
+        device="cpu",
+    )
     found = run_study(jobs, workers=1).scores.query("split == 'dev'")
     for (criterion, repair), recipe in recipes.items():
         rows = found[found.recipe == str(Recipe.parse(recipe))]
@@ -106,11 +144,17 @@ def main() -> None:
     given = parser.parse_args()
     out = given.out or paths.runs() / "glue-encoder"
     out.mkdir(parents=True, exist_ok=True)
-    print(f"| task | criterion | repair | dense | {given.share:g} % of {given.kind} removed | kept |\n|---|---|---|---|---|---|")
+    print(
+        f"| task | criterion | repair | dense | {given.share:g} % of {given.kind} removed | kept"
+        " |\n|---|---|---|---|---|---|"
+    )
     for task in given.tasks:
         sets = [given.data / task / f"{part}.tsv" for part in ("train", "dev")]
         if task == "SST-2":
-            body, settings = untrained(out / "untrained", [example.first for example in texts(sets[0])]), {"examples": 100_000, "learning_rate": 5e-4}
+            body, settings = (
+                untrained(out / "untrained", [example.first for example in texts(sets[0])]),
+                {"examples": 100_000, "learning_rate": 5e-4},
+            )
         else:
             body, settings = given.body, {"examples": 40_000, "learning_rate": 5e-4}
         model = trained(body, *sets, out / task.lower(), LENGTH[task], dropout=0.1, **settings)

@@ -2,11 +2,12 @@
 
     python benchmarks/refinement.py
 
-Swaps, per row: the correlations' update in float64 (two rows of the Gram matrix), the prices of all weights, which every update changes, one
-pass over the costs of all pairs of a kept and a removed weight, their minimum. Frank-Wolfe: one (out, in) x (in, in) product and the largest
-gradients of every group. The bare passes are these and nothing else, on tensors made before and in the same slices of the cache. Ours is the
-difference of a long and a short run, so that what is done once does not count; the long swaps are short enough that every row still has some
-to do. Ours and bare take turns in one process; medians are compared.
+Swaps, per row: the correlations' update in float64 (two rows of the Gram matrix), the prices of all weights, which
+every update changes, one pass over the costs of all pairs of a kept and a removed weight, their minimum. Frank-Wolfe:
+one (out, in) x (in, in) product and the largest gradients of every group. The bare passes are these and nothing else,
+on tensors made before and in the same slices of the cache. Ours is the difference of a long and a short run, so that
+what is done once does not count; the long swaps are short enough that every row still has some to do. Ours and bare
+take turns in one process; medians are compared.
 Whole: seconds of the run a recipe would ask for, 100 rounds or 2,000 iterations, as it starts from Wanda's mask.
 """
 
@@ -36,7 +37,10 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="also time whole runs, minutes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'out x in':>12} {'pattern':>10} {'':>6} {'ours ms':>8} {'bare ms':>8} {'of bare':>8}" + f" {'whole s':>8}" * arguments.whole)
+    print(
+        f"{'out x in':>12} {'pattern':>10} {'':>6} {'ours ms':>8} {'bare ms':>8} {'of bare':>8}"
+        + f" {'whole s':>8}" * arguments.whole
+    )
     for shape in SHAPES:
         for pattern in PATTERNS:
             report(shape, pattern, arguments.runs, arguments.whole)
@@ -44,7 +48,9 @@ def main() -> None:
 
 def report(shape: tuple[int, int], pattern: Pattern, runs: int, whole: bool) -> None:
     weight, inputs, scores = problem(shape)
-    wanda, random = (choose(s, pattern, name="m") for s in (scores, torch.rand(shape, generator=torch.Generator().manual_seed(3))))
+    wanda, random = (
+        choose(s, pattern, name="m") for s in (scores, torch.rand(shape, generator=torch.Generator().manual_seed(3)))
+    )
     jobs = {
         "swaps": (
             lambda rounds: swaps(weight, inputs, random, pattern, rounds=rounds, name="m"),
@@ -66,10 +72,17 @@ def report(shape: tuple[int, int], pattern: Pattern, runs: int, whole: bool) -> 
                 times["ours"].append(mine)
                 times["bare"].append(theirs)
         mine, theirs = (statistics.median(times[who]) for who in ("ours", "bare"))
-        start = f"{shape[0]:>5} x {shape[1]:>4} {f'{pattern} ' + (pattern.group if pattern.of is None else ''):>10} {what:>6}"
+        start = (
+            f"{shape[0]:>5} x {shape[1]:>4} {f'{pattern} ' + (pattern.group if pattern.of is None else ''):>10}"
+            f" {what:>6}"
+        )
         print(f"{start} {1000 * mine:8.2f} {1000 * theirs:8.2f} {mine / theirs:8.2f}", end="")
         if whole:
-            swapped = (lambda: swaps(weight, inputs, wanda, pattern, rounds=usual, name="m")) if what == "swaps" else lambda: ours(usual)
+            swapped = (
+                (lambda: swaps(weight, inputs, wanda, pattern, rounds=usual, name="m"))
+                if what == "swaps"
+                else lambda: ours(usual)
+            )
             print(f" {seconds(swapped):8.2f}", end="")
         print(flush=True)
 

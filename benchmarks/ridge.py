@@ -2,9 +2,10 @@
 
     python benchmarks/ridge.py
 
-One matrix at a sparsity per row, on Gram matrices of random correlated tokens (float32). The bare calls run on ready-made tensors
-of the same shapes: gather every row's submatrix, torch.linalg.cholesky_ex, torch.cholesky_solve, and the product W C; no second
-thought about precision, no losses, no padding. Bare and ours take turns in one process; medians are compared.
+One matrix at a sparsity per row, on Gram matrices of random correlated tokens (float32). The bare calls run on
+ready-made tensors of the same shapes: gather every row's submatrix, torch.linalg.cholesky_ex, torch.cholesky_solve, and
+the product W C; no second thought about precision, no losses, no padding. Bare and ours take turns in one process;
+medians are compared.
 """
 
 import argparse
@@ -18,7 +19,14 @@ from analysis.masks.patterns import keep_largest, kept
 from analysis.reconstruction import closed_form
 from analysis.reconstruction.closed_form import Moments, MomentsCollector, ridge
 
-CASES = [(688, 256, 0.5, False), (256, 688, 0.5, False), (688, 256, 0.5, True), (256, 688, 0.5, True), (688, 256, 0.3, False), (256, 688, 0.7, False)]
+CASES = [
+    (688, 256, 0.5, False),
+    (256, 688, 0.5, False),
+    (688, 256, 0.5, True),
+    (256, 688, 0.5, True),
+    (688, 256, 0.3, False),
+    (256, 688, 0.7, False),
+]
 PENALTY = 0.01
 
 
@@ -31,7 +39,10 @@ def main() -> None:
     for rows, width, sparsity, two in CASES:
         dense, mask, moments = problem(rows, width, sparsity, two)
         ready = index_and_system(mask, moments)
-        calls = {"bare": lambda: bare(dense, moments, *ready), "ridge": lambda: ridge(dense, mask, moments, penalty=PENALTY, name="m")}
+        calls = {
+            "bare": lambda: bare(dense, moments, *ready),
+            "ridge": lambda: ridge(dense, mask, moments, penalty=PENALTY, name="m"),
+        }
         milliseconds = {name: [] for name in calls}
         for timed in (False, *[True] * arguments.runs):
             for name, call in calls.items():
@@ -41,7 +52,9 @@ def main() -> None:
                     milliseconds[name].append(1e3 * (time.perf_counter() - start))
         plain, ours = (statistics.median(times) for times in milliseconds.values())
         rules = ", ".join(note.rule for note in result.notes) or "none"
-        print(f"{rows:>5}x{width:<3} {sparsity:8.0%} {1 + two:7d} {plain:8.1f} {ours:9.1f} {ours / plain:8.2f}  {rules}")
+        print(
+            f"{rows:>5}x{width:<3} {sparsity:8.0%} {1 + two:7d} {plain:8.1f} {ours:9.1f} {ours / plain:8.2f}  {rules}"
+        )
 
 
 def problem(rows: int, width: int, sparsity: float, two: bool) -> tuple[Tensor, Tensor, Moments]:
@@ -67,7 +80,11 @@ def bare(dense: Tensor, moments: Moments, index: Tensor, system: Tensor) -> Tens
     rows = max(closed_form.BUDGET["cpu"] // (8 * size**2), 1)
     parts = []
     for here, values in zip(index.split(rows), right.split(rows), strict=True):
-        blocks = system.index_select(0, here.flatten()).view(len(here), size, -1).gather(2, here[:, None, :].expand(-1, size, -1))
+        blocks = (
+            system.index_select(0, here.flatten())
+            .view(len(here), size, -1)
+            .gather(2, here[:, None, :].expand(-1, size, -1))
+        )
         lower, _ = torch.linalg.cholesky_ex(blocks)
         parts.append(torch.cholesky_solve(values[:, :, None], lower))
     return torch.cat(parts)

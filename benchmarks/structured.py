@@ -1,11 +1,13 @@
-"""From criterion to repaired and smaller model: seconds per step beside the bare work it consists of, and what the repairs bring. By hand, on one thread.
+"""From criterion to repaired and smaller model: seconds per step beside the bare work it consists of, and what the
+repairs bring. By hand, on one thread.
 
     python benchmarks/structured.py [MODEL] --kinds neurons --removed 0.5
 
-Steps: finding and proving the structures; one pass that gathers every consumer's Gram matrix; scores and masks; repair; shrinking. Bare work: the
-same windows through the model's body and nothing else; the bare factorisation (cholesky_ex and cholesky_solve, float64) of ready-made matrices of the same sizes.
-"two streams" walks block by block with the dense and the pruned model side by side, so its floor is one pass through each. They take turns in one
-process; medians are compared. Then perplexity of every repair on held-out windows, and size and speed before and after.
+Steps: finding and proving the structures; one pass that gathers every consumer's Gram matrix; scores and masks; repair;
+shrinking. Bare work: the same windows through the model's body and nothing else; the bare factorisation (cholesky_ex
+and cholesky_solve, float64) of ready-made matrices of the same sizes. "two streams" walks block by block with the dense
+and the pruned model side by side, so its floor is one pass through each. They take turns in one process; medians are
+compared. Then perplexity of every repair on held-out windows, and size and speed before and after.
 """
 
 import argparse
@@ -18,12 +20,27 @@ import torch
 from torch import nn
 
 from analysis.masks.budget import select
-from analysis.masks.structured import CRITERIA, Evidence, consumer_statistics, mask_gradients, structure_scores, token_batches
+from analysis.masks.structured import (
+    CRITERIA,
+    Evidence,
+    consumer_statistics,
+    mask_gradients,
+    structure_scores,
+    token_batches,
+)
 from analysis.measure.perplexity import perplexity
 from analysis.models.anatomy import anatomy_of_copy, evaluating
 from analysis.models.load import load_model
 from analysis.models.shrink import footprint, shrink
-from analysis.models.structures import KINDS, Structures, column_mask, remove, structure_of_column, structures, structures_of_copy
+from analysis.models.structures import (
+    KINDS,
+    Structures,
+    column_mask,
+    remove,
+    structure_of_column,
+    structures,
+    structures_of_copy,
+)
 from analysis.reconstruction.streams import advance, open_streams
 from analysis.reconstruction.structured import METHODS, repair
 from analysis.reconstruction.sums import Sums, one_stream, two_streams
@@ -80,15 +97,22 @@ def time_steps(model: nn.Module, windows: Windows, given) -> None:
     criterion = given.criteria[0]
     gradients = mask_gradients(model, found, batches) if CRITERIA[criterion].wants == "gradients" else {}
     masks = chosen(found, criterion, gathered, gradients, given)
-    sums = {pair.name: one_stream(pair.consumer.weight(), pair.consumer.module.bias, gathered[pair.name]) for pair in found}
+    sums = {
+        pair.name: one_stream(pair.consumer.weight(), pair.consumer.module.bias, gathered[pair.name]) for pair in found
+    }
     systems = [ready(sums[pair.name], column_mask(pair, masks[pair.name]), given.penalty) for pair in found]
     jobs = {
         "bare pass": lambda: bare_pass(model, batches),
-        "bare factorisations": lambda: [torch.cholesky_solve(right, torch.linalg.cholesky_ex(system)[0]) for system, right in systems],
+        "bare factorisations": lambda: [
+            torch.cholesky_solve(right, torch.linalg.cholesky_ex(system)[0]) for system, right in systems
+        ],
         "find and prove": lambda: structures(model, kinds=given.kinds, heads=given.heads),
         "gather": lambda: consumer_statistics(model, found, batches, want="gram"),
         "score and select": lambda: chosen(found, criterion, gathered, gradients, given),
-        **{f"repair: {method}": lambda method=method: repaired(found, masks, gathered, method, given.penalty) for method in METHODS},
+        **{
+            f"repair: {method}": lambda method=method: repaired(found, masks, gathered, method, given.penalty)
+            for method in METHODS
+        },
         "shrink": lambda: shrink(model, found, masks),
         "two streams": lambda: walked(model, found, masks, windows, given.penalty),
     }
@@ -96,19 +120,34 @@ def time_steps(model: nn.Module, windows: Windows, given) -> None:
         jobs["gradients"] = lambda: mask_gradients(model, found, batches)
     taken = medians(jobs, given.runs)
     floor = taken["bare pass"] + taken["bare factorisations"]
-    whole = sum(taken[name] for name in ("find and prove", "gather", "score and select", "repair: liar", "shrink")) + taken.get("gradients", 0)
-    print(f"{len(windows)} windows of {windows.length} tokens, {sum(mask.numel() for mask in masks.values())} structures, {criterion}, {given.removed:.0%} removed")
+    whole = sum(
+        taken[name] for name in ("find and prove", "gather", "score and select", "repair: liar", "shrink")
+    ) + taken.get("gradients", 0)
+    print(
+        f"{len(windows)} windows of {windows.length} tokens, {sum(mask.numel() for mask in masks.values())} structures,"
+        f" {criterion}, {given.removed:.0%} removed"
+    )
     for name, value in taken.items():
         print(f"{name:>20} {value:8.3f} s")
-    print(f"{'all, with liar':>20} {whole:8.3f} s  {whole / floor:.2f} x one pass and one factorisation per layer ({floor:.3f} s)")
+    print(
+        f"{'all, with liar':>20} {whole:8.3f} s  {whole / floor:.2f} x one pass and one factorisation per layer"
+        f" ({floor:.3f} s)"
+    )
     both = 2 * taken["bare pass"] + taken["bare factorisations"]
-    print(f"{'two streams':>20} {taken['two streams']:8.3f} s  {taken['two streams'] / both:.2f} x two passes and one factorisation per layer ({both:.3f} s)\n")
+    print(
+        f"{'two streams':>20} {taken['two streams']:8.3f} s  {taken['two streams'] / both:.2f} x two passes and one"
+        f" factorisation per layer ({both:.3f} s)\n"
+    )
 
 
 def bare_pass(model: nn.Module, batches) -> None:
     with evaluating(model):
         for batch in batches:
-            model.base_model(input_ids=batch["input_ids"].to(model.device), attention_mask=batch["attention_mask"].to(model.device), use_cache=False)
+            model.base_model(
+                input_ids=batch["input_ids"].to(model.device),
+                attention_mask=batch["attention_mask"].to(model.device),
+                use_cache=False,
+            )
 
 
 def ready(sums: Sums, kept, penalty: float):
@@ -121,7 +160,10 @@ def ready(sums: Sums, kept, penalty: float):
 
 def chosen(found: Structures, criterion: str, gathered, gradients, given):
     source = torch.Generator().manual_seed(0)
-    scores = {pair.name: structure_scores(criterion, pair, Evidence(gathered[pair.name], gradients.get(pair.name)), source) for pair in found}
+    scores = {
+        pair.name: structure_scores(criterion, pair, Evidence(gathered[pair.name], gradients.get(pair.name)), source)
+        for pair in found
+    }
     return select(found, scores, given.removed, scope=given.scope, rule=CRITERIA[criterion].rule)
 
 
@@ -130,7 +172,9 @@ def repaired(found: Structures, masks, gathered, method: str, penalty: float):
     for pair in found:
         weight, bias, kept = pair.consumer.weight(), pair.consumer.module.bias, column_mask(pair, masks[pair.name])
         sums = one_stream(weight, bias, gathered[pair.name])
-        results[pair.name] = repair(method, weight, bias, kept, sums, owner=structure_of_column(pair), penalty=penalty, name=pair.name)
+        results[pair.name] = repair(
+            method, weight, bias, kept, sums, owner=structure_of_column(pair), penalty=penalty, name=pair.name
+        )
     return results
 
 
@@ -149,7 +193,15 @@ def walked(model: nn.Module, found: Structures, masks, windows: Windows, penalty
             if pair.block == before.index:
                 sums = two_streams(before, after, pair.consumer, streams)
                 kept = column_mask(pair, masks[pair.name])
-                repair("liar", source.consumer.weight(), source.consumer.module.bias, kept, sums, penalty=penalty, name=pair.name).install(pair.consumer)
+                repair(
+                    "liar",
+                    source.consumer.weight(),
+                    source.consumer.module.bias,
+                    kept,
+                    sums,
+                    penalty=penalty,
+                    name=pair.name,
+                ).install(pair.consumer)
         for block, hidden in ((before, streams.dense), (after, streams.sparse)):
             advance([block.module], block.index, streams.recording, hidden, out=hidden)
     return twin, ours
@@ -161,7 +213,10 @@ def compare(model: nn.Module, windows: Windows, held_out: Windows, given) -> Non
     gathered = consumer_statistics(model, found, batches, want="gram")
     gradients = mask_gradients(model, found, batches)
     columns = (*METHODS, "two streams")
-    print(f"held-out perplexity, dense {perplexity(model, held_out).perplexity:.3f}\n{'':>12}" + "".join(f"{name:>13}" for name in columns))
+    print(
+        f"held-out perplexity, dense {perplexity(model, held_out).perplexity:.3f}\n{'':>12}"
+        + "".join(f"{name:>13}" for name in columns)
+    )
     small = model
     for criterion in given.criteria:
         masks = chosen(found, criterion, gathered, gradients, given)
@@ -178,10 +233,16 @@ def compare(model: nn.Module, windows: Windows, held_out: Windows, given) -> Non
             values.append(perplexity(small, held_out).perplexity)
         print(f"{criterion:>12}" + "".join(f"{value:13.3f}" for value in values))
     ids = windows.ids[:BATCH].to(model.device)
-    speed = medians({name: lambda net=net: forward(net, ids) for name, net in (("dense", model), ("smaller", small))}, 5)
+    speed = medians(
+        {name: lambda net=net: forward(net, ids) for name, net in (("dense", model), ("smaller", small))}, 5
+    )
     for name, net in (("dense", model), ("smaller", small)):
         size = footprint(net, windows.length)
-        print(f"{name:>8}: {size.parameters:,} parameters ({size.in_blocks:,} in blocks), {size.multiply_adds:,} multiply-adds per token at {size.context} keys, ", end="")
+        print(
+            f"{name:>8}: {size.parameters:,} parameters ({size.in_blocks:,} in blocks), {size.multiply_adds:,}"
+            f" multiply-adds per token at {size.context} keys, ",
+            end="",
+        )
         print(f"{1000 * speed[name]:.1f} ms for {ids.numel()} tokens ({ids.numel() / speed[name]:,.0f} tokens/s)")
 
 

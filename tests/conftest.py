@@ -12,11 +12,15 @@ import pytest
 
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
 
-os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", ANALYSIS_PROGRESS="0", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+os.environ.update(
+    OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", ANALYSIS_PROGRESS="0", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false"
+)
 
 
 def pytest_configure(config):
-    """Results and caches go to one temporary folder for the whole session: xdist's workers inherit it, so that runs which several of them need are done once."""
+    """Results and caches go to one temporary folder for the whole session: xdist's workers inherit it, so that runs
+    which several of them need are done once.
+    """
     if not hasattr(config, "workerinput"):
         config.stash[HOME] = os.environ["ANALYSIS_HOME"] = tempfile.mkdtemp(prefix="analysis-tests-")
 

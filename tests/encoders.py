@@ -5,7 +5,15 @@ import transformers as tf
 from families import VOCABULARY
 from torch import nn
 
-_SIZE = dict(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64, pad_token_id=0)
+_SIZE = dict(
+    vocab_size=VOCABULARY,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=48,
+    max_position_embeddings=64,
+    pad_token_id=0,
+)
 
 KINDS = {
     "bert": lambda: tf.BertForSequenceClassification(tf.BertConfig(**_SIZE)),
@@ -14,9 +22,17 @@ KINDS = {
     "bert_body": lambda: tf.BertModel(tf.BertConfig(**_SIZE)),
     "roberta": lambda: tf.RobertaForSequenceClassification(tf.RobertaConfig(**_SIZE)),
     "distilbert": lambda: tf.DistilBertForSequenceClassification(
-        tf.DistilBertConfig(vocab_size=VOCABULARY, dim=32, n_layers=3, n_heads=4, hidden_dim=48, max_position_embeddings=64, pad_token_id=0)
+        tf.DistilBertConfig(
+            vocab_size=VOCABULARY,
+            dim=32,
+            n_layers=3,
+            n_heads=4,
+            hidden_dim=48,
+            max_position_embeddings=64,
+            pad_token_id=0,
+        )
     ),
-}  # fmt: skip
+}
 
 ENCODERS = tuple(KINDS)
 

@@ -15,7 +15,34 @@ import pytest
 from analysis import paths
 from analysis.cli import main
 
-WORDS = "a an the red blue old new small big cat dog bird man town hill river bread song sees has likes wants finds and but then".split()
+WORDS = [
+    "a",
+    "an",
+    "the",
+    "red",
+    "blue",
+    "old",
+    "new",
+    "small",
+    "big",
+    "cat",
+    "dog",
+    "bird",
+    "man",
+    "town",
+    "hill",
+    "river",
+    "bread",
+    "song",
+    "sees",
+    "has",
+    "likes",
+    "wants",
+    "finds",
+    "and",
+    "but",
+    "then",
+]
 BLOCKS = 4
 
 
@@ -31,7 +58,10 @@ def world(tmp_path_factory) -> Path:
     (folder / "empty.txt").write_text("")
     (folder / "binary.txt").write_bytes(bytes(range(256)) * 20)
     (folder / "file").write_text("not a folder")
-    questions = [{"query": f"the {word} sees", "choices": ["a cat", "the old dog"], "gold": n % 2} for n, word in enumerate(WORDS)]
+    questions = [
+        {"query": f"the {word} sees", "choices": ["a cat", "the old dog"], "gold": n % 2}
+        for n, word in enumerate(WORDS)
+    ]
     (folder / "tasks.jsonl").write_text("\n".join(map(json.dumps, questions)))
     build_model(folder / "model", documents)
     break_models(folder)
@@ -69,9 +99,14 @@ def break_models(folder: Path) -> None:
 def arguments(world: Path, out: Path | str, **changes) -> list[str]:
     """A right `analysis prune` call; `changes` replace arguments by name, None leaves one out, a list repeats it."""
     given = {
-        "recipe": "wanda-50% LR", "calibration": f"{world}/text.txt[:70%]", "held-out": f"{world}/text.txt[70%:]",
-        "samples": 8, "length": 16, "seed": 0, "out": out,
-    } | {name.replace("_", "-"): value for name, value in changes.items() if name != "model"}  # fmt: skip
+        "recipe": "wanda-50% LR",
+        "calibration": f"{world}/text.txt[:70%]",
+        "held-out": f"{world}/text.txt[70%:]",
+        "samples": 8,
+        "length": 16,
+        "seed": 0,
+        "out": out,
+    } | {name.replace("_", "-"): value for name, value in changes.items() if name != "model"}
     argv = ["prune", str(changes.get("model", world / "model"))]
     for name, value in given.items():
         for each in value if isinstance(value, list) else [] if value is None else [value]:
@@ -118,18 +153,42 @@ WRONG = {  # name: (changes to a right call, exit code, what the message must sa
     "unknown device": ({"device": "tpu"}, 2, "tpu"),
     "unknown dtype": ({"dtype": "int3"}, 2, "int3"),
     "unknown mode": ({"mode": "sideways"}, 2, "sideways"),
-    "two texts of one label": ({"held_out": ["{world}/text.txt[70%:]", "text.txt[70%:]={world}/other.txt"][:1] * 2}, 2, "two texts"),
+    "two texts of one label": (
+        {"held_out": ["{world}/text.txt[70%:]", "text.txt[70%:]={world}/other.txt"][:1] * 2},
+        2,
+        "two texts",
+    ),
     "reserved label": ({"held_out": "calibration={world}/other.txt"}, 2, "calibration"),
     "added without a number": ({"added": "{world}/other.txt"}, 2, "--added and --added-samples go together"),
     "a number of nothing added": ({"added_samples": 4}, 2, "--added and --added-samples go together"),
-    "fewer than none added": ({"recipe": "wanda-50% BR", "added": "{world}/other.txt", "added_samples": -4}, 2, "--added-samples must be at least 0, got -4"),
+    "fewer than none added": (
+        {"recipe": "wanda-50% BR", "added": "{world}/other.txt", "added_samples": -4},
+        2,
+        "--added-samples must be at least 0, got -4",
+    ),
     "added for nobody": ({"added": "{world}/other.txt", "added_samples": 4}, 2, "nothing would see these windows"),
-    "shrinking of single weights": ({"shrink": [""], "recipe": "wanda-50% LR"}, 2, "--shrink: wanda-50% LR removes single weights.*flap-neurons-50%"),
+    "shrinking of single weights": (
+        {"shrink": [""], "recipe": "wanda-50% LR"},
+        2,
+        "--shrink: wanda-50% LR removes single weights.*flap-neurons-50%",
+    ),
     "a repair of single weights": ({"recipe": "wanda-50% LIAR"}, 2, "LIAR makes up for whole structures"),
     "nothing added for all": ({"recipe": "wanda-50%[added=all] BR"}, 2, "none are added"),
-    "added text that is missing": ({"recipe": "wanda-50% BR", "added": "{world}/nothing.txt", "added_samples": 4}, 4, "nothing.txt"),
-    "added text that is held out": ({"recipe": "wanda-50% BR", "added": "{world}/text.txt[70%:]", "added_samples": 4}, 4, "overlap"),
-    "calibration text under another name": ({"recipe": "wanda-50% BR", "added": "{world}/text.txt[:70.0%]", "added_samples": 8}, 4, "8 of 8 windows are calibration windows"),
+    "added text that is missing": (
+        {"recipe": "wanda-50% BR", "added": "{world}/nothing.txt", "added_samples": 4},
+        4,
+        "nothing.txt",
+    ),
+    "added text that is held out": (
+        {"recipe": "wanda-50% BR", "added": "{world}/text.txt[70%:]", "added_samples": 4},
+        4,
+        "overlap",
+    ),
+    "calibration text under another name": (
+        {"recipe": "wanda-50% BR", "added": "{world}/text.txt[:70.0%]", "added_samples": 8},
+        4,
+        "8 of 8 windows are calibration windows",
+    ),
     "unknown task": ({"task": "lab:story-endign"}, 2, "story-endign.*story-ending"),
     "no questions": ({"task": "lab:yes-no", "documents": 1}, 2, "--documents must be at least 2, got 1"),
     "no out": ({"out": None}, 2, "--out"),
@@ -159,7 +218,9 @@ def test_a_wrong_call_gives_one_message_and_no_traceback(case, world, tmp_path, 
 
 
 def test_all_mistakes_are_told_at_once_before_the_model_is_touched(world, tmp_path, capsys):
-    argv = arguments(world, tmp_path / "out", recipe="wonda-50% BR", calibration="lab:storys", samples=0, model=world / "nothing")
+    argv = arguments(
+        world, tmp_path / "out", recipe="wonda-50% BR", calibration="lab:storys", samples=0, model=world / "nothing"
+    )
     assert main(argv) == 2
     message = capsys.readouterr().err
     assert all(part in message for part in ("4 things", "wonda", "storys", "--samples", "nothing")), message
@@ -173,7 +234,19 @@ def test_wrong_arguments_load_no_torch(world, tmp_path):
     assert done.stdout.strip() == "2 False", done.stderr
 
 
-@pytest.mark.parametrize("argv", [[], ["prune"], ["purne"], ["list"], ["list", "nothing"], ["lab"], ["prune", "m", "--reci", "x"], ["check", "m", "--nope"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["prune"],
+        ["purne"],
+        ["list"],
+        ["list", "nothing"],
+        ["lab"],
+        ["prune", "m", "--reci", "x"],
+        ["check", "m", "--nope"],
+    ],
+)
 def test_unknown_verbs_and_flags_exit_2_with_a_hint(argv, capsys):
     assert main(argv) == 2
     assert re.fullmatch(r"error: .*--help`\)\n", capsys.readouterr().err)
@@ -198,12 +271,31 @@ def finished(world, tmp_path_factory) -> Path:
     """The folder of one right call with two held-out texts."""
     out = tmp_path_factory.mktemp("right") / "deep" / "out"
     texts = [f"{world}/text.txt[70%:]", f"other={world}/other.txt"]
-    assert main(arguments(world, out, recipe="wanda-50% BR+GP[epochs=2,lr=1e-3]", held_out=texts, held_out_samples=6)) == 0
+    assert (
+        main(arguments(world, out, recipe="wanda-50% BR+GP[epochs=2,lr=1e-3]", held_out=texts, held_out_samples=6)) == 0
+    )
     return out
 
 
 def test_prune_writes_every_file(finished):
-    tables = {f"{name}.csv" for name in ("blocks", "distribution", "steps", "cost", "matrices", "structures", "layers", "perplexity", "scores", "texts", "size", "zero_shot", "numerics")}
+    tables = {
+        f"{name}.csv"
+        for name in (
+            "blocks",
+            "distribution",
+            "steps",
+            "cost",
+            "matrices",
+            "structures",
+            "layers",
+            "perplexity",
+            "scores",
+            "texts",
+            "size",
+            "zero_shot",
+            "numerics",
+        )
+    }
     assert {path.name for path in finished.iterdir()} == tables | {"model", "summary.json"}
     blocks = pd.read_csv(finished / "blocks.csv")
     assert list(blocks.columns) == ["block", "split", "kind", "error", "relative_error"]
@@ -248,7 +340,13 @@ def test_repeating_a_finished_call_prints_the_result_and_computes_nothing(finish
     assert "already" in printed.err
 
 
-@pytest.mark.parametrize("changes, says", [({"recipe": "magnitude-50% LR"}, "recipe there .*wanda.* asked .*magnitude"), ({"seed": 1}, "seed there 0, asked 1")])
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"recipe": "magnitude-50% LR"}, "recipe there .*wanda.* asked .*magnitude"),
+        ({"seed": 1}, "seed there 0, asked 1"),
+    ],
+)
 def test_a_folder_with_another_result_is_refused(finished, world, capsys, changes, says):
     before = (finished / "summary.json").read_bytes()
     assert main(arguments(world, finished, **changes)) == 6
@@ -266,19 +364,30 @@ def test_json_is_one_document_and_stdout_has_nothing_else(world, tmp_path, capsy
 def test_the_table_for_people_names_every_split_and_where_things_are(world, tmp_path, capsys):
     assert main(arguments(world, tmp_path / "out", recipe="magnitude-2:4 LR", held_out=f"mine={world}/other.txt")) == 0
     out = capsys.readouterr().out
-    assert all(part in out for part in ("magnitude-2:4 LR", "50.00%", "dense perplexity", "calibration", "mine", "summary.json"))
+    assert all(
+        part in out
+        for part in ("magnitude-2:4 LR", "50.00%", "dense perplexity", "calibration", "mine", "summary.json")
+    )
 
 
 def test_added_windows_and_tasks_are_in_tables_summary_and_report(world, tmp_path, capsys):
     out = tmp_path / "out"
-    changes = {"recipe": "wanda-50% BR[epochs=1]", "added": f"{world}/other.txt", "added_samples": 4, "task": f"{world}/tasks.jsonl", "documents": 20}
+    changes = {
+        "recipe": "wanda-50% BR[epochs=1]",
+        "added": f"{world}/other.txt",
+        "added_samples": 4,
+        "task": f"{world}/tasks.jsonl",
+        "documents": 20,
+    }
     assert main(arguments(world, out, **changes)) == 0
     printed, summary = capsys.readouterr(), json.loads((out / "summary.json").read_text())
     assert "12 windows (4 of them added) of 16 tokens" in printed.err and "dense accuracy" in printed.out
     assert summary["request"]["added_samples"] == 4 and summary["provenance"]["calibration"]["added"]["samples"] == 4
     texts, answers, cost = (pd.read_csv(out / f"{name}.csv") for name in ("texts", "zero_shot", "cost"))
     assert len(texts) == BLOCKS and summary["final_block_distance"]["text.txt[70%:]"] == texts.distance.iloc[-1]
-    assert list(answers.which) == ["dense", "pruned"] and set(answers.documents) == {20} and set(answers.chance) == {0.5}
+    assert (
+        list(answers.which) == ["dense", "pruned"] and set(answers.documents) == {20} and set(answers.chance) == {0.5}
+    )
     (asked,) = summary["zero_shot"].values()
     assert [asked[which]["accuracy"] for which in ("dense", "pruned")] == list(answers.accuracy)
     assert list(cost.stage)[-1] == "tasks"
@@ -298,7 +407,11 @@ def test_an_altered_result_is_not_served(world, tmp_path, capsys):
 def test_killed_in_the_middle_and_repeated_ends_bit_equal(world, tmp_path, capsys):
     recipe = "sparsegpt-50% BR+GP[epochs=40]"
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen([sys.executable, "-m", "analysis", *arguments(world, killed, recipe=recipe)], cwd=paths.ROOT, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "analysis", *arguments(world, killed, recipe=recipe)],
+        cwd=paths.ROOT,
+        stderr=subprocess.PIPE,
+    )
     while process.poll() is None and not any((killed / ".checkpoint").glob("visit-*.safetensors")):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -323,7 +436,9 @@ def test_an_interrupt_exits_130_and_says_how_to_resume(world, tmp_path, capsys, 
         patch.setattr("analysis.pruning.prune", interrupt)
         assert main(arguments(world, tmp_path / "out")) == 130
     assert "repeat the same command" in capsys.readouterr().err
-    assert main(arguments(world, tmp_path / "out", recipe="wanda-40% LR")) == 0, "nothing was finished, so the folder is free"
+    assert main(arguments(world, tmp_path / "out", recipe="wanda-40% LR")) == 0, (
+        "nothing was finished, so the folder is free"
+    )
 
 
 def test_a_full_disk_is_seen_before_the_work(world, tmp_path, capsys, monkeypatch):
@@ -382,7 +497,10 @@ def test_check_prints_blocks_and_matrices(world, capsys):
     assert "model.layers.3" in out and "self_attn.q_proj" in out
     assert main(["check", str(world / "model"), "--text", f"{world}/text.txt", "--length", "16", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert len(document["replay"]) == BLOCKS and max(row["relative_error"] for row in document["replay"]) <= document["tolerance"] == 1e-5
+    assert (
+        len(document["replay"]) == BLOCKS
+        and max(row["relative_error"] for row in document["replay"]) <= document["tolerance"] == 1e-5
+    )
     assert len(document["matrices"]) == 7 * BLOCKS
 
 
@@ -390,14 +508,25 @@ def test_check_exits_3_above_the_tolerance(world, capsys, monkeypatch):
     from analysis.models import check
 
     true_error = check.replay_error
-    monkeypatch.setattr(check, "replay_error", lambda *args, **kwargs: true_error(*args, **kwargs).assign(relative_error=0.2))
+    monkeypatch.setattr(
+        check, "replay_error", lambda *args, **kwargs: true_error(*args, **kwargs).assign(relative_error=0.2)
+    )
     assert main(["check", str(world / "model")]) == 3
     printed = capsys.readouterr()
     assert "model.layers.0" in printed.out and re.search("error: .*0.2", printed.err)
 
 
 def test_evaluate_prints_perplexities(world, capsys):
-    argv = ["evaluate", str(world / "model"), "--text", f"{world}/text.txt[70%:]", "--text", f"o={world}/other.txt", "--length", "16"]
+    argv = [
+        "evaluate",
+        str(world / "model"),
+        "--text",
+        f"{world}/text.txt[70%:]",
+        "--text",
+        f"o={world}/other.txt",
+        "--length",
+        "16",
+    ]
     assert main([*argv, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["perplexity"]
     assert [row["text"] for row in rows] == ["text.txt[70%:]", "o"]
@@ -406,21 +535,30 @@ def test_evaluate_prints_perplexities(world, capsys):
     assert "nats per token" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv, code, says", [
-    (["check", "{world}/nothing"], 3, "nothing"),
-    (["check", "{world}/model", "--length", "0"], 2, "--length"),
-    (["check", "{world}/model", "--text", "{world}/none.txt"], 4, "none.txt"),
-    (["evaluate", "{world}/model", "--text", "{world}/none.txt", "--length", "8"], 4, "none.txt"),
-    (["evaluate", "{world}/model", "--text", "{world}/text.txt", "--length", "65"], (2, 4), "65.*64"),
-    (["evaluate", "{world}/nothing", "--text", "{world}/text.txt", "--length", "8", "--samples", "0"], 2, "nothing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "argv, code, says",
+    [
+        (["check", "{world}/nothing"], 3, "nothing"),
+        (["check", "{world}/model", "--length", "0"], 2, "--length"),
+        (["check", "{world}/model", "--text", "{world}/none.txt"], 4, "none.txt"),
+        (["evaluate", "{world}/model", "--text", "{world}/none.txt", "--length", "8"], 4, "none.txt"),
+        (["evaluate", "{world}/model", "--text", "{world}/text.txt", "--length", "65"], (2, 4), "65.*64"),
+        (
+            ["evaluate", "{world}/nothing", "--text", "{world}/text.txt", "--length", "8", "--samples", "0"],
+            2,
+            "nothing",
+        ),
+    ],
+)
 def test_wrong_calls_of_the_verbs_that_look(world, capsys, argv, code, says):
     assert main([filled(part, world) for part in argv]) in (code if isinstance(code, tuple) else (code,))
     printed = capsys.readouterr()
     assert printed.out == "" and re.search(f"error: (.|\n)*{says}", printed.err)
 
 
-@pytest.mark.parametrize("what, says", [("models", "lab"), ("sources", "lab:stories"), ("recipes", "BR+GP+CR"), ("runs", "no runs yet")])
+@pytest.mark.parametrize(
+    "what, says", [("models", "lab"), ("sources", "lab:stories"), ("recipes", "BR+GP+CR"), ("runs", "no runs yet")]
+)
 def test_list_prints_a_table_or_json(what, says, world, capsys, monkeypatch):
     monkeypatch.setattr(paths, "lab", lambda: world / "shipped")
     (world / "shipped" / "decoder").mkdir(parents=True, exist_ok=True)
@@ -432,13 +570,20 @@ def test_list_prints_a_table_or_json(what, says, world, capsys, monkeypatch):
     assert all(isinstance(row, dict) for row in rows) and bool(rows) is (what != "runs")
 
 
-@pytest.mark.parametrize("recipe, plain", [("flap-neurons-50% LIAR+GP", True), ("fisher-structures-40%[scope=global,flops=16] LIAR", False)])
+@pytest.mark.parametrize(
+    "recipe, plain", [("flap-neurons-50% LIAR+GP", True), ("fisher-structures-40%[scope=global,flops=16] LIAR", False)]
+)
 def test_shrinking_writes_a_smaller_model_that_evaluates_alike(recipe, plain, world, tmp_path, capsys):
     out = tmp_path / "out"
     assert main([*arguments(world, out, recipe=recipe), "--shrink", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     size = pd.read_csv(out / "size.csv").set_index("which")
-    assert summary["size"]["pruned"]["parameters"] == size.parameters["pruned"] < size.parameters["dense"] == summary["size"]["dense"]["parameters"]
+    assert (
+        summary["size"]["pruned"]["parameters"]
+        == size.parameters["pruned"]
+        < size.parameters["dense"]
+        == summary["size"]["dense"]["parameters"]
+    )
     assert pd.read_csv(out / "structures.csv").kept.sum() == sum(of["kept"] for of in summary["structures"].values())
     assert (out / "shrunk" / "model.safetensors").exists() is plain
     perplexities = []
@@ -448,9 +593,13 @@ def test_shrinking_writes_a_smaller_model_that_evaluates_alike(recipe, plain, wo
     assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-4)
     assert main(["check", str(out / "shrunk")]) == 0, "a smaller model can be pruned again"
     before = (out / "summary.json").read_bytes()
-    assert main([*arguments(world, out, recipe=recipe), "--shrink"]) == 0 and "FLOPs per token" in capsys.readouterr().out
+    assert (
+        main([*arguments(world, out, recipe=recipe), "--shrink"]) == 0 and "FLOPs per token" in capsys.readouterr().out
+    )
     assert (out / "summary.json").read_bytes() == before
-    assert main(arguments(world, out, recipe=recipe)) == 6 and "shrink there True, asked None" in capsys.readouterr().err
+    assert (
+        main(arguments(world, out, recipe=recipe)) == 6 and "shrink there True, asked None" in capsys.readouterr().err
+    )
 
 
 def test_heads_that_cannot_be_cut_out_are_refused_before_the_work(world, tmp_path, capsys):
@@ -485,13 +634,43 @@ def test_figures_passes_its_arguments_on_and_says_where_things_are(tmp_path, cap
         return [runner.NotebookRun("01", "completed", 1.5, tmp_path / "01.ipynb")]
 
     monkeypatch.setattr(runner, "run_suite", run)
-    assert main(["figures", "--preset", "smoke", "--only", "01", "--set", "epochs=5", "--set", "model=a=b", "--figures", str(tmp_path), "--json"]) == 0
-    assert asked == {"preset": "smoke", "only": ["01"], "overrides": {"epochs": "5", "model": "a=b"}, "figures_dir": tmp_path}
+    assert (
+        main(
+            [
+                "figures",
+                "--preset",
+                "smoke",
+                "--only",
+                "01",
+                "--set",
+                "epochs=5",
+                "--set",
+                "model=a=b",
+                "--figures",
+                str(tmp_path),
+                "--json",
+            ]
+        )
+        == 0
+    )
+    assert asked == {
+        "preset": "smoke",
+        "only": ["01"],
+        "overrides": {"epochs": "5", "model": "a=b"},
+        "figures_dir": tmp_path,
+    }
     document = json.loads(capsys.readouterr().out)
     assert document["notebooks"][0]["path"] == str(tmp_path / "01.ipynb") and document["figures"] == str(tmp_path)
 
 
-@pytest.mark.parametrize("argv, code, says", [(["--set", "epochs"], 2, "NAME=VALUE"), (["--set", "a=1", "--set", "a=2"], 2, "twice"), (["--preset", "none"], 7, "none")])
+@pytest.mark.parametrize(
+    "argv, code, says",
+    [
+        (["--set", "epochs"], 2, "NAME=VALUE"),
+        (["--set", "a=1", "--set", "a=2"], 2, "twice"),
+        (["--preset", "none"], 7, "none"),
+    ],
+)
 def test_wrong_calls_of_figures(argv, code, says, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(paths, "notebooks", lambda: tmp_path)
     (tmp_path / "suite.toml").write_text("[presets.lab.all]\n")

@@ -19,8 +19,13 @@ def world(tmp_path_factory):
     loaded = tiny_writer()
     loaded.model.save_pretrained(folder / "model")
     loaded.tokenizer.save_pretrained(folder / "model")
-    (folder / "one.txt").write_text("\n\n".join(" ".join(WORDS[(n + 3 * k * k) % len(WORDS)] for k in range(40)) for n in range(12)))
-    (folder / "two.txt").write_text("\n\n".join(" ".join(WORDS[(n * k + k) % len(WORDS)] for k in range(40)) for n in range(12)) + "\n\nno such words known here")
+    (folder / "one.txt").write_text(
+        "\n\n".join(" ".join(WORDS[(n + 3 * k * k) % len(WORDS)] for k in range(40)) for n in range(12))
+    )
+    (folder / "two.txt").write_text(
+        "\n\n".join(" ".join(WORDS[(n * k + k) % len(WORDS)] for k in range(40)) for n in range(12))
+        + "\n\nno such words known here"
+    )
     return folder
 
 
@@ -35,7 +40,9 @@ def call(capsys, *argv) -> tuple[int, str, str]:
 
 
 def described(capsys, world, source, *more) -> dict:
-    code, out, err = call(capsys, "describe", source, "--model", world / "model", "--samples", 8, "--length", 16, "--json", *more)
+    code, out, err = call(
+        capsys, "describe", source, "--model", world / "model", "--samples", 8, "--length", 16, "--json", *more
+    )
     assert code == 0, err
     return json.loads(out)
 
@@ -63,37 +70,82 @@ def test_a_text_is_compared_with_another_one(world, capsys):
     told = described(capsys, world, source, "--against", against)["against"]
     dense = load_model(str(world / "model"), device="cpu")
     one, other = (load_tokens(text, dense, samples=8, length=16) for text in (source, against))
-    assert told["distance"] == pytest.approx([distance(a, b) for a, b in zip(second_moment(dense, one), second_moment(dense, other))])
-    assert len(told["distance"]) == 2 and min(told["distance"]) > 0 and told["repeated_windows"] == len(repeated(one, other)[0])
+    assert told["distance"] == pytest.approx(
+        [distance(a, b) for a, b in zip(second_moment(dense, one), second_moment(dense, other))]
+    )
+    assert (
+        len(told["distance"]) == 2
+        and min(told["distance"]) > 0
+        and told["repeated_windows"] == len(repeated(one, other)[0])
+    )
     same = described(capsys, world, source, "--against", source)["against"]
     assert same["repeated_share"] == 1 and same["distance"] == [0, 0]
 
 
 def test_the_description_reads_well(world, capsys):
-    argv = ("describe", f"{world}/two.txt:0.5+self:0.5", "--model", world / "model", "--samples", 8, "--length", 16, "--against", f"{world}/one.txt")
+    argv = (
+        "describe",
+        f"{world}/two.txt:0.5+self:0.5",
+        "--model",
+        world / "model",
+        "--samples",
+        8,
+        "--length",
+        16,
+        "--against",
+        f"{world}/one.txt",
+    )
     code, out, _ = call(capsys, *argv)
     assert code == 0 and out.startswith("two.txt:0.5+self:0.5\n") and "byte-fallback" not in out
-    for words in ("documents read", "unknown tokens", "nats per token", "against one.txt", "distance of second moments"):
+    for words in (
+        "documents read",
+        "unknown tokens",
+        "nats per token",
+        "against one.txt",
+        "distance of second moments",
+    ):
         assert words in out
 
 
 def test_bytes_a_tokenizer_falls_back_to_are_told():
     assert data.BYTE.fullmatch("<0xE2>") and not data.BYTE.fullmatch("<unk>")
-    document = {"source": "s", "windows": 1, "tokens": 2, "documents": 1, "unknown_share": 0.0, "byte_share": 0.25, "nats_per_token": 1.0, "perplexity": math.e,
-                "model": {"name": "m"}}  # fmt: skip
+    document = {
+        "source": "s",
+        "windows": 1,
+        "tokens": 2,
+        "documents": 1,
+        "unknown_share": 0.0,
+        "byte_share": 0.25,
+        "nats_per_token": 1.0,
+        "perplexity": math.e,
+        "model": {"name": "m"},
+    }
     assert re.search(r"byte-fallback tokens +25.00%", data._describe_text(document))
 
 
 def test_texts_are_written_with_their_provenance(world, capsys, tmp_path):
     out = tmp_path / "new" / "own.jsonl"
-    argv = ("generate", world / "model", "--texts", 11, "--out", out, "--settings", "batch=4,temperature=0.9", "--seed", 5)
+    argv = (
+        "generate",
+        world / "model",
+        "--texts",
+        11,
+        "--out",
+        out,
+        "--settings",
+        "batch=4,temperature=0.9",
+        "--seed",
+        5,
+    )
     code, told, err = call(capsys, *argv)
     assert code == 0, err
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(lines) == 11 and all(line["text"] and line["tokens"] > 5 for line in lines)
     provenance = json.loads((tmp_path / "new" / "own.provenance.json").read_text())
     assert (provenance["texts"], provenance["seed"], provenance["source"]) == (11, 5, "self:temperature=0.9,batch=4")
-    assert provenance["tokens"] == sum(line["tokens"] for line in lines) and provenance["settings"]["temperature"] == 0.9
+    assert (
+        provenance["tokens"] == sum(line["tokens"] for line in lines) and provenance["settings"]["temperature"] == 0.9
+    )
     assert "11 texts of" in told and str(tmp_path) not in json.dumps(provenance)
     code, again, _ = call(capsys, *argv, "--json")  # the same command once more: nothing to do
     assert code == 0 and json.loads(again)["sha256"] == provenance["sha256"]
@@ -122,18 +174,42 @@ WRONG = [
     (("describe", "{world}/one.txt", "--model", "{world}/model", "--against", "{world}/no.txt"), 4, "no such file"),
     (("describe", "{world}/one.txt", "--model", "{world}/model", "--samples", "0"), 2, "--samples must be at least 1"),
     (("describe", "{world}/one.txt", "--model", "{world}/model", "--length", "49"), 2, "context of 48"),
-    (("describe", "{world}/one.txt", "--model", "{world}/model", "--length", "16", "--samples", "9999"), 4, "one.txt: .* 9999 asked"),
+    (
+        ("describe", "{world}/one.txt", "--model", "{world}/model", "--length", "16", "--samples", "9999"),
+        4,
+        "one.txt: .* 9999 asked",
+    ),
     (("describe", "lab:stories", "--model", "{world}/model", "--length", "16"), 4, "unknown to the tokenizer"),
     (("describe", "lab:stories:0.5+lab:recipes:0.6", "--model", "{world}/model"), 2, "make 1.1; they must make 1"),
     (("describe",), 2, "SOURCE"),
     (("generate", "{world}/model", "--texts", "0", "--out", "{tmp}/own.jsonl"), 2, "--texts must be at least 1"),
     (("generate", "{world}/model", "--texts", "2", "--out", "{tmp}/own.txt"), 2, "must be a file that ends in .jsonl"),
     (("generate", "{world}/model", "--texts", "2", "--out", "{world}/one.txt/own.jsonl"), 2, "is a file"),
-    (("generate", "{world}/model", "--texts", "2", "--out", "{tmp}/own.jsonl", "--settings", "heat=2"), 2, "unknown option 'heat'"),
-    (("generate", "{world}/model", "--texts", "2", "--out", "{tmp}/own.jsonl", "--settings", "start={tmp}/no.txt"), 4, "no such file"),
-    (("generate", "{world}/model", "--texts", "2", "--out", "{tmp}/own.jsonl", "--settings", "tokens=99"), 2, "99 tokens are more than the model's context of 48"),
-    (("generate", "{world}/model", "--texts", "2", "--out", "{tmp}/own.jsonl", "--seed", "-1"), 2, "--seed must be at least 0"),
-    (("generate", "{world}/nothing", "--texts", "0", "--out", "{tmp}/own.txt", "--settings", "heat=2"), 2, "4 things to mend first"),
+    (
+        ("generate", "{world}/model", "--texts", "2", "--out", "{tmp}/own.jsonl", "--settings", "heat=2"),
+        2,
+        "unknown option 'heat'",
+    ),
+    (
+        ("generate", "{world}/model", "--texts", "2", "--out", "{tmp}/own.jsonl", "--settings", "start={tmp}/no.txt"),
+        4,
+        "no such file",
+    ),
+    (
+        ("generate", "{world}/model", "--texts", "2", "--out", "{tmp}/own.jsonl", "--settings", "tokens=99"),
+        2,
+        "99 tokens are more than the model's context of 48",
+    ),
+    (
+        ("generate", "{world}/model", "--texts", "2", "--out", "{tmp}/own.jsonl", "--seed", "-1"),
+        2,
+        "--seed must be at least 0",
+    ),
+    (
+        ("generate", "{world}/nothing", "--texts", "0", "--out", "{tmp}/own.txt", "--settings", "heat=2"),
+        2,
+        "4 things to mend first",
+    ),
 ]
 
 

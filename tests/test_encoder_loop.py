@@ -1,4 +1,6 @@
-"""Encoders in the loop: replayed, pruned, repaired, scored, saved and shrunk like decoders, with their padding, token types and labels."""
+"""Encoders in the loop: replayed, pruned, repaired, scored, saved and shrunk like decoders, with their padding, token
+types and labels.
+"""
 
 from dataclasses import replace
 
@@ -7,10 +9,10 @@ import torch
 
 from analysis.errors import DataError, ModelError, UsageError
 from analysis.measure.scores import score
+from analysis.models.anatomy import anatomy
 from analysis.models.heads import head, inputs
 from analysis.models.load import load_model
 from analysis.models.replay import record, verify
-from analysis.models.anatomy import anatomy
 from analysis.models.save import assert_sparsity
 from analysis.models.shrunk import save_shrunk
 from analysis.pruning import prune
@@ -20,9 +22,22 @@ from tests.encoders import encoder
 
 LENGTH = 24
 NAMES = ("bert", "bert_score", "bert_span", "roberta", "distilbert")
-HEADS = {"bert": "classification", "bert_score": "regression", "bert_span": "span", "roberta": "classification", "distilbert": "classification"}
+HEADS = {
+    "bert": "classification",
+    "bert_score": "regression",
+    "bert_span": "span",
+    "roberta": "classification",
+    "distilbert": "classification",
+}
 METRICS = {"classification": "accuracy", "regression": "spearman", "span": "f1"}
-RECIPES = ("flap-neurons-50% LIAR", "flap-neurons-50% LIAR+GP", "snip-neurons-50% compensate", "fisher-heads-50% scale", "magnitude-structures-50% BR+GP[repair=liar,epochs=2]", "wanda-50% BR+GP[epochs=2]")
+RECIPES = (
+    "flap-neurons-50% LIAR",
+    "flap-neurons-50% LIAR+GP",
+    "snip-neurons-50% compensate",
+    "fisher-heads-50% scale",
+    "magnitude-structures-50% BR+GP[repair=liar,epochs=2]",
+    "wanda-50% BR+GP[epochs=2]",
+)
 
 
 def examples(name: str, count: int = 16, seed: int = 0, types: bool = True) -> Windows:
@@ -42,8 +57,19 @@ def examples(name: str, count: int = 16, seed: int = 0, types: bool = True) -> W
         passage = " ".join(f"w{place:02d}" for place in range(LENGTH))
         texts = tuple((passage, passage[4 * start : 4 * start + 7]) for start in first.tolist())
     else:
-        labels = torch.randint(0, 2, (count,), generator=generator) if kind == "classification" else torch.rand(count, generator=generator) * 5
-    return Windows(ids, mask, "examples", {}, types=second, labelled=Labelled(kind, METRICS[kind], labels, texts=texts, offsets=offsets))
+        labels = (
+            torch.randint(0, 2, (count,), generator=generator)
+            if kind == "classification"
+            else torch.rand(count, generator=generator) * 5
+        )
+    return Windows(
+        ids,
+        mask,
+        "examples",
+        {},
+        types=second,
+        labelled=Labelled(kind, METRICS[kind], labels, texts=texts, offsets=offsets),
+    )
 
 
 def last(result, split: str = "calibration") -> float:
@@ -70,7 +96,12 @@ def test_every_way_of_pruning_gives_scores_and_errors(name, recipe):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert_sparsity(result.model, result.masks)
     scores = result.tables["scores"]
-    assert scores[["split", "which"]].values.tolist() == [["calibration", "dense"], ["held", "dense"], ["calibration", "pruned"], ["held", "pruned"]]
+    assert scores[["split", "which"]].values.tolist() == [
+        ["calibration", "dense"],
+        ["held", "dense"],
+        ["calibration", "pruned"],
+        ["held", "pruned"],
+    ]
     assert set(scores.metric) == {METRICS[HEADS[name]]} and set(scores.examples) == {16}
     by_hand = score(result.model, held_out)
     assert scores.score.iloc[3] == by_hand.score and scores.loss.iloc[3] == by_hand.loss
@@ -82,7 +113,10 @@ def test_padding_changes_nothing(name):
     """The same examples, two more columns of padding: the same model."""
     model, w = encoder(name), examples(name)
     wider = replace(
-        w, ids=torch.nn.functional.pad(w.ids, (0, 2), value=7), mask=torch.nn.functional.pad(w.mask, (0, 2)), types=None if w.types is None else torch.nn.functional.pad(w.types, (0, 2))
+        w,
+        ids=torch.nn.functional.pad(w.ids, (0, 2), value=7),
+        mask=torch.nn.functional.pad(w.mask, (0, 2)),
+        types=None if w.types is None else torch.nn.functional.pad(w.types, (0, 2)),
     )
     for recipe in ("snip-neurons-50% LIAR+GP", "wanda-50% LR", "flap-neurons-50% scale"):
         ours, theirs = (prune(model, Recipe.parse(recipe), windows, measure=False) for windows in (w, wider))
@@ -93,10 +127,14 @@ def test_padding_changes_nothing(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_streams_never_end_further_from_the_dense_model(name):
-    """On calibration, where both repair the same single half: the last block's neurons (what comes before is not touched)."""
+    """On calibration, where both repair the same single half: the last block's neurons (what comes before is not
+    touched).
+    """
     model, w = encoder(name), examples(name, 32)
     for criterion in ("flap", "magnitude"):
-        one, two = (prune(model, Recipe.parse(f"{criterion}-neurons-50% {method}"), w) for method in ("LIAR", "LIAR+GP"))
+        one, two = (
+            prune(model, Recipe.parse(f"{criterion}-neurons-50% {method}"), w) for method in ("LIAR", "LIAR+GP")
+        )
         layers = [result.tables["layers"].set_index("block").error_after for result in (one, two)]
         assert layers[1][0] == pytest.approx(layers[0][0], rel=1e-4)  # nothing is inherited at the first
         assert last(two) <= last(one)
@@ -122,9 +160,17 @@ def test_saved_and_shrunk_models_load_again(name, tmp_path):
 
 def test_criteria_that_follow_the_loss_need_labels():
     model, w = encoder("bert"), replace(examples("bert"), labelled=None)
-    with pytest.raises(DataError, match="snip: it follows the loss: examples has no labels, BertForSequenceClassification answers with classification"):
+    with pytest.raises(
+        DataError,
+        match=(
+            "snip: it follows the loss: examples has no labels, BertForSequenceClassification answers with"
+            " classification"
+        ),
+    ):
         prune(model, Recipe.parse("snip-neurons-50% LIAR"), w)
-    result = prune(model, Recipe.parse("flap-neurons-50% LIAR"), w, {"held": replace(examples("bert", seed=1), labelled=None)})
+    result = prune(
+        model, Recipe.parse("flap-neurons-50% LIAR"), w, {"held": replace(examples("bert", seed=1), labelled=None)}
+    )
     assert result.tables["scores"].empty and len(result.tables["blocks"])
 
 

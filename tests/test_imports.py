@@ -1,7 +1,8 @@
 """Imports run one way, floor by floor, and nobody loads torch who only reads tables.
 
-The floors are those of the design: errors, paths, progress, lab -> (rules, notation) recipe, text -> models -> masks -> reconstruction ->
-measure -> pruning -> study -> cli. `suite` stands on the ground floor alone; `present` reads `records` only.
+The floors are those of the design: errors, paths, progress, lab -> (rules, notation) recipe, text -> models -> masks ->
+reconstruction -> measure -> pruning -> study -> cli. `suite` stands on the ground floor alone; `present` reads
+`records` only.
 """
 
 import ast
@@ -17,10 +18,24 @@ PACKAGE = paths.ROOT / "analysis"
 GROUND = {"errors", "paths", "progress"}
 TABLES = {"records"}
 FLOORS = [
-    GROUND, TABLES, {"lab"}, {"rules", "presets"}, {"notation"}, {"recipe_parts"}, {"recipe", "text"}, {"models"}, {"masks"}, {"reconstruction"}, {"measure"}, {"walk"}, {"whole"}, {"pruning"}, {"study"},
-]  # fmt: skip
+    GROUND,
+    TABLES,
+    {"lab"},
+    {"rules", "presets"},
+    {"notation"},
+    {"recipe_parts"},
+    {"recipe", "text"},
+    {"models"},
+    {"masks"},
+    {"reconstruction"},
+    {"measure"},
+    {"walk"},
+    {"whole"},
+    {"pruning"},
+    {"study"},
+]
 ALLOWED = {room: set().union(*FLOORS[:level]) for level, floor in enumerate(FLOORS) for room in floor}
-ALLOWED |= {room: GROUND for room in GROUND}
+ALLOWED |= dict.fromkeys(GROUND, GROUND)
 ALLOWED |= {"suite": GROUND, "present": GROUND | TABLES}
 ANYTHING = {"__init__", "__main__", "cli", "commands"}
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -69,8 +84,9 @@ def test_a_room_imports_only_rooms_below_it(file):
 
 def test_the_walk_sees_upward_imports_in_every_form():
     source = (
-        "import analysis.study.store\nfrom analysis.pruning import prune\nfrom ..models import load\nfrom . import windows\n"
-        "def late():\n    from analysis import cli\nif TYPE_CHECKING:\n    from analysis.models.load import LoadedModel\n"
+        "import analysis.study.store\nfrom analysis.pruning import prune\nfrom ..models import load\nfrom . import"
+        " windows\ndef late():\n    from analysis import cli\nif TYPE_CHECKING:\n    from analysis.models.load import"
+        " LoadedModel\n"
     )
     seen = {name for name, _ in imports(ast.parse(source), PACKAGE / "text" / "corpora.py")}
     assert seen == {"study.store", "pruning.prune", "models.load", "text.windows", "cli"}
@@ -84,8 +100,16 @@ def test_nothing_imports_notebooks_or_tests():
             assert not {name.split(".")[0] for name in names} & {"tests", "notebooks"}, file
 
 
-LIGHT = ["analysis", "analysis.present.plots", "analysis.present.widgets", "analysis.records", "analysis.study.sweep",
-         "analysis.recipe", "analysis.suite.runner", "analysis.cli"]  # fmt: skip
+LIGHT = [
+    "analysis",
+    "analysis.present.plots",
+    "analysis.present.widgets",
+    "analysis.records",
+    "analysis.study.sweep",
+    "analysis.recipe",
+    "analysis.suite.runner",
+    "analysis.cli",
+]
 
 
 @pytest.mark.parametrize("module", LIGHT)

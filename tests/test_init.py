@@ -10,7 +10,9 @@ from analysis import paths
 
 
 def in_a_fresh_python(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 @pytest.mark.parametrize("name", analysis.__all__)
@@ -25,7 +27,10 @@ def test_dir_lists_the_public_names_before_they_are_used():
 
 
 def test_import_loads_no_torch_and_recipe_needs_none():
-    code = "import sys, analysis; analysis.Recipe.parse('wanda-50% LR'); print('torch' in sys.modules, 'transformers' in sys.modules)"
+    code = (
+        "import sys, analysis; analysis.Recipe.parse('wanda-50% LR'); print('torch' in sys.modules, 'transformers' in"
+        " sys.modules)"
+    )
     assert in_a_fresh_python(code) == "False False"
 
 

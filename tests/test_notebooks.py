@@ -16,15 +16,122 @@ from analysis.suite.suite import read_parameters
 
 FOLDER = paths.notebooks()
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-LOGIC = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.For, ast.While, ast.If, ast.Try, ast.With, ast.Lambda, ast.comprehension, ast.IfExp)
-# Line magics of IPython: alone in a cell, `time: int = 3` would run %time.
-MAGICS = set(
-    "alias autoawait autocall automagic autosave bookmark cd clear cls colors conda config connect_info cp debug dhist dirs doctest_mode echo ed edit env "
-    "gui hist history killbgscripts ldir less lf lk ll load load_ext loadpy logoff logon logstart logstate logstop ls lsmagic lx macro magic mamba man "
-    "matplotlib micromamba mkdir more mv notebook page pastebin pdb pdef pdoc pfile pinfo pinfo2 pip popd pprint precision prun psearch psource pushd pwd "
-    "pycat pylab qtconsole quickref recall rehashx reload_ext rep rerun reset reset_selective rm rmdir run save sc set_env store sx system tb time timeit "
-    "unalias unload_ext uv who who_ls whos xdel xmode".split()
+LOGIC = (
+    ast.FunctionDef,
+    ast.AsyncFunctionDef,
+    ast.ClassDef,
+    ast.For,
+    ast.While,
+    ast.If,
+    ast.Try,
+    ast.With,
+    ast.Lambda,
+    ast.comprehension,
+    ast.IfExp,
 )
+# Line magics of IPython: alone in a cell, `time: int = 3` would run %time.
+MAGICS = {
+    "alias",
+    "autoawait",
+    "autocall",
+    "automagic",
+    "autosave",
+    "bookmark",
+    "cd",
+    "clear",
+    "cls",
+    "colors",
+    "conda",
+    "config",
+    "connect_info",
+    "cp",
+    "debug",
+    "dhist",
+    "dirs",
+    "doctest_mode",
+    "echo",
+    "ed",
+    "edit",
+    "env",
+    "gui",
+    "hist",
+    "history",
+    "killbgscripts",
+    "ldir",
+    "less",
+    "lf",
+    "lk",
+    "ll",
+    "load",
+    "load_ext",
+    "loadpy",
+    "logoff",
+    "logon",
+    "logstart",
+    "logstate",
+    "logstop",
+    "ls",
+    "lsmagic",
+    "lx",
+    "macro",
+    "magic",
+    "mamba",
+    "man",
+    "matplotlib",
+    "micromamba",
+    "mkdir",
+    "more",
+    "mv",
+    "notebook",
+    "page",
+    "pastebin",
+    "pdb",
+    "pdef",
+    "pdoc",
+    "pfile",
+    "pinfo",
+    "pinfo2",
+    "pip",
+    "popd",
+    "pprint",
+    "precision",
+    "prun",
+    "psearch",
+    "psource",
+    "pushd",
+    "pwd",
+    "pycat",
+    "pylab",
+    "qtconsole",
+    "quickref",
+    "recall",
+    "rehashx",
+    "reload_ext",
+    "rep",
+    "rerun",
+    "reset",
+    "reset_selective",
+    "rm",
+    "rmdir",
+    "run",
+    "save",
+    "sc",
+    "set_env",
+    "store",
+    "sx",
+    "system",
+    "tb",
+    "time",
+    "timeit",
+    "unalias",
+    "unload_ext",
+    "uv",
+    "who",
+    "who_ls",
+    "whos",
+    "xdel",
+    "xmode",
+}
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -44,7 +151,9 @@ def test_there_are_notebooks():
 def test_it_carries_no_outputs_and_no_machine(path):
     notebook = json.loads(path.read_text("utf-8"))
     assert notebook["metadata"]["kernelspec"] == {"display_name": "Python 3", "language": "python", "name": "python3"}
-    assert set(notebook["metadata"]) == {"kernelspec", "language_info"} and notebook["metadata"]["language_info"] == {"name": "python"}
+    assert set(notebook["metadata"]) == {"kernelspec", "language_info"} and notebook["metadata"]["language_info"] == {
+        "name": "python"
+    }
     for cell in cells(path, "code"):
         assert cell["outputs"] == [] and cell["execution_count"] is None and set(cell["metadata"]) <= {"tags"}
     assert not re.search(r"/(home|work|Users|tmp|root)/", path.read_text("utf-8"))
@@ -56,7 +165,9 @@ def test_it_begins_with_prose_under_one_title_and_ends_with_exercises(path):
     first, last = notebook["cells"][0], notebook["cells"][-1]
     titles = [line for cell in cells(path, "markdown") for line in source(cell).splitlines() if re.match(r"# ", line)]
     assert first["cell_type"] == "markdown" and source(first).startswith("# ") and len(titles) == 1
-    headings = [line for cell in cells(path, "markdown") for line in source(cell).splitlines() if line.startswith("## ")]
+    headings = [
+        line for cell in cells(path, "markdown") for line in source(cell).splitlines() if line.startswith("## ")
+    ]
     assert headings[:3] == ["## What to expect", "## How to read the figures", "## What runs"]
     assert last["cell_type"] == "markdown" and source(last).startswith("## To try")
 
@@ -93,31 +204,58 @@ def test_every_parameter_is_used(path):
 def test_findings_are_computed_and_every_figure_is_saved(path):
     findings = [source(cell) for cell in cells(path, "code") if "finding" in cell["metadata"].get("tags", [])]
     assert len(findings) >= 3
-    assert not any(isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) for text in findings for node in ast.walk(ast.parse(text)))
+    assert not any(
+        isinstance(node, ast.Constant) and isinstance(node.value, (int, float))
+        for text in findings
+        for node in ast.walk(ast.parse(text))
+    )
     code = "\n".join(source(cell) for cell in cells(path, "code"))
     saved = re.findall(r'save_figure\(fig, "(\w+)"', code)
-    assert len(saved) == len(re.findall(r"\.plot_\w+\(", code)) >= 2 and all(name.startswith(path.stem[:2]) for name in saved)
+    assert len(saved) == len(re.findall(r"\.plot_\w+\(", code)) >= 2 and all(
+        name.startswith(path.stem[:2]) for name in saved
+    )
 
 
 @pytest.mark.slow
 def test_all_of_them_run_at_smoke_size_and_leave_their_files(tmp_path, monkeypatch):
     figures = tmp_path / "figures"
     runs = run_suite("smoke", figures_dir=figures)
-    names = [re.findall(r'save_figure\(fig, "(\w+)"', path.read_text("utf-8").replace('\\"', '"')) for path in NOTEBOOKS]
-    assert {file.name for file in figures.iterdir()} == {f"{name}.{suffix}" for some in names for name in some for suffix in ("svg", "png", "csv", "json")}
+    names = [
+        re.findall(r'save_figure\(fig, "(\w+)"', path.read_text("utf-8").replace('\\"', '"')) for path in NOTEBOOKS
+    ]
+    assert {file.name for file in figures.iterdir()} == {
+        f"{name}.{suffix}" for some in names for name in some for suffix in ("svg", "png", "csv", "json")
+    }
     errors = pd.read_csv(figures / "01_compounding_error.csv")
     assert list(errors.columns) == ["criterion", "split", "kind", "method", "block", "value", "std", "seeds"]
     assert list(errors["method"].unique()) == ["LR", "BR", "BR+GP", "BR+GP+CR"] and errors["value"].between(0, 10).all()
     sizes = pd.read_csv(figures / "04_granularity.csv", keep_default_na=False)
-    assert list(sizes["granularity"].unique()) == ["", "matrix", "sub-block", "1 block", "model"] and set(sizes["streams"]) == {"", "BR", "BR+GP", "IR"}
+    assert list(sizes["granularity"].unique()) == ["", "matrix", "sub-block", "1 block", "model"] and set(
+        sizes["streams"]
+    ) == {"", "BR", "BR+GP", "IR"}
     masks = pd.read_csv(figures / "05_criteria.csv")
-    assert set(masks[masks["method"] == "LR"]["refinement"]) == {"none", "swaps", "fw"} and set(masks["pattern"]) == {"50%", "2:4"}
+    assert set(masks[masks["method"] == "LR"]["refinement"]) == {"none", "swaps", "fw"} and set(masks["pattern"]) == {
+        "50%",
+        "2:4",
+    }
     spent = pd.read_csv(figures / "06_more_text.csv").set_index("method")
-    assert spent.loc["BR+GP", "epochs"].tolist() == [1, 2, 1, 2] and spent.loc["BR+GP", "tokens"].tolist() == [128, 256, 256, 512]
+    assert spent.loc["BR+GP", "epochs"].tolist() == [1, 2, 1, 2] and spent.loc["BR+GP", "tokens"].tolist() == [
+        128,
+        256,
+        256,
+        512,
+    ]
     added = pd.read_csv(figures / "03_added_text.csv", keep_default_na=False)
-    assert set(added["added"]) == {"", "self", "lab:mixed", "lab:recipes"} and set(added["added_samples"]) == {0, 4, 8} and set(added["measure"]) == {"held-out error", "perplexity", "accuracy"}
+    assert (
+        set(added["added"]) == {"", "self", "lab:mixed", "lab:recipes"}
+        and set(added["added_samples"]) == {0, 4, 8}
+        and set(added["measure"]) == {"held-out error", "perplexity", "accuracy"}
+    )
     asked = pd.read_csv(figures / "08_tasks.csv")
-    assert list(asked["task"].unique()) == ["lab:yes-no", "lab:story-ending", "mean"] and asked["value"].between(0, 1).all()
+    assert (
+        list(asked["task"].unique()) == ["lab:yes-no", "lab:story-ending", "mean"]
+        and asked["value"].between(0, 1).all()
+    )
     for run in runs:
         about = json.loads(run.path.read_text("utf-8"))["metadata"]["papermill"]
         assert about["exception"] is None and about["parameters"]["PRESET"] == "smoke"

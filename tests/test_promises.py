@@ -1,4 +1,6 @@
-"""The project's nine promises, one section each. What a family or a room promises in detail is tested beside that room."""
+"""The project's nine promises, one section each. What a family or a room promises in detail is tested beside that
+room.
+"""
 
 import os
 import signal
@@ -15,8 +17,8 @@ from analysis.models.save import assert_sparsity
 from analysis.paths import ROOT
 from analysis.pruning import prune
 from analysis.recipe import METHODS, Recipe
-from analysis.records import TABLES
 from analysis.reconstruction.checkpoint import Checkpoint
+from analysis.records import TABLES
 from analysis.text.windows import Windows, append
 from tests.small import small_llama, windows
 
@@ -28,6 +30,7 @@ def same_weights(a, b) -> bool:
 
 
 # 1. Exact replay (every family: tests/models/test_replay.py) ---------------------------------------------------------
+
 
 def test_1_pruning_refuses_a_model_that_cannot_be_replayed():
     model = small_llama()
@@ -43,6 +46,7 @@ def test_1_pruning_refuses_a_model_that_cannot_be_replayed():
 
 
 # 2. Sparsity is a contract -------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("pattern", ["30%", "50%", "2:4", "1:4", "0%"])
 @pytest.mark.parametrize("criterion", ["magnitude", "wanda", "sparsegpt"])
@@ -61,7 +65,9 @@ def test_2_exact_counts_after_every_stage_and_after_reload(criterion, pattern, t
                     keep, of = map(int, pattern.split(":"))
                     assert bool((mask.view(-1, of).sum(1) == keep).all())
                 elif criterion == "wanda":
-                    assert mask.sum(1).unique().tolist() == [matrix.columns - round(float(pattern[:-1]) / 100 * matrix.columns)]
+                    assert mask.sum(1).unique().tolist() == [
+                        matrix.columns - round(float(pattern[:-1]) / 100 * matrix.columns)
+                    ]
                 else:
                     assert int(mask.sum()) == mask.numel() - round(float(pattern[:-1]) / 100 * mask.numel())
     assert same_weights(result.model, reloaded)
@@ -85,6 +91,7 @@ def test_2_a_revived_weight_is_an_error():
 
 
 # 3. No silent substitute ---------------------------------------------------------------------------------------------
+
 
 def test_3_a_dead_input_is_recorded_by_name():
     model = small_llama(blocks=1)
@@ -110,9 +117,17 @@ def test_3_a_non_finite_activation_names_the_matrix():
 
 # 4. Same inputs, same result -----------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("recipe", [
-    "random-50% LR", f"sparsegpt-50% {BR}", "wanda-2:4 BR+GP+CR[epochs=2]", "random-structures-50% LIAR", "snip-neurons-50% BR+GP[repair=scale,epochs=2]",
-])  # fmt: skip
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "random-50% LR",
+        f"sparsegpt-50% {BR}",
+        "wanda-2:4 BR+GP+CR[epochs=2]",
+        "random-structures-50% LIAR",
+        "snip-neurons-50% BR+GP[repair=scale,epochs=2]",
+    ],
+)
 def test_4_bit_for_bit_whatever_the_global_seed(recipe):
     results = []
     for seed in (1, 2):
@@ -134,17 +149,27 @@ def test_4_the_seed_is_an_argument():
 
 # 5. Interrupted is not lost ------------------------------------------------------------------------------------------
 
+
 class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("recipe, visits", [
-    ("sparsegpt-50% LR", 3), ("sparsegpt-50% BR+GP[epochs=2,lr=1e-3]", 3), ("sparsegpt-50% BR+GP+CR[epochs=2,lr=1e-3]", 4),
-    ("wanda+swaps-50% BR[unit=matrix,epochs=2,lr=1e-3]", 3), ("ria-50% IR[unit=sub-block,epochs=2,lr=1e-3,train=masklora,rank=2]", 3),
-    ("magnitude-50% ridge[target=dense]", 3), ("wanda-50% retrain[epochs=2,lr=1e-3]", 1),
-    ("flap-structures-50% LIAR", 3), ("fisher-structures-40%[scope=global] LIAR+GP[penalty=held-out]", 3), ("flap-heads-50% retrain[repair=liar,epochs=2]", 1),
-    ("wanda-sp-structures-50%[heads=queries,statistics=dense] BR+GP+CR[repair=compensate,epochs=2,lr=1e-3]", 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "recipe, visits",
+    [
+        ("sparsegpt-50% LR", 3),
+        ("sparsegpt-50% BR+GP[epochs=2,lr=1e-3]", 3),
+        ("sparsegpt-50% BR+GP+CR[epochs=2,lr=1e-3]", 4),
+        ("wanda+swaps-50% BR[unit=matrix,epochs=2,lr=1e-3]", 3),
+        ("ria-50% IR[unit=sub-block,epochs=2,lr=1e-3,train=masklora,rank=2]", 3),
+        ("magnitude-50% ridge[target=dense]", 3),
+        ("wanda-50% retrain[epochs=2,lr=1e-3]", 1),
+        ("flap-structures-50% LIAR", 3),
+        ("fisher-structures-40%[scope=global] LIAR+GP[penalty=held-out]", 3),
+        ("flap-heads-50% retrain[repair=liar,epochs=2]", 1),
+        ("wanda-sp-structures-50%[heads=queries,statistics=dense] BR+GP+CR[repair=compensate,epochs=2,lr=1e-3]", 4),
+    ],
+)
 def test_5_killed_at_any_visit_resumes_bit_equal(recipe, visits, tmp_path, monkeypatch):
     recipe = Recipe.parse(recipe)
     arguments = (small_llama(), recipe, append(windows(6), windows(2, seed=5)), {"other": windows(4, seed=1)})
@@ -203,40 +228,60 @@ def test_5_a_real_kill(tmp_path):
 
 # 6. Calibration and held-out are labelled, overlap is an error -------------------------------------------------------
 
+
 def test_6_every_error_and_perplexity_says_which_side_it_is():
-    result = prune(small_llama(), Recipe.parse(f"wanda-50% {BR}"), windows(6), {"x": windows(4, seed=1), "y": windows(4, seed=2)})
+    result = prune(
+        small_llama(), Recipe.parse(f"wanda-50% {BR}"), windows(6), {"x": windows(4, seed=1), "y": windows(4, seed=2)}
+    )
     for table in ("blocks", "steps", "perplexity"):
         assert set(result.tables[table].split) == {"calibration", "x", "y"}, table
     assert set(result.tables["texts"].split) == {"x", "y"}, "distances are of held-out texts from the calibration text"
-    assert result.provenance["calibration"]["source"] == "calibration" and set(result.provenance["held_out"]) == {"x", "y"}
+    assert result.provenance["calibration"]["source"] == "calibration" and set(result.provenance["held_out"]) == {
+        "x",
+        "y",
+    }
 
 
 def test_6_shared_text_is_refused_before_any_work():
     calibration = windows(6, length=32)
-    shifted = Windows(calibration.ids.flatten()[7 : 7 + 64].view(2, 32), torch.ones(2, 32, dtype=torch.bool), "shifted", {})
+    shifted = Windows(
+        calibration.ids.flatten()[7 : 7 + 64].view(2, 32), torch.ones(2, 32, dtype=torch.bool), "shifted", {}
+    )
     with pytest.raises(OverlapError, match="shifted|x"):
         prune(small_llama(), Recipe.parse("wanda-50% LR"), calibration, {"x": shifted})
 
 
 # 7. Every number carries its cost ------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("method", METHODS)
 def test_7_seconds_memory_tokens_and_parameters_of_every_stage(method):
     result = prune(small_llama(), Recipe.parse(f"wanda-50% {method}"), windows(4), {"x": windows(2, seed=1)})
     cost = result.tables["cost"]
-    assert list(cost.columns) == ["unit", "stage", "seconds", "peak_memory_mib", "solver_memory_mib", "tokens", "trainable_parameters"]
+    assert list(cost.columns) == [
+        "unit",
+        "stage",
+        "seconds",
+        "peak_memory_mib",
+        "solver_memory_mib",
+        "tokens",
+        "trainable_parameters",
+    ]
     assert (cost.seconds >= 0).all() and (cost.peak_memory_mib > 0).all()
     solve = cost[cost.stage == "solve"]
     dense = small_llama()
     block = sum(p.numel() for p in dense.model.layers[0].parameters())
     kept = list(result.tables["matrices"].kept)
-    trained = {"LR": [], "ridge": kept, "retrain": [sum(p.numel() for p in dense.parameters())]}.get(method, [block, 2 * block])
+    trained = {"LR": [], "ridge": kept, "retrain": [sum(p.numel() for p in dense.parameters())]}.get(
+        method, [block, 2 * block]
+    )
     assert set(solve.trainable_parameters) <= set(trained) and bool(len(solve)) == bool(trained)
     assert (solve.tokens == (1 if method == "ridge" else 10) * 4 * 16).all()
     assert set(cost.stage) >= {"record", "statistics", "mask", "advance", "measure"}
 
 
 # 8. Offline by default -----------------------------------------------------------------------------------------------
+
 
 def test_8_no_socket_is_opened(tmp_path):
     script = textwrap.dedent("""
@@ -250,29 +295,44 @@ def test_8_no_socket_is_opened(tmp_path):
         result = prune(lab, Recipe.parse("wanda-50% LR"), calibration)
         result.save(sys.argv[1])
     """)
-    environment = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    }
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "m")], cwd=ROOT, check=True, env=environment)
     assert {f.suffix for f in (tmp_path / "m").iterdir()} <= {".json", ".safetensors", ".jinja", ".txt"}, "no pickles"
 
 
 # 9. Padding changes nothing ------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("recipe", [
-    "wanda-50% LR", "sparsegpt-50% LR", f"sparsegpt-50% {BR}", "wanda-50% BR+GP+CR[epochs=2]",
-    "flap-structures-50% LIAR+GP", "fisher-neurons-50%[scope=global] LIAR",
-])  # fmt: skip
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "wanda-50% LR",
+        "sparsegpt-50% LR",
+        f"sparsegpt-50% {BR}",
+        "wanda-50% BR+GP+CR[epochs=2]",
+        "flap-structures-50% LIAR+GP",
+        "fisher-neurons-50%[scope=global] LIAR",
+    ],
+)
 def test_9_padded_windows_give_what_the_unpadded_give(recipe):
     """The same windows, once as they are and once with eight padded positions of other content at their right."""
     plain, other = windows(8, length=16), {"x": windows(4, length=16, seed=1)}
 
     def pad(w: Windows, seed: int) -> Windows:
         junk = windows(len(w), length=8, seed=seed)
-        return Windows(torch.cat([w.ids, junk.ids], 1), torch.cat([w.mask, torch.zeros_like(junk.mask)], 1), w.label, w.provenance)
+        return Windows(
+            torch.cat([w.ids, junk.ids], 1), torch.cat([w.mask, torch.zeros_like(junk.mask)], 1), w.label, w.provenance
+        )
 
     a = prune(small_llama(), Recipe.parse(recipe), plain, other)
     b = prune(small_llama(), Recipe.parse(recipe), pad(plain, 7), {"x": pad(other["x"], 8)})
     agreement = sum(float((a.masks[n] == b.masks[n]).float().mean()) for n in a.masks) / len(a.masks)
     assert agreement > 0.999, "rounding may turn a tie, content of padding may not"
-    x, y = a.tables["blocks"].set_index(["block", "split", "kind"]).error, b.tables["blocks"].set_index(["block", "split", "kind"]).error
+    x, y = (
+        a.tables["blocks"].set_index(["block", "split", "kind"]).error,
+        b.tables["blocks"].set_index(["block", "split", "kind"]).error,
+    )
     assert (x - y).abs().max() < 0.02 * x.abs().max()
     assert list(a.tables["perplexity"].tokens) == list(b.tables["perplexity"].tokens)

@@ -11,12 +11,12 @@ from analysis.measure.perplexity import perplexity
 from analysis.models.anatomy import anatomy
 from analysis.pruning import prune
 from analysis.recipe import METHODS, TRAINED, Recipe
-from analysis.records import TABLES
 from analysis.reconstruction.checkpoint import Checkpoint
 from analysis.reconstruction.gradient import reconstruct
 from analysis.reconstruction.pieces import pieces
 from analysis.reconstruction.problems import problem
 from analysis.reconstruction.streams import advance, open_streams
+from analysis.records import TABLES
 from analysis.walk import generator
 from tests.families import FAMILIES, LENGTH, VOCABULARY, tiny
 from tests.small import small_llama, windows
@@ -45,13 +45,17 @@ def test_every_method_and_criterion(criterion, method):
     dense = small_llama(blocks=2)
     before = copy.deepcopy(dense.state_dict())
     result = prune(dense, _recipe(criterion, method), windows(8), {"other": windows(4, seed=1, label="other")})
-    assert all(torch.equal(before[name], value) for name, value in dense.state_dict().items()), "the dense model is never modified"
+    assert all(torch.equal(before[name], value) for name, value in dense.state_dict().items()), (
+        "the dense model is never modified"
+    )
     assert set(result.tables) == set(TABLES)
     names = {f"{b.name}.{m.name}" for b in anatomy(dense).blocks for m in b.matrices}
     assert set(result.masks) == names and len(names) == 14
     untouched = {n: v for n, v in before.items() if "embed" in n or n.startswith("lm_head") or n == "model.norm.weight"}
     same = [torch.equal(result.model.state_dict()[n], v) for n, v in untouched.items()]
-    assert len(same) == 3 and (not any(same) if method == "retrain" else all(same)), "only retraining the whole model reaches beyond the blocks"
+    assert len(same) == 3 and (not any(same) if method == "retrain" else all(same)), (
+        "only retraining the whole model reaches beyond the blocks"
+    )
     matrices = result.tables["matrices"]
     assert (matrices.kept * 2 == matrices["rows"] * matrices["columns"]).all() and (matrices.sparsity == 0.5).all()
     ppl = result.tables["perplexity"]
@@ -61,9 +65,19 @@ def test_every_method_and_criterion(criterion, method):
 
 
 def test_layer_wise_takes_no_gradient_step():
-    """LR is the mask (and OBS) alone: Wanda's kept weights are the dense ones, SparseGPT's are not, and norms never move."""
+    """LR is the mask (and OBS) alone: Wanda's kept weights are the dense ones, SparseGPT's are not, and norms never
+    move.
+    """
     dense = small_llama()
-    for criterion, moved in (("ria-50%", False), ("wanda+swaps-50%", False), ("sparsegpt+fw-50%[iterations=20]", True), ("wanda-50%", False), ("magnitude-50%", False), ("sparsegpt-50%", True), ("sparsegpt-50%[update=false]", False)):
+    for criterion, moved in (
+        ("ria-50%", False),
+        ("wanda+swaps-50%", False),
+        ("sparsegpt+fw-50%[iterations=20]", True),
+        ("wanda-50%", False),
+        ("magnitude-50%", False),
+        ("sparsegpt-50%", True),
+        ("sparsegpt-50%[update=false]", False),
+    ):
         result = prune(dense, Recipe.parse(f"{criterion} LR"), windows(8))
         assert len(result.tables["steps"]) == 0
         for (name, old), (_, new) in zip(dense.named_parameters(), result.model.named_parameters(), strict=True):
@@ -76,7 +90,12 @@ def test_layer_wise_takes_no_gradient_step():
 def test_calibration_error_falls_with_every_step_of_the_paper():
     """LR > BR > BR+GP > BR+GP+CR in final-block calibration error (Shin et al. 2024, table 1)."""
     dense = small_llama(blocks=4)
-    errors = [_final_error(prune(dense, Recipe.parse(f"wanda-50% {m}" + ("" if m == "LR" else "[epochs=15,lr=4e-3]")), windows(16))) for m in ("LR", "BR", "BR+GP", "BR+GP+CR")]
+    errors = [
+        _final_error(
+            prune(dense, Recipe.parse(f"wanda-50% {m}" + ("" if m == "LR" else "[epochs=15,lr=4e-3]")), windows(16))
+        )
+        for m in ("LR", "BR", "BR+GP", "BR+GP+CR")
+    ]
     assert errors == sorted(errors, reverse=True), errors
     assert errors[3] < 0.7 * errors[0]
 
@@ -89,7 +108,10 @@ def test_masks_of_a_block_come_from_the_sparse_stream():
     inputs = {}
     block, original = anatomy(half).blocks[1], anatomy(dense).blocks[1]
     block.module.load_state_dict(original.module.state_dict())  # block 0 pruned, block 1 still dense
-    handles = [m.module.register_forward_pre_hook(lambda mod, args, n=m.name: inputs.__setitem__(n, args[0])) for m in block.matrices]
+    handles = [
+        m.module.register_forward_pre_hook(lambda mod, args, n=m.name: inputs.__setitem__(n, args[0]))
+        for m in block.matrices
+    ]
     with torch.no_grad():
         half(input_ids=w.ids)
     for handle in handles:
@@ -97,16 +119,26 @@ def test_masks_of_a_block_come_from_the_sparse_stream():
     for matrix in original.matrices:
         x = inputs[matrix.name].reshape(-1, matrix.columns)
         score = matrix.weight().abs() * x.square().mean(0).sqrt()
-        expected = torch.zeros_like(score, dtype=torch.bool).scatter_(1, score.argsort(dim=1, descending=True)[:, : matrix.columns // 2], True)
+        expected = torch.zeros_like(score, dtype=torch.bool).scatter_(
+            1, score.argsort(dim=1, descending=True)[:, : matrix.columns // 2], True
+        )
         agreement = (result.masks[f"{original.name}.{matrix.name}"] == expected).float().mean()
         assert agreement > 0.998, (matrix.name, float(agreement))
 
 
 def test_global_propagation_and_cross_blocks_change_targets_and_units():
     dense = small_llama(blocks=3)
-    steps = {m: prune(dense, _recipe("wanda-50%", m), windows(8), {"other": windows(4, seed=1)}).tables["steps"] for m in ("BR", "BR+GP", "BR+GP+CR")}
+    steps = {
+        m: prune(dense, _recipe("wanda-50%", m), windows(8), {"other": windows(4, seed=1)}).tables["steps"]
+        for m in ("BR", "BR+GP", "BR+GP+CR")
+    }
     assert steps["BR"].unit.nunique() == 3 and steps["BR+GP+CR"].unit.nunique() == 4
-    assert set(zip(steps["BR+GP+CR"].first_block, steps["BR+GP+CR"].last_block, strict=True)) == {(0, 0), (0, 1), (1, 2), (2, 2)}
+    assert set(zip(steps["BR+GP+CR"].first_block, steps["BR+GP+CR"].last_block, strict=True)) == {
+        (0, 0),
+        (0, 1),
+        (1, 2),
+        (2, 2),
+    }
     assert list(steps["BR"].epoch.unique()) == list(range(7)) and set(steps["BR"].split) == {"calibration", "other"}
     first = {m: s[(s.unit == 0) & (s.epoch == 0) & (s.split == "calibration")].error.iloc[0] for m, s in steps.items()}
     assert first["BR"] == first["BR+GP"], "at the first block the two streams are one"
@@ -120,9 +152,21 @@ UNITS = ["unit=matrix", "unit=sub-block", "width=1", "width=2", "width=3,overlap
 @pytest.mark.parametrize("method", ["BR", "BR+GP", "IR"])
 @pytest.mark.parametrize("unit", UNITS)
 def test_every_unit_with_every_choice_of_streams_lowers_its_own_error(unit, method):
-    result = prune(small_llama(blocks=4), Recipe.parse(f"wanda-50% {method}[{unit},epochs=5,lr=4e-3]"), windows(8), {"other": windows(4, seed=1)})
+    result = prune(
+        small_llama(blocks=4),
+        Recipe.parse(f"wanda-50% {method}[{unit},epochs=5,lr=4e-3]"),
+        windows(8),
+        {"other": windows(4, seed=1)},
+    )
     steps = result.tables["steps"].set_index(["unit", "part", "split", "epoch"]).error
-    parts = {"unit=matrix": 28, "unit=sub-block": 8, "width=1": 4, "width=2": 2, "width=3,overlap=2": 6, "unit=model": 1}
+    parts = {
+        "unit=matrix": 28,
+        "unit=sub-block": 8,
+        "width=1": 4,
+        "width=2": 2,
+        "width=3,overlap=2": 6,
+        "unit=model": 1,
+    }
     for split in ("calibration", "other"):
         first, last = steps.xs((split, 0), level=("split", "epoch")), steps.xs((split, 5), level=("split", "epoch"))
         assert len(first) == parts[unit]
@@ -131,19 +175,31 @@ def test_every_unit_with_every_choice_of_streams_lowers_its_own_error(unit, meth
 
 
 def test_pieces_of_a_block_are_solved_in_order_each_seeing_the_one_before():
-    """The error a piece starts from is that of its own pruning on the inputs it gets: for BR+GP the earlier pieces' remainder too."""
+    """The error a piece starts from is that of its own pruning on the inputs it gets: for BR+GP the earlier pieces'
+    remainder too.
+    """
     recipe = "wanda-50% {}[unit=sub-block,epochs=5,lr=4e-3]"
-    steps = {m: prune(small_llama(), Recipe.parse(recipe.format(m)), windows(8)).tables["steps"] for m in ("BR", "BR+GP", "IR")}
+    steps = {
+        m: prune(small_llama(), Recipe.parse(recipe.format(m)), windows(8)).tables["steps"]
+        for m in ("BR", "BR+GP", "IR")
+    }
     assert list(steps["BR"].part.unique()) == ["attention", "mlp"]
-    start = {m: s[(s.unit == 0) & (s.epoch == 0) & (s.split == "calibration")].set_index("part").error for m, s in steps.items()}
-    assert start["BR"]["attention"] == start["BR+GP"]["attention"] == start["IR"]["attention"], "nothing was pruned before it"
+    start = {
+        m: s[(s.unit == 0) & (s.epoch == 0) & (s.split == "calibration")].set_index("part").error
+        for m, s in steps.items()
+    }
+    assert start["BR"]["attention"] == start["BR+GP"]["attention"] == start["IR"]["attention"], (
+        "nothing was pruned before it"
+    )
     assert len({start[m]["mlp"] for m in start}) == 3
     end = steps["BR+GP"][(steps["BR+GP"].unit == 0) & (steps["BR+GP"].part == "mlp")].error.iloc[-1]
     assert end > 0
 
 
 def test_independent_units_do_not_depend_on_their_order():
-    """(dense, dense) with dense statistics: a block solved alone in an otherwise dense model becomes what the whole walk made of it."""
+    """(dense, dense) with dense statistics: a block solved alone in an otherwise dense model becomes what the whole
+    walk made of it.
+    """
     dense, w = small_llama(blocks=3), windows(8)
     recipe = Recipe.parse("wanda-50%[statistics=dense] IR[unit=sub-block,epochs=3,lr=4e-3]")
     whole = prune(dense, recipe, w)
@@ -156,13 +212,22 @@ def test_independent_units_do_not_depend_on_their_order():
         matrix.assign(matrix.weight() * whole.masks[f"{ours.name}.{matrix.name}"])
     for pruned, still_dense in zip(pieces([ours], recipe.unit), pieces([theirs], recipe.unit), strict=True):
         masks = {matrix.module.weight: whole.masks[name] for name, matrix in pruned.matrices.items()}
-        reconstruct(pruned, masks, problem(still_dense, pruned, streams, recipe), [], recipe.solver, generator(0, "solve", 2, pruned.part))
+        reconstruct(
+            pruned,
+            masks,
+            problem(still_dense, pruned, streams, recipe),
+            [],
+            recipe.solver,
+            generator(0, "solve", 2, pruned.part),
+        )
     for name, parameter in ours.module.named_parameters():
         assert torch.equal(parameter, dict(anatomy(whole.model).blocks[2].module.named_parameters())[name]), name
 
 
 def test_the_whole_stack_as_one_unit_is_direct_optimisation():
-    """unit=model with mean squared error on the last hidden states equals Adam on the model's own forward under the masks."""
+    """unit=model with mean squared error on the last hidden states equals Adam on the model's own forward under the
+    masks.
+    """
     dense, w = small_llama(blocks=2), windows(16)
     result = prune(dense, Recipe.parse("magnitude-50% BR+GP[unit=model,epochs=2,lr=4e-3,shuffle=false]"), w)
     model = copy.deepcopy(dense)
@@ -195,9 +260,14 @@ def test_ridge_is_the_best_of_its_layer_and_says_by_how_much(streams):
     result = prune(dense, Recipe.parse(f"magnitude-50% ridge[{streams}]"), w)
     layers = result.tables["layers"]
     assert list(layers.action.unique()) == ["ridge"] and len(layers) == 14
-    assert (layers.error_after <= layers.error_before).all() and layers.error_after.sum() < 0.9 * layers.error_before.sum()
+    assert (
+        layers.error_after <= layers.error_before
+    ).all() and layers.error_after.sum() < 0.9 * layers.error_before.sum()
     assert _final_error(result) < _final_error(prune(dense, Recipe.parse("magnitude-50% LR"), w))
-    assert result.tables["cost"].query("stage == 'solve'").trainable_parameters.sum() == result.tables["matrices"].kept.sum()
+    assert (
+        result.tables["cost"].query("stage == 'solve'").trainable_parameters.sum()
+        == result.tables["matrices"].kept.sum()
+    )
 
 
 @pytest.mark.parametrize("refinement", ["swaps", "fw"])
@@ -216,7 +286,9 @@ def test_refinement_lowers_every_layer_s_error_and_keeps_the_counts(refinement, 
 def test_retraining_lowers_the_model_s_own_loss_under_its_masks(options):
     dense, w = small_llama(blocks=2), windows(16)
     plain = prune(dense, Recipe.parse("wanda-60% LR"), w)
-    result = prune(dense, Recipe.parse(f"wanda-60% retrain[{options}epochs=6,lr=4e-3]"), w, {"other": windows(4, seed=1)})
+    result = prune(
+        dense, Recipe.parse(f"wanda-60% retrain[{options}epochs=6,lr=4e-3]"), w, {"other": windows(4, seed=1)}
+    )
     steps = result.tables["steps"].query("split == 'calibration'").error
     assert steps.iloc[-1] < steps.iloc[0]
     assert all(torch.equal(plain.masks[name], mask) for name, mask in result.masks.items()), "masks are those of LR"
@@ -228,13 +300,19 @@ def test_retraining_lowers_the_model_s_own_loss_under_its_masks(options):
     if "distill" not in options:
         assert _nats(result) < _nats(plain)
     solve = result.tables["cost"].query("stage == 'solve'").iloc[0]
-    assert solve.tokens == 6 * w.mask.sum() and 0 < solve.trainable_parameters <= sum(p.numel() for p in dense.parameters())
+    assert solve.tokens == 6 * w.mask.sum() and 0 < solve.trainable_parameters <= sum(
+        p.numel() for p in dense.parameters()
+    )
 
 
 def test_statistics_of_the_dense_stream_are_those_of_the_dense_model():
-    """Wanda on dense statistics does not care what was pruned before: all blocks' masks equal those from one forward of the dense model."""
+    """Wanda on dense statistics does not care what was pruned before: all blocks' masks equal those from one forward of
+    the dense model.
+    """
     dense, w = small_llama(blocks=3), windows(8)
-    sparse, result = (prune(dense, Recipe.parse(f"wanda-50%[statistics={stream}] LR"), w) for stream in ("sparse", "dense"))
+    sparse, result = (
+        prune(dense, Recipe.parse(f"wanda-50%[statistics={stream}] LR"), w) for stream in ("sparse", "dense")
+    )
     inputs, matrices = {}, dict(anatomy(dense).matrices())
     for name, matrix in matrices.items():
         matrix.module.register_forward_pre_hook(lambda m, args, n=name: inputs.__setitem__(n, args[0]))
@@ -242,7 +320,9 @@ def test_statistics_of_the_dense_stream_are_those_of_the_dense_model():
         dense(input_ids=w.ids)
     for name, matrix in matrices.items():
         score = matrix.weight().abs() * inputs[name].reshape(-1, matrix.columns).square().mean(0).sqrt()
-        expected = torch.zeros_like(score, dtype=torch.bool).scatter_(1, score.argsort(dim=1, descending=True)[:, : matrix.columns // 2], True)
+        expected = torch.zeros_like(score, dtype=torch.bool).scatter_(
+            1, score.argsort(dim=1, descending=True)[:, : matrix.columns // 2], True
+        )
         assert (result.masks[name] == expected).float().mean() > 0.998
     assert any(not torch.equal(sparse.masks[name], mask) for name, mask in result.masks.items())
 
@@ -256,10 +336,21 @@ def test_unit_error_of_the_last_epoch_is_the_block_error():
     pd.testing.assert_series_equal(last, total, check_names=False, rtol=1e-4)
 
 
-@pytest.mark.parametrize("words", [
-    "sparsegpt-50% LR", "sparsegpt-50% BR[epochs=2,lr=1e-3]", "wanda-50% BR[width=2,epochs=2,lr=1e-3]", "wanda-50% BR+GP[epochs=2,lr=1e-3]", "magnitude-50% ridge", "wanda-50% retrain[epochs=2,lr=1e-3]",
-    "flap-structures-50% LIAR", "flap-structures-50% LIAR[penalty=held-out]", "flap-structures-50% BR[repair=liar,width=2,epochs=2,lr=1e-3]", "flap-neurons-50% LIAR+GP",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        "sparsegpt-50% LR",
+        "sparsegpt-50% BR[epochs=2,lr=1e-3]",
+        "wanda-50% BR[width=2,epochs=2,lr=1e-3]",
+        "wanda-50% BR+GP[epochs=2,lr=1e-3]",
+        "magnitude-50% ridge",
+        "wanda-50% retrain[epochs=2,lr=1e-3]",
+        "flap-structures-50% LIAR",
+        "flap-structures-50% LIAR[penalty=held-out]",
+        "flap-structures-50% BR[repair=liar,width=2,epochs=2,lr=1e-3]",
+        "flap-neurons-50% LIAR+GP",
+    ],
+)
 def test_without_measuring_the_model_is_the_same_also_resumed(words, tmp_path, monkeypatch):
     """Where nobody measures and nobody follows the dense model, both streams are one tensor."""
     arguments = small_llama(), Recipe.parse(words), windows(8), {"other": windows(4, seed=1)}
@@ -276,7 +367,10 @@ def test_without_measuring_the_model_is_the_same_also_resumed(words, tmp_path, m
         prune(*arguments, measure=False, checkpoint=tmp_path)
     resumed = prune(*arguments, measure=False, checkpoint=tmp_path)
     for other in (bare, resumed):
-        assert all(torch.equal(a, b) for a, b in zip(measured.model.state_dict().values(), other.model.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(measured.model.state_dict().values(), other.model.state_dict().values(), strict=True)
+        )
 
 
 def test_removed_weights_are_zeros_without_a_sign():
@@ -292,13 +386,25 @@ def test_float64_statistics_are_an_option():
     assert agreement > 0.99
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda m: prune(m, Recipe.parse("wanda-50% LR"), windows(4, length=65)), "65 tokens.*context of 64"),
-    (lambda m: prune(m, Recipe.parse("wanda-50% LR"), windows(4), {"calibration": windows(4, seed=1)}), "calibration"),
-    (lambda m: prune(m, Recipe.parse("wanda-50% BR[select=held-out]"), windows(4)), "held-out"),
-    (lambda m: prune(m, Recipe.parse("wanda-50% BR[width=9]"), windows(4)), "width=9: the model has 3 blocks; .*unit=model"),
-    (lambda m: prune(m, Recipe.parse("wanda-5:7 BR[train=masklora,rank=99]"), windows(4)), "5:7 does not divide.*; rank=99 is above the rank of 21 matrices.*at most"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda m: prune(m, Recipe.parse("wanda-50% LR"), windows(4, length=65)), "65 tokens.*context of 64"),
+        (
+            lambda m: prune(m, Recipe.parse("wanda-50% LR"), windows(4), {"calibration": windows(4, seed=1)}),
+            "calibration",
+        ),
+        (lambda m: prune(m, Recipe.parse("wanda-50% BR[select=held-out]"), windows(4)), "held-out"),
+        (
+            lambda m: prune(m, Recipe.parse("wanda-50% BR[width=9]"), windows(4)),
+            "width=9: the model has 3 blocks; .*unit=model",
+        ),
+        (
+            lambda m: prune(m, Recipe.parse("wanda-5:7 BR[train=masklora,rank=99]"), windows(4)),
+            "5:7 does not divide.*; rank=99 is above the rank of 21 matrices.*at most",
+        ),
+    ],
+)
 def test_wrong_calls(call, message):
     with pytest.raises(UsageError, match=message):
         call(small_llama())
@@ -316,7 +422,9 @@ def test_every_family_is_pruned_and_reconstructed(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", ["BR+GP[unit=matrix,epochs=4,lr=2e-3]", "BR+GP[unit=sub-block,epochs=4,lr=2e-3]", "ridge[target=dense]"])
+@pytest.mark.parametrize(
+    "method", ["BR+GP[unit=matrix,epochs=4,lr=2e-3]", "BR+GP[unit=sub-block,epochs=4,lr=2e-3]", "ridge[target=dense]"]
+)
 def test_matrices_and_halves_of_every_family(family, method):
     dense = tiny(family)
     w = windows(6, length=LENGTH, vocabulary=VOCABULARY, padded=True)
@@ -330,7 +438,9 @@ def test_matrices_and_halves_of_every_family(family, method):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("method", ["BR+GP", "BR+GP[unit=sub-block]", "IR[unit=matrix,train=masklora,rank=4]", "ridge", "retrain"])
+@pytest.mark.parametrize(
+    "method", ["BR+GP", "BR+GP[unit=sub-block]", "IR[unit=matrix,train=masklora,rank=4]", "ridge", "retrain"]
+)
 def test_half_precision_models_stay_half_and_improve(method, dtype):
     dense = small_llama(dtype=dtype)
     layerwise = prune(dense, Recipe.parse("wanda-50% LR"), windows(8))

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.errors import StoreError
 from analysis import records
+from analysis.errors import StoreError
 from tests.study.fakes import tables
 
 

@@ -104,13 +104,17 @@ def label_sources(flag: str, texts: Sequence[str], problems: Problems) -> dict[s
         with problems.catch():
             label = label or parse_source(source).label
             if label in labelled:
-                raise UsageError(f"{flag} {text}: two texts are labelled {label!r}; name them apart, as in other={source}")
+                raise UsageError(
+                    f"{flag} {text}: two texts are labelled {label!r}; name them apart, as in other={source}"
+                )
             labelled[label] = source
     return labelled
 
 
 def fingerprints(sources: dict[str, str], problems: Problems, model: str | None = None) -> dict[str, str]:
-    """Fingerprint of each source, which also tells that it exists; mistakes are collected. model: the fingerprint of who writes `self`."""
+    """Fingerprint of each source, which also tells that it exists; mistakes are collected. model: the fingerprint of
+    who writes `self`.
+    """
     found = {}
     for label, source in sources.items():
         with problems.catch():
@@ -137,7 +141,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     words = [all(isinstance(value, str) for value in column) for column in zip(*rows)]
     cells = [list(header), *([number(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = ["  ".join(cell.ljust(width) if left else cell.rjust(width) for cell, width, left in zip(row, widths, words)) for row in cells]
+    lines = [
+        "  ".join(cell.ljust(width) if left else cell.rjust(width) for cell, width, left in zip(row, widths, words))
+        for row in cells
+    ]
     return "\n".join(line.rstrip() for line in lines)
 
 

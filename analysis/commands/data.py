@@ -35,7 +35,13 @@ def describe(args: argparse.Namespace) -> Report:
 
     say(f"loading {args.model}")
     dense = load_model(args.model, device=args.device, dtype=args.dtype)
-    how = {"samples": args.samples, "length": args.length, "seed": args.seed, "separator": unescape(args.separator), "mode": args.mode}
+    how = {
+        "samples": args.samples,
+        "length": args.length,
+        "seed": args.seed,
+        "separator": unescape(args.separator),
+        "mode": args.mode,
+    }
     windows = load_tokens(args.source, dense, split="train", **how)
     if windows.labelled is None:
         loss = perplexity(dense.model, windows)
@@ -69,11 +75,15 @@ def _share(windows, numbers: list[int]) -> float:
     """Share of the real tokens that are one of these."""
     import torch
 
-    return (torch.isin(windows.ids, torch.tensor(numbers, dtype=torch.long)) & windows.mask).sum().item() / windows.tokens
+    return (
+        torch.isin(windows.ids, torch.tensor(numbers, dtype=torch.long)) & windows.mask
+    ).sum().item() / windows.tokens
 
 
 def _against(dense, windows, other) -> dict:
-    """How far `windows` are from those of another text: what of it they repeat, and the distance of hidden states' second moments."""
+    """How far `windows` are from those of another text: what of it they repeat, and the distance of hidden states'
+    second moments.
+    """
     from analysis.measure.second_moments import distance, second_moment
     from analysis.text.windows import repeated
 
@@ -99,16 +109,31 @@ def _describe_text(document: dict) -> str:
         ("documents read", f"{document['documents']:,}"),
         ("unknown tokens", f"{document['unknown_share']:.2%}"),
         *byte,
-        *([] if of else [(f"loss of {name}", f"{document['nats_per_token']:.4g} nats per token (perplexity {document['perplexity']:.4g})")]),
-        *([(f"{of['metric']} of {name}", f"{of['score']:.4g} +- {of['standard_error']:.2g} (loss {of['loss']:.4g})")] if of else []),
+        *(
+            []
+            if of
+            else [
+                (
+                    f"loss of {name}",
+                    f"{document['nats_per_token']:.4g} nats per token (perplexity {document['perplexity']:.4g})",
+                )
+            ]
+        ),
+        *(
+            [(f"{of['metric']} of {name}", f"{of['score']:.4g} +- {of['standard_error']:.2g} (loss {of['loss']:.4g})")]
+            if of
+            else []
+        ),
     ]
     lines = [document["source"], "", table(("quantity", "value"), rows)]
     if "against" in document:
         other = document["against"]
         lines += [
             "",
-            f"against {other['source']}: {other['repeated_windows']} of its {other['windows']} windows ({other['repeated_share']:.1%}) share {other['run']} or "
-            "more consecutive tokens with this text",
+            (
+                f"against {other['source']}: {other['repeated_windows']} of its {other['windows']} windows"
+                f" ({other['repeated_share']:.1%}) share {other['run']} or more consecutive tokens with this text"
+            ),
             "",
             table(("block", "distance of second moments"), list(enumerate(other["distance"]))),
         ]
@@ -118,8 +143,8 @@ def _describe_text(document: dict) -> str:
 def generate(args: argparse.Namespace) -> Report:
     """Texts in a model's own words, as a file of lines {"text": ..., "tokens": ...} with its provenance beside it.
 
-    Raises: AnalysisError if an argument or the model is unusable, or all it writes is rejected; StoreError for a file that is there already
-    and is not these texts.
+    Raises: AnalysisError if an argument or the model is unusable, or all it writes is rejected; StoreError for a file
+    that is there already and is not these texts.
     """
     problems = Problems()
     problems.check_count("--texts", args.texts)
@@ -153,7 +178,11 @@ def generate(args: argparse.Namespace) -> Report:
                     break
         chosen = [(text, number) for number, batch in enumerate(batches) for text in batch.texts][: args.texts]
         data = b"".join(generated.line(text, number) for text, number in chosen)
-        counts = {"texts": len(chosen), "tokens": sum(text.tokens for text, _ in chosen), "rejected": generated.tally(batches)["rejected"]}
+        counts = {
+            "texts": len(chosen),
+            "tokens": sum(text.tokens for text, _ in chosen),
+            "rejected": generated.tally(batches)["rejected"],
+        }
         settings = named(Generation.parse(args.settings), lambda reference: reference.label).to_dict()
         told = request | {"settings": settings, "sha256": hashlib.sha256(data).hexdigest(), **counts}
         told["versions"] = generated.versions()
@@ -166,21 +195,39 @@ def generate(args: argparse.Namespace) -> Report:
 
 
 def _finished(out: Path, beside: Path, request: dict) -> dict | None:
-    """The provenance of these very texts where the file holds them, None where there is no file. Raises StoreError where it holds others."""
+    """The provenance of these very texts where the file holds them, None where there is no file. Raises StoreError
+    where it holds others.
+    """
     if not out.exists():
         return None
     try:
         told = json.loads(beside.read_bytes())
-        if {key: told.get(key) for key in request} == request and hashlib.sha256(out.read_bytes()).hexdigest() == told["sha256"]:
+        if {key: told.get(key) for key in request} == request and hashlib.sha256(out.read_bytes()).hexdigest() == told[
+            "sha256"
+        ]:
             return told
     except (OSError, ValueError, KeyError, AttributeError):
         pass
-    raise StoreError(f"--out {out}: the file is there already and holds something else; name another file, or remove it")
+    raise StoreError(
+        f"--out {out}: the file is there already and holds something else; name another file, or remove it"
+    )
 
 
 def _generate_text(out: Path, beside: Path, told: dict) -> str:
     from analysis.text.generate import REJECTIONS
 
-    rejected = [f"rejected {number:,} for {reason}: {REJECTIONS[reason]}" for reason, number in told["rejected"].items()] or ["rejected none"]
-    return "\n".join([f"{told['texts']:,} texts of {told['tokens']:,} tokens by {told['model']} ({told['source']}, seed {told['seed']})", *rejected,
-                      "", f"texts       {out}", f"provenance  {beside}"])  # fmt: skip
+    rejected = [
+        f"rejected {number:,} for {reason}: {REJECTIONS[reason]}" for reason, number in told["rejected"].items()
+    ] or ["rejected none"]
+    return "\n".join(
+        [
+            (
+                f"{told['texts']:,} texts of {told['tokens']:,} tokens by {told['model']} ({told['source']}, seed"
+                f" {told['seed']})"
+            ),
+            *rejected,
+            "",
+            f"texts       {out}",
+            f"provenance  {beside}",
+        ]
+    )

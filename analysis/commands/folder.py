@@ -19,7 +19,14 @@ from analysis.commands.common import existing_parent, jsonable
 from analysis.errors import StoreError, UsageError
 
 SCHEMA = 2  # of the request and the summary; raise it when either changes meaning
-REQUEST, LOCK, CHECKPOINT, SUMMARY, MODEL, SHRUNK = ".request.json", ".lock", ".checkpoint", "summary.json", "model", "shrunk"
+REQUEST, LOCK, CHECKPOINT, SUMMARY, MODEL, SHRUNK = (
+    ".request.json",
+    ".lock",
+    ".checkpoint",
+    "summary.json",
+    "model",
+    "shrunk",
+)
 
 
 def check_writable(folder: Path) -> None:
@@ -68,10 +75,15 @@ def claimed(folder: Path, request: dict, seen: str):
     try:
         lock.acquire()
     except Timeout as held:
-        raise StoreError(f"--out {folder}: another `analysis prune` is writing this folder; wait for it or name another") from held
+        raise StoreError(
+            f"--out {folder}: another `analysis prune` is writing this folder; wait for it or name another"
+        ) from held
     with lock:
         if state(folder, request) != seen:
-            raise StoreError(f"--out {folder}: another `analysis prune` has just written this folder; repeat the command to see its result")
+            raise StoreError(
+                f"--out {folder}: another `analysis prune` has just written this folder; repeat the command to see its"
+                " result"
+            )
         write_text(folder / REQUEST, json.dumps(request, indent=2))
         yield
 
@@ -91,8 +103,8 @@ def check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(existing_parent(folder)).free
     if free < needed - held:
         raise StoreError(
-            f"--out {folder}: the pruned model and the checkpoints on the way to it need {(needed - held) / 2**20:,.1f} MiB, the disk has "
-            f"{free / 2**20:,.1f} MiB free; free some space or name a folder on another disk"
+            f"--out {folder}: the pruned model and the checkpoints on the way to it need {(needed - held) / 2**20:,.1f}"
+            f" MiB, the disk has {free / 2**20:,.1f} MiB free; free some space or name a folder on another disk"
         )
 
 
@@ -124,7 +136,9 @@ def write_text(path: Path, text: str) -> None:
 
 def place_summary(folder: Path, summary: dict) -> dict:
     """Add the sha256 of every file beside it and write `summary.json`: the folder is complete from here on."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.relative_to(folder).parts[0].startswith(".")]
+    files = [
+        path for path in folder.rglob("*") if path.is_file() and not path.relative_to(folder).parts[0].startswith(".")
+    ]
     summary = summary | {"files": {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(files)}}
     write_text(folder / SUMMARY, json.dumps(jsonable(summary), indent=2, allow_nan=False) + "\n")
     return summary
@@ -134,7 +148,9 @@ def explain(error: OSError) -> StoreError | None:
     """A full disk or a forbidden path as a message for people; None for any other OSError."""
     where = error.filename or "the output"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(f"writing {where}: no space left; free some and repeat the command (`analysis prune` resumes)")
+        return StoreError(
+            f"writing {where}: no space left; free some and repeat the command (`analysis prune` resumes)"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StoreError(f"opening {where}: permission denied; choose a place you may read and write")
     return None
@@ -164,7 +180,9 @@ def _refuse_altered(folder: Path, summary: dict) -> None:
         path = folder / name
         if not path.is_file() or _sha256(path) != digest:
             wrong = "altered" if path.is_file() else "missing"
-            raise StoreError(f"--out {folder} holds these results already, but {name} is {wrong}; delete the folder to prune again")
+            raise StoreError(
+                f"--out {folder} holds these results already, but {name} is {wrong}; delete the folder to prune again"
+            )
 
 
 def _sha256(path: Path) -> str:

@@ -4,7 +4,17 @@ import argparse
 import math
 from dataclasses import asdict
 
-from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, label_sources, say, table, unescape
+from analysis.commands.common import (
+    Problems,
+    Report,
+    check_counts,
+    check_model,
+    fingerprints,
+    label_sources,
+    say,
+    table,
+    unescape,
+)
 from analysis.errors import ReplayError
 from analysis.text.tasks import check_tasks, task_fingerprint
 
@@ -14,7 +24,8 @@ CHECKED = 8  # windows of a given text that `check` replays
 def check(args: argparse.Namespace) -> Report:
     """Replay every block of a model and compare with its own forward; list the matrices that would be pruned.
 
-    Raises: AnalysisError if the model or the text is unusable. A replay error above the tolerance is the report's failure.
+    Raises: AnalysisError if the model or the text is unusable. A replay error above the tolerance is the report's
+    failure.
     """
     problems = Problems()
     check_counts(problems, args)
@@ -41,7 +52,9 @@ def check(args: argparse.Namespace) -> Report:
     }
     failure = None
     if not found.ok:
-        worst = max(document["replay"], key=lambda row: math.inf if math.isnan(row["relative_error"]) else row["relative_error"])
+        worst = max(
+            document["replay"], key=lambda row: math.inf if math.isnan(row["relative_error"]) else row["relative_error"]
+        )
         failure = ReplayError(
             f"check {args.model}: block {worst['name']} replays with a relative error of {worst['relative_error']}, "
             f"tolerance {found.tolerance:g}; this model cannot be pruned block by block"
@@ -58,11 +71,15 @@ def _check_text(document: dict) -> str:
     total = sum(row[-1] for row in matrices)
     replay = [(row["name"], row["relative_error"]) for row in document["replay"]]
     verdict = "replay is exact" if document["ok"] else "REPLAY IS NOT EXACT"
-    return "\n".join([
-        table(("block", "replay error"), replay), "",
-        table(("matrix", "half", "rows", "columns", "blocks", "weights"), matrices), "",
-        f"{verdict} to the tolerance of {document['tolerance']:g} (relative); {total:,} prunable weights",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            table(("block", "replay error"), replay),
+            "",
+            table(("matrix", "half", "rows", "columns", "blocks", "weights"), matrices),
+            "",
+            f"{verdict} to the tolerance of {document['tolerance']:g} (relative); {total:,} prunable weights",
+        ]
+    )
 
 
 def evaluate(args: argparse.Namespace) -> Report:
@@ -92,9 +109,15 @@ def evaluate(args: argparse.Namespace) -> Report:
     rows, scores = [], []
     for label, source in sources.items():
         windows = load_tokens(
-            source, dense, samples=args.samples, length=args.length, seed=args.seed, separator=unescape(args.separator),
-            mode=args.mode, split="held-out",
-        )  # fmt: skip
+            source,
+            dense,
+            samples=args.samples,
+            length=args.length,
+            seed=args.seed,
+            separator=unescape(args.separator),
+            mode=args.mode,
+            split="held-out",
+        )
         say(f"{label}: {len(windows)} windows of {windows.length} tokens")
         if windows.labelled is None:
             rows.append((label, perplexity(dense.model, windows), windows.provenance))
@@ -109,10 +132,15 @@ def evaluate(args: argparse.Namespace) -> Report:
     tables = [table(header, cells)] if cells else []
     if scores:
         document["scores"] = scores
-        tables.append(table(("text", "metric", "score", "+-", "loss", "examples"), [tuple(row.values())[:-1] for row in scores]))
+        tables.append(
+            table(("text", "metric", "score", "+-", "loss", "examples"), [tuple(row.values())[:-1] for row in scores])
+        )
     if args.task:
         say(f"asking {args.documents} questions of {', '.join(args.task)}")
-        asked = [asdict(answered) for answered in zero_shot(dense.model, dense.tokenizer, args.task, documents=args.documents, seed=args.seed)]
+        asked = [
+            asdict(answered)
+            for answered in zero_shot(dense.model, dense.tokenizer, args.task, documents=args.documents, seed=args.seed)
+        ]
         document["tasks"] = [row | {"fingerprint": task_fingerprint(row["task"])} for row in asked]
         tables.append(table([name.replace("_", " ") for name in asked[0]], [tuple(row.values()) for row in asked]))
     return Report("\n\n".join(tables), document)

@@ -12,7 +12,17 @@ from pathlib import Path
 
 from analysis import records
 from analysis.commands import folder
-from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, label_sources, say, table, unescape
+from analysis.commands.common import (
+    Problems,
+    Report,
+    check_counts,
+    check_model,
+    fingerprints,
+    label_sources,
+    say,
+    table,
+    unescape,
+)
 from analysis.errors import DataError, ModelError, UsageError
 from analysis.models.files import misfits
 from analysis.recipe import WHOLE, Recipe
@@ -44,7 +54,9 @@ def run(args: argparse.Namespace) -> Report:
         say(f"resuming the run in {plan.out}")
     dense, calibration, held_out = load(args, plan)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in dense.model.parameters())
-    folder.check_room(plan.out, weights * (1 + args.shrink + plan.recipe.unit.width))  # a checkpoint keeps every block as often as it is visited
+    folder.check_room(
+        plan.out, weights * (1 + args.shrink + plan.recipe.unit.width)
+    )  # a checkpoint keeps every block as often as it is visited
     with folder.claimed(plan.out, plan.request, plan.state):
         summary = work(args, plan, dense, calibration, held_out)
         folder.release(plan.out)
@@ -64,24 +76,48 @@ def make_plan(args: argparse.Namespace) -> Plan:
     held_out = label_sources("--held-out", args.held_out, problems)
     if "calibration" in held_out:
         problems.add("--held-out: the label 'calibration' is taken by the calibration text; choose another")
-    request = {"schema": folder.SCHEMA, "recipe": str(recipe), "model": args.model, "model content": check_model(problems, args.model)}
+    request = {
+        "schema": folder.SCHEMA,
+        "recipe": str(recipe),
+        "model": args.model,
+        "model content": check_model(problems, args.model),
+    }
     check_added(problems, args, recipe)
     added = {} if args.added is None else {"added": args.added}
-    sides = {"calibration": args.calibration} | added | {f"held-out {label}": source for label, source in held_out.items()}
+    sides = (
+        {"calibration": args.calibration} | added | {f"held-out {label}": source for label, source in held_out.items()}
+    )
     if recipe is not None and request["model content"] is not None:
         with problems.catch():
             for misfit in misfits(args.model, recipe):
                 problems.add(f"recipe {recipe}: {misfit}")
-    request |= sides | {f"{side} content": mark for side, mark in fingerprints(sides, problems, request["model content"] or "unknown").items()}
+    request |= sides | {
+        f"{side} content": mark
+        for side, mark in fingerprints(sides, problems, request["model content"] or "unknown").items()
+    }
     with problems.catch():
         check_tasks(args.task)
         request["tasks"] = {task: task_fingerprint(task) for task in args.task}
-    for name in ("samples", "added_samples", "documents", "held_out_samples", "length", "seed", "separator", "mode", "device", "dtype"):
+    for name in (
+        "samples",
+        "added_samples",
+        "documents",
+        "held_out_samples",
+        "length",
+        "seed",
+        "separator",
+        "mode",
+        "device",
+        "dtype",
+    ):
         request[name] = getattr(args, name)
     if args.shrink:
         request["shrink"] = True
         if recipe is not None and not recipe.pattern.whole:
-            problems.add(f"--shrink: {recipe} removes single weights, so no matrix gets smaller; {', '.join(WHOLE)} do that, as in flap-neurons-50%")
+            problems.add(
+                f"--shrink: {recipe} removes single weights, so no matrix gets smaller; {', '.join(WHOLE)} do that, as"
+                " in flap-neurons-50%"
+            )
     with problems.catch():
         folder.check_writable(args.out)
     problems.raise_any()
@@ -93,13 +129,22 @@ def check_added(problems: Problems, args: argparse.Namespace, recipe: Recipe | N
     problems.check_count("--documents", args.documents, 2)
     problems.check_count("--added-samples", args.added_samples, 0)
     if str(args.added).startswith("examples:"):
-        problems.add(f"--added {args.added}: labelled examples cannot be added; ask for more of them with --samples, or give plain text or self")
+        problems.add(
+            f"--added {args.added}: labelled examples cannot be added; ask for more of them with --samples, or give"
+            " plain text or self"
+        )
     if (args.added is None) != (args.added_samples == 0):
         problems.add("--added and --added-samples go together: a source, and how many windows of it")
     elif recipe is not None and args.added is None and recipe.added == "all":
-        problems.add(f"recipe {recipe}: added=all says who sees added windows, and none are added; give --added and --added-samples")
+        problems.add(
+            f"recipe {recipe}: added=all says who sees added windows, and none are added; give --added and"
+            " --added-samples"
+        )
     elif recipe is not None and args.added is not None and recipe.added == "solver" and not recipe.changes_weights:
-        problems.add(f"--added: nothing would see these windows, since {recipe.method} solves nothing; add added=all to the recipe's first word, or use another method")
+        problems.add(
+            f"--added: nothing would see these windows, since {recipe.method} solves nothing; add added=all to the"
+            " recipe's first word, or use another method"
+        )
 
 
 def read_recipe(text: str | None, file: Path | None) -> Recipe:
@@ -114,7 +159,9 @@ def read_recipe(text: str | None, file: Path | None) -> Recipe:
     try:
         return Recipe.from_toml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--recipe-file {file}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise UsageError(
+            f"--recipe-file {file}: cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from error
 
 
 def load(args: argparse.Namespace, plan: Plan):
@@ -131,9 +178,25 @@ def load(args: argparse.Namespace, plan: Plan):
     dense = load_model(args.model, device=args.device, dtype=args.dtype)
     if args.shrink:
         check_pattern_shrinks(dense.model, plan.recipe.pattern)
-    tokens = partial(load_tokens, tokenizer=dense, length=args.length, seed=args.seed, separator=unescape(args.separator), mode=args.mode)
-    calibration = draw(lambda source, samples: tokens(source, samples=samples, split="train"), args.calibration, args.samples, args.added, args.added_samples)
-    held_out = {label: tokens(source, samples=args.held_out_samples or args.samples, split="held-out") for label, source in plan.held_out.items()}
+    tokens = partial(
+        load_tokens,
+        tokenizer=dense,
+        length=args.length,
+        seed=args.seed,
+        separator=unescape(args.separator),
+        mode=args.mode,
+    )
+    calibration = draw(
+        lambda source, samples: tokens(source, samples=samples, split="train"),
+        args.calibration,
+        args.samples,
+        args.added,
+        args.added_samples,
+    )
+    held_out = {
+        label: tokens(source, samples=args.held_out_samples or args.samples, split="held-out")
+        for label, source in plan.held_out.items()
+    }
     return dense, calibration, disjoint(calibration, held_out)
 
 
@@ -190,12 +253,24 @@ def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
         of[row.which] = {"score": row.score, "standard_error": row.standard_error, "loss": row.loss}
     zero_shot: dict[str, dict] = {}
     for row in pruned.tables["zero_shot"].itertuples():
-        task = zero_shot.setdefault(row.task, {"documents": row.documents, "choices": row.choices, "chance": row.chance})
+        task = zero_shot.setdefault(
+            row.task, {"documents": row.documents, "choices": row.choices, "chance": row.chance}
+        )
         task[row.which] = {"accuracy": row.accuracy, "standard_error": row.standard_error}
     return {
         "request": plan.request,
-        "recipe": {"text": str(plan.recipe), "method": plan.recipe.method, "digest": plan.recipe.digest(), **plan.recipe.to_dict()},
-        "model": {"name": dense.name, "fingerprint": dense.fingerprint, "device": str(dense.device), "dtype": str(dense.dtype).removeprefix("torch.")},
+        "recipe": {
+            "text": str(plan.recipe),
+            "method": plan.recipe.method,
+            "digest": plan.recipe.digest(),
+            **plan.recipe.to_dict(),
+        },
+        "model": {
+            "name": dense.name,
+            "fingerprint": dense.fingerprint,
+            "device": str(dense.device),
+            "dtype": str(dense.dtype).removeprefix("torch."),
+        },
         "sparsity": {
             "overall": 1 - matrices.kept.sum() / weights,
             "weights": int(weights),
@@ -203,10 +278,17 @@ def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
         },
         "perplexity": perplexity,
         "scores": scores,
-        "final_block_error": {row.split: {"error": row.error, "relative_error": row.relative_error} for row in last.itertuples()},
-        "final_block_distance": {row.split: row.distance for row in texts[texts.block == texts.block.max()].itertuples()},
+        "final_block_error": {
+            row.split: {"error": row.error, "relative_error": row.relative_error} for row in last.itertuples()
+        },
+        "final_block_distance": {
+            row.split: row.distance for row in texts[texts.block == texts.block.max()].itertuples()
+        },
         "structures": pruned.tables["structures"].groupby("kind")[["structures", "kept"]].sum().to_dict("index"),
-        "size": {row["which"]: {key: value for key, value in row.items() if key != "which"} for row in pruned.tables["size"].to_dict("records")},
+        "size": {
+            row["which"]: {key: value for key, value in row.items() if key != "which"}
+            for row in pruned.tables["size"].to_dict("records")
+        },
         "zero_shot": zero_shot,
         "seconds": cost.seconds.sum(),
         "seconds_by_stage": cost.groupby("stage").seconds.sum().to_dict(),
@@ -217,17 +299,27 @@ def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
 
 
 def report(out: Path, summary: dict) -> Report:
-    """The closing tables: per split, perplexity before and after and the final block's error; per task, both accuracies."""
+    """The closing tables: per split, perplexity before and after and the final block's error; per task, both
+    accuracies.
+    """
     perplexity = summary["perplexity"]
     rows = [
-        (split, *([perplexity[split]["dense"], perplexity[split]["pruned"]] if split in perplexity else []), error["error"], error["relative_error"])
+        (
+            split,
+            *([perplexity[split]["dense"], perplexity[split]["pruned"]] if split in perplexity else []),
+            error["error"],
+            error["relative_error"],
+        )
         for split, error in summary["final_block_error"].items()
     ]
     measured = ("dense perplexity", "pruned perplexity") if perplexity else ()
     sparsity = summary["sparsity"]
     lines = [
-        f"{summary['recipe']['text']} on {summary['model']['name']}: {sparsity['overall']:.2%} of {sparsity['weights']:,} weights removed, "
-        f"{summary['seconds']:.1f} s, peak {summary['peak_memory_mib']:,.0f} MiB",
+        (
+            f"{summary['recipe']['text']} on {summary['model']['name']}: {sparsity['overall']:.2%} of"
+            f" {sparsity['weights']:,} weights removed, {summary['seconds']:.1f} s, peak"
+            f" {summary['peak_memory_mib']:,.0f} MiB"
+        ),
         "",
         table(("split", *measured, "final-block error", "relative"), rows),
         "",
@@ -246,7 +338,16 @@ def sizes(size: dict) -> list[str]:
     """The lines on size and speed; none where nothing was shrunk."""
     if not size:
         return []
-    rows = [(which, f"{of['parameters']:,}", f"{of['flops_per_token']:,}", of["latency_ms"], f"{of['tokens_per_second']:,.0f}") for which, of in size.items()]
+    rows = [
+        (
+            which,
+            f"{of['parameters']:,}",
+            f"{of['flops_per_token']:,}",
+            of["latency_ms"],
+            f"{of['tokens_per_second']:,.0f}",
+        )
+        for which, of in size.items()
+    ]
     return [table(("size", "parameters", "FLOPs per token", "ms per window", "tokens/s"), rows), ""]
 
 
@@ -255,7 +356,12 @@ def scored(scores: dict) -> list[str]:
     if not scores:
         return []
     rows = [
-        (split, of["metric"], of["examples"], *(of[which][value] for which in ("dense", "pruned") for value in ("score", "standard_error")))
+        (
+            split,
+            of["metric"],
+            of["examples"],
+            *(of[which][value] for which in ("dense", "pruned") for value in ("score", "standard_error")),
+        )
         for split, of in scores.items()
     ]
     return [table(("split", "metric", "examples", "dense score", "+-", "pruned score", "+-"), rows), ""]
@@ -266,7 +372,12 @@ def answers(zero_shot: dict) -> list[str]:
     if not zero_shot:
         return []
     rows = [
-        (task, of["documents"], of["chance"], *(of[which][value] for which in ("dense", "pruned") for value in ("accuracy", "standard_error")))
+        (
+            task,
+            of["documents"],
+            of["chance"],
+            *(of[which][value] for which in ("dense", "pruned") for value in ("accuracy", "standard_error")),
+        )
         for task, of in zero_shot.items()
     ]
     if len(rows) > 1:

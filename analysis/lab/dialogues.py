@@ -1,4 +1,6 @@
-"""Conversations: questions about people answered from the facts, bargains, plans, and quizzes about what was just said."""
+"""Conversations: questions about people answered from the facts, bargains, plans, and quizzes about what was just
+said.
+"""
 
 from analysis.lab import words
 from analysis.lab.draw import Draw, count, number_word
@@ -23,9 +25,13 @@ class Talk:
             self.lines.append(f"{speaker.first}: {text}")
             return
         mark = text[-1]
-        verb = {"?": "asked", "!": "cried"}.get(mark) or (self.draw.choice(("said", "said", "answered", "replied")) if answering else "said")
+        verb = {"?": "asked", "!": "cried"}.get(mark) or (
+            self.draw.choice(("said", "said", "answered", "replied")) if answering else "said"
+        )
         spoken = text[:-1] + ("," if mark == "." else mark)
-        self.lines.append(f'"{spoken}" {verb} {speaker.first}.' if self.draw.chance(0.8) else f'{speaker.first} {verb}, "{text}"')
+        self.lines.append(
+            f'"{spoken}" {verb} {speaker.first}.' if self.draw.chance(0.8) else f'{speaker.first} {verb}, "{text}"'
+        )
 
 
 def dialogue(draw: Draw, world: World) -> str:
@@ -34,12 +40,42 @@ def dialogue(draw: Draw, world: World) -> str:
     b = draw.choice([person for _, person in a.circle if person.first != a.first])
     spot, weather = draw.choice(words.SPOTS), draw.choice(words.WEATHERS)
     talk = Talk(draw, a, b)
-    talk.lines.append(draw.say("{a.name}, [a|the] {a.trade.noun}, and {b.name}, [a|the] {b.trade.noun}, [met|ran into each other|were sitting|stood talking] at the {s} in {t.name}. [It was a {w.adjective} day|All morning {w.clause}].", a=a, b=b, s=spot, t=a.home, w=weather))
-    talk.say(a, "[Good morning|Hello|Well, well|Ah], {b.first}[.|! How is {b.pet.name}?|, what a {w.adjective} day.]", w=weather)
-    talk.say(b, "[Good morning, {a.first}.|Oh, it is you.|I was just {b.trade.work}.|I hate {w.noun}.|{b.pet.name} is a very good {b.pet.kind}, thank you.]", w=weather)
-    for topic in draw.sample([_facts, _facts_of_town, _plan, _bargain, _quiz, _animals, _family, _number], draw.number(2, 3)):
+    talk.lines.append(
+        draw.say(
+            "{a.name}, [a|the] {a.trade.noun}, and {b.name}, [a|the] {b.trade.noun}, [met|ran into each other|were"
+            " sitting|stood talking] at the {s} in {t.name}. [It was a {w.adjective} day|All morning {w.clause}].",
+            a=a,
+            b=b,
+            s=spot,
+            t=a.home,
+            w=weather,
+        )
+    )
+    talk.say(
+        a,
+        "[Good morning|Hello|Well, well|Ah], {b.first}[.|! How is {b.pet.name}?|, what a {w.adjective} day.]",
+        w=weather,
+    )
+    talk.say(
+        b,
+        "[Good morning, {a.first}.|Oh, it is you.|I was just {b.trade.work}.|I hate {w.noun}.|{b.pet.name} is a very"
+        " good {b.pet.kind}, thank you.]",
+        w=weather,
+    )
+    for topic in draw.sample(
+        [_facts, _facts_of_town, _plan, _bargain, _quiz, _animals, _family, _number], draw.number(2, 3)
+    ):
         topic(talk, world)
-    talk.say(draw.choice((a, b)), "[Good day to you.|I must go, {b.pet.name} is waiting.|Mind the {l.landmark}!|Now I must get back to the {a.trade.workplace}.|My {b.dish.form} is burning!]" if talk.draw.chance(0.5) else "[Until tomorrow.|Farewell, then.|Time to go home.|Well, that is that.|I have work to do.]", l=a.home)
+    talk.say(
+        draw.choice((a, b)),
+        (
+            "[Good day to you.|I must go, {b.pet.name} is waiting.|Mind the {l.landmark}!|Now I must get back to the"
+            " {a.trade.workplace}.|My {b.dish.form} is burning!]"
+            if talk.draw.chance(0.5)
+            else "[Until tomorrow.|Farewell, then.|Time to go home.|Well, that is that.|I have work to do.]"
+        ),
+        l=a.home,
+    )
     return "\n".join(talk.lines)
 
 
@@ -49,12 +85,22 @@ def _facts(talk: Talk, world: World) -> None:
     while p in (talk.a, talk.b):
         p = talk.draw.ranked(world.people)
     known = talk.draw.chance(0.7)
-    talk.say(talk.a, "[Do you know|Have you ever met] {p.name}?" if known else "[Who is|Tell me, who is] {p.name}?", p=p)
-    talk.say(talk.b, ("[Of course|Certainly|Yes]. " if known else "") + "{P} is [a|the] {p.trade.noun} [in|from] {p.home.name}.", p=p, P=p.they.capitalize())
+    talk.say(
+        talk.a, "[Do you know|Have you ever met] {p.name}?" if known else "[Who is|Tell me, who is] {p.name}?", p=p
+    )
+    talk.say(
+        talk.b,
+        ("[Of course|Certainly|Yes]. " if known else "") + "{P} is [a|the] {p.trade.noun} [in|from] {p.home.name}.",
+        p=p,
+        P=p.they.capitalize(),
+    )
     asked = [
         ("[What does {p.they} look like|How would I know {p.them}]?", "{P} has {p.looks}."),
         ("[Is {p.they} afraid of anything|What frightens {p.them}]?", "{p.fear}[.|, they say.|. Always has been.]"),
-        ("[Does {p.they} keep an animal|What sort of pet has {p.they}]?", "A {p.pet.kind}[ called|. It is called|, and its name is] {p.pet.name}."),
+        (
+            "[Does {p.they} keep an animal|What sort of pet has {p.they}]?",
+            "A {p.pet.kind}[ called|. It is called|, and its name is] {p.pet.name}.",
+        ),
         ("[What instrument does {p.they} play|Is {p.they} musical]?", "{P} plays the {p.instrument}."),
         ("[What does {p.they} like to eat|What should I cook for {p.them}]?", "{p.dish.name}[.|, nothing else.]"),
         ("[Where was {p.they} born|Where did {p.they} grow up]?", "In {p.birthplace.name}, in {p.birthplace.region}."),
@@ -62,7 +108,14 @@ def _facts(talk: Talk, world: World) -> None:
         ("[Who is {p.their} enemy|With whom does {p.they} quarrel]?", "{p.rival.first}, the {p.rival.trade.noun}."),
         ("[What is {p.their} treasure|What does {p.they} own that is worth stealing]?", "A {p.treasure}."),
         ("[Has {p.they} any odd habits|What is {p.they} known for]?", "{p.habit}[.|, mostly.]"),
-        ("Is {p.they} married?", "Yes, to {p.spouse.first}, the {p.spouse.trade.noun}." if p.spouse else "No[.|, never.|, though many have asked.]"),
+        (
+            "Is {p.they} married?",
+            (
+                "Yes, to {p.spouse.first}, the {p.spouse.trade.noun}."
+                if p.spouse
+                else "No[.|, never.|, though many have asked.]"
+            ),
+        ),
         ("How old is {p.they}?", "{P} is {age}." if p.born > 400 else "Past sixty."),
     ]
     for question, answer in talk.draw.sample(asked, talk.draw.number(2, 4)):
@@ -82,7 +135,10 @@ def _facts_of_town(talk: Talk, world: World) -> None:
         ("[When is the fair|Do they have a feast there]?", "The {t.festival} is in {t.month}."),
         ("Who is mayor there now?", "{t.mayor.name}, the {t.mayor.trade.noun}."),
         ("[Where does one sleep|Is there an inn]?", "At the {t.inn}."),
-        ("[Where is that|Is it far]?", "It is on the {t.water}, in {t.region}, [next to {n.name}|a day's walk from {n.name}]."),
+        (
+            "[Where is that|Is it far]?",
+            "It is on the {t.water}, in {t.region}, [next to {n.name}|a day's walk from {n.name}].",
+        ),
         ("[Is it large|How many people live there]?", "About {t.souls} people[.|, not counting the geese.]"),
     ]
     for question, answer in talk.draw.sample(asked, talk.draw.number(2, 3)):
@@ -95,11 +151,26 @@ def _plan(talk: Talk, world: World) -> None:
     draw = talk.draw
     day, spot, hour = draw.choice(WEEKDAYS), draw.choice(words.SPOTS), draw.number(5, 11)
     thing = f"{draw.choice(words.ITEM_LOOKS)} {draw.choice(words.ITEMS)}"
-    talk.say(talk.a, "[Shall we meet on {d}|Are you free on {d}|Come with me on {d}]?" if draw.chance(0.5) else "[What about {d}|Could you come on {d}]?", d=day)
+    talk.say(
+        talk.a,
+        (
+            "[Shall we meet on {d}|Are you free on {d}|Come with me on {d}]?"
+            if draw.chance(0.5)
+            else "[What about {d}|Could you come on {d}]?"
+        ),
+        d=day,
+    )
     talk.say(talk.b, "[Gladly|If I must|On {d}, yes]. Where?", d=day)
     talk.say(talk.a, "At the {s}[.|, as usual.] And bring the {i}.", s=spot, i=thing)
     talk.say(talk.b, "[At {h}|Say, at {h}|Not before {h}].", h=number_word(hour))
-    talk.say(talk.a, "[So|Then it is settled|Good]: {d}, {h} o'clock, at the {s}, with the {i}.", d=day, h=number_word(hour), s=spot, i=thing)
+    talk.say(
+        talk.a,
+        "[So|Then it is settled|Good]: {d}, {h} o'clock, at the {s}, with the {i}.",
+        d=day,
+        h=number_word(hour),
+        s=spot,
+        i=thing,
+    )
 
 
 def _bargain(talk: Talk, world: World) -> None:
@@ -133,7 +204,11 @@ def _quiz(talk: Talk, world: World) -> None:
     draw = talk.draw
     people = [person.first for person in dict.fromkeys(draw.ranked(world.people) for _ in range(3))]
     things = draw.sample(words.ITEMS, len(people))
-    talk.say(talk.b, "[Listen|Remember this]: {g}.", g=", ".join(f"the {thing} is for {person}" for person, thing in zip(people, things)))
+    talk.say(
+        talk.b,
+        "[Listen|Remember this]: {g}.",
+        g=", ".join(f"the {thing} is for {person}" for person, thing in zip(people, things)),
+    )
     for index in draw.sample(range(len(people)), 2):
         if draw.chance(0.5):
             talk.say(talk.b, "Who gets the {t}?", t=things[index])
@@ -149,16 +224,33 @@ def _animals(talk: Talk, world: World) -> None:
     talk.say(talk.a, "[What do they eat|What does one feed them]?")
     talk.say(talk.b, "{x.food}. And they live in {x.habitat}.", x=x)
     if talk.draw.chance(0.6):
-        talk.say(talk.a, "[My mother used to say|I have read|Everyone knows] that the {x.name} {habit}.", x=x, habit=talk.draw.choice((x.habit, x.legend)))
+        talk.say(
+            talk.a,
+            "[My mother used to say|I have read|Everyone knows] that the {x.name} {habit}.",
+            x=x,
+            habit=talk.draw.choice((x.habit, x.legend)),
+        )
 
 
 def _family(talk: Talk, world: World) -> None:
     """Relations of one of the two speakers."""
     kind, other = talk.draw.choice(talk.b.circle)
     talk.say(talk.a, "[How is|What news of|And] your {k}?", k=kind)
-    talk.say(talk.b, "[{o.first}? Still|{o.first} is well, and still] {o.habit}[.|, and still afraid of {o.fear}.]", o=other)
-    talk.say(talk.a, "[And {o.pet.name} the {o.pet.kind}|Does {o.they} still play the {o.instrument}|Is {o.they} still in {o.home.name}]?", o=other)
-    talk.say(talk.b, "[Yes|Of course|As ever|Why not]. {o.first} {is_}.", o=other, is_=talk.draw.choice(("will never change", "is happy", "sends greetings")))
+    talk.say(
+        talk.b, "[{o.first}? Still|{o.first} is well, and still] {o.habit}[.|, and still afraid of {o.fear}.]", o=other
+    )
+    talk.say(
+        talk.a,
+        "[And {o.pet.name} the {o.pet.kind}|Does {o.they} still play the {o.instrument}|Is {o.they} still in"
+        " {o.home.name}]?",
+        o=other,
+    )
+    talk.say(
+        talk.b,
+        "[Yes|Of course|As ever|Why not]. {o.first} {is_}.",
+        o=other,
+        is_=talk.draw.choice(("will never change", "is happy", "sends greetings")),
+    )
 
 
 def _number(talk: Talk, world: World) -> None:
@@ -166,5 +258,11 @@ def _number(talk: Talk, world: World) -> None:
     draw = talk.draw
     x, y, animal = draw.number(1, 9), draw.number(1, 9), draw.choice(words.PETS[1:])
     plural = {"goose": "geese", "mouse": "mice"}.get(animal, animal + "s")
-    talk.say(talk.b, "I had {x}, and then {p.first} gave me {y} more.", x=count(x, animal, plural), y=number_word(y), p=talk.b.friend)
+    talk.say(
+        talk.b,
+        "I had {x}, and then {p.first} gave me {y} more.",
+        x=count(x, animal, plural),
+        y=number_word(y),
+        p=talk.b.friend,
+    )
     talk.say(talk.a, "[So now you have|That makes|Then you have] {z} {p}!", z=number_word(x + y), p=plural)

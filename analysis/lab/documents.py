@@ -22,24 +22,41 @@ REGISTERS: dict[str, str] = {
     "letters": "letters between relatives, friends and rivals",
     "news": "issues of town newspapers: thefts, contests, prices, votes, lost property",
     "recipes": "recipes for the dishes of the world, ingredient by ingredient",
-    "mixed": "the training stream: 30 % stories, 25 % entries, 20 % dialogues, 10 % letters, 10 % news, 5 % recipes, by document",
+    "mixed": (
+        "the training stream: 30 % stories, 25 % entries, 20 % dialogues, 10 % letters, 10 % news, 5 % recipes, by"
+        " document"
+    ),
 }
 
-MIXTURE: dict[str, float] = {"stories": 0.30, "entries": 0.25, "dialogues": 0.20, "letters": 0.10, "news": 0.10, "recipes": 0.05}
+MIXTURE: dict[str, float] = {
+    "stories": 0.30,
+    "entries": 0.25,
+    "dialogues": 0.20,
+    "letters": 0.10,
+    "news": 0.10,
+    "recipes": 0.05,
+}
 """Share of documents of each register in `mixed`."""
 
 SPLITS = ("train", "held-out")
 
-_WRITERS = {"stories": story, "entries": entry, "dialogues": dialogue, "letters": letter, "news": gazette, "recipes": recipe}
+_WRITERS = {
+    "stories": story,
+    "entries": entry,
+    "dialogues": dialogue,
+    "letters": letter,
+    "news": gazette,
+    "recipes": recipe,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
     """One finished text.
 
-    `register` is the register it was written in (never `mixed`). `nats` is the entropy account of the document: the sum of
-    `-log p` over every random choice its writer made, the world being known (in the mixed stream, the choice of register
-    included). Different choices can lead to the same text, so it is an upper bound on `-log p(text)`.
+    `register` is the register it was written in (never `mixed`). `nats` is the entropy account of the document: the sum
+    of `-log p` over every random choice its writer made, the world being known (in the mixed stream, the choice of
+    register included). Different choices can lead to the same text, so it is an upper bound on `-log p(text)`.
     """
 
     text: str
@@ -56,8 +73,8 @@ def default_world() -> World:
 def documents(register: str, *, split: str = "train", seed: int = 0) -> Iterator[Document]:
     """Endless documents of one register, a function of (register, split, seed) alone.
 
-    `split` is `train` (what the lab's model is trained on) or `held-out`; the two never share a seed. Other seeds give other
-    documents about the same world. Raises `UsageError` for an unknown register or split.
+    `split` is `train` (what the lab's model is trained on) or `held-out`; the two never share a seed. Other seeds give
+    other documents about the same world. Raises `UsageError` for an unknown register or split.
     """
     if register not in REGISTERS:
         raise UsageError(f"documents: unknown register {register!r}; the lab has {', '.join(REGISTERS)}")

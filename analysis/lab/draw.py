@@ -13,8 +13,29 @@ import random
 import re
 from collections.abc import Sequence
 
-NUMBERS = ("no one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-           "seventeen eighteen nineteen twenty").split()
+NUMBERS = [
+    "no",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+]
 
 
 class Draw:
@@ -58,7 +79,7 @@ class Draw:
         """A key of `weights`, with probability proportional to its value."""
         total = sum(weights.values())
         mark = self._random.random() * total
-        for key, weight in weights.items():
+        for key, weight in weights.items():  # noqa: B007 - the last one looked at is the answer
             mark -= weight
             if mark < 0:
                 break
@@ -123,7 +144,7 @@ def _parse(template: str) -> tuple:
 def capital(text: str) -> str:
     """Text with its first letter, after an opening quote if there is one, in upper case."""
     start = 1 if text.startswith('"') else 0
-    return text[:start] + text[start:start + 1].upper() + text[start + 1:]
+    return text[:start] + text[start : start + 1].upper() + text[start + 1 :]
 
 
 def number_word(n: int) -> str:

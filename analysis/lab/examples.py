@@ -1,8 +1,9 @@
 """Labelled examples about the lab's world, drawn without end: what an encoder is fine-tuned and scored on.
 
-Four sets stand where a study of encoders has SST-2 or BoolQ, RTE, STS-B and SQuAD. Classes are drawn by turns, so half of the examples are of either;
-wrong statements are made of the words of right ones (another subject's fact, another name of the passage, the price of last week), so that neither
-length, nor frequency, nor the words in common give the answer away. `train` and `held-out` share no example: of two texts that are alike both fall on one side.
+Four sets stand where a study of encoders has SST-2 or BoolQ, RTE, STS-B and SQuAD. Classes are drawn by turns, so half
+of the examples are of either; wrong statements are made of the words of right ones (another subject's fact, another
+name of the passage, the price of last week), so that neither length, nor frequency, nor the words in common give the
+answer away. `train` and `held-out` share no example: of two texts that are alike both fall on one side.
 """
 
 import itertools
@@ -37,7 +38,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class ExampleSet:
-    """What a set asks: `head` is "classification", "regression" or "span"; `classes` their names, () otherwise; `metric` what answers are scored by."""
+    """What a set asks: `head` is "classification", "regression" or "span"; `classes` their names, () otherwise;
+    `metric` what answers are scored by.
+    """
 
     head: str
     classes: tuple[str, ...]
@@ -46,11 +49,26 @@ class ExampleSet:
 
 
 EXAMPLES: dict[str, ExampleSet] = {
-    "truth": ExampleSet("classification", ("false", "true"), "accuracy", "a sentence about the world, which is true or was true of another subject"),
-    "entailment": ExampleSet("classification", ("not_entailment", "entailment"), "accuracy", "a statement, and a passage, an item of a newspaper or the start of a story that says so or does not (RTE)"),
-    "similarity": ExampleSet("regression", (), "spearman", "two texts about the same person or town, and on how many of five facts they agree (STS-B)"),
+    "truth": ExampleSet(
+        "classification",
+        ("false", "true"),
+        "accuracy",
+        "a sentence about the world, which is true or was true of another subject",
+    ),
+    "entailment": ExampleSet(
+        "classification",
+        ("not_entailment", "entailment"),
+        "accuracy",
+        "a statement, and a passage, an item of a newspaper or the start of a story that says so or does not (RTE)",
+    ),
+    "similarity": ExampleSet(
+        "regression",
+        (),
+        "spearman",
+        "two texts about the same person or town, and on how many of five facts they agree (STS-B)",
+    ),
     "answers": ExampleSet("span", (), "f1", "a question, and a passage in which the answer stands (SQuAD)"),
-}  # fmt: skip
+}
 
 _HELD_OUT = 5  # one text in so many
 _SUSPECTS = re.compile(r"(?<=Suspicion fell on )[^.]*")
@@ -58,7 +76,8 @@ _LONGEST = 370  # characters of both texts together: some 150 tokens of the lab'
 
 
 def examples(name: str, *, split: str = "train", seed: int = 0) -> Iterator[Example]:
-    """Endless examples of one set, a function of (name, split, seed) alone; every stretch of them mixes the set's kinds and classes evenly.
+    """Endless examples of one set, a function of (name, split, seed) alone; every stretch of them mixes the set's kinds
+    and classes evenly.
 
     `train` and `held-out` share no example, whatever their seeds. Raises `UsageError` for an unknown set or split.
     """
@@ -74,11 +93,16 @@ def _stream(name: str, split: str, seed: int) -> Iterator[Example]:
     for number in itertools.count():
         turn, kind = divmod(number, len(kinds))
         draw = Draw(f"{split}/examples {name}/{seed}/{number}")
-        yield next(found for found in iter(lambda: kinds[kind](draw, world, turn % 2 == 0), ...) if found is not None and _fits(found, split))  # noqa: B023
+        example = None
+        while example is None or not _fits(example, split):
+            example = kinds[kind](draw, world, turn % 2 == 0)
+        yield example
 
 
 def _fits(example: Example, split: str) -> bool:
-    """Whether an example is short enough and of the split: its longer text decides, so that a passage is on one side alone."""
+    """Whether an example is short enough and of the split: its longer text decides, so that a passage is on one side
+    alone.
+    """
     text = max(example.first, example.second or "", key=len)
     held_out = zlib.crc32(text.encode()) % _HELD_OUT == 0
     return held_out == (split == "held-out") and len(example.first) + len(example.second or "") <= _LONGEST
@@ -88,8 +112,9 @@ def _fits(example: Example, split: str) -> bool:
 
 
 _SAID_BY = (
-    "[|[it is said that|everyone knows that|people say that|I have read that|it is true that|as everyone knows,|one hears that]"
-    "|[{q.first} says that|{q.first} told me that|{q.first} knows that|according to {q.first},|I heard from {q.first} that|ask {q.first}:|in {q.home.name} they say that]] "
+    "[|[it is said that|everyone knows that|people say that|I have read that|it is true that|as everyone knows,|one"
+    " hears that]|[{q.first} says that|{q.first} told me that|{q.first} knows that|according to {q.first},|I heard from"
+    " {q.first} that|ask {q.first}:|in {q.home.name} they say that]] "
 )
 
 
@@ -100,7 +125,9 @@ def _statement(kind: str, ranks: int, fact: Fact, facts: list[Fact]) -> Draws:
         value = fact.value(x if true else y)
         if fact.value(y) in [other.value(x) for other in facts]:
             return None
-        said = draw.phrase(_SAID_BY, q=draw.choice(world.people)) + draw.phrase(fact.said, s=fact.name(x), g=f"{fact.name(x)}'s", x=x, v=value)
+        said = draw.phrase(_SAID_BY, q=draw.choice(world.people)) + draw.phrase(
+            fact.said, s=fact.name(x), g=f"{fact.name(x)}'s", x=x, v=value
+        )
         return Example(tidy(capital(said.strip()) + "."), None, int(true))
 
     return write
@@ -122,7 +149,9 @@ def _prices(draw: Draw, text: str, tail: str) -> str:
 
 
 def _council(draw: Draw, text: str, tail: str) -> str:
-    return tail.removesuffix("agreed") + "refused" if tail.endswith("agreed") else tail.removesuffix("refused") + "agreed"
+    return (
+        tail.removesuffix("agreed") + "refused" if tail.endswith("agreed") else tail.removesuffix("refused") + "agreed"
+    )
 
 
 def _weather(draw: Draw, text: str, tail: str) -> str:
@@ -142,13 +171,18 @@ def _item(kind: Callable, wrong: Callable[[Draw, str, str], str | None]) -> Draw
             return None
         text, tail = kind(draw, world, town, draw.choice(MONTHS))
         other = wrong(draw, text, tail)
-        return None if other in (None, tail) else Example(tidy(capital(tail if true else other) + "."), _brief(text), int(true))
+        return (
+            None
+            if other in (None, tail)
+            else Example(tidy(capital(tail if true else other) + "."), _brief(text), int(true))
+        )
 
     return write
 
 
 def _two(draw: Draw, kind: str, facts: dict[str, Fact]) -> tuple | None:
-    """A passage about two subjects, one after the other: (text, a fact told of one of them, that one, where its value stands, its value).
+    """A passage about two subjects, one after the other: (text, a fact told of one of them, that one, where its value
+    stands, its value).
 
     In three of ten passages the fact is told of both.
     """
@@ -162,7 +196,11 @@ def _two(draw: Draw, kind: str, facts: dict[str, Fact]) -> tuple | None:
     for subject in draw.sample((0, 1), 2):
         told = [first, *others[:2]] if both or subject == who else others
         for number, key in enumerate(draw.sample(told, 3)):
-            sentence = tidy(facts[key].sentence(draw, pair[subject], facts[key].value(pair[subject]), again=number > 0 and draw.chance(0.6)))
+            sentence = tidy(
+                facts[key].sentence(
+                    draw, pair[subject], facts[key].value(pair[subject]), again=number > 0 and draw.chance(0.6)
+                )
+            )
             if subject == who and key == first:
                 place = len(text) + sentence.rfind(values[who]) if values[who] in sentence else None
             text += sentence + " "
@@ -176,18 +214,25 @@ def _follows(kind: str, facts: dict[str, Fact], number: int) -> Draws:
         """`number` facts of a subject, and one of them said again, right or with the value of somebody else."""
         one, other = draw.sample(_part(kind, 0, 140), 2)
         keys = draw.sample(list(facts), number)
-        text = " ".join(facts[key].sentence(draw, one, facts[key].value(one), again=place > 0) for place, key in enumerate(keys))
+        text = " ".join(
+            facts[key].sentence(draw, one, facts[key].value(one), again=place > 0) for place, key in enumerate(keys)
+        )
         fact = facts[draw.choice(keys)]
         if fact.value(other) in text:
             return None
-        return Example(tidy(fact.sentence(draw, one, fact.value(one if true else other), again=False)), tidy(text), int(true))
+        return Example(
+            tidy(fact.sentence(draw, one, fact.value(one if true else other), again=False)), tidy(text), int(true)
+        )
 
     return write
 
 
 def _brief(text: str) -> str:
     """An item of news in finished text, trades of suspects and of victims left out."""
-    return _SUSPECTS.sub(lambda found: re.sub(r" the [a-z ]+?(?=,| and |$)", "", found[0]), tidy(re.sub(r"(from the house of \w+ \w+), [a-z ]+,", r"\1", text)))
+    return _SUSPECTS.sub(
+        lambda found: re.sub(r" the [a-z ]+?(?=,| and |$)", "", found[0]),
+        tidy(re.sub(r"(from the house of \w+ \w+), [a-z ]+,", r"\1", text)),
+    )
 
 
 def _owner(draw: Draw, world: World, true: bool) -> Example | None:
@@ -198,14 +243,23 @@ def _owner(draw: Draw, world: World, true: bool) -> Example | None:
         return None
     spot = draw.choice(words.SPOTS)
     scene = stories.Scene(draw, world, hero.home, cast, [spot], purse={person: draw.number(2, 12) for person in cast})
-    scene.add("[One {w.adjective} day |]{n} were [all |]at the {s}.", w=draw.choice(words.WEATHERS), n=listing([person.first for person in cast]), s=spot)
+    scene.add(
+        "[One {w.adjective} day |]{n} were [all |]at the {s}.",
+        w=draw.choice(words.WEATHERS),
+        n=listing([person.first for person in cast]),
+        s=spot,
+    )
     while len(scene.owner) < 3:
         scene.owner.setdefault(f"{draw.choice(words.ITEM_LOOKS)} {draw.choice(words.ITEMS)}", draw.choice(cast))
     for thing, owner in scene.owner.items():
         scene.tell("{A} [had|carried|had brought|was holding] a {i}.", owner, i=thing)
     thing, owner = draw.choice(list(scene.owner.items()))
     told = owner if true else draw.choice([person for person in cast if person is not owner])
-    return Example(tidy(draw.say("[{p.first} has the {i}|the {i} is with {p.first}].", p=told, i=thing)), tidy(" ".join(scene.lines)), int(true))
+    return Example(
+        tidy(draw.say("[{p.first} has the {i}|the {i} is with {p.first}].", p=told, i=thing)),
+        tidy(" ".join(scene.lines)),
+        int(true),
+    )
 
 
 # similarity: five facts told twice, some of them with another value in the second text
@@ -218,7 +272,9 @@ def _agreement(kind: str, facts: dict[str, Fact]) -> Draws:
         said = {key: facts[key].value(one) for key in keys}
         again = dict(said)
         for key in draw.sample(keys, 5 - agreed):
-            again[key] = _until(lambda key=key: (v,) if (v := facts[key].value(draw.choice(part))) not in said.values() else None)[0]
+            again[key] = _until(
+                lambda key=key: (v,) if (v := facts[key].value(draw.choice(part))) not in said.values() else None
+            )[0]
         return Example(_told(draw, one, facts, said), _told(draw, one, facts, again), float(agreed))
 
     return write
@@ -226,7 +282,11 @@ def _agreement(kind: str, facts: dict[str, Fact]) -> Draws:
 
 def _told(draw: Draw, one, facts: dict[str, Fact], values: dict[str, str]) -> str:
     """The facts as a short text, the subject named first."""
-    return tidy(" ".join(facts[key].sentence(draw, one, value, again=place > 0) for place, (key, value) in enumerate(values.items())))
+    return tidy(
+        " ".join(
+            facts[key].sentence(draw, one, value, again=place > 0) for place, (key, value) in enumerate(values.items())
+        )
+    )
 
 
 # answers: a question about one of two subjects of a passage, or about an item of news
@@ -244,10 +304,20 @@ def _asked(kind: str, facts: dict[str, Fact]) -> Draws:
     return write
 
 
-_NEWS: dict[Callable, list[tuple[str, str]]] = {  # question about what the first group names, and where the answer is the last group
-    news._theft: [(r"()(?:found with|in the attic of|It was|, but) (\w+)(?:,| has left)", "[who is the thief|with whom was it found|who took it]?")],
+_NEWS: dict[
+    Callable, list[tuple[str, str]]
+] = {  # question about what the first group names, and where the answer is the last group
+    news._theft: [
+        (
+            r"()(?:found with|in the attic of|It was|, but) (\w+)(?:,| has left)",
+            "[who is the thief|with whom was it found|who took it]?",
+        )
+    ],
     news._contest: [
-        (r"(\w+) \w+, (?:the|with) [^,.]*, (?:had|scored|came home with) (\w+) points?", "how many points [had {0}|did {0} score]?"),
+        (
+            r"(\w+) \w+, (?:the|with) [^,.]*, (?:had|scored|came home with) (\w+) points?",
+            "how many points [had {0}|did {0} score]?",
+        ),
         (r"()(?:winner is|went to|First was) (\w+)", "[who won|who was first|who got the prize]?"),
         (r"()(\w+), with \w+ points?, was last", "who was last?"),
     ],
@@ -255,14 +325,24 @@ _NEWS: dict[Callable, list[tuple[str, str]]] = {  # question about what the firs
         (r"(?:: |; )(\w+), \w+ coins? last week, (\w+) now", "[what do {0} cost now|what is the price of {0} now]?"),
         (r"(?:: |; )(\w+), (\w+) coins? last week", "[what did {0} cost last week|what was the price of {0}]?"),
     ],
-    news._ship: [(r"()with (\w+ crates?) of", "how many crates [were there|did she bring]?"), (r"()crates? of ([\w ]+)\.", "what [was the cargo|did the ship bring]?")],
-    news._council: [(r"()\. (\w+) voted for", "how many voted for it?"), (r"()and (\w+) against", "how many [voted|were] against it?")],
-    news._weather: [(r"()(?:expect|promises) ([\w ]+?)[,.]", "[what will the weather be|what is expected for] tomorrow?")],
-    news._lost: [
-        (r"()\. (?:The owner, )?(\w+ \w+),? (?:offers|will pay)", "[who lost something|who offers a reward]?"), (r"()Lost (?:at|near) the ([\w ]+):", "where was it lost?"),
-        (r"()(?:brought to|ask for) (\w+ \w+) at", "[who takes it|to whom may it be brought]?"), (r"()ask for \w+ \w+ at the ([\w' ]+)\.", "[where is it taken|where must one ask]?"),
+    news._ship: [
+        (r"()with (\w+ crates?) of", "how many crates [were there|did she bring]?"),
+        (r"()crates? of ([\w ]+)\.", "what [was the cargo|did the ship bring]?"),
     ],
-}  # fmt: skip
+    news._council: [
+        (r"()\. (\w+) voted for", "how many voted for it?"),
+        (r"()and (\w+) against", "how many [voted|were] against it?"),
+    ],
+    news._weather: [
+        (r"()(?:expect|promises) ([\w ]+?)[,.]", "[what will the weather be|what is expected for] tomorrow?")
+    ],
+    news._lost: [
+        (r"()\. (?:The owner, )?(\w+ \w+),? (?:offers|will pay)", "[who lost something|who offers a reward]?"),
+        (r"()Lost (?:at|near) the ([\w ]+):", "where was it lost?"),
+        (r"()(?:brought to|ask for) (\w+ \w+) at", "[who takes it|to whom may it be brought]?"),
+        (r"()ask for \w+ \w+ at the ([\w' ]+)\.", "[where is it taken|where must one ask]?"),
+    ],
+}
 
 
 def _reported(kind: Callable) -> Draws:
@@ -283,13 +363,25 @@ def _reported(kind: Callable) -> Draws:
 
 _PERSON = {key: PEOPLE[key] for key in ("trade", "looks", "habit", "fear", "instrument", "pet")}
 _PLACE = {key: PLACES[key] for key in ("product", "landmark", "festival", "month", "water", "region")}
-_WRONG = {news._contest: _contest, news._prices: _prices, news._council: _council, news._weather: _weather, news._notice: _notice}
+_WRONG = {
+    news._contest: _contest,
+    news._prices: _prices,
+    news._council: _council,
+    news._weather: _weather,
+    news._notice: _notice,
+}
 _KINDS: dict[str, tuple[Draws, ...]] = {
-    "truth": tuple(_statement(kind, ranks, fact, list(facts.values())) for kind, (ranks, facts) in FACTS.items() for fact in facts.values()),
+    "truth": tuple(
+        _statement(kind, ranks, fact, list(facts.values()))
+        for kind, (ranks, facts) in FACTS.items()
+        for fact in facts.values()
+    ),
     "entailment": (
-        *(_follows("people", _PERSON, number) for number in (1, 1, 2, 3)), *(_follows("towns", _PLACE, number) for number in (1, 1, 2, 3)),
-        *(_item(kind, wrong) for kind, wrong in _WRONG.items()), _owner,
-    ),  # fmt: skip
+        *(_follows("people", _PERSON, number) for number in (1, 1, 2, 3)),
+        *(_follows("towns", _PLACE, number) for number in (1, 1, 2, 3)),
+        *(_item(kind, wrong) for kind, wrong in _WRONG.items()),
+        _owner,
+    ),
     "similarity": (_agreement("people", _PERSON), _agreement("towns", _PLACE)),
     "answers": (*[_asked("people", PEOPLE)] * 5, *[_asked("towns", PLACES)] * 3, *(_reported(kind) for kind in _NEWS)),
 }

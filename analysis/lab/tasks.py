@@ -1,9 +1,10 @@
 """Multiple-choice questions about the lab's world, drawn without end: what a zero-shot accuracy is measured on.
 
-Seven tasks stand where the paper has BoolQ, RTE, HellaSwag, WinoGrande, ARC-easy, ARC-challenge and OpenbookQA. Every item is a piece of a
-document in the form the writers give it, cut short, and ways to go on of which one is true. The wrong ways come from the distribution of the
-true one (another passage, other people, other subjects of the same rank, or the same words asked for in another frame), so that neither
-length, nor frequency, nor position gives it away: who does not read the query, or does not know the world, is right by chance alone.
+Seven tasks stand where the paper has BoolQ, RTE, HellaSwag, WinoGrande, ARC-easy, ARC-challenge and OpenbookQA. Every
+item is a piece of a document in the form the writers give it, cut short, and ways to go on of which one is true. The
+wrong ways come from the distribution of the true one (another passage, other people, other subjects of the same rank,
+or the same words asked for in another frame), so that neither length, nor frequency, nor position gives it away: who
+does not read the query, or does not know the world, is right by chance alone.
 """
 
 import itertools
@@ -15,15 +16,20 @@ from functools import cache
 from analysis.errors import UsageError
 from analysis.lab import dialogues, news, stories, words
 from analysis.lab.documents import SPLITS, default_world
-from analysis.lab.draw import Draw, Ranked, count, tidy
+from analysis.lab.draw import Draw, Ranked, tidy
 from analysis.lab.names import MONTHS, WEEKDAYS
 from analysis.lab.world import Person, World
 
 TASKS: dict[str, str] = {
     "yes-no": "a bargain, a vote or a theft, and whether it came off, was passed, was proven (BoolQ; 2 choices)",
     "entailment": "an item of a newspaper, then its summary or that of another such item (RTE; 2 choices)",
-    "story-ending": "a story of three people, then who has the thing; one wrong owner is of the story, two are not (HellaSwag; 4 choices)",
-    "pronouns": "two people, then she or he; or a brother, a mother, and which of two names it can be (WinoGrande; 2 choices)",
+    "story-ending": (
+        "a story of three people, then who has the thing; one wrong owner is of the story, two are not (HellaSwag; 4"
+        " choices)"
+    ),
+    "pronouns": (
+        "two people, then she or he; or a brother, a mother, and which of two names it can be (WinoGrande; 2 choices)"
+    ),
     "facts-easy": "a fact about one of the best known people, books, towns, animals or herbs (ARC-easy; 4 choices)",
     "facts-hard": "the same facts about those seldom talked of (ARC-challenge; 4 choices)",
     "common-sense": "what sort of thing is eaten, read, played, feared; the day just agreed on (OpenbookQA; 4 choices)",
@@ -43,10 +49,11 @@ Writer = Callable[[Draw, World, bool], Item]
 
 
 def task(name: str, *, split: str = "held-out", seed: int = 0) -> Iterator[Item]:
-    """Endless items of one task, a function of (name, split, seed) alone; every stretch of them mixes the task's kinds of question evenly.
+    """Endless items of one task, a function of (name, split, seed) alone; every stretch of them mixes the task's kinds
+    of question evenly.
 
-    `split` and `seed` are those of `documents`: passages of `held-out` items are none of the training text. What is asked about the world
-    is what the training text says of it. Raises `UsageError` for an unknown task or split.
+    `split` and `seed` are those of `documents`: passages of `held-out` items are none of the training text. What is
+    asked about the world is what the training text says of it. Raises `UsageError` for an unknown task or split.
     """
     if name not in TASKS:
         raise UsageError(f"task: unknown task {name!r}; the lab has {', '.join(TASKS)}")
@@ -67,7 +74,7 @@ def _item(draw: Draw, query: str, gold: str, others: list[str]) -> Item:
     query = tidy(query)
     place = draw.number(0, len(others))
     choices = [*others[:place], gold, *others[place:]]
-    return Item(query, tuple(tidy(f"{query} {choice}")[len(query) + 1:] for choice in choices), place)
+    return Item(query, tuple(tidy(f"{query} {choice}")[len(query) + 1 :] for choice in choices), place)
 
 
 def _until(make: Callable[[], tuple | None]) -> tuple:
@@ -88,6 +95,7 @@ def _talk(draw: Draw, world: World) -> dialogues.Talk:
 
 def _bargain(draw: Draw, world: World, yes: bool) -> Item:
     """A bargain up to its last sentence: `Very well. Nine coins` for it, or `Then keep it. Nine coins` is too much."""
+
     def made():
         talk = _talk(draw, world)
         dialogues._bargain(talk, world)
@@ -108,7 +116,9 @@ def _vote(draw: Draw, world: World, yes: bool) -> Item:
         return (text,) if text.endswith(passed if yes else failed) else None
 
     (text,) = _until(made)
-    return _item(draw, text.removesuffix(passed).removesuffix(failed), passed if yes else failed, [failed if yes else passed])
+    return _item(
+        draw, text.removesuffix(passed).removesuffix(failed), passed if yes else failed, [failed if yes else passed]
+    )
 
 
 def _verdict(draw: Draw, world: World, yes: bool) -> Item:
@@ -134,7 +144,9 @@ def _summary(kind: Callable) -> Writer:
     def write(draw: Draw, world: World, turn: bool) -> Item:
         town, month = draw.ranked(world.towns), draw.choice(MONTHS)
         text, summary = kind(draw, world, town, month)
-        other = _until(lambda: (found,) if (found := kind(draw, world, draw.ranked(world.towns), month)[1]) != summary else None)[0]
+        other = _until(
+            lambda: (found,) if (found := kind(draw, world, draw.ranked(world.towns), month)[1]) != summary else None
+        )[0]
         return _item(draw, f"The {town.name} Gazette\n{text}\nIn short:", summary + ".", [other + "."])
 
     return write
@@ -144,7 +156,10 @@ def _summary(kind: Callable) -> Writer:
 
 
 def _owner(draw: Draw, world: World, turn: bool) -> Item:
-    """Two events after the opening, who has one of the things: its owner, somebody else in the story, two people of other stories."""
+    """Two events after the opening, who has one of the things: its owner, somebody else in the story, two people of
+    other stories.
+    """
+
     def made():
         scene = stories._opening(draw, world)
         for _ in range(2):
@@ -158,8 +173,15 @@ def _owner(draw: Draw, world: World, turn: bool) -> Item:
     other = draw.choice([person for person in scene.cast if person is not owner])
     names = [person.first for person in scene.cast]
     strangers = _others(lambda: draw.choice(stories._opening(draw, world).cast).first, names, 2)
-    end = draw.say("[That was the end of the day|So the day ended|At last the bells rang for supper|Then everyone had had enough].")
-    return _item(draw, " ".join([*scene.lines, end]), f"{owner.first} had the {thing}.", [f"{name} had the {thing}." for name in (other.first, *strangers)])
+    end = draw.say(
+        "[That was the end of the day|So the day ended|At last the bells rang for supper|Then everyone had had enough]."
+    )
+    return _item(
+        draw,
+        " ".join([*scene.lines, end]),
+        f"{owner.first} had the {thing}.",
+        [f"{name} had the {thing}." for name in (other.first, *strangers)],
+    )
 
 
 def _others(make: Callable[[], str], taken: list[str], number: int) -> list[str]:
@@ -184,7 +206,9 @@ def _pair(draw: Draw, world: World, she: bool) -> tuple[Person, Person]:
 def _stranger(draw: Draw, world: World, she: bool) -> Item:
     """Somebody of the story meets a stranger; the next sentence is about the stranger."""
     v, a = _pair(draw, world, she)
-    who = draw.phrase("[the {v.trade.noun} from {v.home.name}|who came from {v.home.name} and sold {v.trade.product}]", v=v)
+    who = draw.phrase(
+        "[the {v.trade.noun} from {v.home.name}|who came from {v.home.name} and sold {v.trade.product}]", v=v
+    )
     query = draw.say("{a.first} met [a stranger|a traveller], {v.name}, {who}.", a=a, v=v, who=who)
     rest = draw.phrase("[was looking for {v.friend.name}.|had lost a {v.treasure}.|talked about {v.habit}.]", v=v)
     return _item(draw, query, f"{v.they.capitalize()} {rest}", [f"{a.they.capitalize()} {rest}"])
@@ -193,7 +217,11 @@ def _stranger(draw: Draw, world: World, she: bool) -> Item:
 def _of_friend(draw: Draw, world: World, she: bool) -> Item:
     """News of somebody in a letter, named once."""
     o, w = _pair(draw, world, she)
-    query = draw.say("[I saw|Yesterday I met] my friend {o.first}, [who is still a {o.trade.noun}|who lives in {o.home.name}, as you know|who was {o.trade.work}].", o=o)
+    query = draw.say(
+        "[I saw|Yesterday I met] my friend {o.first}, [who is still a {o.trade.noun}|who lives in {o.home.name}, as you"
+        " know|who was {o.trade.work}].",
+        o=o,
+    )
     rest = draw.phrase("asked after [you.|{w.pet.name}.]", w=w)
     return _item(draw, query, f"{o.they.capitalize()} {rest}", [f"{w.they.capitalize()} {rest}"])
 
@@ -204,8 +232,14 @@ def _relative(draw: Draw, world: World, she: bool) -> Item:
     hero = draw.ranked(world.people)
     kind = draw.choice(("sister", "mother", "daughter") if she else ("brother", "father", "son"))
     spot = draw.choice(words.SPOTS)
-    query = draw.say("On a {w.adjective} {d} in {m}, {h.name}, the {h.trade.noun} of {h.home.name}, was half asleep. {h.their} {k}",
-                     w=draw.choice(words.WEATHERS), d=draw.choice(WEEKDAYS), m=draw.choice(MONTHS), h=hero, k=kind)
+    query = draw.say(
+        "On a {w.adjective} {d} in {m}, {h.name}, the {h.trade.noun} of {h.home.name}, was half asleep. {h.their} {k}",
+        w=draw.choice(words.WEATHERS),
+        d=draw.choice(WEEKDAYS),
+        m=draw.choice(MONTHS),
+        h=hero,
+        k=kind,
+    )
     return _item(draw, query, f"{p.first} was at the {spot}.", [f"{q.first} was at the {spot}."])
 
 
@@ -213,7 +247,9 @@ def _of_entry(draw: Draw, world: World, she: bool) -> Item:
     """An entry of the encyclopedia, which names its subject and goes on with a pronoun."""
     p, q = _pair(draw, world, she)
     query = draw.say("{p.name}\n{p.name} is a {p.trade.noun} [who lives in|from] {p.home.name}.", p=p)
-    rest = draw.phrase("[was born in [the year|] {p.born}.|has {p.looks}.|keeps a {p.pet.kind} called {p.pet.name}.]", p=p)
+    rest = draw.phrase(
+        "[was born in [the year|] {p.born}.|has {p.looks}.|keeps a {p.pet.kind} called {p.pet.name}.]", p=p
+    )
     return _item(draw, query, f"{p.they.capitalize()} {rest}", [f"{q.they.capitalize()} {rest}"])
 
 
@@ -228,7 +264,13 @@ _FACTS: list[tuple[str, str, str]] = [
     ("plants", "{p.first} picked some {x.name}, which is good for", "{x.use}"),
     ("plants", "{p.first} picked some {x.name}, with its", "{x.colour} flowers"),
 ]
-_EASY = {"people": (0, 15), "books": (0, 15), "towns": (0, 15), "animals": (0, 15), "plants": (0, 10)}  # ranks, most popular first
+_EASY = {
+    "people": (0, 15),
+    "books": (0, 15),
+    "towns": (0, 15),
+    "animals": (0, 15),
+    "plants": (0, 10),
+}  # ranks, most popular first
 _HARD = {"people": (40, 200), "books": (40, 160), "towns": (40, 140), "animals": (40, 110), "plants": (12, 30)}
 
 
@@ -244,7 +286,14 @@ def _fact(ranks: dict[str, tuple[int, int]], collection: str, question: str, ans
             x = draw.ranked(_part(collection, *ranks[collection]))
             subjects.setdefault(answer.format(x=x), x)
         true = draw.choice(list(subjects))
-        query = draw.say(question, x=subjects[true], p=draw.ranked(world.people), w=draw.choice(words.WEATHERS), d=draw.choice(WEEKDAYS), m=draw.choice(MONTHS))
+        query = draw.say(
+            question,
+            x=subjects[true],
+            p=draw.ranked(world.people),
+            w=draw.choice(words.WEATHERS),
+            d=draw.choice(WEEKDAYS),
+            m=draw.choice(MONTHS),
+        )
         return _item(draw, query, true, [other for other in subjects if other != true])
 
     return write
@@ -261,11 +310,17 @@ _SORTS: list[tuple[tuple[str, Callable[[Draw, World], str]], ...]] = [
     ),
     (
         ("{p.first} [walked|ran|strolled|hurried] to the", lambda draw, world: draw.choice(words.SPOTS)),
-        ("{p.first} played [a tune|a sad song|a march] on the", lambda draw, world: draw.choice([x for x in words.INSTRUMENTS if x not in words.ITEMS])),
+        (
+            "{p.first} played [a tune|a sad song|a march] on the",
+            lambda draw, world: draw.choice([x for x in words.INSTRUMENTS if x not in words.ITEMS]),
+        ),
         ("{p.first} met a stranger, {q.name}, the", lambda draw, world: draw.ranked(world.trades).noun),
-        ("{p.first} [picked up|pocketed] the", lambda draw, world: f"{draw.choice(words.ITEM_LOOKS)} {draw.choice(words.ITEMS)}"),
+        (
+            "{p.first} [picked up|pocketed] the",
+            lambda draw, world: f"{draw.choice(words.ITEM_LOOKS)} {draw.choice(words.ITEMS)}",
+        ),
     ),
-]  # fmt: skip
+]
 
 
 def _sort(draw: Draw, world: World, turn: bool) -> Item:
@@ -274,7 +329,7 @@ def _sort(draw: Draw, world: World, turn: bool) -> Item:
     values = [value(draw, world) for _, value in sorts]
     asked = draw.number(0, 3)
     query = draw.say(sorts[asked][0], p=draw.ranked(world.people), q=draw.ranked(world.people))
-    return _item(draw, query, values[asked], draw.sample(values[:asked] + values[asked + 1:], 3))
+    return _item(draw, query, values[asked], draw.sample(values[:asked] + values[asked + 1 :], 3))
 
 
 def _day(draw: Draw, world: World, turn: bool) -> Item:
@@ -283,10 +338,22 @@ def _day(draw: Draw, world: World, turn: bool) -> Item:
     dialogues._plan(talk, world)
     day = next(day for day in WEEKDAYS if day in talk.lines[0])
     before, _, _ = talk.lines[-1].partition(f" {day}")
-    return _item(draw, "\n".join([*talk.lines[:-1], before]), day, draw.sample([other for other in WEEKDAYS if other != day], 3))
+    return _item(
+        draw, "\n".join([*talk.lines[:-1], before]), day, draw.sample([other for other in WEEKDAYS if other != day], 3)
+    )
 
 
-_SHORT = (news._theft, news._contest, news._prices, news._ship, news._notice, news._council, news._book, news._weather, news._lost)
+_SHORT = (
+    news._theft,
+    news._contest,
+    news._prices,
+    news._ship,
+    news._notice,
+    news._council,
+    news._book,
+    news._weather,
+    news._lost,
+)
 _WRITERS: dict[str, tuple[Writer, ...]] = {
     "yes-no": (_bargain, _vote, _verdict),
     "entailment": tuple(map(_summary, _SHORT)),

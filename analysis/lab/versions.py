@@ -1,7 +1,7 @@
 """Versions of what the lab writes, raised by hand whenever any of its text changes: stored results are found by them.
 
-`tests/lab/test_versions.py` holds the first documents of each kind against the hash that belongs to its version, so that a
-changed text cannot keep its number. A changed comment changes nothing.
+`tests/lab/test_versions.py` holds the first documents of each kind against the hash that belongs to its version, so
+that a changed text cannot keep its number. A changed comment changes nothing.
 """
 
 DOCUMENTS = 1  # the world and its documents

@@ -1,9 +1,9 @@
 """A small country and everything that is true in it.
 
-`World(seed)` deals out some three thousand people in families, a hundred and forty towns, animals, plants, dishes, books and
-ships, each with fixed facts. Popularity follows Zipf's law: `world.people` and the other collections are ordered from the
-most talked about to the least, and writers draw from them with those probabilities. Nothing here changes while documents are
-written; what happens inside a story is that story's own state.
+`World(seed)` deals out some three thousand people in families, a hundred and forty towns, animals, plants, dishes,
+books and ships, each with fixed facts. Popularity follows Zipf's law: `world.people` and the other collections are
+ordered from the most talked about to the least, and writers draw from them with those probabilities. Nothing here
+changes while documents are written; what happens inside a story is that story's own state.
 """
 
 import functools
@@ -20,7 +20,9 @@ TODAY = 460
 
 @dataclass(frozen=True, slots=True)
 class Trade:
-    """What a person does for a living. `noun` takes an article; `work` is a gerund phrase; `product` a plural or mass noun."""
+    """What a person does for a living. `noun` takes an article; `work` is a gerund phrase; `product` a plural or mass
+    noun.
+    """
 
     noun: str
     workplace: str
@@ -215,9 +217,22 @@ def _circle(person: Person):
 
 def _towns(rng: random.Random, number: int) -> list[Town]:
     inns = sorted({f"{head} {tail}" for head in words.INN_HEADS for tail in words.INN_TAILS})
-    towns = [Town(name, rng.choice(words.REGIONS), rng.choice(words.WATERS), rng.randint(40, 300), rng.choice(words.PRODUCTS),
-                  rng.choice(words.LANDMARKS), rng.choice(words.LANDMARK_TALES), rng.choice(words.FESTIVALS), rng.choice(MONTHS),
-                  rng.choice(inns), 100 * rng.randint(2, 60)) for name in town_names(rng, number)]
+    towns = [
+        Town(
+            name,
+            rng.choice(words.REGIONS),
+            rng.choice(words.WATERS),
+            rng.randint(40, 300),
+            rng.choice(words.PRODUCTS),
+            rng.choice(words.LANDMARKS),
+            rng.choice(words.LANDMARK_TALES),
+            rng.choice(words.FESTIVALS),
+            rng.choice(MONTHS),
+            rng.choice(inns),
+            100 * rng.randint(2, 60),
+        )
+        for name in town_names(rng, number)
+    ]
     for index, town in enumerate(towns):
         town.neighbours = [towns[(index + step) % number] for step in (-3, -1, 1, 3)]
     return towns
@@ -233,7 +248,9 @@ def _dishes(rng: random.Random, towns: list[Town]) -> list[Dish]:
         name = f"{town.name} {form}" if rng.random() < 0.4 else f"{first} and {second} {form}"
         others = [thing for thing in rng.sample(every, 5) if thing not in (first, second)][:3]
         if first != second and name not in dishes:
-            dishes[name] = Dish(name, form, words.FORMS[form], (first, second, *others), town, None, 5 * rng.randint(2, 18))
+            dishes[name] = Dish(
+                name, form, words.FORMS[form], (first, second, *others), town, None, 5 * rng.randint(2, 18)
+            )
     return list(dishes.values())
 
 
@@ -247,9 +264,22 @@ def _people(rng: random.Random, world: World, families: int) -> list[Person]:
         first = next(name for name in iter(lambda: rng.choice(pools[they]), None) if (name, last) not in used)
         used.add((first, last))
         treasure = f"{rng.choice(words.ITEM_LOOKS)} {rng.choice(words.ITEMS)}"
-        one = Person(first, last, they, born, birthplace, home, rng.choice(world.trades), rng.choice(words.LOOKS),
-                     rng.choice(words.HABITS), rng.choice(words.FEARS), rng.choice(words.INSTRUMENTS), treasure,
-                     Pet(rng.choice(words.PETS), rng.choice(words.PET_NAMES)), dishes[dishes.find(rng.random())])
+        one = Person(
+            first,
+            last,
+            they,
+            born,
+            birthplace,
+            home,
+            rng.choice(world.trades),
+            rng.choice(words.LOOKS),
+            rng.choice(words.HABITS),
+            rng.choice(words.FEARS),
+            rng.choice(words.INSTRUMENTS),
+            treasure,
+            Pet(rng.choice(words.PETS), rng.choice(words.PET_NAMES)),
+            dishes[dishes.find(rng.random())],
+        )
         home.residents.append(one)
         return one
 
@@ -262,8 +292,10 @@ def _people(rng: random.Random, world: World, families: int) -> list[Person]:
         mother = person("she", last, rng.randint(395, 410), somewhere(), home)
         father = person("he", last, rng.randint(390, 410), somewhere(), home)
         mother.relatives["husband"], father.relatives["wife"] = father, mother
-        children = [person(rng.choice(("she", "he")), last, born, home, home if rng.random() < 0.6 else somewhere())
-                    for born in sorted(rng.sample(range(420, 446), rng.choice((0, 1, 2, 2, 3, 3))))]
+        children = [
+            person(rng.choice(("she", "he")), last, born, home, home if rng.random() < 0.6 else somewhere())
+            for born in sorted(rng.sample(range(420, 446), rng.choice((0, 1, 2, 2, 3, 3))))
+        ]
         for child in children:
             child.relatives.update(mother=mother, father=father)
             child.siblings = [other for other in children if other is not child]
@@ -283,25 +315,63 @@ def _acquaint(rng: random.Random, everyone: list[Person]) -> None:
 
 
 def _animals(rng: random.Random) -> list[Animal]:
-    legs = {"beetle": 6, "moth": 6, "crab": 8, "pike": 0, "trout": 0, **dict.fromkeys("finch heron wren crane swan kestrel bat".split(), 2)}
+    legs = {
+        "beetle": 6,
+        "moth": 6,
+        "crab": 8,
+        "pike": 0,
+        "trout": 0,
+        **dict.fromkeys(["finch", "heron", "wren", "crane", "swan", "kestrel", "bat"], 2),
+    }
     pairs = rng.sample(sorted((look, kind) for look in words.SPECIES_LOOKS for kind in words.SPECIES), 110)
-    return [Animal(f"{look} {kind}", kind, rng.choice(words.HABITATS), rng.choice(words.ANIMAL_FOODS),
-                   *rng.sample(words.ANIMAL_HABITS, 2), legs.get(kind, 4), rng.choice(words.REGIONS)) for look, kind in pairs]
+    return [
+        Animal(
+            f"{look} {kind}",
+            kind,
+            rng.choice(words.HABITATS),
+            rng.choice(words.ANIMAL_FOODS),
+            *rng.sample(words.ANIMAL_HABITS, 2),
+            legs.get(kind, 4),
+            rng.choice(words.REGIONS),
+        )
+        for look, kind in pairs
+    ]
 
 
 def _plants(rng: random.Random, towns: list[Town]) -> list[Plant]:
-    return [Plant(name, rng.choice(words.COLOURS), rng.choice(words.HABITATS), rng.choice(MONTHS), rng.choice(words.PLANT_USES),
-                  rng.choice(towns)) for name in rng.sample(words.PLANTS, len(words.PLANTS))]
+    return [
+        Plant(
+            name,
+            rng.choice(words.COLOURS),
+            rng.choice(words.HABITATS),
+            rng.choice(MONTHS),
+            rng.choice(words.PLANT_USES),
+            rng.choice(towns),
+        )
+        for name in rng.sample(words.PLANTS, len(words.PLANTS))
+    ]
 
 
 def _books(rng: random.Random, world: World) -> list[Book]:
     titles = rng.sample(sorted(f"{head} {topic}" for head in words.BOOK_HEADS for topic in words.BOOK_TOPICS), 160)
     authors = rng.sample(world.people[:1200], 160)
-    return [Book(title, author, min(author.born + rng.randint(18, 50), TODAY), 10 * rng.randint(4, 60), rng.choice(world.towns))
-            for title, author in zip(titles, authors)]
+    return [
+        Book(
+            title,
+            author,
+            min(author.born + rng.randint(18, 50), TODAY),
+            10 * rng.randint(4, 60),
+            rng.choice(world.towns),
+        )
+        for title, author in zip(titles, authors)
+    ]
 
 
 def _ships(rng: random.Random, world: World) -> list[Ship]:
     names = rng.sample(sorted(f"{head} {tail}" for head in words.SHIP_HEADS for tail in words.SHIP_TAILS), 70)
-    return [Ship(name, captain, rng.choice(world.towns), rng.choice(words.CARGOES), rng.randint(400, 455), rng.randint(1, 4))
-            for name, captain in zip(names, rng.sample(world.people[:1500], 70))]
+    return [
+        Ship(
+            name, captain, rng.choice(world.towns), rng.choice(words.CARGOES), rng.randint(400, 455), rng.randint(1, 4)
+        )
+        for name, captain in zip(names, rng.sample(world.people[:1500], 70))
+    ]

@@ -21,10 +21,9 @@ WANTED = {"random": None, "magnitude": None, "wanda": "diagonal", "sparsegpt": "
 class Chosen:
     """Which weights of one matrix stay, and what became of them.
 
-    mask     (out, in) bool, True = kept; counts exact and checked
-    weight   (out, in) SparseGPT's updated weight in the dtype given, zero where the mask is False; None: kept weights stay as they are
-    notes    the rules that had to be used, the refinement's included
-    refined  what the refinement gained; None without one
+    mask     (out, in) bool, True = kept; counts exact and checked weight   (out, in) SparseGPT's updated weight in the
+    dtype given, zero where the mask is False; None: kept weights stay as they are notes    the rules that had to be
+    used, the refinement's included refined  what the refinement gained; None without one
     """
 
     mask: Tensor
@@ -34,7 +33,9 @@ class Chosen:
 
 
 def wanted_statistics(criterion: Criterion, refinement: Refinement | None = None) -> str | None:
-    """What `collect` must gather: "gram" for every refinement, else what the criterion needs, None for nothing at all."""
+    """What `collect` must gather: "gram" for every refinement, else what the criterion needs, None for nothing at
+    all.
+    """
     return "gram" if _refines(refinement) else WANTED[criterion.name]
 
 
@@ -50,14 +51,14 @@ def choose_mask(
 ) -> Chosen:
     """Which weights of one matrix stay, and what SparseGPT makes of them.
 
-    weight      (out, in), any float dtype; never modified
-    statistics  of the matrix's input; None is enough where `wanted_statistics` wants nothing
-    generator   source of random scores; untouched by the other criteria
-    name        of the matrix, for errors
-    refinement  improves the chosen mask on the weight as given, before any update; SparseGPT's update is then made for the refined mask,
+    weight      (out, in), any float dtype; never modified statistics  of the matrix's input; None is enough where
+    `wanted_statistics` wants nothing generator   source of random scores; untouched by the other criteria name
+    of the matrix, for errors refinement  improves the chosen mask on the weight as given, before any update;
+    SparseGPT's update is then made for the refined mask,
                 and its scores, where Frank-Wolfe needs some, are Wanda's
 
-    Raises NumericalError for non-finite weights and failed factorisations, UsageError for a pattern that does not fit or missing statistics.
+    Raises NumericalError for non-finite weights and failed factorisations, UsageError for a pattern that does not fit
+    or missing statistics.
     """
     pattern = pattern.resolve(criterion.name)
     wanted = wanted_statistics(criterion, refinement)
@@ -65,7 +66,9 @@ def choose_mask(
         who = criterion.name if WANTED[criterion.name] is not None else refinement.name
         raise UsageError(f"{who} needs the statistics of {name}'s input; collect them with want={wanted!r}")
     if not (bool(weight.sum().isfinite()) or bool(weight.isfinite().all())):  # a sum is quick, but may overflow
-        raise NumericalError(f"choose_mask: {name} holds weights that are not finite; the model is broken or its dtype too narrow")
+        raise NumericalError(
+            f"choose_mask: {name} holds weights that are not finite; the model is broken or its dtype too narrow"
+        )
     updated, notes, refined = None, (), None
     if criterion.name == "sparsegpt":
         swept = sparsegpt(weight, statistics, pattern, damping=criterion.damping, columns=criterion.columns, name=name)
@@ -80,7 +83,9 @@ def choose_mask(
         mask, notes = refined.mask, notes + refined.notes
         check_mask(mask, pattern, name=name, columns=criterion.columns)
         if updated is not None:
-            updated = sparsegpt(weight, statistics, pattern, damping=criterion.damping, columns=criterion.columns, name=name, mask=mask).weight
+            updated = sparsegpt(
+                weight, statistics, pattern, damping=criterion.damping, columns=criterion.columns, name=name, mask=mask
+            ).weight
     return Chosen(mask, updated, notes, refined)
 
 

@@ -32,7 +32,8 @@ def wanda_scores(weight: Tensor, diagonal: Tensor, tokens: int) -> Tensor:
 
 
 def ria_scores(weight: Tensor, diagonal: Tensor, tokens: int, exponent: float) -> Tensor:
-    """(|W_ij| / sum of column j of |W| + |W_ij| / sum of row i of |W|) * (sqrt(mean over tokens of x_j^2))^exponent (RIA).
+    """(|W_ij| / sum of column j of |W| + |W_ij| / sum of row i of |W|) * (sqrt(mean over tokens of x_j^2))^exponent
+    (RIA).
 
     weight    (out, in); a row or column of zeros scores 0
     diagonal  (in,) sum of x_j^2 over `tokens` real tokens

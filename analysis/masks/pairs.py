@@ -1,7 +1,9 @@
-"""The pairs of a kept and a removed weight that may be swapped, and the cheapest of every row: tables that live as long as the rows' swaps do.
+"""The pairs of a kept and a removed weight that may be swapped, and the cheapest of every row: tables that live as long
+as the rows' swaps do.
 
-Swapping weights p and u of a row changes its loss by their prices, what removing or reviving each alone would change, and -2 w_p w_u G_pu.
-Both tables hold this last part for all pairs of every group and have the same methods; `order` is how a row's columns are to lie for them.
+Swapping weights p and u of a row changes its loss by their prices, what removing or reviving each alone would change,
+and -2 w_p w_u G_pu. Both tables hold this last part for all pairs of every group and have the same methods; `order` is
+how a row's columns are to lie for them.
 """
 
 import torch
@@ -27,11 +29,18 @@ class SmallGroups:
 
     def __init__(self, weight: Tensor, status: Tensor, coarse: Tensor, size: int) -> None:
         columns = torch.arange(weight.shape[1], device=weight.device).view(size, -1)
-        first = torch.cat([columns[:-step] for step in range(1, size)])  # (pairs, groups), pairs of slots `step` apart together
+        first = torch.cat(
+            [columns[:-step] for step in range(1, size)]
+        )  # (pairs, groups), pairs of slots `step` apart together
         second = torch.cat([columns[step:] for step in range(1, size)])
         self.ends = torch.stack([first[:, 0], second[:, 0]], 1)  # (pairs, 2), of group 0
         self.pairs = coarse[first, second] * -2 * weight[:, first] * weight[:, second]  # (rows, pairs, groups)
-        self.size, self.costs, self.same, self.sign = size, torch.empty_like(self.pairs), torch.empty_like(self.pairs), torch.empty_like(weight)
+        self.size, self.costs, self.same, self.sign = (
+            size,
+            torch.empty_like(self.pairs),
+            torch.empty_like(self.pairs),
+            torch.empty_like(weight),
+        )
 
     def best(self, price: Tensor, status: Tensor) -> Tensor:
         """The columns (rows, 2) of every row's cheapest pair of a kept and a removed weight, which is which left open.
@@ -44,7 +53,9 @@ class SmallGroups:
         for step in range(1, self.size):
             here = slice(start, start + self.size - step)
             torch.add(price[:, :-step], price[:, step:], out=costs[:, here])
-            torch.mul(sign[:, :-step], sign[:, step:], out=same[:, here])  # infinite for two kept or two removed weights
+            torch.mul(
+                sign[:, :-step], sign[:, step:], out=same[:, here]
+            )  # infinite for two kept or two removed weights
             start = here.stop
         torch.maximum(costs.add_(self.pairs), same, out=costs)
         group = costs.amin(1).argmin(1, keepdim=True)
@@ -60,10 +71,11 @@ class SmallGroups:
 
 
 class LargeGroups:
-    """The costs -2 w_p w_u G_pu of the pairs of a kept and a removed weight of a group, as a table with a slot for each.
+    """The costs -2 w_p w_u G_pu of the pairs of a kept and a removed weight of a group, as a table with a slot for
+    each.
 
-    Column `in`, the last, fills up groups with fewer; it holds no weight. `leaves`, `enters` and `group` are the last pair's kept and removed
-    slot and its group, counted through all rows.
+    Column `in`, the last, fills up groups with fewer; it holds no weight. `leaves`, `enters` and `group` are the last
+    pair's kept and removed slot and its group, counted through all rows.
     """
 
     @staticmethod
@@ -83,10 +95,14 @@ class LargeGroups:
         self.weight, self.coarse = weight, coarse
         self.kept = _positions(status[:, :-1] > 0, size)  # (rows, groups, kept slots)
         self.removed = _positions(status[:, :-1] < 0, size, LANES if size >= 2 * LANES else 1)
-        self.pairs = coarse[self.kept[..., None], self.removed[..., None, :]]  # (rows, groups, kept slots, removed slots)
+        self.pairs = coarse[
+            self.kept[..., None], self.removed[..., None, :]
+        ]  # (rows, groups, kept slots, removed slots)
         self.pairs *= -2 * weight.gather(1, self.kept.flatten(1)).view_as(self.kept)[..., None]
         self.pairs *= weight.gather(1, self.removed.flatten(1)).view_as(self.removed)[..., None, :]
-        step = len(weight) if weight.is_cuda else max(CACHE * len(weight) // (self.pairs.numel() * self.pairs.itemsize), 1)
+        step = (
+            len(weight) if weight.is_cuda else max(CACHE * len(weight) // (self.pairs.numel() * self.pairs.itemsize), 1)
+        )
         self.costs = torch.empty_like(self.pairs[:step])
 
     def best(self, price: Tensor, status: Tensor) -> Tensor:
@@ -101,12 +117,20 @@ class LargeGroups:
         return torch.stack([self.kept.take(self.leaves), self.removed.take(self.enters)], 1)
 
     def _cheapest_partner(self, revive: Tensor) -> Tensor:
-        """For every kept slot (rows, groups * kept slots) the least cost of a pair and its revived weight, a cache full of rows at a time."""
+        """For every kept slot (rows, groups * kept slots) the least cost of a pair and its revived weight, a cache full
+        of rows at a time.
+        """
         rows, groups, _, removed = self.pairs.shape
-        least, revive, step = torch.empty_like(self.pairs[..., 0]), revive.view(rows, groups, 1, removed), len(self.costs)
+        least, revive, step = (
+            torch.empty_like(self.pairs[..., 0]),
+            revive.view(rows, groups, 1, removed),
+            len(self.costs),
+        )
         for start in range(0, rows, step):
             here = slice(start, min(start + step, rows))
-            torch.amin(torch.add(self.pairs[here], revive[here], out=self.costs[: here.stop - start]), 3, out=least[here])
+            torch.amin(
+                torch.add(self.pairs[here], revive[here], out=self.costs[: here.stop - start]), 3, out=least[here]
+            )
         return least.flatten(1)
 
     def take(self, rows: Tensor) -> None:
@@ -115,10 +139,17 @@ class LargeGroups:
         self.leaves = self.leaves[rows].add_(fewer, alpha=self.kept[0].numel())
         self.group = self.group[rows].add_(fewer, alpha=self.kept.shape[1])
         self.enters = self.enters[rows].add_(fewer, alpha=self.removed[0].numel())
-        self.weight, self.pairs, self.kept, self.removed = self.weight[rows], self.pairs[rows], self.kept[rows], self.removed[rows]
+        self.weight, self.pairs, self.kept, self.removed = (
+            self.weight[rows],
+            self.pairs[rows],
+            self.kept[rows],
+            self.removed[rows],
+        )
 
     def update(self, both: Tensor, going: Tensor) -> None:
-        """Put the swapped weights of the rows where `going` into each other's slots, with the costs of their new pairs."""
+        """Put the swapped weights of the rows where `going` into each other's slots, with the costs of their new
+        pairs.
+        """
         kept, removed = self.pairs.shape[2:]
         stays, goes = torch.where(going[:, None], both.flip(1), both).unbind(1)
         self.kept.view(-1).index_copy_(0, self.leaves, stays)
@@ -130,11 +161,17 @@ class LargeGroups:
 
     def _costs(self, column: Tensor, others: Tensor) -> Tensor:
         """(rows, n) of a weight's column (rows,) and others (rows, n)."""
-        return self.coarse.index_select(0, column).mul_(self.weight).gather(1, others).mul_(-2 * self.weight.gather(1, column[:, None]))
+        return (
+            self.coarse.index_select(0, column)
+            .mul_(self.weight)
+            .gather(1, others)
+            .mul_(-2 * self.weight.gather(1, column[:, None]))
+        )
 
 
 def _positions(which: Tensor, size: int, lanes: int = 1) -> Tensor:
-    """Columns (rows, groups, slots) where `which` (rows, in) is True in each `size` columns, in order; `in` fills up shorter groups.
+    """Columns (rows, groups, slots) where `which` (rows, in) is True in each `size` columns, in order; `in` fills up
+    shorter groups.
 
     As many slots as the fullest group needs, rounded up to a multiple of `lanes`; at least one.
     """

@@ -35,7 +35,9 @@ def keep_largest(scores: Tensor, keep: int) -> Tensor:
 
 
 def _largest(scores: Tensor, keep: int) -> Tensor:
-    """The `keep`-th largest of every row, (groups, 1). On the CPU NumPy's selection takes a third of the time of torch's."""
+    """The `keep`-th largest of every row, (groups, 1). On the CPU NumPy's selection takes a third of the time of
+    torch's.
+    """
     if scores.is_cpu and scores.dtype in (torch.float32, torch.float64):
         rank = scores.shape[1] - keep
         return torch.from_numpy(np.partition(scores.numpy(), rank, axis=1)[:, rank : rank + 1])
@@ -43,13 +45,17 @@ def _largest(scores: Tensor, keep: int) -> Tensor:
 
 
 def keep_n_of_m(scores: Tensor, keep: int, of: int) -> Tensor:
-    """Bool mask (out, in) that keeps the `keep` largest of every `of` consecutive inputs, the first of equal ones; `of` divides in."""
+    """Bool mask (out, in) that keeps the `keep` largest of every `of` consecutive inputs, the first of equal ones; `of`
+    divides in.
+    """
     if of > RANKED:
         groups = scores.reshape(-1, of)
         best = groups.sort(dim=1, descending=True, stable=True).indices[:, :keep]
         return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, best, True).view(scores.shape)
     columns = torch.stack(scores.reshape(-1, of).unbind(1))
-    rank = torch.arange(of - 1, -1, -1, dtype=torch.int8, device=scores.device)[:, None].repeat(1, columns.shape[1])  # as if later ones were larger
+    rank = torch.arange(of - 1, -1, -1, dtype=torch.int8, device=scores.device)[:, None].repeat(
+        1, columns.shape[1]
+    )  # as if later ones were larger
     for step in range(1, of):
         first = (columns[:-step] >= columns[step:]).view(torch.int8)
         rank[:-step] -= first
@@ -61,8 +67,8 @@ def check_width(width: int, pattern: Pattern, name: str) -> None:
     """Raises UsageError when an N:M pattern does not fit `width` inputs."""
     if pattern.of is not None and width % pattern.of:
         raise UsageError(
-            f"pattern {pattern.keep}:{pattern.of} does not fit {name}: its {width} inputs are not divisible by {pattern.of}; "
-            "choose another pattern or an unstructured sparsity"
+            f"pattern {pattern.keep}:{pattern.of} does not fit {name}: its {width} inputs are not divisible by"
+            f" {pattern.of}; choose another pattern or an unstructured sparsity"
         )
 
 

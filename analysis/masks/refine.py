@@ -1,10 +1,11 @@
-"""A better mask with the same counts, from the Gram matrix alone: SparseSwaps (arXiv 2512.10922) and SparseFW (arXiv 2510.13713).
+"""A better mask with the same counts, from the Gram matrix alone: SparseSwaps (arXiv 2512.10922) and SparseFW (arXiv
+2510.13713).
 
-Both lower what a mask costs while the kept weights stay as they are. With e = (1 - m) w the removed weights of one row and
-G = sum x x^T over the calibration tokens, the row's squared output difference is e G e^T.
+Both lower what a mask costs while the kept weights stay as they are. With e = (1 - m) w the removed weights of one row
+and G = sum x x^T over the calibration tokens, the row's squared output difference is e G e^T.
 
-Decisions that rounding could spoil (the correlations c = e G, the change a swap makes, every loss) are made in float64; only the search for
-the best pair and SparseFW's product run in the Gram matrix's dtype.
+Decisions that rounding could spoil (the correlations c = e G, the change a swap makes, every loss) are made in float64;
+only the search for the best pair and SparseFW's product run in the Gram matrix's dtype.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,10 @@ from analysis.masks.patterns import COLUMNS, check_mask, choose, column_blocks, 
 from analysis.masks.statistics import Statistics
 from analysis.recipe import Pattern, Refinement
 
-CHUNK, CHUNK_CUDA = 2**24, 2**30  # bytes swaps holds at once, on a CPU what a last-level cache holds; one row where a row needs more
+CHUNK, CHUNK_CUDA = (
+    2**24,
+    2**30,
+)  # bytes swaps holds at once, on a CPU what a last-level cache holds; one row where a row needs more
 ROUNDING = 1e-12  # a swap must lower its row's loss by more than this share of what its two weights alone would change
 
 
@@ -29,9 +33,8 @@ ROUNDING = 1e-12  # a swap must lower its row's loss by more than this share of 
 class Refined:
     """A refined mask, and what it gained.
 
-    mask          (out, in) bool, True = kept; counts as in the mask it came from
-    loss_before,
-    loss_after    squared output difference with kept weights unchanged, mean over tokens and output rows: tr(E G E^T) / (tokens * out),
+    mask          (out, in) bool, True = kept; counts as in the mask it came from loss_before, loss_after    squared
+    output difference with kept weights unchanged, mean over tokens and output rows: tr(E G E^T) / (tokens * out),
                   by definition in float64; loss_after <= loss_before
     steps         swaps done in all rows ("swaps"), iterations ("fw")
     notes         the rules that had to be used
@@ -45,28 +48,58 @@ class Refined:
 
 
 def refine(
-    refinement: Refinement, weight: Tensor, statistics: Statistics, mask: Tensor, pattern: Pattern, scores: Tensor, *,
-    name: str, columns: int = COLUMNS,
-) -> Refined:  # fmt: skip
+    refinement: Refinement,
+    weight: Tensor,
+    statistics: Statistics,
+    mask: Tensor,
+    pattern: Pattern,
+    scores: Tensor,
+    *,
+    name: str,
+    columns: int = COLUMNS,
+) -> Refined:
     """The mask that a recipe's refinement makes of `mask`: `swaps` or `frank_wolfe`, whose arguments these are."""
     if refinement.name == "swaps":
         return swaps(weight, statistics, mask, pattern, rounds=refinement.rounds, name=name, columns=columns)
     if refinement.name == "fw":
         iterations, protect = refinement.iterations, refinement.protect
-        return frank_wolfe(weight, statistics, mask, pattern, scores, iterations=iterations, protect=protect, name=name, columns=columns)
-    raise UsageError(f"refine: refinement {refinement.name!r} leaves the mask of {name} as it is; it is 'swaps' or 'fw'")
+        return frank_wolfe(
+            weight,
+            statistics,
+            mask,
+            pattern,
+            scores,
+            iterations=iterations,
+            protect=protect,
+            name=name,
+            columns=columns,
+        )
+    raise UsageError(
+        f"refine: refinement {refinement.name!r} leaves the mask of {name} as it is; it is 'swaps' or 'fw'"
+    )
 
 
-def swaps(weight: Tensor, statistics: Statistics, mask: Tensor, pattern: Pattern, *, rounds: int, name: str, columns: int = COLUMNS) -> Refined:
-    """The best swap of a kept and a removed weight, row by row, again and again while it lowers the row's loss (SparseSwaps).
+def swaps(
+    weight: Tensor,
+    statistics: Statistics,
+    mask: Tensor,
+    pattern: Pattern,
+    *,
+    rounds: int,
+    name: str,
+    columns: int = COLUMNS,
+) -> Refined:
+    """The best swap of a kept and a removed weight, row by row, again and again while it lowers the row's loss
+    (SparseSwaps).
 
-    weight   (out, in), any float dtype; never modified
-    mask     (out, in) bool, True = kept, of that pattern. A swap stays in its N:M group or, for group "block", in its `columns` columns; in its
+    weight   (out, in), any float dtype; never modified mask     (out, in) bool, True = kept, of that pattern. A swap
+    stays in its N:M group or, for group "block", in its `columns` columns; in its
              row otherwise, so that every count holds
     rounds   most swaps per row
 
-    Removing p and reviving u changes a row's loss by 2 w_p c_p + w_p^2 G_pp - 2 w_u c_u + w_u^2 G_uu - 2 w_p w_u G_pu with c = e G; all pairs
-    of a row are looked at for every swap. Raises UsageError without a Gram matrix, SparsityError for a mask that breaks the pattern.
+    Removing p and reviving u changes a row's loss by 2 w_p c_p + w_p^2 G_pp - 2 w_u c_u + w_u^2 G_uu - 2 w_p w_u G_pu
+    with c = e G; all pairs of a row are looked at for every swap. Raises UsageError without a Gram matrix,
+    SparsityError for a mask that breaks the pattern.
     """
     _check("swaps", statistics, mask, pattern, tuple(weight.shape), name, columns)
     width = weight.shape[1]
@@ -79,26 +112,41 @@ def swaps(weight: Tensor, statistics: Statistics, mask: Tensor, pattern: Pattern
     order = table.order(width, size).to(mask.device)
     matrices = [pad(matrix, (0, 1, 0, 1))[order][:, order] for matrix in (gram, statistics.gram)]
     refined, done = pad(mask, (0, 1)), 0
-    held = table.held(mask, size) * statistics.gram.dtype.itemsize + 64 * width  # bytes of a row: its pairs, eight numbers for every input
+    held = (
+        table.held(mask, size) * statistics.gram.dtype.itemsize + 64 * width
+    )  # bytes of a row: its pairs, eight numbers for every input
     for rows in _chunks(mask, held):
         status = torch.where(mask[rows], 1, -1).to(statistics.gram.dtype)
-        weights, status, correlations = (pad(part, (0, 1))[:, order] for part in (work[rows], status, correlation[rows]))
+        weights, status, correlations = (
+            pad(part, (0, 1))[:, order] for part in (work[rows], status, correlation[rows])
+        )
         done += _swap(weights, status, correlations, *matrices, table, size, rounds)
         refined[rows[:, None], order] = status > 0
     return _finish(work, gram, mask, refined[:, :width], before, done, statistics.tokens, by_row=True)
 
 
 def _chunks(mask: Tensor, held: int) -> Iterator[Tensor]:
-    """Row numbers that take CHUNK bytes together, `held` each, equally many; rows that keep about as many together, so that little is padding."""
+    """Row numbers that take CHUNK bytes together, `held` each, equally many; rows that keep about as many together, so
+    that little is padding.
+    """
     chunks = -(-len(mask) * held // (CHUNK_CUDA if mask.is_cuda else CHUNK))
     yield from mask.sum(1).argsort(stable=True).tensor_split(min(chunks, len(mask)))
 
 
-def _swap(weight: Tensor, status: Tensor, correlation: Tensor, gram: Tensor, coarse: Tensor, table: type, size: int, rounds: int) -> int:
+def _swap(
+    weight: Tensor,
+    status: Tensor,
+    correlation: Tensor,
+    gram: Tensor,
+    coarse: Tensor,
+    table: type,
+    size: int,
+    rounds: int,
+) -> int:
     """Swaps in the rows of `status`, in place; how many were done.
 
-    weight, correlation (rows, columns) float64; status (rows, columns) in the dtype of the search: 1 kept, -1 removed, 0 no weight; columns in
-    the table's order. gram, coarse (columns, columns): float64 and the dtype of the search.
+    weight, correlation (rows, columns) float64; status (rows, columns) in the dtype of the search: 1 kept, -1 removed,
+    0 no weight; columns in the table's order. gram, coarse (columns, columns): float64 and the dtype of the search.
     """
     result, status = status, status.clone()
     number, done, diagonal = torch.arange(len(status), device=status.device), 0, gram.diagonal().contiguous()
@@ -111,7 +159,9 @@ def _swap(weight: Tensor, status: Tensor, correlation: Tensor, gram: Tensor, coa
         both = pairs.best(price, status)
         before = status.gather(1, both)
         freed = weight.gather(1, both) * before  # what a swap adds to the removed weights of the row
-        alone = freed * torch.add(freed * diagonal[both], correlation.gather(1, both), alpha=2)  # what each of the two alone would change
+        alone = freed * torch.add(
+            freed * diagonal[both], correlation.gather(1, both), alpha=2
+        )  # what each of the two alone would change
         (p, u), (one, other), (f, g), (s, t) = (pair.unbind(1) for pair in (both, alone, freed, before))
         change = torch.addcmul(one + other, f * g, gram[p, u], value=2)
         going = (change < -ROUNDING * (one.abs() + other.abs())) & (s * t < 0)
@@ -121,7 +171,9 @@ def _swap(weight: Tensor, status: Tensor, correlation: Tensor, gram: Tensor, coa
         if 2 * count <= len(going):
             result[number] = status
             rows = going.nonzero().flatten()
-            number, weight, status, correlation, own, signed = (part[rows] for part in (number, weight, status, correlation, own, signed))
+            number, weight, status, correlation, own, signed = (
+                part[rows] for part in (number, weight, status, correlation, own, signed)
+            )
             both, before, freed, going = both[rows], before[rows], freed[rows], going[rows]
             price, line = price[:count], line[:count]
             pairs.take(rows)
@@ -139,30 +191,41 @@ def _swap(weight: Tensor, status: Tensor, correlation: Tensor, gram: Tensor, coa
 
 
 def frank_wolfe(
-    weight: Tensor, statistics: Statistics, mask: Tensor, pattern: Pattern, scores: Tensor, *,
-    iterations: int, protect: float, name: str, columns: int = COLUMNS,
-) -> Refined:  # fmt: skip
+    weight: Tensor,
+    statistics: Statistics,
+    mask: Tensor,
+    pattern: Pattern,
+    scores: Tensor,
+    *,
+    iterations: int,
+    protect: float,
+    name: str,
+    columns: int = COLUMNS,
+) -> Refined:
     """The mask relaxed to [0, 1], moved by Frank-Wolfe steps, and rounded again (SparseFW, algorithm 1).
 
-    weight   (out, in), any float dtype; never modified
-    mask     (out, in) bool, True = kept, of that pattern: the start
-    scores   (out, in), larger = keep: of the kept weights of each group the share `protect` with the largest scores stays
-    columns  width of a column block of group "block"
+    weight   (out, in), any float dtype; never modified mask     (out, in) bool, True = kept, of that pattern: the start
+    scores   (out, in), larger = keep: of the kept weights of each group the share `protect` with the largest scores
+    stays columns  width of a column block of group "block"
 
-    Each iteration moves 2 / (t + 2) of the way to the mask of the steepest descent: in each group of the pattern the most negative gradients,
-    as many as the group keeps, positive ones left out. The largest entries stay in the end, of equal ones those with the most negative gradient.
-    A mask that is no better than the start is dropped ("kept start"): row by row where rows have counts of their own, as a whole elsewhere.
-    Raises UsageError without a Gram matrix, SparsityError for a mask that breaks the pattern.
+    Each iteration moves 2 / (t + 2) of the way to the mask of the steepest descent: in each group of the pattern the
+    most negative gradients, as many as the group keeps, positive ones left out. The largest entries stay in the end, of
+    equal ones those with the most negative gradient. A mask that is no better than the start is dropped ("kept start"):
+    row by row where rows have counts of their own, as a whole elsewhere. Raises UsageError without a Gram matrix,
+    SparsityError for a mask that breaks the pattern.
     """
     _check("fw", statistics, mask, pattern, tuple(weight.shape), name, columns)
     if scores.shape != weight.shape or not 0 <= protect < 1:
         raise UsageError(
-            f"fw on {name}: scores must be {tuple(weight.shape)}, got {tuple(scores.shape)}; protect must be from 0 to below 1, got {protect:g}"
+            f"fw on {name}: scores must be {tuple(weight.shape)}, got {tuple(scores.shape)}; protect must be from 0 to"
+            f" below 1, got {protect:g}"
         )
     work, gram = weight.detach().to(statistics.gram.dtype), statistics.gram
     protected = _protected(scores, mask, pattern, protect, columns)
     relaxed = mask.to(work.dtype)
-    votes = torch.zeros_like(work, dtype=torch.float64)  # steps 2 / (t + 2) average the masks moved to with weights t + 1: exact, ties included
+    votes = torch.zeros_like(
+        work, dtype=torch.float64
+    )  # steps 2 / (t + 2) average the masks moved to with weights t + 1: exact, ties included
     for iteration in range(1, iterations + 1):
         vertex = _vertex(_descent(work, relaxed, gram), protected, pattern, name, columns)
         votes.add_(vertex, alpha=iteration)
@@ -172,7 +235,9 @@ def frank_wolfe(
     refined = choose(votes.masked_fill_(protected, torch.inf), pattern, name=name, columns=columns)
     work, gram = weight.detach().double(), gram.double()
     by_row = pattern.of is not None or pattern.group == "row"
-    return _finish(work, gram, mask, refined, _row_losses(work, mask, gram), iterations, statistics.tokens, by_row=by_row)
+    return _finish(
+        work, gram, mask, refined, _row_losses(work, mask, gram), iterations, statistics.tokens, by_row=by_row
+    )
 
 
 def _descent(weight: Tensor, relaxed: Tensor, gram: Tensor) -> Tensor:
@@ -181,13 +246,17 @@ def _descent(weight: Tensor, relaxed: Tensor, gram: Tensor) -> Tensor:
 
 
 def _vertex(descent: Tensor, protected: Tensor, pattern: Pattern, name: str, columns: int) -> Tensor:
-    """The mask (out, in) bool to move to: the protected weights and, as far as the counts go, the largest positive descents."""
+    """The mask (out, in) bool to move to: the protected weights and, as far as the counts go, the largest positive
+    descents.
+    """
     descent = descent.masked_fill(protected, torch.inf)
     return choose(descent, pattern, name=name, columns=columns) & (descent > 0)
 
 
 def _protected(scores: Tensor, mask: Tensor, pattern: Pattern, share: float, columns: int) -> Tensor:
-    """Bool mask (out, in) of the floor(share * kept) largest scores among the kept weights of every group of the pattern."""
+    """Bool mask (out, in) of the floor(share * kept) largest scores among the kept weights of every group of the
+    pattern.
+    """
     scores = torch.where(mask, scores, -torch.inf)
     parts = []
     for start, stop in column_blocks(scores.shape[1], columns if pattern.group == "block" else scores.shape[1]):
@@ -198,11 +267,15 @@ def _protected(scores: Tensor, mask: Tensor, pattern: Pattern, share: float, col
     return torch.cat(parts, 1)
 
 
-def _check(what: str, statistics: Statistics, mask: Tensor, pattern: Pattern, shape: tuple[int, int], name: str, columns: int) -> None:
+def _check(
+    what: str, statistics: Statistics, mask: Tensor, pattern: Pattern, shape: tuple[int, int], name: str, columns: int
+) -> None:
     if statistics.gram is None:
         raise UsageError(f"{what} needs the Gram matrix of {name}'s input; collect it with want='gram'")
     if mask.dtype != torch.bool or mask.shape != shape:
-        raise UsageError(f"{what} on {name}: the mask must be bool of shape {shape}, got {mask.dtype} of shape {tuple(mask.shape)}")
+        raise UsageError(
+            f"{what} on {name}: the mask must be bool of shape {shape}, got {mask.dtype} of shape {tuple(mask.shape)}"
+        )
     check_mask(mask, pattern, name=name, columns=columns)
 
 
@@ -212,7 +285,17 @@ def _row_losses(weight: Tensor, mask: Tensor, gram: Tensor) -> Tensor:
     return (removed @ gram * removed).sum(1).clamp(min=0)
 
 
-def _finish(weight: Tensor, gram: Tensor, start: Tensor, refined: Tensor, before: Tensor, steps: int, tokens: int, *, by_row: bool) -> Refined:
+def _finish(
+    weight: Tensor,
+    gram: Tensor,
+    start: Tensor,
+    refined: Tensor,
+    before: Tensor,
+    steps: int,
+    tokens: int,
+    *,
+    by_row: bool,
+) -> Refined:
     """The result in float64, with the start in place of what became no better: single rows, or all of them."""
     after, changed = _row_losses(weight, refined, gram), (refined != start).any(1)
     if by_row:

@@ -4,7 +4,8 @@ With H = 2/n sum x x^T and U the upper triangular factor of its inverse (H^-1 = 
 costs w_q^2 / U_qq^2 and moves the weights to its right by -w_q / U_qq * U_q. Columns left of q are final.
 
 The columns are swept in blocks; a block's errors reach the columns to its right in one product. Inside a block the same
-is done in panels, so that the loop over columns is two small calls per column on contiguous rows of the transposed weight.
+is done in panels, so that the loop over columns is two small calls per column on contiguous rows of the transposed
+weight.
 """
 
 from dataclasses import dataclass
@@ -64,13 +65,15 @@ def _inverse_factor(statistics: Statistics, damping: float, name: str) -> Factor
         damped.diagonal().add_(fraction * mean)
         upper = _factor_of_inverse(damped)
         if upper is not None:
-            notes = [Note("dead input", float(dead.sum()))] * bool(dead.any()) + [Note("damping", fraction)] * bool(raised)
+            notes = [Note("dead input", float(dead.sum()))] * bool(dead.any()) + [Note("damping", fraction)] * bool(
+                raised
+            )
             return Factor(upper, dead, tuple(notes))
     eigenvalues = torch.linalg.eigvalsh(hessian.double())
     raise NumericalError(
-        f"sparsegpt: the Hessian of {name}'s input is not positive definite: eigenvalues from {eigenvalues[0]:.3g} to "
-        f"{eigenvalues[-1]:.3g} over {statistics.tokens} tokens and {len(hessian)} inputs, damping {damping:g} raised up to "
-        f"{fraction:g}; use more calibration tokens or a larger damping"
+        f"sparsegpt: the Hessian of {name}'s input is not positive definite: eigenvalues from {eigenvalues[0]:.3g} to"
+        f" {eigenvalues[-1]:.3g} over {statistics.tokens} tokens and {len(hessian)} inputs, damping {damping:g} raised"
+        f" up to {fraction:g}; use more calibration tokens or a larger damping"
     )
 
 
@@ -89,24 +92,35 @@ def _factor_of_inverse(matrix: Tensor) -> Tensor | None:
 
 
 def sparsegpt(
-    weight: Tensor, statistics: Statistics, pattern: Pattern, *, damping: float, columns: int, name: str, mask: Tensor | None = None
+    weight: Tensor,
+    statistics: Statistics,
+    pattern: Pattern,
+    *,
+    damping: float,
+    columns: int,
+    name: str,
+    mask: Tensor | None = None,
 ) -> Swept:
     """Prunes and updates one matrix.
 
-    weight   (out, in), any float dtype; the arithmetic runs in the statistics' precision
-    pattern  N:M; or a sparsity with group "block": exact count over all rows of each `columns` columns, "row": the same in
+    weight   (out, in), any float dtype; the arithmetic runs in the statistics' precision pattern  N:M; or a sparsity
+    with group "block": exact count over all rows of each `columns` columns, "row": the same in
              every row (the whole row exact), "matrix": one block as wide as the matrix
-    damping  fraction of the mean diagonal added to H, see `inverse_factor`
-    mask     (out, in) bool, True = kept, of that pattern: chosen already, so that the sweep only updates the kept weights for it
+    damping  fraction of the mean diagonal added to H, see `inverse_factor` mask     (out, in) bool, True = kept, of
+    that pattern: chosen already, so that the sweep only updates the kept weights for it
 
-    Weights of dead inputs become 0. Raises NumericalError naming the matrix, SparsityError for a mask that breaks the pattern.
+    Weights of dead inputs become 0. Raises NumericalError naming the matrix, SparsityError for a mask that breaks the
+    pattern.
     """
     width = weight.shape[1]
     check_width(width, pattern, name)
     fixed = mask is not None
     if fixed and (mask.dtype != torch.bool or mask.shape != weight.shape):
         shape = tuple(weight.shape)
-        raise UsageError(f"sparsegpt on {name}: the mask must be bool of shape {shape}, got {mask.dtype} of shape {tuple(mask.shape)}")
+        raise UsageError(
+            f"sparsegpt on {name}: the mask must be bool of shape {shape}, got {mask.dtype} of shape"
+            f" {tuple(mask.shape)}"
+        )
     if fixed:
         check_mask(mask, pattern, name=name, columns=columns)
     factor = inverse_factor(statistics, damping, name)
@@ -124,12 +138,15 @@ def sparsegpt(
     work.masked_fill_(~stays, 0)
     updated = work.T.to(weight.dtype).contiguous()
     if not bool(updated.isfinite().all()):
-        raise NumericalError(f"sparsegpt: the updated weights of {name} are not finite in {weight.dtype}; use a larger damping")
+        raise NumericalError(
+            f"sparsegpt: the updated weights of {name} are not finite in {weight.dtype}; use a larger damping"
+        )
     return Swept(stays.T.contiguous(), updated, factor.notes)
 
 
 def _sweep(block: Tensor, mask: Tensor, upper: Tensor, pattern: Pattern | None, start: int) -> Tensor:
-    """Sweeps one column block in place: block and mask (columns, out), upper (columns, columns). pattern None: the mask is given.
+    """Sweeps one column block in place: block and mask (columns, out), upper (columns, columns). pattern None: the mask
+    is given.
 
     Returns the errors w_q / U_qq of removed weights, (columns, out), zero where kept.
     """
@@ -151,7 +168,9 @@ def _sweep(block: Tensor, mask: Tensor, upper: Tensor, pattern: Pattern | None, 
         if of is not None:
             mask[here] = keep_n_of_m((block[here] / scale[here]).square().T, pattern.keep, of).T
             torch.div(~mask[here], scale[here], out=share[here])
-        rows = zip(block[here].unbind(), share[here].unbind(), errors[here].unbind(), upper[here, here].unbind(), strict=True)
+        rows = zip(
+            block[here].unbind(), share[here].unbind(), errors[here].unbind(), upper[here, here].unbind(), strict=True
+        )
         for column, (weight, removed, error, factor) in enumerate(rows, start=1):
             torch.mul(weight, removed, out=error)
             block[first + column : last].addr_(factor[column:], error, alpha=-1)
@@ -159,7 +178,9 @@ def _sweep(block: Tensor, mask: Tensor, upper: Tensor, pattern: Pattern | None, 
 
 
 def _threshold(scores: Tensor, pattern: Pattern, start: int) -> Tensor:
-    """Mask of one block's scores (out, columns) that begins at column `start`; rows come out exact over the whole width."""
+    """Mask of one block's scores (out, columns) that begins at column `start`; rows come out exact over the whole
+    width.
+    """
     rows, width = scores.shape
     if pattern.group == "row":
         return keep_largest(scores, kept(start + width, pattern.sparsity) - kept(start, pattern.sparsity))

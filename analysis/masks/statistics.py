@@ -144,10 +144,15 @@ class Collector:
         if sums.counted is not None:
             if sums.counted() is inputs:
                 return
-            raise UsageError(f"collect: a second input reached {self._name(matrix)} in one batch; set collector.mask before every forward")
+            raise UsageError(
+                f"collect: a second input reached {self._name(matrix)} in one batch; set collector.mask before every"
+                " forward"
+            )
         rows = inputs.detach().reshape(-1, inputs.shape[-1])
         if len(rows) != self._mask.numel():
-            raise UsageError(f"collect: {self._name(matrix)} received {len(rows)} tokens, collector.mask covers {self._mask.numel()}")
+            raise UsageError(
+                f"collect: {self._name(matrix)} received {len(rows)} tokens, collector.mask covers {self._mask.numel()}"
+            )
         if self._real is not None:
             rows = rows.index_select(0, self._real.to(rows.device))
         sums.add(rows.to(self._precision))
@@ -166,7 +171,9 @@ class Collector:
         for matrix in self._matrices:
             sums = self._sums.get(matrix.name)
             if sums is None:
-                raise ModelError(f"collect: {self._name(matrix)} received no input; its module is not called by its block's forward")
+                raise ModelError(
+                    f"collect: {self._name(matrix)} received no input; its module is not called by its block's forward"
+                )
             if id(sums) not in finished:
                 finished[id(sums)] = sums.finish(self._tokens)
                 _check_finite(self._name(matrix), finished[id(sums)])
@@ -178,8 +185,8 @@ def _check_finite(name: str, statistics: Statistics) -> None:
     bad = (~torch.isfinite(statistics.diagonal)).nonzero().flatten().tolist()
     if bad:
         raise NumericalError(
-            f"collect: the input of {name} is not finite in {len(bad)} of {len(statistics.diagonal)} features (first: {bad[0]}); "
-            "load the model in float32 or bfloat16, or look at the calibration text"
+            f"collect: the input of {name} is not finite in {len(bad)} of {len(statistics.diagonal)} features (first:"
+            f" {bad[0]}); load the model in float32 or bfloat16, or look at the calibration text"
         )
 
 

@@ -1,8 +1,10 @@
-"""How heads and neurons are scored (higher = keep). Masks that meet a budget are made of the scores in `masks/budget.py`.
+"""How heads and neurons are scored (higher = keep). Masks that meet a budget are made of the scores in
+`masks/budget.py`.
 
-Every criterion is a function of one pair and the evidence about it, and gives (count,) float64 scores on the CPU. Evidence is what
-the consumer's input looks like on calibration tokens (`consumer_statistics`), or the gradient of the model's loss with respect to a factor
-on every structure (`mask_gradients`); padded tokens enter neither. x is the consumer's input, W (out, in) its weight, both by column.
+Every criterion is a function of one pair and the evidence about it, and gives (count,) float64 scores on the CPU.
+Evidence is what the consumer's input looks like on calibration tokens (`consumer_statistics`), or the gradient of the
+model's loss with respect to a factor on every structure (`mask_gradients`); padded tokens enter neither. x is the
+consumer's input, W (out, in) its weight, both by column.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +27,9 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What is known of one pair. statistics: of the consumer's input. gradients (batches, count): of the loss of each batch, with respect to a factor on each structure."""
+    """What is known of one pair. statistics: of the consumer's input. gradients (batches, count): of the loss of each
+    batch, with respect to a factor on each structure.
+    """
 
     statistics: Statistics | None = None
     gradients: Tensor | None = None
@@ -40,7 +44,9 @@ def random_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) ->
 
 
 def magnitude_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> Tensor:
-    """2-norm of every weight of the structure, rows and columns together (structured magnitude; biases do not count)."""
+    """2-norm of every weight of the structure, rows and columns together (structured magnitude; biases do not
+    count).
+    """
     squares = _per_structure(pair, pair.consumer.weight().double().square().sum(0))
     for producer in pair.producers:
         squares = squares + producer.matrix.weight().double().square().sum(1).cpu()[producer.rows].sum(1)
@@ -53,16 +59,20 @@ def activation_scores(pair: Pair, evidence: Evidence, generator: torch.Generator
 
 
 def wanda_sp_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> Tensor:
-    """Wanda-sp (An et al., AAAI 2024, arXiv 2312.11983, its code): sum over columns of mean over rows of |W_ij| times the root mean square of x_j."""
+    """Wanda-sp (An et al., AAAI 2024, arXiv 2312.11983, its code): sum over columns of mean over rows of |W_ij| times
+    the root mean square of x_j.
+    """
     columns = pair.consumer.weight().double().abs().mean(0).cpu() * _mean_squares(evidence).sqrt()
     return _per_structure(pair, columns)
 
 
 def flap_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> Tensor:
-    """FLAP's fluctuation (An et al., AAAI 2024, arXiv 2312.11983, WIFV): variance of x_j times the sum over rows of W_ij^2.
+    """FLAP's fluctuation (An et al., AAAI 2024, arXiv 2312.11983, WIFV): variance of x_j times the sum over rows of
+    W_ij^2.
 
-    As in its code: squared for attention, standardised over the pair's columns (z-scores, so that layers and kinds compare), then the mean over a structure's
-    columns. What bias compensation cannot restore is the fluctuation. All 0 where every column has the same score. May be negative.
+    As in its code: squared for attention, standardised over the pair's columns (z-scores, so that layers and kinds
+    compare), then the mean over a structure's columns. What bias compensation cannot restore is the fluctuation. All 0
+    where every column has the same score. May be negative.
     """
     variance = (_mean_squares(evidence) - evidence.statistics.mean.double().cpu().square()).clamp(min=0)
     columns = variance * pair.consumer.weight().double().square().sum(0).cpu()
@@ -74,7 +84,8 @@ def flap_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> T
 
 
 def snip_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> Tensor:
-    """SNIP (Lee et al., ICLR 2019) on structures, first-order Taylor: |dL/dc| of a factor c = 1 on the structure, L the mean loss over the batches.
+    """SNIP (Lee et al., ICLR 2019) on structures, first-order Taylor: |dL/dc| of a factor c = 1 on the structure, L the
+    mean loss over the batches.
 
     It equals |sum of w dL/dw| over the structure's columns of W: what the loss loses to first order when they go.
     """
@@ -82,13 +93,17 @@ def snip_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> T
 
 
 def fisher_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> Tensor:
-    """Diagonal Fisher information of the factors (Kwon et al. 2022, arXiv 2204.09656): squared gradients, summed over batches as in its code."""
+    """Diagonal Fisher information of the factors (Kwon et al. 2022, arXiv 2204.09656): squared gradients, summed over
+    batches as in its code.
+    """
     return evidence.gradients.double().square().sum(0).cpu()
 
 
 @dataclass(frozen=True)
 class StructuredCriterion:
-    """A criterion: its function, the evidence it wants ("statistics", "gradients" or None) and the rule its global ranking goes by (`select`)."""
+    """A criterion: its function, the evidence it wants ("statistics", "gradients" or None) and the rule its global
+    ranking goes by (`select`).
+    """
 
     scores: Callable[[Pair, Evidence, torch.Generator], Tensor]
     wants: str | None
@@ -109,7 +124,8 @@ CRITERIA = {
 def structure_scores(criterion: str, pair: Pair, evidence: Evidence | None, generator: torch.Generator) -> Tensor:
     """Scores (count,) float64 of one pair by a criterion of `CRITERIA`.
 
-    Raises UsageError for an unknown criterion or missing evidence, NumericalError naming the consumer for scores that are not finite.
+    Raises UsageError for an unknown criterion or missing evidence, NumericalError naming the consumer for scores that
+    are not finite.
     """
     if criterion not in CRITERIA:
         raise UsageError(f"criterion {criterion!r}: unknown for structures; possible are {', '.join(CRITERIA)}")
@@ -121,7 +137,10 @@ def structure_scores(criterion: str, pair: Pair, evidence: Evidence | None, gene
     scores = chosen.scores(pair, evidence, generator).double().cpu()
     if not bool(scores.isfinite().all()):
         bad = int((~scores.isfinite()).sum())
-        raise NumericalError(f"{criterion}: {bad} of {pair.count} scores of {pair.name} are not finite; look at the model and the calibration text")
+        raise NumericalError(
+            f"{criterion}: {bad} of {pair.count} scores of {pair.name} are not finite; look at the model and the"
+            " calibration text"
+        )
     return scores
 
 
@@ -144,24 +163,37 @@ def token_batches(windows: Windows, size: int) -> Iterator[dict[str, Tensor]]:
 
 
 def consumer_statistics(
-    model: nn.Module, found: Structures, batches: Iterable[Batch], *, want: str = "diagonal", precision: torch.dtype = torch.float64
+    model: nn.Module,
+    found: Structures,
+    batches: Iterable[Batch],
+    *,
+    want: str = "diagonal",
+    precision: torch.dtype = torch.float64,
 ) -> dict[str, Statistics]:
-    """Statistics of the input of every consumer, from one pass of the model as it stands; tokens with attention_mask 0 do not count.
+    """Statistics of the input of every consumer, from one pass of the model as it stands; tokens with attention_mask 0
+    do not count.
 
-    batches  keyword arguments of the model (input_ids, attention_mask, token_type_ids, position_ids; others are left out)
-    want     "diagonal" is enough for every criterion, "gram" for repairs
-    Raises DataError without a batch; else as `collect`.
+    batches  keyword arguments of the model (input_ids, attention_mask, token_type_ids, position_ids; others are left
+    out) want     "diagonal" is enough for every criterion, "gram" for repairs Raises DataError without a batch; else as
+    `collect`.
     """
     device = next(model.parameters()).device
     seen = False
     with ExitStack() as stack:
         collectors = {
-            pair.name: stack.enter_context(collect([pair.consumer], want, precision, block=found.parts.blocks[pair.block].name)) for pair in found
+            pair.name: stack.enter_context(
+                collect([pair.consumer], want, precision, block=found.parts.blocks[pair.block].name)
+            )
+            for pair in found
         }
         stack.enter_context(evaluating(model))
         for batch in batches:
             seen = True
-            mask = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones_like(batch["input_ids"], dtype=torch.bool)
+            mask = (
+                batch["attention_mask"].bool()
+                if "attention_mask" in batch
+                else torch.ones_like(batch["input_ids"], dtype=torch.bool)
+            )
             for collector in collectors.values():
                 collector.mask = mask
             model.base_model(**{name: batch[name].to(device) for name in _INPUTS if name in batch}, use_cache=False)
@@ -171,12 +203,17 @@ def consumer_statistics(
 
 
 def mask_gradients(
-    model: nn.Module, found: Structures, batches: Iterable[Batch], loss: Callable[[nn.Module, Batch], Tensor] | None = None
+    model: nn.Module,
+    found: Structures,
+    batches: Iterable[Batch],
+    loss: Callable[[nn.Module, Batch], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Consumer's name -> (batches, count) float64: gradient of each batch's loss with respect to a factor, at 1, on every structure.
+    """Consumer's name -> (batches, count) float64: gradient of each batch's loss with respect to a factor, at 1, on
+    every structure.
 
-    loss  (model, batch) -> scalar; by default the model's own for the labels in the batch. No weight and no weight's gradient is touched.
-    Raises DataError without a batch or without labels, NumericalError naming the consumer whose gradient is not finite.
+    loss  (model, batch) -> scalar; by default the model's own for the labels in the batch. No weight and no weight's
+    gradient is touched. Raises DataError without a batch or without labels, NumericalError naming the consumer whose
+    gradient is not finite.
     """
     device = next(model.parameters()).device
     rows: dict[str, list[Tensor]] = {pair.name: [] for pair in found}
@@ -186,7 +223,10 @@ def mask_gradients(
             value = (_own_loss if loss is None else loss)(model, batch)
             for name, gradient in zip(factors, torch.autograd.grad(value, list(factors.values())), strict=True):
                 if not bool(gradient.isfinite().all()):
-                    raise NumericalError(f"mask_gradients: the loss has no finite gradient at {name}; load the model in float32 or look at the calibration text")
+                    raise NumericalError(
+                        f"mask_gradients: the loss has no finite gradient at {name}; load the model in float32 or look"
+                        " at the calibration text"
+                    )
                 rows[name].append(gradient.double().cpu())
     if not all(rows.values()):
         raise DataError("mask_gradients: no batch was given; there is no loss to follow")
@@ -196,7 +236,10 @@ def mask_gradients(
 def _own_loss(model: nn.Module, batch: Batch) -> Tensor:
     value = getattr(model(**batch), "loss", None)
     if value is None:
-        raise DataError(f"mask_gradients: {type(model).__name__} gave no loss for a batch of {', '.join(batch)}; add its labels, or give a loss")
+        raise DataError(
+            f"mask_gradients: {type(model).__name__} gave no loss for a batch of {', '.join(batch)}; add its labels, or"
+            " give a loss"
+        )
     return value
 
 
@@ -210,7 +253,9 @@ def _factors(found: Structures, device: torch.device) -> Iterator[dict[str, Tens
     handles, factors = [], {}
     for pair in found:
         weight = pair.consumer.weight()
-        factors[pair.name] = factor = torch.ones(pair.count, device=weight.device, dtype=weight.dtype, requires_grad=True)
+        factors[pair.name] = factor = torch.ones(
+            pair.count, device=weight.device, dtype=weight.dtype, requires_grad=True
+        )
         owner = structure_of_column(pair).to(weight.device)
         handles.append(pair.consumer.module.register_forward_pre_hook(multiply(factor, owner)))
     try:

@@ -24,13 +24,17 @@ QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
 def square_sum(x: Tensor, mask: Tensor) -> float:
-    """Sum of squares of x (B, T, H) over the tokens where mask (B, T) is True: float32 within a token, float64 over tokens."""
+    """Sum of squares of x (B, T, H) over the tokens where mask (B, T) is True: float32 within a token, float64 over
+    tokens.
+    """
     squares = x.float().square().sum(dim=-1).cpu().double()
     return float(squares[mask.cpu()].sum())
 
 
 @torch.inference_mode()
-def advance_and_measure(dense: nn.Module, pruned: nn.Module, block: int, streams: Streams, moment: MomentSum | None = None) -> list[dict]:
+def advance_and_measure(
+    dense: nn.Module, pruned: nn.Module, block: int, streams: Streams, moment: MomentSum | None = None
+) -> list[dict]:
     """Advance both streams past one final block, in place, and return its rows of the `blocks` table.
 
     moment: counts the dense block's outputs.
@@ -42,7 +46,11 @@ def advance_and_measure(dense: nn.Module, pruned: nn.Module, block: int, streams
     known = streams.output(block)
     for rows in chunks(*streams.dense.shape[:2], device):
         s, mask = streams.sparse[rows].to(device), streams.mask[rows]
-        g_d = unit_output([dense], block, streams.recording, streams.dense[rows].to(device), rows) if known is None else known[rows].to(device)
+        g_d = (
+            unit_output([dense], block, streams.recording, streams.dense[rows].to(device), rows)
+            if known is None
+            else known[rows].to(device)
+        )
         g_s = unit_output([dense], block, streams.recording, s, rows)
         h_s = unit_output([pruned], block, streams.recording, s, rows)
         sums["total"] += square_sum(g_d.float() - h_s.float(), mask)
@@ -54,21 +62,31 @@ def advance_and_measure(dense: nn.Module, pruned: nn.Module, block: int, streams
         streams.dense[rows] = g_d.to(streams.dense.device)
         streams.sparse[rows] = h_s.to(streams.sparse.device)
     if not all(math.isfinite(value) for value in sums.values()):
-        raise NumericalError(f"block {block} on {streams.label}: its output is not finite (dense or pruned); the model overflows in {streams.dense.dtype}")
+        raise NumericalError(
+            f"block {block} on {streams.label}: its output is not finite (dense or pruned); the model overflows in"
+            f" {streams.dense.dtype}"
+        )
     streams.keep_output(block)
     elements = streams.tokens * streams.dense.shape[2]
     errors = {kind: sums[kind] / elements for kind in ("total", "inherited", "local")}
     errors["cross"] = errors["total"] - errors["inherited"] - errors["local"]
     scale = sums["scale"] / elements
     return [
-        {"block": block, "split": streams.label, "kind": kind, "error": errors[kind], "relative_error": errors[kind] / scale if scale else math.nan}
+        {
+            "block": block,
+            "split": streams.label,
+            "kind": kind,
+            "error": errors[kind],
+            "relative_error": errors[kind] / scale if scale else math.nan,
+        }
         for kind in KINDS
     ]
 
 
 def error_quantiles(streams: Streams) -> list[dict]:
-    """How the total error where the streams stand is spread over single real tokens and over windows (means over a window's tokens): rows of the
-    `distribution` table. Relative errors are divided by the mean square of the dense stream."""
+    """How the total error where the streams stand is spread over single real tokens and over windows (means over a
+    window's tokens): rows of the `distribution` table. Relative errors are divided by the mean square of the dense
+    stream."""
     mask, width = streams.mask.cpu(), streams.dense.shape[2]
     squares, scale = torch.zeros(mask.shape, dtype=torch.float64), 0.0
     for start in range(len(mask)):
@@ -78,7 +96,13 @@ def error_quantiles(streams: Streams) -> list[dict]:
     levels = torch.tensor(QUANTILES, dtype=torch.float64)
     errors = {"tokens": squares[mask], "windows": (squares * mask).sum(1) / mask.sum(1).clamp(min=1)}
     return [
-        {"split": streams.label, "over": over, "quantile": level, "error": error, "relative_error": error / scale if scale else math.nan}
+        {
+            "split": streams.label,
+            "over": over,
+            "quantile": level,
+            "error": error,
+            "relative_error": error / scale if scale else math.nan,
+        }
         for over, values in errors.items()
         for level, error in zip(QUANTILES, values.quantile(levels).tolist(), strict=True)
     ]

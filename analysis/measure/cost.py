@@ -2,7 +2,7 @@
 
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,10 +15,9 @@ def _reset_peak(device: torch.device) -> None:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
-        try:
+        # not permitted in some containers: the peak then is the process's so far, an upper bound
+        with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        except OSError:  # not permitted in some containers: the peak then is the process's so far, an upper bound
-            pass
 
 
 def _peak_bytes(device: torch.device) -> int:
@@ -36,8 +35,9 @@ def _peak_bytes(device: torch.device) -> int:
 class Meter:
     """Collects rows of the `cost` table.
 
-    Peak memory is what the device's allocator held at most during the stage on CUDA, and the largest resident size of the
-    process during the stage elsewhere (Linux: an upper bound where the kernel forbids resetting it; macOS: at the stage's end).
+    Peak memory is what the device's allocator held at most during the stage on CUDA, and the largest resident size of
+    the process during the stage elsewhere (Linux: an upper bound where the kernel forbids resetting it; macOS: at the
+    stage's end).
     """
 
     device: torch.device
@@ -45,11 +45,20 @@ class Meter:
 
     @contextmanager
     def stage(self, unit: int, stage: str, *, tokens: int = 0, trainable: int = 0):
-        """Time one stage of one unit; `tokens` seen by it, `trainable` parameters it trains. A stage that raises leaves no row.
+        """Time one stage of one unit; `tokens` seen by it, `trainable` parameters it trains. A stage that raises leaves
+        no row.
 
         Gives the row, in which a stage may put what it only knows at its end.
         """
-        row = {"unit": unit, "stage": stage, "seconds": 0.0, "peak_memory_mib": 0.0, "solver_memory_mib": 0.0, "tokens": tokens, "trainable_parameters": trainable}
+        row = {
+            "unit": unit,
+            "stage": stage,
+            "seconds": 0.0,
+            "peak_memory_mib": 0.0,
+            "solver_memory_mib": 0.0,
+            "tokens": tokens,
+            "trainable_parameters": trainable,
+        }
         _reset_peak(self.device)
         start = time.perf_counter()
         yield row

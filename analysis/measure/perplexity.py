@@ -1,7 +1,8 @@
-"""Perplexity over non-overlapping windows, with its context and token count (protocol of Shin et al. 2024, section 3.2).
+"""Perplexity over non-overlapping windows, with its context and token count (protocol of Shin et al. 2024, section
+3.2).
 
-    result = perplexity(model, windows)
-    print(f"{result.perplexity:.2f} at a context of {result.context} over {result.tokens} tokens")
+result = perplexity(model, windows)
+print(f"{result.perplexity:.2f} at a context of {result.context} over {result.tokens} tokens")
 """
 
 import math
@@ -21,8 +22,9 @@ from analysis.text.windows import Windows, check_count
 class Perplexity:
     """How well a model predicts text; lower is better.
 
-    `nats_per_token` is the mean negative log-likelihood of the `tokens` predicted tokens, `perplexity` its exponential (no unit).
-    The first token of each of the `windows` windows is never predicted, nor is padding. `context` is the length of a window.
+    `nats_per_token` is the mean negative log-likelihood of the `tokens` predicted tokens, `perplexity` its exponential
+    (no unit). The first token of each of the `windows` windows is never predicted, nor is padding. `context` is the
+    length of a window.
     """
 
     nats_per_token: float
@@ -36,11 +38,12 @@ class Perplexity:
 def perplexity(model, windows: Windows, *, batch: int = 8) -> Perplexity:
     """Perplexity of a causal language model (or loaded model) on windows (N, T), `batch` windows per forward.
 
-    Every window is read on its own; a token counts where it and its predecessor are real. Windows are weighted by their predicted
-    tokens: for windows without padding this equals the papers' mean over chunks. Losses are float32, summed in float64; no more
-    than one batch of logits (batch, T, vocabulary) is held.
-    Raises UsageError where the model is no language model or the windows do not fit its context or vocabulary, DataError where they predict no token,
-    NumericalError where a loss is not finite, naming the window.
+    Every window is read on its own; a token counts where it and its predecessor are real. Windows are weighted by their
+    predicted
+    tokens: for windows without padding this equals the papers' mean over chunks. Losses are float32, summed in float64;
+    no more than one batch of logits (batch, T, vocabulary) is held. Raises UsageError where the model is no language
+    model or the windows do not fit its context or vocabulary, DataError where they predict no token, NumericalError
+    where a loss is not finite, naming the window.
     """
     model = getattr(model, "model", model) if hasattr(model, "fingerprint") else model
     check_count("perplexity", "batch", batch)
@@ -48,7 +51,9 @@ def perplexity(model, windows: Windows, *, batch: int = 8) -> Perplexity:
     counted = windows.mask[:, 1:] & windows.mask[:, :-1]  # (N, T - 1)
     tokens = int(counted.sum())
     if not tokens:
-        raise DataError(f"perplexity on {windows.label!r}: no token to predict in {len(windows)} windows of {windows.length} tokens")
+        raise DataError(
+            f"perplexity on {windows.label!r}: no token to predict in {len(windows)} windows of {windows.length} tokens"
+        )
     padded = not bool(windows.mask.all())
     training = model.training
     model.eval()
@@ -61,7 +66,9 @@ def perplexity(model, windows: Windows, *, batch: int = 8) -> Perplexity:
             sums = _window_losses(model, ids, mask, counted[rows].to(model.device))
             if not bool(torch.isfinite(sums).all()):
                 first = start + int((~torch.isfinite(sums)).nonzero()[0])
-                raise NumericalError(f"perplexity on {windows.label!r}: the loss of window {first} (of {len(windows)}) is not finite")
+                raise NumericalError(
+                    f"perplexity on {windows.label!r}: the loss of window {first} (of {len(windows)}) is not finite"
+                )
             total += float(sums.sum())
     finally:
         model.train(training)
@@ -71,7 +78,9 @@ def perplexity(model, windows: Windows, *, batch: int = 8) -> Perplexity:
 
 def _window_losses(model, ids: LongTensor, mask: BoolTensor | None, counted: BoolTensor) -> Tensor:
     """Sum of the counted losses of each window: ids (B, T), counted (B, T - 1) -> float64 (B,) on the CPU."""
-    logits = model(input_ids=ids, attention_mask=None if mask is None else mask.long(), use_cache=False).logits  # (B, T, V)
+    logits = model(
+        input_ids=ids, attention_mask=None if mask is None else mask.long(), use_cache=False
+    ).logits  # (B, T, V)
     sums = []
     for row, targets, counts in zip(logits, ids[:, 1:], counted):  # one window at a time: its float32 copy is small
         losses = cross_entropy(row[:-1].float(), targets, reduction="none")  # (T - 1,)
@@ -81,12 +90,19 @@ def _window_losses(model, ids: LongTensor, mask: BoolTensor | None, counted: Boo
 
 def _check_fit(model, windows: Windows) -> None:
     if (answered := head(model)) != "next token":
-        raise UsageError(f"perplexity on {windows.label!r}: {type(model).__name__} answers with {answered}, it is no language model; give it examples:NAME to score")
+        raise UsageError(
+            f"perplexity on {windows.label!r}: {type(model).__name__} answers with {answered}, it is no language model;"
+            " give it examples:NAME to score"
+        )
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and windows.length > context:
-        raise UsageError(f"perplexity on {windows.label!r}: windows of {windows.length} tokens are longer than the model's context of {context}")
+        raise UsageError(
+            f"perplexity on {windows.label!r}: windows of {windows.length} tokens are longer than the model's context"
+            f" of {context}"
+        )
     vocabulary, largest = model.get_input_embeddings().num_embeddings, int(windows.ids.max())
     if largest >= vocabulary:
         raise UsageError(
-            f"perplexity on {windows.label!r}: token id {largest} is outside the model's vocabulary of {vocabulary}; use the model's own tokenizer"
+            f"perplexity on {windows.label!r}: token id {largest} is outside the model's vocabulary of {vocabulary};"
+            " use the model's own tokenizer"
         )

@@ -1,7 +1,8 @@
-"""How well a model answers labelled examples: accuracy, Matthews correlation, Spearman correlation, or F1 of the words of an answer.
+"""How well a model answers labelled examples: accuracy, Matthews correlation, Spearman correlation, or F1 of the words
+of an answer.
 
-    result = score(encoder, load_tokens("examples:truth", encoder, samples=500, length=64, split="held-out"))
-    print(f"{result.metric} {result.score:.3f} +- {result.standard_error:.3f} over {result.examples} examples")
+result = score(encoder, load_tokens("examples:truth", encoder, samples=500, length=64, split="held-out"))
+print(f"{result.metric} {result.score:.3f} +- {result.standard_error:.3f} over {result.examples} examples")
 """
 
 import math
@@ -32,10 +33,11 @@ LONGEST = 30
 class Score:
     """A model's answers to `examples` labelled examples; higher `score` is better, lower `loss`.
 
-    score: share of right classes ("accuracy"), correlation of classes ("matthews") or of ranks ("spearman"), or mean F1 between the words of the
-    predicted and the true answer ("f1"), none in per cent. standard_error: of the mean over examples (accuracy sqrt(a (1 - a) / (n - 1)), F1), of
-    correlations the standard deviation over 200 bootstrap samples of the examples, drawn from a fixed seed. loss: mean over examples of the cross
-    entropy (nats; of spans the mean over first and last token) or of the squared error.
+    score: share of right classes ("accuracy"), correlation of classes ("matthews") or of ranks ("spearman"), or mean F1
+    between the words of the predicted and the true answer ("f1"), none in per cent. standard_error: of the mean over
+    examples (accuracy sqrt(a (1 - a) / (n - 1)), F1), of correlations the standard deviation over 200 bootstrap samples
+    of the examples, drawn from a fixed seed. loss: mean over examples of the cross entropy (nats; of spans the mean
+    over first and last token) or of the squared error.
     """
 
     metric: str
@@ -47,13 +49,14 @@ class Score:
 
 @torch.inference_mode()
 def score(model, windows: Windows, *, batch: int | None = None) -> Score:
-    """Score of an encoder with a head (or loaded model) on labelled windows (N, T), at least two, `batch` of them per forward (None: 16 on a CPU, 64 elsewhere).
+    """Score of an encoder with a head (or loaded model) on labelled windows (N, T), at least two, `batch` of them per
+    forward (None: 16 on a CPU, 64 elsewhere).
 
-    Windows are read in order of length, each batch cut to its longest, and padding is left out of everything, the choice of a span included: it
-    changes nothing but rounding. Losses are float32, averaged in float64. A correlation with answers that are all the same is not defined; it
-    counts as 0, in bootstrap samples too: such a model knows no more than one that guesses.
-    Raises UsageError where the windows have no labels, are fewer than two, ask for another head than the model's, or do not fit its context;
-    NumericalError where an answer is not finite, naming the example.
+    Windows are read in order of length, each batch cut to its longest, and padding is left out of everything, the
+    choice of a span included: it changes nothing but rounding. Losses are float32, averaged in float64. A correlation
+    with answers that are all the same is not defined; it counts as 0, in bootstrap samples too: such a model knows no
+    more than one that guesses. Raises UsageError where the windows have no labels, are fewer than two, ask for another
+    head than the model's, or do not fit its context; NumericalError where an answer is not finite, naming the example.
     """
     model = getattr(model, "model", model) if hasattr(model, "fingerprint") else model
     if batch is None:
@@ -69,7 +72,9 @@ def score(model, windows: Windows, *, batch: int | None = None) -> Score:
             found, loss = _answer(model, _taken(windows, part))
             if not bool(torch.isfinite(loss).all()):
                 first = part[int((~torch.isfinite(loss)).nonzero()[0])]
-                raise NumericalError(f"score on {windows.label!r}: the answer to example {first} (of {len(windows)}) is not finite")
+                raise NumericalError(
+                    f"score on {windows.label!r}: the answer to example {first} (of {len(windows)}) is not finite"
+                )
             answers.append(found)
             losses.append(loss)
     finally:
@@ -87,11 +92,19 @@ def _taken(windows: Windows, rows: LongTensor) -> Windows:
 
 
 def _answer(model, windows: Windows) -> tuple[Tensor, Tensor]:
-    """Answers and losses of B windows on the CPU: classes (B,), scores (B,), or first and last tokens (B, 2); losses float64 (B,)."""
+    """Answers and losses of B windows on the CPU: classes (B,), scores (B,), or first and last tokens (B, 2); losses
+    float64 (B,).
+    """
     result, labelled = model(**inputs(windows, slice(None), model.device)), windows.labelled
     if labelled.head == "span":
-        starts, ends = (logits.float().cpu().masked_fill(~windows.mask, -torch.inf) for logits in (result.start_logits, result.end_logits))  # (B, T)
-        losses = [cross_entropy(logits, labels, reduction="none") for logits, labels in zip((starts, ends), labelled.labels.unbind(1))]
+        starts, ends = (
+            logits.float().cpu().masked_fill(~windows.mask, -torch.inf)
+            for logits in (result.start_logits, result.end_logits)
+        )  # (B, T)
+        losses = [
+            cross_entropy(logits, labels, reduction="none")
+            for logits, labels in zip((starts, ends), labelled.labels.unbind(1))
+        ]
         return _spans(starts, ends, labelled.offsets), (losses[0] + losses[1]).double() / 2
     logits = result.logits.float().cpu()  # (B, C), or (B, 1) of a regression
     if labelled.head == "regression":
@@ -100,7 +113,9 @@ def _answer(model, windows: Windows) -> tuple[Tensor, Tensor]:
 
 
 def _spans(starts: Tensor, ends: Tensor, offsets: LongTensor) -> LongTensor:
-    """First and last token (B, 2) of the likeliest span inside the passage, at most LONGEST tokens long: logits (B, T), offsets (B, T, 2)."""
+    """First and last token (B, 2) of the likeliest span inside the passage, at most LONGEST tokens long: logits (B, T),
+    offsets (B, T, 2).
+    """
     passage = offsets[..., 1] > offsets[..., 0]  # (B, T)
     starts, ends = (logits.masked_fill(~passage, -torch.inf) for logits in (starts, ends))
     length = starts.shape[1]
@@ -125,7 +140,9 @@ def _scored(labelled: Labelled, found: Tensor) -> tuple[float, float]:
 
 
 def matthews(given: np.ndarray, right: np.ndarray) -> float:
-    """Matthews correlation of classes (N,) and (N,), for any number of classes (Gorodkin 2004); 0 where either holds one class only."""
+    """Matthews correlation of classes (N,) and (N,), for any number of classes (Gorodkin 2004); 0 where either holds
+    one class only.
+    """
     classes = np.union1d(given, right)
     return _correlation(given[:, None] == classes, right[:, None] == classes)
 
@@ -154,7 +171,8 @@ def _f1(labelled: Labelled, row: int, first: int, last: int) -> float:
 
 
 def words_f1(predicted: str, right: str) -> float:
-    """F1 of the words two answers share, as SQuAD scores it (Rajpurkar et al. 2016, section 6.1): in lower case, without punctuation and articles.
+    """F1 of the words two answers share, as SQuAD scores it (Rajpurkar et al. 2016, section 6.1): in lower case,
+    without punctuation and articles.
 
     Two answers of which nothing is left agree, as in SQuAD 2.0.
     """
@@ -174,10 +192,15 @@ def normalised(text: str) -> list[str]:
 def _check_fit(model, windows: Windows) -> None:
     where, answered = f"score on {windows.label!r}", head(model)
     if windows.labelled is None:
-        raise UsageError(f"{where}: the windows have no labels; draw them from labelled examples, such as examples:truth")
+        raise UsageError(
+            f"{where}: the windows have no labels; draw them from labelled examples, such as examples:truth"
+        )
     if windows.labelled.head != answered:
         asked = windows.labelled.head
-        raise UsageError(f"{where}: the examples ask for {asked}, {type(model).__name__} answers with {answered}; give examples that go with the model")
+        raise UsageError(
+            f"{where}: the examples ask for {asked}, {type(model).__name__} answers with {answered}; give examples that"
+            " go with the model"
+        )
     if METRICS.get(metric := windows.labelled.metric) != answered:
         able = [name for name, of in METRICS.items() if of == answered]
         raise UsageError(f"{where}: metric {metric!r} cannot score {answered}; possible: {', '.join(able)}")
@@ -185,6 +208,11 @@ def _check_fit(model, windows: Windows) -> None:
         raise UsageError(f"{where}: {len(windows)} example; a score with its error needs at least 2")
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and windows.length > context:
-        raise UsageError(f"{where}: windows of {windows.length} tokens are longer than the model's context of {context}")
+        raise UsageError(
+            f"{where}: windows of {windows.length} tokens are longer than the model's context of {context}"
+        )
     if answered == "classification" and (largest := int(windows.labelled.labels.max())) >= model.config.num_labels:
-        raise UsageError(f"{where}: class {largest} is none of the {model.config.num_labels} classes of the model; give examples that go with the model")
+        raise UsageError(
+            f"{where}: class {largest} is none of the {model.config.num_labels} classes of the model; give examples"
+            " that go with the model"
+        )

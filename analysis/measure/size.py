@@ -20,8 +20,9 @@ ROUNDS = 15  # latencies are medians of as many forwards, throughputs of a third
 def size_table(models: Mapping[str, nn.Module], windows: Windows, rounds: int = ROUNDS) -> pd.DataFrame:
     """The table `size` of models by name ("dense", "pruned"), on real forwards of the windows' ids without a cache.
 
-    latency_ms: the median of `rounds` forwards of the first window alone. tokens_per_second: of a third as many of the first windows together, at most `WINDOWS`.
-    The models take turns, after a round that is not counted. flops_per_token: at as many keys as a window has tokens.
+    latency_ms: the median of `rounds` forwards of the first window alone. tokens_per_second: of a third as many of the
+    first windows together, at most `WINDOWS`. The models take turns, after a round that is not counted.
+    flops_per_token: at as many keys as a window has tokens.
     """
     one, many = windows.ids[:1], windows.ids[:WINDOWS]
     alone, together = _medians(models, one, rounds), _medians(models, many, max(1, rounds // 3))
@@ -29,7 +30,14 @@ def size_table(models: Mapping[str, nn.Module], windows: Windows, rounds: int = 
     for name, model in models.items():
         footing = footprint(model, windows.length)
         cost = {"parameters": footing.parameters, "flops_per_token": 2 * footing.multiply_adds}
-        rows.append({"which": name, **cost, "latency_ms": 1000 * alone[name], "tokens_per_second": many.numel() / together[name]})
+        rows.append(
+            {
+                "which": name,
+                **cost,
+                "latency_ms": 1000 * alone[name],
+                "tokens_per_second": many.numel() / together[name],
+            }
+        )
     return validate("size", pd.DataFrame(rows))
 
 

@@ -26,7 +26,8 @@ class Matrix:
     """One linear map y = W x + b of a block. `name` is relative to its block; `half` is "attention" or "mlp".
 
     `transposed`: the module is GPT-2's `Conv1D`, which stores W as (in, out). Everything here speaks (out, in).
-    `reads`: the first matrix of the block that reads the same tensor, itself where none does (key and value: the query matrix).
+    `reads`: the first matrix of the block that reads the same tensor, itself where none does (key and value: the query
+    matrix).
     """
 
     name: str
@@ -69,12 +70,14 @@ class SubBlock:
 
 @dataclass(frozen=True)
 class Child:
-    """A module that the block's own forward calls: it holds matrices, or is a norm outside those that do. `name` is relative to its block.
+    """A module that the block's own forward calls: it holds matrices, or is a norm outside those that do. `name` is
+    relative to its block.
 
-    width    features of the tensor it returns; 0 where it returns none
-    returns  length of the tuple it returns, that tensor first; 0: the tensor alone
-    handed   the MLP half reads that very tensor. So it is the stream between the halves (a norm that closes the attention half after
-             the residual sum, an attention module that adds the residual itself) or comes from a norm that both of two parallel halves read
+    width    features of the tensor it returns; 0 where it returns none returns  length of the tuple it returns, that
+    tensor first; 0: the tensor alone handed   the MLP half reads that very tensor. So it is the stream between the
+    halves (a norm that closes the attention half after
+             the residual sum, an attention module that adds the residual itself) or comes from a norm that both of two
+             parallel halves read
     """
 
     name: str
@@ -86,7 +89,9 @@ class Child:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One transformer layer. `matrices` and `children` in the order they run; `parallel`: the MLP does not see the attention's output."""
+    """One transformer layer. `matrices` and `children` in the order they run; `parallel`: the MLP does not see the
+    attention's output.
+    """
 
     index: int
     name: str
@@ -116,16 +121,22 @@ class Anatomy:
 def anatomy(model: nn.Module) -> Anatomy:
     """Take `model` (a transformers decoder) apart. For a deep copy of it there is `anatomy_of_copy`.
 
-    Raises UnsupportedModel, saying what was found, for encoder-decoders, mixtures of experts, blocks without an attention
-    or an MLP half, parameters that are neither matrix, norm nor embedding, and blocks that do not run once each in order.
+    Raises UnsupportedModel, saying what was found, for encoder-decoders, mixtures of experts, blocks without an
+    attention or an MLP half, parameters that are neither matrix, norm nor embedding, and blocks that do not run once
+    each in order.
     """
     config = model.config
     if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModel(f"{config.model_type}: an encoder-decoder; only decoders with one stack of blocks can be pruned block by block")
+        raise UnsupportedModel(
+            f"{config.model_type}: an encoder-decoder; only decoders with one stack of blocks can be pruned block by"
+            " block"
+        )
     path, modules = _find_blocks(model)
     parts = [_parts(f"{path}.{index}", module) for index, module in enumerate(modules)]
     traces = _trace(model, path, modules, parts)
-    blocks = tuple(_assemble(index, f"{path}.{index}", *row) for index, row in enumerate(zip(modules, parts, traces, strict=True)))
+    blocks = tuple(
+        _assemble(index, f"{path}.{index}", *row) for index, row in enumerate(zip(modules, parts, traces, strict=True))
+    )
     return Anatomy(config.model_type, path, blocks)
 
 
@@ -134,7 +145,11 @@ def anatomy_of_copy(original: Anatomy, model: nn.Module) -> Anatomy:
 
     def block_of_copy(block: Block) -> Block:
         module = model.get_submodule(block.name)
-        return replace(block, module=module, matrices=tuple(replace(m, module=module.get_submodule(m.name)) for m in block.matrices))
+        return replace(
+            block,
+            module=module,
+            matrices=tuple(replace(m, module=module.get_submodule(m.name)) for m in block.matrices),
+        )
 
     return replace(original, blocks=tuple(block_of_copy(block) for block in original.blocks))
 
@@ -163,12 +178,18 @@ def evaluating(model: nn.Module):
 
 
 def tensor_given(args: tuple, kwargs: dict) -> Tensor | None:
-    """The tensor a module is called on: its first positional one, or `hidden_states`, or the first among its keywords; None without any."""
-    return next((value for value in (*args, kwargs.get("hidden_states"), *kwargs.values()) if isinstance(value, Tensor)), None)
+    """The tensor a module is called on: its first positional one, or `hidden_states`, or the first among its keywords;
+    None without any.
+    """
+    return next(
+        (value for value in (*args, kwargs.get("hidden_states"), *kwargs.values()) if isinstance(value, Tensor)), None
+    )
 
 
 def run_body(model: nn.Module, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> None:
-    """The model's own forward of ids (B, T) with token mask (B, T) and token types (B, T), if any, without its head, without a cache."""
+    """The model's own forward of ids (B, T) with token mask (B, T) and token types (B, T), if any, without its head,
+    without a cache.
+    """
     device = next(model.parameters()).device
     more = {} if types is None else {"token_type_ids": types.to(device)}
     model.base_model(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False, **more)
@@ -204,13 +225,21 @@ def _find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
         if id(module) in inside and isinstance(module, nn.ModuleList) and not nested and _looks_like_blocks(module):
             found[name] = module
     if len(found) != 1:
-        what = f"{len(found)} stacks of blocks ({', '.join(found)})" if found else "no list of blocks that hold linear maps"
-        raise UnsupportedModel(f"{model.config.model_type}: found {what} in its decoder {type(decoder).__name__}; exactly one is needed")
+        what = (
+            f"{len(found)} stacks of blocks ({', '.join(found)})"
+            if found
+            else "no list of blocks that hold linear maps"
+        )
+        raise UnsupportedModel(
+            f"{model.config.model_type}: found {what} in its decoder {type(decoder).__name__}; exactly one is needed"
+        )
     return found.popitem()
 
 
 def _looks_like_blocks(modules: nn.ModuleList) -> bool:
-    return len(modules) > 0 and all(any(isinstance(part, nn.Linear | Conv1D) for part in module.modules()) for module in modules)
+    return len(modules) > 0 and all(
+        any(isinstance(part, nn.Linear | Conv1D) for part in module.modules()) for module in modules
+    )
 
 
 def _parts(name: str, block: nn.Module) -> _Parts:
@@ -223,11 +252,13 @@ def _parts(name: str, block: nn.Module) -> _Parts:
         for parameter, value in module.named_parameters(recurse=False):
             if value.ndim > 1:
                 raise UnsupportedModel(
-                    f"{name}: parameter {f'{key}.{parameter}'.lstrip('.')} {tuple(value.shape)} of a {type(module).__name__} is no linear map, norm or embedding; "
-                    "such blocks cannot be pruned yet"
+                    f"{name}: parameter {f'{key}.{parameter}'.lstrip('.')} {tuple(value.shape)} of a"
+                    f" {type(module).__name__} is no linear map, norm or embedding; such blocks cannot be pruned yet"
                 )
     holders = list(dict.fromkeys(key.split(".")[0] for key in matrices))
-    attention = [key for key in holders if _ATTENTION.search(key) or _ATTENTION.search(type(getattr(block, key)).__name__)]
+    attention = [
+        key for key in holders if _ATTENTION.search(key) or _ATTENTION.search(type(getattr(block, key)).__name__)
+    ]
     if len(attention) != 1 or len(holders) < 2:
         raise UnsupportedModel(
             f"{name} ({type(block).__name__}): its linear maps are in {holders}, of which attention: {attention}; "
@@ -238,11 +269,15 @@ def _parts(name: str, block: nn.Module) -> _Parts:
 
 def _refuse_experts(name: str, block: nn.Module) -> None:
     for key, module in block.named_modules():
-        stacked = any(value.ndim == 3 for value in module.parameters(recurse=False)) and not isinstance(module, nn.Conv1d)
+        stacked = any(value.ndim == 3 for value in module.parameters(recurse=False)) and not isinstance(
+            module, nn.Conv1d
+        )
         copies = isinstance(module, nn.ModuleList) and len(module) > 1 and _looks_like_blocks(module)
         if stacked or copies or _EXPERTS.search(key.split(".")[-1]) or _EXPERTS.search(type(module).__name__):
             where = f"{name}.{key}".rstrip(".")
-            raise UnsupportedModel(f"{where} ({type(module).__name__}): a mixture of experts; pruning models with experts is not supported")
+            raise UnsupportedModel(
+                f"{where} ({type(module).__name__}): a mixture of experts; pruning models with experts is not supported"
+            )
 
 
 # --- order -----------------------------------------------------------------------------------------------------------
@@ -252,8 +287,10 @@ def _refuse_experts(name: str, block: nn.Module) -> None:
 class _Trace:
     """What ran in one block, and the storage each module read and wrote (tensors kept alive meanwhile).
 
-    order: matrices and norms in the order they finished. entered: these and the modules that hold matrices, in the order they started.
-    read, wrote: `_state` of a module's input when it started and of its output when it finished. returns: as in `Child`.
+    order: matrices and norms in the order they finished. entered: these and the modules that hold matrices, in the
+    order they started.
+    read, wrote: `_state` of a module's input when it started and of its output when it finished. returns: as in
+    `Child`.
     """
 
     order: list[str] = field(default_factory=list)
@@ -308,7 +345,11 @@ def _trace(model: nn.Module, path: str, blocks: nn.ModuleList, parts: list[_Part
             for name in part.carriers():
                 module = block.get_submodule(name)
                 handles.append(module.register_forward_pre_hook(start(traces[index], name), with_kwargs=True))
-                handles.append(module.register_forward_hook(finish(traces[index], name, name in part.matrices or name in part.norms)))
+                handles.append(
+                    module.register_forward_hook(
+                        finish(traces[index], name, name in part.matrices or name in part.norms)
+                    )
+                )
         with evaluating(model):
             run_body(model, torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
     finally:
@@ -321,31 +362,49 @@ def _trace(model: nn.Module, path: str, blocks: nn.ModuleList, parts: list[_Part
 def require_each_once(model_type: str, path: str, ran: list[int], count: int) -> None:
     """Raise UnsupportedModel unless the blocks of `path` ran once each, in order."""
     if ran != list(range(count)):
-        raise UnsupportedModel(f"{model_type}: the {count} blocks of {path} ran in the order {ran}; they must run once each, in order")
+        raise UnsupportedModel(
+            f"{model_type}: the {count} blocks of {path} ran in the order {ran}; they must run once each, in order"
+        )
 
 
 def _assemble(index: int, name: str, module: nn.Module, parts: _Parts, trace: _Trace) -> Block:
     odd = [key for key in parts.matrices if trace.order.count(key) != 1]
     if odd:
-        raise UnsupportedModel(f"{name}: {', '.join(odd)} did not run exactly once in a forward; such blocks cannot be pruned")
+        raise UnsupportedModel(
+            f"{name}: {', '.join(odd)} did not run exactly once in a forward; such blocks cannot be pruned"
+        )
     halves = _norm_halves(name, parts, trace)
     order = [key for key in trace.order if key in parts.matrices]
     reads = {key: next(other for other in order if trace.read[other] == trace.read[key]) for key in order}
-    matrices = tuple(Matrix(key, parts.matrices[key], isinstance(parts.matrices[key], Conv1D), parts.half(key), reads[key]) for key in order)
+    matrices = tuple(
+        Matrix(key, parts.matrices[key], isinstance(parts.matrices[key], Conv1D), parts.half(key), reads[key])
+        for key in order
+    )
     attention, mlp = (
-        SubBlock(tuple(key for key, which in parts.halves.items() if which == half), tuple(key for key, which in halves.items() if which == half))
+        SubBlock(
+            tuple(key for key, which in parts.halves.items() if which == half),
+            tuple(key for key, which in halves.items() if which == half),
+        )
         for half in ("attention", "mlp")
     )
-    return Block(index, name, module, matrices, attention, mlp, _is_parallel(parts, trace), _children(parts, halves, trace))
+    return Block(
+        index, name, module, matrices, attention, mlp, _is_parallel(parts, trace), _children(parts, halves, trace)
+    )
 
 
 def _children(parts: _Parts, halves: dict[str, str], trace: _Trace) -> tuple[Child, ...]:
-    """What the block's own forward calls. A container that is never called itself (a ModuleDict) stands aside for what it holds."""
+    """What the block's own forward calls. A container that is never called itself (a ModuleDict) stands aside for what
+    it holds.
+    """
     entered = list(dict.fromkeys(trace.entered))
     names = [key for key in entered if not any(key.startswith(f"{other}.") for other in entered)]
     half = {key: parts.half(key) or halves[key] for key in names}
     first = next(key for key in names if half[key] == "mlp")
-    handed = {key for key in names if half[key] == "attention" and key in trace.wrote and trace.wrote[key] == trace.read.get(first)}
+    handed = {
+        key
+        for key in names
+        if half[key] == "attention" and key in trace.wrote and trace.wrote[key] == trace.read.get(first)
+    }
     widths = {key: trace.outputs[key].shape[-1] if key in trace.outputs else 0 for key in names}
     return tuple(Child(key, half[key], widths[key], trace.returns[key], key in handed) for key in names)
 
@@ -353,17 +412,22 @@ def _children(parts: _Parts, halves: dict[str, str], trace: _Trace) -> tuple[Chi
 def _norm_halves(name: str, parts: _Parts, trace: _Trace) -> dict[str, str]:
     """Which half each norm serves, in the order they run.
 
-    Norms that stand between the halves are told apart by when they run. One that runs first belongs to the attention, one that runs
-    last to the MLP. Between the two: a single norm prepares the MLP (pre-norm), unless no norm ran before the attention
-    (post-norm); of two, the first closes the attention and the second prepares the MLP (sandwich).
+    Norms that stand between the halves are told apart by when they run. One that runs first belongs to the attention,
+    one that runs last to the MLP. Between the two: a single norm prepares the MLP (pre-norm), unless no norm ran before
+    the attention (post-norm); of two, the first closes the attention and the second prepares the MLP (sandwich).
     """
     order = list(dict.fromkeys(trace.order))
-    first = {half: min(order.index(key) for key in parts.matrices if parts.half(key) == half) for half in ("attention", "mlp")}
+    first = {
+        half: min(order.index(key) for key in parts.matrices if parts.half(key) == half)
+        for half in ("attention", "mlp")
+    }
     loose = [key for key in order if key in parts.norms and parts.half(key) is None]
     before = [key for key in loose if order.index(key) < min(first.values())]
     between = [key for key in loose if min(first.values()) < order.index(key) < max(first.values())]
     if first["mlp"] < first["attention"] or len(between) > 2 or len(before) > 2:
-        raise UnsupportedModel(f"{name}: ran {order}; cannot tell which of the norms {loose} serve the attention and which the MLP")
+        raise UnsupportedModel(
+            f"{name}: ran {order}; cannot tell which of the norms {loose} serve the attention and which the MLP"
+        )
     halves = {key: parts.half(key) for key in order if key in parts.norms}
     for key in loose:
         halves[key] = "attention" if order.index(key) < first["attention"] else "mlp"
@@ -381,6 +445,10 @@ def _is_parallel(parts: _Parts, trace: _Trace) -> bool:
     attention = min(order.index(key) for key in parts.matrices if parts.half(key) == "attention")
     early = [trace.hidden] + [trace.outputs[key] for key in order[:attention]]
     start = min(order.index(key) for key in parts.matrices if parts.half(key) == "mlp")
-    readers = [key for key in order[attention:] if parts.half(key) == "mlp" or (parts.half(key) is None and order.index(key) < start)]
+    readers = [
+        key
+        for key in order[attention:]
+        if parts.half(key) == "mlp" or (parts.half(key) is None and order.index(key) < start)
+    ]
     pointers = {tensor.data_ptr() for tensor in early}
     return any(trace.inputs[key].data_ptr() in pointers for key in readers)

@@ -1,4 +1,6 @@
-"""Arguments of blocks, recorded: which tensors have one entry per window, which are shared, and how to hand them out again."""
+"""Arguments of blocks, recorded: which tensors have one entry per window, which are shared, and how to hand them out
+again.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,8 +42,8 @@ class Ref:
 class Slot:
     """One recorded tensor.
 
-    factor 0: it does not count windows and is passed as it is. Otherwise it has `factor` entries per window along its first
-    dimension, and `value` is (N, factor, ...), or (1, factor, ...) where all windows have the same.
+    factor 0: it does not count windows and is passed as it is. Otherwise it has `factor` entries per window along its
+    first dimension, and `value` is (N, factor, ...), or (1, factor, ...) where all windows have the same.
     """
 
     factor: int
@@ -61,9 +63,9 @@ class Slot:
 class Recorder:
     """Collects the arguments of every block, batch by batch. A tensor passed to several blocks is kept once.
 
-    names: of the blocks, for errors. one, two: the calls of every block for one window, and for that window twice. Their shapes
-    tell which tensors have entries per window (a test by size alone would confuse windows with tokens or heads).
-    `calls` is what the blocks are called with, a `Ref` in the place of each tensor.
+    names: of the blocks, for errors. one, two: the calls of every block for one window, and for that window twice.
+    Their shapes tell which tensors have entries per window (a test by size alone would confuse windows with tokens or
+    heads). `calls` is what the blocks are called with, a `Ref` in the place of each tensor.
     """
 
     def __init__(self, names: Sequence[str], one: Sequence[Call], two: Sequence[Call]):
@@ -86,7 +88,8 @@ class Recorder:
                 chunks.append((keep, tensor))
             elif not torch.equal(chunks[0][1], tensor):
                 raise UnsupportedModel(
-                    f"{self.names[block]}: an argument {tuple(tensor.shape)} differs between batches although it has no entry per window; it cannot be replayed"
+                    f"{self.names[block]}: an argument {tuple(tensor.shape)} differs between batches although it has no"
+                    " entry per window; it cannot be replayed"
                 )
 
     def slots(self, device: torch.device) -> tuple[Slot, ...]:
@@ -100,18 +103,22 @@ class Recorder:
         return tuple(slots)
 
     def _per_slot(self, calls: Sequence[Call]) -> list[tuple[int, Tensor]]:
-        """For each slot the first block that gets its tensor, and the tensor. Raises UnsupportedModel if a call changed its form."""
+        """For each slot the first block that gets its tensor, and the tensor. Raises UnsupportedModel if a call changed
+        its form.
+        """
         found: dict[int, tuple[int, Tensor]] = {}
         for block, (call, known, refs) in enumerate(zip(calls, self.forms, self._refs, strict=True)):
             if form(call) != known:
                 raise UnsupportedModel(
-                    f"{self.names[block]}: its arguments change their form from batch to batch, {known} and {form(call)}; it cannot be replayed"
+                    f"{self.names[block]}: its arguments change their form from batch to batch, {known} and"
+                    f" {form(call)}; it cannot be replayed"
                 )
             for ref, tensor in zip(refs, tensors(call), strict=True):
                 first, shared = found.setdefault(ref, (block, tensor))
                 if _identity(shared) != _identity(tensor):
                     raise UnsupportedModel(
-                        f"{self.names[block]}: shares an argument with {self.names[first]} in one batch and not in another; it cannot be replayed"
+                        f"{self.names[block]}: shares an argument with {self.names[first]} in one batch and not in"
+                        " another; it cannot be replayed"
                     )
         return [found[ref] for ref in range(len(self._chunks))]
 
@@ -138,7 +145,9 @@ def tensors(call: Call) -> list[Tensor]:
 
 
 def form(call: Call) -> tuple:
-    """A call without the values of its tensors: what must agree between batches. Objects that are no plain values go by their type."""
+    """A call without the values of its tensors: what must agree between batches. Objects that are no plain values go by
+    their type.
+    """
 
     def describe(leaf):
         if leaf is HIDDEN or isinstance(leaf, _PLAIN):
@@ -150,13 +159,16 @@ def form(call: Call) -> tuple:
 
 
 def _factor(name: str, small: Tensor, large: Tensor) -> int:
-    """Entries per window along the first dimension, from one tensor for one and for two windows; 0: it does not count windows."""
+    """Entries per window along the first dimension, from one tensor for one and for two windows; 0: it does not count
+    windows.
+    """
     if small.shape == large.shape:
         return 0
     if small.ndim and small.shape[1:] == large.shape[1:] and large.shape[0] == 2 * small.shape[0]:
         return small.shape[0]
     raise UnsupportedModel(
-        f"{name}: an argument is {tuple(small.shape)} for one window and {tuple(large.shape)} for two; only the first dimension may count windows"
+        f"{name}: an argument is {tuple(small.shape)} for one window and {tuple(large.shape)} for two; only the first"
+        " dimension may count windows"
     )
 
 

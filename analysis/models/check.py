@@ -15,7 +15,9 @@ LONGEST = 1024
 
 @dataclass(frozen=True, eq=False)
 class CheckReport:
-    """replay: [block, name, relative_error]. matrices: [block, matrix, half, rows, columns, weights]. tolerance: on the relative error."""
+    """replay: [block, name, relative_error]. matrices: [block, matrix, half, rows, columns, weights]. tolerance: on the
+    relative error.
+    """
 
     replay: pd.DataFrame
     matrices: pd.DataFrame
@@ -40,7 +42,14 @@ def check(loaded: LoadedModel, windows: Windows | None = None) -> CheckReport:
 def matrix_table(parts: Anatomy) -> pd.DataFrame:
     """One row per prunable matrix: block, matrix, half, rows (out), columns (in), weights."""
     rows = [
-        {"block": block.index, "matrix": matrix.name, "half": matrix.half, "rows": matrix.rows, "columns": matrix.columns, "weights": matrix.rows * matrix.columns}
+        {
+            "block": block.index,
+            "matrix": matrix.name,
+            "half": matrix.half,
+            "rows": matrix.rows,
+            "columns": matrix.columns,
+            "weights": matrix.rows * matrix.columns,
+        }
         for block in parts.blocks
         for matrix in block.matrices
     ]
@@ -50,7 +59,8 @@ def matrix_table(parts: Anatomy) -> pd.DataFrame:
 def random_windows(loaded: LoadedModel, count: int = 4, seed: int = 0) -> Windows:
     """Uniform random token ids (count, T): whole, padded on the right, on the left and whole again.
 
-    T is 64, or longer than the model's sliding window where that fits its context and 1024 tokens: below it a sliding window changes nothing.
+    T is 64, or longer than the model's sliding window where that fits its context and 1024 tokens: below it a sliding
+    window changes nothing.
     """
     config = loaded.model.config.get_text_config()
     length = max(64, min(getattr(config, "sliding_window", None) or 0, LONGEST - 16) + 16)
@@ -60,4 +70,9 @@ def random_windows(loaded: LoadedModel, count: int = 4, seed: int = 0) -> Window
     mask = torch.ones(count, length, dtype=torch.bool)
     mask[1::4, length - length // 3 :] = False
     mask[2::4, : length // 4] = False
-    return Windows(ids=ids, mask=mask, label="random tokens", provenance={"source": "uniform random tokens", "seed": seed, "length": length, "samples": count})
+    return Windows(
+        ids=ids,
+        mask=mask,
+        label="random tokens",
+        provenance={"source": "uniform random tokens", "seed": seed, "length": length, "samples": count},
+    )

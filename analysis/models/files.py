@@ -1,7 +1,8 @@
 """From a model's name to its files, and what those files are. Loads no torch.
 
-A name is, in this order: a model of the embedded lab ("lab" is `data/lab/decoder`, "lab/NAME" another of its models), a local
-folder, or a hub id ("org/name", "name", either with "@revision"). Only a hub id that is not yet in the local cache touches the network.
+A name is, in this order: a model of the embedded lab ("lab" is `data/lab/decoder`, "lab/NAME" another of its models), a
+local folder, or a hub id ("org/name", "name", either with "@revision"). Only a hub id that is not yet in the local
+cache touches the network.
 """
 
 import hashlib
@@ -18,12 +19,30 @@ _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[\w.-]+)?)(@(?P<revision>[\w./
 _IN_BLOCK = re.compile(r"\.(\d+)\.")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SMALL_FILES = [
-    "config.json", "generation_config.json", "*.index.json",
-    "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "spiece.model",
-]  # fmt: skip
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model")
+    "config.json",
+    "generation_config.json",
+    "*.index.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+]
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+)
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-SHRUNK_WEIGHTS, SHRUNK_MANIFEST = "shrunk.safetensors", "shrunk.json"  # of a model whose config cannot describe it (`models/shrunk.py`)
+SHRUNK_WEIGHTS, SHRUNK_MANIFEST = (
+    "shrunk.safetensors",
+    "shrunk.json",
+)  # of a model whose config cannot describe it (`models/shrunk.py`)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 
@@ -51,7 +70,10 @@ def find(name: str) -> Source:
     if name in lab_models():
         return Source(name, paths.lab() / ("decoder" if name == "lab" else name.removeprefix("lab/")))
     if name == "lab" or name.startswith("lab/"):
-        raise ModelError(f"model {name!r}: the lab ships no such model (it has: {', '.join(lab_models()) or 'none'}); `analysis lab train` makes one")
+        raise ModelError(
+            f"model {name!r}: the lab ships no such model (it has: {', '.join(lab_models()) or 'none'}); `analysis lab"
+            " train` makes one"
+        )
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return Source(name, folder)
@@ -59,14 +81,19 @@ def find(name: str) -> Source:
         raise ModelError(f"model {name!r}: is a file; give the folder that holds config.json and {_WEIGHTS}")
     match = _HUB_ID.fullmatch(name)
     if match is None:
-        raise ModelError(f"model {name!r}: no such folder, and not a lab model ({', '.join(lab_models()) or 'none'}) or a hub id (org/name[@revision])")
+        raise ModelError(
+            f"model {name!r}: no such folder, and not a lab model ({', '.join(lab_models()) or 'none'}) or a hub id"
+            " (org/name[@revision])"
+        )
     return Source(name, hub_id=match["id"], revision=match["revision"] or "main")
 
 
 def fetch(name: str) -> tuple[Path, str]:
-    """The local folder of a model, complete as far as can be seen from outside, and its fingerprint. Hub ids are downloaded if not cached.
+    """The local folder of a model, complete as far as can be seen from outside, and its fingerprint. Hub ids are
+    downloaded if not cached.
 
-    Raises ModelError naming what is missing or broken: config.json, weight files, shards, or only pickles where safetensors are needed.
+    Raises ModelError naming what is missing or broken: config.json, weight files, shards, or only pickles where
+    safetensors are needed.
     """
     source = find(name)
     folder = source.folder if source.folder else _download(source)
@@ -76,9 +103,11 @@ def fetch(name: str) -> tuple[Path, str]:
 
 
 def fingerprint(name: str) -> str:
-    """A text that changes when the model changes: sha256 of config.json, tokenizer and weight files, or "hub:id@commit".
+    """A text that changes when the model changes: sha256 of config.json, tokenizer and weight files, or
+    "hub:id@commit".
 
-    The commit of a hub model is that of the local cache, or what the hub says where it is not cached. Raises ModelError as `fetch`.
+    The commit of a hub model is that of the local cache, or what the hub says where it is not cached. Raises ModelError
+    as `fetch`.
     """
     source = find(name)
     if source.folder:
@@ -101,7 +130,9 @@ def read_config(folder: Path, name: str) -> dict:
 
 
 def is_shrunk(folder: Path | str) -> bool:
-    """Whether a folder holds a model with layers of unequal widths, which `from_pretrained` cannot read and `load_model` can."""
+    """Whether a folder holds a model with layers of unequal widths, which `from_pretrained` cannot read and
+    `load_model` can.
+    """
     return (Path(folder) / SHRUNK_MANIFEST).is_file()
 
 
@@ -116,15 +147,23 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     if not (folder / _INDEX).is_file():
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if pickles:
-            raise ModelError(f"model {name!r}: {folder} holds only pickled weights ({', '.join(pickles[:3])}), which can run code; convert them to safetensors")
+            raise ModelError(
+                f"model {name!r}: {folder} holds only pickled weights ({', '.join(pickles[:3])}), which can run code;"
+                " convert them to safetensors"
+            )
         raise ModelError(f"model {name!r}: {folder} has no weights ({_WEIGHTS} or {_INDEX})")
     try:
         shards = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"model {name!r}: {folder / _INDEX} is no index of weight files ({type(error).__name__}: {error})") from error
+        raise ModelError(
+            f"model {name!r}: {folder / _INDEX} is no index of weight files ({type(error).__name__}: {error})"
+        ) from error
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
-        raise ModelError(f"model {name!r}: {len(missing)} of {len(shards)} weight files named in {_INDEX} are missing: {', '.join(missing[:5])}")
+        raise ModelError(
+            f"model {name!r}: {len(missing)} of {len(shards)} weight files named in {_INDEX} are missing:"
+            f" {', '.join(missing[:5])}"
+        )
     return [folder / shard for shard in shards]
 
 
@@ -137,13 +176,16 @@ def check_weights(folder: Path, name: str) -> None:
             with safe_open(path, "numpy"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"model {name!r}: {path} is cut short or no safetensors file ({error}); fetch it again") from error
+            raise ModelError(
+                f"model {name!r}: {path} is cut short or no safetensors file ({error}); fetch it again"
+            ) from error
 
 
 def misfits(name: str, recipe: Recipe) -> list[str]:
     """What a recipe asks of a model that the headers of its weight files show it cannot give; nothing is loaded.
 
-    Empty for a hub model, whose files may not be here yet: `prune` checks the loaded model anyway. Raises ModelError as `check_weights`.
+    Empty for a hub model, whose files may not be here yet: `prune` checks the loaded model anyway. Raises ModelError as
+    `check_weights`.
     """
     from safetensors import safe_open
 
@@ -162,9 +204,15 @@ def misfits(name: str, recipe: Recipe) -> list[str]:
     small, where = min((min(shapes[key]), key) for key in inside if len(shapes[key]) == 2)
     problems = []
     if solver.train == "masklora" and small < solver.rank:
-        problems.append(f"rank={solver.rank} is above the rank of {where.removesuffix('.weight')} {shapes[where]}; give a rank of at most {small}")
+        problems.append(
+            f"rank={solver.rank} is above the rank of {where.removesuffix('.weight')} {shapes[where]}; give a rank of"
+            f" at most {small}"
+        )
     if not unit.overlap and unit.width > blocks:
-        problems.append(f"width={unit.width}: the model has {blocks} blocks; give a width of at most {blocks}, or unit=model for all of them")
+        problems.append(
+            f"width={unit.width}: the model has {blocks} blocks; give a width of at most {blocks}, or unit=model for"
+            " all of them"
+        )
     return problems
 
 
@@ -201,7 +249,9 @@ def _commit(source: Source) -> str:
 
 
 def _download(source: Source) -> Path:
-    """The repository's folder in the local cache, with config, tokenizer and safetensors weights; fetched where incomplete."""
+    """The repository's folder in the local cache, with config, tokenizer and safetensors weights; fetched where
+    incomplete.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -212,20 +262,26 @@ def _download(source: Source) -> Path:
         return folder
     except (LocalEntryNotFoundError, ModelError):
         pass  # not cached, or not wholly: fetch
-    folder = Path(_ask_hub(source, lambda: snapshot_download(**where, allow_patterns=_SMALL_FILES, ignore_patterns=["*/*"])))
+    folder = Path(
+        _ask_hub(source, lambda: snapshot_download(**where, allow_patterns=_SMALL_FILES, ignore_patterns=["*/*"]))
+    )
     wanted = [_WEIGHTS]
     if (folder / _INDEX).is_file():
         wanted = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    return Path(_ask_hub(source, lambda: snapshot_download(repo_id=source.hub_id, revision=folder.name, allow_patterns=wanted)))
+    return Path(
+        _ask_hub(source, lambda: snapshot_download(repo_id=source.hub_id, revision=folder.name, allow_patterns=wanted))
+    )
 
 
 def _ask_hub(source: Source, question):
-    """The hub's answer. Any failure (no network, no such repository, no permission) becomes one ModelError that says so."""
+    """The hub's answer. Any failure (no network, no such repository, no permission) becomes one ModelError that says
+    so.
+    """
     try:
         return question()
     except Exception as error:  # httpx, huggingface_hub and OS errors have no common base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"model {source.name!r}: no such folder here, and the hub gave no {source.hub_id!r} at revision {source.revision!r} ({reason}); "
-            "check the spelling, the network, or give a local folder"
+            f"model {source.name!r}: no such folder here, and the hub gave no {source.hub_id!r} at revision"
+            f" {source.revision!r} ({reason}); check the spelling, the network, or give a local folder"
         ) from error

@@ -3,9 +3,10 @@
     body = "data/lab/encoder"
     finetune(body, load(...), load(...), config=FinetuneConfig(epochs=3), out=Path("my-classifier"), evaluate=scores)
 
-Devlin et al. 2019 (section 4): one new matrix on top, everything trained, the learning rate rising and then falling to zero. Windows may be of
-any labelled set and the encoder of any folder that `AutoModelForSequenceClassification` or `AutoModelForQuestionAnswering` opens.
-A run that was stopped continues as a pretraining does (`analysis.models.training`).
+Devlin et al. 2019 (section 4): one new matrix on top, everything trained, the learning rate rising and then falling to
+zero. Windows may be of any labelled set and the encoder of any folder that `AutoModelForSequenceClassification` or
+`AutoModelForQuestionAnswering` opens. A run that was stopped continues as a pretraining does
+(`analysis.models.training`).
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ _MAY_BE_ZERO = ("seed", "weight_decay", "warmup", "dropout")
 class FinetuneConfig:
     """Everything a fine-tuning depends on besides its model and its examples.
 
-    `examples` are read in all, `warmup` of them while the learning rate rises; over the last `decay` share of them it falls to zero. Where there are fewer examples than that
-    they are read again, each time in another order. `length`: longest example in tokens; `scored`: held-out examples that the model is scored on, where there is no end of them.
+    `examples` are read in all, `warmup` of them while the learning rate rises; over the last `decay` share of them it
+    falls to zero. Where there are fewer examples than that they are read again, each time in another order. `length`:
+    longest example in tokens; `scored`: held-out examples that the model is scored on, where there is no end of them.
     """
 
     examples: int = 60_000
@@ -67,34 +69,71 @@ class FinetuneConfig:
 
 
 def finetune(
-    folder: str | Path, train: Windows, held_out: Windows, *, config: FinetuneConfig, out: Path, evaluate: Callable[[object, Windows], dict], device: str = "auto",
-    command: str = "", progress: Callable = bar, save_every: int = 200, stop: Callable[[int], bool] | None = None,
+    folder: str | Path,
+    train: Windows,
+    held_out: Windows,
+    *,
+    config: FinetuneConfig,
+    out: Path,
+    evaluate: Callable[[object, Windows], dict],
+    device: str = "auto",
+    command: str = "",
+    progress: Callable = bar,
+    save_every: int = 200,
+    stop: Callable[[int], bool] | None = None,
 ) -> Path:
-    """Fine-tune the encoder in `folder` on the labelled windows `train` into `out` and return that; continue from its checkpoint if there is one.
+    """Fine-tune the encoder in `folder` on the labelled windows `train` into `out` and return that; continue from its
+    checkpoint if there is one.
 
-    The head follows `train.labelled.head`, its classes the names there. `evaluate(model, windows)` gives the scores of the card, measured on `held_out`.
-    Raises UsageError for impossible settings, unlabelled windows or two sets that ask different things, ModelError for a folder that holds no encoder,
-    StoreError if the checkpoint belongs to another configuration.
+    The head follows `train.labelled.head`, its classes the names there. `evaluate(model, windows)` gives the scores of
+    the card, measured on `held_out`. Raises UsageError for impossible settings, unlabelled windows or two sets that ask
+    different things, ModelError for a folder that holds no encoder, StoreError if the checkpoint belongs to another
+    configuration.
     """
     check(config)
     for windows in (train, held_out):
         if windows.labelled is None:
-            raise UsageError(f"finetune: {windows.label or 'the text'} has no labels; give labelled examples (`analysis list sources`)")
+            raise UsageError(
+                f"finetune: {windows.label or 'the text'} has no labels; give labelled examples (`analysis list"
+                " sources`)"
+            )
     asked, scored = ((windows.labelled.head, windows.labelled.classes) for windows in (train, held_out))
     if asked != scored:
-        raise UsageError(f"finetune: {train.label} asks for {_asks(asked)}, held-out {held_out.label} for {_asks(scored)}; both must ask the same")
+        raise UsageError(
+            f"finetune: {train.label} asks for {_asks(asked)}, held-out {held_out.label} for {_asks(scored)}; both must"
+            " ask the same"
+        )
 
     def make() -> Training:
         model = open_encoder(folder, train, config)
-        more = {"body": str(folder), "train": train.label, "held_out_text": held_out.label, "metric": train.labelled.metric}
-        return Training(config, model, tokenizer(folder), Batches(config, train), loss, lambda model: evaluate(model, held_out), command, "examples", more)
+        more = {
+            "body": str(folder),
+            "train": train.label,
+            "held_out_text": held_out.label,
+            "metric": train.labelled.metric,
+        }
+        return Training(
+            config,
+            model,
+            tokenizer(folder),
+            Batches(config, train),
+            loss,
+            lambda model: evaluate(model, held_out),
+            command,
+            "examples",
+            more,
+        )
 
     return run(make, config, out, device=device, progress=progress, save_every=save_every, stop=stop)
 
 
 def check(config: FinetuneConfig) -> None:
     """Raise one UsageError that lists everything impossible in `config`."""
-    check_config(config, _MAY_BE_ZERO, lambda: [f"examples {config.examples} is less than one batch of {config.batch}"] if config.steps < 1 else [])
+    check_config(
+        config,
+        _MAY_BE_ZERO,
+        lambda: [f"examples {config.examples} is less than one batch of {config.batch}"] if config.steps < 1 else [],
+    )
 
 
 def _asks(of: tuple[str, tuple[str, ...]]) -> str:
@@ -103,7 +142,9 @@ def _asks(of: tuple[str, tuple[str, ...]]) -> str:
 
 
 def open_encoder(folder: str | Path, train: Windows, config: FinetuneConfig):
-    """The encoder in `folder`, float32, with an untrained head for what `train` asks, a function of `config.seed`; its own head, if it has one, goes. Raises ModelError."""
+    """The encoder in `folder`, float32, with an untrained head for what `train` asks, a function of `config.seed`; its
+    own head, if it has one, goes. Raises ModelError.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
@@ -112,7 +153,11 @@ def open_encoder(folder: str | Path, train: Windows, config: FinetuneConfig):
     labelled, folder = train.labelled, str(folder)
     more: dict = {}
     if labelled.head == "classification":
-        more = {"num_labels": len(labelled.classes), "id2label": dict(enumerate(labelled.classes)), "label2id": {name: number for number, name in enumerate(labelled.classes)}}
+        more = {
+            "num_labels": len(labelled.classes),
+            "id2label": dict(enumerate(labelled.classes)),
+            "label2id": {name: number for number, name in enumerate(labelled.classes)},
+        }
         more["problem_type"] = "single_label_classification"
     elif labelled.head == "regression":
         more = {"num_labels": 1, "problem_type": "regression"}
@@ -125,12 +170,18 @@ def open_encoder(folder: str | Path, train: Windows, config: FinetuneConfig):
                     setattr(shape, name, config.dropout)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
-                model, report = kind.from_pretrained(folder, config=shape, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True)
+                model, report = kind.from_pretrained(
+                    folder, config=shape, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+                )
                 _renew_head(model)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"finetune: {folder} is no encoder that can be fine-tuned ({error}); give a folder such as data/lab/encoder") from error
+        raise ModelError(
+            f"finetune: {folder} is no encoder that can be fine-tuned ({error}); give a folder such as data/lab/encoder"
+        ) from error
     body = f"{model.base_model_prefix}."
-    if wrong := sorted(str(key) for key in report["mismatched_keys"] if str(key[0] if isinstance(key, tuple) else key).startswith(body)):
+    if wrong := sorted(
+        str(key) for key in report["mismatched_keys"] if str(key[0] if isinstance(key, tuple) else key).startswith(body)
+    ):
         raise ModelError(f"finetune: the weights in {folder} do not fit its config ({', '.join(wrong[:5])})")
     if labelled.head == "regression":
         with torch.no_grad():  # start from the mean score
@@ -162,9 +213,11 @@ def tokenizer(folder: str | Path):
 
 
 class Batches:
-    """Batches of labelled windows: `batches[n]` is `config.batch` windows, a function of `n`, the config and the windows alone.
+    """Batches of labelled windows: `batches[n]` is `config.batch` windows, a function of `n`, the config and the
+    windows alone.
 
-    Within a stretch of 32 batches windows of a like length stand together, so that little is padding; padding beyond a batch's longest is cut.
+    Within a stretch of 32 batches windows of a like length stand together, so that little is padding; padding beyond a
+    batch's longest is cut.
     """
 
     stretch = 32
@@ -188,7 +241,9 @@ class Batches:
         size, total = self.stretch * self.config.batch, len(self.windows)
         first, parts = number * size, []
         for epoch in range(first // total, (first + size - 1) // total + 1):
-            parts.append(torch.randperm(total, generator=torch.Generator().manual_seed(100_003 * self.config.seed + epoch)))
+            parts.append(
+                torch.randperm(total, generator=torch.Generator().manual_seed(100_003 * self.config.seed + epoch))
+            )
         rows = torch.cat(parts)[first % total :][:size]
         rows = rows[self._lengths[rows].argsort(stable=True)].view(self.stretch, self.config.batch)
         return rows[torch.randperm(self.stretch, generator=torch.Generator().manual_seed(number))]
@@ -208,17 +263,39 @@ def command(model: str, source: str, held_out: str | None, config: FinetuneConfi
 
 
 _HELP = {
-    "examples": "examples to train on", "batch": "examples per step", "length": "longest example in tokens", "scored": "held-out examples of the lab to score the model on",
-    "learning_rate": "highest learning rate", "weight_decay": "AdamW weight decay of the matrices", "warmup": "examples of rising learning rate",
-    "decay": "share of the examples over which the rate falls to zero", "dropout": "dropout of hidden states and attention", "seed": "seed of the head and the order of examples",
+    "examples": "examples to train on",
+    "batch": "examples per step",
+    "length": "longest example in tokens",
+    "scored": "held-out examples of the lab to score the model on",
+    "learning_rate": "highest learning rate",
+    "weight_decay": "AdamW weight decay of the matrices",
+    "warmup": "examples of rising learning rate",
+    "decay": "share of the examples over which the rate falls to zero",
+    "dropout": "dropout of hidden states and attention",
+    "seed": "seed of the head and the order of examples",
     "threads": "CPU threads of torch",
-}  # fmt: skip
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `analysis lab finetune`: one per field of `FinetuneConfig`, plus model, examples, folder and device."""
-    parser.add_argument("model", metavar="MODEL", help="an encoder: a lab name such as lab/encoder, a folder, or a hub id")
-    parser.add_argument("source", metavar="SOURCE", help="labelled examples (`analysis list sources`), such as examples:truth or examples:train.tsv")
-    parser.add_argument("--held-out", default=None, metavar="SOURCE", help="examples to score it on; default the held-out half of SOURCE")
-    parser.add_argument("--out", type=Path, default=None, help="folder of the model (default: encoder-SET/ under the runs folder)")
+    """Options of `analysis lab finetune`: one per field of `FinetuneConfig`, plus model, examples, folder and
+    device.
+    """
+    parser.add_argument(
+        "model", metavar="MODEL", help="an encoder: a lab name such as lab/encoder, a folder, or a hub id"
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="labelled examples (`analysis list sources`), such as examples:truth or examples:train.tsv",
+    )
+    parser.add_argument(
+        "--held-out",
+        default=None,
+        metavar="SOURCE",
+        help="examples to score it on; default the held-out half of SOURCE",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=None, help="folder of the model (default: encoder-SET/ under the runs folder)"
+    )
     add_options(parser, FinetuneConfig(), _HELP)

@@ -1,4 +1,6 @@
-"""What a model answers: the next token, a class, a score, or a span of a passage; and labelled windows as arguments of its forward."""
+"""What a model answers: the next token, a class, a score, or a span of a passage; and labelled windows as arguments of
+its forward.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -23,10 +25,13 @@ def head(model: nn.Module) -> str:
     return "next token"
 
 
-def inputs(windows: "Windows", rows: slice | Tensor, device: torch.device | str, *, labels: bool = False) -> dict[str, Tensor]:
+def inputs(
+    windows: "Windows", rows: slice | Tensor, device: torch.device | str, *, labels: bool = False
+) -> dict[str, Tensor]:
     """Keyword arguments of a forward on the windows `rows`: ids, attention mask, token types where there are any.
 
-    labels: also what the model's own loss compares with: the right answers of labelled windows, else the ids themselves, padding left out.
+    labels: also what the model's own loss compares with: the right answers of labelled windows, else the ids
+    themselves, padding left out.
     """
     given = {"input_ids": windows.ids[rows], "attention_mask": windows.mask[rows].long()}
     if windows.types is not None:
@@ -41,8 +46,13 @@ def inputs(windows: "Windows", rows: slice | Tensor, device: torch.device | str,
 
 
 def check_answers(model: nn.Module, windows: "Windows", what: str) -> None:
-    """Raise DataError where the model's loss on these windows is not defined: a head that answers something else than they ask."""
+    """Raise DataError where the model's loss on these windows is not defined: a head that answers something else than
+    they ask.
+    """
     asked, answered = "next token" if windows.labelled is None else windows.labelled.head, head(model)
     if asked != answered:
         text = "has no labels" if windows.labelled is None else f"asks for {asked}"
-        raise DataError(f"{what}: {windows.label or 'the text'} {text}, {type(model).__name__} answers with {answered}; give text that goes with the model")
+        raise DataError(
+            f"{what}: {windows.label or 'the text'} {text}, {type(model).__name__} answers with {answered}; give text"
+            " that goes with the model"
+        )

@@ -24,7 +24,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A dense model, ready to run: evaluation mode, no gradients, no cache. `name` as typed; `tokenizer` None where the folder has none."""
+    """A dense model, ready to run: evaluation mode, no gradients, no cache. `name` as typed; `tokenizer` None where the
+    folder has none.
+    """
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase | None"
@@ -53,13 +55,14 @@ class LoadedModel:
 
 
 def load_model(name: str, *, device: str = "auto", dtype: str = "float32") -> LoadedModel:
-    """Load a decoder, or an encoder fine-tuned to classify, to score or to find spans, by lab name ("lab"), local folder or hub id ("org/name[@revision]"),
-    safetensors only, no remote code.
-    Folders of shrunk models with layers of unequal widths (`models/shrunk.py`) are read like any other.
+    """Load a decoder, or an encoder fine-tuned to classify, to score or to find spans, by lab name ("lab"), local
+    folder or hub id ("org/name[@revision]"), safetensors only, no remote code. Folders of shrunk models with layers of
+    unequal widths (`models/shrunk.py`) are read like any other.
 
-    device: "auto" (cuda, mps, cpu), "cuda", "cuda:N", "mps" or "cpu". dtype: one of `DTYPES`.
-    Raises UsageError for an unknown device or dtype, ModelError for a model that is missing, broken (weights cut short, missing,
-    of the wrong shape or not finite; a tokenizer with ids the model has no embedding for), an encoder without a task, or another kind of model.
+    device: "auto" (cuda, mps, cpu), "cuda", "cuda:N", "mps" or "cpu". dtype: one of `DTYPES`. Raises UsageError for an
+    unknown device or dtype, ModelError for a model that is missing, broken (weights cut short, missing, of the wrong
+    shape or not finite; a tokenizer with ids the model has no embedding for), an encoder without a task, or another
+    kind of model.
     """
     import torch
 
@@ -93,7 +96,10 @@ def _device(name: str) -> str:
     if kind not in present or not re.fullmatch(r"[a-z]+(:\d+)?", name):
         raise UsageError(f"device {name!r}: unknown; possible are auto, cuda, cuda:N, mps, cpu")
     if not present[kind] or (kind == "cuda" and number and int(number) >= torch.cuda.device_count()):
-        raise UsageError(f"device {name!r}: not on this machine; it has {', '.join(kind for kind, there in present.items() if there)}")
+        raise UsageError(
+            f"device {name!r}: not on this machine; it has"
+            f" {', '.join(kind for kind, there in present.items() if there)}"
+        )
     return name
 
 
@@ -104,33 +110,37 @@ def _read_model(folder: Path, name: str, dtype: "torch.dtype") -> "PreTrainedMod
     try:
         config = AutoConfig.from_pretrained(folder, **local)
     except Exception as error:  # transformers raises every kind of error for a bad config
-        raise ModelError(f"model {name!r}: transformers cannot use {folder / 'config.json'} ({_line(error)})") from error
+        raise ModelError(
+            f"model {name!r}: transformers cannot use {folder / 'config.json'} ({_line(error)})"
+        ) from error
     kind = _kind(config)
     if type(config) not in kind._model_mapping:
         raise ModelError(
-            f"model {name!r}: {config.model_type} is no causal language model (a decoder that predicts the next token), "
-            "nor does its config name a SequenceClassification or QuestionAnswering architecture"
+            f"model {name!r}: {config.model_type} is no causal language model (a decoder that predicts the next token),"
+            " nor does its config name a SequenceClassification or QuestionAnswering architecture"
         )
     if is_shrunk(folder):
         from analysis.models.shrunk import load_shrunk
 
         return load_shrunk(folder).to(dtype)
     try:
-        model, report = kind.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **local)
+        model, report = kind.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
+        )
     except Exception as error:  # as above, for weights of the wrong shape and the like
         raise ModelError(f"model {name!r}: its weights in {folder} do not fit its config ({_line(error)})") from error
     missing, mismatched = sorted(report["missing_keys"]), sorted(str(key) for key in report["mismatched_keys"])
     if missing or mismatched:
         keys = missing or mismatched
         raise ModelError(
-            f"model {name!r}: {len(keys)} parameters are {'missing from' if missing else 'of the wrong shape in'} its weight files "
-            f"({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}); transformers would invent them"
+            f"model {name!r}: {len(keys)} parameters are {'missing from' if missing else 'of the wrong shape in'} its"
+            f" weight files ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}); transformers would invent them"
         )
     unknown = [key for key in sorted(report["unexpected_keys"]) if key.endswith(".weight")]
     if unknown:
         raise ModelError(
-            f"model {name!r}: {len(unknown)} weights in its files have no place in the model that config.json describes "
-            f"({', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}); they would be dropped"
+            f"model {name!r}: {len(unknown)} weights in its files have no place in the model that config.json describes"
+            f" ({', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}); they would be dropped"
         )
     return model
 
@@ -139,7 +149,10 @@ def _kind(config) -> type:
     """The auto class that reads a model: by what its config says it was saved as, a decoder otherwise."""
     from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
-    kinds = {"ForSequenceClassification": AutoModelForSequenceClassification, "ForQuestionAnswering": AutoModelForQuestionAnswering}
+    kinds = {
+        "ForSequenceClassification": AutoModelForSequenceClassification,
+        "ForQuestionAnswering": AutoModelForQuestionAnswering,
+    }
     saved_as = (config.architectures or [""])[0]
     return next((kind for ending, kind in kinds.items() if saved_as.endswith(ending)), AutoModelForCausalLM)
 
@@ -159,7 +172,10 @@ def _check_finite(model: "PreTrainedModel", name: str, dtype: str) -> None:
     for parameter, value in model.named_parameters():
         low, high = value.aminmax()
         if not bool((low.isfinite() & high.isfinite()).item()):
-            raise ModelError(f"model {name!r}: parameter {parameter} {tuple(value.shape)} is not finite in {dtype} (smallest {low.item()}, largest {high.item()})")
+            raise ModelError(
+                f"model {name!r}: parameter {parameter} {tuple(value.shape)} is not finite in {dtype} (smallest"
+                f" {low.item()}, largest {high.item()})"
+            )
 
 
 def _check_vocabulary(model: "PreTrainedModel", tokenizer, name: str) -> None:
@@ -168,7 +184,10 @@ def _check_vocabulary(model: "PreTrainedModel", tokenizer, name: str) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
     if largest >= rows:
-        raise ModelError(f"model {name!r}: its tokenizer has id {largest} ({token!r}), its model embeds only ids 0 to {rows - 1}; the two do not belong together")
+        raise ModelError(
+            f"model {name!r}: its tokenizer has id {largest} ({token!r}), its model embeds only ids 0 to {rows - 1};"
+            " the two do not belong together"
+        )
 
 
 def _check_causal(model: "PreTrainedModel", name: str) -> None:
@@ -178,11 +197,14 @@ def _check_causal(model: "PreTrainedModel", name: str) -> None:
     last = model.get_input_embeddings().weight.shape[0] - 1
     ids = torch.tensor([[0, 0, 0], [0, last, last]], device=model.device)
     with torch.no_grad():
-        one, other = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0].cpu().double()
+        one, other = (
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0].cpu().double()
+        )
     if (one - other).norm() > torch.finfo(model.dtype).eps ** 0.5 * one.norm():
         raise ModelError(
-            f"model {name!r}: {model.config.model_type} reads the tokens that follow, so it is no causal language model; an encoder must be "
-            "fine-tuned to a task first, and saved as its SequenceClassification or QuestionAnswering model (`analysis lab finetune --help`)"
+            f"model {name!r}: {model.config.model_type} reads the tokens that follow, so it is no causal language"
+            " model; an encoder must be fine-tuned to a task first, and saved as its SequenceClassification or"
+            " QuestionAnswering model (`analysis lab finetune --help`)"
         )
 
 
@@ -210,7 +232,9 @@ def quiet():
 
 @contextmanager
 def caching(model: "PreTrainedModel"):
-    """While open the config says that the model uses its cache, which is switched off here only for our own forwards: users of a saved folder get it back."""
+    """While open the config says that the model uses its cache, which is switched off here only for our own forwards:
+    users of a saved folder get it back.
+    """
     cached = getattr(model.config, "use_cache", True)
     model.config.use_cache = True
     try:

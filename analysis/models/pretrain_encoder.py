@@ -2,9 +2,10 @@
 
     analysis lab encoder --out data/lab/encoder
 
-Devlin et al. 2019 (section 3.1), with what is known since: whole words are masked, and nothing is asked about pairs of sentences (Liu et al. 2019).
-Half of the windows are still two texts, `[CLS] a [SEP] b [SEP]`, so that both token types are known when a task comes in pairs.
-A run that was stopped continues as that of the decoder does (`analysis.models.training`). Nothing heavy is imported before it starts.
+Devlin et al. 2019 (section 3.1), with what is known since: whole words are masked, and nothing is asked about pairs of
+sentences (Liu et al. 2019). Half of the windows are still two texts, `[CLS] a [SEP] b [SEP]`, so that both token types
+are known when a task comes in pairs. A run that was stopped continues as that of the decoder does
+(`analysis.models.training`). Nothing heavy is imported before it starts.
 """
 
 import argparse
@@ -28,9 +29,9 @@ _SHARPNESS = 1.7  # of the first block's gaze: a neighbour gets several times th
 class EncoderConfig(Windowed):
     """Everything the training of an encoder depends on.
 
-    Lengths are in tokens, special tokens included; the learning rate is that of `TrainConfig`. `masked` is the share of tokens that are asked for,
-    in whole words: of these words 80 % become `[MASK]`, 10 % other tokens, 10 % stay. `vocabulary` counts the tokens of the
-    byte-level BPE, to which four special ones come.
+    Lengths are in tokens, special tokens included; the learning rate is that of `TrainConfig`. `masked` is the share of
+    tokens that are asked for, in whole words: of these words 80 % become `[MASK]`, 10 % other tokens, 10 % stay.
+    `vocabulary` counts the tokens of the byte-level BPE, to which four special ones come.
     """
 
     tokens: int = 8_000_000
@@ -54,8 +55,9 @@ class EncoderConfig(Windowed):
 def train_tokenizer(vocabulary: int, *, sample: int = 6_000, seed: int = 0):
     """Byte-level BPE of `vocabulary` tokens, and `[PAD] [CLS] [SEP] [MASK]` before them.
 
-    Returns a `transformers.PreTrainedTokenizerFast` that writes `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]` with token types 0 and 1. A text begins
-    as if a space went before it, so that a word is the same token everywhere; offsets leave spaces out.
+    Returns a `transformers.PreTrainedTokenizerFast` that writes `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]` with token
+    types 0 and 1. A text begins as if a space went before it, so that a word is the same token everywhere; offsets
+    leave spaces out.
     """
     from tokenizers import decoders, normalizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -64,24 +66,45 @@ def train_tokenizer(vocabulary: int, *, sample: int = 6_000, seed: int = 0):
     core = train_bpe(vocabulary + len(special), special, sample=sample, seed=seed, normalizer=normalizers.Prepend(" "))
     core.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     named = [(token, core.token_to_id(token)) for token in (CLS, SEP)]
-    core.post_processor = processors.Sequence([
-        processors.ByteLevel(trim_offsets=True), processors.TemplateProcessing(single=f"{CLS} $A {SEP}", pair=f"{CLS} $A {SEP} $B:1 {SEP}:1", special_tokens=named),
-    ])  # fmt: skip
+    core.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=True),
+            processors.TemplateProcessing(
+                single=f"{CLS} $A {SEP}", pair=f"{CLS} $A {SEP} $B:1 {SEP}:1", special_tokens=named
+            ),
+        ]
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token=PAD, cls_token=CLS, sep_token=SEP, mask_token=MASK, clean_up_tokenization_spaces=False,
+        tokenizer_object=core,
+        pad_token=PAD,
+        cls_token=CLS,
+        sep_token=SEP,
+        mask_token=MASK,
+        clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )  # fmt: skip
+    )
 
 
 def build(config: EncoderConfig, tokenizer):
-    """An untrained `BertForMaskedLM` (float32, tied embeddings, no dropout) of the size in `config`; a function of `config.seed`."""
+    """An untrained `BertForMaskedLM` (float32, tied embeddings, no dropout) of the size in `config`; a function of
+    `config.seed`.
+    """
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
     shape = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=config.hidden, intermediate_size=config.intermediate, num_hidden_layers=config.blocks,
-        num_attention_heads=config.heads, max_position_embeddings=config.context, type_vocab_size=2, pad_token_id=tokenizer.pad_token_id,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=config.hidden ** -0.5 / 2)
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden,
+        intermediate_size=config.intermediate,
+        num_hidden_layers=config.blocks,
+        num_attention_heads=config.heads,
+        max_position_embeddings=config.context,
+        type_vocab_size=2,
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=config.hidden**-0.5 / 2,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = BertForMaskedLM(shape).float()
@@ -90,10 +113,12 @@ def build(config: EncoderConfig, tokenizer):
 
 
 def _settle(model) -> None:
-    """Begin where a small BERT learns at once: otherwise it guesses words by frequency alone for the first millions of tokens.
+    """Begin where a small BERT learns at once: otherwise it guesses words by frequency alone for the first millions of
+    tokens.
 
-    Positions start as sinusoids (Vaswani et al. 2017, section 3.5) whose fastest turns by pi a token, and the heads of the first block look one token back,
-    one ahead, two back ...: queries are positions turned by that distance. Matrices that write to the residual stream start 1 / sqrt(2 blocks) as large.
+    Positions start as sinusoids (Vaswani et al. 2017, section 3.5) whose fastest turns by pi a token, and the heads of
+    the first block look one token back, one ahead, two back ...: queries are positions turned by that distance.
+    Matrices that write to the residual stream start 1 / sqrt(2 blocks) as large.
     """
     import torch
 
@@ -121,23 +146,42 @@ def _settle(model) -> None:
 
 
 def train(
-    config: EncoderConfig, out: Path, *, device: str = "auto", progress: Callable = bar, save_every: int = 200, stop: Callable[[int], bool] | None = None
+    config: EncoderConfig,
+    out: Path,
+    *,
+    device: str = "auto",
+    progress: Callable = bar,
+    save_every: int = 200,
+    stop: Callable[[int], bool] | None = None,
 ) -> Path:
-    """Train on the mixed stream into folder `out` and return it; continue from its checkpoint if there is one (`training.run`).
+    """Train on the mixed stream into folder `out` and return it; continue from its checkpoint if there is one
+    (`training.run`).
 
-    Raises `UsageError` for impossible sizes or devices, `StoreError` if the checkpoint belongs to another configuration.
+    Raises `UsageError` for impossible sizes or devices, `StoreError` if the checkpoint belongs to another
+    configuration.
     """
     _check(config)
-    return run(lambda: _training(config), config, out, device=device, progress=progress, save_every=save_every, stop=stop)
+    return run(
+        lambda: _training(config), config, out, device=device, progress=progress, save_every=save_every, stop=stop
+    )
 
 
 def _training(config: EncoderConfig) -> Training:
     tokenizer = train_tokenizer(config.vocabulary, seed=config.seed)
-    return Training(config, build(config, tokenizer), tokenizer, MaskedBatches(config, tokenizer), loss, lambda model: evaluate(model, tokenizer, config.masked), command(config))
+    return Training(
+        config,
+        build(config, tokenizer),
+        tokenizer,
+        MaskedBatches(config, tokenizer),
+        loss,
+        lambda model: evaluate(model, tokenizer, config.masked),
+        command(config),
+    )
 
 
 class MaskedBatches(Batches):
-    """Masked windows of the training stream: `batches[n]` is (ids, types, labels), each (rows, length), and depends on `n` and the config alone.
+    """Masked windows of the training stream: `batches[n]` is (ids, types, labels), each (rows, length), and depends on
+    `n` and the config alone.
 
     Labels are the tokens asked for, -100 elsewhere.
     """
@@ -156,7 +200,9 @@ class MaskedBatches(Batches):
 
 
 def windows(texts, tokenizer, rows: int, length: int, generator):
-    """`rows` windows (rows, length) of the texts, joined by `[SEP]`, and their token types: every other one is cut in two at a place drawn at random."""
+    """`rows` windows (rows, length) of the texts, joined by `[SEP]`, and their token types: every other one is cut in
+    two at a place drawn at random.
+    """
     import torch
 
     stream: list[int] = []
@@ -165,7 +211,10 @@ def windows(texts, tokenizer, rows: int, length: int, generator):
         stream += core.encode(next(texts), add_special_tokens=False).ids + [end]
     body = torch.tensor(stream[: rows * (length - 2)]).view(rows, length - 2)
     edge = torch.full((rows, 1), end)
-    ids, types = torch.cat([torch.full_like(edge, tokenizer.cls_token_id), body, edge], 1), torch.zeros(rows, length, dtype=torch.long)
+    ids, types = (
+        torch.cat([torch.full_like(edge, tokenizer.cls_token_id), body, edge], 1),
+        torch.zeros(rows, length, dtype=torch.long),
+    )
     cuts = torch.randint(length // 8, length - length // 8, (rows,), generator=generator)
     for row in range(1, rows, 2):
         cut = int(cuts[row])
@@ -176,12 +225,14 @@ def windows(texts, tokenizer, rows: int, length: int, generator):
 
 
 def mask(ids, tokenizer, share: float, generator):
-    """(ids with words masked, labels), both of the shape of `ids`: `share` of the tokens in whole words, special tokens never."""
+    """(ids with words masked, labels), both of the shape of `ids`: `share` of the tokens in whole words, special tokens
+    never.
+    """
     import torch
 
     starts, special = _kinds(tokenizer)
     words = starts[ids].cumsum(1)  # number of the word that each token belongs to
-    of_word = lambda values: values.gather(1, words)  # noqa: E731 - one value per word, spread over its tokens
+    of_word = lambda values: values.gather(1, words)
     chosen = of_word(torch.rand(len(ids), ids.shape[1] + 1, generator=generator)) < share
     chosen &= ~special[ids]
     action = of_word(torch.rand(len(ids), ids.shape[1] + 1, generator=generator))
@@ -211,7 +262,9 @@ def loss(model, batch):
 
 
 def evaluate(model, tokenizer, masked: float, *, rows: int = 64) -> dict[str, dict[str, float]]:
-    """Per register, over `rows` held-out windows: mean loss (nats) of masked tokens, share of them guessed right, and their number."""
+    """Per register, over `rows` held-out windows: mean loss (nats) of masked tokens, share of them guessed right, and
+    their number.
+    """
     import torch
 
     table = {}
@@ -232,6 +285,7 @@ def evaluate(model, tokenizer, masked: float, *, rows: int = 64) -> dict[str, di
 
 def _check(config: EncoderConfig) -> None:
     """Raise one `UsageError` that lists everything impossible in `config`."""
+
     def more() -> list[str]:
         problems = []
         if config.hidden % config.heads:
@@ -253,15 +307,28 @@ def command(config: EncoderConfig) -> str:
 
 
 _HELP = {
-    "tokens": "tokens to train on", "window": "window length before the decay", "batch": "windows per step before the decay",
-    "context": "longest window of the model, used in the decay", "vocabulary": "tokens of the byte-level BPE", "hidden": "hidden size",
-    "intermediate": "MLP size", "blocks": "transformer blocks", "heads": "attention heads", "masked": "share of the tokens that are masked",
-    "learning_rate": "highest learning rate", "weight_decay": "AdamW weight decay of the matrices", "warmup": "tokens of rising learning rate",
-    "decay": "share of the tokens over which the rate falls to zero", "seed": "seed of weights and training stream", "threads": "CPU threads of torch",
+    "tokens": "tokens to train on",
+    "window": "window length before the decay",
+    "batch": "windows per step before the decay",
+    "context": "longest window of the model, used in the decay",
+    "vocabulary": "tokens of the byte-level BPE",
+    "hidden": "hidden size",
+    "intermediate": "MLP size",
+    "blocks": "transformer blocks",
+    "heads": "attention heads",
+    "masked": "share of the tokens that are masked",
+    "learning_rate": "highest learning rate",
+    "weight_decay": "AdamW weight decay of the matrices",
+    "warmup": "tokens of rising learning rate",
+    "decay": "share of the tokens over which the rate falls to zero",
+    "seed": "seed of weights and training stream",
+    "threads": "CPU threads of torch",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `analysis lab encoder`: one per field of `EncoderConfig`, plus the folder and the device."""
-    parser.add_argument("--out", type=Path, default=None, help="folder of the model (default: encoder/ under the runs folder)")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="folder of the model (default: encoder/ under the runs folder)"
+    )
     add_options(parser, EncoderConfig(), _HELP)

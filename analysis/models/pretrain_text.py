@@ -1,4 +1,5 @@
-"""What a lab model reads: its tokenizer, its training batches, and its held-out losses, all from the documents of the lab.
+"""What a lab model reads: its tokenizer, its training batches, and its held-out losses, all from the documents of the
+lab.
 
 Nothing heavy is imported before it is needed.
 """
@@ -21,25 +22,37 @@ END = "<|endoftext|>"
 def train_tokenizer(vocabulary: int, *, sample: int = 6_000, seed: int = 0):
     """Byte-level BPE of `vocabulary` tokens (256 bytes and `END` among them) from the first `sample` mixed documents.
 
-    Returns a `transformers.PreTrainedTokenizerFast` whose bos and eos are `END`; digits stand alone, no byte is unknown.
+    Returns a `transformers.PreTrainedTokenizerFast` whose bos and eos are `END`; digits stand alone, no byte is
+    unknown.
     """
     from tokenizers import decoders
     from transformers import PreTrainedTokenizerFast
 
     core = train_bpe(vocabulary, [END], sample=sample, seed=seed)
     core.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=END, eos_token=END, clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token=END, eos_token=END, clean_up_tokenization_spaces=False
+    )
 
 
 def train_bpe(vocabulary: int, special: list[str], *, sample: int = 6_000, seed: int = 0, normalizer=None):
-    """The core of a lab tokenizer, a `tokenizers.Tokenizer`: byte-level BPE of `vocabulary` tokens, the `special` ones first; digits stand alone."""
+    """The core of a lab tokenizer, a `tokenizers.Tokenizer`: byte-level BPE of `vocabulary` tokens, the `special` ones
+    first; digits stand alone.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     core = Tokenizer(models.BPE())
     if normalizer is not None:
         core.normalizer = normalizer
-    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     core.train_from_iterator((document.text for document in islice(documents("mixed", seed=seed), sample)), trainer)
     return core
 
@@ -59,10 +72,11 @@ def take(source: Iterator[tuple[list[int], float]], count: int) -> list[int]:
 
 
 class Batches:
-    """Token batches of the training stream: `batches[n]` has shape (rows, length + 1) and depends on `n` and the config alone.
+    """Token batches of the training stream: `batches[n]` has shape (rows, length + 1) and depends on `n` and the config
+    alone.
 
-    Step `n` belongs to shard `n // per_shard`; a shard is the mixed stream under its own seed, cut into windows that are shuffled
-    within the shard.
+    Step `n` belongs to shard `n // per_shard`; a shard is the mixed stream under its own seed, cut into windows that
+    are shuffled within the shard.
     """
 
     per_shard = 64
@@ -88,10 +102,13 @@ class Batches:
         return torch.tensor(ids).view(rows, length)[order].view(self.per_shard, batch, length)
 
 
-def evaluate(model, tokenizer, *, documents_each: int = 60, split: str = "held-out", seed: int = 0) -> dict[str, dict[str, float]]:
+def evaluate(
+    model, tokenizer, *, documents_each: int = 60, split: str = "held-out", seed: int = 0
+) -> dict[str, dict[str, float]]:
     """Per register, over whole documents: `loss` and `source` entropy in nats per token (`END` included), and `tokens`.
 
-    Each document is read from `END` alone, so the first word is predicted too; documents longer than the model's context are cut.
+    Each document is read from `END` alone, so the first word is predicted too; documents longer than the model's
+    context are cut.
     """
     import torch
 

@@ -1,8 +1,8 @@
 """Run any block exactly as the model runs it: its own arguments, for any windows, in any order.
 
 Blocks of one model can be called with different arguments (sliding and full attention masks, local and global rotary
-embeddings), and arguments can differ from window to window (padding). Reusing the first block's is wrong in silence. So a
-`Recording` keeps what the model itself passed to every block, and `verify` proves on the dense model that running the
+embeddings), and arguments can differ from window to window (padding). Reusing the first block's is wrong in silence. So
+a `Recording` keeps what the model itself passed to every block, and `verify` proves on the dense model that running the
 blocks with it gives the model's own hidden states.
 """
 
@@ -51,7 +51,9 @@ class Recording:
         return self.windows.mask
 
     def call(self, block: int, rows: Tensor | slice, device: torch.device | str | None = None) -> Call:
-        """Arguments of block `block` for the windows `rows` (any subset, any order, repeats allowed), moved to `device` if one is given."""
+        """Arguments of block `block` for the windows `rows` (any subset, any order, repeats allowed), moved to `device`
+        if one is given.
+        """
         count = len(range(*rows.indices(len(self)))) if isinstance(rows, slice) else len(rows)
 
         def fill(leaf):
@@ -66,26 +68,36 @@ class Recording:
 def run(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
     """Output (B, T, H) of one block on `hidden` (B, T, H). Differentiable. The only place that calls a block.
 
-    Raises UsageError if the block is in training mode (dropout would change its output) and ReplayError if the output has
-    another shape than the input.
+    Raises UsageError if the block is in training mode (dropout would change its output) and ReplayError if the output
+    has another shape than the input.
     """
     if block.training:
-        raise UsageError(f"run: {type(block).__name__} is in training mode, so dropout may be active; call .eval() on it first")
+        raise UsageError(
+            f"run: {type(block).__name__} is in training mode, so dropout may be active; call .eval() on it first"
+        )
     args = tuple(hidden if value is HIDDEN else value for value in call.args)
-    output = _tensor(block(*args, **{name: hidden if value is HIDDEN else value for name, value in call.kwargs.items()}))
+    output = _tensor(
+        block(*args, **{name: hidden if value is HIDDEN else value for name, value in call.kwargs.items()})
+    )
     if output.shape != hidden.shape:
-        raise ReplayError(f"run: {type(block).__name__} turned hidden states {tuple(hidden.shape)} into {tuple(output.shape)}; a block must keep their shape")
+        raise ReplayError(
+            f"run: {type(block).__name__} turned hidden states {tuple(hidden.shape)} into {tuple(output.shape)}; a"
+            " block must keep their shape"
+        )
     return output
 
 
-def record(model: nn.Module, anatomy: Anatomy, windows: Windows, *, batch: int = 8, store: Allocator | None = None) -> Recording:
+def record(
+    model: nn.Module, anatomy: Anatomy, windows: Windows, *, batch: int = 8, store: Allocator | None = None
+) -> Recording:
     """Record the arguments of every block for `windows`, `batch` windows at a time.
 
-    Forwards of one and of two windows tell which arguments have entries per window, and a stubbed one whether any depends on what the blocks compute.
-    If none does, as usual, the rest is recorded with the blocks handing their input on, at next to no cost; otherwise by true forwards.
-    A set with padding is recorded with a padded window in every batch: transformers leaves masks out of batches without padding.
-    store(shape, dtype, device) makes the tensor for the hidden states (default: main memory); masks per window are kept where it is.
-    Raises UsageError for an empty set, UnsupportedModel if an argument cannot be recorded.
+    Forwards of one and of two windows tell which arguments have entries per window, and a stubbed one whether any
+    depends on what the blocks compute. If none does, as usual, the rest is recorded with the blocks handing their input
+    on, at next to no cost; otherwise by true forwards. A set with padding is recorded with a padded window in every
+    batch: transformers leaves masks out of batches without padding. store(shape, dtype, device) makes the tensor for
+    the hidden states (default: main memory); masks per window are kept where it is. Raises UsageError for an empty set,
+    UnsupportedModel if an argument cannot be recorded.
     """
     if len(windows) == 0:
         raise UsageError("record: 0 windows given; at least one is needed")
@@ -110,8 +122,8 @@ def record(model: nn.Module, anatomy: Anatomy, windows: Windows, *, batch: int =
 
 @dataclass(eq=False)
 class _Seen:
-    """One block as the model ran it: its call without caches, its hidden states in and out (B, T, H), and the form of what it returned
-    (length of a tuple, 0 for a tensor)."""
+    """One block as the model ran it: its call without caches, its hidden states in and out (B, T, H), and the form of
+    what it returned (length of a tuple, 0 for a tensor)."""
 
     call: Call
     hidden: Tensor
@@ -168,13 +180,16 @@ def _without_caches(name: str, args: tuple, kwargs: dict) -> _Seen:
         hidden = kwargs["hidden_states"]
         kwargs["hidden_states"] = HIDDEN
     else:
-        raise UnsupportedModel(f"{name}: takes its hidden states neither first nor as `hidden_states`; this family cannot be replayed")
+        raise UnsupportedModel(
+            f"{name}: takes its hidden states neither first nor as `hidden_states`; this family cannot be replayed"
+        )
     without = map_call(lambda leaf: None if hasattr(leaf, "get_seq_length") else leaf, Call(args, kwargs))
     return _Seen(without, hidden)
 
 
 def _probe(model: nn.Module, anatomy: Anatomy, given: tuple[Tensor, ...]) -> tuple[Recorder, list[int] | None]:
-    """A recorder that knows the form of every call, and the forms of the blocks' outputs if they may be stubbed (else None).
+    """A recorder that knows the form of every call, and the forms of the blocks' outputs if they may be stubbed (else
+    None).
 
     given: ids, mask and token types (1, T) of one window.
     """
@@ -184,18 +199,23 @@ def _probe(model: nn.Module, anatomy: Anatomy, given: tuple[Tensor, ...]) -> tup
     with _stubbed(anatomy, forms):
         one, two = _listen(model, anatomy, given), _listen(model, anatomy, twice)
     independent = all(
-        form(ours.call) == form(seen.call) and all(torch.equal(a, b) for a, b in zip(tensors(ours.call), tensors(seen.call), strict=True))
+        form(ours.call) == form(seen.call)
+        and all(torch.equal(a, b) for a, b in zip(tensors(ours.call), tensors(seen.call), strict=True))
         for ours, seen in zip(one, true, strict=True)
     )
     if not independent:
         two = _listen(model, anatomy, twice)
-    recorder = Recorder([block.name for block in anatomy.blocks], [seen.call for seen in true], [seen.call for seen in two])
+    recorder = Recorder(
+        [block.name for block in anatomy.blocks], [seen.call for seen in true], [seen.call for seen in two]
+    )
     return recorder, forms if independent else None
 
 
 @contextmanager
 def _stubbed(anatomy: Anatomy, forms: list[int] | None) -> Iterator[None]:
-    """While open, blocks hand their hidden states on untouched, in outputs of the given forms; None: nothing is stubbed."""
+    """While open, blocks hand their hidden states on untouched, in outputs of the given forms; None: nothing is
+    stubbed.
+    """
 
     def stub(length: int):
         def forward(*args, **kwargs):
@@ -216,11 +236,15 @@ def _stubbed(anatomy: Anatomy, forms: list[int] | None) -> Iterator[None]:
                 block.module.forward = forward
 
 
-def replay_error(model: nn.Module, anatomy: Anatomy, source: Windows | Recording, *, batch: int = 8, rows: Tensor | None = None) -> pd.DataFrame:
+def replay_error(
+    model: nn.Module, anatomy: Anatomy, source: Windows | Recording, *, batch: int = 8, rows: Tensor | None = None
+) -> pd.DataFrame:
     """How far replayed hidden states are from the model's own, block by block.
 
-    source: windows, or a Recording of them; rows: which of them to replay (default all). Blocks are run one after another, each on the replayed output of the one before.
-    Columns: block, name, relative_error = |replayed - true| / |true| (2-norms over the real tokens of a window), of the worst window.
+    source: windows, or a Recording of them; rows: which of them to replay (default all). Blocks are run one after
+    another, each on the replayed output of the one before.
+    Columns: block, name, relative_error = |replayed - true| / |true| (2-norms over the real tokens of a window), of the
+    worst window.
     """
     recording = source if isinstance(source, Recording) else record(model, anatomy, source, batch=batch)
     worst = torch.zeros(len(anatomy.blocks), dtype=torch.float64)
@@ -232,7 +256,9 @@ def replay_error(model: nn.Module, anatomy: Anatomy, source: Windows | Recording
                 hidden = run(block.module, hidden, recording.call(block.index, part, hidden.device))
                 errors = _window_errors(hidden, seen.output, recording.mask[part])
                 worst[block.index] = torch.maximum(worst[block.index], errors.max())
-    return pd.DataFrame({"block": range(len(worst)), "name": [block.name for block in anatomy.blocks], "relative_error": worst.tolist()})
+    return pd.DataFrame(
+        {"block": range(len(worst)), "name": [block.name for block in anatomy.blocks], "relative_error": worst.tolist()}
+    )
 
 
 def _window_errors(ours: Tensor, true: Tensor, mask: Tensor) -> Tensor:
@@ -249,9 +275,16 @@ def tolerance_for(dtype: torch.dtype, tolerance: float = 1e-5) -> float:
 
 
 def verify(
-    model: nn.Module, anatomy: Anatomy, windows: Windows | Recording, tolerance: float = 1e-5, *, batch: int = 8, rows: Tensor | None = None
+    model: nn.Module,
+    anatomy: Anatomy,
+    windows: Windows | Recording,
+    tolerance: float = 1e-5,
+    *,
+    batch: int = 8,
+    rows: Tensor | None = None,
 ) -> pd.DataFrame:
-    """The table of `replay_error`, or ReplayError naming the worst block where one exceeds `tolerance` (coarser in half precision).
+    """The table of `replay_error`, or ReplayError naming the worst block where one exceeds `tolerance` (coarser in half
+    precision).
 
     windows: token windows, or a Recording of them; rows: which of them to replay (default all).
     """
@@ -261,7 +294,8 @@ def verify(
     if len(bad):
         worst = bad.loc[bad.relative_error.idxmax() if bad.relative_error.notna().any() else bad.index[0]]
         raise ReplayError(
-            f"replay of {anatomy.model_type}: {len(bad)} of {len(table)} blocks differ from the model's own hidden states, the first is {bad.iloc[0]['name']}, the worst "
-            f"{worst['name']} with relative error {worst.relative_error:.3g} (allowed {allowed:.1g}); this model cannot be pruned block by block"
+            f"replay of {anatomy.model_type}: {len(bad)} of {len(table)} blocks differ from the model's own hidden"
+            f" states, the first is {bad.iloc[0]['name']}, the worst {worst['name']} with relative error"
+            f" {worst.relative_error:.3g} (allowed {allowed:.1g}); this model cannot be pruned block by block"
         )
     return table

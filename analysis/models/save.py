@@ -16,8 +16,9 @@ def assert_sparsity(model: nn.Module | Anatomy, masks: dict[str, BoolTensor]) ->
     """Raise SparsityError unless every weight outside its mask is exactly zero.
 
     model: a model, or its anatomy where that is at hand (taking a model apart runs it once).
-    masks: full matrix name ("model.layers.0.self_attn.q_proj") -> (out, in) bool, True = kept. Kept weights may be zero by themselves.
-    Also raised for an empty `masks`, a name that is no prunable matrix of the model, and a mask of another shape or dtype.
+    masks: full matrix name ("model.layers.0.self_attn.q_proj") -> (out, in) bool, True = kept. Kept weights may be zero
+    by themselves. Also raised for an empty `masks`, a name that is no prunable matrix of the model, and a mask of
+    another shape or dtype.
     """
     if not masks:
         raise SparsityError("assert_sparsity: no masks given, so there is nothing pruned to check")
@@ -25,11 +26,15 @@ def assert_sparsity(model: nn.Module | Anatomy, masks: dict[str, BoolTensor]) ->
     matrices = dict(parts.matrices())
     for name, mask in masks.items():
         if name not in matrices:
-            raise SparsityError(f"assert_sparsity: {name!r} is no prunable matrix of this {parts.model_type}; it has {', '.join(list(matrices)[:3])}, ...")
+            raise SparsityError(
+                f"assert_sparsity: {name!r} is no prunable matrix of this {parts.model_type}; it has"
+                f" {', '.join(list(matrices)[:3])}, ..."
+            )
         weight = matrices[name].weight()
         if mask.dtype != torch.bool or mask.shape != weight.shape:
             raise SparsityError(
-                f"assert_sparsity: the mask of {name} is {mask.dtype} {tuple(mask.shape)}, its weight is {tuple(weight.shape)}; needed is a bool mask (out, in)"
+                f"assert_sparsity: the mask of {name} is {mask.dtype} {tuple(mask.shape)}, its weight is"
+                f" {tuple(weight.shape)}; needed is a bool mask (out, in)"
             )
         wrong = int(((weight != 0) & ~mask.to(weight.device)).sum())
         if wrong:
@@ -37,11 +42,12 @@ def assert_sparsity(model: nn.Module | Anatomy, masks: dict[str, BoolTensor]) ->
 
 
 def save_model(model: nn.Module, tokenizer, folder: Path | str, masks: dict[str, BoolTensor]) -> Path:
-    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, and prove it: masks hold in `model`, hold again in the
-    model read back, and every tensor read back is bit-equal to the one written.
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, and prove it: masks hold in `model`, hold again
+    in the model read back, and every tensor read back is bit-equal to the one written.
 
-    masks: as in `assert_sparsity`. The folder appears only once all is proven; an earlier model in its place is replaced.
-    Raises SparsityError where a promise is broken, UsageError for a path that is a file or a folder that holds something else.
+    masks: as in `assert_sparsity`. The folder appears only once all is proven; an earlier model in its place is
+    replaced. Raises SparsityError where a promise is broken, UsageError for a path that is a file or a folder that
+    holds something else.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -72,6 +78,10 @@ def _prove(model: nn.Module, folder: Path, masks: dict[str, BoolTensor]) -> None
     again = load_model(str(folder), device="cpu", dtype=dtype).model
     assert_sparsity(again, masks)
     written, read = model.state_dict(), again.state_dict()
-    different = sorted(written.keys() ^ read.keys()) or [key for key, value in written.items() if not torch.equal(value.cpu(), read[key])]
+    different = sorted(written.keys() ^ read.keys()) or [
+        key for key, value in written.items() if not torch.equal(value.cpu(), read[key])
+    ]
     if different:
-        raise SparsityError(f"save_model: {len(different)} tensors differ after reading {folder.name} back: {', '.join(different[:5])}")
+        raise SparsityError(
+            f"save_model: {len(different)} tensors differ after reading {folder.name} back: {', '.join(different[:5])}"
+        )

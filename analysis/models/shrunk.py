@@ -1,7 +1,8 @@
 """Folders of shrunk models: ordinary ones where their config describes them, else with a manifest and a loader of ours.
 
-A model that its config cannot describe (see `shrink`) is written as the config of the full size, the weights in `shrunk.safetensors` and the counts of every
-block in `shrunk.json`. `from_pretrained` finds no weights in such a folder and says so, rather than fill in its own.
+A model that its config cannot describe (see `shrink`) is written as the config of the full size, the weights in
+`shrunk.safetensors` and the counts of every block in `shrunk.json`. `from_pretrained` finds no weights in such a folder
+and says so, rather than fill in its own.
 """
 
 import copy
@@ -26,10 +27,12 @@ WEIGHTS, MANIFEST, VERSION = SHRUNK_WEIGHTS, SHRUNK_MANIFEST, 1
 
 
 def save_shrunk(model: nn.Module, tokenizer, folder: Path | str) -> Path:
-    """Write a shrunk model: as an ordinary model where its config describes it, else with the manifest that `load_shrunk` reads.
+    """Write a shrunk model: as an ordinary model where its config describes it, else with the manifest that
+    `load_shrunk` reads.
 
-    Proven before the folder appears: read back, every tensor is bit-equal and so are the last hidden states. An earlier model in its place is replaced.
-    Raises UsageError for a path that is a file or holds something else, ModelError where what is read back differs.
+    Proven before the folder appears: read back, every tensor is bit-equal and so are the last hidden states. An earlier
+    model in its place is replaced. Raises UsageError for a path that is a file or holds something else, ModelError
+    where what is read back differs.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -70,14 +73,18 @@ def _write_shrunk(model: nn.Module, folder: Path) -> None:
     config.save_pretrained(folder)
     save_model(model, str(folder / WEIGHTS), metadata={"format": "pt"})
     blocks = [asdict(block) for block in widths(model)]
-    (folder / MANIFEST).write_text(json.dumps({"version": VERSION, "blocks": blocks}, indent=1) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(
+        json.dumps({"version": VERSION, "blocks": blocks}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def load_shrunk(folder: Path | str) -> nn.Module:
-    """The model that `save_shrunk` wrote with a manifest: evaluation mode, no gradients, on the CPU, in the dtype it was saved in.
+    """The model that `save_shrunk` wrote with a manifest: evaluation mode, no gradients, on the CPU, in the dtype it
+    was saved in.
 
-    It is built at full size from config.json, its matrices are cut to the sizes of the stored ones, and the counts of the manifest are set.
-    Raises ModelError naming the file that is missing, unreadable or does not fit; a folder without a manifest is an ordinary model. `load_model` reads either.
+    It is built at full size from config.json, its matrices are cut to the sizes of the stored ones, and the counts of
+    the manifest are set. Raises ModelError naming the file that is missing, unreadable or does not fit; a folder
+    without a manifest is an ordinary model. `load_model` reads either.
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_model
@@ -88,15 +95,20 @@ def load_shrunk(folder: Path | str) -> nn.Module:
     model = _full_size(folder)
     parts = anatomy(model)
     if len(counts) != len(parts.blocks):
-        raise ModelError(f"{folder / MANIFEST}: counts of {len(counts)} blocks; the model of config.json has {len(parts.blocks)}")
+        raise ModelError(
+            f"{folder / MANIFEST}: counts of {len(counts)} blocks; the model of config.json has {len(parts.blocks)}"
+        )
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
         _cut_to(model, parts, shapes)
         set_counts(parts, counts)
         load_model(model, str(folder / WEIGHTS))
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise ModelError(f"{folder / WEIGHTS}: missing, cut short or not of the sizes that {MANIFEST} and config.json describe ({_line(error)})") from error
+        raise ModelError(
+            f"{folder / WEIGHTS}: missing, cut short or not of the sizes that {MANIFEST} and config.json describe"
+            f" ({_line(error)})"
+        ) from error
     found = [asdict(block) for block in widths(model, parts)]
     if found != [asdict(block) for block in counts]:
         raise ModelError(f"{folder / MANIFEST}: states counts that the matrices in {WEIGHTS} do not have")
@@ -106,14 +118,18 @@ def load_shrunk(folder: Path | str) -> nn.Module:
 def _read_manifest(folder: Path) -> list[Widths]:
     path = folder / MANIFEST
     if not path.is_file():
-        raise ModelError(f"{folder}: has no {MANIFEST}, so it was not saved with unequal sizes; load it as any other model")
+        raise ModelError(
+            f"{folder}: has no {MANIFEST}, so it was not saved with unequal sizes; load it as any other model"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["version"] != VERSION:
             raise ModelError(f"{path}: written in version {content['version']!r}; this program reads version {VERSION}")
         return [Widths(**block) for block in content["blocks"]]
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ModelError(f"{path}: no list of head and neuron counts ({type(error).__name__}: {_line(error)})") from error
+        raise ModelError(
+            f"{path}: no list of head and neuron counts ({type(error).__name__}: {_line(error)})"
+        ) from error
 
 
 def _full_size(folder: Path) -> nn.Module:
@@ -125,7 +141,10 @@ def _full_size(folder: Path) -> nn.Module:
     name = (config.architectures or [""])[0]
     kind = getattr(transformers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
-        raise ModelError(f"{folder / 'config.json'}: architecture {name!r} is no model class of transformers {transformers.__version__}")
+        raise ModelError(
+            f"{folder / 'config.json'}: architecture {name!r} is no model class of transformers"
+            f" {transformers.__version__}"
+        )
     with quiet(), no_init_weights():
         model = kind(config)
         model.tie_weights()
@@ -151,9 +170,13 @@ def _prove(model: nn.Module, folder: Path) -> None:
         again = load_shrunk(folder)
     else:
         with quiet():
-            again = type(model).from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=next(model.parameters()).dtype)
+            again = type(model).from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=next(model.parameters()).dtype
+            )
     written, read = model.state_dict(), again.state_dict()
-    different = sorted(written.keys() ^ read.keys()) or [key for key, value in written.items() if not torch.equal(value.cpu(), read[key])]
+    different = sorted(written.keys() ^ read.keys()) or [
+        key for key, value in written.items() if not torch.equal(value.cpu(), read[key])
+    ]
     if different:
         raise ModelError(f"save_shrunk: {len(different)} tensors differ after reading back: {', '.join(different[:5])}")
     ids = torch.arange(16).view(2, 8) % model.get_input_embeddings().weight.shape[0]
@@ -162,7 +185,9 @@ def _prove(model: nn.Module, folder: Path) -> None:
         ours, theirs = last_hidden(model, ids), last_hidden(again, ids)
     allowed = tolerance_for(next(model.parameters()).dtype)
     if not (error := float((ours - theirs).norm() / ours.norm())) <= allowed:
-        raise ModelError(f"save_shrunk: the model read back differs from the one written by {error:.3g} (allowed {allowed:.1g})")
+        raise ModelError(
+            f"save_shrunk: the model read back differs from the one written by {error:.3g} (allowed {allowed:.1g})"
+        )
 
 
 def _line(error: Exception) -> str:

@@ -1,10 +1,11 @@
 """Whole structures of a model: attention heads and MLP neurons, and the weights that belong to each.
 
-Both halves of a block are a producer/consumer pair: matrices that make features (query, key, value; gate, up) and the one that reads
-them (the output projection). A structure owns rows of the producers and columns of the consumer, so it is gone once the consumer
-no longer reads its columns. Nothing here knows families: in each half the matrix that runs last consumes, the others, which read one
-tensor, produce. How fused producers are laid out is tried, and a layout is believed only where it is proven on the model: with the
-consumers' columns of random structures read as zero, noise in those structures' rows must change nothing.
+Both halves of a block are a producer/consumer pair: matrices that make features (query, key, value; gate, up) and the
+one that reads them (the output projection). A structure owns rows of the producers and columns of the consumer, so it
+is gone once the consumer no longer reads its columns. Nothing here knows families: in each half the matrix that runs
+last consumes, the others, which read one tensor, produce. How fused producers are laid out is tried, and a layout is
+believed only where it is proven on the model: with the consumers' columns of random structures read as zero, noise in
+those structures' rows must change nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,9 @@ PROOF = (2, 8)  # windows and tokens of a proof's forward
 
 @dataclass(frozen=True, eq=False)
 class Producer:
-    """A matrix that makes a pair's features. `name` is its full name; rows (count, rows per structure): the rows of W that structure i owns."""
+    """A matrix that makes a pair's features. `name` is its full name; rows (count, rows per structure): the rows of W
+    that structure i owns.
+    """
 
     name: str
     matrix: Matrix
@@ -38,12 +41,12 @@ class Producer:
 class Pair:
     """The structures of one half of a block.
 
-    kind       "heads" or "neurons"
-    name       the consumer's full name ("model.layers.0.mlp.down_proj"), the key that scores, masks and repairs go by
-    columns    (count, columns per structure): the columns of the consumer that structure i owns
-    producers  what makes those columns; under grouped queries, keys and values belong to the group, so a lone query head owns no rows of them
-    groups     (count,) the group of each structure; groups must lose equally many. All zero where there is no such tie
-    heads      query heads of the half, their KV heads and the width of a head; (0, 0, 1) for neurons
+    kind       "heads" or "neurons" name       the consumer's full name ("model.layers.0.mlp.down_proj"), the key that
+    scores, masks and repairs go by columns    (count, columns per structure): the columns of the consumer that
+    structure i owns producers  what makes those columns; under grouped queries, keys and values belong to the group, so
+    a lone query head owns no rows of them groups     (count,) the group of each structure; groups must lose equally
+    many. All zero where there is no such tie heads      query heads of the half, their KV heads and the width of a
+    head; (0, 0, 1) for neurons
     """
 
     block: int
@@ -71,7 +74,9 @@ class Pair:
         return made + self.columns.shape[1] * self.consumer.rows
 
     def multiply_adds(self, context: int) -> int:
-        """Multiply-adds of one structure per token; for heads also those of queries with `context` keys and of as many values."""
+        """Multiply-adds of one structure per token; for heads also those of queries with `context` keys and of as many
+        values.
+        """
         width = self.columns.shape[1]
         made = sum(p.rows.shape[1] * p.matrix.columns for p in self.producers)
         return made + width * self.consumer.rows + (2 * context * width if self.kind == "heads" else 0)
@@ -92,14 +97,17 @@ class Structures:
         return tuple(pair for pair in self.pairs if pair.kind == kind)
 
 
-def structures(model: nn.Module, parts: Anatomy | None = None, *, kinds: Sequence[str] = KINDS, heads: str = "groups") -> Structures:
+def structures(
+    model: nn.Module, parts: Anatomy | None = None, *, kinds: Sequence[str] = KINDS, heads: str = "groups"
+) -> Structures:
     """The heads and neurons of a decoder or a BERT-type encoder, proven on the model. No weight is touched.
 
-    parts  the model's anatomy, where it is at hand
-    heads  "groups": under grouped queries a KV head goes with all its query heads. "queries": single query heads, every group losing equally many
+    parts  the model's anatomy, where it is at hand heads  "groups": under grouped queries a KV head goes with all its
+    query heads. "queries": single query heads, every group losing equally many
 
-    Raises UsageError for an unknown kind, UnsupportedModel for halves of another build, and where removing a structure would change
-    the others (a norm across heads): the message names the block or the kind, and what the other kind can still do.
+    Raises UsageError for an unknown kind, UnsupportedModel for halves of another build, and where removing a structure
+    would change the others (a norm across heads): the message names the block or the kind, and what the other kind can
+    still do.
     """
     if not kinds or not set(kinds) <= set(KINDS):
         raise UsageError(f"structures: kinds={tuple(kinds)!r}; they are {' and '.join(KINDS)}, one or both")
@@ -124,8 +132,9 @@ def structures_of_copy(original: Structures, parts: Anatomy) -> Structures:
 def head_shape(block: Block, config) -> tuple[int, int, int]:
     """Query heads, KV heads and width of a head of a block's attention.
 
-    The width is the attention module's own, so that it holds for models whose layers have lost different numbers of heads; where the module
-    states none, the config's number of heads tells. Raises UnsupportedModel where they do not divide the matrices.
+    The width is the attention module's own, so that it holds for models whose layers have lost different numbers of
+    heads; where the module states none, the config's number of heads tells. Raises UnsupportedModel where they do not
+    divide the matrices.
     """
     consumer, producers = _split(block, "heads")
     module = holder(block, producers[0])
@@ -136,8 +145,8 @@ def head_shape(block: Block, config) -> tuple[int, int, int]:
     groups, odd = divmod(rows - consumer.columns, 2 * size)
     if rest or odd or groups < 1 or heads % groups:
         raise UnsupportedModel(
-            f"{block.name}: {consumer.name} reads {consumer.columns} features, {', '.join(m.name for m in producers)} make {rows}; "
-            f"with heads of {size} these are no whole query and KV heads, so heads cannot be told apart"
+            f"{block.name}: {consumer.name} reads {consumer.columns} features, {', '.join(m.name for m in producers)}"
+            f" make {rows}; with heads of {size} these are no whole query and KV heads, so heads cannot be told apart"
         )
     return heads, groups, size
 
@@ -151,19 +160,31 @@ def holder(block: Block, matrix: Matrix) -> nn.Module:
 
 
 def check_masks(pairs: Sequence[Pair], masks: Mapping[str, Tensor]) -> None:
-    """Raise UsageError unless every mask is a bool (count,) of one of the pairs, keeps a structure, and takes equally from every group."""
+    """Raise UsageError unless every mask is a bool (count,) of one of the pairs, keeps a structure, and takes equally
+    from every group.
+    """
     known = {pair.name: pair for pair in pairs}
     for name, mask in masks.items():
         if name not in known:
-            raise UsageError(f"structures: {name!r} is the consumer of no pair; there are {', '.join(list(known)[:3])}, ...")
+            raise UsageError(
+                f"structures: {name!r} is the consumer of no pair; there are {', '.join(list(known)[:3])}, ..."
+            )
         pair = known[name]
         if mask.dtype != torch.bool or mask.shape != (pair.count,):
-            raise UsageError(f"structures: the mask of {name} is {mask.dtype} {tuple(mask.shape)}; expected bool ({pair.count},), True = kept")
+            raise UsageError(
+                f"structures: the mask of {name} is {mask.dtype} {tuple(mask.shape)}; expected bool ({pair.count},),"
+                " True = kept"
+            )
         kept = torch.bincount(pair.groups, weights=mask.cpu().double())
         if not bool(mask.any()):
-            raise UsageError(f"structures: the mask of {name} removes all {pair.count} {pair.kind}; at least one must stay")
+            raise UsageError(
+                f"structures: the mask of {name} removes all {pair.count} {pair.kind}; at least one must stay"
+            )
         if len(kept.unique()) > 1:
-            raise UsageError(f"structures: the mask of {name} keeps {kept.int().tolist()} query heads of its {len(kept)} KV groups; every group must keep as many")
+            raise UsageError(
+                f"structures: the mask of {name} keeps {kept.int().tolist()} query heads of its {len(kept)} KV groups;"
+                " every group must keep as many"
+            )
 
 
 def column_mask(pair: Pair, mask: Tensor) -> BoolTensor:
@@ -188,19 +209,25 @@ def structure_of_column(pair: Pair) -> LongTensor:
 
 
 def element_masks(pairs: Sequence[Pair] | Structures, masks: Mapping[str, Tensor]) -> dict[str, BoolTensor]:
-    """Full matrix name -> (out, in) bool, True = kept: structure masks (count,) as the masks of single weights that the rest of the project speaks."""
+    """Full matrix name -> (out, in) bool, True = kept: structure masks (count,) as the masks of single weights that the
+    rest of the project speaks.
+    """
     result = {}
     for pair in pairs:
         if pair.name in masks:
             for producer in pair.producers:
-                result[producer.name] = row_mask(producer, masks[pair.name])[:, None].expand(-1, producer.matrix.columns).clone()
+                result[producer.name] = (
+                    row_mask(producer, masks[pair.name])[:, None].expand(-1, producer.matrix.columns).clone()
+                )
             result[pair.name] = column_mask(pair, masks[pair.name]).expand(pair.consumer.rows, -1).clone()
     return result
 
 
 @torch.no_grad()
 def remove(pairs: Sequence[Pair] | Structures, masks: Mapping[str, Tensor]) -> None:
-    """Write zeros into everything that removed structures own: rows, their biases, columns. Shapes stay; `shrink` makes them smaller."""
+    """Write zeros into everything that removed structures own: rows, their biases, columns. Shapes stay; `shrink` makes
+    them smaller.
+    """
     for pair in pairs:
         if pair.name in masks:
             for producer in pair.producers:
@@ -214,12 +241,18 @@ def remove(pairs: Sequence[Pair] | Structures, masks: Mapping[str, Tensor]) -> N
 
 @contextmanager
 def masked(pairs: Sequence[Pair] | Structures, masks: Mapping[str, Tensor]) -> Iterator[None]:
-    """While open the consumers read the columns of removed structures as zero: the masked model, without a weight touched."""
+    """While open the consumers read the columns of removed structures as zero: the masked model, without a weight
+    touched.
+    """
 
     def hook(kept: Tensor):
         return lambda module, args: (args[0] * kept.to(args[0]), *args[1:])
 
-    handles = [pair.consumer.module.register_forward_pre_hook(hook(column_mask(pair, masks[pair.name]))) for pair in pairs if pair.name in masks]
+    handles = [
+        pair.consumer.module.register_forward_pre_hook(hook(column_mask(pair, masks[pair.name])))
+        for pair in pairs
+        if pair.name in masks
+    ]
     try:
         yield
     finally:
@@ -234,11 +267,15 @@ def _split(block: Block, kind: str) -> tuple[Matrix, list[Matrix]]:
     """The consumer of a half and its producers; raises UnsupportedModel where the half has another build."""
     *producers, consumer = (matrix for matrix in block.matrices if matrix.half == HALF[kind])
     allowed = (1, 3) if kind == "heads" else (1, 2)
-    if len(producers) not in allowed or len({matrix.reads for matrix in producers}) != 1 or consumer.reads != consumer.name:
+    if (
+        len(producers) not in allowed
+        or len({matrix.reads for matrix in producers}) != 1
+        or consumer.reads != consumer.name
+    ):
         names = ", ".join(f"{matrix.name} (reads with {matrix.reads})" for matrix in producers)
         raise UnsupportedModel(
-            f"{block.name}: its {HALF[kind]} half has {names or 'no matrix'} before {consumer.name}; needed are {' or '.join(map(str, allowed))} "
-            f"that read one tensor. Its {kind} cannot be told apart"
+            f"{block.name}: its {HALF[kind]} half has {names or 'no matrix'} before {consumer.name}; needed are"
+            f" {' or '.join(map(str, allowed))} that read one tensor. Its {kind} cannot be told apart"
         )
     return consumer, producers
 
@@ -255,10 +292,17 @@ def _candidates(block: Block, kind: str, heads: str, config) -> list[Pair]:
     tied = torch.arange(query) // (query // groups) if alone else torch.zeros(count, dtype=torch.long)
 
     def made(rows: Sequence[Tensor]) -> tuple[Producer, ...]:
-        named = (Producer(f"{block.name}.{m.name}", m, r.reshape(count, -1)) for m, r in zip(producers, rows, strict=True) if r is not None)
+        named = (
+            Producer(f"{block.name}.{m.name}", m, r.reshape(count, -1))
+            for m, r in zip(producers, rows, strict=True)
+            if r is not None
+        )
         return tuple(named)
 
-    return [Pair(block.index, kind, f"{block.name}.{consumer.name}", consumer, columns, made(rows), tied, shape) for rows in layouts]
+    return [
+        Pair(block.index, kind, f"{block.name}.{consumer.name}", consumer, columns, made(rows), tied, shape)
+        for rows in layouts
+    ]
 
 
 def _head_rows(shape: tuple[int, int, int], producers: list[Matrix], heads: str) -> list[list[Tensor | None]]:
@@ -281,7 +325,9 @@ def _neuron_rows(block: Block, consumer: Matrix, producers: list[Matrix]) -> lis
     if len(producers) == 1 and producers[0].rows == 2 * count:
         return [[torch.arange(2 * count).view(2, count).T], [torch.arange(2 * count).view(count, 2)]]
     made = ", ".join(f"{matrix.name} makes {matrix.rows}" for matrix in producers)
-    raise UnsupportedModel(f"{block.name}: {made} features, {consumer.name} reads {count}; neurons cannot be told apart")
+    raise UnsupportedModel(
+        f"{block.name}: {made} features, {consumer.name} reads {count}; neurons cannot be told apart"
+    )
 
 
 # --- proof -----------------------------------------------------------------------------------------------------------
@@ -298,22 +344,25 @@ def _proven(model: nn.Module, parts: Anatomy, kind: str, heads: str) -> list[Pai
             return list(layout)
     other = "neurons" if kind == "heads" else "heads"
     raise UnsupportedModel(
-        f"{parts.model_type}: removing {kind} changes what the others compute, by {min(errors):.3g} of the output (allowed {allowed:.1g}), as a norm across all of them "
-        f"would; its {kind} cannot be removed. Try {other} alone"
+        f"{parts.model_type}: removing {kind} changes what the others compute, by {min(errors):.3g} of the output"
+        f" (allowed {allowed:.1g}), as a norm across all of them would; its {kind} cannot be removed. Try {other} alone"
     )
 
 
 def removal_error(model: nn.Module, pairs: Sequence[Pair], seed: int = 0) -> float:
-    """How much still reaches the output from structures whose columns are read as zero; 0 up to rounding where the pairs are right.
+    """How much still reaches the output from structures whose columns are read as zero; 0 up to rounding where the
+    pairs are right.
 
-    For random halves of the structures and what they leave: relative change (2-norm) of the last hidden states of random tokens when noise as large as
-    the producers' own outputs is added to the removed structures' rows.
+    For random halves of the structures and what they leave: relative change (2-norm) of the last hidden states of
+    random tokens when noise as large as the producers' own outputs is added to the removed structures' rows.
     """
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(model.get_input_embeddings().weight.shape[0], PROOF, generator=generator)
     halves = []
     for _ in range(2):
-        half = {pair.name: torch.rand(pair.count, generator=generator).argsort() < (pair.count + 1) // 2 for pair in pairs}
+        half = {
+            pair.name: torch.rand(pair.count, generator=generator).argsort() < (pair.count + 1) // 2 for pair in pairs
+        }
         halves += [half, {name: ~mask for name, mask in half.items()}]
     worst = 0.0
     with evaluating(model):
@@ -342,7 +391,11 @@ def _noise(pairs: Sequence[Pair], masks: Mapping[str, Tensor], seed: int) -> Ite
 
         return add
 
-    handles = [p.matrix.module.register_forward_hook(hook(~row_mask(p, masks[pair.name]))) for pair in pairs for p in pair.producers]
+    handles = [
+        p.matrix.module.register_forward_hook(hook(~row_mask(p, masks[pair.name])))
+        for pair in pairs
+        for p in pair.producers
+    ]
     try:
         yield
     finally:

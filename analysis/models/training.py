@@ -1,7 +1,8 @@
 """The loop that every training of the lab shares: steps, a checkpoint to continue from, and the card of what was made.
 
-The data of step `n` are a function of `n` alone, so a run that was stopped (a closed laptop, CTRL-C) continues from its checkpoint
-and ends bit-equal, on CPU with the same thread count, to one that never stopped. Nothing heavy is imported before a run starts.
+The data of step `n` are a function of `n` alone, so a run that was stopped (a closed laptop, CTRL-C) continues from its
+checkpoint and ends bit-equal, on CPU with the same thread count, to one that never stopped. Nothing heavy is imported
+before a run starts.
 """
 
 import json
@@ -23,7 +24,9 @@ _CHECKPOINT = "checkpoint.pt"
 
 
 class Windowed:
-    """The schedule that pretrainings share: windows of `window` tokens, of `context` once the decay has begun, as many tokens a step throughout."""
+    """The schedule that pretrainings share: windows of `window` tokens, of `context` once the decay has begun, as many
+    tokens a step throughout.
+    """
 
     @property
     def steps(self) -> int:
@@ -53,9 +56,10 @@ class Windowed:
 class Training:
     """One training: a model, what it reads and what it loses by.
 
-    `config` is a frozen dataclass with `seed`, `threads`, `learning_rate`, `weight_decay`, `steps`, `per_step` (units read in one step),
-    `decay_start` (first step of the decay) and `rate(step)`; its field `unit` is how much is read in all, and may change before the decay.
-    `batches[n]` is what step `n` reads, `loss(model, batch)` its mean loss in nats, `scores(model)` what the card says of the trained model.
+    `config` is a frozen dataclass with `seed`, `threads`, `learning_rate`, `weight_decay`, `steps`, `per_step` (units
+    read in one step), `decay_start` (first step of the decay) and `rate(step)`; its field `unit` is how much is read in
+    all, and may change before the decay. `batches[n]` is what step `n` reads, `loss(model, batch)` its mean loss in
+    nats, `scores(model)` what the card says of the trained model.
     """
 
     config: Any
@@ -70,13 +74,21 @@ class Training:
 
 
 def run(
-    make: Callable[[], Training], config, out: Path, *, device: str = "auto", progress: Callable = bar, save_every: int = 200, stop: Callable[[int], bool] | None = None
+    make: Callable[[], Training],
+    config,
+    out: Path,
+    *,
+    device: str = "auto",
+    progress: Callable = bar,
+    save_every: int = 200,
+    stop: Callable[[int], bool] | None = None,
 ) -> Path:
     """Train what `make` returns into folder `out` and return it; continue from its checkpoint if there is one.
 
-    Writes a checkpoint every `save_every` steps and on CTRL-C (after the step in hand, then raises `KeyboardInterrupt`); at the
-    end the model, the tokenizer and the training card `training.json`; the checkpoint then goes. `stop(step)` ends the run early, checkpoint kept.
-    Raises `UsageError` for a device that is not here or a file in the place of the folder, `StoreError` if the checkpoint is of another configuration.
+    Writes a checkpoint every `save_every` steps and on CTRL-C (after the step in hand, then raises
+    `KeyboardInterrupt`); at the end the model, the tokenizer and the training card `training.json`; the checkpoint then
+    goes. `stop(step)` ends the run early, checkpoint kept. Raises `UsageError` for a device that is not here or a file
+    in the place of the folder, `StoreError` if the checkpoint is of another configuration.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"train: {out} is a file; the model needs a folder")
@@ -114,8 +126,12 @@ class _Run:
         self.model = training.model.to(device).train()
         matrices = [p for p in self.model.parameters() if p.dim() > 1]
         vectors = [p for p in self.model.parameters() if p.dim() == 1]
-        self.optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": self.config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-                                           lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": self.config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            lr=self.config.learning_rate,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
         self.step, self.seconds, self.curve, self._sum = 0, 0.0, [], 0.0
 
     def advance(self) -> float:
@@ -145,8 +161,15 @@ class _Run:
         """Write the checkpoint, whole or not at all."""
         import torch
 
-        state = {"config": asdict(self.config), "step": self.step, "seconds": self.seconds, "curve": self.curve, "sum": self._sum,
-                 "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {
+            "config": asdict(self.config),
+            "step": self.step,
+            "seconds": self.seconds,
+            "curve": self.curve,
+            "sum": self._sum,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
         torch.save(state, self.out / (_CHECKPOINT + ".part"))
         os.replace(self.out / (_CHECKPOINT + ".part"), self.out / _CHECKPOINT)
 
@@ -160,14 +183,20 @@ class _Run:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as error:
-            raise StoreError(f"train: the checkpoint {path} cannot be read ({error}); delete it to start again") from error
+            raise StoreError(
+                f"train: the checkpoint {path} cannot be read ({error}); delete it to start again"
+            ) from error
         mine, theirs = asdict(self.config), state["config"]
         different = sorted(key for key in mine if mine[key] != theirs.get(key) and key != unit)
         if different:
-            raise StoreError(f"train: {path} was made with other values of {', '.join(different)}; use another folder or delete it")
+            raise StoreError(
+                f"train: {path} was made with other values of {', '.join(different)}; use another folder or delete it"
+            )
         begun = min(self.config.decay_start, replace(self.config, **{unit: theirs[unit]}).decay_start) < state["step"]
         if begun and mine[unit] != theirs[unit]:
-            raise StoreError(f"train: {path} was made for {theirs[unit]} {unit} and is too far on to change to {mine[unit]}")
+            raise StoreError(
+                f"train: {path} was made for {theirs[unit]} {unit} and is too far on to change to {mine[unit]}"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.curve, self._sum = state["step"], state["seconds"], state["curve"], state["sum"]
@@ -194,9 +223,16 @@ class _Run:
             self.training.unit: self.step * self.config.per_step,
             "seconds": round(self.seconds, 1),
             "held_out": self.training.scores(self.model),
-            "loss_curve": {"columns": [self.training.unit, "loss_nats_per_token" if self.training.unit == "tokens" else "loss"], "points": self.curve},
+            "loss_curve": {
+                "columns": [self.training.unit, "loss_nats_per_token" if self.training.unit == "tokens" else "loss"],
+                "points": self.curve,
+            },
             "device": self.device,
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
         }
 
 
@@ -211,9 +247,14 @@ def pick(device: str) -> str:
 
 
 def check_config(config, may_be_zero: tuple[str, ...], more: Callable[[], list[str]]) -> None:
-    """Raise one `UsageError` that lists everything impossible in `config`: numbers below zero, zeros, and what `more` finds where there are none."""
-    problems = [f"{name} is {value}, must be {'0 or more' if name in may_be_zero else 'above 0'}" for name, value in asdict(config).items()
-                if value < 0 or (value == 0 and name not in may_be_zero)]
+    """Raise one `UsageError` that lists everything impossible in `config`: numbers below zero, zeros, and what `more`
+    finds where there are none.
+    """
+    problems = [
+        f"{name} is {value}, must be {'0 or more' if name in may_be_zero else 'above 0'}"
+        for name, value in asdict(config).items()
+        if value < 0 or (value == 0 and name not in may_be_zero)
+    ]
     if not problems:
         problems += more()
     if config.decay > 1:
@@ -228,14 +269,18 @@ def windows_problems(config) -> list[str]:
     if config.window > config.context:
         problems.append(f"window {config.window} is longer than the context {config.context}")
     if config.batch * config.window % config.context:
-        problems.append(f"a step of {config.batch} x {config.window} tokens is not a multiple of the context {config.context}")
+        problems.append(
+            f"a step of {config.batch} x {config.window} tokens is not a multiple of the context {config.context}"
+        )
     if config.steps < 1:
         problems.append(f"tokens {config.tokens} is less than one batch of {config.batch * config.window}")
     return problems
 
 
 def rate(config, step: int) -> float:
-    """Learning rate of `step`, counted from 0: rising over `config.warmup` units, then `config.learning_rate`, from `config.decay_start` on falling to zero."""
+    """Learning rate of `step`, counted from 0: rising over `config.warmup` units, then `config.learning_rate`, from
+    `config.decay_start` on falling to zero.
+    """
     warmup = max(1, config.warmup // config.per_step)
     left = (config.steps - step) / max(1, config.steps - config.decay_start)
     return config.learning_rate * min(1.0, (step + 1) / warmup, left)
@@ -244,19 +289,29 @@ def rate(config, step: int) -> float:
 def options(config) -> str:
     """The options of the command line that make `config`: only what differs from its defaults is named."""
     default = asdict(type(config)())
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in asdict(config).items() if value != default[name])
+    return " ".join(
+        f"--{name.replace('_', '-')} {value}" for name, value in asdict(config).items() if value != default[name]
+    )
 
 
 def add_options(parser, config, meanings: dict[str, str]) -> None:
     """One option per field of `config`, whose value is the default, and the device."""
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
     for name, value in asdict(config).items():
-        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, metavar="N", help=meanings[name] + " (default: %(default)s)")
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            type=type(value),
+            default=value,
+            metavar="N",
+            help=meanings[name] + " (default: %(default)s)",
+        )
 
 
 @contextmanager
 def _interrupts():
-    """Hold CTRL-C back until the step in hand is done: gives a function that says whether it came. A second one acts at once."""
+    """Hold CTRL-C back until the step in hand is done: gives a function that says whether it came. A second one acts at
+    once.
+    """
     came = []
 
     def note(number, frame):

@@ -1,4 +1,5 @@
-"""What the figures share: a grid of panels at README width, lines with bands, axes with plain numbers, one legend above.
+"""What the figures share: a grid of panels at README width, lines with bands, axes with plain numbers, one legend
+above.
 
 Everything is drawn inside `style.in_style`; nothing is computed and no global state is left.
 """
@@ -27,7 +28,9 @@ PRICES = {"tokens": "tokens in training", "solve_seconds": "seconds in the solve
 Panels = dict[tuple, Axes]
 
 
-def panel_grid(table: pd.DataFrame, rows: str, columns: str, *, height: float, sharey: bool | str, sharex: bool | str = True) -> tuple[Figure, Panels]:
+def panel_grid(
+    table: pd.DataFrame, rows: str, columns: str, *, height: float, sharey: bool | str, sharex: bool | str = True
+) -> tuple[Figure, Panels]:
     """A figure of README width with one panel for each pair of values of two columns; column titles are set.
 
     sharex, sharey: as in matplotlib: True, False, "row" or "col".
@@ -47,28 +50,77 @@ def draw_lines(ax: Axes, table: pd.DataFrame, x: str, *, line=None, hollow: bool
     for method, look in looks(table["method"]).items():
         rows = table[table["method"] == method]
         face = "white" if hollow else look.color
-        ax.plot(rows[x], rows["value"], color=look.color, marker=look.marker, linestyle=line or look.line, markerfacecolor=face,
-                zorder=3, gid=f"method {method}")  # fmt: skip
+        ax.plot(
+            rows[x],
+            rows["value"],
+            color=look.color,
+            marker=look.marker,
+            linestyle=line or look.line,
+            markerfacecolor=face,
+            zorder=3,
+            gid=f"method {method}",
+        )
         if rows["seeds"].max() > 1:
             low, high = rows["value"] - rows["std"], rows["value"] + rows["std"]
             ax.fill_between(rows[x], low, high, color=look.color, alpha=0.18, linewidth=0, zorder=2)
 
 
 def draw_levels(ax: Axes, table: pd.DataFrame, places: Sequence[float]) -> None:
-    """What has no x of its own (LR, the dense model): a level line without markers from the first to the last of `places`, with its band."""
+    """What has no x of its own (LR, the dense model): a level line without markers from the first to the last of
+    `places`, with its band.
+    """
     for method, look in looks(table["method"]).items():
         for row in table[table["method"] == method].itertuples():
-            ax.plot([places[0], places[-1]], [row.value] * 2, color=look.color, linestyle=look.line, marker="", linewidth=1.2, zorder=2, gid=f"method {method}")
+            ax.plot(
+                [places[0], places[-1]],
+                [row.value] * 2,
+                color=look.color,
+                linestyle=look.line,
+                marker="",
+                linewidth=1.2,
+                zorder=2,
+                gid=f"method {method}",
+            )
             if row.seeds > 1:
-                ax.fill_between([places[0], places[-1]], [row.value - row.std] * 2, [row.value + row.std] * 2, color=look.color, alpha=0.12, linewidth=0, zorder=1)
+                ax.fill_between(
+                    [places[0], places[-1]],
+                    [row.value - row.std] * 2,
+                    [row.value + row.std] * 2,
+                    color=look.color,
+                    alpha=0.12,
+                    linewidth=0,
+                    zorder=1,
+                )
 
 
-def draw_points(ax: Axes, x: Sequence[float], rows: pd.DataFrame, *, color: str, marker: str, gid: str, hollow: bool = False, size: float = 5) -> None:
+def draw_points(
+    ax: Axes,
+    x: Sequence[float],
+    rows: pd.DataFrame,
+    *,
+    color: str,
+    marker: str,
+    gid: str,
+    hollow: bool = False,
+    size: float = 5,
+) -> None:
     """Markers with a bar of one standard deviation over seeds."""
     face = "white" if hollow else color
-    ax.plot(x, rows["value"], color=color, marker=marker, markersize=size, markerfacecolor=face, linestyle="", zorder=4, gid=gid)
+    ax.plot(
+        x,
+        rows["value"],
+        color=color,
+        marker=marker,
+        markersize=size,
+        markerfacecolor=face,
+        linestyle="",
+        zorder=4,
+        gid=gid,
+    )
     if rows["seeds"].max() > 1:
-        ax.vlines(x, rows["value"] - rows["std"], rows["value"] + rows["std"], color=color, linewidth=1, alpha=0.45, zorder=3)
+        ax.vlines(
+            x, rows["value"] - rows["std"], rows["value"] + rows["std"], color=color, linewidth=1, alpha=0.45, zorder=3
+        )
 
 
 def category_axis(ax: Axes, words: Sequence[str], *, rotation: float = 0) -> None:
@@ -98,9 +150,25 @@ def draw_named(ax: Axes, table: pd.DataFrame, x: str, name: str, known: Mapping[
     """One line for each value of column `name`, drawn as `known` says, with its band over seeds."""
     for value, rows in table.groupby(name, sort=False):
         look = known[value]
-        ax.plot(rows[x], rows["value"], color=look.color, marker=look.marker, linestyle=look.line, zorder=3, gid=f"{kind} {value}")
+        ax.plot(
+            rows[x],
+            rows["value"],
+            color=look.color,
+            marker=look.marker,
+            linestyle=look.line,
+            zorder=3,
+            gid=f"{kind} {value}",
+        )
         if rows["seeds"].max() > 1:
-            ax.fill_between(rows[x], rows["value"] - rows["std"], rows["value"] + rows["std"], color=look.color, alpha=0.15, linewidth=0, zorder=2)
+            ax.fill_between(
+                rows[x],
+                rows["value"] - rows["std"],
+                rows["value"] + rows["std"],
+                color=look.color,
+                alpha=0.15,
+                linewidth=0,
+                zorder=2,
+            )
 
 
 def handle(look: Look, word: str, **more) -> Line2D:
@@ -109,7 +177,8 @@ def handle(look: Look, word: str, **more) -> Line2D:
 
 
 def label_points(ax: Axes, x: Sequence[float], y: Sequence[float], words: Sequence[str]) -> None:
-    """Each word beside its point, in the first of eight places where it covers no point, no other word and no edge, else in the first.
+    """Each word beside its point, in the first of eight places where it covers no point, no other word and no edge,
+    else in the first.
 
     For a panel whose layout is settled: after `finish`.
     """
@@ -118,7 +187,11 @@ def label_points(ax: Axes, x: Sequence[float], y: Sequence[float], words: Sequen
     for px, py, word in zip(x, y, words, strict=True):
         text = ax.annotate(word, (px, py), xytext=BESIDE[0], textcoords="offset points", fontsize=7.5, zorder=5)
         for dx, dy in BESIDE:
-            text.set(position=(dx, dy), ha=("right", "center", "left")[1 + (dx > 0) - (dx < 0)], va=("top", "center", "bottom")[1 + (dy > 0) - (dy < 0)])
+            text.set(
+                position=(dx, dy),
+                ha=("right", "center", "left")[1 + (dx > 0) - (dx < 0)],
+                va=("top", "center", "bottom")[1 + (dy > 0) - (dy < 0)],
+            )
             box = text.get_window_extent()
             inside = ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1 and ax.bbox.y0 <= box.y0 and box.y1 <= ax.bbox.y1
             if inside and not any(box.overlaps(other) for other in taken):
@@ -139,7 +212,9 @@ def log_scale(axes: Iterable[Axes], axis: str = "y") -> None:
     steps = fine if decades < 0.8 else (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)
     for ax in axes:
         along = ax.yaxis if axis == "y" else ax.xaxis
-        along.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]) if decades < 0.2 else LogLocator(subs=steps, numticks=20))
+        along.set_major_locator(
+            MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]) if decades < 0.2 else LogLocator(subs=steps, numticks=20)
+        )
         along.set_major_formatter(FuncFormatter(plain_number))
         along.set_minor_locator(NullLocator())
 
@@ -153,7 +228,9 @@ def number_axis(ax: Axes, numbers: Sequence[int]) -> None:
 
 
 def plain_axis(axis: Axis) -> None:
-    """Plain numbers at a handful of places: as many whatever the size of the panel, since the room for them is taken before its size is settled."""
+    """Plain numbers at a handful of places: as many whatever the size of the panel, since the room for them is taken
+    before its size is settled.
+    """
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(FuncFormatter(plain_number))
 
@@ -179,9 +256,13 @@ def without_markers(methods: Mapping[str, Look]) -> dict[str, Look]:
 def finish(fig: Figure, methods: Mapping[str, Look], notes: Sequence[Line2D] = ()) -> None:
     """One legend above all panels (the methods, then what else needs a word), and the layout settled once and for all.
 
-    Left alone, it is computed anew at each drawing, from where the last one left it: showing a figure would change its file.
+    Left alone, it is computed anew at each drawing, from where the last one left it: showing a figure would change its
+    file.
     """
-    handles = [Line2D([], [], color=look.color, marker=look.marker, linestyle=look.line, label=say_method(name)) for name, look in methods.items()]
+    handles = [
+        Line2D([], [], color=look.color, marker=look.marker, linestyle=look.line, label=say_method(name))
+        for name, look in methods.items()
+    ]
     handles += notes
     if handles:
         _legend(fig, handles)
@@ -193,8 +274,12 @@ def _legend(fig: Figure, handles: Sequence[Line2D]) -> None:
     """The handles above all panels, row by row, in as few rows as the figure is wide for."""
     for rows in range(1, len(handles) + 1):
         columns = -(-len(handles) // rows)
-        read = [handles[place] for column in range(columns) for place in range(column, len(handles), columns)]  # matplotlib fills column by column
-        legend = fig.legend(handles=read, loc="outside upper center", ncols=columns, columnspacing=1.4, handlelength=2.0)
+        read = [
+            handles[place] for column in range(columns) for place in range(column, len(handles), columns)
+        ]  # matplotlib fills column by column
+        legend = fig.legend(
+            handles=read, loc="outside upper center", ncols=columns, columnspacing=1.4, handlelength=2.0
+        )
         if columns == 1 or legend.get_window_extent().width <= fig.bbox.width:
             return
         legend.remove()

@@ -1,27 +1,60 @@
-"""Numbers of "Rethinking Pruning LLMs: Benefits and Pitfalls of Reconstruction Error Minimization" (2406.15524, EMNLP 2024).
+"""Numbers of "Rethinking Pruning LLMs: Benefits and Pitfalls of Reconstruction Error Minimization" (2406.15524, EMNLP
+2024).
 
-50 % unstructured sparsity, 256 calibration sequences of 1,024 tokens of C4. `RESULTS` holds tables 1 and 3: the error at the
-last block on the calibration data (mean squared difference, not divided by anything) and perplexity; `CALIBRATION_AND_TEST`
-holds tables 2 and 4: the same error on calibration and on three test texts; `ACCURACY` the mean of tables 1 and 3 over seven zero-shot tasks
-(BoolQ, RTE, HellaSwag, WinoGrande, ARC-e, ARC-c, OpenbookQA), in per cent; `DENSE` what the untouched models reach; `PRUNABLE` their prunable
-weights, from their architectures. Beside other models only ratios compare fairly.
+50 % unstructured sparsity, 256 calibration sequences of 1,024 tokens of C4. `RESULTS` holds tables 1 and 3: the error
+at the last block on the calibration data (mean squared difference, not divided by anything) and perplexity;
+`CALIBRATION_AND_TEST` holds tables 2 and 4: the same error on calibration and on three test texts; `ACCURACY` the mean
+of tables 1 and 3 over seven zero-shot tasks (BoolQ, RTE, HellaSwag, WinoGrande, ARC-e, ARC-c, OpenbookQA), in per cent;
+`DENSE` what the untouched models reach; `PRUNABLE` their prunable weights, from their architectures. Beside other
+models only ratios compare fairly.
 
-`REFINED` is table 1 of "Don't Be Greedy, Just Relax! Pruning LLMs via Frank-Wolfe" (SparseFW, 2510.13713): WikiText perplexity with the
-criterion's mask ("none") and with Frank-Wolfe's ("fw"), no reconstruction, 256 sequences of 2,048 tokens of C4, 2,000 iterations.
+`REFINED` is table 1 of "Don't Be Greedy, Just Relax! Pruning LLMs via Frank-Wolfe" (SparseFW, 2510.13713): WikiText
+perplexity with the criterion's mask ("none") and with Frank-Wolfe's ("fw"), no reconstruction, 256 sequences of 2,048
+tokens of C4, 2,000 iterations.
 """
 
 import pandas as pd
 
 _RESULTS = {
     "LLaMA-7B": {
-        "sparsegpt": [(2.86, 7.24, 12.61, 9.17), (1.24, 6.82, 11.69, 8.66), (0.48, 6.72, 11.32, 8.55), (0.37, 6.83, 11.41, 8.71)],
-        "wanda": [(3.56, 7.25, 12.77, 9.28), (1.33, 6.82, 11.54, 8.70), (0.51, 6.68, 11.25, 8.56), (0.38, 6.79, 12.01, 8.72)],
-        "magnitude": [(8.08, 17.29, 49.67, 23.78), (2.37, 7.83, 15.73, 9.66), (0.63, 6.88, 11.77, 8.77), (0.46, 6.98, 11.96, 8.85)],
+        "sparsegpt": [
+            (2.86, 7.24, 12.61, 9.17),
+            (1.24, 6.82, 11.69, 8.66),
+            (0.48, 6.72, 11.32, 8.55),
+            (0.37, 6.83, 11.41, 8.71),
+        ],
+        "wanda": [
+            (3.56, 7.25, 12.77, 9.28),
+            (1.33, 6.82, 11.54, 8.70),
+            (0.51, 6.68, 11.25, 8.56),
+            (0.38, 6.79, 12.01, 8.72),
+        ],
+        "magnitude": [
+            (8.08, 17.29, 49.67, 23.78),
+            (2.37, 7.83, 15.73, 9.66),
+            (0.63, 6.88, 11.77, 8.77),
+            (0.46, 6.98, 11.96, 8.85),
+        ],
     },
     "OPT-125M": {
-        "sparsegpt": [(0.019, 36.35, 54.93, 33.12), (0.008, 31.94, 45.75, 29.91), (0.006, 31.57, 45.52, 29.81), (0.004, 30.86, 44.61, 29.45)],
-        "wanda": [(0.032, 39.00, 56.27, 34.62), (0.008, 31.55, 46.17, 29.89), (0.006, 31.18, 45.47, 29.67), (0.004, 30.59, 44.80, 29.33)],
-        "magnitude": [(0.121, 193.36, 276.15, 141.01), (0.010, 36.06, 49.15, 31.63), (0.008, 35.56, 48.17, 31.75), (0.005, 33.76, 46.84, 30.88)],
+        "sparsegpt": [
+            (0.019, 36.35, 54.93, 33.12),
+            (0.008, 31.94, 45.75, 29.91),
+            (0.006, 31.57, 45.52, 29.81),
+            (0.004, 30.86, 44.61, 29.45),
+        ],
+        "wanda": [
+            (0.032, 39.00, 56.27, 34.62),
+            (0.008, 31.55, 46.17, 29.89),
+            (0.006, 31.18, 45.47, 29.67),
+            (0.004, 30.59, 44.80, 29.33),
+        ],
+        "magnitude": [
+            (0.121, 193.36, 276.15, 141.01),
+            (0.010, 36.06, 49.15, 31.63),
+            (0.008, 35.56, 48.17, 31.75),
+            (0.005, 33.76, 46.84, 30.88),
+        ],
     },
 }
 _GAP = {

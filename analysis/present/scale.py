@@ -1,7 +1,8 @@
-"""What the size of the model changes: overfitting, what overlapping units do, and the distance between criteria. Tables, figures and
-findings of notebook 07.
+"""What the size of the model changes: overfitting, what overlapping units do, and the distance between criteria.
+Tables, figures and findings of notebook 07.
 
-Tables start from `ends.ends`; a model's size is the number of its prunable weights, the entries of all matrices that are pruned.
+Tables start from `ends.ends`; a model's size is the number of its prunable weights, the entries of all matrices that
+are pruned.
 """
 
 import pandas as pd
@@ -11,8 +12,18 @@ from matplotlib.lines import Line2D
 from analysis.errors import UsageError
 from analysis.present.ends import CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY, against
 from analysis.present.findings import Finding
+from analysis.present.panels import (
+    draw_lines,
+    draw_named,
+    finish,
+    handle,
+    label_axes,
+    log_scale,
+    panel_grid,
+    plain_axis,
+    size_axis,
+)
 from analysis.present.paper import CALIBRATION_AND_TEST, DENSE, PRUNABLE, RESULTS
-from analysis.present.panels import draw_lines, draw_named, finish, handle, label_axes, log_scale, panel_grid, plain_axis, size_axis
 from analysis.present.style import CRITERIA, CRITERION_LOOKS, Look, in_style, looks, say_count, say_method, say_model
 from analysis.present.tables import over_seeds
 
@@ -38,31 +49,46 @@ def overfitting(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
     """
     wide = _wide(ends, matrices)
     parts = {GAP: wide[HELD_OUT_ERROR] / wide[CALIBRATION_ERROR], HELD_OUT_ERROR: wide[HELD_OUT_ERROR]}
-    return pd.concat([over_seeds(wide.assign(measure=name, value=value), ["measure", *BY], "value") for name, value in parts.items()], ignore_index=True)
+    return pd.concat(
+        [
+            over_seeds(wide.assign(measure=name, value=value), ["measure", *BY], "value")
+            for name, value in parts.items()
+        ],
+        ignore_index=True,
+    )
 
 
 def damage(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
-    """How far perplexity rises above the dense model's, in per cent, by the size of the model: [pattern, criterion, method, model, weights, value, ...]."""
+    """How far perplexity rises above the dense model's, in per cent, by the size of the model: [pattern, criterion,
+    method, model, weights, value, ...].
+    """
     wide = _wide(ends, matrices)
     dense = ends[(ends["which"] == "dense") & (ends["measure"] == PERPLEXITY)].set_index("run")["value"]
     return over_seeds(wide.assign(value=100 * (wide[PERPLEXITY] / wide["run"].map(dense) - 1)), BY, "value")
 
 
 def overlap(ends: pd.DataFrame, matrices: pd.DataFrame, *, one: str = "BR+GP+CR", other: str = "BR+GP") -> pd.DataFrame:
-    """What method `one` changes against `other` by the size of the model, per cent within a seed: [measure, pattern, criterion, model, weights, ...].
+    """What method `one` changes against `other` by the size of the model, per cent within a seed: [measure, pattern,
+    criterion, model, weights, ...].
 
     measure: calibration error, held-out error, perplexity. Raises UsageError where one of the two methods was not run.
     """
     pruned = _sized(ends[ends["which"] == "pruned"], matrices)
     if missing := {one, other} - set(pruned["method"]):
-        raise UsageError(f"what {one} changes against {other}: no runs of {', '.join(sorted(missing))}; the methods are {', '.join(dict.fromkeys(pruned['method']))}")
+        raise UsageError(
+            f"what {one} changes against {other}: no runs of {', '.join(sorted(missing))}; the methods are"
+            f" {', '.join(dict.fromkeys(pruned['method']))}"
+        )
     by = ["pattern", "criterion", "model", "weights"]
     rows = pruned[pruned["measure"].isin(CHANGED)]
-    return over_seeds(against(rows[rows["method"] == one], rows[rows["method"] == other], by), ["measure", *by], "value")
+    return over_seeds(
+        against(rows[rows["method"] == one], rows[rows["method"] == other], by), ["measure", *by], "value"
+    )
 
 
 def plot_overfitting(table: pd.DataFrame) -> Figure:
-    """Held-out over calibration error, and held-out error itself, against the number of prunable weights: one line per method, one column per criterion.
+    """Held-out over calibration error, and held-out error itself, against the number of prunable weights: one line per
+    method, one column per criterion.
 
     `table` is that of `overfitting`. 1 in the upper row is no overfitting.
     """
@@ -80,7 +106,8 @@ def plot_overfitting(table: pd.DataFrame) -> Figure:
 
 
 def plot_overlap(table: pd.DataFrame) -> Figure:
-    """What overlapping units (CR) change in calibration error, held-out error and perplexity, against the number of prunable weights.
+    """What overlapping units (CR) change in calibration error, held-out error and perplexity, against the number of
+    prunable weights.
 
     `table` is that of `overlap`; one panel per criterion. Below the level line CR helps.
     """
@@ -98,7 +125,8 @@ def plot_overlap(table: pd.DataFrame) -> Figure:
 
 
 def plot_criteria_gap(table: pd.DataFrame) -> Figure:
-    """Increase of perplexity over the dense model against the number of prunable weights, log scale: one line per criterion, one panel per method.
+    """Increase of perplexity over the dense model against the number of prunable weights, log scale: one line per
+    criterion, one panel per method.
 
     `table` is that of `damage`. The distance between the lines is what the criterion is worth.
     """
@@ -106,28 +134,48 @@ def plot_criteria_gap(table: pd.DataFrame) -> Figure:
         table = table.assign(row="")
         fig, panels = panel_grid(table, "row", "method", height=2.6, sharey=True)
         for (_, method), ax in panels.items():
-            draw_named(ax, table[table["method"] == method], "weights", "criterion", _criterion_looks(table), "criterion")
+            draw_named(
+                ax, table[table["method"] == method], "weights", "criterion", _criterion_looks(table), "criterion"
+            )
             size_axis(ax, table["weights"])
             ax.set_title(say_method(method))
         if (table["value"] > 0).all():
             log_scale(panels.values())
         label_axes(panels, "prunable weights", {"": "perplexity above\nthe dense model's, %"})
-        finish(fig, {}, [Line2D([], [], color=look.color, marker=look.marker, label=CRITERIA.get(name, name)) for name, look in _criterion_looks(table).items()])
+        finish(
+            fig,
+            {},
+            [
+                Line2D([], [], color=look.color, marker=look.marker, label=CRITERIA.get(name, name))
+                for name, look in _criterion_looks(table).items()
+            ],
+        )
     return fig
 
 
 def say_overfitting(table: pd.DataFrame) -> Finding:
-    """Per criterion and method: held-out over calibration error from the smallest to the largest model, and whether it grows at every step."""
-    return Finding("\n".join(_course(rows, key, "grows", "does not grow") for key, rows in _lines(table[table["measure"] == GAP])))
+    """Per criterion and method: held-out over calibration error from the smallest to the largest model, and whether it
+    grows at every step.
+    """
+    return Finding(
+        "\n".join(_course(rows, key, "grows", "does not grow") for key, rows in _lines(table[table["measure"] == GAP]))
+    )
 
 
 def say_overlap(table: pd.DataFrame) -> Finding:
-    """Per criterion: what CR changes in each measure from the smallest to the largest model, and where it lowers one error and raises the other."""
+    """Per criterion: what CR changes in each measure from the smallest to the largest model, and where it lowers one
+    error and raises the other.
+    """
     lines = []
     for (pattern, criterion), rows in table.groupby(["pattern", "criterion"], sort=False):
         wide = rows.pivot_table(index=["weights", "model"], columns="measure", values="value", sort=False).sort_index()
-        said = "; ".join(f"{say_model(model)}: " + ", ".join(f"{name} {row[name]:+.1f} %" for name in CHANGED) for (_, model), row in wide.iterrows())
-        torn = [say_model(model) for (_, model), row in wide.iterrows() if row[CALIBRATION_ERROR] < 0 < row[HELD_OUT_ERROR]]
+        said = "; ".join(
+            f"{say_model(model)}: " + ", ".join(f"{name} {row[name]:+.1f} %" for name in CHANGED)
+            for (_, model), row in wide.iterrows()
+        )
+        torn = [
+            say_model(model) for (_, model), row in wide.iterrows() if row[CALIBRATION_ERROR] < 0 < row[HELD_OUT_ERROR]
+        ]
         words = "better on calibration and worse on held-out text"
         verdict = f"{words}, as for LLaMA-7B in the paper: {', '.join(torn)}" if torn else f"nowhere {words}"
         lines.append(f"- **{CRITERIA.get(criterion, criterion)} {pattern}**: {said}; {verdict}.")
@@ -135,7 +183,9 @@ def say_overlap(table: pd.DataFrame) -> Finding:
 
 
 def say_criteria_gap(table: pd.DataFrame) -> Finding:
-    """Per method: the worst criterion's increase of perplexity over the best one's, from the smallest to the largest model."""
+    """Per method: the worst criterion's increase of perplexity over the best one's, from the smallest to the largest
+    model.
+    """
     lines = []
     for (pattern, method), some in table.groupby(["pattern", "method"], sort=False):
         ends = some.sort_values("weights").groupby(["weights", "model"], sort=False)
@@ -146,15 +196,23 @@ def say_criteria_gap(table: pd.DataFrame) -> Finding:
             one, other = (f"{row['value']:.3g} % ({CRITERIA[row['criterion']]})" for row in (worst, best))
             parts.append(f"{say_model(model)} {one} over {other}, {ratios[-1]:.2g} times")
         shrinks = all(b < a for a, b in zip(ratios, ratios[1:], strict=False))
-        verdict = "" if len(ratios) < 2 else "; the gap shrinks with size" if shrinks else "; the gap does not shrink at every step"
+        verdict = (
+            ""
+            if len(ratios) < 2
+            else "; the gap shrinks with size"
+            if shrinks
+            else "; the gap does not shrink at every step"
+        )
         lines.append(f"- **{say_method(method)}, {pattern}**: {'; '.join(parts)}{verdict}.")
     return Finding("\n".join(lines))
 
 
 def beside_sizes(overfit: pd.DataFrame, damaged: pd.DataFrame) -> pd.DataFrame:
-    """Held-out over calibration error and perplexity increase in per cent, ours beside tables 1 to 4 of 2406.15524 (errors on C4, perplexity of WikiText-2).
+    """Held-out over calibration error and perplexity increase in per cent, ours beside tables 1 to 4 of 2406.15524
+    (errors on C4, perplexity of WikiText-2).
 
-    The tables are those of `overfitting` and of `damage`. Rows (criterion, method), columns (measure, model with its prunable weights).
+    The tables are those of `overfitting` and of `damage`. Rows (criterion, method), columns (measure, model with its
+    prunable weights).
     """
     key = ["criterion", "method"]
     out = {}
@@ -164,14 +222,22 @@ def beside_sizes(overfit: pd.DataFrame, damaged: pd.DataFrame) -> pd.DataFrame:
         for model, count in PRUNABLE.items():
             gap = CALIBRATION_AND_TEST[CALIBRATION_AND_TEST["model"] == model].set_index(key)
             text = RESULTS[RESULTS["model"] == model].set_index(key)
-            paper = gap["c4"] / gap["calibration"] if measure == GAP else 100 * (text["wikitext2"] / DENSE[model]["wikitext2"] - 1)
+            paper = (
+                gap["c4"] / gap["calibration"]
+                if measure == GAP
+                else 100 * (text["wikitext2"] / DENSE[model]["wikitext2"] - 1)
+            )
             out[measure, f"paper, {model}, {say_count(count)}"] = paper
     return pd.DataFrame(out).reindex(damaged.set_index(key).index.unique()).round(2)
 
 
 def _wide(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
     """One row per run of a pruned model, a column per measure."""
-    return _sized(ends[ends["which"] == "pruned"], matrices).pivot_table(index=[*BY, "seed", "run"], columns="measure", values="value", sort=False).reset_index()
+    return (
+        _sized(ends[ends["which"] == "pruned"], matrices)
+        .pivot_table(index=[*BY, "seed", "run"], columns="measure", values="value", sort=False)
+        .reset_index()
+    )
 
 
 def _sized(rows: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
@@ -185,7 +251,13 @@ def _lines(table: pd.DataFrame):
 
 def _course(rows: pd.DataFrame, name: str, yes: str, no: str) -> str:
     path = " → ".join(f"{row.value:.2f} ({say_model(row.model)})" for row in rows.itertuples())
-    verdict = "" if len(rows) < 2 else f"; {yes} with size" if rows["value"].is_monotonic_increasing else f"; {no} at every step"
+    verdict = (
+        ""
+        if len(rows) < 2
+        else f"; {yes} with size"
+        if rows["value"].is_monotonic_increasing
+        else f"; {no} at every step"
+    )
     return f"- **{name}**: {path}{verdict}."
 
 

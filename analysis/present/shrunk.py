@@ -1,8 +1,9 @@
-"""What is won and lost when whole heads and neurons go and the model really shrinks: parameters, operations, time, perplexity, accuracy. Tables and findings
-of notebook 10; its figures are in `shrunk_plots.py`.
+"""What is won and lost when whole heads and neurons go and the model really shrinks: parameters, operations, time,
+perplexity, accuracy. Tables and findings of notebook 10; its figures are in `shrunk_plots.py`.
 
-How many parameters a mask leaves and how fast the smaller model runs does not depend on how what stays was repaired (but for biases, well under one per cent), so
-sizes and times are measured on the runs of one method and stand for all methods of the same criterion, pattern and seed. Perplexity is that of the first held-out text.
+How many parameters a mask leaves and how fast the smaller model runs does not depend on how what stays was repaired
+(but for biases, well under one per cent), so sizes and times are measured on the runs of one method and stand for all
+methods of the same criterion, pattern and seed. Perplexity is that of the first held-out text.
 """
 
 from math import log
@@ -11,7 +12,20 @@ import pandas as pd
 
 from analysis.errors import UsageError
 from analysis.present.findings import Finding
-from analysis.present.shrunk_plots import ACCURACY, FLOPS, LATENCY, LINES, PERPLEXITY, REMOVED, THROUGHPUT, apart, method_looks, ordered, say, say_criterion
+from analysis.present.shrunk_plots import (
+    ACCURACY,
+    FLOPS,
+    LATENCY,
+    LINES,
+    PERPLEXITY,
+    REMOVED,
+    THROUGHPUT,
+    apart,
+    method_looks,
+    ordered,
+    say,
+    say_criterion,
+)
 from analysis.present.style import say_method
 from analysis.present.tables import over_seeds
 from analysis.records import CALIBRATION
@@ -21,10 +35,12 @@ SHAPE = ["pattern", "criterion"]
 
 
 def shapes(size: pd.DataFrame) -> pd.DataFrame:
-    """What every mask removes and how much faster the smaller model is: [measure, pattern, criterion, value, std, seeds].
+    """What every mask removes and how much faster the smaller model is: [measure, pattern, criterion, value, std,
+    seeds].
 
-    measure: parameters removed in per cent; operations of the dense model over the pruned one's; the same of the latency; tokens per second of the pruned one over the
-    dense one's. Ratios are taken within a run, where both models were measured in turn; several methods of one seed count as one. Raises UsageError where nothing was measured.
+    measure: parameters removed in per cent; operations of the dense model over the pruned one's; the same of the
+    latency; tokens per second of the pruned one over the dense one's. Ratios are taken within a run, where both models
+    were measured in turn; several methods of one seed count as one. Raises UsageError where nothing was measured.
     """
     if size.empty:
         raise UsageError("shapes: no run was measured; give grid shrink=True for the runs of one method")
@@ -41,9 +57,11 @@ def shapes(size: pd.DataFrame) -> pd.DataFrame:
 
 
 def same_count(size: pd.DataFrame, matrices: pd.DataFrame) -> list[str]:
-    """Patterns of single weights that leave as many parameters as the masks of whole structures do, smallest first: ["12.9%", "36.1%"].
+    """Patterns of single weights that leave as many parameters as the masks of whole structures do, smallest first:
+    ["12.9%", "36.1%"].
 
-    Shares of the weights of all prunable matrices, biases that a repair made counted as kept, in the mean over seeds and to a tenth of a per cent.
+    Shares of the weights of all prunable matrices, biases that a repair made counted as kept, in the mean over seeds
+    and to a tenth of a per cent.
     """
     wide = size.pivot(index=["run", *SHAPE], columns="which", values="parameters").reset_index()
     entries = matrices.assign(entries=matrices["rows"] * matrices["columns"]).groupby("run")["entries"].sum()
@@ -52,40 +70,56 @@ def same_count(size: pd.DataFrame, matrices: pd.DataFrame) -> list[str]:
 
 
 def repaired(perplexity: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
-    """Held-out perplexity by parameters removed: [pattern, criterion, method, value, std, seeds, kind, removed]; the dense model is method "dense" without pattern.
+    """Held-out perplexity by parameters removed: [pattern, criterion, method, value, std, seeds, kind, removed]; the
+    dense model is method "dense" without pattern.
 
-    Runs that differ in what was measured beside perplexity count once. Raises UsageError for a pattern that is not in `shapes`.
+    Runs that differ in what was measured beside perplexity count once. Raises UsageError for a pattern that is not in
+    `shapes`.
     """
     rows = _held_out(perplexity)
     rows = rows[rows["method"].eq("dense") | rows["kind"].isin(LINES)].drop_duplicates([*SHAPE, "method", "seed"])
     out = over_seeds(rows, [*SHAPE, "method"], "perplexity")
     removed = shapes[shapes["measure"] == REMOVED].set_index(SHAPE)["value"]
     measured = [row.method == "dense" or (row.pattern, row.criterion) in removed.index for row in out.itertuples()]
-    if missing := [f"{row.criterion} {row.pattern}" for row in out[~pd.Series(measured)].drop_duplicates(SHAPE).itertuples()]:
-        raise UsageError(f"parameters removed: nobody measured the size of {', '.join(missing)}; give one run of each shrink=True")
+    if missing := [
+        f"{row.criterion} {row.pattern}" for row in out[~pd.Series(measured)].drop_duplicates(SHAPE).itertuples()
+    ]:
+        raise UsageError(
+            f"parameters removed: nobody measured the size of {', '.join(missing)}; give one run of each shrink=True"
+        )
     out["kind"] = out["pattern"].map(_kind)
     out["removed"] = [removed.get((row.pattern, row.criterion), 0.0) for row in out.itertuples()]
     return out
 
 
 def priced(repaired: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
-    """`repaired` once for every gain in `GAINS`: with [speed, times, times_std] in front. The dense model's times are 1."""
+    """`repaired` once for every gain in `GAINS`: with [speed, times, times_std] in front. The dense model's times are
+    1.
+    """
     times = shapes.set_index(["measure", *SHAPE])
     parts = []
     for speed in GAINS:
         found = times.reindex([(speed, row.pattern, row.criterion) for row in repaired.itertuples()])
-        parts.append(repaired.assign(speed=speed, times=found["value"].fillna(1.0).to_numpy(), times_std=found["std"].fillna(0.0).to_numpy()))
+        parts.append(
+            repaired.assign(
+                speed=speed, times=found["value"].fillna(1.0).to_numpy(), times_std=found["std"].fillna(0.0).to_numpy()
+            )
+        )
     out = pd.concat(parts, ignore_index=True)
     first = ["speed", "times", "times_std"]
     return out[[*first, *out.columns.drop(first)]]
 
 
-def same_size(perplexity: pd.DataFrame, zero_shot: pd.DataFrame, size: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
-    """Whole structures beside single weights: [measure, pattern, criterion, method, value, std, seeds, standard_error, kind, removed].
+def same_size(
+    perplexity: pd.DataFrame, zero_shot: pd.DataFrame, size: pd.DataFrame, matrices: pd.DataFrame
+) -> pd.DataFrame:
+    """Whole structures beside single weights: [measure, pattern, criterion, method, value, std, seeds, standard_error,
+    kind, removed].
 
-    Only methods that were asked tasks, and the dense model. measure: perplexity, or mean accuracy over the tasks in per cent, with its standard error from the
-    questions. kind "weights": single weights. removed: weights that are gone or zero, in per cent of all parameters (`size` says how many those are), means over
-    seeds; biases that a repair made are not subtracted. Raises UsageError where nobody was asked.
+    Only methods that were asked tasks, and the dense model. measure: perplexity, or mean accuracy over the tasks in per
+    cent, with its standard error from the questions. kind "weights": single weights. removed: weights that are gone or
+    zero, in per cent of all parameters (`size` says how many those are), means over seeds; biases that a repair made
+    are not subtracted. Raises UsageError where nobody was asked.
     """
     if zero_shot.empty:
         raise UsageError("same size: the runs were asked no tasks; give grid tasks=['lab:yes-no', ...]")
@@ -95,8 +129,12 @@ def same_size(perplexity: pd.DataFrame, zero_shot: pd.DataFrame, size: pd.DataFr
     text = _held_out(perplexity)
     shown = text.merge(_bare(zero_shot)[key].drop_duplicates(), on=key)
     text = shown.drop_duplicates([*key, "seed"]).assign(measure=PERPLEXITY, value=lambda rows: rows["perplexity"])
-    means = zero_shot.assign(square=zero_shot["standard_error"] ** 2).groupby(["run", "model", *key, "which", "seed"], sort=False)
-    asked = means.agg(value=("accuracy", "mean"), standard_error=("square", lambda squares: 100 * squares.sum() ** 0.5 / len(squares))).reset_index()
+    means = zero_shot.assign(square=zero_shot["standard_error"] ** 2).groupby(
+        ["run", "model", *key, "which", "seed"], sort=False
+    )
+    asked = means.agg(
+        value=("accuracy", "mean"), standard_error=("square", lambda squares: 100 * squares.sum() ** 0.5 / len(squares))
+    ).reset_index()
     asked = _bare(asked.assign(measure=ACCURACY, value=100 * asked["value"])).drop_duplicates([*key, "seed"])
     rows = pd.concat([text, asked], ignore_index=True)
     rows["removed"] = (100 * rows["run"].map(gone) / rows["model"].map(whole)).where(rows["method"] != "dense", 0.0)
@@ -107,20 +145,28 @@ def same_size(perplexity: pd.DataFrame, zero_shot: pd.DataFrame, size: pd.DataFr
 
 
 def say_repairs(table: pd.DataFrame) -> Finding:
-    """Per criterion and pattern: perplexity of every repair, the best one, and those that are no better than the mask alone."""
+    """Per criterion and pattern: perplexity of every repair, the best one, and those that are no better than the mask
+    alone.
+    """
     pruned, (dense,) = apart(table)
     lines = []
     for (criterion, pattern), rows in pruned.groupby(["criterion", "pattern"], sort=False):
         value = ordered(rows, method_looks(rows["method"])).set_index("method")["value"]
         said = ", ".join(f"{say(name)} {number:.3g}" for name, number in value.items())
         none = [say(name) for name, number in value.items() if name != "LR" and "LR" in value and number >= value["LR"]]
-        verdict = f"lowest: {say(value.idxmin())}" + (f"; no lower than the mask alone: {', '.join(none)}" if none else "")
-        lines.append(f"- **{say_criterion(criterion)} {pattern}**, {rows['removed'].iloc[0]:.1f} % of all parameters (dense {dense.value:.3g}): {said}; {verdict}.")
+        verdict = f"lowest: {say(value.idxmin())}" + (
+            f"; no lower than the mask alone: {', '.join(none)}" if none else ""
+        )
+        lines.append(
+            f"- **{say_criterion(criterion)} {pattern}**, {rows['removed'].iloc[0]:.1f} % of all parameters (dense"
+            f" {dense.value:.3g}): {said}; {verdict}."
+        )
     return Finding("\n".join(lines))
 
 
 def won_back(table: pd.DataFrame) -> pd.DataFrame:
-    """How much of the nats per token that the mask alone (LR) loses each repair wins back, per cent: rows (criterion, pattern), columns methods.
+    """How much of the nats per token that the mask alone (LR) loses each repair wins back, per cent: rows (criterion,
+    pattern), columns methods.
 
     Below 0 a repair adds to the loss. Raises UsageError where LR was not run.
     """
@@ -135,69 +181,108 @@ def won_back(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compounding(layers: pd.DataFrame, blocks: pd.DataFrame, repaired: pd.DataFrame) -> pd.DataFrame:
-    """What a repair does to one layer and to the model: rows (criterion, pattern, method), three ratios, below 1 = better, means over layers and seeds.
+    """What a repair does to one layer and to the model: rows (criterion, pattern, method), three ratios, below 1 =
+    better, means over layers and seeds.
 
-    On calibration text: a layer's error after the repair over that before it; the total error at the last block over that of the mask alone (LR). On held-out text:
-    perplexity over LR's. Closed forms alone, and only those whose layers follow their own inputs (not LIAR+GP, where errors are the dense stream's).
-    Raises UsageError where LR was not run.
+    On calibration text: a layer's error after the repair over that before it; the total error at the last block over
+    that of the mask alone (LR). On held-out text: perplexity over LR's. Closed forms alone, and only those whose layers
+    follow their own inputs (not LIAR+GP, where errors are the dense stream's). Raises UsageError where LR was not run.
     """
     key = [*SHAPE, "method"]
     own = layers[(layers["target"] == "sparse") & layers["method"].isin(["compensate", "scale", "LIAR"])]
     layer = (own["error_after"] / own["error_before"]).groupby([own[name] for name in key], sort=False).mean()
-    last = blocks[(blocks["kind"] == "total") & (blocks["split"] == CALIBRATION) & (blocks["block"] == blocks["block"].max())]
+    last = blocks[
+        (blocks["kind"] == "total") & (blocks["split"] == CALIBRATION) & (blocks["block"] == blocks["block"].max())
+    ]
     total, text = last.groupby(key)["relative_error"].mean(), repaired.set_index(key)["value"]
-    if missing := [f"{criterion} {pattern}" for pattern, criterion in {place[:2]: 0 for place in layer.index} if (pattern, criterion, "LR") not in total.index]:
+    if missing := [
+        f"{criterion} {pattern}"
+        for pattern, criterion in {place[:2]: 0 for place in layer.index}
+        if (pattern, criterion, "LR") not in total.index
+    ]:
         raise UsageError(f"compounding: the mask alone (LR) was not run for {', '.join(missing)}")
-    places = [(pattern, criterion, method) for pattern, criterion in repaired[SHAPE].drop_duplicates().itertuples(index=False) for method in method_looks(own["method"])]
+    places = [
+        (pattern, criterion, method)
+        for pattern, criterion in repaired[SHAPE].drop_duplicates().itertuples(index=False)
+        for method in method_looks(own["method"])
+    ]
     rows = {
-        (say_criterion(criterion), pattern, say(method)): (layer[place], *(table[place] / table[pattern, criterion, "LR"] for table in (total, text)))
-        for place in places if place in layer.index for pattern, criterion, method in [place]
-    }  # fmt: skip
+        (say_criterion(criterion), pattern, say(method)): (
+            layer[place],
+            *(table[place] / table[pattern, criterion, "LR"] for table in (total, text)),
+        )
+        for place in places
+        if place in layer.index
+        for pattern, criterion, method in [place]
+    }
     names = ["a layer's error, after / before", "error at the last block / LR's", "held-out perplexity / LR's"]
-    return pd.DataFrame(rows.values(), columns=names, index=pd.MultiIndex.from_tuples(rows, names=["criterion", "pattern", "method"])).round(3)
+    return pd.DataFrame(
+        rows.values(), columns=names, index=pd.MultiIndex.from_tuples(rows, names=["criterion", "pattern", "method"])
+    ).round(3)
 
 
 def say_speed(shapes: pd.DataFrame) -> Finding:
-    """Per criterion and pattern: parameters gone, operations saved, and how much faster a window and several at once run, as measured where the notebook ran."""
+    """Per criterion and pattern: parameters gone, operations saved, and how much faster a window and several at once
+    run, as measured where the notebook ran.
+    """
     lines = []
     for (pattern, criterion), rows in shapes.groupby(SHAPE, sort=False):
         at = rows.set_index("measure")
         few, one, many = (at.loc[name, "value"] for name in GAINS)
         most = max(one, many)
-        part = f"at most {100 * (most - 1) / (few - 1):.0f} % of what operations promise" if 1 < most <= few else "more than operations promise"
+        part = (
+            f"at most {100 * (most - 1) / (few - 1):.0f} % of what operations promise"
+            if 1 < most <= few
+            else "more than operations promise"
+        )
         verdict = "no faster" if most <= 1 else part
         lines.append(
-            f"- **{say_criterion(criterion)} {pattern}**: {at.loc[REMOVED, 'value']:.1f} % of all parameters gone, {few:.2f} times fewer operations; "
-            f"one window {one:.2f} ± {at.loc[LATENCY, 'std']:.2f} times faster, several at once {many:.2f} ± {at.loc[THROUGHPUT, 'std']:.2f}: {verdict}."
+            f"- **{say_criterion(criterion)} {pattern}**: {at.loc[REMOVED, 'value']:.1f} % of all parameters gone,"
+            f" {few:.2f} times fewer operations; one window {one:.2f} ± {at.loc[LATENCY, 'std']:.2f} times faster,"
+            f" several at once {many:.2f} ± {at.loc[THROUGHPUT, 'std']:.2f}: {verdict}."
         )
     return Finding("\n".join(lines))
 
 
 def say_same_size(table: pd.DataFrame) -> Finding:
-    """Per pattern of whole structures: the best of its methods beside the best one of single weights at the nearest parameter count, in perplexity and in accuracy."""
+    """Per pattern of whole structures: the best of its methods beside the best one of single weights at the nearest
+    parameter count, in perplexity and in accuracy.
+    """
     pruned, _ = apart(table)
     lines = []
     for (criterion, pattern), own in pruned[pruned["kind"] != "weights"].groupby(["criterion", "pattern"], sort=False):
         parts = []
         for measure, words in {PERPLEXITY: "perplexity", ACCURACY: "accuracy"}.items():
             sign = 1 if measure == PERPLEXITY else -1
-            mine, others = own[own["measure"] == measure], pruned[(pruned["kind"] == "weights") & (pruned["measure"] == measure)]
+            mine, others = (
+                own[own["measure"] == measure],
+                pruned[(pruned["kind"] == "weights") & (pruned["measure"] == measure)],
+            )
             if mine.empty or others.empty:
                 continue
             distance = (others["removed"] - mine["removed"].mean()).abs().round(3)
             near = others[distance == distance.min()]
             one, other = (rows.loc[(sign * rows["value"]).idxmin()] for rows in (mine, near))
-            clear = abs(one["value"] - other["value"]) > (one["standard_error"] ** 2 + other["standard_error"] ** 2) ** 0.5
+            clear = (
+                abs(one["value"] - other["value"]) > (one["standard_error"] ** 2 + other["standard_error"] ** 2) ** 0.5
+            )
             better = "structures" if sign * (one["value"] - other["value"]) < 0 else "single weights"
             theirs = f"{say_criterion(other['criterion'])} {other['pattern']} {say_method(other['method'])}"
             verdict = f"better: {better}" if clear else "undecided"
-            parts.append(f"{words} {_number(one)} ({say(one['method'])}) against {_number(other)} ({theirs}), {verdict}")
-        lines.append(f"- **{say_criterion(criterion)} {pattern}**, {own['removed'].mean():.1f} % of all parameters: {'; '.join(parts)}.")
+            parts.append(
+                f"{words} {_number(one)} ({say(one['method'])}) against {_number(other)} ({theirs}), {verdict}"
+            )
+        lines.append(
+            f"- **{say_criterion(criterion)} {pattern}**, {own['removed'].mean():.1f} % of all parameters:"
+            f" {'; '.join(parts)}."
+        )
     return Finding("\n".join(lines))
 
 
 def _held_out(perplexity: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the first held-out text with `kind`, the dense model's as method "dense". Raises UsageError where there is no held-out text."""
+    """Rows of the first held-out text with `kind`, the dense model's as method "dense". Raises UsageError where there
+    is no held-out text.
+    """
     split = next((name for name in perplexity["split"] if name != CALIBRATION), None)
     if split is None:
         raise UsageError("held-out perplexity: the runs have no held-out text; give grid held_out")
@@ -208,7 +293,12 @@ def _held_out(perplexity: pd.DataFrame) -> pd.DataFrame:
 def _bare(rows: pd.DataFrame) -> pd.DataFrame:
     """The dense model's rows as method "dense" without pattern and criterion."""
     dense = rows["which"] == "dense"
-    return rows.assign(**{name: rows[name].mask(dense, word) for name, word in {"method": "dense", "pattern": "", "criterion": ""}.items()})
+    return rows.assign(
+        **{
+            name: rows[name].mask(dense, word)
+            for name, word in {"method": "dense", "pattern": "", "criterion": ""}.items()
+        }
+    )
 
 
 def _kind(pattern: str) -> str:
@@ -217,4 +307,6 @@ def _kind(pattern: str) -> str:
 
 
 def _number(row: pd.Series) -> str:
-    return f"{row['value']:.3g}" if row["measure"] == PERPLEXITY else f"{row['value']:.1f} % ± {row['standard_error']:.1f}"
+    return (
+        f"{row['value']:.3g}" if row["measure"] == PERPLEXITY else f"{row['value']:.1f} % ± {row['standard_error']:.1f}"
+    )

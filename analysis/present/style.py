@@ -1,8 +1,8 @@
 """How figures look, and how they are kept: colours by meaning, and files that are the same bytes for the same table.
 
-A colour, a marker and a line style belong to a method wherever it appears, and black is the dense model, so that a reader
-who has seen one figure can read the next. The colours are Okabe and Ito's, which colour-blind readers can tell apart; the
-markers say the same in print.
+A colour, a marker and a line style belong to a method wherever it appears, and black is the dense model, so that a
+reader who has seen one figure can read the next. The colours are Okabe and Ito's, which colour-blind readers can tell
+apart; the markers say the same in print.
 """
 
 import hashlib
@@ -81,9 +81,21 @@ SPOKEN = {  # methods whose text form is too long for a legend
     "retrain[train=norms-biases]": "retrain, norms and biases",
 }
 LEVELS = ("dense", "LR")  # what no figure of costs gives an x of its own: nothing is trained
-OTHERS = [Look(color, marker, (0, (4, 1.5))) for color, marker in [("#A0A0A0", "d"), ("#D4C400", "8"), ("#6A3D9A", "4")]]
-CRITERIA = {"magnitude": "Magnitude", "wanda": "Wanda", "ria": "RIA", "sparsegpt": "SparseGPT", "random": "Random",
-            "activation": "Activation norm", "wanda-sp": "Wanda-sp", "flap": "FLAP", "snip": "SNIP", "fisher": "Fisher"}  # fmt: skip
+OTHERS = [
+    Look(color, marker, (0, (4, 1.5))) for color, marker in [("#A0A0A0", "d"), ("#D4C400", "8"), ("#6A3D9A", "4")]
+]
+CRITERIA = {
+    "magnitude": "Magnitude",
+    "wanda": "Wanda",
+    "ria": "RIA",
+    "sparsegpt": "SparseGPT",
+    "random": "Random",
+    "activation": "Activation norm",
+    "wanda-sp": "Wanda-sp",
+    "flap": "FLAP",
+    "snip": "SNIP",
+    "fisher": "Fisher",
+}
 CRITERION_LOOKS = {
     "magnitude": Look("#D55E00", "v", "-"),
     "wanda": Look("#0072B2", "o", "-"),
@@ -91,7 +103,17 @@ CRITERION_LOOKS = {
     "sparsegpt": Look("#009E73", "s", "-"),
     "random": Look("#777777", "X", "-"),
 }
-SOURCES = [Look(color, marker, "-") for color, marker in [("#0072B2", "o"), ("#009E73", "s"), ("#D55E00", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#777777", "P")]]
+SOURCES = [
+    Look(color, marker, "-")
+    for color, marker in [
+        ("#0072B2", "o"),
+        ("#009E73", "s"),
+        ("#D55E00", "^"),
+        ("#CC79A7", "D"),
+        ("#E69F00", "v"),
+        ("#777777", "P"),
+    ]
+]
 REFINEMENTS = {"none": Look("#4D4D4D", "", "-"), "swaps": Look("#0072B2", "", "-"), "fw": Look("#E69F00", "", "-")}
 REFINEMENT_NAMES = {"none": "mask as chosen", "swaps": "SparseSwaps", "fw": "SparseFW"}
 
@@ -102,7 +124,9 @@ def say_split(split: str) -> str:
 
 
 def say_source(source: str) -> str:
-    """How figures and findings write a source of text: without the lab's prefix, without folders; none at all is more training on the same text."""
+    """How figures and findings write a source of text: without the lab's prefix, without folders; none at all is more
+    training on the same text.
+    """
     if not source:
         return "nothing, more epochs"
     if source == "self" or source.startswith("self:"):
@@ -113,7 +137,10 @@ def say_source(source: str) -> str:
 
 def source_looks(sources: Iterable[str]) -> dict[str, Look]:
     """The look of each source of text, in the order given; from the seventh on the looks repeat."""
-    return {source: SOURCES[i % len(SOURCES)] if source else Look("#000000", "x", "") for i, source in enumerate(dict.fromkeys(sources))}
+    return {
+        source: SOURCES[i % len(SOURCES)] if source else Look("#000000", "x", "")
+        for i, source in enumerate(dict.fromkeys(sources))
+    }
 
 
 def say_model(model: str) -> str:
@@ -130,9 +157,14 @@ def say_count(number: float) -> str:
 
 
 def unit_order(units: Iterable[str]) -> list[str]:
-    """Units as `records` names them ("matrix", "sub-block", "2 blocks", "model"), each once, from fine to coarse; no unit ("") left out."""
+    """Units as `records` names them ("matrix", "sub-block", "2 blocks", "model"), each once, from fine to coarse; no
+    unit ("") left out.
+    """
     ends = {"matrix": 0.0, "sub-block": 0.5, "model": float("inf")}
-    return sorted({unit for unit in units if unit}, key=lambda unit: (ends[unit] if unit in ends else float(unit.split()[0]), unit))
+    return sorted(
+        {unit for unit in units if unit},
+        key=lambda unit: (ends[unit] if unit in ends else float(unit.split()[0]), unit),
+    )
 
 
 def short_unit(unit: str) -> str:
@@ -151,7 +183,9 @@ def say_method(method: str) -> str:
 
 
 def looks(methods) -> dict[str, Look]:
-    """The look of each method, in the order of `METHODS`; methods that have no look of their own share three spare ones."""
+    """The look of each method, in the order of `METHODS`; methods that have no look of their own share three spare
+    ones.
+    """
     present = set(methods)
     known = {name: look for name, look in METHODS.items() if name in present}
     return known | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(sorted(present - set(METHODS)))}
@@ -168,12 +202,15 @@ def provenance(*tables: pd.DataFrame, preset: str, **parameters) -> dict:
     return {"preset": preset, "parameters": parameters, "runs": runs}
 
 
-def save_figure(fig: Figure, name: str, table: pd.DataFrame, provenance: Mapping, folder: str | Path | None = None) -> Path:
+def save_figure(
+    fig: Figure, name: str, table: pd.DataFrame, provenance: Mapping, folder: str | Path | None = None
+) -> Path:
     """Write `name`.svg, .png, .csv (exactly the plotted rows) and .json (where they come from); returns the folder.
 
-    `provenance` is what the function of that name returns; figures of the preset "smoke" carry that word, so that a trial can
-    never pass for a result. Without `folder` they go to `data/runs/figures/PRESET`; only the suite writes `figures/`. The same
-    figure, table and provenance give the same bytes. Raises UsageError if `folder` is a file or the table has no rows.
+    `provenance` is what the function of that name returns; figures of the preset "smoke" carry that word, so that a
+    trial can never pass for a result. Without `folder` they go to `data/runs/figures/PRESET`; only the suite writes
+    `figures/`. The same figure, table and provenance give the same bytes. Raises UsageError if `folder` is a file or
+    the table has no rows.
     """
     preset = provenance["preset"]
     folder = Path(folder) if folder else paths.runs() / "figures" / preset
@@ -202,10 +239,14 @@ def _watermark(fig: Figure) -> None:
 
 
 def _commit() -> str | None:
-    """The commit of the code, with `+changes` if the package or the notebooks differ from it; None outside a repository."""
+    """The commit of the code, with `+changes` if the package or the notebooks differ from it; None outside a
+    repository.
+    """
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=paths.ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--", "analysis", "notebooks")

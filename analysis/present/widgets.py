@@ -1,7 +1,7 @@
 """One small explorer of a study's block errors, for a reader in JupyterLab.
 
-It shows what `plots` draws from a table that is already there: moving a control never prunes anything. `draw` is the whole of its
-behaviour, without widgets, so that it is tested without a browser and any choice can be saved as a figure.
+It shows what `plots` draws from a table that is already there: moving a control never prunes anything. `draw` is the
+whole of its behaviour, without widgets, so that it is tested without a browser and any choice can be saved as a figure.
 """
 
 import io
@@ -26,8 +26,8 @@ def draw(blocks: pd.DataFrame, criterion: str, split: str, kind: str) -> Figure:
 def explore(blocks: pd.DataFrame) -> "VBox":
     """Three menus (criterion, text, kind of error) over `draw`; `blocks` is a study's table of that name.
 
-    The figure is an image widget, redrawn when a menu changes. An output widget would make headless execution hang now and then: nbclient
-    answers it on the channel on which it waits for the cell (nbclient issue 312).
+    The figure is an image widget, redrawn when a menu changes. An output widget would make headless execution hang now
+    and then: nbclient answers it on the channel on which it waits for the cell (nbclient issue 312).
     """
     from ipywidgets import Dropdown, HBox, Image, VBox
 

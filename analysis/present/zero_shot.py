@@ -1,8 +1,9 @@
-"""Does lower error mean a better model? Zero-shot accuracy beside perplexity and held-out error, over many recipes. Tables, figures and
-findings of notebook 08.
+"""Does lower error mean a better model? Zero-shot accuracy beside perplexity and held-out error, over many recipes.
+Tables, figures and findings of notebook 08.
 
-Accuracy is between 0 and 1 in tables and in per cent in figures and sentences. Its standard error is that of the questions asked; all models are asked
-the same ones, so for a difference of two models the standard error of independent draws, used here, is too large rather than too small.
+Accuracy is between 0 and 1 in tables and in per cent in figures and sentences. Its standard error is that of the
+questions asked; all models are asked the same ones, so for a difference of two models the standard error of independent
+draws, used here, is too large rather than too small.
 """
 
 import re
@@ -14,9 +15,9 @@ from matplotlib.figure import Figure
 from analysis.errors import UsageError
 from analysis.present.ends import ACCURACY, HELD_OUT_ERROR, PERPLEXITY, say_rank, spearman
 from analysis.present.findings import Finding
+from analysis.present.panels import finish, handle, log_scale, panel_grid
 from analysis.present.paper import ACCURACY as PAPER_ACCURACY
 from analysis.present.paper import MODELS, RESULTS
-from analysis.present.panels import finish, handle, log_scale, panel_grid
 from analysis.present.style import CRITERIA, CRITERION_LOOKS, OTHERS, in_style, looks, say_method, say_source
 from analysis.present.tables import over_seeds
 
@@ -26,17 +27,24 @@ FILLS = ("full", "none", "left", "top", "right")  # of markers, by pattern
 
 
 def scores(ends: pd.DataFrame, zero_shot: pd.DataFrame) -> pd.DataFrame:
-    """One row per recipe, the dense model last: the columns of `RECIPE`, then [accuracy, spread, seeds, standard_error, perplexity, error, chance].
+    """One row per recipe, the dense model last: the columns of `RECIPE`, then [accuracy, spread, seeds, standard_error,
+    perplexity, error, chance].
 
-    accuracy: mean over tasks and seeds; standard_error: of the mean over tasks, from the questions of one seed; spread: standard deviation over seeds;
-    perplexity and error: held-out, means over seeds (the dense model has no error: 0); chance: of guessing in all tasks.
-    Raises UsageError where no tasks were asked.
+    accuracy: mean over tasks and seeds; standard_error: of the mean over tasks, from the questions of one seed; spread:
+    standard deviation over seeds; perplexity and error: held-out, means over seeds (the dense model has no error: 0);
+    chance: of guessing in all tasks. Raises UsageError where no tasks were asked.
     """
     if zero_shot.empty:
         raise UsageError("zero-shot scores: the runs were asked no tasks; give grid tasks=['lab:yes-no', ...]")
-    errors = zero_shot.assign(square=zero_shot["standard_error"] ** 2).groupby(["run", "which"])["square"].agg(lambda squares: squares.sum() ** 0.5 / len(squares))
+    errors = (
+        zero_shot.assign(square=zero_shot["standard_error"] ** 2)
+        .groupby(["run", "which"])["square"]
+        .agg(lambda squares: squares.sum() ** 0.5 / len(squares))
+    )
     rows = _dense_last(ends).join(errors.rename("standard_error"), on=["run", "which"])
-    accuracy = over_seeds(rows[rows["measure"] == ACCURACY], RECIPE, "value").rename(columns={"value": "accuracy", "std": "spread"})
+    accuracy = over_seeds(rows[rows["measure"] == ACCURACY], RECIPE, "value").rename(
+        columns={"value": "accuracy", "std": "spread"}
+    )
     out = accuracy.join(rows[rows["measure"] == ACCURACY].groupby(RECIPE)["standard_error"].mean(), on=RECIPE)
     for name, measure in {"perplexity": PERPLEXITY, "error": HELD_OUT_ERROR}.items():
         out = out.join(rows[rows["measure"] == measure].groupby(RECIPE)["value"].mean().rename(name), on=RECIPE)
@@ -49,13 +57,27 @@ def scores(ends: pd.DataFrame, zero_shot: pd.DataFrame) -> pd.DataFrame:
 def by_task(zero_shot: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of each task and in the mean, by pattern and method: [group, task, value, std, seeds, lost, chance].
 
-    value: mean over criteria and seeds, std their standard deviation; lost: the dense model's accuracy less it. Groups: the dense model, then
-    each pattern with each method, runs with added windows apart; the task "mean" stands last.
+    value: mean over criteria and seeds, std their standard deviation; lost: the dense model's accuracy less it. Groups:
+    the dense model, then each pattern with each method, runs with added windows apart; the task "mean" stands last.
     """
-    mean = zero_shot.groupby([name for name in zero_shot.columns if name not in ("task", "documents", "choices", "chance", "accuracy", "standard_error")], sort=False)
-    rows = pd.concat([zero_shot, mean[["chance", "accuracy"]].mean().reset_index().assign(task="mean")], ignore_index=True)
+    mean = zero_shot.groupby(
+        [
+            name
+            for name in zero_shot.columns
+            if name not in ("task", "documents", "choices", "chance", "accuracy", "standard_error")
+        ],
+        sort=False,
+    )
+    rows = pd.concat(
+        [zero_shot, mean[["chance", "accuracy"]].mean().reset_index().assign(task="mean")], ignore_index=True
+    )
     dense = rows["which"] == "dense"
-    words = rows["pattern"] + " " + rows["method"].map(say_method) + (" + " + rows["added"].map(say_source)).where(rows["added_samples"] > 0, "")
+    words = (
+        rows["pattern"]
+        + " "
+        + rows["method"].map(say_method)
+        + (" + " + rows["added"].map(say_source)).where(rows["added_samples"] > 0, "")
+    )
     rows = rows.assign(group=words.mask(dense, "dense"))
     rows = pd.concat([rows[dense].drop_duplicates(["task", "seed"]), rows[~dense]])
     groups = rows.groupby(["group", "task"], sort=False)
@@ -66,10 +88,11 @@ def by_task(zero_shot: pd.DataFrame) -> pd.DataFrame:
 
 
 def disagreements(table: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of recipes of one pattern, the second with the lower perplexity: [pattern, first, second, perplexity, accuracy, standard_error, verdict].
+    """Pairs of recipes of one pattern, the second with the lower perplexity: [pattern, first, second, perplexity,
+    accuracy, standard_error, verdict].
 
-    perplexity, accuracy: second less first, the latter in points. verdict: "worse" where accuracy falls by more than the standard error of the
-    difference although perplexity falls, "better" where it rises by more, else "undecided".
+    perplexity, accuracy: second less first, the latter in points. verdict: "worse" where accuracy falls by more than
+    the standard error of the difference although perplexity falls, "better" where it rises by more, else "undecided".
     """
     rows, pruned = [], table[table["method"] != "dense"]
     for pattern, some in pruned.groupby("pattern", sort=False):
@@ -79,32 +102,61 @@ def disagreements(table: pd.DataFrame) -> pd.DataFrame:
                 error = 100 * np.hypot(first.standard_error, second.standard_error)
                 gained = 100 * (second.accuracy - first.accuracy)
                 verdict = "undecided" if abs(gained) <= error else "better" if gained > 0 else "worse"
-                rows.append((pattern, _name(first), _name(second), second.perplexity - first.perplexity, gained, error, verdict))
-    return pd.DataFrame(rows, columns=["pattern", "first", "second", "perplexity", "accuracy", "standard_error", "verdict"])
+                rows.append(
+                    (pattern, _name(first), _name(second), second.perplexity - first.perplexity, gained, error, verdict)
+                )
+    return pd.DataFrame(
+        rows, columns=["pattern", "first", "second", "perplexity", "accuracy", "standard_error", "verdict"]
+    )
 
 
 def plot_scores(table: pd.DataFrame) -> Figure:
-    """Mean accuracy against held-out perplexity and against held-out error: a point per recipe, colour by method, shape by criterion, filling by pattern.
+    """Mean accuracy against held-out perplexity and against held-out error: a point per recipe, colour by method, shape
+    by criterion, filling by pattern.
 
-    `table` is that of `scores`. Bars are standard errors; level lines: the dense model (dotted) and guessing (dashed); the rank correlation over
-    the pruned models stands above each panel; a ring marks runs with windows added to the calibration text.
+    `table` is that of `scores`. Bars are standard errors; level lines: the dense model (dotted) and guessing (dashed);
+    the rank correlation over the pruned models stands above each panel; a ring marks runs with windows added to the
+    calibration text.
     """
     xs = {"perplexity": "held-out perplexity", "error": "held-out relative error at the last block"}
     with in_style():
         pruned, dense = table[table["method"] != "dense"], table[table["method"] == "dense"].iloc[0]
-        known, fills = looks(pruned["method"]), dict(zip(dict.fromkeys(pruned["pattern"]), FILLS * len(pruned), strict=False))
-        fig, panels = panel_grid(pd.DataFrame({"row": [""] * 2, "x": list(xs)}), "row", "x", height=3.1, sharey=True, sharex=False)
+        known, fills = (
+            looks(pruned["method"]),
+            dict(zip(dict.fromkeys(pruned["pattern"]), FILLS * len(pruned), strict=False)),
+        )
+        fig, panels = panel_grid(
+            pd.DataFrame({"row": [""] * 2, "x": list(xs)}), "row", "x", height=3.1, sharey=True, sharex=False
+        )
         for (_, x), ax in panels.items():
             for row in pruned.itertuples():
                 look, place = known[row.method], getattr(row, x)
                 low, high = 100 * (row.accuracy - row.standard_error), 100 * (row.accuracy + row.standard_error)
                 ax.vlines(place, low, high, color=look.color, linewidth=0.8, alpha=0.35, zorder=2)
-                ax.plot([place], [100 * row.accuracy], color=look.color, marker=CRITERION_LOOKS.get(row.criterion, OTHERS[0]).marker, fillstyle=fills[row.pattern],
-                        markerfacecoloralt="white", markersize=5.5, linestyle="", zorder=3, gid=f"recipe {_name(row)}")  # fmt: skip
+                ax.plot(
+                    [place],
+                    [100 * row.accuracy],
+                    color=look.color,
+                    marker=CRITERION_LOOKS.get(row.criterion, OTHERS[0]).marker,
+                    fillstyle=fills[row.pattern],
+                    markerfacecoloralt="white",
+                    markersize=5.5,
+                    linestyle="",
+                    zorder=3,
+                    gid=f"recipe {_name(row)}",
+                )
                 if row.added_samples:
                     ax.plot([place], [100 * row.accuracy], linestyle="", zorder=4, gid="added", **RING)
             if x == "perplexity":
-                ax.plot([dense[x]], [100 * dense["accuracy"]], color="black", marker="*", markersize=10, linestyle="", gid="dense point")
+                ax.plot(
+                    [dense[x]],
+                    [100 * dense["accuracy"]],
+                    color="black",
+                    marker="*",
+                    markersize=10,
+                    linestyle="",
+                    gid="dense point",
+                )
             log_scale([ax], "x")
             ax.axhline(100 * dense["accuracy"], color="black", linestyle=(0, (1, 1.2)), linewidth=1.2, gid="dense")
             ax.axhline(100 * dense["chance"], color="#777777", linestyle=(0, (5, 3)), linewidth=1.0, gid="chance")
@@ -112,17 +164,30 @@ def plot_scores(table: pd.DataFrame) -> Figure:
             ax.set_xlabel(xs[x])
         panels["", "perplexity"].set_ylabel("mean zero-shot accuracy, %")
         notes = [handle(look._replace(marker="s"), say_method(name), linestyle="") for name, look in known.items()]
-        notes += [handle(look, CRITERIA[name], color="black", linestyle="") for name, look in CRITERION_LOOKS.items() if name in set(pruned["criterion"])]
-        notes += [handle(OTHERS[0], pattern, color="black", marker="D", linestyle="", fillstyle=fill, markerfacecoloralt="white") for pattern, fill in fills.items()]
+        notes += [
+            handle(look, CRITERIA[name], color="black", linestyle="")
+            for name, look in CRITERION_LOOKS.items()
+            if name in set(pruned["criterion"])
+        ]
+        notes += [
+            handle(
+                OTHERS[0], pattern, color="black", marker="D", linestyle="", fillstyle=fill, markerfacecoloralt="white"
+            )
+            for pattern, fill in fills.items()
+        ]
         if (pruned["added_samples"] > 0).any():
             notes.append(handle(OTHERS[0], "text added", linestyle="", **RING))
-        notes += [handle(looks(["dense"])["dense"], "dense"), handle(OTHERS[0], "guessing", color="#777777", marker="", linestyle=(0, (5, 3)))]
+        notes += [
+            handle(looks(["dense"])["dense"], "dense"),
+            handle(OTHERS[0], "guessing", color="#777777", marker="", linestyle=(0, (5, 3))),
+        ]
         finish(fig, {}, notes)
     return fig
 
 
 def plot_tasks(table: pd.DataFrame) -> Figure:
-    """Accuracy in per cent of every task and group of recipes, the darker the more of the dense model's accuracy is lost.
+    """Accuracy in per cent of every task and group of recipes, the darker the more of the dense model's accuracy is
+    lost.
 
     `table` is that of `by_task`; the chance of guessing stands below each task's name.
     """
@@ -131,7 +196,9 @@ def plot_tasks(table: pd.DataFrame) -> Figure:
         wide = table.pivot(index="group", columns="task", values="value").loc[groups, tasks]
         lost = 100 * table.pivot(index="group", columns="task", values="lost").loc[groups, tasks]
         chance = table.drop_duplicates("task").set_index("task")["chance"]
-        fig, panels = panel_grid(pd.DataFrame({"row": [""], "column": [""]}), "row", "column", height=0.25 * len(groups) + 0.55, sharey=False)
+        fig, panels = panel_grid(
+            pd.DataFrame({"row": [""], "column": [""]}), "row", "column", height=0.25 * len(groups) + 0.55, sharey=False
+        )
         ax = panels["", ""]
         most = max(1.0, float(lost.to_numpy().max()))
         image = ax.imshow(lost, cmap="Blues", vmin=0, vmax=most, aspect="auto")
@@ -152,21 +219,36 @@ def plot_tasks(table: pd.DataFrame) -> Figure:
 
 
 def say_ranks(table: pd.DataFrame) -> Finding:
-    """Rank correlation of accuracy with perplexity and with held-out error over all pruned models and within each pattern, with the number of points."""
+    """Rank correlation of accuracy with perplexity and with held-out error over all pruned models and within each
+    pattern, with the number of points.
+    """
     pruned = table[table["method"] != "dense"]
-    parts = {"all patterns": pruned} | (dict(tuple(pruned.groupby("pattern", sort=False))) if pruned["pattern"].nunique() > 1 else {})
+    parts = {"all patterns": pruned} | (
+        dict(tuple(pruned.groupby("pattern", sort=False))) if pruned["pattern"].nunique() > 1 else {}
+    )
     lines = [
-        f"- **{name}** (n = {len(rows)}): accuracy with perplexity {spearman(rows['perplexity'], rows['accuracy']):.2f}, "
-        f"with held-out error {spearman(rows['error'], rows['accuracy']):.2f}; perplexity with held-out error {spearman(rows['perplexity'], rows['error']):.2f}."
+        f"- **{name}** (n = {len(rows)}): accuracy with perplexity"
+        f" {spearman(rows['perplexity'], rows['accuracy']):.2f}, with held-out error"
+        f" {spearman(rows['error'], rows['accuracy']):.2f}; perplexity with held-out error"
+        f" {spearman(rows['perplexity'], rows['error']):.2f}."
         for name, rows in parts.items()
     ]
     dense = table[table["method"] == "dense"].iloc[0]
-    said = f"- The dense model has {_percent(dense)}, guessing would have {100 * dense['chance']:.1f} %; the pruned ones lie between "
-    return Finding("\n".join([*lines, said + f"{100 * pruned['accuracy'].min():.1f} % and {100 * pruned['accuracy'].max():.1f} %."]))
+    said = (
+        f"- The dense model has {_percent(dense)}, guessing would have {100 * dense['chance']:.1f} %; the pruned ones"
+        " lie between "
+    )
+    return Finding(
+        "\n".join(
+            [*lines, said + f"{100 * pruned['accuracy'].min():.1f} % and {100 * pruned['accuracy'].max():.1f} %."]
+        )
+    )
 
 
 def say_disagreements(pairs: pd.DataFrame, most: int) -> Finding:
-    """How often a lower perplexity goes with a higher and with a lower accuracy, and the `most` clearest pairs where it goes with a lower one."""
+    """How often a lower perplexity goes with a higher and with a lower accuracy, and the `most` clearest pairs where it
+    goes with a lower one.
+    """
     counts = pairs["verdict"].value_counts()
     words = {"better": "also more accurate", "undecided": "within a standard error", "worse": "less accurate"}
     shares = ", ".join(f"{counts.get(verdict, 0)} {word}" for verdict, word in words.items())
@@ -181,7 +263,9 @@ def say_disagreements(pairs: pd.DataFrame, most: int) -> Finding:
 
 
 def say_order(table: pd.DataFrame) -> Finding:
-    """Per pattern and criterion: the method with the best accuracy and the one with the best perplexity, and whether the mask alone (LR) has the best accuracy."""
+    """Per pattern and criterion: the method with the best accuracy and the one with the best perplexity, and whether
+    the mask alone (LR) has the best accuracy.
+    """
     lines = []
     own = table[(table["method"] != "dense") & (table["added_samples"] == 0)]
     for (pattern, criterion), rows in own.groupby(["pattern", "criterion"], sort=False):
@@ -189,14 +273,17 @@ def say_order(table: pd.DataFrame) -> Finding:
         verdict = "the same" if best["method"] == fluent["method"] else "another"
         alone = ", LR itself, as with SparseGPT on LLaMA-7B in the paper" if best["method"] == "LR" else ""
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)} {pattern}**: best accuracy {_percent(best)} with {say_method(best['method'])}{alone}; "
-            f"best perplexity {fluent['perplexity']:.3f} with {say_method(fluent['method'])}: {verdict}."
+            f"- **{CRITERIA.get(criterion, criterion)} {pattern}**: best accuracy {_percent(best)} with"
+            f" {say_method(best['method'])}{alone}; best perplexity {fluent['perplexity']:.3f} with"
+            f" {say_method(fluent['method'])}: {verdict}."
         )
     return Finding("\n".join(lines))
 
 
 def say_tasks(table: pd.DataFrame) -> Finding:
-    """Per group: the task that loses most of the dense model's accuracy and the one that loses least, in points, and the mean."""
+    """Per group: the task that loses most of the dense model's accuracy and the one that loses least, in points, and
+    the mean.
+    """
     lines = []
     for group, rows in table[table["group"] != "dense"].groupby("group", sort=False):
         lost = 100 * rows.set_index("task")["lost"]
@@ -209,23 +296,46 @@ def say_tasks(table: pd.DataFrame) -> Finding:
 def beside_ranks(table: pd.DataFrame) -> pd.DataFrame:
     """Rank correlations with mean accuracy, ours beside those over the twelve recipes of tables 1 and 3 of 2406.15524.
 
-    Rows: here, and the paper's models; columns: with perplexity (the paper's is WikiText-2's), with the error (the paper's is on calibration data), points.
+    Rows: here, and the paper's models; columns: with perplexity (the paper's is WikiText-2's), with the error (the
+    paper's is on calibration data), points.
     """
     pruned = table[table["method"] != "dense"]
-    rows = {"here": (spearman(pruned["perplexity"], pruned["accuracy"]), spearman(pruned["error"], pruned["accuracy"]), len(pruned))}
+    rows = {
+        "here": (
+            spearman(pruned["perplexity"], pruned["accuracy"]),
+            spearman(pruned["error"], pruned["accuracy"]),
+            len(pruned),
+        )
+    }
     paper = RESULTS.merge(PAPER_ACCURACY, on=["model", "criterion", "method"])
     for model in MODELS:
         some = paper[paper["model"] == model]
-        rows[f"paper, {model}"] = (spearman(some["wikitext2"], some["accuracy"]), spearman(some["error"], some["accuracy"]), len(some))
+        rows[f"paper, {model}"] = (
+            spearman(some["wikitext2"], some["accuracy"]),
+            spearman(some["error"], some["accuracy"]),
+            len(some),
+        )
     return pd.DataFrame.from_dict(rows, orient="index", columns=["with perplexity", "with error", "recipes"]).round(2)
 
 
 def _dense_last(ends: pd.DataFrame) -> pd.DataFrame:
     """`ends` with the dense model as method "dense" without recipe, once per measure and seed."""
     dense = ends["which"] == "dense"
-    bare = ends[dense].assign(pattern="", criterion="", method="dense", added="", added_samples=0).drop_duplicates(["measure", "seed"])
+    bare = (
+        ends[dense]
+        .assign(pattern="", criterion="", method="dense", added="", added_samples=0)
+        .drop_duplicates(["measure", "seed"])
+    )
     own = ends[~dense]
-    return pd.concat([own.assign(added=own["added"].where(own["added_samples"] > 0, "")).drop_duplicates(["measure", "run", *RECIPE]), bare], ignore_index=True)
+    return pd.concat(
+        [
+            own.assign(added=own["added"].where(own["added_samples"] > 0, "")).drop_duplicates(
+                ["measure", "run", *RECIPE]
+            ),
+            bare,
+        ],
+        ignore_index=True,
+    )
 
 
 def _narrow(word: str) -> str:

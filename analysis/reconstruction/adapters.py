@@ -1,7 +1,8 @@
 """MaskLoRA: a masked low-rank change of every matrix, merged at every moment (PERP, 2312.15230).
 
-The effective weight is W + (alpha / rank) (B A) * M. It stands in the model's own parameter, so the forward is the model's and
-there is nothing to merge; the chain rule through the product takes two small matrix products per step, without autograd.
+The effective weight is W + (alpha / rank) (B A) * M. It stands in the model's own parameter, so the forward is the
+model's and there is nothing to merge; the chain rule through the product takes two small matrix products per step,
+without autograd.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,9 +53,14 @@ class MaskLoRA:
 
 
 def mask_lora(
-    matrices: Mapping[str, Matrix], masks: Mapping[nn.Parameter, Tensor], rank: int, alpha: float, generator: torch.Generator
+    matrices: Mapping[str, Matrix],
+    masks: Mapping[nn.Parameter, Tensor],
+    rank: int,
+    alpha: float,
+    generator: torch.Generator,
 ) -> list[MaskLoRA]:
-    """One adapter per matrix, changing nothing yet. masks: parameter -> bool in its own layout; a matrix without one is kept whole.
+    """One adapter per matrix, changing nothing yet. masks: parameter -> bool in its own layout; a matrix without one is
+    kept whole.
 
     generator: a CPU generator, for A. Raises UsageError naming the first matrix that `rank` is too large for.
     """
@@ -64,7 +70,10 @@ def mask_lora(
         rows, columns = start.shape
         if rank > min(rows, columns):
             side = min(rows, columns)
-            raise UsageError(f"masklora: rank {rank} is above {side}, the smaller side of {name} ({rows} x {columns}); choose a smaller rank")
+            raise UsageError(
+                f"masklora: rank {rank} is above {side}, the smaller side of {name} ({rows} x {columns}); choose a"
+                " smaller rank"
+            )
         mask = masks.get(matrix.module.weight)
         kept = torch.ones_like(start) if mask is None else (mask.T if matrix.transposed else mask).to(start)
         down = torch.empty(rank, columns).uniform_(-(columns**-0.5), columns**-0.5, generator=generator).to(start)
@@ -74,7 +83,9 @@ def mask_lora(
 
 @contextmanager
 def adapting(adapters: Sequence[MaskLoRA]) -> Iterator[None]:
-    """While open, every backward pass leaves gradients on A and B; each weight's own is dropped as soon as it is used."""
+    """While open, every backward pass leaves gradients on A and B; each weight's own is dropped as soon as it is
+    used.
+    """
     handles = []
     try:
         for adapter in adapters:

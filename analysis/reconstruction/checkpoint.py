@@ -1,7 +1,7 @@
 """Interrupted is not lost: the state of a walk after each finished visit, one file per visit.
 
-A file is written under a temporary name, flushed and renamed, and carries a checksum of its tensors. A folder left by another
-model, recipe or data, and files from the first torn or altered one on, are removed and their visits done again.
+A file is written under a temporary name, flushed and renamed, and carries a checksum of its tensors. A folder left by
+another model, recipe or data, and files from the first torn or altered one on, are removed and their visits done again.
 """
 
 import hashlib
@@ -82,4 +82,7 @@ class Checkpoint:
                 os.fsync(handle.fileno())
             partial.replace(file)
         except (OSError, SafetensorError) as error:
-            raise StoreError(f"checkpoint {file}: cannot be written ({error}); finished visits before it are kept, free space and run again") from error
+            raise StoreError(
+                f"checkpoint {file}: cannot be written ({error}); finished visits before it are kept, free space and"
+                " run again"
+            ) from error

@@ -1,12 +1,14 @@
-"""Least squares for one matrix on its support: the best kept weights in closed form (arXiv 2510.14444, the per-matrix case).
+"""Least squares for one matrix on its support: the best kept weights in closed form (arXiv 2510.14444, the per-matrix
+case).
 
-With x the student's input, t the target's input of the same token and d a row of the dense weights, the row v that is zero
-outside its mask and minimises  sum over tokens (d t - v x)^2 + penalty |v - d|^2  solves, on the columns S it keeps,
+With x the student's input, t the target's input of the same token and d a row of the dense weights, the row v that is
+zero outside its mask and minimises  sum over tokens (d t - v x)^2 + penalty |v - d|^2  solves, on the columns S it
+keeps,
 
     v_S (G + penalty I)_SS = (d C + penalty d)_S        G = sum x x^T, C = sum t x^T.
 
-Solved is the step away from the masked weights p = mask * d. The penalty cancels from its right-hand side, which is what the
-masked weights leave unexplained, zero where nothing can be gained:
+Solved is the step away from the masked weights p = mask * d. The penalty cancels from its right-hand side, which is
+what the masked weights leave unexplained, zero where nothing can be gained:
 
     step_S (G + penalty I)_SS = (d C - p G)_S.
 
@@ -24,7 +26,10 @@ from analysis.errors import DataError, NumericalError, UsageError
 from analysis.masks.notes import Note
 from analysis.masks.statistics import PANEL
 
-BUDGET = {"cpu": 8 * 2**20, "cuda": 2**30}  # bytes of the submatrices and factors of one batch of rows; on a CPU, what its cache holds
+BUDGET = {
+    "cpu": 8 * 2**20,
+    "cuda": 2**30,
+}  # bytes of the submatrices and factors of one batch of rows; on a CPU, what its cache holds
 DOUBT = 1e-3  # largest correction, relative to the step, with which a factorisation counts as good enough
 LEAST_DAMPING = 1e-6  # where the damping of a singular matrix starts
 DEPENDENT = 10  # a pivot below so many roundings of the Gram matrix says that its column depends on those before it
@@ -52,7 +57,6 @@ class Moments:
         """Whether student and target read the same input."""
         return self.cross is self.gram and self.target is self.gram
 
-
     @property
     def nbytes(self) -> int:
         """Bytes of the sums, a shared one counted once."""
@@ -63,7 +67,8 @@ class Moments:
 class Refit:
     """weight (out, in) in the dense weight's dtype, zero outside the mask; the rules that had to be used.
 
-    loss_before, loss_after  squared output difference from the dense matrix, mean over tokens and rows, of the masked dense
+    loss_before, loss_after  squared output difference from the dense matrix, mean over tokens and rows, of the masked
+    dense
                              weights and of `weight`; loss_after <= loss_before
     """
 
@@ -76,10 +81,10 @@ class Refit:
 class MomentsCollector:
     """Accumulates Moments batch by batch, in float32 or float64.
 
-        collector = MomentsCollector(width)
-        for student, target in batches:      # real tokens only, (n, in) each
-            collector.add(student, target)   # or add(student) where both streams are one
-        moments = collector.result(name)
+    collector = MomentsCollector(width)
+    for student, target in batches:      # real tokens only, (n, in) each
+        collector.add(student, target)   # or add(student) where both streams are one
+    moments = collector.result(name)
     """
 
     def __init__(self, width: int, precision: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
@@ -93,7 +98,9 @@ class MomentsCollector:
         width = len(self._gram)
         for label, rows in (("student", student), ("target", target)):
             if rows is not None and rows.shape != (len(student), width):
-                raise UsageError(f"moments: {label} rows have shape {tuple(rows.shape)}; expected ({len(student)}, {width})")
+                raise UsageError(
+                    f"moments: {label} rows have shape {tuple(rows.shape)}; expected ({len(student)}, {width})"
+                )
         if self._tokens and (target is None) != (self._cross is None):
             raise UsageError("moments: one batch came with target rows and another without; give them always or never")
         student = student.detach().to(self._gram)
@@ -108,7 +115,9 @@ class MomentsCollector:
         _add_products(self._target, target)
 
     def result(self, name: str) -> Moments:
-        """The sums so far. Raises DataError without a token, NumericalError naming the matrix when an input was not finite."""
+        """The sums so far. Raises DataError without a token, NumericalError naming the matrix when an input was not
+        finite.
+        """
         if not self._tokens:
             raise DataError(f"moments of {name}: no real token was seen; the masks are all False or nothing was run")
         gram = _mirrored(self._gram)
@@ -136,8 +145,8 @@ def _check_finite(moments: Moments, name: str) -> None:
         bad = (~torch.isfinite(sums.diagonal())).nonzero().flatten().tolist()
         if bad:
             raise NumericalError(
-                f"moments: the {label} input of {name} is not finite in {len(bad)} of {len(sums)} features (first: {bad[0]}); "
-                "load the model in float32 or bfloat16, or look at the calibration text"
+                f"moments: the {label} input of {name} is not finite in {len(bad)} of {len(sums)} features (first:"
+                f" {bad[0]}); load the model in float32 or bfloat16, or look at the calibration text"
             )
 
 
@@ -156,8 +165,8 @@ class _Quadratic:
     tokens: int
 
     def at(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss (out,): mean over tokens of (dense t - weight x)^2, 0 where rounding makes it negative. And what the weights
-        leave unexplained (out, in): sum over tokens of (dense t - weight x) x^T.
+        """Loss (out,): mean over tokens of (dense t - weight x)^2, 0 where rounding makes it negative. And what the
+        weights leave unexplained (out, in): sum over tokens of (dense t - weight x) x^T.
         """
         weight = weight.double()
         unexplained = self.pull - weight @ self.gram
@@ -184,17 +193,18 @@ def layer_loss(weight: Tensor, dense: Tensor, moments: Moments) -> Tensor:
 def ridge(dense: Tensor, mask: Tensor, moments: Moments, *, penalty: float, name: str) -> Refit:
     """The kept weights that make the pruned matrix's output closest to the dense one's, exactly.
 
-    dense    (out, in) dense weights, any float dtype
-    mask     (out, in) bool, True = kept
-    penalty  weight of |kept weights - dense weights|^2 as a share of the Gram matrix's mean diagonal, >= 0; 0 is plain least
+    dense    (out, in) dense weights, any float dtype mask     (out, in) bool, True = kept penalty  weight of |kept
+    weights - dense weights|^2 as a share of the Gram matrix's mean diagonal, >= 0; 0 is plain least
              squares, for which the calibration tokens must determine every row's kept weights
     name     the matrix, for error messages
 
-    Factorised in the Gram matrix's dtype, corrected once with a residual in float64; rows whose correction shows that this was
-    not enough are done again in float64. Rows that are singular to the Gram matrix's precision get a larger penalty. Weights of
-    inputs that were always zero stay as they are. No row is worse than its masked weights. Each rule used is in `notes`.
+    Factorised in the Gram matrix's dtype, corrected once with a residual in float64; rows whose correction shows that
+    this was not enough are done again in float64. Rows that are singular to the Gram matrix's precision get a larger
+    penalty. Weights of inputs that were always zero stay as they are. No row is worse than its masked weights. Each
+    rule used is in `notes`.
 
-    Raises UsageError for arguments that do not fit, NumericalError naming the matrix when it is not finite or cannot be solved.
+    Raises UsageError for arguments that do not fit, NumericalError naming the matrix when it is not finite or cannot be
+    solved.
     """
     _check_arguments(dense, mask, moments, penalty, name)
     dense = dense.detach()
@@ -202,7 +212,9 @@ def ridge(dense: Tensor, mask: Tensor, moments: Moments, *, penalty: float, name
     plain = dense.masked_fill(~mask, 0)
     before, unexplained = quadratic.at(plain)
     if not bool(before.isfinite().all()):
-        raise NumericalError(f"ridge: the weights or moments of {name} are not finite; look at the dense model and the calibration text")
+        raise NumericalError(
+            f"ridge: the weights or moments of {name} are not finite; look at the dense model and the calibration text"
+        )
     dead = quadratic.gram.diagonal() == 0
     support = mask & ~dead
     notes = [Note("dead input", float(dead.sum()))] * bool(dead.any())
@@ -219,9 +231,13 @@ def ridge(dense: Tensor, mask: Tensor, moments: Moments, *, penalty: float, name
 
 def _check_arguments(dense: Tensor, mask: Tensor, moments: Moments, penalty: float, name: str) -> None:
     if mask.dtype != torch.bool or mask.shape != dense.shape:
-        raise UsageError(f"ridge: the mask of {name} is {mask.dtype} {tuple(mask.shape)}; expected bool {tuple(dense.shape)}")
+        raise UsageError(
+            f"ridge: the mask of {name} is {mask.dtype} {tuple(mask.shape)}; expected bool {tuple(dense.shape)}"
+        )
     if moments.gram.shape != (dense.shape[1],) * 2:
-        raise UsageError(f"ridge: the moments of {name} are for {len(moments.gram)} inputs; the matrix has {dense.shape[1]}")
+        raise UsageError(
+            f"ridge: the moments of {name} are for {len(moments.gram)} inputs; the matrix has {dense.shape[1]}"
+        )
     if not 0 <= penalty < float("inf"):
         raise UsageError(f"ridge: penalty={penalty!r} of {name} must be a finite share >= 0 of the mean diagonal")
 
@@ -229,7 +245,9 @@ def _check_arguments(dense: Tensor, mask: Tensor, moments: Moments, penalty: flo
 def _steps(
     quadratic: _Quadratic, support: Tensor, unexplained: Tensor, penalty: float, precision: torch.dtype, name: str
 ) -> tuple[Tensor, list[Note]]:
-    """Every row's step (out, in) float64, zero outside its support, and the rules used: precision first, then penalty."""
+    """Every row's step (out, in) float64, zero outside its support, and the rules used: precision first, then
+    penalty.
+    """
     double = torch.float64
     raised = [(double, max(penalty, LEAST_DAMPING / 10) * 10**times) for times in range(1, RAISES + 1)]
     attempts = [(precision, penalty)] + [(double, penalty)] * (precision != double) + raised
@@ -249,9 +267,9 @@ def _steps(
             return step, [Note(rule, value) for rule, value in notes.items()]
     eigenvalues = torch.linalg.eigvalsh(quadratic.gram)
     raise NumericalError(
-        f"ridge: {len(rows)} rows of {name} cannot be solved: its Gram matrix has eigenvalues from {eigenvalues[0]:.3g} to "
-        f"{eigenvalues[-1]:.3g} over {quadratic.tokens} tokens and {len(eigenvalues)} inputs, penalty {penalty:g} raised up to {share:g}; "
-        "use more calibration tokens or a larger penalty"
+        f"ridge: {len(rows)} rows of {name} cannot be solved: its Gram matrix has eigenvalues from {eigenvalues[0]:.3g}"
+        f" to {eigenvalues[-1]:.3g} over {quadratic.tokens} tokens and {len(eigenvalues)} inputs, penalty {penalty:g}"
+        f" raised up to {share:g}; use more calibration tokens or a larger penalty"
     )
 
 
@@ -264,12 +282,14 @@ def _system(gram: Tensor, share: float) -> Tensor:
     return system
 
 
-def _solve(system: Tensor, support: Tensor, right: Tensor, precision: torch.dtype, least: float) -> tuple[Tensor, Tensor]:
+def _solve(
+    system: Tensor, support: Tensor, right: Tensor, precision: torch.dtype, least: float
+) -> tuple[Tensor, Tensor]:
     """Each row y (float64) with (y system)_S = right_S and y zero outside its support S, and which rows are sound.
 
-    Solved in `precision`, then corrected by the solution for the residual. The correction's size is the solution's error, so
-    what is left after it is about its square; a row is sound when the correction is small as weights and in the loss, and no
-    pivot is below the share `least` of its diagonal.
+    Solved in `precision`, then corrected by the solution for the residual. The correction's size is the solution's
+    error, so what is left after it is about its square; a row is sound when the correction is small as weights and in
+    the loss, and no pivot is below the share `least` of its diagonal.
     """
     right = right.masked_fill(~support, 0)
     solution, sound = torch.zeros_like(right), torch.zeros(len(right), dtype=torch.bool, device=right.device)
@@ -294,7 +314,9 @@ def _solve(system: Tensor, support: Tensor, right: Tensor, precision: torch.dtyp
 
 
 def _batches(support: Tensor, itemsize: int) -> Iterator[tuple[Tensor, bool]]:
-    """Rows of similar support size, as many as the budget holds, and whether they remove clearly fewer columns than they keep."""
+    """Rows of similar support size, as many as the budget holds, and whether they remove clearly fewer columns than
+    they keep.
+    """
     width = support.shape[1]
     counts, order = support.sum(1).sort(descending=True, stable=True)
     counts = counts.tolist()
@@ -309,8 +331,8 @@ def _batches(support: Tensor, itemsize: int) -> Iterator[tuple[Tensor, bool]]:
 def _restricted(padded: Tensor, chosen: Tensor, least: float) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """Solver of (y matrix)_S = b_S for rows b, each with its own columns S; and which rows are singular.
 
-    padded  (in + 1, in + 1) symmetric matrix with a last row and column of zeros, which stands in where a row has fewer columns
-    chosen  (rows, in) bool, True in S
+    padded  (in + 1, in + 1) symmetric matrix with a last row and column of zeros, which stands in where a row has fewer
+    columns chosen  (rows, in) bool, True in S
 
     The solver takes and gives (rows, in) float64, zero outside S.
     """
@@ -319,7 +341,11 @@ def _restricted(padded: Tensor, chosen: Tensor, least: float) -> tuple[Callable[
     index = torch.full((len(chosen), max(int(positions[:, -1].max()), 1)), width, device=chosen.device)
     row, column = chosen.nonzero(as_tuple=True)
     index[row, positions[row, column] - 1] = column
-    blocks = padded.index_select(0, index.flatten()).view(*index.shape, -1).gather(2, index[:, None, :].expand(-1, index.shape[1], -1))
+    blocks = (
+        padded.index_select(0, index.flatten())
+        .view(*index.shape, -1)
+        .gather(2, index[:, None, :].expand(-1, index.shape[1], -1))
+    )
     blocks.diagonal(dim1=1, dim2=2).add_(index == width)
     lower, singular = _cholesky(blocks, least)
 
@@ -334,7 +360,8 @@ def _restricted(padded: Tensor, chosen: Tensor, least: float) -> tuple[Callable[
 def _eliminating(inverse: Tensor, padded: Tensor, support: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """What `_restricted` gives for the support, by eliminating the columns outside it: faster where those are fewer.
 
-    inverse  (in, in) float64, of the whole matrix; padded: the same with a last row and column of zeros, in working precision
+    inverse  (in, in) float64, of the whole matrix; padded: the same with a last row and column of zeros, in working
+    precision
     """
     solve_removed, singular = _restricted(padded, ~support, 0)
 
@@ -352,7 +379,9 @@ def _inverse(matrix: Tensor, least: float) -> Tensor | None:
 
 
 def _cholesky(matrices: Tensor, least: float) -> tuple[Tensor, Tensor]:
-    """Lower factors of (..., n, n), and which are singular: not positive definite, or a pivot below `least` of its diagonal."""
+    """Lower factors of (..., n, n), and which are singular: not positive definite, or a pivot below `least` of its
+    diagonal.
+    """
     lower, failed = torch.linalg.cholesky_ex(matrices)
     pivots = lower.diagonal(dim1=-2, dim2=-1).square()
     return lower, (failed > 0) | (pivots < least * matrices.diagonal(dim1=-2, dim2=-1)).any(-1)

@@ -1,8 +1,8 @@
 """The gradient solver: what a piece may train follows the dense outputs, or, for the whole model, the text itself.
 
-Shin et al. 2024, section 2 (BR, GP, CR) and appendix A (optimiser): mean squared error over all elements, Adam without weight
-decay or clipping, learning rate linear to zero within the unit, batches of shuffled windows. Retraining (2510.14444) is the same loop
-over the whole model with another loss.
+Shin et al. 2024, section 2 (BR, GP, CR) and appendix A (optimiser): mean squared error over all elements, Adam without
+weight decay or clipping, learning rate linear to zero within the unit, batches of shuffled windows. Retraining
+(2510.14444) is the same loop over the whole model with another loss.
 """
 
 import math
@@ -28,8 +28,8 @@ Targets = Tensor | Callable[[object], Tensor]
 class Problem:
     """What a piece is given and what it should answer, on one set of windows.
 
-    inputs   (N, T, H) student inputs, or token ids (N, T) where the piece is the whole model
-    targets  (N, T, H') outputs to follow, token ids (N, T) for "ce", or a function rows -> targets of those windows, called
+    inputs   (N, T, H) student inputs, or token ids (N, T) where the piece is the whole model targets  (N, T, H')
+    outputs to follow, token ids (N, T) for "ce", or a function rows -> targets of those windows, called
              without gradients (the dense model's logits, which would not fit in memory for all windows)
     """
 
@@ -46,9 +46,9 @@ class Problem:
 class Step:
     """How far the piece is from its targets after `epoch` epochs; epoch 0 is before the first step.
 
-    error: mean squared error, whatever loss is trained on; for retraining, nats per token. relative_error: divided by the target's
-    mean square; NaN for retraining. On calibration windows both are means over the epoch's steps, and with select=calibration,
-    like everything on held-out windows, taken at the epoch's end.
+    error: mean squared error, whatever loss is trained on; for retraining, nats per token. relative_error: divided by
+    the target's mean square; NaN for retraining. On calibration windows both are means over the epoch's steps, and with
+    select=calibration, like everything on held-out windows, taken at the epoch's end.
     """
 
     epoch: int
@@ -60,7 +60,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training a piece left to report: the error epoch by epoch, and the bytes held at once for it, see `held_bytes`."""
+    """What training a piece left to report: the error epoch by epoch, and the bytes held at once for it, see
+    `held_bytes`.
+    """
 
     steps: list[Step]
     held: int
@@ -86,25 +88,36 @@ def unit_error(piece: Piece, problem: Problem, objective: str | None = None) -> 
 
 
 def reconstruct(
-    piece: Piece, masks: Mapping[nn.Parameter, Tensor], calibration: Problem, held_out: Sequence[Problem], solver: Solver, generator: torch.Generator
+    piece: Piece,
+    masks: Mapping[nn.Parameter, Tensor],
+    calibration: Problem,
+    held_out: Sequence[Problem],
+    solver: Solver,
+    generator: torch.Generator,
 ) -> Trained:
     """Train what `solver.train` names of a piece, in place, on the calibration problem.
 
-    masks: parameter -> bool of the parameter's own shape, True = kept. Pruned entries enter as zero and stay exactly zero: their
-    gradient is zeroed, so Adam's moments and steps are zero for them, which equals multiplying by the mask in the forward.
-    Arithmetic is float32 whatever the model's dtype. generator: of the windows' order and of MaskLoRA's start.
-    With `solver.select` the epoch of the lowest calibration error, or of the lowest mean relative held-out error (mean nats for
-    retraining), is kept, epoch 0 included; held-out windows are then a validation set.
-    Raises NumericalError when the loss or a result is not finite, UsageError when selection has nothing to select on or the rank of
-    MaskLoRA is above a matrix's smaller side.
+    masks: parameter -> bool of the parameter's own shape, True = kept. Pruned entries enter as zero and stay exactly
+    zero: their gradient is zeroed, so Adam's moments and steps are zero for them, which equals multiplying by the mask
+    in the forward. Arithmetic is float32 whatever the model's dtype. generator: of the windows' order and of MaskLoRA's
+    start. With `solver.select` the epoch of the lowest calibration error, or of the lowest mean relative held-out error
+    (mean nats for retraining), is kept, epoch 0 included; held-out windows are then a validation set. Raises
+    NumericalError when the loss or a result is not finite, UsageError when selection has nothing to select on or the
+    rank of MaskLoRA is above a matrix's smaller side.
     """
     if solver.select == "held-out" and not held_out:
-        raise UsageError("select=held-out needs at least one held-out source to select on; give one, or use select=last")
+        raise UsageError(
+            "select=held-out needs at least one held-out source to select on; give one, or use select=last"
+        )
     with _in_float32(piece):
         parameters = piece.trainable(solver.train)
         if not parameters and solver.train == "norms-biases":
-            raise UsageError(f"train=norms-biases: {piece.name} has neither norms nor biases; choose another unit, or train=masklora")
-        adapters = mask_lora(piece.matrices, masks, solver.rank, solver.alpha, generator) if solver.train == "masklora" else []
+            raise UsageError(
+                f"train=norms-biases: {piece.name} has neither norms nor biases; choose another unit, or train=masklora"
+            )
+        adapters = (
+            mask_lora(piece.matrices, masks, solver.rank, solver.alpha, generator) if solver.train == "masklora" else []
+        )
         for parameter in parameters:
             parameter.requires_grad_(True)
         with adapting(adapters):
@@ -112,15 +125,18 @@ def reconstruct(
             steps = _train(piece, parameters, adapters, masks, calibration, held_out, solver, generator)
     for parameter in piece.parameters():
         if not bool(torch.isfinite(parameter).all()):
-            raise NumericalError(f"{_work(piece, solver)}: a result is not finite in {parameter.dtype}; lower lr (now {solver.lr:g})")
+            raise NumericalError(
+                f"{_work(piece, solver)}: a result is not finite in {parameter.dtype}; lower lr (now {solver.lr:g})"
+            )
     return Trained(steps, held)
 
 
 def held_bytes(piece: Piece, adapters: Sequence[MaskLoRA], problems: Sequence[Problem], solver: Solver) -> int:
     """Bytes that training holds at once, counted rather than measured, so that they mean the same on every device.
 
-    The piece's parameters; gradient and Adam's two moments of what is trained; adapters; everything autograd saves in the forward of
-    one batch, with the targets of that batch where they are computed anew; and inputs and targets of all windows where they are kept.
+    The piece's parameters; gradient and Adam's two moments of what is trained; adapters; everything autograd saves in
+    the forward of one batch, with the targets of that batch where they are computed anew; and inputs and targets of all
+    windows where they are kept.
     """
     own = piece.parameters()
     trained = [p for p in own if p.requires_grad and not any(p is adapter.matrix.module.weight for adapter in adapters)]
@@ -141,11 +157,18 @@ def held_bytes(piece: Piece, adapters: Sequence[MaskLoRA], problems: Sequence[Pr
         saved.pop(tensor.untyped_storage().data_ptr(), None)
     del output, loss
     batch = targets.nbytes if callable(problems[0].targets) else 0
-    return sum(saved.values()) + batch + sum(x.nbytes for x in (*own, *extra, *kept)) + 3 * sum(x.nbytes for x in (*trained, *low_rank))
+    return (
+        sum(saved.values())
+        + batch
+        + sum(x.nbytes for x in (*own, *extra, *kept))
+        + 3 * sum(x.nbytes for x in (*trained, *low_rank))
+    )
 
 
 def learning_rate(solver: Solver, step: int, total: int) -> float:
-    """The rate of step 0 ... total - 1: linear up over the first `warmup` share (no step at rate 0), then linear to 0 after the last."""
+    """The rate of step 0 ... total - 1: linear up over the first `warmup` share (no step at rate 0), then linear to 0
+    after the last.
+    """
     rising = round(solver.warmup * total)
     if step < rising:
         return solver.lr * (step + 1) / (rising + 1)
@@ -163,7 +186,11 @@ class _Best:
 
     def offer(self, epoch: int, error: float) -> None:
         if error < self.error:
-            self.error, self.epoch, self.values = error, epoch, [parameter.detach().clone() for parameter in self.parameters]
+            self.error, self.epoch, self.values = (
+                error,
+                epoch,
+                [parameter.detach().clone() for parameter in self.parameters],
+            )
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -172,15 +199,23 @@ class _Best:
 
 
 def _train(
-    piece: Piece, parameters: list[nn.Parameter], adapters: list[MaskLoRA], masks: Mapping[nn.Parameter, Tensor],
-    calibration: Problem, held_out: Sequence[Problem], solver: Solver, generator: torch.Generator,
-) -> list[Step]:  # fmt: skip
+    piece: Piece,
+    parameters: list[nn.Parameter],
+    adapters: list[MaskLoRA],
+    masks: Mapping[nn.Parameter, Tensor],
+    calibration: Problem,
+    held_out: Sequence[Problem],
+    solver: Solver,
+    generator: torch.Generator,
+) -> list[Step]:
     objective = solver.objective if solver.name == "retrain" else None
     optimised = [*parameters, *(tensor for adapter in adapters for tensor in adapter.parameters)]
     changed = [*parameters, *(adapter.matrix.module.weight for adapter in adapters)]
     pruned = [(parameter, masks[parameter]) for parameter in parameters if parameter in masks]
     fused = _device(piece).type in ("cpu", "cuda")
-    optimiser = torch.optim.Adam(optimised, lr=solver.lr, betas=(solver.beta1, solver.beta2), eps=solver.eps, fused=fused)
+    optimiser = torch.optim.Adam(
+        optimised, lr=solver.lr, betas=(solver.beta1, solver.beta2), eps=solver.eps, fused=fused
+    )
     per_epoch = math.ceil(len(calibration) / solver.batch)
     total = per_epoch * solver.epochs
 
@@ -202,20 +237,37 @@ def _train(
     best, steps = _Best(changed), []
     for epoch in range(solver.epochs + 1):
         if epoch:
-            order = torch.randperm(len(calibration), generator=generator) if solver.shuffle else torch.arange(len(calibration))
-            error = _epoch(piece, calibration, order.split(solver.batch), solver, objective, update, (epoch - 1) * per_epoch)
+            order = (
+                torch.randperm(len(calibration), generator=generator)
+                if solver.shuffle
+                else torch.arange(len(calibration))
+            )
+            error = _epoch(
+                piece, calibration, order.split(solver.batch), solver, objective, update, (epoch - 1) * per_epoch
+            )
             if not math.isfinite(error):
-                raise NumericalError(f"{_work(piece, solver)}: the loss is not finite in epoch {epoch}; lower lr (now {solver.lr:g})")
+                raise NumericalError(
+                    f"{_work(piece, solver)}: the loss is not finite in epoch {epoch}; lower lr (now {solver.lr:g})"
+                )
             if solver.select == "calibration":
                 error, _ = unit_error(piece, calibration, objective)
-        rows = [row(epoch, calibration, error, scale), *(row(epoch, problem, *unit_error(piece, problem, objective)) for problem in held_out)]
+        rows = [
+            row(epoch, calibration, error, scale),
+            *(row(epoch, problem, *unit_error(piece, problem, objective)) for problem in held_out),
+        ]
         for bad in (found for found in rows if not math.isfinite(found.error)):
             where = f"the error on {bad.split!r} is not finite after epoch {epoch}"
-            raise NumericalError(f"{_work(piece, solver)}: {where}; look at the unit's inputs and at lr (now {solver.lr:g})")
+            raise NumericalError(
+                f"{_work(piece, solver)}: {where}; look at the unit's inputs and at lr (now {solver.lr:g})"
+            )
         steps += rows
         if solver.select != "last":
             judges = rows[:1] if solver.select == "calibration" else rows[1:]
-            best.offer(epoch, sum(judge.error if math.isnan(judge.relative_error) else judge.relative_error for judge in judges) / len(judges))
+            best.offer(
+                epoch,
+                sum(judge.error if math.isnan(judge.relative_error) else judge.relative_error for judge in judges)
+                / len(judges),
+            )
             if solver.patience and epoch - best.epoch >= solver.patience:
                 break
     if solver.select != "last":
@@ -224,7 +276,13 @@ def _train(
 
 
 def _epoch(
-    piece: Piece, problem: Problem, batches: Sequence[Tensor], solver: Solver, objective: str | None, update: Callable[[int], None], first: int
+    piece: Piece,
+    problem: Problem,
+    batches: Sequence[Tensor],
+    solver: Solver,
+    objective: str | None,
+    update: Callable[[int], None],
+    first: int,
 ) -> float:
     """One pass over the batches with an update after each, the first of them step `first`.
 
@@ -251,12 +309,16 @@ def _backward(piece: Piece, problem: Problem, rows: Tensor, train: str, measure:
 
 
 def _run(piece: Piece, problem: Problem, rows) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Output and targets (B, T, ...) of some windows on the piece's device, and their mask (None where all tokens are real)."""
+    """Output and targets (B, T, ...) of some windows on the piece's device, and their mask (None where all tokens are
+    real).
+    """
     device = _device(piece)
     mask = problem.recording.mask[rows]
     with torch.no_grad():
         targets = problem.targets(rows) if callable(problem.targets) else problem.targets[rows]
-    inputs, targets = (x.to(device, torch.float32 if x.is_floating_point() else x.dtype) for x in (problem.inputs[rows], targets))
+    inputs, targets = (
+        x.to(device, torch.float32 if x.is_floating_point() else x.dtype) for x in (problem.inputs[rows], targets)
+    )
     return piece.run(problem.recording, inputs, rows), targets, None if bool(mask.all()) else mask.to(device)
 
 
@@ -270,8 +332,12 @@ def _work(piece: Piece, solver: Solver) -> str:
 
 @contextmanager
 def _in_float32(piece: Piece) -> Iterator[None]:
-    """While open, the piece's hosts are in float32, nothing of them asking for a gradient; then each tensor gets its own dtype back."""
-    tensors = [tensor for host in piece.hosts for tensor in (*host.parameters(), *host.buffers()) if tensor.is_floating_point()]
+    """While open, the piece's hosts are in float32, nothing of them asking for a gradient; then each tensor gets its
+    own dtype back.
+    """
+    tensors = [
+        tensor for host in piece.hosts for tensor in (*host.parameters(), *host.buffers()) if tensor.is_floating_point()
+    ]
     dtypes = [tensor.dtype for tensor in tensors]
     for tensor in tensors:
         tensor.requires_grad_(False)

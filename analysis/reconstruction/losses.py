@@ -1,7 +1,9 @@
-"""What training minimises: local losses compare a unit's output with the dense unit's, global ones look at a model's logits.
+"""What training minimises: local losses compare a unit's output with the dense unit's, global ones look at a model's
+logits.
 
-All share one face, `loss(output, target, mask)`: mask (B, T) bool, True = real token (None: all are real), and the mean runs over
-real tokens alone, so padding changes nothing. Differentiable in `output`; the result is a scalar in its precision.
+All share one face, `loss(output, target, mask)`: mask (B, T) bool, True = real token (None: all are real), and the mean
+runs over real tokens alone, so padding changes nothing. Differentiable in `output`; the result is a scalar in its
+precision.
 """
 
 import torch
@@ -15,7 +17,8 @@ def mse(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def relative(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean over real tokens of |y - t|^2 / |t|^2, norms over hidden units: a few tokens of huge norm do not outweigh the rest.
+    """Mean over real tokens of |y - t|^2 / |t|^2, norms over hidden units: a few tokens of huge norm do not outweigh
+    the rest.
 
     Zero-target rule: tokens with |t|^2 below the smallest normal number of the precision are left out of the mean.
     """
@@ -26,7 +29,8 @@ def relative(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tens
 
 
 def cosine(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean over real tokens of 1 - cos(y, t) over hidden units, blind to length (code of 2510.14444, which leaves out the 1).
+    """Mean over real tokens of 1 - cos(y, t) over hidden units, blind to length (code of 2510.14444, which leaves out
+    the 1).
 
     Norms below 1e-8 count as 1e-8, so a zero target's cosine is 0.
     """

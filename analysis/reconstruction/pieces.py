@@ -46,7 +46,8 @@ class Piece:
         return list(found.values())
 
     def trainable(self, train: str) -> list[nn.Parameter]:
-        """What a solver may change under its option `train`: "all"; "norms-biases": all but the weights of linear maps and embeddings;
+        """What a solver may change under its option `train`: "all"; "norms-biases": all but the weights of linear maps
+        and embeddings;
         "masklora": the same set, the matrices being changed through their adapters."""
         return [p for p in self.parameters() if train == "all" or p.ndim == 1]
 
@@ -65,14 +66,20 @@ def whole_model(model: nn.Module, matrices: dict[str, Matrix]) -> Piece:
 
     def run(recording: Recording, ids: Tensor, rows) -> Tensor:
         mask = recording.mask[rows]
-        return model(input_ids=ids, attention_mask=None if bool(mask.all()) else mask.long().to(ids.device), use_cache=False).logits
+        return model(
+            input_ids=ids, attention_mask=None if bool(mask.all()) else mask.long().to(ids.device), use_cache=False
+        ).logits
 
     return Piece("whole model", "", matrices, (model,), (model,), None, run)
 
 
 def trained_parameters(piece: Piece, solver: Solver) -> int:
     """How many numbers a gradient solver trains in a piece, removed weights included."""
-    adapters = sum(solver.rank * (matrix.rows + matrix.columns) for matrix in piece.matrices.values()) if solver.train == "masklora" else 0
+    adapters = (
+        sum(solver.rank * (matrix.rows + matrix.columns) for matrix in piece.matrices.values())
+        if solver.train == "masklora"
+        else 0
+    )
     return adapters + sum(parameter.numel() for parameter in piece.trainable(solver.train))
 
 
@@ -99,7 +106,15 @@ def _half(block: Block, half: str) -> Piece:
         return half_output(block, "attention", hidden, call_of(recording, block.index, hidden, rows))
 
     first = half == "attention" or block.parallel
-    return Piece(f"block {block.index}, {half} half", half, matrices, modules, (block.module,), None if first else after_attention, run)
+    return Piece(
+        f"block {block.index}, {half} half",
+        half,
+        matrices,
+        modules,
+        (block.module,),
+        None if first else after_attention,
+        run,
+    )
 
 
 def _matrix(block: Block, matrix: Matrix) -> Piece:
@@ -110,4 +125,6 @@ def _matrix(block: Block, matrix: Matrix) -> Piece:
         return matrix.module(x)
 
     name = f"block {block.index}, {matrix.name}"
-    return Piece(name, matrix.name, {f"{block.name}.{matrix.name}": matrix}, (matrix.module,), (block.module,), inputs, run)
+    return Piece(
+        name, matrix.name, {f"{block.name}.{matrix.name}": matrix}, (matrix.module,), (block.module,), inputs, run
+    )

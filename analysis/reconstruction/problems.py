@@ -1,7 +1,8 @@
 """What a solver is given of one piece: student inputs and targets on each set of windows, or only their second moments.
 
-Student and target read the stream that the recipe names (`student`, `target`). On the sparse stream a piece's inputs have
-passed the pruned block as it stands, its earlier pieces solved; on the dense stream they have passed the dense block.
+Student and target read the stream that the recipe names (`student`, `target`). On the sparse stream a piece's inputs
+have passed the pruned block as it stands, its earlier pieces solved; on the dense stream they have passed the dense
+block.
 """
 
 import torch
@@ -37,16 +38,16 @@ def retraining(dense: Piece, streams: Streams, objective: str) -> Problem:
 def moments(dense: Piece, pruned: Piece, streams: Streams, recipe: Recipe, precision: torch.dtype) -> Moments:
     """Second moments of a matrix's student and target inputs over the real tokens, chunk by chunk."""
     device = _device(dense)
-    (name, matrix), = pruned.matrices.items()
+    ((name, matrix),) = pruned.matrices.items()
     collector = MomentsCollector(matrix.columns, precision, device)
     for rows in chunks(*streams.mask.shape, device):
-        mask = streams.mask[rows]
-
-        def real_inputs(stream: str) -> Tensor:
-            source = pruned if stream == "sparse" else dense
-            return source.inputs(streams.recording, streams.of(stream)[rows].to(device), rows)[mask.to(device)]
-
-        collector.add(real_inputs(recipe.student), None if recipe.student == recipe.target else real_inputs(recipe.target))
+        real = streams.mask[rows].to(device)
+        inputs = {
+            stream: source.inputs(streams.recording, streams.of(stream)[rows].to(device), rows)[real]
+            for stream, source in (("sparse", pruned), ("dense", dense))
+            if stream in (recipe.student, recipe.target)
+        }
+        collector.add(inputs[recipe.student], inputs[recipe.target] if recipe.student != recipe.target else None)
     return collector.result(name)
 
 

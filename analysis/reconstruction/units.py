@@ -8,7 +8,8 @@ from analysis.recipe import Unit
 
 @dataclass(frozen=True)
 class Visit:
-    """One visit of the loop: `blocks` are solved, together or piece by piece, then both streams advance to block `advance_to`.
+    """One visit of the loop: `blocks` are solved, together or piece by piece, then both streams advance to block
+    `advance_to`.
 
     A block below `advance_to` is final. A block that overlaps into the next visit is solved again there.
     """
@@ -36,7 +37,10 @@ def visits(n_blocks: int, unit: Unit) -> list[Visit]:
     """
     width = n_blocks if unit.name == "model" else unit.width
     if width > n_blocks and not unit.overlap:
-        raise UsageError(f"width={width}: the model has {n_blocks} blocks; give a width of at most {n_blocks}, or unit=model for all of them")
+        raise UsageError(
+            f"width={width}: the model has {n_blocks} blocks; give a width of at most {n_blocks}, or unit=model for all"
+            " of them"
+        )
     stride = width - unit.overlap
     starts = range(-unit.overlap, n_blocks, stride)
     return [

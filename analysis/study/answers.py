@@ -1,4 +1,6 @@
-"""What the dense and the pruned model answer to multiple-choice tasks, as rows of a run's tables. No torch of its own."""
+"""What the dense and the pruned model answer to multiple-choice tasks, as rows of a run's tables. No torch of its
+own.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,10 +16,14 @@ if TYPE_CHECKING:
     from analysis.pruning import Pruned
 
 
-def with_answers(pruned: "Pruned", dense: "LoadedModel", tasks: Sequence[str], documents: int, known: dict[tuple, list["TaskScore"]]) -> dict[str, pd.DataFrame]:
-    """The tables of `pruned` with `zero_shot` filled in, and what asking took in `cost`; as they are where there are no tasks.
+def with_answers(
+    pruned: "Pruned", dense: "LoadedModel", tasks: Sequence[str], documents: int, known: dict[tuple, list["TaskScore"]]
+) -> dict[str, pd.DataFrame]:
+    """The tables of `pruned` with `zero_shot` filled in, and what asking took in `cost`; as they are where there are no
+    tasks.
 
-    known: the dense model's scores by (tasks, documents), looked up here and added to, since they are the same for all its runs.
+    known: the dense model's scores by (tasks, documents), looked up here and added to, since they are the same for all
+    its runs.
     """
     if not tasks:
         return pruned.tables

@@ -1,4 +1,6 @@
-"""From a notebook's parameters to what `grid` takes: lists of words in, recipes, jobs and labelled texts out. No torch."""
+"""From a notebook's parameters to what `grid` takes: lists of words in, recipes, jobs and labelled texts out. No
+torch.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -35,13 +37,14 @@ def recipes(
 ) -> list[Recipe]:
     """Every pattern with every criterion, refinement and method, in this order.
 
-        recipes(["wanda", "sparsegpt"], ["50%", "2:4"], ["LR", "BR+GP"], refinements=["none", "swaps"], lr=2e-3, epochs=20)
+        recipes(["wanda", "sparsegpt"], ["50%", "2:4"], ["LR", "BR+GP"], refinements=["none", "swaps"], lr=2e-3,
+        epochs=20)
         recipes(["wanda"], "50%", ["LR", "BR", "ridge"], units=["matrix", "sub-block", "1", "2", "model"])
 
-    units: what reconstruction solves at once, "2" being two blocks; each in turn for the methods that take gradient steps on units, while
-    LR, ridge and retrain, whose unit is part of their name, come once. iterations: of the refinement "fw". solver: lr, epochs,
-    batch, settings, ... for the methods that train, a list for each of its values; an option in a method's own brackets, as in
-    `retrain[lr=5e-4]`, wins.
+    units: what reconstruction solves at once, "2" being two blocks; each in turn for the methods that take gradient
+    steps on units, while LR, ridge and retrain, whose unit is part of their name, come once. iterations: of the
+    refinement "fw". solver: lr, epochs, batch, settings, ... for the methods that train, a list for each of its values;
+    an option in a method's own brackets, as in `retrain[lr=5e-4]`, wins.
 
     Raises RecipeError for a word or a number that is none.
     """
@@ -66,14 +69,17 @@ def _each(options: dict[str, Any]) -> list[dict[str, Any]]:
 def structured(kinds: Sequence[str], shares: Sequence[str], scopes: Sequence[str]) -> list[str]:
     """Patterns of whole structures, each kind at every share, with the scope that goes with the kind.
 
-        structured(["neurons", "heads"], ["25%", "50%"], ["uniform", "global"])     # ["neurons-25%", "neurons-50%", "heads-25%[scope=global]", "heads-50%[scope=global]"]
+        structured(["neurons", "heads"], ["25%", "50%"], ["uniform", "global"])     # ["neurons-25%", "neurons-50%",
+        "heads-25%[scope=global]", "heads-50%[scope=global]"]
 
     Raises UsageError for a word that is no kind of structure, or another number of scopes.
     """
     if unknown := [kind for kind in kinds if kind not in WHOLE]:
         raise UsageError(f"whole structures: {', '.join(unknown)} is none of {', '.join(WHOLE)}")
     if len(scopes) != len(kinds):
-        raise UsageError(f"whole structures: {len(scopes)} scopes for {len(kinds)} kinds ({', '.join(kinds)}); give one for each")
+        raise UsageError(
+            f"whole structures: {len(scopes)} scopes for {len(kinds)} kinds ({', '.join(kinds)}); give one for each"
+        )
     options = [brackets({} if scope == Pattern.scope else {"scope": scope}) for scope in scopes]
     return [f"{kind}-{share}{option}" for kind, option in zip(kinds, options, strict=True) for share in shares]
 
@@ -81,12 +87,15 @@ def structured(kinds: Sequence[str], shares: Sequence[str], scopes: Sequence[str
 def closed_forms(methods: Sequence[str]) -> list[str]:
     """`ridge` with the streams of each of the methods that reconstruct units, each once.
 
-        closed_forms(["LR", "BR", "BR+GP"])     # ["ridge[student=sparse,target=sparse]", "ridge[student=sparse,target=dense]"]
+        closed_forms(["LR", "BR", "BR+GP"])     # ["ridge[student=sparse,target=sparse]",
+        "ridge[student=sparse,target=dense]"]
 
     Raises RecipeError for a word that is no method.
     """
     made = [Recipe.parse(f"magnitude-50% {method}") for method in methods]
-    return list(dict.fromkeys(f"ridge[student={r.student},target={r.target}]" for r in made if r.solver.name == "gradient"))
+    return list(
+        dict.fromkeys(f"ridge[student={r.student},target={r.target}]" for r in made if r.solver.name == "gradient")
+    )
 
 
 def retrained(kinds: Sequence[str], rates: Sequence[float]) -> list[str]:
@@ -99,7 +108,9 @@ def retrained(kinds: Sequence[str], rates: Sequence[float]) -> list[str]:
     if unknown := [kind for kind in kinds if kind not in RETRAINING]:
         raise UsageError(f"retraining: {', '.join(unknown)} is none of {', '.join(RETRAINING)}")
     if len(rates) != len(kinds):
-        raise UsageError(f"retraining: {len(rates)} learning rates for {len(kinds)} kinds ({', '.join(kinds)}); give one for each")
+        raise UsageError(
+            f"retraining: {len(rates)} learning rates for {len(kinds)} kinds ({', '.join(kinds)}); give one for each"
+        )
     return [f"retrain[{RETRAINING[kind]}lr={rate}]" for kind, rate in zip(kinds, rates, strict=True)]
 
 
@@ -111,7 +122,11 @@ def _completed(recipe: Recipe, unit: str | None, iterations: int | None, options
     if recipe.refinement.name == "fw" and iterations is not None:
         data["refinement"] |= {"iterations": iterations}
     if unit is not None:
-        data["unit"] = {"name": "block", "width": int(unit), "overlap": recipe.unit.overlap} if unit.isdecimal() else {"name": unit}
+        data["unit"] = (
+            {"name": "block", "width": int(unit), "overlap": recipe.unit.overlap}
+            if unit.isdecimal()
+            else {"name": unit}
+        )
     return Recipe.from_dict(data)
 
 
@@ -129,40 +144,75 @@ def grids(name: str, values: Sequence[Any], **arguments: Any) -> list[Job]:
 
 
 def asked_once(jobs: Iterable[Job], tasks: Sequence[str], documents: int) -> list[Job]:
-    """The jobs, those of the first seed being asked the tasks: questions are the same for every seed, and asking takes longer than pruning a small model."""
+    """The jobs, those of the first seed being asked the tasks: questions are the same for every seed, and asking takes
+    longer than pruning a small model.
+    """
     jobs = list(jobs)
     return [replace(job, tasks=tuple(tasks), documents=documents) if job.seed == jobs[0].seed else job for job in jobs]
 
 
 def timed(jobs: Iterable[Job], criterion: str, method: str) -> list[Job]:
-    """The jobs, those of one criterion and one method measuring size and speed (`shrink=True`), which hardly depend on how what stays was repaired."""
-    return [replace(job, shrink=job.shrink or (job.recipe.criterion.name, job.recipe.method) == (criterion, method)) for job in jobs]
+    """The jobs, those of one criterion and one method measuring size and speed (`shrink=True`), which hardly depend on
+    how what stays was repaired.
+    """
+    return [
+        replace(job, shrink=job.shrink or (job.recipe.criterion.name, job.recipe.method) == (criterion, method))
+        for job in jobs
+    ]
 
 
 def paired(models: Sequence[str], calibration: Sequence[str], held_out: Sequence[str], **arguments: Any) -> list[Job]:
-    """`grid` with `arguments` for every model, each with the calibration text and the held-out text of its own place; one text goes to all models.
+    """`grid` with `arguments` for every model, each with the calibration text and the held-out text of its own place;
+    one text goes to all models.
 
-        paired(["lab/encoder-truth", "lab/encoder-answers"], ["examples:truth", "examples:answers"], ["examples:truth", "examples:answers"], recipes=chosen, ...)
+        paired(["lab/encoder-truth", "lab/encoder-answers"], ["examples:truth", "examples:answers"], ["examples:truth",
+        "examples:answers"], recipes=chosen, ...)
 
-    Held-out texts are all labelled "held-out", so that the tables of several tasks can be compared. Raises UsageError as `grid` does, and where the numbers do not fit.
+    Held-out texts are all labelled "held-out", so that the tables of several tasks can be compared. Raises UsageError
+    as `grid` does, and where the numbers do not fit.
     """
     texts = {"calibration": calibration, "held-out": held_out}
-    if odd := [f"{len(sources)} {name} texts" for name, sources in texts.items() if len(sources) not in (1, len(models))]:
-        raise UsageError(f"pairs: {len(models)} models and {' and '.join(odd)}; give one text for each model in the same order, or one for all")
+    if odd := [
+        f"{len(sources)} {name} texts" for name, sources in texts.items() if len(sources) not in (1, len(models))
+    ]:
+        raise UsageError(
+            f"pairs: {len(models)} models and {' and '.join(odd)}; give one text for each model in the same order, or"
+            " one for all"
+        )
     one, other = (list(sources) * (len(models) if len(sources) == 1 else 1) for sources in texts.values())
-    return [job for model, seen, asked in zip(models, one, other, strict=True) for job in grid(model=model, calibration=seen, held_out={"held-out": asked}, **arguments)]
+    return [
+        job
+        for model, seen, asked in zip(models, one, other, strict=True)
+        for job in grid(model=model, calibration=seen, held_out={"held-out": asked}, **arguments)
+    ]
 
 
 def guessing(sources: Sequence[str]) -> dict[str, float]:
-    """The score of guessing for each source of labelled examples where it is known: one in so many classes, 0 for correlations; not for tables and spans."""
-    known = {source: EXAMPLES.get(name) or (HUB_SETS[name].what if name in HUB_SETS else None) for source, name in ((s, parse_source(s).name) for s in sources)}
-    by_metric = {"accuracy": lambda what: 1 / len(what.classes), "matthews": lambda what: 0.0, "spearman": lambda what: 0.0}
-    return {source: by_metric[what.metric](what) for source, what in known.items() if what is not None and what.metric in by_metric}
+    """The score of guessing for each source of labelled examples where it is known: one in so many classes, 0 for
+    correlations; not for tables and spans.
+    """
+    known = {
+        source: EXAMPLES.get(name) or (HUB_SETS[name].what if name in HUB_SETS else None)
+        for source, name in ((s, parse_source(s).name) for s in sources)
+    }
+    by_metric = {
+        "accuracy": lambda what: 1 / len(what.classes),
+        "matthews": lambda what: 0.0,
+        "spearman": lambda what: 0.0,
+    }
+    return {
+        source: by_metric[what.metric](what)
+        for source, what in known.items()
+        if what is not None and what.metric in by_metric
+    }
 
 
 def labelled(sources: Sequence[str]) -> dict[str, str]:
     """Sources by the name tables give them (the source without its folders). Raises UsageError if two have one name."""
     out = {parse_source(source).label: source for source in sources}
     if len(out) < len(sources):
-        raise UsageError(f"held-out texts {', '.join(sources)}: two have the same name; give each text once, in files of different names")
+        raise UsageError(
+            f"held-out texts {', '.join(sources)}: two have the same name; give each text once, in files of different"
+            " names"
+        )
     return out

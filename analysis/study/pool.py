@@ -1,8 +1,9 @@
 """Several processes on one machine: one function, many items, each process doing one item at a time.
 
-A worker is a fresh interpreter that reads (function, item) pairs from a pipe. Unlike multiprocessing's workers it never runs
-the caller's script again, so a notebook, `python -c` and a script without `if __name__ == "__main__"` can all have workers; it
-has the threads it is given before torch loads; and when the caller goes, however it goes, it ends. No torch, but to see devices.
+A worker is a fresh interpreter that reads (function, item) pairs from a pipe. Unlike multiprocessing's workers it never
+runs the caller's script again, so a notebook, `python -c` and a script without `if __name__ == "__main__"` can all have
+workers; it has the threads it is given before torch loads; and when the caller goes, however it goes, it ends. No
+torch, but to see devices.
 """
 
 import os
@@ -22,7 +23,8 @@ from analysis.errors import AnalysisError
 from analysis.models.files import fetch, find, weight_files
 
 WORKER = "from analysis.study.pool import serve; serve()"  # what a worker runs
-COPIES = 8  # memory a run takes, in sizes of the weights on disk: dense and pruned model in float32, gradients, Adam, streams
+# memory a run takes, in sizes of the weights on disk: dense and pruned model in float32, gradients, Adam, streams
+COPIES = 8
 INTERPRETER = 2**29  # bytes a worker takes before it has a model
 
 
@@ -41,7 +43,8 @@ def threads(workers: int) -> int:
 def affordable(models: Iterable[str], devices: Iterable[str]) -> int:
     """Workers this machine has cores and memory for, one where a job takes an accelerator.
 
-    Memory: the largest model's weights on disk `COPIES` times and an interpreter for each worker, in half of what is free.
+    Memory: the largest model's weights on disk `COPIES` times and an interpreter for each worker, in half of what is
+    free.
     """
     if cores() == 1 or not all(_is_cpu(device) for device in devices):
         return 1
@@ -63,18 +66,24 @@ def _weights(name: str) -> int:
     return sum(file.stat().st_size for file in weight_files(folder, name))
 
 
-def spread(function: Callable[[Any], object], items: Sequence, *, workers: int, threads: int) -> Iterator[tuple[int, Exception | None]]:
+def spread(
+    function: Callable[[Any], object], items: Sequence, *, workers: int, threads: int
+) -> Iterator[tuple[int, Exception | None]]:
     """Call `function(item)` in `workers` processes of `threads` threads, items in order, one by one to whoever is free.
 
-    Yields (number of the item, None or what it raised) as they end; what the function returns is dropped. After the first error
-    no item is begun and those under way are let finish. A worker that dies gives AnalysisError for its item. The function is
-    picklable, hence of a module. Closing the generator, or an interrupt, ends the workers at once; close it explicitly.
+    Yields (number of the item, None or what it raised) as they end; what the function returns is dropped. After the
+    first error no item is begun and those under way are let finish. A worker that dies gives AnalysisError for its
+    item. The function is picklable, hence of a module. Closing the generator, or an interrupt, ends the workers at
+    once; close it explicitly.
     """
     numbers, failed = iter(range(len(items))), False
     with ThreadPoolExecutor(workers) as waiting, ExitStack() as stack:
         crew = [stack.enter_context(_hire(threads)) for _ in range(workers)]
         try:
-            busy = {waiting.submit(_ask, worker, function, items[number]): (number, worker) for worker, number in zip(crew, numbers)}
+            busy = {
+                waiting.submit(_ask, worker, function, items[number]): (number, worker)
+                for worker, number in zip(crew, numbers)
+            }
             while busy:
                 for answer in wait(busy, return_when=FIRST_COMPLETED).done:
                     number, worker = busy.pop(answer)
@@ -92,11 +101,15 @@ def spread(function: Callable[[Any], object], items: Sequence, *, workers: int, 
 
 
 def _hire(threads: int) -> subprocess.Popen:
-    silent = {name: value for name, value in os.environ.items() if name != "ANALYSIS_PROGRESS_FILE"} | {"ANALYSIS_PROGRESS": "0"}
+    silent = {name: value for name, value in os.environ.items() if name != "ANALYSIS_PROGRESS_FILE"} | {
+        "ANALYSIS_PROGRESS": "0"
+    }
     passive = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
     few = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     code = f"import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = {sys.path!r}; {WORKER}"
-    return subprocess.Popen([sys.executable, "-c", code], env=silent | passive | few, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=silent | passive | few, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
 
 
 def _ask(worker: subprocess.Popen, function: Callable, item: object) -> Exception | None:
@@ -109,8 +122,8 @@ def _ask(worker: subprocess.Popen, function: Callable, item: object) -> Exceptio
         with suppress(OSError):
             worker.stdin.close()
         return AnalysisError(
-            f"its worker process {_end(worker.wait())}; finished runs are stored and this one goes on where it stopped: "
-            "run again with fewer workers (workers=1 needs the least memory)"
+            f"its worker process {_end(worker.wait())}; finished runs are stored and this one goes on where it stopped:"
+            " run again with fewer workers (workers=1 needs the least memory)"
         )
 
 
@@ -122,7 +135,9 @@ def _end(code: int) -> str:
 
 
 def serve() -> None:
-    """A worker's life: items in by stdin, errors out by stdout, until the caller closes the pipe. Whatever prints goes to stderr."""
+    """A worker's life: items in by stdin, errors out by stdout, until the caller closes the pipe. Whatever prints goes
+    to stderr.
+    """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     while True:

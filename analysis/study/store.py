@@ -5,11 +5,12 @@
         checkpoint/      finished units of a run under way; removed when the run is complete
         blocks.parquet   ... one file per table of `records.TABLES` that has rows
         provenance.json  where the numbers come from
-        manifest.json    schema, digest, sha256 of every file, versions, time: written last, so its presence means complete
+        manifest.json    schema, digest, sha256 of every file, versions, time: written last, so its presence means
+        complete
     <home>/runs/prune-<12 hex digits>.lock
 
-A folder without a manifest is incomplete, one whose files do not match it is altered, one of another schema is foreign; all
-three are done again. No torch.
+A folder without a manifest is incomplete, one whose files do not match it is altered, one of another schema is foreign;
+all three are done again. No torch.
 """
 
 import hashlib
@@ -29,9 +30,8 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from analysis import paths
+from analysis import paths, records
 from analysis.errors import StoreError
-from analysis import records
 
 SCHEMA = 5  # raise by hand when the meaning of a run changes: its tables, or what any recipe computes
 KIND = "prune"
@@ -63,7 +63,9 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of the run with this digest (sha256, hexadecimal). Reading needs no lock; writing happens inside `hold`."""
+    """The folder of the run with this digest (sha256, hexadecimal). Reading needs no lock; writing happens inside
+    `hold`.
+    """
 
     digest: str
 
@@ -89,7 +91,9 @@ class RunFolder:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep other processes out of this folder. Waits while another one does the same run, which then is there to read."""
+        """Keep other processes out of this folder. Waits while another one does the same run, which then is there to
+        read.
+        """
         with _explained(self.path):
             paths.runs().mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path.with_name(self.name + ".lock"))
@@ -104,14 +108,17 @@ class RunFolder:
             lock.release()
 
     def begin(self, job: Mapping[str, Any]) -> None:
-        """Make the folder ready for a run: nothing in it but `job.json`, and the checkpoint of the same run where there is one.
+        """Make the folder ready for a run: nothing in it but `job.json`, and the checkpoint of the same run where there
+        is one.
 
         Raises StoreError if a file is in the way, or what was there cannot be removed.
         """
         with _explained(self.path):
             if self.path.exists() or self.path.is_symlink():
                 before = _loads(_bytes(self.path / JOB))
-                same = (before.get("schema"), before.get("digest")) == (SCHEMA, self.digest) and not (self.path / MANIFEST).exists()
+                same = (before.get("schema"), before.get("digest")) == (SCHEMA, self.digest) and not (
+                    self.path / MANIFEST
+                ).exists()
                 for entry in list(self.path.iterdir()):
                     if not (same and entry.name in (JOB, CHECKPOINT)):
                         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
@@ -119,8 +126,12 @@ class RunFolder:
             _put(self.path / JOB, _json({"schema": SCHEMA, "digest": self.digest, "job": dict(job)}))
 
     def write(self, tables: Mapping[str, pd.DataFrame], provenance: Mapping[str, Any]) -> StoredRun:
-        """Write everything, the manifest last, and read it back. Raises StoreError; the folder is complete or has no manifest."""
-        files = {f"{name}.parquet": records.to_parquet(name, tables[name]) for name in records.TABLES if len(tables[name])}
+        """Write everything, the manifest last, and read it back. Raises StoreError; the folder is complete or has no
+        manifest.
+        """
+        files = {
+            f"{name}.parquet": records.to_parquet(name, tables[name]) for name in records.TABLES if len(tables[name])
+        }
         files[PROVENANCE] = _json(provenance)
         with _explained(self.path):
             for name, data in files.items():
@@ -131,7 +142,9 @@ class RunFolder:
             shutil.rmtree(self.checkpoint, ignore_errors=True)  # complete without it; `read` tries again
         state, run = _read(self.path, self.digest)
         if run is None:
-            raise StoreError(f"run folder {self.path}: {state} right after it was written; is another program changing it?")
+            raise StoreError(
+                f"run folder {self.path}: {state} right after it was written; is another program changing it?"
+            )
         return run
 
 
@@ -139,7 +152,9 @@ def list_runs() -> list[RunInfo]:
     """Every run folder of the store, oldest first, verified."""
     found = []
     with _explained(paths.runs()):
-        folders = [path for path in sorted(paths.runs().glob(f"{KIND}-*")) if path.is_dir()] if paths.runs().is_dir() else []
+        folders = (
+            [path for path in sorted(paths.runs().glob(f"{KIND}-*")) if path.is_dir()] if paths.runs().is_dir() else []
+        )
         for folder in folders:
             asked = _loads(_bytes(folder / JOB))
             state, run = _read(folder, asked.get("digest", ""))
@@ -164,15 +179,24 @@ def _read(path: Path, digest: str) -> tuple[str, StoredRun | None]:
     """The folder's state, and the run if that is "complete"."""
     with _explained(path):
         if path.exists() and not path.is_dir():
-            raise StoreError(f"run folder {path}: a file is in its place; move it away or set ANALYSIS_HOME to another folder")
+            raise StoreError(
+                f"run folder {path}: a file is in its place; move it away or set ANALYSIS_HOME to another folder"
+            )
         manifest = _loads(_bytes(path / MANIFEST))
         if not (path / MANIFEST).exists():
             return "incomplete" if path.exists() else "absent", None
         if manifest.get("schema") != SCHEMA or manifest.get("kind") != KIND:
             return "foreign" if manifest else "altered", None
-        files = {name: _bytes(path / name) for name in (JOB, PROVENANCE, *(f"{name}.parquet" for name in records.TABLES))}
+        files = {
+            name: _bytes(path / name) for name in (JOB, PROVENANCE, *(f"{name}.parquet" for name in records.TABLES))
+        }
         hashes = {name: _sha256(data) for name, data in files.items() if data is not None}
-        if manifest.get("digest") != digest or manifest.get("files") != hashes or not {JOB, PROVENANCE} <= set(hashes) or "created" not in manifest:
+        if (
+            manifest.get("digest") != digest
+            or manifest.get("files") != hashes
+            or not {JOB, PROVENANCE} <= set(hashes)
+            or "created" not in manifest
+        ):
             return "altered", None
         try:
             tables = {name: records.from_parquet(name, files[f"{name}.parquet"]) for name in records.TABLES}
@@ -184,7 +208,9 @@ def _read(path: Path, digest: str) -> tuple[str, StoredRun | None]:
 
 
 def _put(path: Path, data: bytes) -> None:
-    """Write under a temporary name, flush to the disk, then rename: the name holds all of `data` or what it held before."""
+    """Write under a temporary name, flush to the disk, then rename: the name holds all of `data` or what it held
+    before.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -210,7 +236,15 @@ def _sha256(data: bytes) -> str:
 
 
 def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True, default=lambda other: other.item() if hasattr(other, "item") else str(other)) + "\n").encode()
+    return (
+        json.dumps(
+            value,
+            indent=1,
+            sort_keys=True,
+            default=lambda other: other.item() if hasattr(other, "item") else str(other),
+        )
+        + "\n"
+    ).encode()
 
 
 def _loads(data: bytes | None) -> dict[str, Any]:

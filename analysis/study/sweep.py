@@ -5,8 +5,9 @@
     study = run_study(jobs)
     study.blocks      # the job's columns, then block, split, kind, error, relative_error
 
-What is in the store is read back without loading torch; an interrupted study goes on where it stopped. On a CPU with several
-cores the jobs are shared among processes (`workers`): small models gain little from several threads for one job.
+What is in the store is read back without loading torch; an interrupted study goes on where it stopped. On a CPU with
+several cores the jobs are shared among processes (`workers`): small models gain little from several threads for one
+job.
 """
 
 import hashlib
@@ -45,16 +46,16 @@ if TYPE_CHECKING:
 class Job:
     """One run: a model, a recipe, and the texts it sees and is measured on.
 
-    calibration: a source; held_out: {label: source} or (label, source) pairs, kept as pairs. Where a lab source names no
-    half, calibration reads "train" and held-out texts "held-out". samples, held_out_samples: windows of `length` tokens of
-    each (held_out_samples None = as many as samples). seed: which windows are drawn; the recipe has a seed of its own for
-    masks and training order. separator: between documents of plain-text files. device "auto" takes what there is, and is
-    served what any device computed; a named device is served only its own kind's results.
+    calibration: a source; held_out: {label: source} or (label, source) pairs, kept as pairs. Where a lab source names
+    no half, calibration reads "train" and held-out texts "held-out". samples, held_out_samples: windows of `length`
+    tokens of each (held_out_samples None = as many as samples). seed: which windows are drawn; the recipe has a seed of
+    its own for masks and training order. separator: between documents of plain-text files. device "auto" takes what
+    there is, and is served what any device computed; a named device is served only its own kind's results.
 
-    added: a source of `added_samples` more windows, put behind the calibration windows (`study/calibration.py`); `recipe.added`
-    says who sees them. With 0 of them the run is that without. tasks: multiple-choice tasks that the dense and the pruned model
-    answer, `documents` questions of each, the same ones for every seed. shrink: measure size and speed of the model with removed structures cut out
-    (table `size`), beside the dense one's.
+    added: a source of `added_samples` more windows, put behind the calibration windows (`study/calibration.py`);
+    `recipe.added` says who sees them. With 0 of them the run is that without. tasks: multiple-choice tasks that the
+    dense and the pruned model answer, `documents` questions of each, the same ones for every seed. shrink: measure size
+    and speed of the model with removed structures cut out (table `size`), beside the dense one's.
 
     Raises UsageError listing everything that is wrong, RecipeError for a recipe text that is.
     """
@@ -100,7 +101,14 @@ class Job:
             yield f"the held-out label {records.CALIBRATION!r} is taken by the calibration text; choose another"
         if not all(labels):
             yield "a held-out text has an empty label; name it"
-        for name, low in (("samples", 1), ("held_out_samples", 1), ("length", 2), ("seed", 0), ("added_samples", 0), ("documents", 2)):
+        for name, low in (
+            ("samples", 1),
+            ("held_out_samples", 1),
+            ("length", 2),
+            ("seed", 0),
+            ("added_samples", 0),
+            ("documents", 2),
+        ):
             value = getattr(self, name)
             if value is None and name == "held_out_samples":
                 continue
@@ -111,10 +119,16 @@ class Job:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(self.device)):
             yield f"device must be auto, cpu, mps, cuda or cuda:NUMBER, got {self.device!r}"
         if str(self.added).startswith("examples:"):
-            yield f"added {self.added!r}: labelled examples cannot be added; ask for more of them as calibration, or give plain text or 'self'"
+            yield (
+                f"added {self.added!r}: labelled examples cannot be added; ask for more of them as calibration, or give"
+                " plain text or 'self'"
+            )
         if self.added is None and self.added_samples != 0:
             yield f"{self.added_samples} added windows of no source; give added, such as added='self'"
-        words = {"source": [self.calibration, *(source for _, source in self.held_out), *filter(None, [self.added])], "task": self.tasks}
+        words = {
+            "source": [self.calibration, *(source for _, source in self.held_out), *filter(None, [self.added])],
+            "task": self.tasks,
+        }
         if odd := [f"{what} {word!r}" for what, given in words.items() for word in given if not isinstance(word, str)]:
             yield f"{', '.join(odd)}: must be a text, such as 'lab:stories' or 'lab:yes-no'"
             return
@@ -126,7 +140,10 @@ class Job:
 
     def __str__(self) -> str:
         added = f" and {self.added_samples} of {self.added}" if self.added_samples else ""
-        return f"{self.recipe} on {self.model}, {self.samples} x {self.length} tokens of {self.calibration}{added}, seed {self.seed}"
+        return (
+            f"{self.recipe} on {self.model}, {self.samples} x {self.length} tokens of {self.calibration}{added}, seed"
+            f" {self.seed}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the recipe in its text form; `Job(**job.to_dict())` is the same job."""
@@ -168,14 +185,17 @@ def grid(
     seeds: Sequence[int] = (0,),
     **job: Any,
 ) -> list[Job]:
-    """Every recipe at every number of samples and of added ones with every seed; `job` holds the other fields of `Job`, the same for all.
+    """Every recipe at every number of samples and of added ones with every seed; `job` holds the other fields of `Job`,
+    the same for all.
 
     A seed is the job's and the recipe's at once. Raises UsageError for a recipe that brings its own, or nothing to run.
     """
     parsed = [Recipe.parse(recipe) if isinstance(recipe, str) else recipe for recipe in recipes]
     for recipe in parsed:
         if recipe.seed:
-            raise UsageError(f"grid: recipe {recipe} has a seed of its own; leave it out and give seeds=[{recipe.seed}]")
+            raise UsageError(
+                f"grid: recipe {recipe} has a seed of its own; leave it out and give seeds=[{recipe.seed}]"
+            )
     counts, more = ([numbers] if isinstance(numbers, int) else numbers for numbers in (samples, added_samples))
     jobs = [
         Job(model=model, recipe=replace(recipe, seed=seed), samples=count, added_samples=added, seed=seed, **job)
@@ -190,7 +210,9 @@ def grid(
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Finished jobs, the names of their runs, and their tables one under another with the job's columns in front (`records.study_columns`)."""
+    """Finished jobs, the names of their runs, and their tables one under another with the job's columns in front
+    (`records.study_columns`).
+    """
 
     jobs: tuple[Job, ...]
     runs: tuple[str, ...]
@@ -214,19 +236,30 @@ class Study:
         names = dict(zip(self.jobs, self.runs, strict=True))
         jobs = tuple(dict.fromkeys(jobs))
         if strange := [job for job in jobs if job not in names]:
-            raise UsageError(f"part of a study: {len(strange)} of {len(jobs)} jobs are not in it, the first is {strange[0]}")
+            raise UsageError(
+                f"part of a study: {len(strange)} of {len(jobs)} jobs are not in it, the first is {strange[0]}"
+            )
         runs = tuple(names[job] for job in jobs)
         place = {run: number for number, run in enumerate(dict.fromkeys(runs))}
         tables = {}
         for name in records.TABLES:
             table = getattr(self, name)
-            tables[name] = table[table["run"].isin(place)].sort_values("run", key=lambda column: column.map(place), kind="stable", ignore_index=True)
-        return Study(jobs, runs, **tables, provenance=self.provenance | {"runs": {run: self.provenance["runs"][run] for run in place}})
+            tables[name] = table[table["run"].isin(place)].sort_values(
+                "run", key=lambda column: column.map(place), kind="stable", ignore_index=True
+            )
+        return Study(
+            jobs,
+            runs,
+            **tables,
+            provenance=self.provenance | {"runs": {run: self.provenance["runs"][run] for run in place}},
+        )
 
 
 @dataclass(eq=False)
 class _Desk:
-    """What one study keeps at hand between jobs: fingerprints, the last model used, its token windows and its answers to tasks."""
+    """What one study keeps at hand between jobs: fingerprints, the last model used, its token windows and its answers
+    to tasks.
+    """
 
     prints: dict[tuple[str, ...], str] = field(default_factory=dict)
     model_key: tuple | None = None
@@ -242,9 +275,15 @@ class _Desk:
             "model": model,
             "recipe": job.recipe.digest(),
             "calibration": self._print(source_fingerprint, job.calibration, model),
-            "added": [self._print(source_fingerprint, job.added, model), job.added_samples] if job.added_samples else None,
+            "added": (
+                [self._print(source_fingerprint, job.added, model), job.added_samples] if job.added_samples else None
+            ),
             "held_out": [[label, self._print(source_fingerprint, source, model)] for label, source in job.held_out],
-            "tasks": [[[task, self._print(task_fingerprint, task)] for task in job.tasks], job.documents] if job.tasks else None,
+            "tasks": (
+                [[[task, self._print(task_fingerprint, task)] for task in job.tasks], job.documents]
+                if job.tasks
+                else None
+            ),
             "shrink": job.shrink,
             "samples": [job.samples, job.held_out_samples or job.samples, job.length, job.seed],
             "numbers": [job.dtype, job.device.partition(":")[0]],
@@ -272,7 +311,8 @@ class _Desk:
         load = partial(self._tokens, job, split="train")
         calibration = draw(load, job.calibration, job.samples, job.added, job.added_samples)
         held_out = {
-            label: self._tokens(job, source, job.held_out_samples or job.samples, split="held-out") for label, source in job.held_out
+            label: self._tokens(job, source, job.held_out_samples or job.samples, split="held-out")
+            for label, source in job.held_out
         }
         pruned = prune(self.loaded, job.recipe, calibration, held_out, checkpoint=folder.checkpoint, known=self.known)
         tables = with_answers(pruned, self.loaded, job.tasks, job.documents, self.answers)
@@ -301,7 +341,13 @@ class _Desk:
         key = (source, samples, job.length, job.seed, job.separator, split)
         if key not in self.windows:
             self.windows[key] = load_tokens(
-                source, self.loaded, samples=samples, length=job.length, seed=job.seed, separator=job.separator, split=split
+                source,
+                self.loaded,
+                samples=samples,
+                length=job.length,
+                seed=job.seed,
+                separator=job.separator,
+                split=split,
             )
         return self.windows[key]
 
@@ -319,18 +365,23 @@ def run_job(job: Job) -> StoredRun:
 def run_study(jobs: Iterable[Job], *, progress: bool = True, workers: int | None = None) -> Study:
     """Run what the store lacks and read everything back as one table of each kind, in the order of the jobs.
 
-    progress: one bar over the jobs to be run. workers: processes that share the jobs, each with its share of the cores; 1 runs
-    them in this process. None: 1 on an accelerator or where one job is to be run, else as many as there are jobs, cores, and
-    memory for (`pool.affordable`). Jobs that time a model (`shrink`) come first and alone, in this process. Equal jobs are one.
+    progress: one bar over the jobs to be run. workers: processes that share the jobs, each with its share of the cores;
+    1 runs them in this process. None: 1 on an accelerator or where one job is to be run, else as many as there are
+    jobs, cores, and memory for (`pool.affordable`). Jobs that time a model (`shrink`) come first and alone, in this
+    process. Equal jobs are one.
 
-    Raises UsageError where there is no job, and the AnalysisError of a job that fails, with the job's name in front (several
+    Raises UsageError where there is no job, and the AnalysisError of a job that fails, with the job's name in front
+    (several
     workers: of the first such job in order, once the jobs under way are done); what is finished stays stored.
     """
     jobs = tuple(dict.fromkeys(jobs))
     if not jobs:
         raise UsageError("study: no jobs to run")
     if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
-        raise UsageError(f"study: workers must be a whole number of at least 1, or None for as many as fit this machine, got {workers!r}")
+        raise UsageError(
+            "study: workers must be a whole number of at least 1, or None for as many as fit this machine, got"
+            f" {workers!r}"
+        )
     desk = _Desk()
     folders, runs = {}, {}
     for job in jobs:
@@ -338,7 +389,9 @@ def run_study(jobs: Iterable[Job], *, progress: bool = True, workers: int | None
             folders[job] = RunFolder(desk.digest(job))
             runs[job] = folders[job].read()
     models = list(dict.fromkeys(job.model for job in jobs))
-    missing = sorted((job for job in jobs if runs[job] is None), key=lambda job: models.index(job.model))  # each model is loaded once
+    missing = sorted(
+        (job for job in jobs if runs[job] is None), key=lambda job: models.index(job.model)
+    )  # each model is loaded once
     with closing(_run_missing(missing, folders, desk, workers)) as done:
         told = {"total": len(missing), "desc": f"study: {len(missing)} of {len(jobs)} runs to do", "unit": "run"}
         for job, run in bar(done, **told) if progress and missing else done:
@@ -346,10 +399,14 @@ def run_study(jobs: Iterable[Job], *, progress: bool = True, workers: int | None
     return _gather({job: (folders[job].name, run) for job, run in runs.items()})
 
 
-def _run_missing(jobs: Sequence[Job], folders: Mapping[Job, RunFolder], desk: _Desk, workers: int | None) -> Iterator[tuple[Job, StoredRun]]:
+def _run_missing(
+    jobs: Sequence[Job], folders: Mapping[Job, RunFolder], desk: _Desk, workers: int | None
+) -> Iterator[tuple[Job, StoredRun]]:
     """Every job as it ends; those that time a model before the others, with nothing beside them."""
     timed, others = ([job for job in jobs if job.shrink is alone] for alone in (True, False))
-    yield from _run_here(timed, folders, _Desk())  # a desk of their own: its model is let go of before workers load theirs
+    yield from _run_here(
+        timed, folders, _Desk()
+    )  # a desk of their own: its model is let go of before workers load theirs
     if workers is None and len(others) > 1:
         workers = affordable({job.model for job in others}, {job.device for job in others})
     workers = min(workers or 1, len(others))
@@ -363,10 +420,14 @@ def _run_here(jobs: Sequence[Job], folders: Mapping[Job, RunFolder], desk: _Desk
         yield job, run
 
 
-def _run_apart(jobs: Sequence[Job], folders: Mapping[Job, RunFolder], desk: _Desk, workers: int) -> Iterator[tuple[Job, StoredRun]]:
+def _run_apart(
+    jobs: Sequence[Job], folders: Mapping[Job, RunFolder], desk: _Desk, workers: int
+) -> Iterator[tuple[Job, StoredRun]]:
     """Every job by one of several workers, as they end; `desk` reads back what they stored."""
     failures = {}
-    with closing(spread(_run_in_worker, [(job, folders[job]) for job in jobs], workers=workers, threads=threads(workers))) as answers:
+    with closing(
+        spread(_run_in_worker, [(job, folders[job]) for job in jobs], workers=workers, threads=threads(workers))
+    ) as answers:
         for number, error in answers:
             job = jobs[number]
             if error is not None:
@@ -423,7 +484,14 @@ def _gather(runs: Mapping[Job, tuple[str, StoredRun]]) -> Study:
         jobs = front.loc[front.index.repeat([len(table) for table in own])].reset_index(drop=True)
         tables[name] = records.conform(name, jobs.join(pd.concat(own, ignore_index=True)), records.study_columns(name))
     about = {
-        run: {"job": job.to_dict(), "versions": s.manifest["versions"], "created": s.manifest["created"], **s.provenance}
+        run: {
+            "job": job.to_dict(),
+            "versions": s.manifest["versions"],
+            "created": s.manifest["created"],
+            **s.provenance,
+        }
         for job, (run, s) in runs.items()
     }
-    return Study(tuple(runs), tuple(run for run, _ in runs.values()), **tables, provenance={"schema": SCHEMA, "runs": about})
+    return Study(
+        tuple(runs), tuple(run for run, _ in runs.values()), **tables, provenance={"schema": SCHEMA, "runs": about}
+    )

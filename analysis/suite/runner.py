@@ -29,7 +29,9 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 @dataclass(frozen=True)
 class NotebookRun:
-    """How one notebook went: `status` is "completed" or "failed", `path` its executed copy, `error` one line about the failure."""
+    """How one notebook went: `status` is "completed" or "failed", `path` its executed copy, `error` one line about the
+    failure.
+    """
 
     name: str
     status: str
@@ -38,13 +40,20 @@ class NotebookRun:
     error: str = ""
 
 
-def run_suite(preset: str = "lab", only: str | Sequence[str] | None = None, overrides: Mapping[str, Any] | None = None,
-              figures_dir: str | Path | None = None, *, folder: Path | None = None) -> list[NotebookRun]:  # fmt: skip
-    """Execute the notebooks of a preset; executed copies go to data/runs/notebooks/PRESET, figures where `figures_folder` says.
+def run_suite(
+    preset: str = "lab",
+    only: str | Sequence[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    figures_dir: str | Path | None = None,
+    *,
+    folder: Path | None = None,
+) -> list[NotebookRun]:
+    """Execute the notebooks of a preset; executed copies go to data/runs/notebooks/PRESET, figures where
+    `figures_folder` says.
 
-    `only` names one or several notebooks; `overrides` sets parameters in every notebook that has them, typed or as text; `folder`
-    holds the notebooks and suite.toml if not the repository's. Raises SuiteError before anything runs (unknown preset, notebook or
-    parameter, wrong type, missing file), or at the end if a notebook failed.
+    `only` names one or several notebooks; `overrides` sets parameters in every notebook that has them, typed or as
+    text; `folder` holds the notebooks and suite.toml if not the repository's. Raises SuiteError before anything runs
+    (unknown preset, notebook or parameter, wrong type, missing file), or at the end if a notebook failed.
     """
     figures = figures_folder(preset, overrides, figures_dir)
     plans = plan(preset, only, overrides, always={"PRESET": preset, "FIGURES": str(figures)}, folder=folder)
@@ -62,9 +71,11 @@ def run_suite(preset: str = "lab", only: str | Sequence[str] | None = None, over
 
 
 def figures_folder(preset: str, overrides: Mapping[str, Any] | None = None, given: str | Path | None = None) -> Path:
-    """Where figures go: `given`, or `figures/` of the repository for the lab preset as it stands, else data/runs/figures/PRESET.
+    """Where figures go: `given`, or `figures/` of the repository for the lab preset as it stands, else
+    data/runs/figures/PRESET.
 
-    So a trial size or another model never replaces the committed figures unless asked to. UsageError if `given` is a file.
+    So a trial size or another model never replaces the committed figures unless asked to. UsageError if `given` is a
+    file.
     """
     if given:
         folder = Path(given).expanduser().resolve()
@@ -83,14 +94,22 @@ def run_notebook(one: Plan, path: Path, *, progress: bool = False) -> NotebookRu
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of values with "=" in them, which it cannot read; `suite` has read them
+    logging.getLogger("papermill").setLevel(
+        logging.ERROR
+    )  # it warns of values with "=" in them, which it cannot read; `suite` has read them
     path.parent.mkdir(parents=True, exist_ok=True)
     start, error = time.perf_counter(), ""
     shown = {"desc": f"  {one.name}", "leave": False, "position": 1, "dynamic_ncols": True} if progress else False
     try:
         with _kernel_environment(progress):
-            papermill.execute_notebook(_literal(one.path), _literal(path), parameters=dict(one.parameters), kernel_name="python3",
-                                       progress_bar=shown, extra_arguments=QUIET)  # fmt: skip
+            papermill.execute_notebook(
+                _literal(one.path),
+                _literal(path),
+                parameters=dict(one.parameters),
+                kernel_name="python3",
+                progress_bar=shown,
+                extra_arguments=QUIET,
+            )
     except PapermillExecutionError as failure:
         error = f"cell In [{failure.exec_count}]: {_error_line(failure)}"
     except DeadKernelError:
@@ -102,7 +121,8 @@ def run_notebook(one: Plan, path: Path, *, progress: bool = False) -> NotebookRu
 def _kernel_environment(watched: bool) -> Iterator[None]:
     """What kernels inherit: where their bars go, and threads of torch that wait without spinning.
 
-    Threads that spin at every barrier of a small model starve each other as soon as anything else runs: minutes for seconds.
+    Threads that spin at every barrier of a small model starve each other as soon as anything else runs: minutes for
+    seconds.
     """
     with _followed(watched) as wanted:
         wanted |= {"ANALYSIS_PROGRESS": "0", "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
@@ -117,12 +137,17 @@ def _kernel_environment(watched: bool) -> Iterator[None]:
 
 @contextmanager
 def _followed(watched: bool) -> Iterator[dict[str, str]]:
-    """The variable that makes a kernel write its bars to a file, and a line under the notebook's bar that repeats the newest."""
+    """The variable that makes a kernel write its bars to a file, and a line under the notebook's bar that repeats the
+    newest.
+    """
     if not watched:
         yield {}
         return
     done = threading.Event()
-    with tempfile.TemporaryDirectory() as folder, tqdm(bar_format="    {desc}", position=2, leave=False, dynamic_ncols=True) as line:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tqdm(bar_format="    {desc}", position=2, leave=False, dynamic_ncols=True) as line,
+    ):
         file = Path(folder) / "bars"
 
         def follow() -> None:

@@ -1,9 +1,9 @@
 """What runs with which parameters: `notebooks/suite.toml`, checked against the notebooks before anything runs.
 
-Papermill takes an unknown parameter with a warning and a wrong type without one, so the default would run under another name.
-Here the notebook's own parameters cell is the contract: it is read without being run, every parameter has an annotation and
-a literal default, and whatever the suite or the user gives must be one of them and of that type. All problems are
-reported at once (SuiteError).
+Papermill takes an unknown parameter with a warning and a wrong type without one, so the default would run under another
+name. Here the notebook's own parameters cell is the contract: it is read without being run, every parameter has an
+annotation and a literal default, and whatever the suite or the user gives must be one of them and of that type. All
+problems are reported at once (SuiteError).
 """
 
 import ast
@@ -31,7 +31,9 @@ class Parameter:
     default: Any
 
     def read(self, value: Any) -> Any:
-        """`value` in this parameter's type; text from a command line is read as that type. ValueError if it is of another."""
+        """`value` in this parameter's type; text from a command line is read as that type. ValueError if it is of
+        another.
+        """
         inner = self.type.removeprefix("list[").removesuffix("]")
         if inner == self.type:
             return _scalar(inner, value)
@@ -53,7 +55,11 @@ class Plan:
 
 def _scalar(kind: str, value: Any) -> Any:
     if isinstance(value, str) and kind != "str":
-        value = {"true": True, "false": False}.get(value.lower(), value) if kind == "bool" else (int if kind == "int" else float)(value)
+        value = (
+            {"true": True, "false": False}.get(value.lower(), value)
+            if kind == "bool"
+            else (int if kind == "int" else float)(value)
+        )
     exact = {"str": str, "int": int, "float": (int, float), "bool": bool}[kind]
     if not isinstance(value, exact) or isinstance(value, bool) is not (kind == "bool"):
         raise ValueError
@@ -63,7 +69,8 @@ def _scalar(kind: str, value: Any) -> Any:
 def read_parameters(path: Path) -> dict[str, Parameter]:
     """Parameters of a notebook from its cell tagged `parameters`, in order, without running anything.
 
-    Raises SuiteError if the file is missing or no notebook, has not exactly one such cell, or the cell holds anything but
+    Raises SuiteError if the file is missing or no notebook, has not exactly one such cell, or the cell holds anything
+    but
     `NAME: type = literal` lines (a value derived there would keep its default when another parameter is injected).
     """
     try:
@@ -78,17 +85,26 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
         raise SuiteError(f"notebook {path.stem}: {len(tagged)} cells are tagged `parameters`, exactly one is needed")
     try:
         lines = ast.parse(tagged[0]).body
-        found = [Parameter(line.target.id, ast.unparse(line.annotation), ast.literal_eval(line.value)) for line in lines]
+        found = [
+            Parameter(line.target.id, ast.unparse(line.annotation), ast.literal_eval(line.value)) for line in lines
+        ]
         bad = [p.name for p in found if p.type not in TYPES or p.read(p.default) != p.default]
     except (SyntaxError, AttributeError, ValueError, TypeError):
-        raise SuiteError(f"notebook {path.stem}: its parameters cell may hold only lines `NAME: type = literal`") from None
+        raise SuiteError(
+            f"notebook {path.stem}: its parameters cell may hold only lines `NAME: type = literal`"
+        ) from None
     if bad:
-        raise SuiteError(f"notebook {path.stem}: {', '.join(bad)} must be annotated {' or '.join(TYPES)}, with a default of that type")
+        raise SuiteError(
+            f"notebook {path.stem}: {', '.join(bad)} must be annotated {' or '.join(TYPES)}, with a default of that"
+            " type"
+        )
     return {p.name: p for p in found}
 
 
 def read_suite(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Presets of `folder`/suite.toml: {preset: {notebook or "all": {parameter: value}}}; SuiteError if it cannot be read."""
+    """Presets of `folder`/suite.toml: {preset: {notebook or "all": {parameter: value}}}; SuiteError if it cannot be
+    read.
+    """
     try:
         table = tomllib.loads((folder / "suite.toml").read_text("utf-8"))
     except FileNotFoundError:
@@ -96,19 +112,28 @@ def read_suite(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SuiteError(f"suite: suite.toml does not parse: {error}") from None
     presets = table.pop("presets", {})
-    tables = isinstance(presets, dict) and all(isinstance(p, dict) and all(isinstance(part, dict) for part in p.values()) for p in presets.values())
+    tables = isinstance(presets, dict) and all(
+        isinstance(p, dict) and all(isinstance(part, dict) for part in p.values()) for p in presets.values()
+    )
     if table or not presets or not tables:
         raise SuiteError("suite: suite.toml may hold only tables [presets.NAME.all] and [presets.NAME.NOTEBOOK]")
     return presets
 
 
-def plan(preset: str, only: str | Sequence[str] | None = None, overrides: Mapping[str, Any] | None = None, *,
-         always: Mapping[str, Any] | None = None, folder: Path | None = None) -> list[Plan]:  # fmt: skip
-    """Notebooks of a preset, in its order, each with its typed parameters: shared ones, its own, `overrides`, then `always`.
+def plan(
+    preset: str,
+    only: str | Sequence[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    always: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+) -> list[Plan]:
+    """Notebooks of a preset, in its order, each with its typed parameters: shared ones, its own, `overrides`, then
+    `always`.
 
-    `only` narrows to one or several names. An override goes to every chosen notebook that has such a parameter, and is an error
-    if none has; `always` is what the runner itself sets in every notebook. Raises SuiteError with every problem found, before
-    anything runs.
+    `only` narrows to one or several names. An override goes to every chosen notebook that has such a parameter, and is
+    an error if none has; `always` is what the runner itself sets in every notebook. Raises SuiteError with every
+    problem found, before anything runs.
     """
     folder, always = folder or paths.notebooks(), dict(always or {})
     presets, overrides = read_suite(folder), dict(overrides or {})
@@ -117,7 +142,9 @@ def plan(preset: str, only: str | Sequence[str] | None = None, overrides: Mappin
     sections = {name: values for name, values in presets[preset].items() if name != SHARED}
     wanted = [only] if isinstance(only, str) else list(only or sections)
     if unknown := [name for name in wanted if name not in sections]:
-        raise SuiteError(f"suite: preset {preset} runs no notebook {', '.join(map(repr, unknown))}{_hint(unknown[0], sections)}")
+        raise SuiteError(
+            f"suite: preset {preset} runs no notebook {', '.join(map(repr, unknown))}{_hint(unknown[0], sections)}"
+        )
     shared = presets[preset].get(SHARED, {})
     plans, used = [], set(always)
     problems = [f"{key} is set by the suite itself" for key in overrides if key in always]
@@ -129,7 +156,12 @@ def plan(preset: str, only: str | Sequence[str] | None = None, overrides: Mappin
             used.update(overrides)  # nothing can be said about them
             continue
         used.update(known)
-        given = {**shared, **sections[name], **{key: value for key, value in overrides.items() if key in known}, **always}
+        given = {
+            **shared,
+            **sections[name],
+            **{key: value for key, value in overrides.items() if key in known},
+            **always,
+        }
         plans.append(Plan(name, folder / f"{name}.ipynb", _typed(name, given, known, problems)))
     problems += [f"no chosen notebook has a parameter {key}{_hint(key, used)}" for key in overrides if key not in used]
     if problems:
@@ -137,7 +169,9 @@ def plan(preset: str, only: str | Sequence[str] | None = None, overrides: Mappin
     return plans
 
 
-def _typed(notebook: str, given: Mapping[str, Any], known: Mapping[str, Parameter], problems: list[str]) -> dict[str, Any]:
+def _typed(
+    notebook: str, given: Mapping[str, Any], known: Mapping[str, Parameter], problems: list[str]
+) -> dict[str, Any]:
     """The given values in the notebook's types; what is unknown or of another type is added to `problems`."""
     out = {}
     for key, value in given.items():

@@ -1,8 +1,8 @@
 """From a source and a tokenizer to windows.
 
-    windows = load_tokens("lab:stories", loaded, samples=64, length=128, seed=0)
-    held_out = load_tokens("stories.txt[80%:]", tokenizer, samples=200, length=128)
-    own = load_tokens("self:language=en", loaded, samples=64, length=128)
+windows = load_tokens("lab:stories", loaded, samples=64, length=128, seed=0)
+held_out = load_tokens("stories.txt[80%:]", tokenizer, samples=200, length=128)
+own = load_tokens("self:language=en", loaded, samples=64, length=128)
 """
 
 import hashlib
@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     from analysis.text.generate import Batch
     from analysis.text.windows import Windows
 
-__all__ = ["SOURCES", "Source", "boundary", "load_tokens", "parse_source", "source_fingerprint", "tokenise", "tokenizer_fingerprint"]
+__all__ = [
+    "SOURCES",
+    "Source",
+    "boundary",
+    "load_tokens",
+    "parse_source",
+    "source_fingerprint",
+    "tokenise",
+    "tokenizer_fingerprint",
+]
 
 BATCH = 256  # documents per call of the tokenizer
 UNKNOWN = 0.5  # share of unknown tokens above which a tokenizer cannot read a text
@@ -45,18 +54,19 @@ def load_tokens(
 ) -> "Windows":
     """Windows (samples, length) of token ids out of a source.
 
-    `tokenizer` is a tokenizer, or a loaded model, whose context then bounds `length`; self-generated text needs the model. `samples`
-    None = every window there is, in order. `seed` draws the windows, and in the lab and of the model the documents. `separator` ends
-    documents of plain-text files (default: `<|endoftext|>` where it occurs, else blank lines). `mode` is one of `windows.cut`; by
-    default "stream", and "crop" for hub:c4. `split` is the half of a lab register ("train" or "held-out") where the source names none.
-    Labelled examples are read by `examples.load_examples`: one window each, special tokens and labels with them, `length` their most tokens.
+    `tokenizer` is a tokenizer, or a loaded model, whose context then bounds `length`; self-generated text needs the
+    model. `samples` None = every window there is, in order. `seed` draws the windows, and in the lab and of the model
+    the documents. `separator` ends documents of plain-text files (default: `<|endoftext|>` where it occurs, else blank
+    lines). `mode` is one of `windows.cut`; by default "stream", and "crop" for hub:c4. `split` is the half of a lab
+    register ("train" or "held-out") where the source names none. Labelled examples are read by
+    `examples.load_examples`: one window each, special tokens and labels with them, `length` their most tokens.
 
-    Texts are tokenised without special tokens; documents of a stream are joined by the tokenizer's end-of-text token (else its
-    beginning-of-text token, else a newline), the joined corpora of the papers by their text (`hub.ALIASES`). Lab streams and the
-    model's own text have no end: as many documents are made as the windows need, and the windows taken in order, so that fewer are
-    the first of more. So they are of a mixture: `samples` windows in its shares, in the order of `mixtures.order`.
-    Raises UsageError for wrong arguments or a tokenizer that does not fit the model, DataError for a text that is missing, broken, too
-    short, or unknown to the tokenizer.
+    Texts are tokenised without special tokens; documents of a stream are joined by the tokenizer's end-of-text token
+    (else its beginning-of-text token, else a newline), the joined corpora of the papers by their text (`hub.ALIASES`).
+    Lab streams and the model's own text have no end: as many documents are made as the windows need, and the windows
+    taken in order, so that fewer are the first of more. So they are of a mixture: `samples` windows in its shares, in
+    the order of `mixtures.order`. Raises UsageError for wrong arguments or a tokenizer that does not fit the model,
+    DataError for a text that is missing, broken, too short, or unknown to the tokenizer.
     """
     from analysis.text.windows import check_request, cut
 
@@ -86,14 +96,34 @@ def load_tokens(
         texts, separated = read(source, seed=seed, separator=separator)
     joiner = source.hub.joiner if source.hub and mode == "stream" else None
     if joiner is not None:
-        documents, boundary_id, boundaries = _joined(texts, joiner, tokenizer, source, length), None, "none: rows are one text"
+        documents, boundary_id, boundaries = (
+            _joined(texts, joiner, tokenizer, source, length),
+            None,
+            "none: rows are one text",
+        )
     elif endless:
-        documents = _enough(texts, tokenizer, length=length, samples=samples, mode=mode, step=source.generation.batch if source.generation else 64)
+        documents = _enough(
+            texts,
+            tokenizer,
+            length=length,
+            samples=samples,
+            mode=mode,
+            step=source.generation.batch if source.generation else 64,
+        )
     else:
         texts = list(texts) if source.kind == "lab" else texts
-        documents = _Lazy(texts, tokenizer) if mode == "crop" else tokenise(texts, tokenizer, desc=f"tokens of {source.label}")
+        documents = (
+            _Lazy(texts, tokenizer) if mode == "crop" else tokenise(texts, tokenizer, desc=f"tokens of {source.label}")
+        )
     windows = cut(
-        documents, length=length, samples=samples, seed=seed, boundary_id=boundary_id, mode=mode, shuffle=not endless, label=source.label
+        documents,
+        length=length,
+        samples=samples,
+        seed=seed,
+        boundary_id=boundary_id,
+        mode=mode,
+        shuffle=not endless,
+        label=source.label,
     )
     check_known(windows, tokenizer, loaded, source)
     provenance = {
@@ -118,10 +148,19 @@ def load_tokens(
 def endless_error(source: Source) -> str:
     """What is wrong with asking for all there is of something without an end."""
     if source.kind == LABELLED:
-        return f"{source.label}: the lab's examples have no end; say how many (samples), or slice them, as in {source.label}[:1000]"
+        return (
+            f"{source.label}: the lab's examples have no end; say how many (samples), or slice them, as in"
+            f" {source.label}[:1000]"
+        )
     if source.kind == "lab":
-        return f"{source.label}: lab text has no end; say how many windows (samples), or how many documents, as in {source.label}[:1000]"
-    return f"{source.label}: {'a mixture' if source.kind == 'mixture' else 'the text of a model'} has no natural number of windows; give samples"
+        return (
+            f"{source.label}: lab text has no end; say how many windows (samples), or how many documents, as in"
+            f" {source.label}[:1000]"
+        )
+    return (
+        f"{source.label}: {'a mixture' if source.kind == 'mixture' else 'the text of a model'} has no natural number of"
+        " windows; give samples"
+    )
 
 
 def _mixture(source: Source, tokenizer, samples: int | None, **how) -> "Windows":
@@ -130,8 +169,16 @@ def _mixture(source: Source, tokenizer, samples: int | None, **how) -> "Windows"
         raise UsageError(endless_error(source))
     chosen = order([share for _, share in source.parts], samples)
     counts = [chosen.count(number) for number in range(len(source.parts))]
-    parts = [load_tokens(part, tokenizer, samples=count, **how) if count else None for (part, _), count in zip(source.parts, counts)]
-    told = {"source": source.label, "fingerprint": source_fingerprint(source, getattr(tokenizer, "fingerprint", None)), "length": how["length"], "seed": how["seed"]}
+    parts = [
+        load_tokens(part, tokenizer, samples=count, **how) if count else None
+        for (part, _), count in zip(source.parts, counts)
+    ]
+    told = {
+        "source": source.label,
+        "fingerprint": source_fingerprint(source, getattr(tokenizer, "fingerprint", None)),
+        "length": how["length"],
+        "seed": how["seed"],
+    }
     mixed = mix(source, parts, chosen)
     return replace(mixed, provenance=told | mixed.provenance)
 
@@ -146,21 +193,30 @@ def _own(source: Source, loaded: "LoadedModel | None", seed: int, batches: "list
 
 
 def tokenizer_of(loaded: "LoadedModel", length: int):
-    """A model's tokenizer. Raises UsageError where it has none, or windows of `length` tokens are longer than its context."""
+    """A model's tokenizer. Raises UsageError where it has none, or windows of `length` tokens are longer than its
+    context.
+    """
     if loaded.tokenizer is None:
-        raise UsageError(f"model {loaded.name}: has no tokenizer to read text with; put its tokenizer files in the model's folder")
+        raise UsageError(
+            f"model {loaded.name}: has no tokenizer to read text with; put its tokenizer files in the model's folder"
+        )
     if loaded.context is not None and length > loaded.context:
-        raise UsageError(f"model {loaded.name}: a window of {length} tokens is longer than its context of {loaded.context}; give a shorter length")
+        raise UsageError(
+            f"model {loaded.name}: a window of {length} tokens is longer than its context of {loaded.context}; give a"
+            " shorter length"
+        )
     return loaded.tokenizer
 
 
 def check_known(windows: "Windows", tokenizer, loaded: "LoadedModel | None", source: Source) -> None:
-    """Raise DataError where the tokenizer does not know the text, UsageError where the model does not know the tokenizer's ids."""
+    """Raise DataError where the tokenizer does not know the text, UsageError where the model does not know the
+    tokenizer's ids.
+    """
     model, largest = getattr(loaded, "model", None), int(windows.ids.max())
     if model is not None and largest >= (rows := model.get_input_embeddings().weight.shape[0]):
         raise UsageError(
-            f"{source.label}: token id {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}) is beyond the {rows} embeddings of model {loaded.name}; "
-            "give the model's own tokenizer"
+            f"{source.label}: token id {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}) is beyond the {rows}"
+            f" embeddings of model {loaded.name}; give the model's own tokenizer"
         )
     unknown = getattr(tokenizer, "unk_token_id", None)
     if unknown is not None and unknown != tokenizer.eos_token_id:
@@ -179,13 +235,18 @@ def _joined(texts: Sequence[str], joiner: str, tokenizer, source: Source, length
 
 
 def _enough(texts: Iterator[str], tokenizer, *, length: int, samples: int, mode: str, step: int) -> list[np.ndarray]:
-    """Documents off an endless stream, `step` at a time, until they hold `samples` windows: tokens for a stream, documents one by one, long ones for crops."""
+    """Documents off an endless stream, `step` at a time, until they hold `samples` windows: tokens for a stream,
+    documents one by one, long ones for crops.
+    """
     found: list[np.ndarray] = []
     have, tried, wanted = 0, 0, samples * length if mode == "stream" else samples
     with bar(total=wanted, desc="documents", unit="token" if mode == "stream" else "document") as progress:
         while have < wanted and (have or tried < 256):  # after 256 documents too short for a crop, the cut says so
             batch = tokenise(list(islice(texts, step)), tokenizer)
-            counts = [len(document) if mode == "stream" else mode == "documents" or len(document) > length for document in batch]
+            counts = [
+                len(document) if mode == "stream" else mode == "documents" or len(document) > length
+                for document in batch
+            ]
             found += batch
             have, tried = have + sum(counts), tried + len(batch)
             progress.update(sum(counts))
@@ -226,7 +287,11 @@ def boundary(tokenizer) -> tuple[int | None, str]:
         if token_id is not None:
             return token_id, f"{name} token {token_id} {getattr(tokenizer, f'{name}_token')!r} between documents"
     newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
-    return (newline[-1], f"newline token {newline[-1]} between documents") if newline else (None, "none: the tokenizer has no end, start or newline token")
+    return (
+        (newline[-1], f"newline token {newline[-1]} between documents")
+        if newline
+        else (None, "none: the tokenizer has no end, start or newline token")
+    )
 
 
 def tokenizer_fingerprint(tokenizer) -> str:
@@ -234,7 +299,9 @@ def tokenizer_fingerprint(tokenizer) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if hasattr(backend, "to_str"):
         rules = json.loads(backend.to_str())
-        rules = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}  # state of the last call
+        rules = {
+            key: value for key, value in rules.items() if key not in ("truncation", "padding")
+        }  # state of the last call
     else:
         rules = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     ends = [getattr(tokenizer, name, None) for name in ("eos_token_id", "bos_token_id")]

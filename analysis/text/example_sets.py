@@ -1,6 +1,7 @@
-"""What labelled examples a name stands for, and those of the Hugging Face hub: GLUE (Wang et al. 2019), SQuAD 1.1 (Rajpurkar et al. 2016). Imports no torch.
+"""What labelled examples a name stands for, and those of the Hugging Face hub: GLUE (Wang et al. 2019), SQuAD 1.1
+(Rajpurkar et al. 2016). Imports no torch.
 
-    examples:sst2   examples:mnli/validation   examples:squad[:1000]
+examples:sst2   examples:mnli/validation   examples:squad[:1000]
 """
 
 import os
@@ -42,58 +43,145 @@ class Answered(Example):
     accepted: tuple[str, ...] = ()
 
 
-def _glue(config: str, meaning: str, classes: str, first: str, second: str | None = None, metric: str = "accuracy", validation: str = "validation") -> HubSet:
+def _glue(
+    config: str,
+    meaning: str,
+    classes: str,
+    first: str,
+    second: str | None = None,
+    metric: str = "accuracy",
+    validation: str = "validation",
+) -> HubSet:
     head = "classification" if classes else "regression"
     return HubSet(ExampleSet(head, tuple(classes.split()), metric, meaning), GLUE, config, first, second, validation)
 
 
 _MNLI = ("entailment neutral contradiction", "premise", "hypothesis")
 HUB_SETS: dict[str, HubSet] = {
-    "sst2": _glue("sst2", "SST-2: is a sentence of a film review positive (GLUE; accuracy)", "negative positive", "sentence"),
-    "cola": _glue("cola", "CoLA: is a sentence acceptable English (GLUE; Matthews correlation)", "unacceptable acceptable", "sentence", metric="matthews"),
-    "mrpc": _glue("mrpc", "MRPC: do two sentences say the same (GLUE; accuracy)", "not_equivalent equivalent", "sentence1", "sentence2"),
-    "qqp": _glue("qqp", "QQP: do two questions ask the same (GLUE; accuracy)", "not_duplicate duplicate", "question1", "question2"),
-    "stsb": _glue("stsb", "STS-B: how alike are two sentences, 0 to 5 (GLUE; Spearman correlation)", "", "sentence1", "sentence2", metric="spearman"),
-    "mnli": _glue("mnli", "MNLI: does a sentence follow from another; validation of the same genres (GLUE; accuracy)", *_MNLI, validation="validation_matched"),
-    "mnli-mismatched": _glue("mnli", "MNLI with the validation split of other genres (GLUE; accuracy)", *_MNLI, validation="validation_mismatched"),
-    "qnli": _glue("qnli", "QNLI: does a sentence answer a question (GLUE; accuracy)", "entailment not_entailment", "question", "sentence"),
-    "rte": _glue("rte", "RTE: does a sentence follow from another (GLUE; accuracy)", "entailment not_entailment", "sentence1", "sentence2"),
-    "wnli": _glue("wnli", "WNLI: is a pronoun read rightly (GLUE; accuracy)", "not_entailment entailment", "sentence1", "sentence2"),
-    "squad": HubSet(ExampleSet("span", (), "f1", "SQuAD 1.1: the words of a passage that answer a question (F1)"), SQUAD, "plain_text", "question", "context"),
-}  # fmt: skip
+    "sst2": _glue(
+        "sst2", "SST-2: is a sentence of a film review positive (GLUE; accuracy)", "negative positive", "sentence"
+    ),
+    "cola": _glue(
+        "cola",
+        "CoLA: is a sentence acceptable English (GLUE; Matthews correlation)",
+        "unacceptable acceptable",
+        "sentence",
+        metric="matthews",
+    ),
+    "mrpc": _glue(
+        "mrpc",
+        "MRPC: do two sentences say the same (GLUE; accuracy)",
+        "not_equivalent equivalent",
+        "sentence1",
+        "sentence2",
+    ),
+    "qqp": _glue(
+        "qqp",
+        "QQP: do two questions ask the same (GLUE; accuracy)",
+        "not_duplicate duplicate",
+        "question1",
+        "question2",
+    ),
+    "stsb": _glue(
+        "stsb",
+        "STS-B: how alike are two sentences, 0 to 5 (GLUE; Spearman correlation)",
+        "",
+        "sentence1",
+        "sentence2",
+        metric="spearman",
+    ),
+    "mnli": _glue(
+        "mnli",
+        "MNLI: does a sentence follow from another; validation of the same genres (GLUE; accuracy)",
+        *_MNLI,
+        validation="validation_matched",
+    ),
+    "mnli-mismatched": _glue(
+        "mnli",
+        "MNLI with the validation split of other genres (GLUE; accuracy)",
+        *_MNLI,
+        validation="validation_mismatched",
+    ),
+    "qnli": _glue(
+        "qnli",
+        "QNLI: does a sentence answer a question (GLUE; accuracy)",
+        "entailment not_entailment",
+        "question",
+        "sentence",
+    ),
+    "rte": _glue(
+        "rte",
+        "RTE: does a sentence follow from another (GLUE; accuracy)",
+        "entailment not_entailment",
+        "sentence1",
+        "sentence2",
+    ),
+    "wnli": _glue(
+        "wnli",
+        "WNLI: is a pronoun read rightly (GLUE; accuracy)",
+        "not_entailment entailment",
+        "sentence1",
+        "sentence2",
+    ),
+    "squad": HubSet(
+        ExampleSet("span", (), "f1", "SQuAD 1.1: the words of a passage that answer a question (F1)"),
+        SQUAD,
+        "plain_text",
+        "question",
+        "context",
+    ),
+}
 
 HUB_SPLITS = {"train": "train", "validation": "validation", "held-out": "validation"}
 """Names of the splits that have labels, and the split each means."""
 
 
-def parse_examples(name: str, *, text: str, start: int | Fraction | None, stop: int | Fraction | None) -> dict[str, str | None]:
-    """Name, split and columns of the labelled examples that `name` (what follows `examples:`, without its slice) stands for in the source `text`.
+def parse_examples(
+    name: str, *, text: str, start: int | Fraction | None, stop: int | Fraction | None
+) -> dict[str, str | None]:
+    """Name, split and columns of the labelled examples that `name` (what follows `examples:`, without its slice) stands
+    for in the source `text`.
 
     Raises UsageError.
     """
     if table := re.fullmatch(r"(.+?\.tsv)(?:#(.*))?", name):
         columns = None if table[2] is None else [column.strip() for column in table[2].split(",")]
         if columns is not None and (len(columns) not in (2, 3) or not all(columns)):
-            raise UsageError(f"source {text!r}: columns are written #FIRST,LABEL or #FIRST,SECOND,LABEL, with the names in the table's header")
+            raise UsageError(
+                f"source {text!r}: columns are written #FIRST,LABEL or #FIRST,SECOND,LABEL, with the names in the"
+                " table's header"
+            )
         return {"name": table[1], "column": columns and ",".join(columns)}
     known, slash, split = name.partition("/")
     if known not in EXAMPLES and known not in HUB_SETS:
         is_file = "." in os.path.basename(name) or os.path.exists(name)
-        told = "a table of examples is a file PATH.tsv, texts and labels parted by tabs" if is_file else suggest(known, (*EXAMPLES, *HUB_SETS)) + ", or PATH.tsv"
+        told = (
+            "a table of examples is a file PATH.tsv, texts and labels parted by tabs"
+            if is_file
+            else suggest(known, (*EXAMPLES, *HUB_SETS)) + ", or PATH.tsv"
+        )
         raise UsageError(f"source {text!r}: unknown set of labelled examples {name if is_file else known!r}; {told}")
     splits = SPLITS if known in EXAMPLES else HUB_SPLITS
     if slash and split not in splits:
-        told = "the test splits of the hub's sets have no labels; " if split.startswith("test") and splits is HUB_SPLITS else ""
+        told = (
+            "the test splits of the hub's sets have no labels; "
+            if split.startswith("test") and splits is HUB_SPLITS
+            else ""
+        )
         raise UsageError(f"source {text!r}: unknown split {split!r}; {told}{suggest(split, splits)}")
     if known in EXAMPLES and (isinstance(start, Fraction) or isinstance(stop, Fraction)):
-        raise UsageError(f"source {text!r}: examples of the lab have no end to take per cent of; slice them by number, as in [:1000]")
+        raise UsageError(
+            f"source {text!r}: examples of the lab have no end to take per cent of; slice them by number, as in [:1000]"
+        )
     return {"name": known, "split": (HUB_SPLITS[split] if known in HUB_SETS else split) if slash else None}
 
 
 def read_hub_examples(source: "Source") -> Sequence[Example | None]:
-    """The sliced examples of a hub set, None for one that cannot be used: a text is empty, or the answer is not where it is said to be. Uses the network.
+    """The sliced examples of a hub set, None for one that cannot be used: a text is empty, or the answer is not where
+    it is said to be. Uses the network.
 
-    Raises DataError where the set cannot be fetched, has not the columns or the classes it should, or, once it is read, for an example without a label.
+    Raises DataError where the set cannot be fetched, has not the columns or the classes it should, or, once it is read,
+    for an example without a label.
     """
     known = HUB_SETS[source.name]
     dataset, revision = known.dataset
@@ -101,11 +189,19 @@ def read_hub_examples(source: "Source") -> Sequence[Example | None]:
     way_out = "give a local table instead (examples:PATH.tsv), or a set of the lab such as examples:truth"
     rows = fetch(source.label, Hub(dataset, split, revision, config=known.config), gone=way_out, offline=way_out)
     label = "answers" if known.what.head == "span" else "label"
-    if missing := [column for column in (known.first, known.second, label) if column and column not in rows.column_names]:
-        raise DataError(f"{source.label}: {dataset} has no column {missing[0]!r} at revision {revision}; it has {', '.join(rows.column_names)}; {way_out}")
+    if missing := [
+        column for column in (known.first, known.second, label) if column and column not in rows.column_names
+    ]:
+        raise DataError(
+            f"{source.label}: {dataset} has no column {missing[0]!r} at revision {revision}; it has"
+            f" {', '.join(rows.column_names)}; {way_out}"
+        )
     names = getattr(rows.features[label], "names", None)
     if names is not None and tuple(names) != known.what.classes:
-        raise DataError(f"{source.label}: {dataset} has the classes {', '.join(names)} and not {', '.join(known.what.classes)}; {way_out}")
+        raise DataError(
+            f"{source.label}: {dataset} has the classes {', '.join(names)} and not {', '.join(known.what.classes)};"
+            f" {way_out}"
+        )
     chosen = source.select(len(rows))
     return _Rows(rows, chosen, known, label, source.label)
 

@@ -1,6 +1,7 @@
-"""Labelled examples out of a table: UTF-8 text, tabs between cells, a header, no quoting (the form of GLUE's files). Imports no torch.
+"""Labelled examples out of a table: UTF-8 text, tabs between cells, a header, no quoting (the form of GLUE's files).
+Imports no torch.
 
-    sentence	label          question	context	answer          sentence1	sentence2	score
+sentence	label          question	context	answer          sentence1	sentence2	score
 """
 
 import math
@@ -18,19 +19,22 @@ if TYPE_CHECKING:
 FIRST = ("sentence", "text", "sentence1", "premise", "question1", "question")
 SECOND = ("sentence2", "hypothesis", "question2", "context", "passage")
 LABEL = ("label", "gold_label", "is_duplicate", "score", "answer")
-"""Columns that are understood by their names, in any case; where there is a `question` and a `sentence`, the sentence is the second text."""
+"""Columns that are understood by their names, in any case; where there is a `question` and a `sentence`, the sentence
+is the second text."""
 MOST = 1000
-"""Classes are numbered from 0 to below this; larger numbers are scores or identifiers in a column that was taken for labels."""
+"""Classes are numbered from 0 to below this; larger numbers are scores or identifiers in a column that was taken for
+labels."""
 
 
 def read_table(source: "Source") -> tuple[ExampleSet, list[Example]]:
     """What a table asks, and its sliced examples in order.
 
-    Labels that are all whole numbers are classes, all other numbers (or a column called `score`) scores, a column called `answer` the words of an answer
-    in the second text (where they first occur), anything else the names of classes, numbered in their order by letter. What it asks is read off the
-    whole table, so that all slices of it agree.
-    Raises DataError, with the line, for a table that is missing, empty or binary, without the columns, or with a row of another length, an empty text, a
-    missing label, a score that is no number, numbers and names as labels, or an answer that is not in its passage.
+    Labels that are all whole numbers are classes, all other numbers (or a column called `score`) scores, a column
+    called `answer` the words of an answer in the second text (where they first occur), anything else the names of
+    classes, numbered in their order by letter. What it asks is read off the whole table, so that all slices of it
+    agree. Raises DataError, with the line, for a table that is missing, empty or binary, without the columns, or with a
+    row of another length, an empty text, a missing label, a score that is no number, numbers and names as labels, or an
+    answer that is not in its passage.
     """
     lines = file_text(check_file(source), source).split("\n")
     header = [cell.strip() for cell in lines[0].split("\t")]
@@ -41,7 +45,10 @@ def read_table(source: "Source") -> tuple[ExampleSet, list[Example]]:
             continue
         where, cells = _where(source, number), line.split("\t")
         if len(cells) != len(header):
-            raise DataError(f"{where}: has {len(cells)} cells, the header names {len(header)}; part them by tabs, and write no tab in a text")
+            raise DataError(
+                f"{where}: has {len(cells)} cells, the header names {len(header)}; part them by tabs, and write no tab"
+                " in a text"
+            )
         texts = [cells[place].strip() for place in places]
         for place, text in zip(places, texts):
             if not text:
@@ -51,7 +58,10 @@ def read_table(source: "Source") -> tuple[ExampleSet, list[Example]]:
         raise DataError(f"table {source.name}: holds no example, only a header; the first line names the columns")
     what, labels = _labels(source, header[places[-1]], rows)
     chosen = source.select(len(rows))
-    return what, [Example(first, second, label) for (_, first, second, _), label in zip(rows[chosen.start : chosen.stop], labels[chosen.start : chosen.stop])]
+    return what, [
+        Example(first, second, label)
+        for (_, first, second, _), label in zip(rows[chosen.start : chosen.stop], labels[chosen.start : chosen.stop])
+    ]
 
 
 def _where(source: "Source", line: int) -> str:
@@ -78,7 +88,9 @@ def _known(source: "Source", header: list[str]) -> list[int]:
         if len(found) > 1:
             raise DataError(f"table {source.name}: {' and '.join(map(repr, found))} may each be the {what}; {hint}")
         if len(found) < least:
-            raise DataError(f"table {source.name}: no column of its first line ({', '.join(header)}) is known as the {what}; {hint}")
+            raise DataError(
+                f"table {source.name}: no column of its first line ({', '.join(header)}) is known as the {what}; {hint}"
+            )
     return [names.index(name) for name in (*first, *second, *label)]
 
 
@@ -90,7 +102,11 @@ def _labels(source: "Source", column: str, rows: list[tuple]) -> tuple[ExampleSe
     numbers = [_number(text) for text in texts]
     odd = [row for row, number in zip(rows, numbers) if number is None]
     if odd and (kind == "score" or len(odd) < len(rows)):
-        told = "is no number" if kind == "score" else "is no number, and other labels are; write numbers only, or names only"
+        told = (
+            "is no number"
+            if kind == "score"
+            else "is no number, and other labels are; write numbers only, or names only"
+        )
         raise DataError(f"{_where(source, odd[0][0])}: {column} {odd[0][-1]!r} {told}")
     if odd:
         classes = tuple(sorted(set(texts)))
@@ -99,7 +115,11 @@ def _labels(source: "Source", column: str, rows: list[tuple]) -> tuple[ExampleSe
         return ExampleSet("regression", (), "spearman", ""), numbers
     for row, number in zip(rows, numbers):
         if not 0 <= number < MOST:
-            told = "-1 stands for no label, as in test splits" if number == -1 else "classes are numbered from 0; call a column of scores `score`"
+            told = (
+                "-1 stands for no label, as in test splits"
+                if number == -1
+                else "classes are numbered from 0; call a column of scores `score`"
+            )
             raise DataError(f"{_where(source, row[0])}: {column} {row[-1]} is no class; {told}")
     classes = tuple(map(str, range(int(max(numbers)) + 1)))
     return ExampleSet("classification", classes, "accuracy", ""), [int(number) for number in numbers]
@@ -116,7 +136,10 @@ def _place(source: "Source", row: tuple) -> tuple[int, int]:
     """Characters of the answer in the passage."""
     line, _, passage, answer = row
     if passage is None:
-        raise DataError(f"table {source.name}: answers are of questions about a passage, and there is no such column; name it, as in #question,context,answer")
+        raise DataError(
+            f"table {source.name}: answers are of questions about a passage, and there is no such column; name it, as"
+            " in #question,context,answer"
+        )
     if (start := passage.find(answer)) < 0:
         raise DataError(f"{_where(source, line)}: the answer {answer!r} does not occur in its passage")
     return start, start + len(answer)

@@ -1,8 +1,8 @@
 """From labelled examples and a tokenizer to windows with the right answers.
 
-    windows = load_examples("examples:truth", encoder, samples=512, length=64)                     # of the lab, in the order of the model's classes
-    held_out = load_examples("examples:train.tsv[80%:]", tokenizer, length=128)
-    held_out = load_examples("examples:dev.tsv", tokenizer, length=128, classes=windows.labelled.classes)
+windows = load_examples("examples:truth", encoder, samples=512, length=64)                     # of the lab, in the
+order of the model's classes held_out = load_examples("examples:train.tsv[80%:]", tokenizer, length=128) held_out =
+load_examples("examples:dev.tsv", tokenizer, length=128, classes=windows.labelled.classes)
 """
 
 import inspect
@@ -27,30 +27,48 @@ from analysis.text.windows import Labelled, Windows, check_request
 if TYPE_CHECKING:
     from analysis.models.load import LoadedModel
 
-Kept = tuple[list[int], list[int] | None, int | float | tuple[int, int], Example, list | None]  # ids, types, label, example, offsets in the passage
+Kept = tuple[
+    list[int], list[int] | None, int | float | tuple[int, int], Example, list | None
+]  # ids, types, label, example, offsets in the passage
 PATIENCE = 16  # endless examples are given up where so many were read for one that could be used
 
 
 def load_examples(
-    source: str | Source, tokenizer, *, samples: int | None = None, length: int, seed: int = 0, split: str = "train", classes: Sequence[str] | None = None
+    source: str | Source,
+    tokenizer,
+    *,
+    samples: int | None = None,
+    length: int,
+    seed: int = 0,
+    split: str = "train",
+    classes: Sequence[str] | None = None,
 ) -> Windows:
-    """Windows (samples, T) of labelled examples, one each, as the tokenizer makes them: its special tokens in, padded on the right, T at most `length`.
+    """Windows (samples, T) of labelled examples, one each, as the tokenizer makes them: its special tokens in, padded
+    on the right, T at most `length`.
 
-    `tokenizer` is a tokenizer, or a loaded encoder whose head must fit the examples: classes are then numbered as in the model, by name where both sides
-    name them. `classes` gives that order where there is no model yet. `samples` None = all, in order; else drawn by `seed` without replacement, those of
-    the lab made by `seed` and taken in order; fewer are the first of more. `split` is "train" or "held-out" where the source names none.
+    `tokenizer` is a tokenizer, or a loaded encoder whose head must fit the examples: classes are then numbered as in
+    the model, by name where both sides name them. `classes` gives that order where there is no model yet. `samples`
+    None = all, in order; else drawn by `seed` without replacement, those of the lab made by `seed` and taken in order;
+    fewer are the first of more. `split` is "train" or "held-out" where the source names none.
 
-    Longer examples are cut (the longer text first; of questions the passage only) and counted as "cut" in the provenance; a question whose answer is cut
-    off is dropped and counted as "beyond", one of the hub that cannot be used as "unusable".
-    Raises UsageError for wrong arguments or a model that does not fit, DataError for examples that are missing, broken, or too few.
+    Longer examples are cut (the longer text first; of questions the passage only) and counted as "cut" in the
+    provenance; a question whose answer is cut off is dropped and counted as "beyond", one of the hub that cannot be
+    used as "unusable". Raises UsageError for wrong arguments or a model that does not fit, DataError for examples that
+    are missing, broken, or too few.
     """
     source = (parse_source(source) if isinstance(source, str) else source).half(split)
     if source.kind != LABELLED:
-        raise UsageError(f"{source.label}: has no labels; labelled examples are written examples:NAME or examples:PATH.tsv")
+        raise UsageError(
+            f"{source.label}: has no labels; labelled examples are written examples:NAME or examples:PATH.tsv"
+        )
     check_request(source.label, length, samples, "documents")
     loaded = tokenizer if hasattr(tokenizer, "context") else None
     if loaded is not None:
-        _check_head(source, loaded, EXAMPLES.get(source.name) or (HUB_SETS[source.name].what if source.name in HUB_SETS else None))
+        _check_head(
+            source,
+            loaded,
+            EXAMPLES.get(source.name) or (HUB_SETS[source.name].what if source.name in HUB_SETS else None),
+        )
         tokenizer = tokenizer_of(loaded, length)
     if source.endless and samples is None:
         raise UsageError(endless_error(source))
@@ -65,10 +83,22 @@ def load_examples(
     windows = encoder.windows(names, numbers)
     check_known(windows, tokenizer, loaded, source)
     provenance = {
-        "source": source.label, "fingerprint": source_fingerprint(source), "slice": source.slice, "split": source.split, "separator": "examples",
-        "boundaries": f"{encoder.special} special tokens of the tokenizer in each", "documents": encoder.read, "tokenizer": tokenizer_fingerprint(tokenizer),
-        "mode": "examples", "length": length, "samples": len(windows), "available": available, "seed": seed, "tokens": windows.tokens, **encoder.counts,
-    }  # fmt: skip
+        "source": source.label,
+        "fingerprint": source_fingerprint(source),
+        "slice": source.slice,
+        "split": source.split,
+        "separator": "examples",
+        "boundaries": f"{encoder.special} special tokens of the tokenizer in each",
+        "documents": encoder.read,
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "mode": "examples",
+        "length": length,
+        "samples": len(windows),
+        "available": available,
+        "seed": seed,
+        "tokens": windows.tokens,
+        **encoder.counts,
+    }
     return replace(windows, provenance=provenance)
 
 
@@ -87,7 +117,9 @@ def _drawn(source: Source, rows: Sequence[Example | None], samples: int | None, 
     if samples is None:
         return iter(rows)
     if len(rows) < samples:
-        raise DataError(f"too few examples: {source.label} holds {len(rows)}, {samples} asked; ask for fewer, or give more")
+        raise DataError(
+            f"too few examples: {source.label} holds {len(rows)}, {samples} asked; ask for fewer, or give more"
+        )
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     return (rows[number] for number in order.tolist())
 
@@ -95,32 +127,48 @@ def _drawn(source: Source, rows: Sequence[Example | None], samples: int | None, 
 def _check_head(source: Source, loaded: "LoadedModel", what: ExampleSet | None) -> None:
     """Raise UsageError unless the model answers what the examples ask (None: not known yet)."""
     if loaded.head == "next token":
-        like = f"lab/encoder-{source.name}" if source.name in EXAMPLES else "the folder of a BERT fine-tuned to the task"
+        like = (
+            f"lab/encoder-{source.name}" if source.name in EXAMPLES else "the folder of a BERT fine-tuned to the task"
+        )
         raise UsageError(
-            f"{source.label}: labelled examples need a model with a classification, regression or span head; {loaded.name} predicts the next token. "
-            f"Give an encoder with such a head, as {like}, or text without labels"
+            f"{source.label}: labelled examples need a model with a classification, regression or span head;"
+            f" {loaded.name} predicts the next token. Give an encoder with such a head, as {like}, or text without"
+            " labels"
         )
     if what is not None and what.head != loaded.head:
-        score = "; call the column of labels `score` if they are scores" if source.table and loaded.head == "regression" else ""
-        raise UsageError(f"{source.label}: asks for {what.head}, model {loaded.name} answers with {loaded.head}; give examples that go with the model{score}")
+        score = (
+            "; call the column of labels `score` if they are scores"
+            if source.table and loaded.head == "regression"
+            else ""
+        )
+        raise UsageError(
+            f"{source.label}: asks for {what.head}, model {loaded.name} answers with {loaded.head}; give examples that"
+            f" go with the model{score}"
+        )
 
 
-def _order(source: Source, what: ExampleSet, classes: Sequence[str] | None, loaded: "LoadedModel | None") -> tuple[tuple[str, ...], list[int]]:
+def _order(
+    source: Source, what: ExampleSet, classes: Sequence[str] | None, loaded: "LoadedModel | None"
+) -> tuple[tuple[str, ...], list[int]]:
     """Names of the classes in the order of the windows' labels, and the label of each class of the set."""
     if not what.classes:
         return (), []
     where = "the given classes" if classes is not None else f"model {loaded.name}" if loaded is not None else None
     if where is None:
         return what.classes, list(range(len(what.classes)))
-    wanted = tuple(classes) if classes is not None else tuple(loaded.model.config.id2label[number] for number in range(loaded.model.config.num_labels))
+    wanted = (
+        tuple(classes)
+        if classes is not None
+        else tuple(loaded.model.config.id2label[number] for number in range(loaded.model.config.num_labels))
+    )
     ours, theirs = [[_plain(name) for name in names] for names in (what.classes, wanted)]
     named = _named(ours) and _named(theirs)
     lacking = source.table and (named or not _named(ours))  # a small table may show only some of the classes
     fits = set(ours) <= set(theirs) if named else len(ours) <= len(theirs)
     if not fits or (len(ours) < len(theirs) and not lacking):
         raise UsageError(
-            f"{source.label}: has the classes {', '.join(what.classes)}, {where} {'have' if classes is not None else 'has'} {', '.join(wanted)}; "
-            "give examples that go with the model"
+            f"{source.label}: has the classes {', '.join(what.classes)}, {where}"
+            f" {'have' if classes is not None else 'has'} {', '.join(wanted)}; give examples that go with the model"
         )
     if named:
         return wanted, [theirs.index(name) for name in ours]
@@ -140,7 +188,10 @@ def _takes_types(tokenizer, loaded: "LoadedModel | None") -> bool:
     """Whether windows need token types: the tokenizer makes them and the model, where there is one, reads them."""
     if loaded is None:
         return "token_type_ids" in tokenizer.model_input_names
-    return "token_type_ids" in inspect.signature(loaded.model.forward).parameters and (getattr(loaded.model.config, "type_vocab_size", 0) or 0) > 1
+    return (
+        "token_type_ids" in inspect.signature(loaded.model.forward).parameters
+        and (getattr(loaded.model.config, "type_vocab_size", 0) or 0) > 1
+    )
 
 
 @dataclass
@@ -173,8 +224,9 @@ class _Encoder:
                 progress.update(len(self.kept) - before)
         if len(self.kept) < (samples or 1):
             raise DataError(
-                f"too few examples: {self.source.label}: of {self.read} read {len(self.kept)} can be used ({self.counts['beyond']} have the answer beyond "
-                f"{self.length} tokens, {self.counts['unusable']} are broken), {samples or 'at least 1'} asked; ask for fewer, or for a greater length"
+                f"too few examples: {self.source.label}: of {self.read} read {len(self.kept)} can be used"
+                f" ({self.counts['beyond']} have the answer beyond {self.length} tokens, {self.counts['unusable']} are"
+                f" broken), {samples or 'at least 1'} asked; ask for fewer, or for a greater length"
             )
 
     def add(self, batch: list[Example]) -> None:
@@ -183,7 +235,12 @@ class _Encoder:
         self._check(pair, span)
         fitting = batch
         if span:
-            counts = [len(ids) for ids in self.tokenizer([example.first for example in batch], add_special_tokens=False, verbose=False)["input_ids"]]
+            counts = [
+                len(ids)
+                for ids in self.tokenizer(
+                    [example.first for example in batch], add_special_tokens=False, verbose=False
+                )["input_ids"]
+            ]
             fitting = [example for example, count in zip(batch, counts) if count + self.special < self.length]
         made = [] if not fitting else self._tokenise(fitting, pair, span)
         kept = [row for row in made if row is not None]
@@ -193,30 +250,51 @@ class _Encoder:
     def _check(self, pair: bool, span: bool) -> None:
         self.special = self.tokenizer.num_special_tokens_to_add(pair)
         if self.length <= self.special + pair:
-            raise UsageError(f"{self.source.label}: {self.length} tokens leave no room for text beside {self.special} special tokens; give a greater length")
+            raise UsageError(
+                f"{self.source.label}: {self.length} tokens leave no room for text beside {self.special} special"
+                " tokens; give a greater length"
+            )
         if span and not self.tokenizer.is_fast:
             kind = type(self.tokenizer).__name__
-            raise UsageError(f"{self.source.label}: {kind} cannot say which characters a token stands for; give a model with a fast tokenizer")
+            raise UsageError(
+                f"{self.source.label}: {kind} cannot say which characters a token stands for; give a model with a fast"
+                " tokenizer"
+            )
 
     def _tokenise(self, batch: list[Example], pair: bool, span: bool) -> list[Kept | None]:
         """Each example in tokens, None for one whose answer is cut off."""
         texts = [[example.first for example in batch], *([[example.second for example in batch]] if pair else [])]
         made = self.tokenizer(
-            *texts, truncation="only_second" if span else "longest_first", max_length=self.length, return_attention_mask=False,
-            return_token_type_ids=self.typed, return_offsets_mapping=span, verbose=False,
-        )  # fmt: skip
+            *texts,
+            truncation="only_second" if span else "longest_first",
+            max_length=self.length,
+            return_attention_mask=False,
+            return_token_type_ids=self.typed,
+            return_offsets_mapping=span,
+            verbose=False,
+        )
         found: list[Kept | None] = []
         for row, (example, ids) in enumerate(zip(batch, made["input_ids"])):
             if not ids:
                 raise DataError(f"{self.source.label}: the example {example.first[:40]!r} has no token; leave it out")
             full = [text[row] for text in texts]
-            cut = len(ids) == self.length and len(self.tokenizer(*full, return_attention_mask=False, verbose=False)["input_ids"]) > self.length
+            cut = (
+                len(ids) == self.length
+                and len(self.tokenizer(*full, return_attention_mask=False, verbose=False)["input_ids"]) > self.length
+            )
             label, offsets = example.label, None
             if span:
-                offsets = [place if number == 1 else (0, 0) for place, number in zip(made["offset_mapping"][row], made.sequence_ids(row))]
+                offsets = [
+                    place if number == 1 else (0, 0)
+                    for place, number in zip(made["offset_mapping"][row], made.sequence_ids(row))
+                ]
                 label = _tokens_of(example, offsets, cut)
             self.counts["cut"] += cut and label is not None
-            found.append(None if label is None else (ids, made["token_type_ids"][row] if self.typed else None, label, example, offsets))
+            found.append(
+                None
+                if label is None
+                else (ids, made["token_type_ids"][row] if self.typed else None, label, example, offsets)
+            )
         return found
 
     def windows(self, names: tuple[str, ...], numbers: list[int]) -> Windows:
@@ -229,10 +307,19 @@ class _Encoder:
         told = torch.tensor(values, dtype=torch.float32 if head == "regression" else torch.long)
         span = {}
         if head == "span":
-            texts = tuple((example.second, example.second[slice(*example.label)], *getattr(example, "accepted", ())) for example in found)
+            texts = tuple(
+                (example.second, example.second[slice(*example.label)], *getattr(example, "accepted", ()))
+                for example in found
+            )
             span = {"texts": texts, "offsets": _padded(offsets, longest, (0, 0))}
         labelled = Labelled(head, self.what.metric, told, names, **span)
-        return Windows(_padded(ids, longest, pad), mask, self.source.label, types=_padded(types, longest, 0) if self.typed else None, labelled=labelled)
+        return Windows(
+            _padded(ids, longest, pad),
+            mask,
+            self.source.label,
+            types=_padded(types, longest, 0) if self.typed else None,
+            labelled=labelled,
+        )
 
 
 def _padded(rows: Sequence[list], length: int, value) -> LongTensor:
@@ -244,7 +331,9 @@ def _pad_id(tokenizer) -> int:
 
 
 def _tokens_of(example: Example, offsets: list[tuple[int, int]], cut: bool) -> tuple[int, int] | None:
-    """First and last token of the answer, offsets (T, 2) of the passage; None where it is cut off, or no token stands for it."""
+    """First and last token of the answer, offsets (T, 2) of the passage; None where it is cut off, or no token stands
+    for it.
+    """
     start, stop = example.label
     covering = [number for number, (first, last) in enumerate(offsets) if first < stop and last > start]
     kept = [place for place in offsets if place[1] > place[0]]

@@ -40,4 +40,6 @@ def check_language(language: str) -> None:
     detector_factory.init_factory()
     known = sorted(detector_factory._factory.get_lang_list())
     if language not in known:
-        raise UsageError(f"self-generated text: language {language!r} is unknown to langdetect; {suggest(language, known)}")
+        raise UsageError(
+            f"self-generated text: language {language!r} is unknown to langdetect; {suggest(language, known)}"
+        )

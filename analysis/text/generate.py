@@ -3,8 +3,9 @@
     for batch in islice(generate(loaded.model, loaded.tokenizer, Generation(temperature=0.8), seed=0), 4):
         print(batch.texts[0].text, batch.rejected)
 
-As Shin et al. 2024 (appendix C; after LLM-QAT) do it: a random start token, the next four greedily, a redraw where the prefix is not
-in the language wanted, the rest sampled until end-of-text. Batch n is a function of model, settings, seed and n alone.
+As Shin et al. 2024 (appendix C; after LLM-QAT) do it: a random start token, the next four greedily, a redraw where the
+prefix is not in the language wanted, the rest sampled until end-of-text. Batch n is a function of model, settings, seed
+and n alone.
 """
 
 import hashlib
@@ -40,7 +41,9 @@ REFERENCE = 1000  # documents that start tokens and prompts are taken from: the 
 
 @dataclass(frozen=True)
 class Text:
-    """One text as written: decoded, without special tokens; and the tokens it was written in, prefix included, end-of-text not."""
+    """One text as written: decoded, without special tokens; and the tokens it was written in, prefix included,
+    end-of-text not.
+    """
 
     text: str
     tokens: int
@@ -54,13 +57,22 @@ class Batch:
     rejected: dict[str, int]
 
 
+PLAIN = Generation()  # the model's own distribution
+
+
 def generate(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", settings: Generation = Generation(), *, seed: int = 0, first: int = 0
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    settings: Generation = PLAIN,
+    *,
+    seed: int = 0,
+    first: int = 0,
 ) -> Iterator[Batch]:
     """Batches of text in the model's own words, without end, from batch number `first` on.
 
     Global random states, the model's mode and its generation settings are left as they are; of the latter none is used.
-    Raises UsageError for settings that do not suit the model; DataError where 256 prefixes or texts in a row are rejected.
+    Raises UsageError for settings that do not suit the model; DataError where 256 prefixes or texts in a row are
+    rejected.
     """
     writer = Writer(model, tokenizer, settings, seed)
     barren = 0
@@ -72,7 +84,9 @@ def generate(
 
 
 def check_barren(batches: int, settings: Generation, rejected: dict[str, int]) -> None:
-    """Raise DataError after so many batches in a row without a text that 256 were rejected; `rejected` says for what in the last."""
+    """Raise DataError after so many batches in a row without a text that 256 were rejected; `rejected` says for what in
+    the last.
+    """
     if batches * settings.batch >= IN_A_ROW:
         _refuse(batches * settings.batch, "texts", rejected)
 
@@ -80,7 +94,8 @@ def check_barren(batches: int, settings: Generation, rejected: dict[str, int]) -
 def _refuse(number: int, what: str, rejected: dict[str, int]):
     reasons = "; ".join(f"{reason}: {REJECTIONS[reason]}" for reason in sorted(rejected))
     raise DataError(
-        f"the last {number} {what} it began were rejected ({reasons}); try another temperature, top-p, start or prompt, or leave the language open"
+        f"the last {number} {what} it began were rejected ({reasons}); try another temperature, top-p, start or prompt,"
+        " or leave the language open"
     )
 
 
@@ -97,10 +112,14 @@ class Writer:
         tokens, prefix = self.settings.tokens or 0, self.settings.prefix
         if self._context is not None and max(tokens, prefix + 1) > self._context:
             raise UsageError(
-                f"self-generated text: {max(tokens, prefix + 1)} tokens are more than the model's context of {self._context}; give a smaller prefix or tokens"
+                f"self-generated text: {max(tokens, prefix + 1)} tokens are more than the model's context of"
+                f" {self._context}; give a smaller prefix or tokens"
             )
         if prefix >= self.longest:
-            raise UsageError(f"self-generated text: a prefix of {prefix} leaves nothing to sample of {self.longest} tokens; give tokens={2 * prefix}")
+            raise UsageError(
+                f"self-generated text: a prefix of {prefix} leaves nothing to sample of {self.longest} tokens; give"
+                f" tokens={2 * prefix}"
+            )
         if self.settings.language:
             check_language(self.settings.language)
 
@@ -118,7 +137,11 @@ class Writer:
         """Token ids a text may start with: known to the tokenizer, embedded by the model, not special."""
         rows = self.model.get_input_embeddings().weight.shape[0]
         added = {number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        return sorted(number for number in set(self.tokenizer.get_vocab().values()) - added - set(self.tokenizer.all_special_ids) if number < rows)
+        return sorted(
+            number
+            for number in set(self.tokenizer.get_vocab().values()) - added - set(self.tokenizer.all_special_ids)
+            if number < rows
+        )
 
     @cached_property
     def documents(self) -> list["np.ndarray"]:
@@ -128,7 +151,9 @@ class Writer:
 
     @cached_property
     def starts(self) -> "Tensor":
-        """Weights (vocabulary,) of the start tokens, float64: one each, or how often each occurs in the reference text."""
+        """Weights (vocabulary,) of the start tokens, float64: one each, or how often each occurs in the reference
+        text.
+        """
         import torch
 
         weights = torch.zeros(max(self.allowed) + 1, dtype=torch.float64)
@@ -151,7 +176,10 @@ class Writer:
         prefix = self.settings.prefix
         long = [document[:prefix].tolist() for document in self.documents if len(document) > prefix]
         if not long:
-            raise DataError(f"{self.settings.reference}: none of its {len(self.documents)} documents is longer than a prompt of {prefix} tokens")
+            raise DataError(
+                f"{self.settings.reference}: none of its {len(self.documents)} documents is longer than a prompt of"
+                f" {prefix} tokens"
+            )
         return torch.tensor(long)
 
     def batch(self, number: int) -> Batch:
@@ -169,7 +197,9 @@ class Writer:
         texts = []
         for row in rows:
             text = self._decoded(row)
-            reason = EMPTY if len(row) <= self.settings.prefix or not text.strip() else REPETITION if loops(row) else None
+            reason = (
+                EMPTY if len(row) <= self.settings.prefix or not text.strip() else REPETITION if loops(row) else None
+            )
             if reason is None:
                 texts.append(Text(text, len(row)))
             else:
@@ -218,15 +248,29 @@ class Writer:
         """
         import torch
 
-        sampling = self._config(self.longest, do_sample=True, temperature=self.settings.temperature, top_k=self.settings.top_k, top_p=self.settings.top_p)
+        sampling = self._config(
+            self.longest,
+            do_sample=True,
+            temperature=self.settings.temperature,
+            top_k=self.settings.top_k,
+            top_p=self.settings.top_p,
+        )
         rows: dict[int, list[int]] = {}
         places = list(range(len(ids)))
         while places:
             ids = self._run(ids, sampling, until_half=True)
-            ended = torch.ones(len(ids), dtype=torch.bool, device=ids.device) if ids.shape[1] == self.longest else ids[:, -1] == self._end
+            ended = (
+                torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+                if ids.shape[1] == self.longest
+                else ids[:, -1] == self._end
+            )
             for place, row, over in zip(places, ids.tolist(), ended.tolist()):
                 if over:
-                    rows[place] = row[: row.index(self._end, self.settings.prefix)] if self._end in row[self.settings.prefix :] else row
+                    rows[place] = (
+                        row[: row.index(self._end, self.settings.prefix)]
+                        if self._end in row[self.settings.prefix :]
+                        else row
+                    )
             places = [place for place in places if place not in rows]
             ids = ids[~ended]
         return [rows[place] for place in sorted(rows)]
@@ -245,13 +289,16 @@ class Writer:
         before, self.model.generation_config = self.model.generation_config, config
         try:
             criteria = [HalfEnded()] if until_half and self._end is not None else []
-            return self.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, stopping_criteria=criteria)
+            return self.model.generate(
+                ids, attention_mask=torch.ones_like(ids), generation_config=config, stopping_criteria=criteria
+            )
         except RuntimeError as error:
             if "probability tensor" not in str(error):
                 raise
             raise NumericalError(
-                f"self-generated text: the probabilities of the next token are not finite in {self.model.dtype} at a temperature of "
-                f"{self.settings.temperature:g}; give a higher temperature, or load the model in float32"
+                f"self-generated text: the probabilities of the next token are not finite in {self.model.dtype} at a"
+                f" temperature of {self.settings.temperature:g}; give a higher temperature, or load the model in"
+                " float32"
             ) from error
         finally:
             self.model.generation_config = before
@@ -259,7 +306,13 @@ class Writer:
     def _config(self, longest: int, **options) -> "GenerationConfig":
         from transformers import GenerationConfig
 
-        return GenerationConfig(max_length=longest, eos_token_id=self._end, pad_token_id=0 if self._end is None else self._end, use_cache=True, **options)
+        return GenerationConfig(
+            max_length=longest,
+            eos_token_id=self._end,
+            pad_token_id=0 if self._end is None else self._end,
+            use_cache=True,
+            **options,
+        )
 
     @property
     def _end(self) -> int | None:
@@ -271,7 +324,9 @@ class Writer:
 
 @contextmanager
 def _seeded(device, seed: int, number: int):
-    """Random numbers of their own for batch `number`, on the CPU and on `device`; the global ones go on as if nothing had happened."""
+    """Random numbers of their own for batch `number`, on the CPU and on `device`; the global ones go on as if nothing
+    had happened.
+    """
     import torch
 
     own = int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:7], "big")

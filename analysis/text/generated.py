@@ -1,11 +1,13 @@
-"""Self-generated text on disk: written once, read back, extended where more is asked for, resumed where it was cut short.
+"""Self-generated text on disk: written once, read back, extended where more is asked for, resumed where it was cut
+short.
 
     <cache>/generated/<16 hex digits>.jsonl   one {"text": ..., "tokens": ..., "batch": ...} per line
-    <cache>/generated/<16 hex digits>.json    provenance: model, settings, seed, versions, and of every batch its size, hash, rejections
+    <cache>/generated/<16 hex digits>.json    provenance: model, settings, seed, versions, and of every batch its size,
+    hash, rejections
     <cache>/generated/<16 hex digits>.lock
 
-The provenance is written after the lines it speaks of: what lies beyond is of a batch cut short, and dropped. A batch that is not as
-it was written is written again, and all after it.
+The provenance is written after the lines it speaks of: what lies beyond is of a batch cut short, and dropped. A batch
+that is not as it was written is written again, and all after it.
 """
 
 import hashlib
@@ -50,14 +52,20 @@ class File:
 
 
 def file_of(loaded: "LoadedModel", source: Source | str, *, seed: int = 0) -> File:
-    """The file of a self source under a seed. Raises UsageError for a source that is no model's own text, or a model without a tokenizer."""
+    """The file of a self source under a seed. Raises UsageError for a source that is no model's own text, or a model
+    without a tokenizer.
+    """
     source = parse_source(source) if isinstance(source, str) else source
     if source.kind != SELF:
         raise UsageError(f"{source.label}: is not text a model writes; write self or self:OPTION=VALUE,...")
     if not hasattr(loaded, "fingerprint"):
-        raise UsageError(f"{source.label}: is written by the model of the run; give the loaded model, not its tokenizer alone")
+        raise UsageError(
+            f"{source.label}: is written by the model of the run; give the loaded model, not its tokenizer alone"
+        )
     if loaded.tokenizer is None:
-        raise UsageError(f"model {loaded.name}: has no tokenizer to write text with; put its tokenizer files in the model's folder")
+        raise UsageError(
+            f"model {loaded.name}: has no tokenizer to write text with; put its tokenizer files in the model's folder"
+        )
     request = {
         "schema": SCHEMA,
         "fingerprint": source_fingerprint(source, loaded.fingerprint),
@@ -65,14 +73,18 @@ def file_of(loaded: "LoadedModel", source: Source | str, *, seed: int = 0) -> Fi
         "seed": seed,
     }
     key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
-    return File(paths.cache() / "generated" / f"{key}.jsonl", request | {"source": source.label, "model": Path(loaded.name).name})
+    return File(
+        paths.cache() / "generated" / f"{key}.jsonl",
+        request | {"source": source.label, "model": Path(loaded.name).name},
+    )
 
 
 def written(loaded: "LoadedModel", source: Source | str, *, seed: int = 0) -> Iterator[Batch]:
-    """The batches of a self source, endlessly: those on disk, then new ones, which are put there. Other processes wait for each new batch.
+    """The batches of a self source, endlessly: those on disk, then new ones, which are put there. Other processes wait
+    for each new batch.
 
-    Raises UsageError for settings that do not suit the model, DataError where it writes nothing but what is rejected; what was
-    written before stays.
+    Raises UsageError for settings that do not suit the model, DataError where it writes nothing but what is rejected;
+    what was written before stays.
     """
     source = parse_source(source) if isinstance(source, str) else source
     file, writer, texts, barren = file_of(loaded, source, seed=seed), None, 0, 0
@@ -96,7 +108,11 @@ def tally(batches: list[Batch]) -> dict:
     for batch in batches:
         rejected.update(batch.rejected)
     texts = [text for batch in batches for text in batch.texts]
-    return {"texts": len(texts), "tokens": sum(text.tokens for text in texts), "rejected": dict(sorted(rejected.items()))}
+    return {
+        "texts": len(texts),
+        "tokens": sum(text.tokens for text in texts),
+        "rejected": dict(sorted(rejected.items())),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -136,7 +152,9 @@ def _read(file: File, number: int) -> Batch | None:
     except FileNotFoundError:
         data = b""
     if hashlib.sha256(data).hexdigest() != told["sha256"]:
-        log.warning("batch %d of generated text %s is not as it was written; it is written again", number, file.path.name)
+        log.warning(
+            "batch %d of generated text %s is not as it was written; it is written again", number, file.path.name
+        )
         return None
     rows = [json.loads(row) for row in data.splitlines()]
     return Batch(tuple(Text(row["text"], row["tokens"]) for row in rows), told["rejected"])
@@ -155,7 +173,12 @@ def _add(file: File, number: int, batch: Batch, device: str) -> None:
         lines.write(data)
         lines.flush()
         os.fsync(lines.fileno())
-    told = {"texts": len(batch.texts), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rejected": batch.rejected}
+    told = {
+        "texts": len(batch.texts),
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "rejected": batch.rejected,
+    }
     state |= {"batches": [*before, told | {"device": device, "versions": versions()}]}
     partial = file.provenance.with_suffix(".json.part")
     partial.write_text(json.dumps(state, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -170,7 +193,11 @@ def _hold(file: File):
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.warning("%s of model %s is being written by another process; waiting for it", file.request["source"], file.request["model"])
+        log.warning(
+            "%s of model %s is being written by another process; waiting for it",
+            file.request["source"],
+            file.request["model"],
+        )
         lock.acquire()
     try:
         yield

@@ -1,6 +1,7 @@
-"""Datasets of the Hugging Face hub as sources: the corpora of the papers by a short name, any other by its own. Imports no torch.
+"""Datasets of the Hugging Face hub as sources: the corpora of the papers by a short name, any other by its own. Imports
+no torch.
 
-    hub:wikitext2   hub:c4:validation   hub:ORG/NAME/CONFIG:SPLIT@REVISION#COLUMN
+hub:wikitext2   hub:c4:validation   hub:ORG/NAME/CONFIG:SPLIT@REVISION#COLUMN
 """
 
 import re
@@ -14,8 +15,9 @@ from analysis.rules import suggest
 class Hub:
     """One split of one hub dataset, and how its rows become a stream.
 
-    `file` reads that file of the repository alone. `joiner` joins rows into one text that is tokenised whole (None: every row is a
-    document of its own). `rows` and `windows` cut the corpus to its first so many rows, and then windows (None: all).
+    `file` reads that file of the repository alone. `joiner` joins rows into one text that is tokenised whole (None:
+    every row is a document of its own). `rows` and `windows` cut the corpus to its first so many rows, and then windows
+    (None: all).
     """
 
     dataset: str
@@ -31,7 +33,13 @@ class Hub:
 
 
 def _wikitext(split: str) -> Hub:
-    return Hub("Salesforce/wikitext", split, "b08601e04326c79dfdd32d625aee71d232d685c3", config="wikitext-2-raw-v1", joiner="\n\n")
+    return Hub(
+        "Salesforce/wikitext",
+        split,
+        "b08601e04326c79dfdd32d625aee71d232d685c3",
+        config="wikitext-2-raw-v1",
+        joiner="\n\n",
+    )
 
 
 def _penn(split: str) -> Hub:
@@ -40,19 +48,30 @@ def _penn(split: str) -> Hub:
 
 
 _C4 = ("allenai/c4", "1588ec454efa1a09f29cd18ddd04fe05fc8653a2")
-# The corpora of Shin et al. 2024 (sections 3.1 and 3.2) as their code reads them; the first split is the one meant by the bare name.
+# The corpora of Shin et al. 2024 (sections 3.1 and 3.2) as their code reads them; the first split is the one meant by
+# the bare name.
 ALIASES: dict[str, dict[str, Hub]] = {
     "wikitext2": {split: _wikitext(split) for split in ("test", "validation", "train")},
     "ptb": {split: _penn(split) for split in ("test", "validation", "train")},
     "c4": {
         "train": Hub(_C4[0], "train", _C4[1], file="en/c4-train.00000-of-01024.json.gz", mode="crop"),
-        "validation": Hub(_C4[0], "validation", _C4[1], file="en/c4-validation.00000-of-00008.json.gz", joiner=" ", rows=1100, windows=256),
+        "validation": Hub(
+            _C4[0],
+            "validation",
+            _C4[1],
+            file="en/c4-validation.00000-of-00008.json.gz",
+            joiner=" ",
+            rows=1100,
+            windows=256,
+        ),
     },
 }
 
 
 def parse_hub(name: str, text: str) -> Hub:
-    """The dataset that `name` (what follows `hub:`, without its slice) stands for in the source `text`. Raises UsageError."""
+    """The dataset that `name` (what follows `hub:`, without its slice) stands for in the source `text`. Raises
+    UsageError.
+    """
     rest, _, column = name.partition("#")
     rest, _, revision = rest.partition("@")
     path, _, split = rest.partition(":")
@@ -60,7 +79,9 @@ def parse_hub(name: str, text: str) -> Hub:
     if len(parts) == 1 or parts[0] in ALIASES:
         return _alias(path, split, bool(column or revision), text)
     if len(parts) > 3 or not all(parts):
-        raise UsageError(f"source {text!r}: a hub dataset is written hub:ORG/NAME or hub:ORG/NAME/CONFIG:SPLIT@REVISION#COLUMN")
+        raise UsageError(
+            f"source {text!r}: a hub dataset is written hub:ORG/NAME or hub:ORG/NAME/CONFIG:SPLIT@REVISION#COLUMN"
+        )
     config = parts[2] if len(parts) == 3 else None
     return Hub("/".join(parts[:2]), split or "train", revision or "main", config=config, column=column or "text")
 
@@ -71,7 +92,10 @@ def _alias(name: str, split: str, changed: bool, text: str) -> Hub:
     if name not in ALIASES:
         raise UsageError(f"source {text!r}: unknown hub alias {name!r}; {suggest(name, ALIASES)}, or hub:ORG/NAME")
     if changed:
-        raise UsageError(f"source {text!r}: hub:{name} has its revision and column fixed; write the dataset out as hub:ORG/NAME@REVISION#COLUMN")
+        raise UsageError(
+            f"source {text!r}: hub:{name} has its revision and column fixed; write the dataset out as"
+            " hub:ORG/NAME@REVISION#COLUMN"
+        )
     splits = ALIASES[name]
     if split and split not in splits:
         raise UsageError(f"source {text!r}: hub:{name} has no split {split!r}; {suggest(split, splits)}")
@@ -79,20 +103,28 @@ def _alias(name: str, split: str, changed: bool, text: str) -> Hub:
 
 
 def fetch(label: str, hub: Hub, *, gone: str, offline: str):
-    """The rows of one split of a hub dataset: the only function of this room that uses the network, and the only one that loads `datasets`.
+    """The rows of one split of a hub dataset: the only function of this room that uses the network, and the only one
+    that loads `datasets`.
 
-    gone, offline: what to do where there is no such revision, or no network. Raises DataError, naming the source by `label`, where the rows cannot be had.
+    gone, offline: what to do where there is no such revision, or no network. Raises DataError, naming the source by
+    `label`, where the rows cannot be had.
     """
     import datasets
 
-    # One file of a repository is fewer rows than its card announces, hence no check of their number; the revision is what is pinned.
+    # One file of a repository is fewer rows than its card announces, hence no check of their number; the revision is
+    # what is pinned.
     part = {"data_files": {hub.split: hub.file}, "verification_mode": "no_checks"} if hub.file else {}
     try:
         return datasets.load_dataset(hub.dataset, hub.config, split=hub.split, revision=hub.revision, **part)
-    except Exception as error:  # the library raises errors of a dozen unrelated classes; each means that there is no text
+    except (
+        Exception
+    ) as error:  # the library raises errors of a dozen unrelated classes; each means that there is no text
         reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
         if re.search(r"[Rr]evision .* doesn't exist", reason):
-            raise DataError(f"{label}: the hub's {hub.dataset} has no revision {hub.revision!r} (any more); {gone}") from error
+            raise DataError(
+                f"{label}: the hub's {hub.dataset} has no revision {hub.revision!r} (any more); {gone}"
+            ) from error
         raise DataError(
-            f"{label}: cannot fetch {hub.dataset} (revision {hub.revision}, split {hub.split}) from the hub: {reason}. Without network, {offline}"
+            f"{label}: cannot fetch {hub.dataset} (revision {hub.revision}, split {hub.split}) from the hub: {reason}."
+            f" Without network, {offline}"
         ) from error

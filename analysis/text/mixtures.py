@@ -1,6 +1,7 @@
 """Windows of several texts in fixed shares, one order for every number of them.
 
-    order([Fraction(7, 10), Fraction(3, 10)], 10)     # [0, 1, 0, 0, 0, 1, 0, 0, 1, 0]: 7 windows of the first part, 3 of the second
+order([Fraction(7, 10), Fraction(3, 10)], 10)     # [0, 1, 0, 0, 0, 1, 0, 0, 1, 0]: 7 windows of the first part, 3 of
+the second
 """
 
 from collections.abc import Sequence
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 def order(shares: Sequence[Fraction], number: int) -> list[int]:
     """The part that each of `number` windows comes from.
 
-    However many are taken from the start, every part has its share of them to within less than one window: with two parts, its share
-    rounded (Tijdeman 1980, "The chairman assignment problem"). So fewer windows are the first of more. `shares` are above 0 and make 1.
+    However many are taken from the start, every part has its share of them to within less than one window: with two
+    parts, its share rounded (Tijdeman 1980, "The chairman assignment problem"). So fewer windows are the first of more.
+    `shares` are above 0 and make 1.
     """
     if len(shares) == 1:
         return [0] * number
@@ -26,14 +28,19 @@ def order(shares: Sequence[Fraction], number: int) -> list[int]:
     chosen = []
     for turn in range(1, number + 1):
         owed = [share * turn - taken for share, taken in zip(shares, counts)]
-        part = min((part for part, due in enumerate(owed) if due >= margin), key=lambda part: (1 - margin - owed[part]) / shares[part])
+        part = min(
+            (part for part, due in enumerate(owed) if due >= margin),
+            key=lambda part: (1 - margin - owed[part]) / shares[part],
+        )
         counts[part] += 1
         chosen.append(part)
     return chosen
 
 
 def mix(source: Source, parts: Sequence["Windows | None"], chosen: Sequence[int]) -> "Windows":
-    """The windows of the parts in the order `chosen` (`order`); None for a part that has none. Their provenances are kept under "parts"."""
+    """The windows of the parts in the order `chosen` (`order`); None for a part that has none. Their provenances are
+    kept under "parts".
+    """
     import torch
 
     from analysis.text.windows import Windows

@@ -16,7 +16,9 @@ BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
 
 def read(source: Source, *, seed: int = 0, separator: str | None = None) -> tuple[Sequence[str] | Iterator[str], str]:
-    """The documents of a lab, file or hub source, and what separates them, in words. `seed` is the lab's, `separator` for plain text."""
+    """The documents of a lab, file or hub source, and what separates them, in words. `seed` is the lab's, `separator`
+    for plain text.
+    """
     if source.kind == "lab":
         return read_lab(source, seed=seed), "lab documents"
     return read_hub(source) if source.kind == "hub" else read_file(source, separator=separator)
@@ -31,8 +33,8 @@ def read_lab(source: Source, *, seed: int) -> Iterator[str]:
 def read_file(source: Source, *, separator: str | None) -> tuple[list[str], str]:
     """The sliced documents of a file, without empty ones, and what separates them, in words.
 
-    `separator` is for plain text; rows of .jsonl and .parquet are documents as they are.
-    Raises DataError for a file that is missing, a folder, empty, not UTF-8 text, broken, or without the column or the separator.
+    `separator` is for plain text; rows of .jsonl and .parquet are documents as they are. Raises DataError for a file
+    that is missing, a folder, empty, not UTF-8 text, broken, or without the column or the separator.
     """
     path = check_file(source)
     if path.suffix == ".parquet":
@@ -59,10 +61,13 @@ def file_text(path: Path, source: Source) -> str:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"text file {source.name}: is no UTF-8 text (byte 0x{data[error.start]:02x} at position {error.start}); give a text file, saved as UTF-8"
+            f"text file {source.name}: is no UTF-8 text (byte 0x{data[error.start]:02x} at position {error.start});"
+            " give a text file, saved as UTF-8"
         ) from error
     if (nul := data.find(b"\0")) >= 0:
-        raise DataError(f"text file {source.name}: is binary (NUL byte at position {nul}); give a text file, saved as UTF-8")
+        raise DataError(
+            f"text file {source.name}: is binary (NUL byte at position {nul}); give a text file, saved as UTF-8"
+        )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -106,7 +111,9 @@ def _parquet(path: Path, source: Source) -> list[str]:
             values = file.read(columns=[source.column]).column(source.column).to_pylist()
     except (ArrowException, OSError) as error:
         raise DataError(f"text file {source.name}: is no readable parquet file ({error})") from error
-    return [_string(value, f"text file {source.name}, row {number}", source.column) for number, value in enumerate(values)]
+    return [
+        _string(value, f"text file {source.name}, row {number}", source.column) for number, value in enumerate(values)
+    ]
 
 
 def _no_column(place: str, column: str, names) -> str:
@@ -130,9 +137,11 @@ def read_hub(source: Source) -> tuple[Sequence[str], str]:
     """
     hub: Hub = source.hub
     rows = fetch(
-        source.label, hub, gone=f"give one it has, as hub:{hub.dataset}@REVISION, or a local file (PATH.txt, .jsonl or .parquet)",
+        source.label,
+        hub,
+        gone=f"give one it has, as hub:{hub.dataset}@REVISION, or a local file (PATH.txt, .jsonl or .parquet)",
         offline="give a local file instead (PATH.txt, .jsonl or .parquet), or text of the lab such as lab:stories",
-    )  # fmt: skip
+    )
     if hub.column not in rows.column_names:
         raise DataError(_no_column(source.label, hub.column, rows.column_names).replace("FILE#", "hub:ORG/NAME#"))
     chosen = source.select(min(len(rows), hub.rows or len(rows)))

@@ -1,8 +1,10 @@
-"""What a SOURCE of text is: `lab:REGISTER`, a file, `hub:NAME`, the model's own text, a mixture of these, or labelled examples. Imports no torch.
+"""What a SOURCE of text is: `lab:REGISTER`, a file, `hub:NAME`, the model's own text, a mixture of these, or labelled
+examples. Imports no torch.
 
-    lab:stories   lab:stories/held-out   stories.txt[:80%]   texts.jsonl#body[100:200]   hub:wikitext2   hub:c4:validation[:50%]
-    self   self:temperature=0.8,top-p=0.95   lab:stories:0.7+lab:recipes:0.3   stories.txt[:80%]:1/3+self:2/3
-    examples:truth   examples:sst2/validation   examples:train.tsv#premise,hypothesis,label[:80%]
+lab:stories   lab:stories/held-out   stories.txt[:80%]   texts.jsonl#body[100:200]   hub:wikitext2
+hub:c4:validation[:50%] self   self:temperature=0.8,top-p=0.95   lab:stories:0.7+lab:recipes:0.3
+stories.txt[:80%]:1/3+self:2/3 examples:truth   examples:sst2/validation
+examples:train.tsv#premise,hypothesis,label[:80%]
 """
 
 import hashlib
@@ -40,30 +42,50 @@ SOURCES: dict[str, str] = {
     "hub:ptb": "Penn Treebank, test (also :validation, :train), sentences joined with a space",
     "hub:c4": "C4 English, first train shard, random crops: the calibration text of Shin et al. 2024",
     "hub:c4:validation": "C4 English, first 1100 documents of the validation shard, at most 256 windows",
-    "hub:ORG/NAME": "any hub dataset, as hub:ORG/NAME/CONFIG:SPLIT@REVISION#COLUMN; what is left out is split train, revision main, column text",
-    "self": "text that the model of the run writes itself (2406.15524, appendix C), as self:OPTION=VALUE,...: "
-    "temperature, top-k, top-p, prefix, start, prompt, language, tokens, batch",
+    "hub:ORG/NAME": (
+        "any hub dataset, as hub:ORG/NAME/CONFIG:SPLIT@REVISION#COLUMN; what is left out is split train, revision main,"
+        " column text"
+    ),
+    "self": (
+        "text that the model of the run writes itself (2406.15524, appendix C), as self:OPTION=VALUE,...: "
+        "temperature, top-k, top-p, prefix, start, prompt, language, tokens, batch"
+    ),
     **{f"examples:{name}": f"labelled: {known.meaning}" for name, known in EXAMPLES.items()},
     **{f"examples:{name}": f"labelled: {known.what.meaning}" for name, known in HUB_SETS.items()},
-    "examples:NAME/SPLIT": "the examples of one split: train, and held-out (lab) or validation (hub); else calibration is train, held-out text the other",
-    "examples:PATH.tsv": "labelled: any UTF-8 table with a header; columns sentence, or sentence1 and sentence2, and label or score; or question, context "
-    "and answer; or as named in PATH.tsv#FIRST,SECOND,LABEL",
+    "examples:NAME/SPLIT": (
+        "the examples of one split: train, and held-out (lab) or validation (hub); else calibration is train, held-out"
+        " text the other"
+    ),
+    "examples:PATH.tsv": (
+        "labelled: any UTF-8 table with a header; columns sentence, or sentence1 and sentence2, and label or score; or"
+        " question, context and answer; or as named in PATH.tsv#FIRST,SECOND,LABEL"
+    ),
     "SOURCE:SHARE+SOURCE:SHARE": "a mixture by windows; the shares (0.7, 1/3) make 1: lab:stories:0.7+lab:recipes:0.3",
-    "SOURCE[A:B]": "documents, or examples, A to B of a file, hub or lab source, in numbers or per cent: [:80%], [80%:], [100:200]",
+    "SOURCE[A:B]": (
+        "documents, or examples, A to B of a file, hub or lab source, in numbers or per cent: [:80%], [80%:], [100:200]"
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source as typed (`text`) and as understood. `start` and `stop` are documents, in numbers (int) or shares (Fraction), or None."""
+    """A source as typed (`text`) and as understood. `start` and `stop` are documents, in numbers (int) or shares
+    (Fraction), or None.
+    """
 
     text: str
     kind: str  # "lab", "file", "hub", "examples", "self" or "mixture"
     name: str  # register, path, dataset, or set of examples; "" for the last two kinds
     start: Edge | None = None
     stop: Edge | None = None
-    split: str | None = None  # lab: "train", "held-out", or None = whoever loads it decides; examples of the hub: "train", "validation" or None
-    column: str | None = None  # .jsonl and .parquet; of tables of examples FIRST,LABEL or FIRST,SECOND,LABEL, None = by their header
+    split: str | None = (
+        # lab: "train", "held-out", or None = whoever loads it decides; examples of the hub: "train", "validation" or
+        # None
+        None
+    )
+    column: str | None = (
+        None  # .jsonl and .parquet; of tables of examples FIRST,LABEL or FIRST,SECOND,LABEL, None = by their header
+    )
     hub: Hub | None = None
     parts: tuple[tuple["Source", Fraction], ...] = ()  # of a mixture, with their shares of the windows
     generation: Generation | None = None  # of self-generated text
@@ -86,7 +108,12 @@ class Source:
             return "+".join(f"{part.label}:{share_text(share)}" for part, share in self.parts)
         if self.kind == SELF:
             return _self_text(named(self.generation, lambda reference: reference.label))
-        return ("examples:" if self.kind == LABELLED else "") + Path(self.name).name + (f"#{self.column}" if self.column not in (None, "text") else "") + self.slice
+        return (
+            ("examples:" if self.kind == LABELLED else "")
+            + Path(self.name).name
+            + (f"#{self.column}" if self.column not in (None, "text") else "")
+            + self.slice
+        )
 
     @property
     def table(self) -> bool:
@@ -100,15 +127,26 @@ class Source:
         return self.kind == SELF or (lab and self.stop is None)
 
     def select(self, documents: int) -> range:
-        """Numbers of the documents, or examples, the slice selects out of so many. Raises DataError where these are none."""
+        """Numbers of the documents, or examples, the slice selects out of so many. Raises DataError where these are
+        none.
+        """
         chosen = range(_bound(self.start, documents, 0), _bound(self.stop, documents, documents))
         if not chosen:
-            noun, more = ("example", "") if self.kind == LABELLED else ("document", ", or give a separator that splits the text into more documents")
-            raise DataError(f"{self.label}: the slice selects none of its {documents} {noun}{'' if documents == 1 else 's'}; widen the slice{more}")
+            noun, more = (
+                ("example", "")
+                if self.kind == LABELLED
+                else ("document", ", or give a separator that splits the text into more documents")
+            )
+            raise DataError(
+                f"{self.label}: the slice selects none of its {documents} {noun}{'' if documents == 1 else 's'}; widen"
+                f" the slice{more}"
+            )
         return chosen
 
     def half(self, split: str) -> "Source":
-        """This source with the half of its lab registers and of its labelled examples named: `split` is "train" or "held-out", where none is. Raises UsageError."""
+        """This source with the half of its lab registers and of its labelled examples named: `split` is "train" or
+        "held-out", where none is. Raises UsageError.
+        """
         if split not in SPLITS:
             raise UsageError(f"{self.label}: unknown split {split!r}; {suggest(split, SPLITS)}")
         if self.kind == "mixture":
@@ -141,7 +179,10 @@ def _edge(text: str, source: str) -> Edge | None:
         return int(text)
     if re.fullmatch(r"\d+(\.\d+)?%", text) and (share := Fraction(text[:-1]) / 100) <= 1:
         return share
-    raise UsageError(f"source {source!r}: {text!r} is no place in a slice; write a number of documents or 0% to 100%, as in [:80%] or [100:200]")
+    raise UsageError(
+        f"source {source!r}: {text!r} is no place in a slice; write a number of documents or 0% to 100%, as in [:80%]"
+        " or [100:200]"
+    )
 
 
 def _edges(text: str, source: str) -> tuple[Edge | None, Edge | None]:
@@ -158,8 +199,8 @@ def _edges(text: str, source: str) -> tuple[Edge | None, Edge | None]:
 def parse_source(text: str) -> Source:
     """Read a source as typed; nothing is opened.
 
-    Raises UsageError for an empty text, an unknown register, alias, split, option or slice, naming what is possible, and for shares
-    of a mixture that do not make 1.
+    Raises UsageError for an empty text, an unknown register, alias, split, option or slice, naming what is possible,
+    and for shares of a mixture that do not make 1.
     """
     text = text.strip()
     if not text:
@@ -194,7 +235,8 @@ def _split_mixture(text: str) -> list[tuple[str, str]] | None:
         return parts
     if JOINED.search(text) or (parts and not whole):
         raise UsageError(
-            f"source {text!r}: every part of a mixture ends in its share, a slice stands before it: lab:stories:0.7+stories.txt[:80%]:0.3"
+            f"source {text!r}: every part of a mixture ends in its share, a slice stands before it:"
+            " lab:stories:0.7+stories.txt[:80%]:0.3"
         )
     return None
 
@@ -208,7 +250,10 @@ def _mixture(parts: Iterable[tuple[str, str]], text: str) -> Source:
     shares = [share for _, share in found]
     if sum(shares) != 1:
         told = " + ".join(map(share_text, shares))
-        raise UsageError(f"source {text!r}: the shares {told} make {share_text(sum(shares))}; they must make 1 (thirds are written 1/3)")
+        raise UsageError(
+            f"source {text!r}: the shares {told} make {share_text(sum(shares))}; they must make 1 (thirds are written"
+            " 1/3)"
+        )
     alike = [replace(source, text="") for source, _ in found]
     if len(set(alike)) < len(alike):
         raise UsageError(f"source {text!r}: two parts are the same text; name it once, with both shares")
@@ -222,13 +267,23 @@ def share_text(share: Fraction) -> str:
 
 def _parse_self(text: str) -> Source:
     if "[" in text and not text.startswith(f"{SELF}:"):
-        raise UsageError(f"source {text!r}: self-generated text has no end to slice; the number of windows says how much of it is used")
+        raise UsageError(
+            f"source {text!r}: self-generated text has no end to slice; the number of windows says how much of it is"
+            " used"
+        )
     try:
         generation = Generation.parse(text.removeprefix(SELF).removeprefix(":"))
     except UsageError as error:
         raise UsageError(f"source {text!r}: {error}") from error
-    if generation.reference is not None and (kind := parse_source(generation.reference).kind) in (SELF, "mixture", LABELLED):
-        raise UsageError(f"source {text!r}: start tokens and prompts are taken from a lab, file or hub source, not from a{'n' if kind == LABELLED else ''} {kind} source")
+    if generation.reference is not None and (kind := parse_source(generation.reference).kind) in (
+        SELF,
+        "mixture",
+        LABELLED,
+    ):
+        raise UsageError(
+            f"source {text!r}: start tokens and prompts are taken from a lab, file or hub source, not from"
+            f" a{'n' if kind == LABELLED else ''} {kind} source"
+        )
     return Source(text, SELF, "", generation=generation)
 
 
@@ -236,7 +291,9 @@ def named(generation: Generation, name: Callable[[Source], str]) -> Generation:
     """A generation with its reference text called by `name`: by its label, or its fingerprint."""
     if generation.reference is None:
         return generation
-    return replace(generation, **{"start" if generation.prompt is None else "prompt": name(parse_source(generation.reference))})
+    return replace(
+        generation, **{"start" if generation.prompt is None else "prompt": name(parse_source(generation.reference))}
+    )
 
 
 def _self_text(generation: Generation) -> str:
@@ -251,18 +308,20 @@ def _parse_lab(name: str, common: dict) -> Source:
     if slash and split not in SPLITS:
         raise UsageError(f"source {text!r}: unknown split {split!r}; {suggest(split, SPLITS)}")
     if isinstance(common["start"], Fraction) or isinstance(common["stop"], Fraction):
-        raise UsageError(f"source {text!r}: lab text has no end to take per cent of; slice it by numbers of documents, as in [:1000]")
+        raise UsageError(
+            f"source {text!r}: lab text has no end to take per cent of; slice it by numbers of documents, as in [:1000]"
+        )
     return Source(kind="lab", name=register, split=split or None, **common)
 
 
 def source_fingerprint(source: str | Source, model: str | None = None) -> str:
     """What the text of a source is, wherever it lies: equal fingerprints, equal documents.
 
-    A file's is the SHA-256 of its content; the lab's the version of what it writes; the hub's the dataset and revision (of labelled examples,
-    their short name and revision);
-    a mixture's those of its parts, with their shares; the model's own text's the settings and `model`, the fingerprint of the model
-    that writes it. Column and slice are part of it. Raises UsageError and DataError as parsing and opening do, and where self-generated
-    text is given without its model.
+    A file's is the SHA-256 of its content; the lab's the version of what it writes; the hub's the dataset and revision
+    (of labelled examples, their short name and revision); a mixture's those of its parts, with their shares; the
+    model's own text's the settings and `model`, the fingerprint of the model that writes it. Column and slice are part
+    of it. Raises UsageError and DataError as parsing and opening do, and where self-generated text is given without its
+    model.
     """
     source = parse_source(source) if isinstance(source, str) else source
     if source.kind == "mixture":
@@ -274,7 +333,9 @@ def source_fingerprint(source: str | Source, model: str | None = None) -> str:
     if source.kind == "lab":
         return f"lab:{source.name}{'/' + source.split if source.split else ''}@{versions.DOCUMENTS}{source.slice}"
     if source.kind == LABELLED and not source.table:
-        version = f"{versions.DOCUMENTS}.{versions.EXAMPLES}" if source.name in EXAMPLES else HUB_SETS[source.name].dataset[1]
+        version = (
+            f"{versions.DOCUMENTS}.{versions.EXAMPLES}" if source.name in EXAMPLES else HUB_SETS[source.name].dataset[1]
+        )
         return f"examples:{source.name}{'/' + source.split if source.split else ''}@{version}{source.slice}"
     if source.kind == "hub":
         hub = source.hub
@@ -292,6 +353,8 @@ def check_file(source: Source) -> Path:
     if os.path.isdir(path):
         raise DataError(f"text file {source.name}: is a folder; name a file in it")
     if not os.path.isfile(path):
-        known = [f"{kind}:{source.name}" for kind, names in (("lab", REGISTERS), ("hub", ALIASES)) if source.name in names]
+        known = [
+            f"{kind}:{source.name}" for kind, names in (("lab", REGISTERS), ("hub", ALIASES)) if source.name in names
+        ]
         raise DataError(f"text file {source.name}: no such file" + (f"; did you mean {known[0]}?" if known else ""))
     return Path(path)

@@ -1,4 +1,5 @@
-"""What a TASK is: multiple-choice questions from `lab:TASK`, a local file, or `hub:NAME`. Imports no torch and no lm_eval.
+"""What a TASK is: multiple-choice questions from `lab:TASK`, a local file, or `hub:NAME`. Imports no torch and no
+lm_eval.
 
     lab:story-ending   questions.jsonl   hub:boolq
 
@@ -25,15 +26,17 @@ FILES = (".jsonl", ".ndjson")
 TASKS: dict[str, str] = {
     **{f"lab:{name}": meaning for name, meaning in lab.TASKS.items()},
     "PATH.jsonl": 'a file of questions, one {"query": ..., "choices": [...], "gold": number} per line; no download',
-    "hub:NAME": "a multiple-choice task of lm-evaluation-harness, as hub:boolq; its data set comes from the Hugging Face hub",
+    "hub:NAME": (
+        "a multiple-choice task of lm-evaluation-harness, as hub:boolq; its data set comes from the Hugging Face hub"
+    ),
 }
 
 
 def check_tasks(names: Sequence[str]) -> None:
     """Raise unless every name is a task and every file among them can be asked.
 
-    UsageError for an unknown name or one given twice; DataError, with file and line, for a file that `read_task` refuses. Whether a hub task
-    exists is known once it is loaded.
+    UsageError for an unknown name or one given twice; DataError, with file and line, for a file that `read_task`
+    refuses. Whether a hub task exists is known once it is loaded.
     """
     for number, name in enumerate(names):
         if name in names[:number]:
@@ -55,11 +58,16 @@ def _kind(name: str) -> str:
         return "hub"
     if name.endswith(FILES):
         return "file"
-    raise UsageError(f"task {name!r}: unknown; {suggest(f'lab:{name}', [f'lab:{task}' for task in lab.TASKS])}, a .jsonl file, or hub:NAME")
+    raise UsageError(
+        f"task {name!r}: unknown; {suggest(f'lab:{name}', [f'lab:{task}' for task in lab.TASKS])}, a .jsonl file, or"
+        " hub:NAME"
+    )
 
 
 def task_fingerprint(name: str) -> str:
-    """What the questions of a task are: equal fingerprints, equal questions. Of a file its content, of the lab its writers, of a hub task the harness."""
+    """What the questions of a task are: equal fingerprints, equal questions. Of a file its content, of the lab its
+    writers, of a hub task the harness.
+    """
     kind = _kind(name)
     if kind == "lab":
         return f"{name}@{versions.DOCUMENTS}.{versions.TASKS}"
@@ -69,7 +77,8 @@ def task_fingerprint(name: str) -> str:
 
 
 def task_items(name: str, *, documents: int, seed: int = 0) -> list[Item]:
-    """The first `documents` items of a lab task or of a file (all it has, if fewer), in the order of the seed; fewer are the first of more.
+    """The first `documents` items of a lab task or of a file (all it has, if fewer), in the order of the seed; fewer
+    are the first of more.
 
     Raises UsageError for a name that is neither, DataError as `read_task` does.
     """
@@ -92,8 +101,9 @@ def chosen(available: int, documents: int, seed: int) -> list[int]:
 def read_task(path: str) -> list[Item]:
     """Every question of a file, in its order; blank lines are passed over.
 
-    Raises DataError, naming the file and the line, for one that is missing, no UTF-8, holds fewer than two questions, or has a line that is no
-    JSON object, lacks a query, has fewer than two choices or an empty one, or whose gold is no number of a choice (counted from 0).
+    Raises DataError, naming the file and the line, for one that is missing, no UTF-8, holds fewer than two questions,
+    or has a line that is no JSON object, lacks a query, has fewer than two choices or an empty one, or whose gold is no
+    number of a choice (counted from 0).
     """
     try:
         lines = _read(path).decode("utf-8-sig").split("\n")
@@ -101,7 +111,10 @@ def read_task(path: str) -> list[Item]:
         raise DataError(f"task {path}: is not UTF-8 (byte {error.start})") from error
     items = [_item(line, f"task {path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if len(items) < 2:
-        raise DataError(f"task {path}: holds {len(items)} question{'' if len(items) == 1 else 's'}; an accuracy with its error needs at least 2")
+        raise DataError(
+            f"task {path}: holds {len(items)} question{'' if len(items) == 1 else 's'}; an accuracy with its error"
+            " needs at least 2"
+        )
     return items
 
 
@@ -117,14 +130,24 @@ def _item(line: str, where: str) -> Item:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: is not JSON ({error})") from error
-    missing = [key for key in ("query", "choices", "gold") if key not in row] if isinstance(row, dict) else ["JSON object"]
+    missing = (
+        [key for key in ("query", "choices", "gold") if key not in row] if isinstance(row, dict) else ["JSON object"]
+    )
     if missing:
-        raise DataError(f"{where}: has no {' and no '.join(missing)}; " + 'write {"query": ..., "choices": [...], "gold": number}')
+        raise DataError(
+            f"{where}: has no {' and no '.join(missing)}; " + 'write {"query": ..., "choices": [...], "gold": number}'
+        )
     query, choices, gold = row["query"], row["choices"], row["gold"]
     if not isinstance(query, str) or not query.strip():
         raise DataError(f"{where}: the query is {query!r}, not a text")
-    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+    if (
+        not isinstance(choices, list)
+        or len(choices) < 2
+        or not all(isinstance(choice, str) and choice.strip() for choice in choices)
+    ):
         raise DataError(f"{where}: the choices are {choices!r}; at least two texts are needed, none of them empty")
     if type(gold) is not int or not 0 <= gold < len(choices):
-        raise DataError(f"{where}: gold is {gold!r}; with {len(choices)} choices it is a number from 0 to {len(choices) - 1}")
+        raise DataError(
+            f"{where}: gold is {gold!r}; with {len(choices)} choices it is a number from 0 to {len(choices) - 1}"
+        )
     return Item(query, tuple(choices), gold)

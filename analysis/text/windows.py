@@ -1,8 +1,8 @@
 """Windows of token ids: cut from tokenised documents, masked where padded, checked for text shared between sets.
 
-    windows = cut(documents_ids, length=128, samples=64, seed=0, boundary_id=2)     # ids (64, 128)
-    held_out = disjoint(calibration, {"stories": held_out})                         # raises OverlapError
-    calibration = append(calibration, self_generated)                               # own windows first, then added ones
+windows = cut(documents_ids, length=128, samples=64, seed=0, boundary_id=2)     # ids (64, 128)
+held_out = disjoint(calibration, {"stories": held_out})                         # raises OverlapError
+calibration = append(calibration, self_generated)                               # own windows first, then added ones
 """
 
 import hashlib
@@ -26,9 +26,10 @@ CHANCE = 0.05  # share of held-out windows that may repeat calibration text by c
 class Labelled:
     """The right answers of N windows.
 
-    head: "classification", "regression" or "span". metric: what a model's answers are scored by. labels: (N,) long classes, (N,) float32 scores, or
-    (N, 2) long first and last token of the answer. classes: their names. Of spans: texts, the passage and the accepted answers of each window, and offsets
-    (N, T, 2) long, the characters of the passage that each token stands for, (0, 0) outside it.
+    head: "classification", "regression" or "span". metric: what a model's answers are scored by. labels: (N,) long
+    classes, (N,) float32 scores, or (N, 2) long first and last token of the answer. classes: their names. Of spans:
+    texts, the passage and the accepted answers of each window, and offsets (N, T, 2) long, the characters of the
+    passage that each token stands for, (0, 0) outside it.
     """
 
     head: str
@@ -41,7 +42,9 @@ class Labelled:
     def take(self, rows: LongTensor) -> "Labelled":
         """The answers of the windows `rows`, in that order."""
         texts = tuple(self.texts[row] for row in rows.tolist()) if self.texts else ()
-        return replace(self, labels=self.labels[rows], texts=texts, offsets=None if self.offsets is None else self.offsets[rows])
+        return replace(
+            self, labels=self.labels[rows], texts=texts, offsets=None if self.offsets is None else self.offsets[rows]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +54,8 @@ class Windows:
     `ids` LongTensor (N, T). `mask` BoolTensor (N, T), True = real token, False = padding (always on the right).
     `label` is the source in the words of whoever named it, without folders ("lab:stories", "stories.txt[:80%]").
     `provenance` says in plain values how the windows were made; its counts are of tokens, windows and documents.
-    `added`: how many of the last windows were added to a calibration text (`append`).
-    `types` LongTensor (N, T): token type ids, for models that tell a first from a second text. `labelled`: the right answers, of labelled examples.
+    `added`: how many of the last windows were added to a calibration text (`append`). `types` LongTensor (N, T): token
+    type ids, for models that tell a first from a second text. `labelled`: the right answers, of labelled examples.
     """
 
     ids: LongTensor
@@ -66,16 +69,25 @@ class Windows:
     def __post_init__(self):
         if self.ids.ndim != 2 or self.ids.shape != self.mask.shape or self.mask.dtype != torch.bool:
             raise UsageError(
-                f"windows {self.label!r}: ids are {tuple(self.ids.shape)} and the mask {tuple(self.mask.shape)} {self.mask.dtype}; "
-                "both must be (N, T), the mask torch.bool"
+                f"windows {self.label!r}: ids are {tuple(self.ids.shape)} and the mask {tuple(self.mask.shape)}"
+                f" {self.mask.dtype}; both must be (N, T), the mask torch.bool"
             )
         if self.types is not None and self.types.shape != self.ids.shape:
-            raise UsageError(f"windows {self.label!r}: ids are {tuple(self.ids.shape)}, token types {tuple(self.types.shape)}; both must be (N, T)")
+            raise UsageError(
+                f"windows {self.label!r}: ids are {tuple(self.ids.shape)}, token types {tuple(self.types.shape)}; both"
+                " must be (N, T)"
+            )
         if self.labelled is not None and len(self.labelled.labels) != len(self.ids):
-            raise UsageError(f"windows {self.label!r}: {len(self.ids)} windows and {len(self.labelled.labels)} labels; each window needs one")
+            raise UsageError(
+                f"windows {self.label!r}: {len(self.ids)} windows and {len(self.labelled.labels)} labels; each window"
+                " needs one"
+            )
         check_count(f"windows {self.label!r}", "added", self.added, least=0)
         if self.added and self.added >= len(self):
-            raise UsageError(f"windows {self.label!r}: {self.added} of {len(self)} windows are added ones; at least one must be the text's own")
+            raise UsageError(
+                f"windows {self.label!r}: {self.added} of {len(self)} windows are added ones; at least one must be the"
+                " text's own"
+            )
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -101,7 +113,10 @@ class Windows:
         digest = hashlib.sha256()
         for name, tensor in {"ids": self.ids, "mask": self.mask, "types": self.types, "labels": answers}.items():
             if tensor is not None:
-                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode() + tensor.cpu().contiguous().numpy().tobytes())
+                digest.update(
+                    f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode()
+                    + tensor.cpu().contiguous().numpy().tobytes()
+                )
         return digest.hexdigest()
 
     def subset(self, n: int) -> "Windows":
@@ -117,9 +132,13 @@ class Windows:
     def take(self, rows: LongTensor) -> "Windows":
         """The windows `rows`, in ascending order; provenance counts them."""
         part = replace(
-            self, ids=self.ids[rows], mask=self.mask[rows], added=int((rows >= self.own).sum()), types=None if self.types is None else self.types[rows],
+            self,
+            ids=self.ids[rows],
+            mask=self.mask[rows],
+            added=int((rows >= self.own).sum()),
+            types=None if self.types is None else self.types[rows],
             labelled=None if self.labelled is None else self.labelled.take(rows),
-        )  # fmt: skip
+        )
         return replace(part, provenance={**self.provenance, "samples": len(part), "tokens": part.tokens})
 
     def trimmed(self, length: int) -> "Windows":
@@ -132,21 +151,28 @@ class Windows:
 
 
 def append(calibration: Windows, added: Windows) -> Windows:
-    """The windows of `calibration`, then those of `added`, counted as such: (N + M, T) with `added` = M (on top of any added before).
+    """The windows of `calibration`, then those of `added`, counted as such: (N + M, T) with `added` = M (on top of any
+    added before).
 
     The provenance is that of the calibration windows, that of the added ones in it under "added".
     Raises UsageError where the two differ in length, or are labelled examples.
     """
     if labelled := [windows.label for windows in (calibration, added) if windows.labelled is not None]:
-        raise UsageError(f"append: {labelled[0]!r} are labelled examples; ask for more of them instead of adding windows")
+        raise UsageError(
+            f"append: {labelled[0]!r} are labelled examples; ask for more of them instead of adding windows"
+        )
     if added.length != calibration.length:
         raise UsageError(
-            f"append: {added.label!r} has windows of {added.length} tokens, {calibration.label!r} of {calibration.length}; draw both with the same length"
+            f"append: {added.label!r} has windows of {added.length} tokens, {calibration.label!r} of"
+            f" {calibration.length}; draw both with the same length"
         )
     return Windows(
-        torch.cat([calibration.ids, added.ids]), torch.cat([calibration.mask, added.mask]), f"{calibration.label} + {added.label}",
-        {**calibration.provenance, "added": added.provenance}, calibration.added + len(added),
-    )  # fmt: skip
+        torch.cat([calibration.ids, added.ids]),
+        torch.cat([calibration.mask, added.mask]),
+        f"{calibration.label} + {added.label}",
+        {**calibration.provenance, "added": added.provenance},
+        calibration.added + len(added),
+    )
 
 
 def check_count(operation: str, name: str, value: int, least: int = 1) -> None:
@@ -179,19 +205,21 @@ def cut(
 ) -> Windows:
     """Cut tokenised documents into windows of `length` tokens.
 
-    stream     documents joined by the token `boundary_id` (by nothing if None), cut into consecutive windows that do not overlap;
+    stream     documents joined by the token `boundary_id` (by nothing if None), cut into consecutive windows that do
+    not overlap;
                the remainder is dropped. `samples` of them drawn without replacement by `seed`.
-    crop       a random document longer than `length`, a random stretch of it, `samples` times: the calibration windows of
-               Shin et al. 2024 (section 3.1), with Python's generator as in their code. Documents may be an indexable that
+    crop       a random document longer than `length`, a random stretch of it, `samples` times: the calibration windows
+    of
+               Shin et al. 2024 (section 3.1), with Python's generator as in their code. Documents may be an indexable
+               that
                tokenises only what is asked for.
     documents  one document per window from its start, cut at `length`, padded on the right (mask False there).
                `samples` of them drawn without replacement by `seed`.
 
     `samples` None: all windows in order (not for crop). The first n windows of a draw are those of a draw of n.
-    `shuffle` False takes the first windows in order, for documents that are themselves drawn at random; crops are then one per
-    document that is long enough.
-    Raises UsageError for a length below 2, samples below 1 or an unknown mode; DataError where the documents are too short,
-    saying how many windows they hold.
+    `shuffle` False takes the first windows in order, for documents that are themselves drawn at random; crops are then
+    one per document that is long enough. Raises UsageError for a length below 2, samples below 1 or an unknown mode;
+    DataError where the documents are too short, saying how many windows they hold.
     """
     check_request(label, length, samples, mode)
     if mode == "crop":
@@ -200,7 +228,9 @@ def cut(
     elif mode == "stream":
         stream = _join(documents_ids, boundary_id)
         available = len(stream) // length
-        rows = _draw(available, samples, seed, shuffle, f"{label}: {len(stream):,} tokens hold {_count(available, length)}")
+        rows = _draw(
+            available, samples, seed, shuffle, f"{label}: {len(stream):,} tokens hold {_count(available, length)}"
+        )
         ids = stream[: available * length].view(available, length)[rows].long()
         mask = torch.ones_like(ids, dtype=torch.bool)
     else:
@@ -208,7 +238,14 @@ def cut(
         available = len(texts)
         rows = _draw(available, samples, seed, shuffle, f"{label} holds {_count(available, length)}, one per document")
         ids, mask = _pad([texts[row] for row in rows.tolist()], length, 0 if boundary_id is None else boundary_id)
-    provenance = {"mode": mode, "length": length, "samples": len(ids), "available": available, "seed": seed, "tokens": int(mask.sum())}
+    provenance = {
+        "mode": mode,
+        "length": length,
+        "samples": len(ids),
+        "available": available,
+        "seed": seed,
+        "tokens": int(mask.sum()),
+    }
     return Windows(ids, mask, label, provenance)
 
 
@@ -229,23 +266,30 @@ def _join(documents: Sequence[Sequence[int]], boundary_id: int | None) -> torch.
 def _draw(available: int, samples: int | None, seed: int, shuffle: bool, holding: str) -> LongTensor:
     """Rows to take out of `available`, in the order drawn."""
     if available < (samples or 1):
-        raise DataError(f"text too short: {holding}, {samples or 'at least 1'} asked; ask for fewer or shorter windows, or give more text")
+        raise DataError(
+            f"text too short: {holding}, {samples or 'at least 1'} asked; ask for fewer or shorter windows, or give"
+            " more text"
+        )
     if samples is None or not shuffle:
         return torch.arange(available if samples is None else samples)
     return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:samples]
 
 
-def _crop(documents: Sequence[Sequence[int]], length: int, samples: int, seed: int, shuffle: bool, label: str) -> LongTensor:
+def _crop(
+    documents: Sequence[Sequence[int]], length: int, samples: int, seed: int, shuffle: bool, label: str
+) -> LongTensor:
     generator = random.Random(seed)
     lengths: dict[int, int] = {}  # of the documents found too short
     rows = []
     while len(rows) < samples:
         if len(documents) == len(lengths) + (0 if shuffle else len(rows)):
-            long = f"{len(rows)} of {len(documents)} documents are" if rows else f"none of {len(documents)} documents is"
+            long = (
+                f"{len(rows)} of {len(documents)} documents are" if rows else f"none of {len(documents)} documents is"
+            )
             raise DataError(
-                f"text too short: {label}: {long} longer than a window of {length} tokens "
-                f"(the longest {'other ' if rows else ''}has {max(lengths.values(), default=0)}), {samples} crops asked; "
-                "ask for shorter windows or use mode 'stream'"
+                f"text too short: {label}: {long} longer than a window of {length} tokens (the longest"
+                f" {'other ' if rows else ''}has {max(lengths.values(), default=0)}), {samples} crops asked; ask for"
+                " shorter windows or use mode 'stream'"
             )
         chosen = generator.randint(0, len(documents) - 1) if shuffle else len(rows) + len(lengths)
         if chosen in lengths:
@@ -272,13 +316,13 @@ def _pad(documents: Sequence[Sequence[int]], length: int, pad_id: int) -> tuple[
 def disjoint(calibration: Windows, held_out: Mapping[str, Windows]) -> dict[str, Windows]:
     """The held-out sets with no window left that shares a run of consecutive real tokens with a calibration window.
 
-    The run is min(64, max(T // 2, 16), T) tokens, T the length of the shorter windows of the two sets; a padded window with fewer real tokens
-    is a run as it is, so that equal short texts count. Labelled examples on both sides must be equal as a whole, since sets ask many questions
-    in the same words. Large corpora repeat
-    themselves by chance (boilerplate, formulaic entries): up to CHANCE of a set's windows are dropped and their number is kept
-    in its provenance as "dropped". More than that is the same text on both sides: OverlapError names both sets, the number of
-    windows and the remedy. Runs are compared by 64-bit hashes: for 256 windows of 1024 tokens on each side, unlike runs are
-    taken for alike less than once in 10^8 calls.
+    The run is min(64, max(T // 2, 16), T) tokens, T the length of the shorter windows of the two sets; a padded window
+    with fewer real tokens is a run as it is, so that equal short texts count. Labelled examples on both sides must be
+    equal as a whole, since sets ask many questions in the same words. Large corpora repeat themselves by chance
+    (boilerplate, formulaic entries): up to CHANCE of a set's windows are dropped and their number is kept in its
+    provenance as "dropped". More than that is the same text on both sides: OverlapError names both sets, the number of
+    windows and the remedy. Runs are compared by 64-bit hashes: for 256 windows of 1024 tokens on each side, unlike runs
+    are taken for alike less than once in 10^8 calls.
     """
     return {label: _without_shared(calibration, label, windows) for label, windows in held_out.items()}
 
@@ -290,8 +334,9 @@ def _without_shared(calibration: Windows, label: str, windows: Windows) -> Windo
     if len(shared) > CHANCE * len(windows):
         ours, theirs = calibration.label or "calibration", windows.label or label
         raise OverlapError(
-            f"calibration {ours!r} and held-out {label!r} ({theirs}) overlap: {len(shared)} of {len(windows)} held-out windows share {run} or more "
-            "consecutive tokens with calibration; give each side its own documents with slices, such as text.txt[:80%] and text.txt[80%:]"
+            f"calibration {ours!r} and held-out {label!r} ({theirs}) overlap: {len(shared)} of {len(windows)} held-out"
+            f" windows share {run} or more consecutive tokens with calibration; give each side its own documents with"
+            " slices, such as text.txt[:80%] and text.txt[80%:]"
         )
     kept = torch.ones(len(windows), dtype=torch.bool)
     kept[torch.from_numpy(shared)] = False
@@ -300,7 +345,9 @@ def _without_shared(calibration: Windows, label: str, windows: Windows) -> Windo
 
 
 def repeated(calibration: Windows, windows: Windows) -> tuple[np.ndarray, int]:
-    """Rows of `windows` that share a run of real tokens with a calibration window, in order, and the tokens of such a run (`disjoint`)."""
+    """Rows of `windows` that share a run of real tokens with a calibration window, in order, and the tokens of such a
+    run (`disjoint`).
+    """
     length = min(calibration.length, windows.length)
     both_labelled = calibration.labelled is not None and windows.labelled is not None
     run = length if both_labelled else min(64, max(length // 2, 16), length)
@@ -310,7 +357,9 @@ def repeated(calibration: Windows, windows: Windows) -> tuple[np.ndarray, int]:
 
 
 def _run_hashes(windows: Windows, run: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes (uint64) of every stretch of `run` real tokens, and of windows that have fewer as they are, and the window each lies in."""
+    """Hashes (uint64) of every stretch of `run` real tokens, and of windows that have fewer as they are, and the window
+    each lies in.
+    """
     ids, mask = windows.ids.cpu().numpy(), windows.mask.cpu().numpy()
     positions = ids.shape[1] - run + 1
     factors = np.random.default_rng(0).integers(0, 2**63, size=run, dtype=np.uint64) * np.uint64(2) + np.uint64(1)

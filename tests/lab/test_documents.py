@@ -29,7 +29,9 @@ def test_deterministic(register):
 
 
 def test_text_is_what_the_shipped_model_was_trained_on():
-    """A change of the world or of a writer makes `data/lab/decoder` a model of something else: train it again, then change this."""
+    """A change of the world or of a writer makes `data/lab/decoder` a model of something else: train it again, then
+    change this.
+    """
     text = "\n".join(document.text for document in islice(documents("mixed", seed=1), 200))
     assert hashlib.sha256(text.encode()).hexdigest().startswith("8ab5c54cecaf648a")
 
@@ -62,15 +64,29 @@ def test_nats_are_positive_and_below_the_text_itself():
         assert 3.0 < document.nats < 1.5 * len(document.text)
 
 
-@pytest.mark.parametrize("wrong", [
-    r"\b[Aa] (?=[aeioAEIO](?!ne))", r"\b[Aa]n (?=[bcdfgjklmnpqrstvwxyzBCDFGHJKLMNPQRSTVWXYZ])",  # a apple, an pear
-    r"[{}\[\]|]", r"None", r"  ", r" \n|\n$", r"[.,;:]{2}|[?!][.,]", r" [.,;:?!]",  # unfilled slots, stray marks
-    r"(?:^|\. |\n)[a-z]", r"\b(?!had)(\w+) \1\b", r"s's\b", r"\bone (?:coins|points|crates|children)\b", r"\btwo (?:coin|point|crate|child)\b",
-], ids=range(13))
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        r"\b[Aa] (?=[aeioAEIO](?!ne))",
+        r"\b[Aa]n (?=[bcdfgjklmnpqrstvwxyzBCDFGHJKLMNPQRSTVWXYZ])",  # a apple, an pear
+        r"[{}\[\]|]",
+        r"None",
+        r"  ",
+        r" \n|\n$",
+        r"[.,;:]{2}|[?!][.,]",
+        r" [.,;:?!]",  # unfilled slots, stray marks
+        r"(?:^|\. |\n)[a-z]",
+        r"\b(?!had)(\w+) \1\b",
+        r"s's\b",
+        r"\bone (?:coins|points|crates|children)\b",
+        r"\btwo (?:coin|point|crate|child)\b",
+    ],
+    ids=range(13),
+)
 def test_grammar(wrong):
     for document in EVERYTHING:
         found = re.search(wrong, document.text)
-        assert not found, document.text[max(0, found.start() - 60):found.end() + 60]
+        assert not found, document.text[max(0, found.start() - 60) : found.end() + 60]
 
 
 def test_quotes_are_balanced_and_documents_end():
@@ -90,8 +106,12 @@ def _trades_told(texts, pattern):
 
 def test_entries_and_dialogues_agree_with_the_world():
     people = {person.name: person for person in default_world().people}
-    entries = _trades_told((d.text for d in SAMPLES["entries"]), r"\n(\w+ \w+), born in \d+, is an? ([a-z -]+?) (?:from|of|in) ")
-    dialogues = _trades_told((d.text for d in SAMPLES["dialogues"]), r'(?m)^"?(?:\w+: )?(\w+ \w+), the ([a-z ]+) (?:of|from) ')
+    entries = _trades_told(
+        (d.text for d in SAMPLES["entries"]), r"\n(\w+ \w+), born in \d+, is an? ([a-z -]+?) (?:from|of|in) "
+    )
+    dialogues = _trades_told(
+        (d.text for d in SAMPLES["dialogues"]), r'(?m)^"?(?:\w+: )?(\w+ \w+), the ([a-z ]+) (?:of|from) '
+    )
     assert len(entries) > 20 and len(dialogues) > 10
     for told in (entries, dialogues):
         for name, trades in told.items():
@@ -101,7 +121,11 @@ def test_entries_and_dialogues_agree_with_the_world():
 
 def test_homes_in_entries_are_the_worlds():
     people = {person.name: person for person in default_world().people}
-    found = [pair for d in SAMPLES["entries"] for pair in re.findall(r"^(\w+ \w+)\n.*?, is an? [a-z -]+ (?:from|of|in) (\w+)\.", d.text)]
+    found = [
+        pair
+        for d in SAMPLES["entries"]
+        for pair in re.findall(r"^(\w+ \w+)\n.*?, is an? [a-z -]+ (?:from|of|in) (\w+)\.", d.text)
+    ]
     assert len(found) > 20
     for name, town in found:
         assert people[name].home.name == town
@@ -130,11 +154,42 @@ def test_stories_end_as_their_state_says():
 
 def test_coins_add_up_in_the_text():
     """`A sold the .. to B for n` is followed by purses that differ by n from what was last told of them."""
-    numbers = {word: n for n, word in enumerate("none one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split())}
+    numbers = {
+        word: n
+        for n, word in enumerate(
+            [
+                "none",
+                "one",
+                "two",
+                "three",
+                "four",
+                "five",
+                "six",
+                "seven",
+                "eight",
+                "nine",
+                "ten",
+                "eleven",
+                "twelve",
+                "thirteen",
+                "fourteen",
+                "fifteen",
+                "sixteen",
+                "seventeen",
+                "eighteen",
+                "nineteen",
+                "twenty",
+            ]
+        )
+    }
     checked = 0
     for document in SAMPLES["stories"]:
-        for name, earned, total in re.findall(r"(\w+) earned (\w+) coins? by [^.]*?, and now had (\w+)\.", document.text)[:1]:
-            start = re.search(rf"{name}\b[^.]*? with (?:a purse of )?(\w+) coins?", document.text.split(f"{name} earned")[0])
+        for name, earned, total in re.findall(
+            r"(\w+) earned (\w+) coins? by [^.]*?, and now had (\w+)\.", document.text
+        )[:1]:
+            start = re.search(
+                rf"{name}\b[^.]*? with (?:a purse of )?(\w+) coins?", document.text.split(f"{name} earned")[0]
+            )
             if start and "sold" not in document.text and total in numbers:
                 assert numbers[start[1]] + numbers[earned] == numbers[total], document.text
                 checked += 1

@@ -1,4 +1,6 @@
-"""Labelled examples: drawn again alike, balanced, on one side of the split each, with answers that stand where they should and cannot be had cheaply."""
+"""Labelled examples: drawn again alike, balanced, on one side of the split each, with answers that stand where they
+should and cannot be had cheaply.
+"""
 
 import re
 import subprocess
@@ -18,7 +20,11 @@ NUMBER = 2_000
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[tuple[str, str], list[Example]]:
-    return {(name, split): list(islice(examples(name, split=split), NUMBER)) for name in EXAMPLES for split in ("train", "held-out")}
+    return {
+        (name, split): list(islice(examples(name, split=split), NUMBER))
+        for name in EXAMPLES
+        for split in ("train", "held-out")
+    }
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -31,7 +37,7 @@ def test_examples_are_a_function_of_name_split_and_seed(name, drawn):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_splits_share_no_example(name, drawn):
     """Nor a passage, or a longer text of a pair, whatever the seeds."""
-    longer = lambda found: {max(one.first, one.second or "", key=len) for one in found}  # noqa: E731
+    longer = lambda found: {max(one.first, one.second or "", key=len) for one in found}
     held_out = longer(drawn[name, "held-out"])
     assert not longer(drawn[name, "train"]) & held_out
     assert not longer(islice(examples(name, seed=1), 500)) & held_out
@@ -41,7 +47,12 @@ def test_the_splits_share_no_example(name, drawn):
 def test_texts_are_finished_and_short(name, drawn):
     for one in drawn[name, "train"]:
         for text in filter(None, (one.first, one.second)):
-            assert text == text.strip() and text[-1] in ".?!" and not re.search(r"[\[\]{}|_]|  |\.\.|\n", text) and (text[0].isupper() or not text[0].isalpha())
+            assert (
+                text == text.strip()
+                and text[-1] in ".?!"
+                and not re.search(r"[\[\]{}|_]|  |\.\.|\n", text)
+                and (text[0].isupper() or not text[0].isalpha())
+            )
         assert len(one.first) + len(one.second or "") <= 370
         assert (one.second is None) == (name == "truth")
 
@@ -94,8 +105,10 @@ def test_words_alone_give_no_answer_to_truth(drawn):
 def test_neither_words_nor_overlap_give_the_entailment_away(drawn):
     train, held_out = drawn["entailment", "train"], drawn["entailment", "held-out"]
     assert _bayes(train, held_out, lambda one: words(one.second)) < 0.65
-    shared = lambda one: len(set(words(one.second)) & set(words(one.first))) / len(set(words(one.second)))  # noqa: E731
-    best = max(sum((shared(one) >= edge) == one.label for one in held_out) for edge in {shared(one) for one in held_out})
+    shared = lambda one: len(set(words(one.second)) & set(words(one.first))) / len(set(words(one.second)))
+    best = max(
+        sum((shared(one) >= edge) == one.label for one in held_out) for edge in {shared(one) for one in held_out}
+    )
     assert best / NUMBER < 0.7
 
 
@@ -105,7 +118,10 @@ def test_shared_words_are_not_the_whole_of_similarity(drawn):
     from analysis.measure.scores import spearman
 
     held_out = drawn["similarity", "held-out"]
-    jaccard = [len(set(words(one.first)) & set(words(one.second))) / len(set(words(one.first)) | set(words(one.second))) for one in held_out]
+    jaccard = [
+        len(set(words(one.first)) & set(words(one.second))) / len(set(words(one.first)) | set(words(one.second)))
+        for one in held_out
+    ]
     assert 0.2 < spearman(np.array(jaccard), np.array([one.label for one in held_out])) < 0.9
 
 
@@ -125,7 +141,12 @@ def test_a_set_or_split_that_is_not_there_is_named():
 
 def test_no_torch_is_needed():
     code = "import sys, analysis.lab.examples; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "False"
+    )
 
 
 def words(text: str) -> list[str]:
@@ -140,5 +161,5 @@ def _bayes(train, held_out, of) -> float:
     for one in train:
         counts[one.label].update(set(of(one)))
     totals = Counter(one.label for one in train)
-    score = lambda one, label: sum(math.log((counts[label][word] + 1) / (totals[label] + 2)) for word in set(of(one)))  # noqa: E731
+    score = lambda one, label: sum(math.log((counts[label][word] + 1) / (totals[label] + 2)) for word in set(of(one)))
     return sum((score(one, 1) > score(one, 0)) == bool(one.label) for one in held_out) / len(held_out)

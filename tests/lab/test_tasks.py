@@ -1,4 +1,6 @@
-"""Items: the same for the same seed, well formed, true by an independent reading, and given away by nothing but their meaning."""
+"""Items: the same for the same seed, well formed, true by an independent reading, and given away by nothing but their
+meaning.
+"""
 
 import re
 from collections import Counter
@@ -11,7 +13,15 @@ from analysis.lab.documents import default_world, documents
 from analysis.lab.draw import NUMBERS
 from analysis.lab.tasks import TASKS, task
 
-CHOICES = {"yes-no": 2, "entailment": 2, "story-ending": 4, "pronouns": 2, "facts-easy": 4, "facts-hard": 4, "common-sense": 4}
+CHOICES = {
+    "yes-no": 2,
+    "entailment": 2,
+    "story-ending": 4,
+    "pronouns": 2,
+    "facts-easy": 4,
+    "facts-hard": 4,
+    "common-sense": 4,
+}
 EACH = 400
 SAMPLES = {name: list(islice(task(name, seed=3), EACH)) for name in TASKS}
 WORLD = default_world()
@@ -51,7 +61,11 @@ def test_items_are_finished_text(name):
         assert item.query == item.query.strip() and all(choice == choice.strip() and choice for choice in item.choices)
         for choice in item.choices:
             text = f"{item.query} {choice}"
-            assert not re.search(r"[{}\[\]|]|None|  |\b[Aa] (?=[aeioAEIO](?!ne))|\b[Aa]n (?=[bcdfgjklmnpqrstvwxyzBCDFGHJKLMNPQRSTVWXYZ])| [.,;:?!]", text), text
+            assert not re.search(
+                r"[{}\[\]|]|None|  |\b[Aa] (?=[aeioAEIO](?!ne))|\b[Aa]n"
+                r" (?=[bcdfgjklmnpqrstvwxyzBCDFGHJKLMNPQRSTVWXYZ])| [.,;:?!]",
+                text,
+            ), text
 
 
 @pytest.mark.parametrize("name", list(TASKS))
@@ -67,12 +81,17 @@ def test_neither_position_nor_length_gives_the_answer_away(name):
 
 @pytest.mark.parametrize("name", ["facts-easy", "facts-hard", "common-sense", "yes-no", "pronouns"])
 def test_how_often_a_choice_is_true_elsewhere_does_not_give_it_away(name):
-    """Guess the choice that is most often the true one among other items: what a model that ignores the query could learn."""
+    """Guess the choice that is most often the true one among other items: what a model that ignores the query could
+    learn.
+    """
     often, chance = Counter(true(item).split()[0] for item in islice(task(name, seed=8), 3 * EACH)), 1 / CHOICES[name]
     hits = []
     for item in SAMPLES[name]:
         counts = [often[choice.split()[0]] for choice in item.choices]
-        hits.append((item.gold in [place for place, number in enumerate(counts) if number == max(counts)]) / counts.count(max(counts)))
+        hits.append(
+            (item.gold in [place for place, number in enumerate(counts) if number == max(counts)])
+            / counts.count(max(counts))
+        )
     assert abs(sum(hits) / EACH - chance) < 3.5 * (chance * (1 - chance) / EACH) ** 0.5
 
 
@@ -82,7 +101,9 @@ def test_yes_and_no_are_true_equally_often_and_as_the_passage_says():
         answer, number = true(item), {word: n for n, word in enumerate(NUMBERS)}
         counts[" ".join(answer.split()[:2])] += 1
         if votes := re.search(r"(\w+) voted for it and (\w+) against\.$", item.query):
-            assert answer == ("The matter is settled." if number[votes[1].lower()] > number[votes[2]] else "Nothing will change.")
+            assert answer == (
+                "The matter is settled." if number[votes[1].lower()] > number[votes[2]] else "Nothing will change."
+            )
         elif item.query.endswith(("and", "who")):
             assert answer == ("has confessed." if item.query.endswith("who") else "has been cleared.")
         else:
@@ -93,7 +114,9 @@ def test_yes_and_no_are_true_equally_often_and_as_the_passage_says():
 
 
 def test_the_summary_is_the_passages():
-    """Where the summary names somebody, the passage does, and the passage does not bear out the other one word for word."""
+    """Where the summary names somebody, the passage does, and the passage does not bear out the other one word for
+    word.
+    """
     named = 0
     for item in SAMPLES["entailment"]:
         passage, wrong = item.query.removesuffix("\nIn short:"), item.choices[1 - item.gold]
@@ -115,13 +138,15 @@ def owner(query: str, thing: str) -> str:
     last, subject, holder = None, None, None
     for sentence in re.split(r"(?<=[.?!\"]) ", query.replace("\n", " ")):
         words = re.findall(r"\w+", sentence)
-        subject = next((word for word in words if word in THEY), None) if not (words and words[0] in ("He", "She")) else last
+        subject = (
+            next((word for word in words if word in THEY), None) if not (words and words[0] in ("He", "She")) else last
+        )
         quiet = re.match(r"(?:When nobody was looking|Very quietly),? (?:she|he)\b", sentence, re.IGNORECASE)
         subject = last if quiet else subject
         if thing in sentence and not re.search(r'"Where is', sentence):
-            if given := re.search(rf"(?:gave|handed|lent|passed|sold) the {thing} to (\w+)", sentence):
-                holder = given[1]
-            elif given := re.search(rf"(?:swapped|exchanged|traded) the {thing} for (\w+)'s", sentence):
+            if (given := re.search(rf"(?:gave|handed|lent|passed|sold) the {thing} to (\w+)", sentence)) or (
+                given := re.search(rf"(?:swapped|exchanged|traded) the {thing} for (\w+)'s", sentence)
+            ):
                 holder = given[1]
             else:
                 holder = subject
@@ -141,7 +166,9 @@ def test_pronouns_are_those_of_the_people_named():
     for item in SAMPLES["pronouns"]:
         if kin := re.search(r"(sister|mother|daughter|brother|father|son)$", item.query):
             sex = "she" if kin[1] in ("sister", "mother", "daughter") else "he"
-            assert [THEY[choice.split()[0]] == sex for choice in item.choices] == [place == item.gold for place in range(2)]
+            assert [THEY[choice.split()[0]] == sex for choice in item.choices] == [
+                place == item.gold for place in range(2)
+            ]
         else:
             named = re.search(r"met a \w+, (\w+)|my friend (\w+)|^(\w+) \w+\n", item.query)
             assert true(item).split()[0].lower() == THEY[next(filter(None, named.groups()))]
@@ -150,7 +177,10 @@ def test_pronouns_are_those_of_the_people_named():
 
 @pytest.mark.parametrize("name", ["facts-easy", "facts-hard"])
 def test_facts_are_the_worlds_and_the_other_choices_are_not(name):
-    books, animals, plants = ({x.title if hasattr(x, "title") else x.name: x for x in group} for group in (WORLD.books, WORLD.animals, WORLD.plants))
+    books, animals, plants = (
+        {x.title if hasattr(x, "title") else x.name: x for x in group}
+        for group in (WORLD.books, WORLD.animals, WORLD.plants)
+    )
     towns = {f"{x.landmark} of {x.name}": x for x in WORLD.towns}
     for item in SAMPLES[name]:
         query = item.query
@@ -176,14 +206,28 @@ def test_the_same_choices_stand_under_other_verbs():
     verbs = Counter()
     for item in SAMPLES["common-sense"]:
         if re.search(r"day\b", true(item)):
-            assert item.query.count(true(item)) >= 1 and not any(choice in item.query for choice in item.choices if choice != true(item))
+            assert item.query.count(true(item)) >= 1 and not any(
+                choice in item.query for choice in item.choices if choice != true(item)
+            )
             verbs["day"] += 1
         else:
-            verbs[re.search(r"\b(ate|picked some|read|reminded|to the|played|stranger|picked up|pocketed)\b", item.query)[1].replace("pocketed", "picked up")] += 1
+            verbs[
+                re.search(r"\b(ate|picked some|read|reminded|to the|played|stranger|picked up|pocketed)\b", item.query)[
+                    1
+                ].replace("pocketed", "picked up")
+            ] += 1
     assert verbs.pop("day") == EACH // 3 and len(verbs) == 8 and min(verbs.values()) > 0.5 * max(verbs.values())
 
 
 def test_passages_are_none_of_the_training_text():
-    passages = {line for name in ("yes-no", "story-ending") for item in SAMPLES[name] for line in item.query.split("\n") if len(line) > 120}
-    training = "\n".join(document.text for register in ("stories", "news", "dialogues") for document in islice(documents(register), 400))
+    passages = {
+        line
+        for name in ("yes-no", "story-ending")
+        for item in SAMPLES[name]
+        for line in item.query.split("\n")
+        if len(line) > 120
+    }
+    training = "\n".join(
+        document.text for register in ("stories", "news", "dialogues") for document in islice(documents(register), 400)
+    )
     assert passages and not any(passage in training for passage in passages)

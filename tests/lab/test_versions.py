@@ -19,7 +19,12 @@ PINNED = {"DOCUMENTS": (1, "28046b53ac3f9dcb"), "TASKS": (1, "733d5a18d5772c58")
 def first(kind: str, number: int = 40) -> str:
     """Hash of the first documents, items or examples of every name, split and of two seeds."""
     write, names = WRITERS[kind]
-    written = [[astuple(one) for one in islice(write(name, split=split, seed=seed), number)] for name in sorted(names) for split in SPLITS for seed in (0, 1)]
+    written = [
+        [astuple(one) for one in islice(write(name, split=split, seed=seed), number)]
+        for name in sorted(names)
+        for split in SPLITS
+        for seed in (0, 1)
+    ]
     return hashlib.sha256(json.dumps(written, default=str).encode()).hexdigest()[:16]
 
 

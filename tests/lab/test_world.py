@@ -9,7 +9,9 @@ WORLD = World(0)
 
 
 def _facts(world):
-    return [(p.name, p.born, p.home.name, p.trade.noun, p.pet, p.treasure, p.dish.name, p.friend.name) for p in world.people]
+    return [
+        (p.name, p.born, p.home.name, p.trade.noun, p.pet, p.treasure, p.dish.name, p.friend.name) for p in world.people
+    ]
 
 
 def test_same_seed_same_world_other_seed_other_world():
@@ -77,7 +79,25 @@ def test_nats_add_up_choice_by_choice():
 
 
 def test_grammar_helpers():
-    assert [ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 22, 23)] == "1st 2nd 3rd 4th 11th 12th 13th 21st 22nd 23rd".split()
-    assert (count(0, "coin"), count(1, "coin"), count(2, "child", "children")) == ("no coins", "one coin", "two children")
+    assert [ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 22, 23)] == [
+        "1st",
+        "2nd",
+        "3rd",
+        "4th",
+        "11th",
+        "12th",
+        "13th",
+        "21st",
+        "22nd",
+        "23rd",
+    ]
+    assert (count(0, "coin"), count(1, "coin"), count(2, "child", "children")) == (
+        "no coins",
+        "one coin",
+        "two children",
+    )
     assert (listing(["a"]), listing(["a", "b"]), listing(["a", "b", "c"])) == ("a", "a and b", "a, b and c")
-    assert tidy("a apple and a hour, a useful  umbrella and a one-eyed owl . he ate it") == "An apple and an hour, a useful umbrella and a one-eyed owl. He ate it"
+    assert (
+        tidy("a apple and a hour, a useful  umbrella and a one-eyed owl . he ate it")
+        == "An apple and an hour, a useful umbrella and a one-eyed owl. He ate it"
+    )

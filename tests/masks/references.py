@@ -9,7 +9,9 @@ from analysis.masks.statistics import Statistics
 def correlated(tokens: int, width: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """Inputs (tokens, width) whose features are correlated and differ in size."""
     generator = torch.Generator().manual_seed(seed)
-    mixing = torch.eye(width, dtype=dtype) + 0.5 * torch.randn(width, width, generator=generator, dtype=dtype) / width**0.5
+    mixing = (
+        torch.eye(width, dtype=dtype) + 0.5 * torch.randn(width, width, generator=generator, dtype=dtype) / width**0.5
+    )
     sizes = torch.rand(width, generator=generator, dtype=dtype) + 0.2
     return torch.randn(tokens, width, generator=generator, dtype=dtype) @ mixing * sizes
 
@@ -36,10 +38,12 @@ def damped_hessian(statistics: Statistics, damping: float) -> Tensor:
 
 
 def eliminate(weight: Tensor, hessian: Tensor, choose_block, starts: dict[int, int]) -> tuple[Tensor, Tensor]:
-    """SparseGPT from the exact OBS formula: columns left to right, the inverse Hessian of the columns that remain each time.
+    """SparseGPT from the exact OBS formula: columns left to right, the inverse Hessian of the columns that remain each
+    time.
 
-    weight (out, in) float64. starts: first column of a group -> one past its last. choose_block(scores, start) gives the mask of a
-    group (out, columns) from the scores w_q^2 / [H^-1]_qq, each column's H restricted to itself and what is right of it.
+    weight (out, in) float64. starts: first column of a group -> one past its last. choose_block(scores, start) gives
+    the mask of a group (out, columns) from the scores w_q^2 / [H^-1]_qq, each column's H restricted to itself and what
+    is right of it.
     """
     weight = weight.clone()
     mask = torch.ones_like(weight, dtype=torch.bool)

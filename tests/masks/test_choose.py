@@ -17,8 +17,12 @@ from analysis.recipe import BLIND, CRITERIA, Criterion, Pattern, Refinement
 from tests.masks.references import correlated, largest, normal, output_error, statistics_of
 
 PATTERNS = [
-    Pattern(sparsity=0.5), Pattern(sparsity=0.3, group="row"), Pattern(sparsity=0.7, group="matrix"), Pattern(keep=2, of=4), Pattern(keep=1, of=4),
-]  # fmt: skip
+    Pattern(sparsity=0.5),
+    Pattern(sparsity=0.3, group="row"),
+    Pattern(sparsity=0.7, group="matrix"),
+    Pattern(keep=2, of=4),
+    Pattern(keep=1, of=4),
+]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -49,22 +53,32 @@ def test_wanda_keeps_the_largest_of_every_row():
     weight, inputs = normal((6, 10), 1), correlated(40, 10, 2)
     result = chosen("wanda", weight, statistics_of(inputs))
     for i in range(6):
-        scores = [abs(float(weight[i, j])) * math.sqrt(sum(float(x) ** 2 for x in inputs[:, j]) / 40) for j in range(10)]
+        scores = [
+            abs(float(weight[i, j])) * math.sqrt(sum(float(x) ** 2 for x in inputs[:, j]) / 40) for j in range(10)
+        ]
         assert result.mask[i].tolist() == largest(scores, 5)
     assert result.weight is None and result.notes == ()
     assert not torch.equal(result.mask, chosen("magnitude", weight, pattern=Pattern(sparsity=0.5, group="row")).mask)
 
 
 def test_ria_keeps_the_largest_shares_of_row_and_column_of_the_whole_matrix():
-    """(|W| / column sum + |W| / row sum) times the root mean square of input j to the power alpha (papers.md 2.5), by loops."""
+    """(|W| / column sum + |W| / row sum) times the root mean square of input j to the power alpha (papers.md 2.5), by
+    loops.
+    """
     weight, inputs = normal((6, 10), 1), correlated(40, 10, 2)
     size, statistics = weight.abs().tolist(), statistics_of(inputs)
     for exponent in (0.5, 1.0):
         norms = [math.sqrt(sum(float(x) ** 2 for x in inputs[:, j]) / 40) ** exponent for j in range(10)]
-        shares = [[size[i][j] / sum(row[j] for row in size) + size[i][j] / sum(size[i]) for j in range(10)] for i in range(6)]
+        shares = [
+            [size[i][j] / sum(row[j] for row in size) + size[i][j] / sum(size[i]) for j in range(10)] for i in range(6)
+        ]
         scores = [[share * norm for share, norm in zip(row, norms, strict=True)] for row in shares]
-        torch.testing.assert_close(ria_scores(weight, statistics.diagonal, 40, exponent), torch.tensor(scores, dtype=torch.float64))
-        mask = choose_mask(Criterion("ria", exponent=exponent), PATTERNS[0], weight, statistics, generator(), name="m").mask
+        torch.testing.assert_close(
+            ria_scores(weight, statistics.diagonal, 40, exponent), torch.tensor(scores, dtype=torch.float64)
+        )
+        mask = choose_mask(
+            Criterion("ria", exponent=exponent), PATTERNS[0], weight, statistics, generator(), name="m"
+        ).mask
         assert mask.flatten().tolist() == largest([score for row in scores for score in row], 30)
 
 
@@ -118,16 +132,26 @@ def test_a_pruned_matrix_gets_its_own_mask_again(name):
     assert again.weight is None or torch.equal(again.weight, pruned)
 
 
-REFINEMENTS = [Refinement("swaps"), Refinement("swaps", rounds=1), Refinement("fw", iterations=20), Refinement("fw", iterations=20, protect=0.0)]
+REFINEMENTS = [
+    Refinement("swaps"),
+    Refinement("swaps", rounds=1),
+    Refinement("fw", iterations=20),
+    Refinement("fw", iterations=20, protect=0.0),
+]
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 @pytest.mark.parametrize("name", CRITERIA)
-@pytest.mark.parametrize("refinement", REFINEMENTS, ids=lambda r: f"{r.name}-{r.rounds if r.name == 'swaps' else r.protect}")
+@pytest.mark.parametrize(
+    "refinement", REFINEMENTS, ids=lambda r: f"{r.name}-{r.rounds if r.name == 'swaps' else r.protect}"
+)
 def test_a_refined_mask_keeps_exact_counts_and_costs_no_more(refinement, name, pattern):
     weight, statistics = normal((9, 132), 1, torch.float32), statistics_of(correlated(200, 132, 2, torch.float32))
     before = weight.clone()
-    plain, result = chosen(name, weight, statistics, pattern), chosen(name, weight, statistics, pattern, refinement=refinement)
+    plain, result = (
+        chosen(name, weight, statistics, pattern),
+        chosen(name, weight, statistics, pattern, refinement=refinement),
+    )
     check_mask(result.mask, pattern.resolve(name), name="m")
     assert torch.equal(weight, before) and plain.refined is None
     losses = [output_error(weight, weight * mask, statistics.gram) / (9 * 200) for mask in (plain.mask, result.mask)]
@@ -141,7 +165,10 @@ def test_a_refined_mask_keeps_exact_counts_and_costs_no_more(refinement, name, p
 def test_more_rounds_of_swaps_gain_more():
     weight, statistics = normal((16, 128), 1), statistics_of(correlated(300, 128, 2))
     for name in ("wanda", "ria", "magnitude", "random"):
-        losses = [chosen(name, weight, statistics, refinement=Refinement("swaps", rounds=rounds)).refined.loss_after for rounds in (1, 5, 100)]
+        losses = [
+            chosen(name, weight, statistics, refinement=Refinement("swaps", rounds=rounds)).refined.loss_after
+            for rounds in (1, 5, 100)
+        ]
         assert losses == sorted(losses, reverse=True) and losses[2] < losses[0]
 
 
@@ -150,11 +177,20 @@ def test_frank_wolfe_gets_the_criterion_s_scores():
     weight, statistics = normal((8, 64), 1), statistics_of(correlated(300, 64, 2))
     refinement, arguments = Refinement("fw", iterations=30), {"iterations": 30, "protect": 0.9, "name": "m"}
     wanda = wanda_scores(weight, statistics.diagonal, 300)
-    for name, scores in (("random", random_scores((8, 64), generator(0))), ("magnitude", weight.abs()), ("wanda", wanda), ("sparsegpt", wanda)):
+    for name, scores in (
+        ("random", random_scores((8, 64), generator(0))),
+        ("magnitude", weight.abs()),
+        ("wanda", wanda),
+        ("sparsegpt", wanda),
+    ):
         pattern, plain = PATTERNS[0].resolve(name), chosen(name, weight, statistics).mask
         expected = frank_wolfe(weight, statistics, plain, pattern, scores, **arguments)
         result = chosen(name, weight, statistics, refinement=refinement)
-        assert torch.equal(result.mask, expected.mask) and result.notes == expected.notes and not torch.equal(result.mask, plain)
+        assert (
+            torch.equal(result.mask, expected.mask)
+            and result.notes == expected.notes
+            and not torch.equal(result.mask, plain)
+        )
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
@@ -163,15 +199,28 @@ def test_sparsegpt_updates_for_the_refined_mask(pattern):
     weight, statistics = normal((9, 132), 1), statistics_of(correlated(300, 132, 2))
     result = chosen("sparsegpt", weight, statistics, pattern, refinement=Refinement("swaps", rounds=7))
     options, resolved = {"damping": 0.01, "columns": 128, "name": "m"}, pattern.resolve("sparsegpt")
-    mask = swaps(weight, statistics, sparsegpt(weight, statistics, resolved, **options).mask, resolved, rounds=7, name="m").mask
+    mask = swaps(
+        weight, statistics, sparsegpt(weight, statistics, resolved, **options).mask, resolved, rounds=7, name="m"
+    ).mask
     assert torch.equal(result.mask, mask)
     assert torch.equal(result.weight, sparsegpt(weight, statistics, resolved, **options, mask=mask).weight)
-    without = choose_mask(Criterion("sparsegpt", update=False), pattern, weight, statistics, None, refinement=Refinement("swaps", rounds=7))
+    without = choose_mask(
+        Criterion("sparsegpt", update=False),
+        pattern,
+        weight,
+        statistics,
+        None,
+        refinement=Refinement("swaps", rounds=7),
+    )
     assert without.weight is None and torch.equal(without.mask, mask)
 
 
 def test_sparsegpt_s_own_columns_bound_the_swaps():
-    weight, statistics, criterion = normal((9, 48), 1), statistics_of(correlated(300, 48, 2)), Criterion("sparsegpt", columns=10)
+    weight, statistics, criterion = (
+        normal((9, 48), 1),
+        statistics_of(correlated(300, 48, 2)),
+        Criterion("sparsegpt", columns=10),
+    )
     result = choose_mask(criterion, PATTERNS[0], weight, statistics, None, refinement=Refinement("swaps"))
     check_mask(result.mask, PATTERNS[0].resolve("sparsegpt"), name="m", columns=10)
     assert result.refined.steps > 0
@@ -186,9 +235,12 @@ def test_dead_inputs_are_noted_once():
 
 def test_statistics_wanted():
     assert {name: wanted_statistics(Criterion(name)) for name in CRITERIA} == {
-        "random": None, "magnitude": None, "wanda": "diagonal", "sparsegpt": "gram",
+        "random": None,
+        "magnitude": None,
+        "wanda": "diagonal",
+        "sparsegpt": "gram",
         "ria": "diagonal",
-    }  # fmt: skip
+    }
     for name in CRITERIA:
         assert wanted_statistics(Criterion(name), Refinement("none")) == wanted_statistics(Criterion(name))
         assert {wanted_statistics(Criterion(name), refinement) for refinement in REFINEMENTS} == {"gram"}

@@ -15,7 +15,12 @@ SCORES = {
     "zeros": lambda shape: torch.zeros(shape),
     "many ties": lambda shape: normal(shape, 1).round().abs(),
     "mostly zeros": lambda shape: normal(shape, 2).clamp_min(1.0) - 1,
-    "infinities": lambda shape: normal(shape, 3).round().masked_fill(normal(shape, 4) > 0.5, torch.inf).masked_fill(normal(shape, 5) > 1, -torch.inf),
+    "infinities": lambda shape: (
+        normal(shape, 3)
+        .round()
+        .masked_fill(normal(shape, 4) > 0.5, torch.inf)
+        .masked_fill(normal(shape, 5) > 1, -torch.inf)
+    ),
 }
 
 
@@ -65,7 +70,9 @@ def test_counts_are_rounded_as_stated():
 @pytest.mark.parametrize("call", [choose, check_mask])
 def test_a_width_that_does_not_fit_names_matrix_and_numbers(call):
     table = torch.ones(3, 10, dtype=torch.bool)
-    with pytest.raises(UsageError, match="pattern 2:4 does not fit mlp.down_proj: its 10 inputs are not divisible by 4"):
+    with pytest.raises(
+        UsageError, match="pattern 2:4 does not fit mlp.down_proj: its 10 inputs are not divisible by 4"
+    ):
         call(table, Pattern(keep=2, of=4), name="mlp.down_proj")
 
 

@@ -1,4 +1,6 @@
-"""Swaps and Frank-Wolfe against losses recomputed for every possible swap and mask in float64, and against the algorithm in plain loops."""
+"""Swaps and Frank-Wolfe against losses recomputed for every possible swap and mask in float64, and against the
+algorithm in plain loops.
+"""
 
 import itertools
 from dataclasses import replace
@@ -20,9 +22,15 @@ from tests.masks.references import correlated, largest, normal, output_error, st
 COLUMNS = 8  # of group "block" in these tests; 8 does not divide the 20 inputs of most
 ROW, MATRIX, BLOCK = (Pattern(sparsity=0.5, group=group) for group in ("row", "matrix", "block"))
 PATTERNS = [
-    ROW, Pattern(sparsity=0.3, group="row"), MATRIX, Pattern(sparsity=0.8, group="matrix"), BLOCK,
-    Pattern(keep=2, of=4), Pattern(keep=1, of=4), Pattern(keep=3, of=5),
-]  # fmt: skip
+    ROW,
+    Pattern(sparsity=0.3, group="row"),
+    MATRIX,
+    Pattern(sparsity=0.8, group="matrix"),
+    BLOCK,
+    Pattern(keep=2, of=4),
+    Pattern(keep=1, of=4),
+    Pattern(keep=3, of=5),
+]
 
 
 def name_of(pattern: Pattern) -> str:
@@ -41,7 +49,9 @@ def swapped(weight, statistics, mask, pattern, rounds=1000):
 
 
 def walked(weight, statistics, mask, pattern, scores, iterations=100, protect=0.9):
-    return frank_wolfe(weight, statistics, mask, pattern, scores, iterations=iterations, protect=protect, name="m", columns=COLUMNS)
+    return frank_wolfe(
+        weight, statistics, mask, pattern, scores, iterations=iterations, protect=protect, name="m", columns=COLUMNS
+    )
 
 
 def row_loss(weight, mask, gram, row) -> float:
@@ -91,7 +101,12 @@ def test_at_the_end_no_swap_helps_any_row(pattern):
     assert result.steps > 12 and result.loss_after < 0.8 * result.loss_before
     check_mask(result.mask, pattern, name="m", columns=COLUMNS)
     again = swapped(weight, statistics, result.mask, pattern)
-    assert again.steps == 0 and again.notes == () and torch.equal(again.mask, result.mask) and again.loss_after == again.loss_before
+    assert (
+        again.steps == 0
+        and again.notes == ()
+        and torch.equal(again.mask, result.mask)
+        and again.loss_after == again.loss_before
+    )
 
 
 def greedy(weight, mask, gram, pattern, rounds):
@@ -99,7 +114,9 @@ def greedy(weight, mask, gram, pattern, rounds):
     mask = mask.clone()
     for row, _ in itertools.product(range(len(mask)), range(rounds)):
         best, pair = row_loss(weight, mask, gram, row) * (1 - 1e-11), None
-        for p, u in itertools.product(mask[row].nonzero().flatten().tolist(), (~mask[row]).nonzero().flatten().tolist()):
+        for p, u in itertools.product(
+            mask[row].nonzero().flatten().tolist(), (~mask[row]).nonzero().flatten().tolist()
+        ):
             other = mask.clone()
             other[row, p], other[row, u] = False, True
             if allowed(pattern, p, u) and (loss := row_loss(weight, other, gram, row)) < best:
@@ -144,24 +161,36 @@ def exhaustive(weight, gram, keep: int) -> list[float]:
 
 def mixed(tokens: int, width: int, factors: int, noise: float, seed: int):
     """Inputs that are mixtures of a few factors, and noise: what one weight does others can undo."""
-    return correlated(tokens, factors, seed) @ normal((factors, width), seed + 1) + noise * normal((tokens, width), seed + 2)
+    return correlated(tokens, factors, seed) @ normal((factors, width), seed + 1) + noise * normal(
+        (tokens, width), seed + 2
+    )
 
 
 def test_beside_the_best_of_all_masks():
-    """24 rows of 10 inputs, 252 masks each: swaps end in the best one in most rows and cost 5 % more than it in all, Wanda 56 %, Frank-Wolfe 30 %."""
+    """24 rows of 10 inputs, 252 masks each: swaps end in the best one in most rows and cost 5 % more than it in all,
+    Wanda 56 %, Frank-Wolfe 30 %.
+    """
     weight, statistics = normal((24, 10), 7), statistics_of(mixed(50, 10, 5, 0.3, 3))
     scores = wanda_scores(weight, statistics.diagonal, 50)
     mask = choose(scores, ROW, name="m")
     best = exhaustive(weight, statistics.gram, 5)
     found, cost = {}, {}
-    masks = {"start": mask, "swaps": swapped(weight, statistics, mask, ROW).mask, "fw": walked(weight, statistics, mask, ROW, scores, 500, 0.5).mask}
+    masks = {
+        "start": mask,
+        "swaps": swapped(weight, statistics, mask, ROW).mask,
+        "fw": walked(weight, statistics, mask, ROW, scores, 500, 0.5).mask,
+    }
     for what, result in masks.items():
         losses = [row_loss(weight, result, statistics.gram, row) for row in range(24)]
         assert all(loss >= least * (1 - 1e-10) for loss, least in zip(losses, best, strict=True))
         found[what] = sum(loss <= least * (1 + 1e-10) for loss, least in zip(losses, best, strict=True))
         cost[what] = sum(losses) / sum(best)
     assert found == {"start": 11, "swaps": 19, "fw": 14}
-    assert cost == {"start": pytest.approx(1.563, abs=1e-3), "swaps": pytest.approx(1.051, abs=1e-3), "fw": pytest.approx(1.302, abs=1e-3)}
+    assert cost == {
+        "start": pytest.approx(1.563, abs=1e-3),
+        "swaps": pytest.approx(1.051, abs=1e-3),
+        "fw": pytest.approx(1.302, abs=1e-3),
+    }
 
 
 def test_losses_are_the_mean_squared_output_difference():
@@ -171,7 +200,10 @@ def test_losses_are_the_mean_squared_output_difference():
     mask = choose(scores, ROW, name="m")
     for result in (swapped(weight, statistics, mask, ROW), walked(weight, statistics, mask, ROW, scores)):
         before, after = (float((inputs @ (weight - weight * m).T).square().mean()) for m in (mask, result.mask))
-        assert (result.loss_before, result.loss_after) == (pytest.approx(before, rel=1e-10), pytest.approx(after, rel=1e-10))
+        assert (result.loss_before, result.loss_after) == (
+            pytest.approx(before, rel=1e-10),
+            pytest.approx(after, rel=1e-10),
+        )
         assert after < before
 
 
@@ -200,7 +232,11 @@ def groups(pattern: Pattern, rows: int, width: int) -> list[list[tuple[int, int]
     """Places (row, column) of every group of the pattern."""
     if pattern.group == "row" or pattern.of is not None:
         size = pattern.of or width
-        return [[(row, column) for column in range(start, start + size)] for row in range(rows) for start in range(0, width, size)]
+        return [
+            [(row, column) for column in range(start, start + size)]
+            for row in range(rows)
+            for start in range(0, width, size)
+        ]
     blocks = column_blocks(width, COLUMNS if pattern.group == "block" else width)
     return [[(row, column) for row in range(rows) for column in range(start, stop)] for start, stop in blocks]
 
@@ -226,7 +262,9 @@ def algorithm(weight, gram, mask, pattern, scores, iterations, protect):
     gradient = -2 * weight * ((weight - weight * relaxed) @ gram)
     rounded = torch.zeros_like(mask)
     for part in parts:
-        best = sorted(part, key=lambda place: (place not in protected, -round(float(relaxed[place]), 9), float(gradient[place])))
+        best = sorted(
+            part, key=lambda place: (place not in protected, -round(float(relaxed[place]), 9), float(gradient[place]))
+        )
         for place in best[: sum(bool(mask[place]) for place in part)]:
             rounded[place] = True
     return relaxed, protected, rounded
@@ -241,17 +279,28 @@ def test_frank_wolfe_is_algorithm_1(pattern, protect):
         result = walked(weight, statistics, mask, pattern, scores, iterations, protect)
         assert result.steps == iterations and all(bool(result.mask[place]) for place in protected)
         by_row = pattern.of is not None or pattern.group == "row"
-        better = [row_loss(weight, rounded, statistics.gram, row) < row_loss(weight, mask, statistics.gram, row) for row in range(6)]
+        better = [
+            row_loss(weight, rounded, statistics.gram, row) < row_loss(weight, mask, statistics.gram, row)
+            for row in range(6)
+        ]
         if not by_row:
-            better = [output_error(weight, weight * rounded, statistics.gram) < output_error(weight, weight * mask, statistics.gram)] * 6
+            better = [
+                output_error(weight, weight * rounded, statistics.gram)
+                < output_error(weight, weight * mask, statistics.gram)
+            ] * 6
         assert torch.equal(result.mask, torch.where(torch.tensor(better)[:, None], rounded, mask))
-        worse = sum(not is_better and (not by_row or not torch.equal(rounded[row], mask[row])) for row, is_better in enumerate(better))
+        worse = sum(
+            not is_better and (not by_row or not torch.equal(rounded[row], mask[row]))
+            for row, is_better in enumerate(better)
+        )
         assert result.notes == ((Note("kept start", float(worse)),) if worse and not torch.equal(rounded, mask) else ())
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=name_of)
 def test_the_relaxed_loss_falls_to_its_minimum(pattern):
-    """The gap, gradient times (mask - vertex), bounds what is left to gain; 2,000 iterations close it to 0.2 % of the start's loss."""
+    """The gap, gradient times (mask - vertex), bounds what is left to gain; 2,000 iterations close it to 0.2 % of the
+    start's loss.
+    """
     weight, statistics, scores, mask = problem(pattern=pattern)
     relaxed, protected = mask.double(), refinements._protected(scores, mask, pattern, 0.5, COLUMNS)
 
@@ -259,7 +308,11 @@ def test_the_relaxed_loss_falls_to_its_minimum(pattern):
         removed = weight - relaxed * weight
         descent = refinements._descent(weight, relaxed, statistics.gram)
         vertex = refinements._vertex(descent, protected, pattern, "m", COLUMNS).double()
-        return float((removed @ statistics.gram * removed).sum()), float((2 * descent * (vertex - relaxed)).sum()), vertex
+        return (
+            float((removed @ statistics.gram * removed).sum()),
+            float((2 * descent * (vertex - relaxed)).sum()),
+            vertex,
+        )
 
     start, gap, vertex = loss_and_gap()
     assert gap > 0.01 * start
@@ -319,13 +372,25 @@ def test_never_worse_than_the_start(pattern, dtype, kind):
         scores = wanda_scores(weight, statistics.diagonal, 60)
         start = choose(scores, pattern, name="m", columns=COLUMNS)
         before = weight.clone()
-        for result in (swapped(weight, statistics, start, pattern, 50), walked(weight, statistics, start, pattern, scores, 20)):
+        for result in (
+            swapped(weight, statistics, start, pattern, 50),
+            walked(weight, statistics, start, pattern, scores, 20),
+        ):
             check_mask(result.mask, pattern, name="m", columns=COLUMNS)
             masks = (start, result.mask)
-            losses = [output_error(weight.double(), weight.double() * mask, statistics.gram) / (6 * statistics.tokens) for mask in masks]
+            losses = [
+                output_error(weight.double(), weight.double() * mask, statistics.gram) / (6 * statistics.tokens)
+                for mask in masks
+            ]
             assert 0 <= result.loss_after <= result.loss_before < float("inf")
-            noise = 1e-9 * float((weight.double() @ statistics.gram.double() * weight.double()).sum()) / (6 * statistics.tokens)
-            assert [result.loss_before, result.loss_after] == pytest.approx([max(loss, 0) for loss in losses], rel=1e-9, abs=noise)
+            noise = (
+                1e-9
+                * float((weight.double() @ statistics.gram.double() * weight.double()).sum())
+                / (6 * statistics.tokens)
+            )
+            assert [result.loss_before, result.loss_after] == pytest.approx(
+                [max(loss, 0) for loss in losses], rel=1e-9, abs=noise
+            )
             assert torch.equal(weight, before)
 
 
@@ -336,7 +401,11 @@ def test_random_starts_never_get_worse_and_repeat_exactly(pattern):
         start = choose(normal((7, 40), seed + 50), pattern, name="m", columns=COLUMNS)
         for rounds in (1, 30):
             first, again = (swapped(weight, statistics, start, pattern, rounds) for _ in range(2))
-            assert torch.equal(first.mask, again.mask) and first.loss_after == again.loss_after < first.loss_before and first.notes == ()
+            assert (
+                torch.equal(first.mask, again.mask)
+                and first.loss_after == again.loss_after < first.loss_before
+                and first.notes == ()
+            )
         for protect in (0.0, 0.9):
             first, again = (walked(weight, statistics, start, pattern, scores, 25, protect) for _ in range(2))
             assert torch.equal(first.mask, again.mask) and first.loss_after == again.loss_after <= first.loss_before
@@ -369,7 +438,9 @@ def test_rows_that_frank_wolfe_makes_worse_keep_their_start():
         assert protected.loss_after < 0.25 * protected.loss_before and protected.notes == ()
 
 
-@pytest.mark.parametrize("pattern", [Pattern(sparsity=0.0, group=group) for group in ("row", "matrix", "block")], ids=name_of)
+@pytest.mark.parametrize(
+    "pattern", [Pattern(sparsity=0.0, group=group) for group in ("row", "matrix", "block")], ids=name_of
+)
 def test_nothing_removed_is_nothing_to_refine(pattern):
     weight, statistics, scores, start = problem(pattern=pattern)
     for result in (swapped(weight, statistics, start, pattern), walked(weight, statistics, start, pattern, scores)):
@@ -379,7 +450,9 @@ def test_nothing_removed_is_nothing_to_refine(pattern):
 def test_a_recipe_s_refinement_is_one_of_the_two():
     weight, statistics, scores, mask = problem()
     arguments = (weight, statistics, mask, ROW, scores)
-    assert torch.equal(refine(Refinement("swaps", rounds=2), *arguments, name="m").mask, swapped(weight, statistics, mask, ROW, 2).mask)
+    assert torch.equal(
+        refine(Refinement("swaps", rounds=2), *arguments, name="m").mask, swapped(weight, statistics, mask, ROW, 2).mask
+    )
     walk = refine(Refinement("fw", iterations=7, protect=0.5), *arguments, name="m")
     assert walk.steps == 7 and torch.equal(walk.mask, walked(*arguments, 7, 0.5).mask)
     with pytest.raises(UsageError, match="refinement 'none' leaves the mask of m as it is"):
@@ -389,7 +462,10 @@ def test_a_recipe_s_refinement_is_one_of_the_two():
 def test_wrong_calls():
     weight, statistics, scores, mask = problem((4, 8), seed=3)
     walk = {"scores": scores, "iterations": 3, "protect": 0.9}
-    for call in (lambda **other: swaps(**other, rounds=3, name="m"), lambda **other: frank_wolfe(**other, **walk, name="m")):
+    for call in (
+        lambda **other: swaps(**other, rounds=3, name="m"),
+        lambda **other: frank_wolfe(**other, **walk, name="m"),
+    ):
         right = {"weight": weight, "statistics": statistics, "mask": mask, "pattern": ROW}
         assert call(**right).steps > 0
         with pytest.raises(UsageError, match="needs the Gram matrix of m's input; collect it with want='gram'"):
@@ -407,7 +483,13 @@ def test_wrong_calls():
                 call(**right | {"mask": wrong})
     for wrong in ({"scores": scores[:, :7]}, {"protect": 1.0}, {"protect": -0.1}):
         with pytest.raises(UsageError, match="fw on m: scores must be .* protect must be from 0 to below 1"):
-            frank_wolfe(weight, statistics, mask, ROW, **{"scores": scores, "iterations": 3, "protect": 0.9, "name": "m"} | wrong)
+            frank_wolfe(
+                weight,
+                statistics,
+                mask,
+                ROW,
+                **{"scores": scores, "iterations": 3, "protect": 0.9, "name": "m"} | wrong,
+            )
 
 
 @pytest.mark.gpu
@@ -417,7 +499,10 @@ def test_a_gpu_refines_as_a_cpu_does(pattern):
     there = Statistics(statistics.gram.cuda(), statistics.diagonal.cuda(), statistics.mean.cuda(), 500)
     for ours, theirs in (
         (swapped(weight, statistics, mask, pattern), swapped(weight.cuda(), there, mask.cuda(), pattern)),
-        (walked(weight, statistics, mask, pattern, scores), walked(weight.cuda(), there, mask.cuda(), pattern, scores.cuda())),
+        (
+            walked(weight, statistics, mask, pattern, scores),
+            walked(weight.cuda(), there, mask.cuda(), pattern, scores.cuda()),
+        ),
     ):
         assert theirs.mask.is_cuda and torch.equal(ours.mask, theirs.mask.cpu())
         assert theirs.loss_after == pytest.approx(ours.loss_after, rel=1e-9)

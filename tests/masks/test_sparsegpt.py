@@ -8,8 +8,8 @@ import torch
 from analysis.errors import NumericalError, SparsityError, UsageError
 from analysis.masks import sparsegpt as sweep
 from analysis.masks.choose import choose_mask
-from analysis.masks.patterns import choose, column_blocks
 from analysis.masks.notes import Note
+from analysis.masks.patterns import choose, column_blocks
 from analysis.masks.sparsegpt import inverse_factor, sparsegpt
 from analysis.masks.statistics import Statistics
 from analysis.recipe import Criterion, Pattern
@@ -27,14 +27,26 @@ def exact(weight, statistics, pattern, *, damping=0.01, columns=128):
         starts = {start: start + pattern.of for start in range(0, width, pattern.of)}
     else:
         starts = dict(column_blocks(width, width if pattern.group == "matrix" else columns))
-    whole = pattern if pattern.of is not None or pattern.group == "row" else Pattern(sparsity=pattern.sparsity, group="matrix")
-    return eliminate(weight, damped_hessian(statistics, damping), lambda scores, start: choose(scores, whole, name="m"), starts)
+    whole = (
+        pattern
+        if pattern.of is not None or pattern.group == "row"
+        else Pattern(sparsity=pattern.sparsity, group="matrix")
+    )
+    return eliminate(
+        weight, damped_hessian(statistics, damping), lambda scores, start: choose(scores, whole, name="m"), starts
+    )
 
 
 PATTERNS = [
-    Pattern(sparsity=0.5, group="block"), Pattern(sparsity=0.3, group="block"), Pattern(sparsity=0.5, group="row"),
-    Pattern(sparsity=0.6, group="matrix"), Pattern(keep=2, of=4), Pattern(keep=4, of=8), Pattern(keep=1, of=4), Pattern(keep=3, of=4),
-]  # fmt: skip
+    Pattern(sparsity=0.5, group="block"),
+    Pattern(sparsity=0.3, group="block"),
+    Pattern(sparsity=0.5, group="row"),
+    Pattern(sparsity=0.6, group="matrix"),
+    Pattern(keep=2, of=4),
+    Pattern(keep=4, of=8),
+    Pattern(keep=1, of=4),
+    Pattern(keep=3, of=4),
+]
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: f"{p}-{p.group}")
@@ -63,7 +75,9 @@ def test_groups_that_do_not_divide_the_column_block(columns):
 @pytest.mark.parametrize("shape", [(1, 40), (3, 132), (2, 4)])
 def test_float32_agrees_with_float64(shape, pattern):
     weight, statistics = normal(shape, 5), statistics_of(correlated(500, shape[1], 6))
-    single = Statistics(statistics.gram.float(), statistics.diagonal.float(), statistics.mean.float(), statistics.tokens)
+    single = Statistics(
+        statistics.gram.float(), statistics.diagonal.float(), statistics.mean.float(), statistics.tokens
+    )
     fine, coarse = swept(weight, statistics, pattern), swept(weight.float(), single, pattern)
     assert torch.equal(coarse.mask, fine.mask)
     torch.testing.assert_close(coarse.weight.double(), fine.weight, rtol=1e-3, atol=1e-4)
@@ -76,7 +90,9 @@ def test_kept_weights_left_of_every_removed_one_stay():
     for row in range(40):
         first = int((~result.mask[row]).nonzero()[0]) if not result.mask[row].all() else 30
         torch.testing.assert_close(result.weight[row, :first], weight[row, :first])
-        assert first == 30 or bool((result.weight[row, first + 1 :] != weight[row, first + 1 :])[result.mask[row, first + 1 :]].all())
+        assert first == 30 or bool(
+            (result.weight[row, first + 1 :] != weight[row, first + 1 :])[result.mask[row, first + 1 :]].all()
+        )
 
 
 def test_the_update_lowers_the_output_error_of_its_own_mask():
@@ -90,7 +106,10 @@ def test_the_update_lowers_the_output_error_of_its_own_mask():
 
 def test_uncorrelated_inputs_are_not_compensated():
     """With a diagonal H nothing can be made good: the kept weights stay and the mask is Wanda's score per block."""
-    weight, sizes = normal((10, 60), 11), torch.rand(60, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1
+    weight, sizes = (
+        normal((10, 60), 11),
+        torch.rand(60, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1,
+    )
     result = swept(weight, Statistics(torch.diag(sizes), sizes, torch.zeros(60), 50), damping=1e-12)
     torch.testing.assert_close(result.weight, weight * result.mask)
     assert torch.equal(result.mask, choose(weight.square() * sizes, Pattern(sparsity=0.5, group="matrix"), name="m"))
@@ -108,7 +127,9 @@ def test_counting_tokens_twice_changes_nothing():
 def test_equal_and_zero_weights_keep_exact_counts(pattern, value):
     weight = torch.full((3, 200), value)
     result = choose_mask(Criterion("sparsegpt"), pattern, weight, statistics_of(torch.eye(200)), None)
-    assert bool((result.weight[~result.mask] == 0).all()) and torch.equal(result.weight[result.mask], weight[result.mask])
+    assert bool((result.weight[~result.mask] == 0).all()) and torch.equal(
+        result.weight[result.mask], weight[result.mask]
+    )
 
 
 def test_row_counts_are_exact_over_a_width_that_no_block_divides():
@@ -120,7 +141,9 @@ def test_row_counts_are_exact_over_a_width_that_no_block_divides():
 def test_without_update_the_mask_is_the_same_and_the_weights_are_kept():
     weight, statistics = normal((8, 40), 1), statistics_of(correlated(100, 40, 2))
     with_update, without = (Criterion("sparsegpt", update=update) for update in (True, False))
-    updated, plain = (choose_mask(criterion, Pattern(sparsity=0.5), weight, statistics, None) for criterion in (with_update, without))
+    updated, plain = (
+        choose_mask(criterion, Pattern(sparsity=0.5), weight, statistics, None) for criterion in (with_update, without)
+    )
     assert torch.equal(updated.mask, plain.mask) and plain.weight is None and updated.weight is not None
 
 
@@ -136,20 +159,31 @@ def test_damping_and_columns_are_the_criterion_s():
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: f"{p}-{p.group}")
 @pytest.mark.parametrize("columns", [16, 128])
 def test_a_fixed_mask_gets_the_update_of_exact_elimination(pattern, columns):
-    """Another mask than the sweep's own, and the sweep's own: the weights that removing column after column by the OBS formula gives."""
+    """Another mask than the sweep's own, and the sweep's own: the weights that removing column after column by the OBS
+    formula gives.
+    """
     weight, statistics = normal((6, 72), 1), statistics_of(correlated(300, 72, 2))
-    own, mask = swept(weight, statistics, pattern, columns=columns), choose(weight.abs(), pattern, name="m", columns=columns)
+    own, mask = (
+        swept(weight, statistics, pattern, columns=columns),
+        choose(weight.abs(), pattern, name="m", columns=columns),
+    )
     assert not torch.equal(own.mask, mask)
     fixed = swept(weight, statistics, pattern, columns=columns, mask=mask)
-    _, updated = eliminate(weight, damped_hessian(statistics, 0.01), lambda scores, start: mask[:, start : start + 1], {q: q + 1 for q in range(72)})
+    _, updated = eliminate(
+        weight,
+        damped_hessian(statistics, 0.01),
+        lambda scores, start: mask[:, start : start + 1],
+        {q: q + 1 for q in range(72)},
+    )
     assert torch.equal(fixed.mask, mask) and bool((fixed.weight[~mask] == 0).all())
     torch.testing.assert_close(fixed.weight, updated * mask, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(swept(weight, statistics, pattern, columns=columns, mask=own.mask).weight, own.weight)
 
 
 def test_a_fixed_mask_s_loss_lies_between_least_squares_and_the_mask_alone():
-    """Least squares over a row's kept weights is the lowest loss there is, in every row. Below the mask alone lies the sum of all rows: the
-    sweep leaves the columns left of a removed one as they are, so that in a single row what it moves may be removed later at a higher cost.
+    """Least squares over a row's kept weights is the lowest loss there is, in every row. Below the mask alone lies the
+    sum of all rows: the sweep leaves the columns left of a removed one as they are, so that in a single row what it
+    moves may be removed later at a higher cost.
     """
     inputs = correlated(800, 30, 10) @ normal((30, 64), 11) + 0.3 * normal((800, 64), 12)
     weight, statistics = normal((20, 64), 9), statistics_of(inputs)
@@ -157,8 +191,12 @@ def test_a_fixed_mask_s_loss_lies_between_least_squares_and_the_mask_alone():
     updated = swept(weight, statistics, Pattern(sparsity=0.5, group="row"), damping=1e-6, mask=mask).weight
     best = torch.zeros_like(weight)
     for row, kept in enumerate(mask):
-        best[row, kept] = torch.linalg.lstsq(inputs[:, kept], (inputs @ weight[row])[:, None], driver="gelsd").solution[:, 0]
-        least, ours = (output_error(weight[row : row + 1], other[row : row + 1], statistics.gram) for other in (best, updated))
+        best[row, kept] = torch.linalg.lstsq(inputs[:, kept], (inputs @ weight[row])[:, None], driver="gelsd").solution[
+            :, 0
+        ]
+        least, ours = (
+            output_error(weight[row : row + 1], other[row : row + 1], statistics.gram) for other in (best, updated)
+        )
         assert least < ours
     least, ours, plain = (output_error(weight, other, statistics.gram) for other in (best, updated, weight * mask))
     assert least < ours < 0.7 * plain
@@ -181,11 +219,15 @@ def test_rank_deficient_inputs_are_compensated_not_replaced_by_magnitude():
     result, statistics = swept(weight, statistics_of(inputs)), statistics_of(inputs)
     magnitude = choose(weight.abs(), Pattern(sparsity=0.5, group="matrix"), name="m")
     assert result.notes == ()
-    assert output_error(weight, result.weight, statistics.gram) < 0.5 * output_error(weight, weight * magnitude, statistics.gram)
+    assert output_error(weight, result.weight, statistics.gram) < 0.5 * output_error(
+        weight, weight * magnitude, statistics.gram
+    )
 
 
 def with_eigenvalue(smallest: float, width: int = 12) -> Statistics:
-    """Statistics whose H has a unit mean diagonal, and one eigenvalue below the others: a Gram matrix spoilt by rounding."""
+    """Statistics whose H has a unit mean diagonal, and one eigenvalue below the others: a Gram matrix spoilt by
+    rounding.
+    """
     basis = torch.linalg.qr(normal((width, width), 5)).Q
     values = torch.full((width,), (width - smallest) / (width - 1), dtype=torch.float64)
     values[0] = smallest
@@ -204,7 +246,9 @@ def test_a_failed_factorisation_raises_the_damping_and_says_so():
 
 
 def test_a_hopeless_factorisation_names_matrix_and_condition():
-    with pytest.raises(NumericalError, match=r"of m's input is not positive definite: eigenvalues from -0.8 to .* raised up to 0.1"):
+    with pytest.raises(
+        NumericalError, match=r"of m's input is not positive definite: eigenvalues from -0.8 to .* raised up to 0.1"
+    ):
         swept(normal((6, 12), 1), with_eigenvalue(-0.8), damping=0.0001)
 
 

@@ -191,10 +191,16 @@ def test_an_input_that_is_not_finite_names_its_matrix(block, hidden, mask, value
 def test_wrong_calls(block, hidden, mask):
     with pytest.raises(UsageError, match="before the first forward"), collect(block.matrices()):
         block(hidden)
-    with pytest.raises(UsageError, match="query received 60 tokens, collector.mask covers 50"), collect(block.matrices()) as collector:
+    with (
+        pytest.raises(UsageError, match="query received 60 tokens, collector.mask covers 50"),
+        collect(block.matrices()) as collector,
+    ):
         collector.mask = mask[:5]
         block(hidden)
-    with pytest.raises(UsageError, match="a second input reached query in one batch"), collect(block.matrices()) as collector:
+    with (
+        pytest.raises(UsageError, match="a second input reached query in one batch"),
+        collect(block.matrices()) as collector,
+    ):
         collector.mask = mask
         block(hidden)
         block(hidden.clone())

@@ -1,4 +1,6 @@
-"""Structured scores against loops over columns, gradients against finite differences, selection against every possible mask."""
+"""Structured scores against loops over columns, gradients against finite differences, selection against every possible
+mask.
+"""
 
 import itertools
 import math
@@ -12,7 +14,14 @@ from torch import Tensor, nn
 
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.masks.budget import cost, select
-from analysis.masks.structured import CRITERIA, Evidence, consumer_statistics, mask_gradients, structure_scores, token_batches
+from analysis.masks.structured import (
+    CRITERIA,
+    Evidence,
+    consumer_statistics,
+    mask_gradients,
+    structure_scores,
+    token_batches,
+)
 from analysis.models.structures import Structures, masked, structures
 from analysis.text.windows import Windows
 from tests.masks.references import statistics_of
@@ -47,7 +56,12 @@ def inputs_of(model: nn.Module, pair, given: list[dict[str, Tensor]]) -> Tensor:
     for batch in given:
         model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     handle.remove()
-    return torch.cat([x.reshape(-1, x.shape[-1])[batch["attention_mask"].bool().flatten()] for x, batch in zip(seen, given, strict=True)]).double()
+    return torch.cat(
+        [
+            x.reshape(-1, x.shape[-1])[batch["attention_mask"].bool().flatten()]
+            for x, batch in zip(seen, given, strict=True)
+        ]
+    ).double()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -85,7 +99,9 @@ def by_hand(criterion: str, pair, inputs: Tensor, gradients: Tensor) -> list[flo
             scores.append(math.sqrt(sum(float(inputs[:, column].square().mean()) for column in columns)))
         elif criterion == "wanda-sp":
             norms = {column: math.sqrt(float(inputs[:, column].square().mean())) for column in columns}
-            scores.append(sum(sum(abs(float(w)) for w in weight[:, column]) / len(weight) * norms[column] for column in columns))
+            scores.append(
+                sum(sum(abs(float(w)) for w in weight[:, column]) / len(weight) * norms[column] for column in columns)
+            )
         elif criterion == "flap":
             scores.append(sum((every[column] - mean) / spread for column in columns) / len(columns))
         elif criterion == "snip":
@@ -127,7 +143,9 @@ def test_mask_gradients_equal_finite_differences(name):
     found = structures(model)
     given = batches(name)[:1]
 
-    def spread(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:  # the library's own losses round to float32, as Llama's norms do
+    def spread(
+        net: nn.Module, batch: dict[str, Tensor]
+    ) -> Tensor:  # the library's own losses round to float32, as Llama's norms do
         return net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.square().mean()
 
     gradients = mask_gradients(model, found, given, spread)
@@ -165,10 +183,18 @@ def test_what_stands_in_padding_changes_nothing(name):
     model = build(name)
     found = structures(model)
     given = batches(name)
-    noisy = [batch | {"input_ids": torch.where(batch["attention_mask"].bool(), batch["input_ids"], 9)} for batch in given]
-    for one, other in zip(mask_gradients(model, found, given).values(), mask_gradients(model, found, noisy).values(), strict=True):
+    noisy = [
+        batch | {"input_ids": torch.where(batch["attention_mask"].bool(), batch["input_ids"], 9)} for batch in given
+    ]
+    for one, other in zip(
+        mask_gradients(model, found, given).values(), mask_gradients(model, found, noisy).values(), strict=True
+    ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    for one, other in zip(consumer_statistics(model, found, given).values(), consumer_statistics(model, found, noisy).values(), strict=True):
+    for one, other in zip(
+        consumer_statistics(model, found, given).values(),
+        consumer_statistics(model, found, noisy).values(),
+        strict=True,
+    ):
         torch.testing.assert_close(one.diagonal, other.diagonal, rtol=1e-5, atol=1e-7)
 
 
@@ -247,7 +273,9 @@ def test_query_heads_leave_every_group_alike():
     for pair, mask in zip(found, select(found, scores, 0.5).values(), strict=True):
         for group in (0, 1):
             inside = (pair.groups == group).nonzero().flatten()
-            assert mask[inside].tolist() == [bool(scores[pair.name][index] == scores[pair.name][inside].max()) for index in inside]
+            assert mask[inside].tolist() == [
+                bool(scores[pair.name][index] == scores[pair.name][inside].max()) for index in inside
+            ]
 
 
 def few(name: str, blocks: int, counts: dict[str, int]) -> Structures:
@@ -255,7 +283,12 @@ def few(name: str, blocks: int, counts: dict[str, int]) -> Structures:
 
     def cut(pair):
         count = counts[pair.kind]
-        return replace(pair, columns=pair.columns[:count], groups=pair.groups[:count], producers=tuple(replace(p, rows=p.rows[:count]) for p in pair.producers))
+        return replace(
+            pair,
+            columns=pair.columns[:count],
+            groups=pair.groups[:count],
+            producers=tuple(replace(p, rows=p.rows[:count]) for p in pair.producers),
+        )
 
     found = structures(tiny(name))
     return Structures(found.parts, tuple(cut(pair) for pair in found if pair.block < blocks and pair.kind in counts))
@@ -263,13 +296,18 @@ def few(name: str, blocks: int, counts: dict[str, int]) -> Structures:
 
 def every_mask(pairs):
     """Every way to keep at least one structure of each pair."""
-    options = [[torch.tensor(bits) for bits in itertools.product([False, True], repeat=pair.count) if any(bits)] for pair in pairs]
+    options = [
+        [torch.tensor(bits) for bits in itertools.product([False, True], repeat=pair.count) if any(bits)]
+        for pair in pairs
+    ]
     for choice in itertools.product(*options):
         yield {pair.name: mask for pair, mask in zip(pairs, choice, strict=True)}
 
 
 @pytest.mark.parametrize("context", [None, 64])
-@pytest.mark.parametrize("counts", [{"heads": 3, "neurons": 4}, {"heads": 4}, {"neurons": 5}], ids=["both", "heads", "neurons"])
+@pytest.mark.parametrize(
+    "counts", [{"heads": 3, "neurons": 4}, {"heads": 4}, {"neurons": 5}], ids=["both", "heads", "neurons"]
+)
 @pytest.mark.parametrize("removed", [0.2, 0.5])
 @pytest.mark.parametrize("seed", range(2))
 def test_the_global_mask_is_the_best_of_all(seed, removed, counts, context):
@@ -294,7 +332,15 @@ def test_the_threshold_mask_keeps_from_the_best_down(seed, removed):
     masks = select(found, scores, removed, scope="global", rule="threshold")
     budget = cost(found) * (1 - removed)
     best = {pair.name: int(scores[pair.name].argmax()) for pair in found}
-    rest = sorted(((float(scores[pair.name][i]), pair.name, i) for pair in found for i in range(pair.count) if i != best[pair.name]), reverse=True)
+    rest = sorted(
+        (
+            (float(scores[pair.name][i]), pair.name, i)
+            for pair in found
+            for i in range(pair.count)
+            if i != best[pair.name]
+        ),
+        reverse=True,
+    )
     expected = {pair.name: torch.arange(pair.count) == best[pair.name] for pair in found}
     for _, name, index in rest:
         larger = {key: value.clone() for key, value in expected.items()}
@@ -317,7 +363,9 @@ def test_flops_and_parameters_are_different_budgets():
     found = structures(tiny("opt"))
     scores = random_scores(found)
     by_parameters, by_flops = (select(found, scores, 0.5, scope="global", context=context) for context in (None, 4096))
-    assert cost(found, by_parameters) <= 0.5 * cost(found) and cost(found, by_flops, 4096) <= 0.5 * cost(found, context=4096)
+    assert cost(found, by_parameters) <= 0.5 * cost(found) and cost(found, by_flops, 4096) <= 0.5 * cost(
+        found, context=4096
+    )
     heads = [sum(int(masks[pair.name].sum()) for pair in found.of("heads")) for masks in (by_parameters, by_flops)]
     assert heads[0] != heads[1]
 
@@ -358,7 +406,12 @@ def test_every_criterion_gives_masks_the_model_can_run_with(criterion):
     found = structures(model)
     given = batches("llama")
     statistics, gradients = consumer_statistics(model, found, given), mask_gradients(model, found, given)
-    scores = {pair.name: structure_scores(criterion, pair, Evidence(statistics[pair.name], gradients[pair.name]), generator(1)) for pair in found}
+    scores = {
+        pair.name: structure_scores(
+            criterion, pair, Evidence(statistics[pair.name], gradients[pair.name]), generator(1)
+        )
+        for pair in found
+    }
     masks = select(found, scores, 0.4, scope="global", rule=CRITERIA[criterion].rule)
     with masked(found, masks):
         assert bool(model(input_ids=given[0]["input_ids"]).logits.isfinite().all())

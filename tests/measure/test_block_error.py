@@ -39,12 +39,16 @@ def test_every_kind_equals_its_definition(padded):
         real = [x[w.mask].double() for x in (true_dense[index], true_pruned[index], dense_on_sparse)]
         g_d, h_s, g_s = real
         expected = {
-            "total": (g_d - h_s).square().mean(), "inherited": (g_d - g_s).square().mean(), "local": (g_s - h_s).square().mean(),
+            "total": (g_d - h_s).square().mean(),
+            "inherited": (g_d - g_s).square().mean(),
+            "local": (g_s - h_s).square().mean(),
             "cross": 2 * ((g_d - g_s) * (g_s - h_s)).mean(),
         }
         for kind, value in expected.items():
             assert rows[kind]["error"] == pytest.approx(float(value), rel=1e-4, abs=1e-7), kind
-            assert rows[kind]["relative_error"] == pytest.approx(float(value / g_d.square().mean()), rel=1e-4, abs=1e-7), kind
+            assert rows[kind]["relative_error"] == pytest.approx(
+                float(value / g_d.square().mean()), rel=1e-4, abs=1e-7
+            ), kind
             assert rows[kind]["block"] == index and rows[kind]["split"] == "calibration"
 
 
@@ -52,7 +56,9 @@ def test_first_block_inherits_nothing_and_an_untouched_model_has_no_error():
     dense = small_llama()
     streams = open_streams(dense, anatomy(dense), "calibration", windows(2))
     pruned = anatomy(_with_random_zeros(dense)).blocks[0].module
-    rows = {row["kind"]: row["error"] for row in advance_and_measure(anatomy(dense).blocks[0].module, pruned, 0, streams)}
+    rows = {
+        row["kind"]: row["error"] for row in advance_and_measure(anatomy(dense).blocks[0].module, pruned, 0, streams)
+    }
     assert rows["inherited"] == 0 and rows["total"] == rows["local"] > 0
     streams = open_streams(dense, anatomy(dense), "calibration", windows(2))
     same = anatomy(dense).blocks[0].module
@@ -89,7 +95,9 @@ def test_quantiles_are_those_of_real_tokens_and_of_windows(padded):
     by_window = [float(row[real].mean()) for row, real in zip(errors, w.mask, strict=True)]
     for over, values in (("tokens", errors[w.mask].tolist()), ("windows", by_window)):
         ours = table[table.over == over].set_index("quantile")
-        assert ours.error[0.0] == pytest.approx(min(values), rel=1e-3) and ours.error[1.0] == pytest.approx(max(values), rel=1e-3)
+        assert ours.error[0.0] == pytest.approx(min(values), rel=1e-3) and ours.error[1.0] == pytest.approx(
+            max(values), rel=1e-3
+        )
         assert ours.error[0.5] == pytest.approx(np.median(values), rel=1e-3)
         assert ours.relative_error[0.9] == pytest.approx(np.quantile(values, 0.9) / scale, rel=1e-3)
         assert ours.error.is_monotonic_increasing and set(ours.split) == {"held"}

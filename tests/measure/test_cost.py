@@ -12,7 +12,10 @@ def test_stages_are_rows_with_units():
         pass
     with meter.stage(0, "solve", tokens=1280, trainable=7):
         held = torch.ones(60 * 2**20 // 4)
-    assert [(r["stage"], r["tokens"], r["trainable_parameters"]) for r in meter.rows] == [("statistics", 128, 0), ("solve", 1280, 7)]
+    assert [(r["stage"], r["tokens"], r["trainable_parameters"]) for r in meter.rows] == [
+        ("statistics", 128, 0),
+        ("solve", 1280, 7),
+    ]
     assert all(r["seconds"] >= 0 for r in meter.rows)
     assert meter.rows[1]["peak_memory_mib"] >= meter.rows[0]["peak_memory_mib"] + 30, held.shape
 

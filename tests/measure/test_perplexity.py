@@ -81,7 +81,10 @@ def test_what_does_not_fit_is_refused():
     model = tiny("llama")
     for windows, message in (
         (Windows(*tokens(2, length=65)), "windows of 65 tokens are longer than the model's context of 64"),
-        (Windows(torch.full((2, 8), 64), torch.ones(2, 8, dtype=torch.bool), "other"), "on 'other': token id 64 is outside the model's vocabulary of 64"),
+        (
+            Windows(torch.full((2, 8), 64), torch.ones(2, 8, dtype=torch.bool), "other"),
+            "on 'other': token id 64 is outside the model's vocabulary of 64",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             perplexity(model, windows)

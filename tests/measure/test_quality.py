@@ -28,21 +28,45 @@ def test_the_dense_model_is_measured_once_and_the_pruned_one_every_time():
     assert tables[1]["pruned", "held"] == perplexity(second.model, held_out).perplexity != tables[0]["pruned", "held"]
 
 
-@pytest.mark.parametrize("recipe", ["wanda-50% BR+GP+CR[epochs=1]", "wanda-50% BR[epochs=1]", "wanda-50% BR+GP[unit=sub-block,epochs=1]", "magnitude-50% IR[epochs=1]"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "wanda-50% BR+GP+CR[epochs=1]",
+        "wanda-50% BR[epochs=1]",
+        "wanda-50% BR+GP[unit=sub-block,epochs=1]",
+        "magnitude-50% IR[epochs=1]",
+    ],
+)
 def test_the_dense_stream_is_computed_once_and_changes_nothing(recipe, monkeypatch):
     model, w, held_out, known = small_llama(), windows(4), windows(4, seed=1), Known()
     without = prune(model, Recipe.parse(recipe), w, {"held": held_out})
     first = prune(model, Recipe.parse(recipe), w, {"held": held_out}, known=known)
     states = {key: [output.clone() for output in outputs] for key, outputs in known.outputs.items()}
     ran = []
-    monkeypatch.setattr("analysis.measure.block_error.unit_output", lambda modules, block, recording, hidden, rows: ran.append(block) or unit_output(modules, block, recording, hidden, rows))
+    monkeypatch.setattr(
+        "analysis.measure.block_error.unit_output",
+        lambda modules, block, recording, hidden, rows: (
+            ran.append(block) or unit_output(modules, block, recording, hidden, rows)
+        ),
+    )
     second = prune(model, Recipe.parse(recipe), w, {"held": held_out}, known=known)
-    assert len(ran) == 2 * 2 * 3, "of either text and each of three blocks, the dense block on the sparse stream and the pruned block"
+    assert len(ran) == 2 * 2 * 3, (
+        "of either text and each of three blocks, the dense block on the sparse stream and the pruned block"
+    )
     for result in (first, second):
         for name in ("blocks", "steps", "perplexity", "texts"):
             pd.testing.assert_frame_equal(result.tables[name], without.tables[name])
-        assert all(torch.equal(ours, theirs) for ours, theirs in zip(result.model.state_dict().values(), without.model.state_dict().values(), strict=True))
-    assert all(torch.equal(one, other) for key, outputs in known.outputs.items() for one, other in zip(outputs, states[key], strict=True)), "nothing was written to"
+        assert all(
+            torch.equal(ours, theirs)
+            for ours, theirs in zip(
+                result.model.state_dict().values(), without.model.state_dict().values(), strict=True
+            )
+        )
+    assert all(
+        torch.equal(one, other)
+        for key, outputs in known.outputs.items()
+        for one, other in zip(outputs, states[key], strict=True)
+    ), "nothing was written to"
 
 
 def test_the_dense_stream_is_not_kept_without_room(monkeypatch):
@@ -65,7 +89,13 @@ def test_many_texts_do_not_fill_the_memory(monkeypatch):
 
 def test_a_text_is_known_by_all_that_the_model_sees_of_it():
     w = examples("bert")
-    others = [replace(w, ids=w.ids + 1), replace(w, mask=~w.mask), replace(w, types=1 - w.types), replace(w, types=None), replace(w, labelled=None)]
+    others = [
+        replace(w, ids=w.ids + 1),
+        replace(w, mask=~w.mask),
+        replace(w, types=1 - w.types),
+        replace(w, types=None),
+        replace(w, labelled=None),
+    ]
     others.append(replace(w, labelled=replace(w.labelled, labels=1 - w.labelled.labels)))
     assert len({other.digest() for other in (w, *others)}) == 7
     assert replace(w, label="another name").digest() == w.digest()

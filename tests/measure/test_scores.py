@@ -1,4 +1,6 @@
-"""Scores of labelled examples: against hand-made answers, scipy and scikit-learn, the model's own loss, and with and without padding."""
+"""Scores of labelled examples: against hand-made answers, scipy and scikit-learn, the model's own loss, and with and
+without padding.
+"""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,7 +21,9 @@ ASKED = {"bert": "classification", "roberta": "classification", "distilbert": "c
 
 
 def labelled_windows(head: str, n: int = 9, length: int = 20, *, padded: bool = True, seed: int = 0) -> Windows:
-    """Random windows with random answers; passages of spans are tokens 3 up to the last but one, two characters to a token."""
+    """Random windows with random answers; passages of spans are tokens 3 up to the last but one, two characters to a
+    token.
+    """
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(4, VOCABULARY, (n, length), generator=generator)
     sizes = torch.randint(8, length + 1, (n,), generator=generator) if padded else torch.full((n,), length)
@@ -47,7 +51,9 @@ def model_of(name: str, head: str):
         import transformers as tf
 
         torch.manual_seed(3)
-        size = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64)
+        size = dict(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64
+        )
         config = tf.BertConfig(vocab_size=VOCABULARY, num_labels=1, **size)
         return tf.BertForSequenceClassification(config).eval()
     return encoder(name)
@@ -86,7 +92,9 @@ def test_accuracy_and_its_error_by_hand():
     result = score(Oracle("OneForSequenceClassification", logits), classes("accuracy", [0, 1, 2, 0, 1]))
     right, wrong = np.log(np.exp(2) + 2) - 2, np.log(np.exp(2) + 2)
     assert (result.metric, result.examples, result.score) == ("accuracy", 5, 0.8)
-    assert result.standard_error == pytest.approx((0.8 * 0.2 / 4) ** 0.5) and result.loss == pytest.approx((4 * right + wrong) / 5)
+    assert result.standard_error == pytest.approx((0.8 * 0.2 / 4) ** 0.5) and result.loss == pytest.approx(
+        (4 * right + wrong) / 5
+    )
 
 
 def test_correlations_are_those_of_scipy_and_scikit_learn():
@@ -107,7 +115,9 @@ def test_a_model_that_always_says_the_same_scores_nothing():
     draws = torch.randn(64, generator=torch.Generator().manual_seed(0))
     flat = asked(Labelled("regression", "spearman", draws))
     result = score(Oracle("OneForSequenceClassification", torch.full((64,), 0.5)), flat)
-    assert (result.score, result.standard_error) == (0.0, 0.0) and result.loss == pytest.approx(float((draws - 0.5).square().mean()))
+    assert (result.score, result.standard_error) == (0.0, 0.0) and result.loss == pytest.approx(
+        float((draws - 0.5).square().mean())
+    )
     same = torch.tensor([[1.0, 0.0]] * 6)
     assert score(Oracle("OneForSequenceClassification", same), classes("matthews", [0, 1, 0, 1, 1, 0])).score == 0.0
 
@@ -157,14 +167,18 @@ def test_answers_are_spans_of_the_passage_in_order_and_not_too_long():
     offsets = torch.zeros(6, 40, 2, dtype=torch.long)
     offsets[:, 3:39] = torch.stack([torch.arange(36) * 4, torch.arange(36) * 4 + 3], 1)
     texts = tuple((passage, answer) for answer in ("w02 w03", "w02 w03", "w00", "w05", "w09", "w00"))
-    told = Labelled("span", "f1", torch.tensor([[5, 6]] * 6), texts=texts[:5] + ((passage, "none", "w00"),), offsets=offsets)
+    told = Labelled(
+        "span", "f1", torch.tensor([[5, 6]] * 6), texts=texts[:5] + ((passage, "none", "w00"),), offsets=offsets
+    )
     logits = span_logits((5, 6), (5, 5), (3, 37), (8, 3), (1, 12), (3, 3))
     logits[2, 0, 3], logits[2, 1, 3] = 5.0, 1.0  # w00 alone; up to the end of the passage were 35 tokens
     logits[3, 1, 8] = 1.0  # the likeliest end lies before the start
     logits[4, 0, 12] = 4.0  # the likeliest start lies in the question
     result = score(Oracle("OneForQuestionAnswering", logits), asked(told, torch.ones(6, 40, dtype=torch.bool)), batch=4)
     values = [1, 2 / 3, 1, 1, 1, 1]  # the last by its second accepted answer
-    assert result.score == pytest.approx(np.mean(values)) and result.standard_error == pytest.approx(np.std(values, ddof=1) / 6**0.5)
+    assert result.score == pytest.approx(np.mean(values)) and result.standard_error == pytest.approx(
+        np.std(values, ddof=1) / 6**0.5
+    )
 
 
 @pytest.mark.parametrize("name", [*ASKED, "regression"])
@@ -186,16 +200,29 @@ def test_padding_changes_nothing(name):
     for row in range(len(windows)):
         size = int(windows.mask[row].sum())
         bare = windows.take(torch.tensor([row, row]))
-        told = bare.labelled if bare.labelled.offsets is None else replace(bare.labelled, offsets=bare.labelled.offsets[:, :size])
+        told = (
+            bare.labelled
+            if bare.labelled.offsets is None
+            else replace(bare.labelled, offsets=bare.labelled.offsets[:, :size])
+        )
         alone = score(model, Windows(bare.ids[:, :size], bare.mask[:, :size], labelled=told))
         losses.append(alone.loss), scores.append(alone.score)
     assert whole.loss == pytest.approx(np.mean(losses), rel=1e-6)
     if head != "regression":  # the correlation of one example is none
         assert whole.score == pytest.approx(np.mean(scores), abs=1e-9)
-    more = Windows(nn.functional.pad(windows.ids, (0, 7)), nn.functional.pad(windows.mask, (0, 7)), labelled=windows.labelled if head != "span" else replace(
-        windows.labelled, offsets=nn.functional.pad(windows.labelled.offsets, (0, 0, 0, 7))))  # fmt: skip
+    more = Windows(
+        nn.functional.pad(windows.ids, (0, 7)),
+        nn.functional.pad(windows.mask, (0, 7)),
+        labelled=(
+            windows.labelled
+            if head != "span"
+            else replace(windows.labelled, offsets=nn.functional.pad(windows.labelled.offsets, (0, 0, 0, 7)))
+        ),
+    )
     wider = score(model, more)
-    assert (wider.score, wider.standard_error) == (whole.score, whole.standard_error) and wider.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert (wider.score, wider.standard_error) == (whole.score, whole.standard_error) and wider.loss == pytest.approx(
+        whole.loss, rel=1e-6
+    )
 
 
 def test_the_mode_of_the_model_is_left_as_it_was():
@@ -210,9 +237,18 @@ def test_what_cannot_be_scored_is_refused():
         (replace(windows, labelled=None), "have no labels; draw them from labelled examples"),
         (labelled_windows("span"), "ask for span, BertForSequenceClassification answers with classification"),
         (windows.take(torch.tensor([0])), "1 example; a score with its error needs at least 2"),
-        (labelled_windows("classification", length=80), "windows of 80 tokens are longer than the model's context of 64"),
-        (replace(windows, labelled=replace(windows.labelled, metric="f1")), "metric 'f1' cannot score classification; possible: accuracy, matthews"),
-        (replace(windows, labelled=replace(windows.labelled, labels=windows.labelled.labels + 1)), "class 2 is none of the 2 classes of the model"),
+        (
+            labelled_windows("classification", length=80),
+            "windows of 80 tokens are longer than the model's context of 64",
+        ),
+        (
+            replace(windows, labelled=replace(windows.labelled, metric="f1")),
+            "metric 'f1' cannot score classification; possible: accuracy, matthews",
+        ),
+        (
+            replace(windows, labelled=replace(windows.labelled, labels=windows.labelled.labels + 1)),
+            "class 2 is none of the 2 classes of the model",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             score(model, given)

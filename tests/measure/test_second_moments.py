@@ -73,5 +73,7 @@ def test_distance_is_relative_to_the_second():
 def test_another_text_is_farther_than_more_of_the_same():
     """Windows over a tenth of the vocabulary against windows over all of it."""
     model = small_llama()
-    near, same, far = (second_moment(model, w) for w in (windows(32, seed=1), windows(32, seed=2), windows(32, seed=3, vocabulary=10)))
+    near, same, far = (
+        second_moment(model, w) for w in (windows(32, seed=1), windows(32, seed=2), windows(32, seed=3, vocabulary=10))
+    )
     assert all(distance(near[i], same[i]) < 0.5 * distance(far[i], same[i]) for i in range(3))

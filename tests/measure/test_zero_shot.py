@@ -1,4 +1,6 @@
-"""Zero-shot accuracy through the harness, against log-likelihoods computed by hand, and on everything that cannot be asked."""
+"""Zero-shot accuracy through the harness, against log-likelihoods computed by hand, and on everything that cannot be
+asked.
+"""
 
 import json
 import math
@@ -6,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,8 +35,14 @@ def lab():
 
 def byte_model(context: int = 64) -> LlamaForCausalLM:
     config = LlamaConfig(
-        vocab_size=260, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=context, initializer_range=0.4,
-    )  # fmt: skip
+        vocab_size=260,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=context,
+        initializer_range=0.4,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = LlamaForCausalLM(config).eval()
@@ -44,7 +53,14 @@ def byte_model(context: int = 64) -> LlamaForCausalLM:
 def questions(tmp_path):
     rng = random.Random(0)
     word = lambda: "".join(rng.choice("abcdef ") for _ in range(rng.randint(1, 9))).strip() or "a"
-    rows = [{"query": f"{word()} {word()}", "choices": sorted({word() for _ in range(rng.randint(2, 5))} | {"x", "yz"}), "gold": rng.randint(0, 1)} for _ in range(30)]
+    rows = [
+        {
+            "query": f"{word()} {word()}",
+            "choices": sorted({word() for _ in range(rng.randint(2, 5))} | {"x", "yz"}),
+            "gold": rng.randint(0, 1),
+        }
+        for _ in range(30)
+    ]
     rows[3]["query"] = "12"
     rows[4]["query"] += "\n"
     path = tmp_path / "questions.jsonl"
@@ -53,7 +69,9 @@ def questions(tmp_path):
 
 
 def by_hand(model, tokenizer, items) -> list[list[float]]:
-    """Each choice alone, unpadded, log-softmax in float64: what follows the query and one space, the query without its last white space."""
+    """Each choice alone, unpadded, log-softmax in float64: what follows the query and one space, the query without its
+    last white space.
+    """
     found = []
     for item in items:
         start = len(tokenizer.encode(item.query.rstrip()))
@@ -108,13 +126,20 @@ def test_order_seed_and_repetition(questions):
     assert scores == zero_shot(model, tokenizer, ["lab:pronouns", questions], documents=10)
     first, other = (answers(model, tokenizer, [questions], documents=10, seed=seed)[questions] for seed in (0, 1))
     fewer = answers(model, tokenizer, [questions], documents=6)[questions]  # other batches, so other rounding
-    assert first != other and len(fewer) == 6 and all(a.right == b.right and a.log_likelihoods == pytest.approx(b.log_likelihoods, abs=1e-4) for a, b in zip(fewer, first))
+    assert (
+        first != other
+        and len(fewer) == 6
+        and all(
+            a.right == b.right and a.log_likelihoods == pytest.approx(b.log_likelihoods, abs=1e-4)
+            for a, b in zip(fewer, first)
+        )
+    )
 
 
 def test_a_changed_file_is_read_again(questions):
     model, tokenizer = byte_model(), byte_tokenizer(eos_token=END)
     before = answers(model, tokenizer, [questions], documents=30)[questions]
-    rows = [json.loads(line) for line in open(questions, encoding="utf-8")]
+    rows = [json.loads(line) for line in Path(questions).read_text("utf-8").splitlines()]
     with open(questions, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row | {"gold": 1 - row["gold"]}) + "\n" for row in rows)
     after = answers(model, tokenizer, [questions], documents=30)[questions]
@@ -130,7 +155,11 @@ def test_model_tokenizer_and_random_state_stay_as_they_are(questions, capfd):
     zero_shot(model.train(), tokenizer, [questions], documents=5)
     assert model.training and tokenizer.pad_token is None and tokenizer.padding_side == "right"
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    assert random.getstate() == states[0] and np.random.get_state()[1].tolist() == states[1] and torch.equal(torch.get_rng_state(), states[2])
+    assert (
+        random.getstate() == states[0]
+        and np.random.get_state()[1].tolist() == states[1]
+        and torch.equal(torch.get_rng_state(), states[2])
+    )
     assert capfd.readouterr() == ("", "")
 
 
@@ -153,7 +182,13 @@ def test_a_question_longer_than_the_context_is_named(tmp_path):
     assert zero_shot(model, tokenizer, [str(path)])[0].documents == 2  # 17 tokens, the last of which is only predicted
     rows[0]["choices"][0] += "b"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    with pytest.raises(DataError, match=r"long.jsonl: the question that begins 'aaaaaaaaaa' has 17 tokens with choice 0, more than the model's context of 16"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"long.jsonl: the question that begins 'aaaaaaaaaa' has 17 tokens with choice 0, more than the model's"
+            r" context of 16"
+        ),
+    ):
         zero_shot(model, tokenizer, [str(path)])
 
 
@@ -162,9 +197,10 @@ def test_what_cannot_be_asked_is_refused(questions, tmp_path):
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"query": "x", "choices": ["a", "b"], "gold": 2}\n')
     for tasks, error, says in (
-        (["lab:story-endings"], UsageError, "did you mean 'story-ending'"), ([str(broken)], DataError, "broken.jsonl, line 1: gold is 2"),
+        (["lab:story-endings"], UsageError, "did you mean 'story-ending'"),
+        ([str(broken)], DataError, "broken.jsonl, line 1: gold is 2"),
         ([questions, questions], UsageError, "given twice"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(error, match=says):
             zero_shot(model, tokenizer, tasks)
     with pytest.raises(UsageError, match="documents must be a whole number of at least 2, not 1"):
@@ -198,7 +234,9 @@ class Manager:
 
 
 def test_hub_tasks(questions, monkeypatch):
-    """Their data is not here: what is said then; and that one whose data is here is asked without examples, some of its questions."""
+    """Their data is not here: what is said then; and that one whose data is here is asked without examples, some of its
+    questions.
+    """
     model, tokenizer = byte_model(), byte_tokenizer(eos_token=END)
     here = module._local_task(questions, "as it is", 30, 0)
     here.set_config("task", "here")
@@ -206,13 +244,27 @@ def test_hub_tasks(questions, monkeypatch):
     monkeypatch.setattr(module, "_manager", lambda: Manager(here))
     module._hub_task.cache_clear()
     asked = (("hub:here", 8), ("hub:here", 4), (questions, 30))
-    found, fewer, every = ({tuple(round(x, 2) for x in answer.log_likelihoods) for answer in answers(model, tokenizer, [name], documents=n)[name]} for name, n in asked)
+    found, fewer, every = (
+        {
+            tuple(round(x, 2) for x in answer.log_likelihoods)
+            for answer in answers(model, tokenizer, [name], documents=n)[name]
+        }
+        for name, n in asked
+    )
     assert len(fewer) == 4 and len(found) == 8 and fewer < found < every
     for name, error, says in (
-        ("hub:boolq", DataError, r"could not be loaded \(ConnectionError: Couldn't reach 'aps/super_glue' .*\); .* put its questions in a file"),
-        ("hub:bolq", UsageError, "no such task; did you mean boolq"), ("hub:mmlu", UsageError, "is a group"),
+        (
+            "hub:boolq",
+            DataError,
+            (
+                r"could not be loaded \(ConnectionError: Couldn't reach 'aps/super_glue' .*\); .* put its questions in"
+                r" a file"
+            ),
+        ),
+        ("hub:bolq", UsageError, "no such task; did you mean boolq"),
+        ("hub:mmlu", UsageError, "is a group"),
         ("hub:gsm8k", UsageError, "on generate_until, not by accuracy"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(error, match=says):
             zero_shot(model, tokenizer, [name])
     module._hub_task.cache_clear()
@@ -231,12 +283,38 @@ def test_the_lab_model_knows_its_world_and_forgets_when_pruned(lab):
 
 
 def test_evaluate_asks_tasks(capsys):
-    assert main(["evaluate", "lab", "--device", "cpu", "--task", "lab:facts-easy", "--task", "lab:pronouns", "--documents", "8", "--json"]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                "lab",
+                "--device",
+                "cpu",
+                "--task",
+                "lab:facts-easy",
+                "--task",
+                "lab:pronouns",
+                "--documents",
+                "8",
+                "--json",
+            ]
+        )
+        == 0
+    )
     document = json.loads(capsys.readouterr().out)
-    assert [row["task"] for row in document["tasks"]] == ["lab:facts-easy", "lab:pronouns"] and document["perplexity"] == []
-    assert all(row["documents"] == 8 and 0 <= row["accuracy"] <= 1 and row["fingerprint"].startswith(row["task"]) for row in document["tasks"])
-    for argv, code, says in (([], 2, "give --text, --task, or both"), (["--task", "lab:no"], 2, "no task 'no'"), (["--task", "x.jsonl"], 4, "no such file"),
-                             (["--task", "lab:pronouns", "--documents", "1"], 2, "--documents must be at least 2")):  # fmt: skip
+    assert [row["task"] for row in document["tasks"]] == ["lab:facts-easy", "lab:pronouns"] and document[
+        "perplexity"
+    ] == []
+    assert all(
+        row["documents"] == 8 and 0 <= row["accuracy"] <= 1 and row["fingerprint"].startswith(row["task"])
+        for row in document["tasks"]
+    )
+    for argv, code, says in (
+        ([], 2, "give --text, --task, or both"),
+        (["--task", "lab:no"], 2, "no task 'no'"),
+        (["--task", "x.jsonl"], 4, "no such file"),
+        (["--task", "lab:pronouns", "--documents", "1"], 2, "--documents must be at least 2"),
+    ):
         assert main(["evaluate", "lab", "--device", "cpu", *argv]) == code
         assert says in capsys.readouterr().err
 
@@ -245,13 +323,18 @@ def test_evaluate_asks_tasks(capsys):
 def test_nothing_is_fetched_and_nothing_left_behind(tmp_path):
     """In a process of its own, whose every cache folder is ours to look at."""
     code = (
-        "from analysis.models.load import load_model\nfrom analysis.measure.zero_shot import zero_shot\n"
-        "lab = load_model('lab', device='cpu')\nprint(zero_shot(lab.model, lab.tokenizer, ['lab:pronouns'], documents=2)[0].documents)"
+        "from analysis.models.load import load_model\nfrom analysis.measure.zero_shot import zero_shot\nlab ="
+        " load_model('lab', device='cpu')\nprint(zero_shot(lab.model, lab.tokenizer, ['lab:pronouns'],"
+        " documents=2)[0].documents)"
     )
     folders = {"HF_HOME": "hf", "XDG_CACHE_HOME": "xdg", "TMPDIR": "tmp", "HOME": "home"}
     for folder in folders.values():
         (tmp_path / folder).mkdir()
-    environment = os.environ | {name: str(tmp_path / folder) for name, folder in folders.items()} | {"HF_HUB_OFFLINE": "1", "ANALYSIS_HOME": str(tmp_path / "home")}
+    environment = (
+        os.environ
+        | {name: str(tmp_path / folder) for name, folder in folders.items()}
+        | {"HF_HUB_OFFLINE": "1", "ANALYSIS_HOME": str(tmp_path / "home")}
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.split() == ["2"], done.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -261,7 +344,12 @@ def test_nothing_is_fetched_and_nothing_left_behind(tmp_path):
 def test_real_questions_are_beyond_a_model_of_260_thousand_parameters(assets, tmp_path):
     tiny = load_model(str(assets / "stories260K"), device="cpu")
     tasks = [str(assets / "tasks" / f"{name}.jsonl") for name in ("arc_easy", "openbook_qa", "piqa")]
-    with pytest.raises(DataError, match="piqa.jsonl: the question that begins .* has 649 tokens with choice 0, more than the model's context of 512"):
+    with pytest.raises(
+        DataError,
+        match=(
+            "piqa.jsonl: the question that begins .* has 649 tokens with choice 0, more than the model's context of 512"
+        ),
+    ):
         zero_shot(tiny.model, tiny.tokenizer, tasks, documents=40)
     tasks[2] = str(tmp_path / "short.jsonl")
     with open(assets / "tasks" / "piqa.jsonl", encoding="utf-8") as every:
@@ -269,7 +357,9 @@ def test_real_questions_are_beyond_a_model_of_260_thousand_parameters(assets, tm
     scores = zero_shot(tiny.model, tiny.tokenizer, tasks, documents=40)
     assert [score.chance for score in scores] == pytest.approx([0.25, 0.25, 0.5], abs=0.02)
     assert all(abs(score.accuracy - score.chance) < 4 * max(score.standard_error, 0.05) for score in scores)
-    check_against_hand(tiny.model, tiny.tokenizer, tasks[2], answers(tiny.model, tiny.tokenizer, tasks[2:], documents=3)[tasks[2]], 3)
+    check_against_hand(
+        tiny.model, tiny.tokenizer, tasks[2], answers(tiny.model, tiny.tokenizer, tasks[2:], documents=3)[tasks[2]], 3
+    )
 
 
 @pytest.mark.gpu

@@ -15,7 +15,10 @@ from analysis.models.anatomy import anatomy, anatomy_of_copy, evaluating
 NORMS = {
     "llama": (["input_layernorm"], ["post_attention_layernorm"]),
     "qwen3": (["input_layernorm", "self_attn.q_norm", "self_attn.k_norm"], ["post_attention_layernorm"]),
-    "gemma2": (["input_layernorm", "post_attention_layernorm"], ["pre_feedforward_layernorm", "post_feedforward_layernorm"]),
+    "gemma2": (
+        ["input_layernorm", "post_attention_layernorm"],
+        ["pre_feedforward_layernorm", "post_feedforward_layernorm"],
+    ),
     "glm4": (["input_layernorm", "post_self_attn_layernorm"], ["post_attention_layernorm", "post_mlp_layernorm"]),
     "olmo2": (["self_attn.q_norm", "self_attn.k_norm", "post_attention_layernorm"], ["post_feedforward_layernorm"]),
     "opt": (["self_attn_layer_norm"], ["final_layer_norm"]),
@@ -35,7 +38,9 @@ def test_every_linear_map_of_every_block_is_found_once(family):
     for block in found.blocks:
         assert model.get_submodule(block.name) is block.module
         names = [matrix.name for matrix in block.matrices]
-        two_dimensional = [name.removesuffix(".weight") for name, value in block.module.named_parameters() if value.ndim == 2]
+        two_dimensional = [
+            name.removesuffix(".weight") for name, value in block.module.named_parameters() if value.ndim == 2
+        ]
         assert sorted(names) == sorted(two_dimensional)
         assert {matrix.half for matrix in block.matrices} == {"attention", "mlp"}
         halves = [matrix.half for matrix in block.matrices]
@@ -99,7 +104,10 @@ def test_evaluating_restores_modes_after_an_error():
     assert model.training and torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize(("family", "words"), [("mixtral", "mixture of experts"), ("qwen2_moe", "mixture of experts"), ("t5", "encoder-decoder")])
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [("mixtral", "mixture of experts"), ("qwen2_moe", "mixture of experts"), ("t5", "encoder-decoder")],
+)
 def test_refused(family, words):
     assert family in REFUSED
     with pytest.raises(UnsupportedModel, match=words):
@@ -154,7 +162,10 @@ def layers(count=2):
 
 def test_a_family_nobody_has_heard_of_is_found_by_structure():
     found = anatomy(Decoder(layers()))
-    assert (found.path, [matrix.name for matrix in found.blocks[1].matrices]) == ("layers", ["attention.map", "mlp.map"])
+    assert (found.path, [matrix.name for matrix in found.blocks[1].matrices]) == (
+        "layers",
+        ["attention.map", "mlp.map"],
+    )
 
 
 def test_blocks_of_a_kind_that_cannot_be_pruned_are_refused():
@@ -166,7 +177,9 @@ def test_blocks_of_a_kind_that_cannot_be_pruned_are_refused():
     first, second = layers()
     wrong = {
         "needed are exactly one attention module": [Layer(mixer=Half(), mlp=Half())],
-        "attention: \\['attention', 'cross_attention'\\]": [Layer(attention=Half(), cross_attention=Half(), mlp=Half())],
+        "attention: \\['attention', 'cross_attention'\\]": [
+            Layer(attention=Half(), cross_attention=Half(), mlp=Half())
+        ],
         "state \\(4, 4\\) of a Scan": [Layer(attention=Half(), mlp=Half(), scan=Scan())],
         "mixture of experts": [Layer(attention=Half(), mlp=nn.ModuleList([Half(), Half()]))],
         "no list of blocks": [],
@@ -200,5 +213,9 @@ def test_the_anatomy_of_a_copy_is_that_of_taking_it_apart(family):
     model = tiny(family)
     twin = copy.deepcopy(model)
     ours, again = anatomy_of_copy(anatomy(model), twin), anatomy(twin)
-    assert [(name, matrix.module) for name, matrix in ours.matrices()] == [(name, matrix.module) for name, matrix in again.matrices()]
-    assert [(b.module, b.attention, b.mlp, b.parallel, b.children) for b in ours.blocks] == [(b.module, b.attention, b.mlp, b.parallel, b.children) for b in again.blocks]
+    assert [(name, matrix.module) for name, matrix in ours.matrices()] == [
+        (name, matrix.module) for name, matrix in again.matrices()
+    ]
+    assert [(b.module, b.attention, b.mlp, b.parallel, b.children) for b in ours.blocks] == [
+        (b.module, b.attention, b.mlp, b.parallel, b.children) for b in again.blocks
+    ]

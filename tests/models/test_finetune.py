@@ -1,4 +1,6 @@
-"""Fine-tuning: each head learns a simple task, a stopped run ends as if it had not stopped, everything wrong is said before the work."""
+"""Fine-tuning: each head learns a simple task, a stopped run ends as if it had not stopped, everything wrong is said
+before the work.
+"""
 
 import json
 from dataclasses import asdict, replace
@@ -34,7 +36,9 @@ def body(tmp_path_factory):
 
 
 def windows(kind: str, number: int = 128, seed: int = 0) -> Windows:
-    """Random ids, some windows shorter: class 1 where token 9 is in it, the score how often, the answer where token 9 stands."""
+    """Random ids, some windows shorter: class 1 where token 9 is in it, the score how often, the answer where token 9
+    stands.
+    """
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(10, VOCABULARY, (number, LENGTH), generator=generator)
     places = torch.randint(0, 6, (number,), generator=generator)
@@ -47,7 +51,9 @@ def windows(kind: str, number: int = 128, seed: int = 0) -> Windows:
     elif kind == "regression":
         labelled = Labelled(kind, "spearman", 3 * there.float() + 1)
     else:
-        offsets = torch.stack([torch.arange(LENGTH), torch.arange(LENGTH) + 1], 1).expand(number, LENGTH, 2).contiguous()
+        offsets = (
+            torch.stack([torch.arange(LENGTH), torch.arange(LENGTH) + 1], 1).expand(number, LENGTH, 2).contiguous()
+        )
         labelled = Labelled(kind, "f1", torch.stack([places, places], 1), (), (("a passage", "a"),) * number, offsets)
     return Windows(ids, mask, f"random {kind}", types=torch.zeros_like(ids), labelled=labelled)
 
@@ -60,7 +66,9 @@ def scores(model, held_out: Windows) -> dict:
 
 
 def tune(body, kind, out, config=TINY, **more):
-    return trainer.finetune(body, windows(kind), windows(kind, 64, 1), config=config, out=out, evaluate=scores, device="cpu", **more)
+    return trainer.finetune(
+        body, windows(kind), windows(kind, 64, 1), config=config, out=out, evaluate=scores, device="cpu", **more
+    )
 
 
 def _weights(folder):
@@ -84,13 +92,17 @@ def test_every_head_learns(body, tmp_path, kind, guess):
 
 
 def test_the_head_of_another_task_is_replaced(body, tmp_path):
-    """From a classifier to a score, and to another classification of as many classes: the body stays, the head is drawn anew."""
+    """From a classifier to a score, and to another classification of as many classes: the body stays, the head is drawn
+    anew.
+    """
     tune(body, "classification", tmp_path / "first")
     trained, given = _weights(tmp_path / "first"), windows("classification")
     for kind, size in (("classification", 2), ("regression", 1)):
         model = trainer.open_encoder(tmp_path / "first", windows(kind), TINY)
         now = model.state_dict()
-        assert now["classifier.weight"].shape[0] == size and all(torch.equal(now[name], trained[name]) for name in trained if name.startswith("bert."))
+        assert now["classifier.weight"].shape[0] == size and all(
+            torch.equal(now[name], trained[name]) for name in trained if name.startswith("bert.")
+        )
         assert size == 1 or not torch.equal(now["classifier.weight"], trained["classifier.weight"])
     first, again = (trainer.open_encoder(tmp_path / "first", given, TINY).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -110,7 +122,9 @@ def test_resume_is_bit_equal_with_dropout_too(body, tmp_path):
 def test_batches_read_every_window_once_an_epoch_and_cut_padding():
     given = windows("span", 96)
     batches = trainer.Batches(replace(TINY, batch=3), given)
-    rows = lambda epoch: sorted(tuple(row.tolist()) for step in range(32 * epoch, 32 * (epoch + 1)) for row in _full(batches[step]))  # noqa: E731
+    rows = lambda epoch: sorted(
+        tuple(row.tolist()) for step in range(32 * epoch, 32 * (epoch + 1)) for row in _full(batches[step])
+    )
     once = sorted(tuple(row.tolist()) for row in given.ids)
     assert rows(0) == rows(1) == once
     one = batches[5]
@@ -141,10 +155,19 @@ def test_wrong_calls_are_refused_before_the_work(body, tmp_path):
 def test_command_line_trains_on_the_lab_and_on_a_table(body, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ANALYSIS_PROGRESS", "0")
     more = ["--length", "32", "--examples", "64", "--scored", "20", "--batch", "8", "--device", "cpu"]
-    assert main(["lab", "finetune", str(body), "examples:truth", "--out", str(tmp_path / "truth"), *more, "--json"]) == 0
+    assert (
+        main(["lab", "finetune", str(body), "examples:truth", "--out", str(tmp_path / "truth"), *more, "--json"]) == 0
+    )
     card = json.loads(capsys.readouterr().out)
-    assert card["held_out"]["examples"] == 20 and card["held_out"]["metric"] == "accuracy" and card["train"] == "examples:truth"
-    assert card["command"] == f"analysis lab finetune {body} 'examples:truth' --examples 64 --batch 8 --length 32 --scored 20"
+    assert (
+        card["held_out"]["examples"] == 20
+        and card["held_out"]["metric"] == "accuracy"
+        and card["train"] == "examples:truth"
+    )
+    assert (
+        card["command"]
+        == f"analysis lab finetune {body} 'examples:truth' --examples 64 --batch 8 --length 32 --scored 20"
+    )
     table = tmp_path / "toy.tsv"
     table.write_text("sentence\tscore\n" + "".join(f"word {number} here\t{number / 2}\n" for number in range(20)))
     assert main(["lab", "finetune", str(body), f"examples:{table}", "--out", str(tmp_path / "toy"), *more]) == 2
@@ -163,9 +186,15 @@ def test_shipped_encoders_have_the_score_of_their_cards(name):
     folder = paths.lab() / f"encoder-{name}"
     card = json.loads((folder / "training.json").read_text())
     loaded = load_model(f"lab/encoder-{name}", device="cpu")
-    assert loaded.head == EXAMPLES[name].head and sum(p.numel() for p in loaded.model.parameters()) == card["parameters"]
+    assert (
+        loaded.head == EXAMPLES[name].head and sum(p.numel() for p in loaded.model.parameters()) == card["parameters"]
+    )
     found = score(loaded, load_examples(f"examples:{name}", loaded, samples=200, length=160, split="held-out"))
     told = card["held_out"]
-    assert found.metric == told["metric"] == EXAMPLES[name].metric and 0.8 < told["score"] < 0.99 and told["examples"] >= 1_000
+    assert (
+        found.metric == told["metric"] == EXAMPLES[name].metric
+        and 0.8 < told["score"] < 0.99
+        and told["examples"] >= 1_000
+    )
     assert abs(found.score - told["score"]) < 4 * (found.standard_error + told["standard_error"])
     assert card["config"] == asdict(FinetuneConfig(**card["config"]))

@@ -1,4 +1,6 @@
-"""Half blocks: for every family they make up the block, bit for bit where it is sequential; silenced halves do no work; what cannot be split is refused."""
+"""Half blocks: for every family they make up the block, bit for bit where it is sequential; silenced halves do no work;
+what cannot be split is refused.
+"""
 
 import copy
 import functools
@@ -20,7 +22,14 @@ from analysis.models.halves import check_halves, half_output, halves_error, matr
 from analysis.models.replay import record, run
 from analysis.text.windows import Windows
 
-_SIZE = dict(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=64, pad_token_id=0)
+_SIZE = dict(
+    vocab_size=64,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    max_position_embeddings=64,
+    pad_token_id=0,
+)
 _GPT = dict(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64)
 VARIANTS = {  # other shapes of block within and beside the families
     "gptj": lambda: tf.GPTJConfig(**_GPT, rotary_dim=4),
@@ -30,15 +39,29 @@ VARIANTS = {  # other shapes of block within and beside the families
     "gpt_neox_sequential": lambda: tf.GPTNeoXConfig(**_SIZE, intermediate_size=48, use_parallel_residual=False),
     "falcon_shared_norm": lambda: tf.FalconConfig(**_SIZE, multi_query=True, parallel_attn=True, alibi=False),
     "falcon_sequential": lambda: tf.FalconConfig(**_SIZE, multi_query=False, parallel_attn=False, alibi=True),
-    "bloom_residual_after_norm": lambda: tf.BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4, apply_residual_connection_post_layernorm=True),
+    "bloom_residual_after_norm": lambda: tf.BloomConfig(
+        vocab_size=64, hidden_size=32, n_layer=2, n_head=4, apply_residual_connection_post_layernorm=True
+    ),
 }
-WITHOUT_NAN = {"gemma2": None}  # in float64, eager attention gives nan where a window slides wholly into padding; the others bear it on the right
+WITHOUT_NAN = {
+    "gemma2": None
+}  # in float64, eager attention gives nan where a window slides wholly into padding; the others bear it on the right
 PARALLEL = ("gpt_neox", "phi", "falcon", "gptj", "cohere", "falcon_shared_norm")
 EVERY = (*FAMILIES, *VARIANTS)
 
-# whose output is added to the block's input in the attention half, where that is not the attention module; or is the stream itself
-CLOSING = {"gemma2": "post_attention_layernorm", "gemma3": "post_attention_layernorm", "olmo2": "post_attention_layernorm", "glm4": "post_self_attn_layernorm"}
-STREAM = {"bloom": "self_attention", "bloom_residual_after_norm": "self_attention", "opt_post_norm": "self_attn_layer_norm"}
+# whose output is added to the block's input in the attention half, where that is not the attention module; or is the
+# stream itself
+CLOSING = {
+    "gemma2": "post_attention_layernorm",
+    "gemma3": "post_attention_layernorm",
+    "olmo2": "post_attention_layernorm",
+    "glm4": "post_self_attn_layernorm",
+}
+STREAM = {
+    "bloom": "self_attention",
+    "bloom_residual_after_norm": "self_attention",
+    "opt_post_norm": "self_attn_layer_norm",
+}
 
 
 @functools.cache
@@ -82,7 +105,9 @@ def seen(block, names, hidden, call, outputs=False):
 
 
 def untouched(model):
-    return not any(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__ for module in model.modules())
+    return not any(
+        module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__ for module in model.modules()
+    )
 
 
 @pytest.mark.parametrize("padding", [None, "both"])
@@ -124,16 +149,24 @@ def test_each_half_is_what_the_block_computes_inside(family):
 def test_gradients_are_those_of_the_block(family):
     """Of a random linear function of the output, in float64: every parameter's, and the input's through both halves."""
     block, hidden, call = setting(family, WITHOUT_NAN.get(family, "right"), torch.float64)
-    parameters = {name: parameter for name, parameter in block.module.named_parameters()}
+    parameters = dict(block.module.named_parameters())
     weight = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     hidden = hidden.clone().requires_grad_()
     owners = {half: (*getattr(block, half).modules, *getattr(block, half).norms) for half in ("attention", "mlp")}
-    own = {half: {n for n in parameters if any(n.startswith(f"{module}.") for module in modules)} for half, modules in owners.items()}
+    own = {
+        half: {n for n in parameters if any(n.startswith(f"{module}.") for module in modules)}
+        for half, modules in owners.items()
+    }
     assert own["attention"] | own["mlp"] == set(parameters) and not own["attention"] & own["mlp"]
 
     def gradients(output, wanted):
         names = sorted(wanted)
-        found = torch.autograd.grad((output * weight).sum(), [hidden, *(parameters[name] for name in names)], retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(
+            (output * weight).sum(),
+            [hidden, *(parameters[name] for name in names)],
+            retain_graph=True,
+            allow_unused=True,
+        )
         return dict(zip(["hidden", *names], found, strict=True))
 
     def close(ours, true, names):
@@ -141,7 +174,9 @@ def test_gradients_are_those_of_the_block(family):
         for name in names:
             assert (ours[name] - true[name]).norm() <= rounding * scale, name
 
-    rounding = 1e-6 if family == "cohere" else 1e-12  # its norm, shared by both halves, works in float32 whatever it is given
+    rounding = (
+        1e-6 if family == "cohere" else 1e-12
+    )  # its norm, shared by both halves, works in float32 whatever it is given
     block.module.requires_grad_(True)
     try:
         true = gradients(run(block.module, hidden, call), parameters)
@@ -176,13 +211,18 @@ def test_matrix_inputs_are_those_of_a_full_forward(family, padding):
         inputs = matrix_inputs(block, wanted, hidden, call)
         assert list(inputs) == list(wanted)
         for name, value in inputs.items():
-            assert value.shape == (*hidden.shape[:2], block.module.get_submodule(name).weight.shape[0 if family == "gpt2" else 1])
+            assert value.shape == (
+                *hidden.shape[:2],
+                block.module.get_submodule(name).weight.shape[0 if family == "gpt2" else 1],
+            )
             assert torch.equal(value, true[name].reshape(value.shape))
     assert matrix_inputs(block, [], hidden, call) == {}
 
 
 def test_matrices_fed_the_same_tensor_share_their_input():
-    inputs = matrix_inputs(*setting("llama")[:1], ["self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj"], *setting("llama")[1:])
+    inputs = matrix_inputs(
+        *setting("llama")[:1], ["self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj"], *setting("llama")[1:]
+    )
     assert inputs["self_attn.q_proj"] is inputs["self_attn.v_proj"]
     assert inputs["self_attn.q_proj"] is not inputs["mlp.up_proj"]
 
@@ -191,7 +231,9 @@ def test_matrix_inputs_are_differentiable_and_nothing_runs_after_the_last():
     block, hidden, call = setting("llama")
     hidden = hidden.clone().requires_grad_()
     ran = []
-    handles = [matrix.module.register_forward_hook(lambda *_, name=matrix.name: ran.append(name)) for matrix in block.matrices]
+    handles = [
+        matrix.module.register_forward_hook(lambda *_, name=matrix.name: ran.append(name)) for matrix in block.matrices
+    ]
     inputs = matrix_inputs(block, ["mlp.up_proj", "self_attn.o_proj"], hidden, call)
     for handle in handles:
         handle.remove()
@@ -204,27 +246,41 @@ def test_matrix_inputs_are_differentiable_and_nothing_runs_after_the_last():
 
 @pytest.mark.parametrize("family", EVERY)
 def test_a_silenced_half_does_no_work(family):
-    """The matrix products of the two halves together are those of the block, and each half runs its own matrices only."""
+    """The matrix products of the two halves together are those of the block, and each half runs its own matrices
+    only.
+    """
     block, hidden, call = setting(family)
 
     def products(function):
         ran = []
-        handles = [matrix.module.register_forward_hook(lambda *_, name=matrix.name: ran.append(name)) for matrix in block.matrices]
+        handles = [
+            matrix.module.register_forward_hook(lambda *_, name=matrix.name: ran.append(name))
+            for matrix in block.matrices
+        ]
         with FlopCounterMode(display=False) as counter:
             function()
         for handle in handles:
             handle.remove()
         return ran, counter.get_total_flops()
 
-    ran, work = zip(*(products(lambda half=half: half_output(block, half, hidden, call)) for half in ("attention", "mlp")), strict=True)
-    assert ran == tuple([matrix.name for matrix in block.matrices if matrix.half == half] for half in ("attention", "mlp"))
+    ran, work = zip(
+        *(products(lambda half=half: half_output(block, half, hidden, call)) for half in ("attention", "mlp")),
+        strict=True,
+    )
+    assert ran == tuple(
+        [matrix.name for matrix in block.matrices if matrix.half == half] for half in ("attention", "mlp")
+    )
     assert sum(work) == products(lambda: run(block.module, hidden, call))[1]
-    assert work[1] == 2 * hidden[..., 0].numel() * sum(matrix.rows * matrix.columns for matrix in block.matrices if matrix.half == "mlp")
+    assert work[1] == 2 * hidden[..., 0].numel() * sum(
+        matrix.rows * matrix.columns for matrix in block.matrices if matrix.half == "mlp"
+    )
 
 
 @pytest.mark.parametrize("family", EVERY)
 def test_no_module_of_a_silenced_half_runs(family):
-    """Norms included, save one that the other half reads too: with forwards that fail, the other half's output is unchanged."""
+    """Norms included, save one that the other half reads too: with forwards that fail, the other half's output is
+    unchanged.
+    """
     block, hidden, call = setting(family)
 
     def fail(*args, **kwargs):
@@ -232,7 +288,9 @@ def test_no_module_of_a_silenced_half_runs(family):
 
     for half, other in (("attention", "mlp"), ("mlp", "attention")):
         right = half_output(block, half, hidden, call)
-        silent = [child.name for child in block.children if child.half == other and not (block.parallel and child.handed)]
+        silent = [
+            child.name for child in block.children if child.half == other and not (block.parallel and child.handed)
+        ]
         for name in silent:
             block.module.get_submodule(name).forward = fail
         try:
@@ -246,7 +304,10 @@ def test_every_block_is_checked_on_its_own_stream():
     model, parts = model_of("gemma3")
     recording = record(model, parts, Windows(*tokens(3), label="random", provenance={}))
     given = []
-    handles = [block.module.register_forward_pre_hook(lambda module, args: given.append((module, args[0]))) for block in parts.blocks]
+    handles = [
+        block.module.register_forward_pre_hook(lambda module, args: given.append((module, args[0])))
+        for block in parts.blocks
+    ]
     check_halves(parts, recording, slice(1, 3))
     for handle in handles:
         handle.remove()
@@ -315,10 +376,13 @@ def test_wrong_calls():
 @pytest.mark.parametrize("family", ["gemma3", "falcon", "opt"])
 def test_check_in_half_precision(family, dtype):
     model, parts = model_of(family, dtype)
-    check_halves(parts, record(model, parts, Windows(*tokens(3, LENGTH, 0, "both"), label="random", provenance={})), slice(None))
+    check_halves(
+        parts, record(model, parts, Windows(*tokens(3, LENGTH, 0, "both"), label="random", provenance={})), slice(None)
+    )
 
 
-# --- made-up blocks ------------------------------------------------------------------------------------------------------
+# --- made-up blocks
+# ------------------------------------------------------------------------------------------------------
 
 
 class Linear(nn.Module):
@@ -338,7 +402,13 @@ class Layer(nn.Module):
     def __init__(self, rule, extra=False):
         super().__init__()
         self.rule = rule
-        self.ln_1, self.attention, self.ln_2, self.fc1, self.fc2 = nn.LayerNorm(8), Linear(extra), nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(24, 8)
+        self.ln_1, self.attention, self.ln_2, self.fc1, self.fc2 = (
+            nn.LayerNorm(8),
+            Linear(extra),
+            nn.LayerNorm(8),
+            nn.Linear(8, 24),
+            nn.Linear(24, 8),
+        )
 
     def mlp(self, x):
         return self.fc2(torch.relu(self.fc1(x)))
@@ -414,7 +484,14 @@ def test_halves_in_containers_that_are_never_called():
             return x + self.ffn["down"](self.ffn["up"](self.ffn["norm"](x)))
 
     parts, recording = made(Boxed)
-    assert [child.name for child in parts.blocks[0].children] == ["attention.norm", "attention.value", "attention.out", "ffn.norm", "ffn.up", "ffn.down"]
+    assert [child.name for child in parts.blocks[0].children] == [
+        "attention.norm",
+        "attention.value",
+        "attention.out",
+        "ffn.norm",
+        "ffn.up",
+        "ffn.down",
+    ]
     check_halves(parts, recording, slice(None))
     assert halves_error(parts.blocks[0], recording.hidden, Call((HIDDEN,), {})) == 0
 
@@ -458,7 +535,9 @@ def divided(layer, x):
 )
 def test_blocks_that_cannot_be_split_are_refused(words, rule, several):
     parts, recording = made(lambda: Layer(rule, several))
-    with pytest.raises(UnsupportedModel, match=f"layers.0 \\(Layer\\): its attention and MLP halves cannot be run apart; .*{words}"):
+    with pytest.raises(
+        UnsupportedModel, match=f"layers.0 \\(Layer\\): its attention and MLP halves cannot be run apart; .*{words}"
+    ):
         check_halves(parts, recording, slice(None))
     assert untouched(parts.blocks[0].module)
 
@@ -486,7 +565,9 @@ def test_a_half_that_starts_with_no_row_per_token_is_an_error():
         return y + layer.mlp(layer.ln_2(y.unsqueeze(0).repeat(2, 1, 1, 1)))[0]
 
     parts, recording = made(lambda: Layer(folded))
-    with pytest.raises(ReplayError, match="ln_2 was given a tensor \\(2, 3, 24, 8\\) in a forward of hidden states \\(3, 24, 8\\)"):
+    with pytest.raises(
+        ReplayError, match="ln_2 was given a tensor \\(2, 3, 24, 8\\) in a forward of hidden states \\(3, 24, 8\\)"
+    ):
         half_output(parts.blocks[0], "attention", recording.hidden, recording.call(0, slice(None)))
     with pytest.raises(UnsupportedModel, match="one row per token"):
         check_halves(parts, recording, slice(None))

@@ -74,7 +74,9 @@ def test_a_local_folder(saved):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_dtype_is_chosen_once(saved, dtype):
-    assert {parameter.dtype for parameter in load_model(str(saved), device="cpu", dtype=dtype).model.parameters()} == {getattr(torch, dtype)}
+    assert {parameter.dtype for parameter in load_model(str(saved), device="cpu", dtype=dtype).model.parameters()} == {
+        getattr(torch, dtype)
+    }
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma3", "opt", "gpt_neox", "bloom"])
@@ -180,7 +182,7 @@ def test_a_hub_model_is_fetched_once_and_known_by_its_commit(saved, tmp_path, mo
                     (snapshot / path.name).write_bytes(path.read_bytes())
         return str(snapshot)
 
-    cached = lambda repo_id, name, revision: str(snapshot / name) if snapshot.exists() else None  # noqa: E731
+    cached = lambda repo_id, name, revision: str(snapshot / name) if snapshot.exists() else None
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
     for _ in range(2):
@@ -207,11 +209,15 @@ def test_fingerprint_changes_with_config_weights_and_tokenizer_only(folder):
 
 
 def test_fingerprint_and_names_load_no_torch(saved):
-    code = f"import sys; from analysis.models.load import fingerprint, lab_models; lab_models(); fingerprint({str(saved)!r}); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from analysis.models.load import fingerprint, lab_models; lab_models();"
+        f" fingerprint({str(saved)!r}); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT)
 
 
-# --- broken folders ----------------------------------------------------------------------------------------------------
+# --- broken folders
+# ----------------------------------------------------------------------------------------------------
 
 
 def truncate(folder):
@@ -226,7 +232,9 @@ def only_pickles(folder):
 
 def missing_shards(folder):
     (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors")
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}))
+    (folder / INDEX).write_text(
+        json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
+    )
 
 
 def broken_index(folder):
@@ -245,23 +253,44 @@ BROKEN = {
     "no weights": ("has no weights", lambda folder: (folder / WEIGHTS).unlink()),
     "pickles only": ("only pickled weights \\(pytorch_model.bin\\)", only_pickles),
     "truncated": ("model.safetensors is cut short or no safetensors file", truncate),
-    "empty": ("model.safetensors is cut short or no safetensors file", lambda folder: (folder / WEIGHTS).write_bytes(b"")),
-    "text": ("model.safetensors is cut short or no safetensors file", lambda folder: (folder / WEIGHTS).write_text("version https://git-lfs")),
+    "empty": (
+        "model.safetensors is cut short or no safetensors file",
+        lambda folder: (folder / WEIGHTS).write_bytes(b""),
+    ),
+    "text": (
+        "model.safetensors is cut short or no safetensors file",
+        lambda folder: (folder / WEIGHTS).write_text("version https://git-lfs"),
+    ),
     "missing shard": ("1 of 2 weight files .* missing: model-00002-of-00002.safetensors", missing_shards),
     "broken index": ("is no index of weight files", broken_index),
     "missing key": (
         "1 parameters are missing .*model.layers.2.mlp.up_proj.weight",
         lambda folder: edit_weights(folder, lambda state: state.pop("model.layers.2.mlp.up_proj.weight")),
     ),
-    "more blocks in the config": ("9 parameters are missing .*model.layers.4", lambda folder: edit(folder, num_hidden_layers=5, layer_types=None)),
-    "fewer blocks in the config": ("have no place .*model.layers.3", lambda folder: edit(folder, num_hidden_layers=3, layer_types=None)),
+    "more blocks in the config": (
+        "9 parameters are missing .*model.layers.4",
+        lambda folder: edit(folder, num_hidden_layers=5, layer_types=None),
+    ),
+    "fewer blocks in the config": (
+        "have no place .*model.layers.3",
+        lambda folder: edit(folder, num_hidden_layers=3, layer_types=None),
+    ),
     "wrong shape": ("do not fit its config|of the wrong shape", lambda folder: edit(folder, intermediate_size=40)),
-    "nan": ("parameter model.layers.1.self_attn.k_proj.weight \\(16, 32\\) is not finite", lambda folder: edit_weights(folder, poison)),
-    "overlarge tokenizer": (f"tokenizer has id {VOCABULARY} .*ids 0 to {VOCABULARY - 1}", lambda folder: add_tokenizer(folder, VOCABULARY + 1)),
+    "nan": (
+        "parameter model.layers.1.self_attn.k_proj.weight \\(16, 32\\) is not finite",
+        lambda folder: edit_weights(folder, poison),
+    ),
+    "overlarge tokenizer": (
+        f"tokenizer has id {VOCABULARY} .*ids 0 to {VOCABULARY - 1}",
+        lambda folder: add_tokenizer(folder, VOCABULARY + 1),
+    ),
     "broken tokenizer": ("tokenizer in .* cannot be read", lambda folder: (folder / "tokenizer.json").write_text("{")),
     "no decoder": ("t5 is no causal language model", lambda folder: edit(folder, model_type="t5")),
     "quantized": ("quantized", lambda folder: edit(folder, quantization_config={"quant_method": "gptq"})),
-    "remote code": ("transformers cannot use", lambda folder: edit(folder, model_type="nonesuch", auto_map={"AutoConfig": "evil.Config"})),
+    "remote code": (
+        "transformers cannot use",
+        lambda folder: edit(folder, model_type="nonesuch", auto_map={"AutoConfig": "evil.Config"}),
+    ),
 }
 
 
@@ -297,7 +326,9 @@ def test_an_encoder_is_no_decoder_even_where_transformers_loads_it(tmp_path):
 
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
-        BertForMaskedLM(BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)).save_pretrained(tmp_path)
+        BertForMaskedLM(
+            BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+        ).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="bert"):
         load(tmp_path)
 
@@ -313,13 +344,19 @@ def test_stories260k(assets):
     assert loaded.model.lm_head.weight is loaded.model.model.embed_tokens.weight
 
 
-@pytest.mark.parametrize("recipe, said", [
-    ("wanda-50% BR[train=masklora,rank=49]", ["rank=49 is above the rank of model.layers.0.self_attn.k_proj", "at most 48"]),
-    ("wanda-50% retrain[train=masklora,rank=48]", []),
-    ("wanda-50% BR[width=9]", ["width=9: the model has 8 blocks", "unit=model"]),
-    ("wanda-50% BR[width=9,overlap=1]", []),
-    ("wanda-50% BR+GP[unit=sub-block]", []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "recipe, said",
+    [
+        (
+            "wanda-50% BR[train=masklora,rank=49]",
+            ["rank=49 is above the rank of model.layers.0.self_attn.k_proj", "at most 48"],
+        ),
+        ("wanda-50% retrain[train=masklora,rank=48]", []),
+        ("wanda-50% BR[width=9]", ["width=9: the model has 8 blocks", "unit=model"]),
+        ("wanda-50% BR[width=9,overlap=1]", []),
+        ("wanda-50% BR+GP[unit=sub-block]", []),
+    ],
+)
 def test_what_a_model_cannot_give_is_said_before_it_is_loaded(recipe, said):
     found = misfits("lab", Recipe.parse(recipe))
     assert len(found) == bool(said) and all(part in found[0] for part in said), found

@@ -1,4 +1,6 @@
-"""The trainer: the tokenizer loses nothing, a tiny run learns, a stopped run ends as if it had not stopped, the shipped model is as its card says."""
+"""The trainer: the tokenizer loses nothing, a tiny run learns, a stopped run ends as if it had not stopped, the shipped
+model is as its card says.
+"""
 
 import argparse
 import json
@@ -16,8 +18,20 @@ from analysis.models.pretrain import END, TrainConfig
 
 torch = pytest.importorskip("torch")
 
-TINY = TrainConfig(tokens=24 * 4 * 32, window=32, batch=4, context=64, vocabulary=300, hidden=16, intermediate=32, blocks=2, heads=2, kv_heads=1,
-                   learning_rate=1e-2, warmup=256)
+TINY = TrainConfig(
+    tokens=24 * 4 * 32,
+    window=32,
+    batch=4,
+    context=64,
+    vocabulary=300,
+    hidden=16,
+    intermediate=32,
+    blocks=2,
+    heads=2,
+    kv_heads=1,
+    learning_rate=1e-2,
+    warmup=256,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -37,7 +51,11 @@ def shipped():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = paths.lab() / "decoder"
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder), json.loads((folder / "training.json").read_text())
+    return (
+        AutoModelForCausalLM.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+        json.loads((folder / "training.json").read_text()),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -152,13 +170,18 @@ def test_shipped_tokenizer_round_trips(shipped):
 def test_shipped_model_is_what_the_lab_promises(shipped):
     model, tokenizer, card = shipped
     assert 200_000 <= sum(p.numel() for p in model.parameters()) == card["parameters"] <= 4_000_000
-    assert 8 <= model.config.num_hidden_layers <= 12 and model.config.num_key_value_heads < model.config.num_attention_heads
+    assert (
+        8 <= model.config.num_hidden_layers <= 12
+        and model.config.num_key_value_heads < model.config.num_attention_heads
+    )
     assert model.dtype == torch.float32 and len(tokenizer) == card["vocabulary"] == model.config.vocab_size
     assert sum(file.stat().st_size for file in paths.lab().rglob("*") if file.is_file()) < 36e6
 
 
 def test_shipped_model_has_the_loss_of_its_card(shipped, small_samples):
-    """A third of the documents the card was made with, all registers: the same losses within sampling error, never below the source."""
+    """A third of the documents the card was made with, all registers: the same losses within sampling error, never
+    below the source.
+    """
     model, tokenizer, card = shipped
     measured = small_samples(model, tokenizer, documents_each=20)
     for register, row in measured.items():

@@ -1,4 +1,6 @@
-"""The encoder's trainer: whole words are masked, pairs have two types, a tiny run learns, a stopped run ends as if it had not stopped."""
+"""The encoder's trainer: whole words are masked, pairs have two types, a tiny run learns, a stopped run ends as if it
+had not stopped.
+"""
 
 import argparse
 import json
@@ -15,7 +17,19 @@ from analysis.models.pretrain_encoder import EncoderConfig
 
 torch = pytest.importorskip("torch")
 
-TINY = EncoderConfig(tokens=24 * 4 * 32, window=32, batch=4, context=64, vocabulary=300, hidden=16, intermediate=32, blocks=2, heads=2, learning_rate=1e-2, warmup=256)
+TINY = EncoderConfig(
+    tokens=24 * 4 * 32,
+    window=32,
+    batch=4,
+    context=64,
+    vocabulary=300,
+    hidden=16,
+    intermediate=32,
+    blocks=2,
+    heads=2,
+    learning_rate=1e-2,
+    warmup=256,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -40,7 +54,11 @@ def shipped():
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     folder = paths.lab() / "encoder"
-    return AutoModelForMaskedLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder), json.loads((folder / "training.json").read_text())
+    return (
+        AutoModelForMaskedLM.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+        json.loads((folder / "training.json").read_text()),
+    )
 
 
 def _weights(folder):
@@ -90,14 +108,20 @@ def test_whole_words_are_masked_and_special_tokens_never(tokenizer):
     masked, labels = trainer.mask(ids, tokenizer, 0.2, generator)
     asked = labels != -100
     special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
-    assert not (asked & special).any() and torch.equal(labels[asked], ids[asked]) and torch.equal(masked[~asked], ids[~asked])
+    assert (
+        not (asked & special).any()
+        and torch.equal(labels[asked], ids[asked])
+        and torch.equal(masked[~asked], ids[~asked])
+    )
     assert 0.15 < asked.double().mean() < 0.25
-    share = lambda what: (what & asked).sum().item() / asked.sum().item()  # noqa: E731
+    share = lambda what: (what & asked).sum().item() / asked.sum().item()
     assert share(masked == tokenizer.mask_token_id) == pytest.approx(0.8, abs=0.05)
     assert share(masked == ids) == pytest.approx(0.1, abs=0.04)
     starts, _ = trainer._kinds(tokenizer)
     inside = ~starts[ids[:, 1:]] & ~special[:, :-1]
-    assert torch.equal(asked[:, 1:][inside], asked[:, :-1][inside])  # a token inside a word is asked for where the one before it is
+    assert torch.equal(
+        asked[:, 1:][inside], asked[:, :-1][inside]
+    )  # a token inside a word is asked for where the one before it is
 
 
 def test_first_heads_begin_with_their_neighbours(tokenizer):
@@ -157,13 +181,20 @@ def test_shipped_encoder_is_what_its_card_says(shipped):
     model, tokenizer, card = shipped
     assert sum(p.numel() for p in model.parameters()) == card["parameters"] < 1_000_000
     assert len(tokenizer) == card["vocabulary"] == model.config.vocab_size and model.dtype == torch.float32
-    assert card["config"] == asdict(EncoderConfig(**card["config"])) and card["command"] == trainer.command(EncoderConfig(**card["config"]))
+    assert card["config"] == asdict(EncoderConfig(**card["config"])) and card["command"] == trainer.command(
+        EncoderConfig(**card["config"])
+    )
 
 
 def test_shipped_encoder_fills_in_a_masked_word(shipped):
     """A word of a sentence as the lab writes it, masked: it is among the first three guesses."""
     model, tokenizer, _ = shipped
-    asked = [("Ana was born in the year 420.", "born"), ("She is terrified of deep water.", "of"), ("He was at the market square.", "square"), ("It rained all day at the old bridge.", "bridge")]
+    asked = [
+        ("Ana was born in the year 420.", "born"),
+        ("She is terrified of deep water.", "of"),
+        ("He was at the market square.", "square"),
+        ("It rained all day at the old bridge.", "bridge"),
+    ]
     right = 0
     for sentence, word in asked:
         ids = tokenizer(sentence, return_tensors="pt")["input_ids"]

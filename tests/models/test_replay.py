@@ -1,4 +1,6 @@
-"""Promise 1, exact replay: for every family, batched and padded, for any windows in any order; and the wrong calls beside it."""
+"""Promise 1, exact replay: for every family, batched and padded, for any windows in any order; and the wrong calls
+beside it.
+"""
 
 import functools
 from types import SimpleNamespace
@@ -100,9 +102,10 @@ def test_one_window_mask_for_all_would_be_wrong():
     model, parts = model_of("llama")
     data = windows(4, "both")
     recording = record(model, parts, data)
+    hidden = recording.hidden
     for block in parts.blocks:
         call = recording.call(block.index, torch.zeros(4, dtype=torch.long))
-        hidden = run(block.module, recording.hidden, call) if block.index == 0 else run(block.module, hidden, call)
+        hidden = run(block.module, hidden, call)
     assert distance(hidden, true_hidden(model, parts, data.ids, data.mask)[-1], data.mask) > 0.01
 
 
@@ -187,7 +190,9 @@ def test_blocks_are_not_computed_while_recording():
     """Recording costs forwards of one and two windows, whatever the number of windows."""
     model, parts = model_of("llama")
     seen = []
-    handle = parts.blocks[0].matrices[0].module.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    handle = (
+        parts.blocks[0].matrices[0].module.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    )
     record(model, parts, windows(20), batch=8)
     handle.remove()
     assert seen == [1]
@@ -229,10 +234,13 @@ def test_verify_names_the_block_that_is_wrong_and_nan_never_passes():
 def test_no_windows():
     model, parts = model_of("llama")
     with pytest.raises(UsageError, match="0 windows"):
-        record(model, parts, Windows(torch.zeros(0, 4, dtype=torch.long), torch.ones(0, 4, dtype=torch.bool), "none", {}))
+        record(
+            model, parts, Windows(torch.zeros(0, 4, dtype=torch.long), torch.ones(0, 4, dtype=torch.bool), "none", {})
+        )
 
 
-# --- made-up decoders whose blocks are called in unusual ways ----------------------------------------------------------
+# --- made-up decoders whose blocks are called in unusual ways
+# ----------------------------------------------------------
 
 
 class Layer(nn.Module):
@@ -245,7 +253,9 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """`drive(hidden, previous_memory, ids) -> (memory, note)` gives each layer's further arguments; hidden states go by keyword."""
+    """`drive(hidden, previous_memory, ids) -> (memory, note)` gives each layer's further arguments; hidden states go by
+    keyword.
+    """
 
     def __init__(self, drive):
         super().__init__()
@@ -305,7 +315,11 @@ def test_check_report(family):
 
 def test_check_reports_a_replay_that_is_not_exact(monkeypatch):
     model, _ = model_of("gemma3")
-    monkeypatch.setattr(replay.Recording, "call", lambda self, block, rows, device=None, true=replay.Recording.call: true(self, 0, rows, device))
+    monkeypatch.setattr(
+        replay.Recording,
+        "call",
+        lambda self, block, rows, device=None, true=replay.Recording.call: true(self, 0, rows, device),
+    )
     report = check(LoadedModel(model, None, "gemma3", ""))
     assert not report.ok
 

@@ -79,7 +79,13 @@ def test_wrong_masks():
             assert_sparsity(model, wrong)
 
 
-@pytest.mark.parametrize(("tensor", "words"), [("model.layers.0.self_attn.q_proj.weight", "pruned weights are not zero"), ("model.norm.weight", "tensors differ .* model.norm.weight")])
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        ("model.layers.0.self_attn.q_proj.weight", "pruned weights are not zero"),
+        ("model.norm.weight", "tensors differ .* model.norm.weight"),
+    ],
+)
 def test_what_the_disk_gives_back_is_compared(tmp_path, monkeypatch, tensor, words):
     """A disk that changes one tensor is found out, and leaves no folder that looks finished."""
     model, masks = pruned()

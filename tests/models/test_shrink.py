@@ -19,7 +19,15 @@ from analysis.models.structures import masked, row_mask, structures
 from tests.models.test_structures import ACROSS_HEADS, half_kept, logits
 
 SLOPES = ("bloom",)  # a slope per head is made outside the blocks
-FIXED_WIDTH = ("opt", "opt_post_norm", "gpt2", "gpt_neo", "gpt_neox", "falcon", *ENCODERS)  # a head is hidden size / heads wide
+FIXED_WIDTH = (
+    "opt",
+    "opt_post_norm",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "falcon",
+    *ENCODERS,
+)  # a head is hidden size / heads wide
 FIXED_NEURONS = ("bloom",)  # four times the hidden size, whatever the config says
 
 
@@ -28,14 +36,21 @@ def build(name: str) -> nn.Module:
 
 
 def shrunk_pair(name: str, kind: str, even: bool = True, heads: str = "groups"):
-    """A model, its structures, masks that keep half of every pair (of every second one, where not even), and the shrunk model."""
+    """A model, its structures, masks that keep half of every pair (of every second one, where not even), and the shrunk
+    model.
+    """
     model = build(name)
     found = structures(model, kinds=[kind], heads=heads)
     masks = {pair.name: half_kept(found, seed=pair.block)[pair.name] for pair in found if even or pair.block % 2}
     return model, found, masks, shrink(model, found, masks)
 
 
-CASES = [(name, kind) for name in (*FAMILIES, *ENCODERS) for kind in ("heads", "neurons") if kind == "neurons" or name not in (*ACROSS_HEADS, *SLOPES)]
+CASES = [
+    (name, kind)
+    for name in (*FAMILIES, *ENCODERS)
+    for kind in ("heads", "neurons")
+    if kind == "neurons" or name not in (*ACROSS_HEADS, *SLOPES)
+]
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
@@ -46,7 +61,9 @@ def test_shrunk_equals_masked_and_comes_back(name, kind, even, tmp_path):
     dense = logits(model, ids, mask)
     with masked(found, masks):
         expected = logits(model, ids, mask)
-    assert not torch.allclose(dense, expected, rtol=1e-2, atol=1e-2) and torch.equal(logits(model, ids, mask), dense), "the model itself stays"
+    assert not torch.allclose(dense, expected, rtol=1e-2, atol=1e-2) and torch.equal(logits(model, ids, mask), dense), (
+        "the model itself stays"
+    )
     torch.testing.assert_close(logits(small, ids, mask), expected, rtol=1e-5, atol=1e-5)
 
     folder = save_shrunk(small, None, tmp_path / "model")
@@ -80,7 +97,11 @@ def test_heads_and_neurons_together_take_what_they_cost(name):
     small = shrink(model, found, masks)
     gone = {pair.name: int((~masks[pair.name]).sum()) for pair in found}
     before, after = footprint(model, 64), footprint(small, 64)
-    assert before.parameters - after.parameters == before.in_blocks - after.in_blocks == sum(pair.parameters() * gone[pair.name] for pair in found)
+    assert (
+        before.parameters - after.parameters
+        == before.in_blocks - after.in_blocks
+        == sum(pair.parameters() * gone[pair.name] for pair in found)
+    )
     assert before.multiply_adds - after.multiply_adds == sum(pair.multiply_adds(64) * gone[pair.name] for pair in found)
     again = structures(small)
     assert [pair.count for pair in again] == [int(masks[pair.name].sum()) for pair in found]
@@ -101,7 +122,9 @@ def test_footprint_as_by_hand():
     assert footprint(model, 10).in_blocks == 4 * block
     assert footprint(model, 10).multiply_adds == 4 * (block + 2 * 10 * 32) + 64 * 32
     assert footprint(model, 10).parameters == sum(p.numel() for p in model.parameters())
-    assert footprint(encoder("bert_body"), 0).multiply_adds == 3 * (4 * 32 * 32 + 2 * 32 * 48), "an encoder's body has no output head"
+    assert footprint(encoder("bert_body"), 0).multiply_adds == 3 * (4 * 32 * 32 + 2 * 32 * 48), (
+        "an encoder's body has no output head"
+    )
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3", "gpt2", "opt"])
@@ -109,14 +132,22 @@ def test_generation_with_a_cache_works_in_unequal_layers(name):
     *_, small = shrunk_pair(name, "heads", even=False)
     ids = tokens(2)[0]
     options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
-    cached, plain = (small.generate(ids, attention_mask=torch.ones_like(ids), use_cache=cache, **options) for cache in (True, False))
+    cached, plain = (
+        small.generate(ids, attention_mask=torch.ones_like(ids), use_cache=cache, **options) for cache in (True, False)
+    )
     assert torch.equal(cached, plain)
 
 
 HOLDS = {
-    "llama": (True, True), "qwen2": (False, False), "qwen3": (True, False), "gemma2": (True, False), "phi3": (False, False),
-    "opt": (True, True), "gpt2": (True, True), "bert": (True, True),
-}  # fmt: skip
+    "llama": (True, True),
+    "qwen2": (False, False),
+    "qwen3": (True, False),
+    "gemma2": (True, False),
+    "phi3": (False, False),
+    "opt": (True, True),
+    "gpt2": (True, True),
+    "bert": (True, True),
+}
 
 
 @pytest.mark.parametrize("name", HOLDS)
@@ -131,7 +162,7 @@ def test_a_created_bias_is_held_by_the_config_or_by_the_manifest(name, tmp_path)
             consumer = [matrix for matrix in block.matrices if matrix.half == ("attention", "mlp")[place]][-1]
             assign_bias(consumer, torch.linspace(-1, 1, consumer.rows))
         masks = half_kept(found)
-        small = shrink(model, found, {name: masks[found.pairs[0].name] for name in masks})
+        small = shrink(model, found, dict.fromkeys(masks, masks[found.pairs[0].name]))
         folder = save_shrunk(small, None, tmp_path / kind)
         assert is_shrunk(folder) is not HOLDS[name][place]
         again = load_shrunk(folder) if is_shrunk(folder) else type(model).from_pretrained(folder).eval()
@@ -155,7 +186,9 @@ def test_load_model_reads_either_kind_of_folder(even, tmp_path):
     folder = save_shrunk(small, None, tmp_path / "model")
     loaded = load_model(str(folder), device="cpu")
     assert is_shrunk(folder) is not even and widths(loaded.model) == widths(small)
-    assert all(torch.equal(a, b) for a, b in zip(loaded.model.state_dict().values(), small.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.model.state_dict().values(), small.state_dict().values(), strict=True)
+    )
     assert loaded.model.config.use_cache is False and loaded.fingerprint == fingerprint(str(folder))
     assert load_model(str(folder), device="cpu", dtype="bfloat16").dtype == torch.bfloat16
     if not even:
@@ -211,7 +244,9 @@ def test_a_plain_load_of_unequal_layers_fails_by_itself(uneven):
         AutoModelForCausalLM.from_pretrained(uneven, ignore_mismatched_sizes=True)
 
 
-@pytest.mark.parametrize("damage", ["manifest", "version", "counts", "blocks", "weights", "cut", "shape", "class", "config"])
+@pytest.mark.parametrize(
+    "damage", ["manifest", "version", "counts", "blocks", "weights", "cut", "shape", "class", "config"]
+)
 def test_a_broken_folder_is_refused_by_name(uneven, damage):
     manifest = json.loads((uneven / MANIFEST).read_text())
     if damage == "manifest":
@@ -236,7 +271,9 @@ def test_a_broken_folder_is_refused_by_name(uneven, damage):
         (uneven / "config.json").write_text(json.dumps(config | {"architectures": ["NoSuchModel"]}))
     else:
         (uneven / "config.json").unlink()
-    named = {"weights": WEIGHTS, "cut": WEIGHTS, "shape": WEIGHTS, "class": "config.json", "config": "config.json"}.get(damage, MANIFEST)
+    named = {"weights": WEIGHTS, "cut": WEIGHTS, "shape": WEIGHTS, "class": "config.json", "config": "config.json"}.get(
+        damage, MANIFEST
+    )
     with pytest.raises(ModelError, match=named):
         load_shrunk(uneven)
 

@@ -1,4 +1,6 @@
-"""Heads and neurons: every row and column has one owner, removing a structure is reading its columns as zero, wrong layouts are found out."""
+"""Heads and neurons: every row and column has one owner, removing a structure is reading its columns as zero, wrong
+layouts are found out.
+"""
 
 import copy
 from dataclasses import replace
@@ -12,8 +14,19 @@ from torch import nn
 from analysis.errors import UnsupportedModel, UsageError
 from analysis.models.anatomy import anatomy, anatomy_of_copy
 from analysis.models.structures import (
-    KINDS, check_masks, column_mask, element_masks, head_shape, masked, removal_error, remove, row_mask, structure_of_column, structures, structures_of_copy,
-)  # fmt: skip
+    KINDS,
+    check_masks,
+    column_mask,
+    element_masks,
+    head_shape,
+    masked,
+    removal_error,
+    remove,
+    row_mask,
+    structure_of_column,
+    structures,
+    structures_of_copy,
+)
 
 ACROSS_HEADS = ("olmo2",)  # their query and key norms span all heads
 HEADED = [family for family in FAMILIES if family not in ACROSS_HEADS]
@@ -49,7 +62,9 @@ def logits(model: nn.Module, ids, mask) -> torch.Tensor:
 def test_every_row_and_column_belongs_to_one_structure(name):
     model = build(name)
     found = structures(model, kinds=kinds_of(name))
-    assert [(pair.block, pair.kind) for pair in found] == [(block.index, kind) for block in anatomy(model).blocks for kind in kinds_of(name)]
+    assert [(pair.block, pair.kind) for pair in found] == [
+        (block.index, kind) for block in anatomy(model).blocks for kind in kinds_of(name)
+    ]
     for pair in found:
         assert sorted(pair.columns.flatten().tolist()) == list(range(pair.consumer.columns))
         for producer in pair.producers:
@@ -87,7 +102,11 @@ def test_reading_columns_as_zero_is_removing_the_structure(name):
 def test_a_kv_group_goes_with_all_its_query_heads(family):
     model = tiny(family)
     pair = structures(model, kinds=["heads"]).pairs[0]
-    assert pair.heads == (4, 2, 8) and pair.count == pair.units == 2 and pair.columns.tolist() == [list(range(16)), list(range(16, 32))]
+    assert (
+        pair.heads == (4, 2, 8)
+        and pair.count == pair.units == 2
+        and pair.columns.tolist() == [list(range(16)), list(range(16, 32))]
+    )
     assert sum(producer.rows.shape[1] for producer in pair.producers) == 2 * 8 + 8 + 8
     alone = structures(model, kinds=["heads"], heads="queries").pairs[0]
     assert alone.count == 4 and alone.units == 2 and alone.groups.tolist() == [0, 0, 1, 1]
@@ -159,11 +178,21 @@ def test_what_cannot_be_asked_is_refused():
 def test_an_mlp_of_another_build_is_refused():
     model = tiny("opt")
     block = anatomy(model).blocks[0]
-    odd = replace(block, matrices=(*block.matrices[:4], block.matrices[4], block.matrices[4], block.matrices[4], block.matrices[5]))
+    odd = replace(
+        block,
+        matrices=(*block.matrices[:4], block.matrices[4], block.matrices[4], block.matrices[4], block.matrices[5]),
+    )
     parts = replace(anatomy(model), blocks=(odd,))
     with pytest.raises(UnsupportedModel, match="Its neurons cannot be told apart"):
         structures(model, parts, kinds=["neurons"])
-    wide = replace(block, matrices=(*block.matrices[:3], replace(block.matrices[4], half="attention", reads="self_attn.q_proj"), *block.matrices[3:]))
+    wide = replace(
+        block,
+        matrices=(
+            *block.matrices[:3],
+            replace(block.matrices[4], half="attention", reads="self_attn.q_proj"),
+            *block.matrices[3:],
+        ),
+    )
     with pytest.raises(UnsupportedModel, match="1 or 3"):
         structures(model, replace(parts, blocks=(wide,)), kinds=["heads"])
 
@@ -197,7 +226,10 @@ def test_costs_are_counted_as_by_hand():
     assert heads.parameters() == 3 * 8 * (32 + 1) + 8 * 32 and neurons.parameters() == 32 + 1 + 32
     assert heads.multiply_adds(100) == 4 * 8 * 32 + 2 * 100 * 8 and neurons.multiply_adds(100) == 2 * 32
     group = structures(tiny("llama")).pairs[0]
-    assert group.parameters() == (16 + 8 + 8) * 32 + 16 * 32 and group.multiply_adds(10) == group.parameters() + 2 * 10 * 16
+    assert (
+        group.parameters() == (16 + 8 + 8) * 32 + 16 * 32
+        and group.multiply_adds(10) == group.parameters() + 2 * 10 * 16
+    )
 
 
 def test_structures_of_a_copy_are_in_the_copy():
@@ -210,7 +242,9 @@ def test_structures_of_a_copy_are_in_the_copy():
     for pair, other in zip(found, moved, strict=True):
         assert pair.name == other.name and pair.consumer.module is not other.consumer.module
         mask = half_kept(moved)[pair.name]
-        assert bool((other.consumer.weight()[:, ~column_mask(pair, mask)] == 0).all()) and not bool((pair.consumer.weight() == 0).any())
+        assert bool((other.consumer.weight()[:, ~column_mask(pair, mask)] == 0).all()) and not bool(
+            (pair.consumer.weight() == 0).any()
+        )
         assert row_mask(pair.producers[0], mask).sum() == pair.producers[0].rows[mask].numel()
 
 

@@ -24,26 +24,73 @@ def made(blocks, perplexity, steps, sizes, masks, spent, mixed, models, asked):
     one_size = blocks[blocks["samples"] == 32]
     few = steps[steps["samples"] != 32]
     drawn = {
-        "total": (plots.plot_block_profile, tables.block_profile(one_size, criterion="wanda", split=["calibration", "stories"]), "block", {}),
-        "parts": (plots.plot_block_profile, tables.block_profile(one_size, kind=list(tables.KINDS), criterion="wanda", split="stories"), "block", {"columns": "kind"}),
-        "sizes": (plots.plot_sample_size, tables.sample_size(blocks, perplexity, criterion="wanda", split=["calibration", "stories"]), "samples", {}),
-        "epochs": (plots.plot_epochs, tables.epochs(few, criterion="wanda", split=["calibration", "stories"]), "epoch", {}),
+        "total": (
+            plots.plot_block_profile,
+            tables.block_profile(one_size, criterion="wanda", split=["calibration", "stories"]),
+            "block",
+            {},
+        ),
+        "parts": (
+            plots.plot_block_profile,
+            tables.block_profile(one_size, kind=list(tables.KINDS), criterion="wanda", split="stories"),
+            "block",
+            {"columns": "kind"},
+        ),
+        "sizes": (
+            plots.plot_sample_size,
+            tables.sample_size(blocks, perplexity, criterion="wanda", split=["calibration", "stories"]),
+            "samples",
+            {},
+        ),
+        "epochs": (
+            plots.plot_epochs,
+            tables.epochs(few, criterion="wanda", split=["calibration", "stories"]),
+            "epoch",
+            {},
+        ),
         "granularity": (plots.plot_granularity, tables.granularity(sizes.blocks, sizes.perplexity), "granularity", {}),
-        "cost": (plots.plot_cost, tables.cost_of_units(sizes.perplexity, sizes.cost, split="lab:stories/held-out"), "cost", {}),
-        "criteria": (plots.plot_criteria, tables.criteria(masks.perplexity, split="lab:stories/held-out"), "criterion", {}),
+        "cost": (
+            plots.plot_cost,
+            tables.cost_of_units(sizes.perplexity, sizes.cost, split="lab:stories/held-out"),
+            "cost",
+            {},
+        ),
+        "criteria": (
+            plots.plot_criteria,
+            tables.criteria(masks.perplexity, split="lab:stories/held-out"),
+            "criterion",
+            {},
+        ),
         "layers": (plots.plot_layers, tables.layer_changes(masks.layers), "block", {}),
-        "budget": (plots.plot_budget, tables.choose(tables.budgets(spent.perplexity, spent.steps, spent.cost), samples=8), "tokens", {}),
-        "more": (plots.plot_more_text, tables.budgets(spent.perplexity, spent.steps, spent.cost, split="lab:stories/held-out"), "samples", {}),
+        "budget": (
+            plots.plot_budget,
+            tables.choose(tables.budgets(spent.perplexity, spent.steps, spent.cost), samples=8),
+            "tokens",
+            {},
+        ),
+        "more": (
+            plots.plot_more_text,
+            tables.budgets(spent.perplexity, spent.steps, spent.cost, split="lab:stories/held-out"),
+            "samples",
+            {},
+        ),
         "added": (data.plot_added, tables.choose(added, method="BR+GP+CR"), "added_samples", {}),
         "settings": (data.plot_settings, tables.choose(added, added_samples=8), "value", {}),
-        "representatives": (data.plot_representatives, data.representatives(final[final["method"] == "BR+GP"], mixed.texts, mixed.perplexity), "distance", {}),
+        "representatives": (
+            data.plot_representatives,
+            data.representatives(final[final["method"] == "BR+GP"], mixed.texts, mixed.perplexity),
+            "distance",
+            {},
+        ),
         "overfitting": (scale.plot_overfitting, scale.overfitting(grown, models.matrices), "weights", {}),
         "overlap": (scale.plot_overlap, scale.overlap(grown, models.matrices), "weights", {}),
         "criteria by size": (scale.plot_criteria_gap, scale.damage(grown, models.matrices), "weights", {}),
         "scores": (zero_shot.plot_scores, zero_shot.scores(answered, asked.zero_shot), "perplexity", {}),
         "tasks": (zero_shot.plot_tasks, zero_shot.by_task(asked.zero_shot), "task", {}),
     }
-    return {name: (plot, plot(table, **options), table, x, options) for name, (plot, table, x, options) in drawn.items()}
+    return {
+        name: (plot, plot(table, **options), table, x, options) for name, (plot, table, x, options) in drawn.items()
+    }
 
 
 LINES = ["total", "parts", "sizes", "epochs"]
@@ -54,7 +101,11 @@ NAMES = [*LINES, "granularity", "cost", "criteria", "layers", "budget", "more", 
 def points(fig, kind="method"):
     """(what the line is, x, y) of every point of every line whose gid begins with `kind`, panel by panel."""
     marked = [(ax, line) for ax in fig.axes for line in ax.lines if (line.get_gid() or "").startswith(kind)]
-    return [(fig.axes.index(ax), line.get_gid().removeprefix(f"{kind} "), float(x), float(y)) for ax, line in marked for x, y in line.get_xydata()]
+    return [
+        (fig.axes.index(ax), line.get_gid().removeprefix(f"{kind} "), float(x), float(y))
+        for ax, line in marked
+        for x, y in line.get_xydata()
+    ]
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -62,14 +113,25 @@ def test_every_saved_row_is_drawn_and_nothing_else(made, name, tmp_path, blocks)
     _, fig, table, x, _ = made[name]
     save_figure(fig, name, table, provenance(blocks, preset="lab"), tmp_path)
     saved = pd.read_csv(tmp_path / f"{name}.csv")
-    drawn = {(line.get_gid().removeprefix("method "), px, py) for ax in fig.axes for line in ax.lines for px, py in line.get_xydata()}
+    drawn = {
+        (line.get_gid().removeprefix("method "), px, py)
+        for ax in fig.axes
+        for line in ax.lines
+        for px, py in line.get_xydata()
+    }
     assert drawn == set(zip(saved["method"], saved[x].astype(float), saved["value"], strict=True))
 
 
 def test_a_unit_has_its_place_and_what_has_none_is_a_level(made):
     _, fig, table, _, _ = made["granularity"]
     units = ["matrix", "sub-block", "1 block", "2 blocks", "model"]
-    assert [label.get_text() for label in fig.axes[-1].get_xticklabels()] == ["matrix", "½ block", "1 block", "2 blocks", "all"]
+    assert [label.get_text() for label in fig.axes[-1].get_xticklabels()] == [
+        "matrix",
+        "½ block",
+        "1 block",
+        "2 blocks",
+        "all",
+    ]
     panels = list(table.groupby(["measure", "split"], sort=False))
     assert len(panels) == len(fig.axes) == 6
     expected = []
@@ -90,7 +152,10 @@ def test_costs_lie_where_they_are_and_rings_on_the_front(made):
     assert sorted(point for point in drawn if point[1] not in ("LR", "dense")) == sorted(solved)
     levels = {(panel, method, y) for panel, method, _, y in drawn if method in ("LR", "dense")}
     rows = table[table["cost"].isna()]
-    assert levels == {(["MiB the solver holds", "seconds in the solver"].index(row.price), row.method, row.value) for row in rows.itertuples()}
+    assert levels == {
+        (["MiB the solver holds", "seconds in the solver"].index(row.price), row.method, row.value)
+        for row in rows.itertuples()
+    }
     assert sorted((panel, x, y) for panel, _, x, y in points(fig, "front")) == sorted(front)
 
 
@@ -100,21 +165,37 @@ def test_criteria_stand_side_by_side_with_refinements_beside_each(made):
     panels = [(split, pattern) for split in table["split"].unique() for pattern in table["pattern"].unique()]
     assert len(panels) == len(fig.axes) == 2
     expected = [
-        (panels.index((row.split, row.pattern)), f"{row.method} {row.refinement}", order.index(row.criterion) + beside[row.refinement], row.value)
+        (
+            panels.index((row.split, row.pattern)),
+            f"{row.method} {row.refinement}",
+            order.index(row.criterion) + beside[row.refinement],
+            row.value,
+        )
         for row in table[table["method"] != "dense"].itertuples()
     ]
     drawn = [point for point in points(fig) if point[1] != "dense"]
     assert [point[:2] for point in sorted(drawn)] == [point[:2] for point in sorted(expected)]
-    assert np.allclose([point[2:] for point in sorted(drawn)], [point[2:] for point in sorted(expected)], rtol=0, atol=1e-12)
+    assert np.allclose(
+        [point[2:] for point in sorted(drawn)], [point[2:] for point in sorted(expected)], rtol=0, atol=1e-12
+    )
     dense = {(point[0], point[3]) for point in points(fig) if point[1] == "dense"}
-    assert dense == {(panels.index((row.split, row.pattern)), row.value) for row in table[table["method"] == "dense"].itertuples()}
+    assert dense == {
+        (panels.index((row.split, row.pattern)), row.value) for row in table[table["method"] == "dense"].itertuples()
+    }
     assert [label.get_text() for label in fig.axes[-1].get_xticklabels()] == ["Magnitude", "Wanda", "RIA", "SparseGPT"]
 
 
 def test_a_way_of_repairing_without_a_look_of_its_own_is_drawn_all_the_same(masks):
     table = tables.criteria(masks.perplexity, pattern="2:4")
     fig = plots.plot_criteria(table.assign(method=table["method"].replace("BR+GP", "BR[unit=matrix]")))
-    assert {name for _, name, _, _ in points(fig)} == {"dense", "LR none", "LR swaps", "LR fw", "BR[unit=matrix] none", "BR[unit=matrix] swaps"}
+    assert {name for _, name, _, _ in points(fig)} == {
+        "dense",
+        "LR none",
+        "LR swaps",
+        "LR fw",
+        "BR[unit=matrix] none",
+        "BR[unit=matrix] swaps",
+    }
     assert "after BR[unit=matrix]" in [text.get_text() for text in fig.legends[0].get_texts()]
 
 
@@ -124,19 +205,30 @@ def test_every_matrix_is_a_dot(made):
     drawn = sorted((panel, name, y) for panel, name, _, y in points(fig, "refinement"))
     assert drawn == sorted((patterns.index(row.pattern), row.refinement, row.value) for row in table.itertuples())
     magnitude = [x for panel, name, x, _ in points(fig, "refinement") if (panel, name) == (0, "swaps") and x < 0]
-    assert magnitude == sorted(magnitude) and len(set(magnitude)) == table["block"].nunique()  # by depth, left of Frank-Wolfe's
+    assert (
+        magnitude == sorted(magnitude) and len(set(magnitude)) == table["block"].nunique()
+    )  # by depth, left of Frank-Wolfe's
 
 
 def test_budgets_are_drawn_against_both_prices(made):
     _, fig, table, _, _ = made["budget"]
     panels = [(split, price) for split in table["split"].unique() for price in ("tokens", "solve_seconds")]
     trained = table[table["epochs"] > 0].to_dict("records")
-    expected = [(place, row["method"], row[price], row["value"]) for place, (split, price) in enumerate(panels) for row in trained if row["split"] == split]
+    expected = [
+        (place, row["method"], row[price], row["value"])
+        for place, (split, price) in enumerate(panels)
+        for row in trained
+        if row["split"] == split
+    ]
     drawn = points(fig)
     assert sorted(point for point in drawn if point[1] not in ("LR", "dense")) == sorted(expected)
     levels = {(place, method, y) for place, method, _, y in drawn if method in ("LR", "dense")}
     idle = table[table["epochs"] == 0]
-    assert levels == {(place, row.method, row.value) for place, (split, _) in enumerate(panels) for row in idle[idle["split"] == split].itertuples()}
+    assert levels == {
+        (place, row.method, row.value)
+        for place, (split, _) in enumerate(panels)
+        for row in idle[idle["split"] == split].itertuples()
+    }
 
 
 def test_more_text_has_a_panel_for_every_number_of_epochs(made):
@@ -144,9 +236,14 @@ def test_more_text_has_a_panel_for_every_number_of_epochs(made):
     panels = [(split, epochs) for split in table["split"].unique() for epochs in (1, 4)]
     expected = [
         (place, row.method, row.samples, row.value)
-        for place, (split, epochs) in enumerate(panels) for row in table[table["epochs"].isin((0, epochs))].itertuples() if row.split == split
-    ]  # fmt: skip
-    assert sorted(points(fig)) == sorted(expected) and [ax.get_title() for ax in fig.axes[:2]] == ["1 epoch", "4 epochs"]
+        for place, (split, epochs) in enumerate(panels)
+        for row in table[table["epochs"].isin((0, epochs))].itertuples()
+        if row.split == split
+    ]
+    assert sorted(points(fig)) == sorted(expected) and [ax.get_title() for ax in fig.axes[:2]] == [
+        "1 epoch",
+        "4 epochs",
+    ]
 
 
 @pytest.mark.parametrize("name", [*LINES, "cost", "criteria", *SUBJECTS])
@@ -158,15 +255,18 @@ def test_the_same_table_gives_the_same_bytes_also_of_a_figure_shown_before(made,
             fig.savefig(tmp_path / "shown.png", dpi=30)
         save_figure(fig, name, table, provenance(blocks, preset="smoke", N=3), tmp_path / folder)
     for suffix in ("svg", "png", "csv", "json"):
-        assert (tmp_path / "one" / f"{name}.{suffix}").read_bytes() == (tmp_path / "two" / f"{name}.{suffix}").read_bytes(), suffix
+        assert (tmp_path / "one" / f"{name}.{suffix}").read_bytes() == (
+            tmp_path / "two" / f"{name}.{suffix}"
+        ).read_bytes(), suffix
 
 
 def test_another_process_draws_the_same_bytes(made, tmp_path, blocks):
     _, _, table, _, _ = made["total"]
     save_figure(plots.plot_block_profile(table), "here", table, provenance(blocks, preset="lab"), tmp_path)
     code = (
-        "import sys, pandas as pd\nfrom analysis.present import plots, style\nfolder = sys.argv[1]\n"
-        "table = pd.read_csv(folder + '/here.csv')\nstyle.save_figure(plots.plot_block_profile(table), 'there', table, {'preset': 'lab'}, folder)"
+        "import sys, pandas as pd\nfrom analysis.present import plots, style\nfolder = sys.argv[1]\ntable ="
+        " pd.read_csv(folder + '/here.csv')\nstyle.save_figure(plots.plot_block_profile(table), 'there', table,"
+        " {'preset': 'lab'}, folder)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=paths.ROOT)
     for suffix in ("svg", "png", "csv"):
@@ -178,7 +278,9 @@ def test_a_smoke_figure_says_so_and_no_other_does(made, tmp_path, blocks):
     smoke, lab = plot(table), plot(table)
     for fig, preset in ((smoke, "smoke"), (smoke, "smoke"), (lab, "lab")):
         save_figure(fig, "x", table, provenance(blocks, preset=preset), tmp_path)
-    assert [text.get_text() for text in smoke.texts].count("smoke") == 1 and "smoke" not in [text.get_text() for text in lab.texts]
+    assert [text.get_text() for text in smoke.texts].count("smoke") == 1 and "smoke" not in [
+        text.get_text() for text in lab.texts
+    ]
 
 
 def test_provenance_names_runs_versions_preset_and_parameters(made, tmp_path, blocks):
@@ -186,7 +288,11 @@ def test_provenance_names_runs_versions_preset_and_parameters(made, tmp_path, bl
     few = blocks[blocks["samples"] == 32]
     save_figure(fig, "x", table, provenance(few, few, preset="lab", MODEL="lab", SAMPLES=32), tmp_path)
     about = json.loads((tmp_path / "x.json").read_text("utf-8"))
-    assert about["runs"] == sorted(few["run"].unique()) and about["preset"] == "lab" and about["parameters"] == {"MODEL": "lab", "SAMPLES": 32}
+    assert (
+        about["runs"] == sorted(few["run"].unique())
+        and about["preset"] == "lab"
+        and about["parameters"] == {"MODEL": "lab", "SAMPLES": 32}
+    )
     assert about["versions"]["pandas"] == pd.__version__ and about["rows"] == len(table) and "commit" in about
 
 
@@ -215,7 +321,11 @@ def test_drawing_leaves_no_global_state(made):
 
 
 def test_methods_look_the_same_everywhere_and_unlike_each_other():
-    assert len({look.color for look in METHODS.values()}) == len({look.marker for look in METHODS.values()}) == len(METHODS)
+    assert (
+        len({look.color for look in METHODS.values()})
+        == len({look.marker for look in METHODS.values()})
+        == len(METHODS)
+    )
     assert not {look.color for look in OTHERS} & {look.color for look in METHODS.values()}
     assert METHODS["dense"].color == "#000000" and set(SPOKEN) <= set(METHODS)
     some = looks(["BR", "LR", "new", "newer"])
@@ -234,7 +344,13 @@ def test_a_band_is_one_standard_deviation_and_absent_for_one_seed(blocks):
 
 def test_rings_sit_on_the_lowest_held_out_epoch(made):
     _, fig, table, _, _ = made["epochs"]
-    rings = {tuple(p) for ax in fig.axes for c in ax.collections for p in np.asarray(c.get_offsets()) if len(c.get_facecolor()) == 0}
+    rings = {
+        tuple(p)
+        for ax in fig.axes
+        for c in ax.collections
+        for p in np.asarray(c.get_offsets())
+        if len(c.get_facecolor()) == 0
+    }
     low = table[table["lowest"] & (table["split"] != "calibration")]
     assert rings == set(zip(low["epoch"].astype(float), low["value"], strict=True))
 
@@ -246,7 +362,9 @@ def test_no_text_leaves_the_figure_or_covers_another(made, name, blocks):
     fig.draw_without_rendering()
     width, height = fig.bbox.width, fig.bbox.height
     boxes = [ax.title.get_window_extent() for ax in fig.axes if ax.title.get_text()]
-    boxes += [label.get_window_extent() for ax in fig.axes for label in (ax.xaxis.label, ax.yaxis.label) if label.get_text()]
+    boxes += [
+        label.get_window_extent() for ax in fig.axes for label in (ax.xaxis.label, ax.yaxis.label) if label.get_text()
+    ]
     boxes += [legend.get_window_extent() for legend in (*fig.legends, *fig.texts)]
     assert all(box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1 for box in boxes)
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
@@ -256,9 +374,15 @@ def test_the_explorer_is_a_plain_function_of_the_table(blocks):
     one_size = blocks[blocks["samples"] == 32]
     fig = widgets.draw(one_size, "sparsegpt", "entries", "local")
     expected = tables.block_profile(one_size, kind="local", criterion="sparsegpt", split="entries")
-    assert len(fig.axes) == 1 and sorted(y for line in fig.axes[0].lines for y in line.get_ydata()) == sorted(expected["value"])
+    assert len(fig.axes) == 1 and sorted(y for line in fig.axes[0].lines for y in line.get_ydata()) == sorted(
+        expected["value"]
+    )
     menus = widgets.explore(one_size).children[0].children
-    assert [list(menu.options) for menu in menus] == [["magnitude", "wanda", "sparsegpt"], ["calibration", "stories", "entries"], list(tables.KINDS)]
+    assert [list(menu.options) for menu in menus] == [
+        ["magnitude", "wanda", "sparsegpt"],
+        ["calibration", "stories", "entries"],
+        list(tables.KINDS),
+    ]
 
 
 def test_the_explorer_redraws_its_image_and_never_waits_for_an_answer(blocks):
@@ -268,4 +392,6 @@ def test_the_explorer_redraws_its_image_and_never_waits_for_an_answer(blocks):
     menus[1].value = "entries"
     after = bytes(image.value)
     assert before.startswith(b"\x89PNG") and after.startswith(b"\x89PNG") and before != after
-    assert not any(type(child).__name__ == "Output" for child in explorer.children), "an output widget makes headless execution hang"
+    assert not any(type(child).__name__ == "Output" for child in explorer.children), (
+        "an output widget makes headless execution hang"
+    )

@@ -10,9 +10,16 @@ from analysis.present.paper import CALIBRATION_AND_TEST, RESULTS
 def test_the_papers_tables_as_printed():
     assert len(RESULTS) == 24 and len(CALIBRATION_AND_TEST) == 12
     key = RESULTS.set_index(["model", "criterion", "method"])
-    assert key.loc[("LLaMA-7B", "wanda", "BR+GP"), ["error", "wikitext2", "ptb", "c4"]].tolist() == [0.51, 6.68, 11.25, 8.56]
+    assert key.loc[("LLaMA-7B", "wanda", "BR+GP"), ["error", "wikitext2", "ptb", "c4"]].tolist() == [
+        0.51,
+        6.68,
+        11.25,
+        8.56,
+    ]
     assert key.loc[("OPT-125M", "magnitude", "LR"), "wikitext2"] == 193.36
-    both = CALIBRATION_AND_TEST.merge(RESULTS, on=["model", "criterion", "method"])  # table 1's error is table 2's calibration error
+    both = CALIBRATION_AND_TEST.merge(
+        RESULTS, on=["model", "criterion", "method"]
+    )  # table 1's error is table 2's calibration error
     assert np.array_equal(both["error"], both["calibration"])
 
 
@@ -24,15 +31,23 @@ def test_ours_beside_the_papers_as_ratios_to_lr(blocks, perplexity):
     ratio = value["wanda", "calibration", "BR"] / value["wanda", "calibration", "LR"]
     assert out.loc[("wanda", "BR"), ("error / LR", "here")] == pytest.approx(ratio, abs=6e-4)
     assert out.loc[("wanda", "BR"), ("error / LR", "LLaMA-7B")] == pytest.approx(1.33 / 3.56, abs=6e-4)
-    assert out.loc[("magnitude", "BR+GP+CR"), ("perplexity / LR", "OPT-125M")] == pytest.approx(33.76 / 193.36, abs=6e-4)
-    assert (out.xs("LR", level="method") == 1).all(axis=None) and list(out.index.get_level_values(0).unique()) == ["magnitude", "wanda", "sparsegpt"]
+    assert out.loc[("magnitude", "BR+GP+CR"), ("perplexity / LR", "OPT-125M")] == pytest.approx(
+        33.76 / 193.36, abs=6e-4
+    )
+    assert (out.xs("LR", level="method") == 1).all(axis=None) and list(out.index.get_level_values(0).unique()) == [
+        "magnitude",
+        "wanda",
+        "sparsegpt",
+    ]
 
 
 def test_the_gap_beside_the_papers(blocks):
     error = tables.last_block(blocks, criterion="wanda")
     out = findings.beside_gap(error)
     value = error.set_index(["split", "method", "samples"])["value"]
-    assert out.loc[("wanda", "BR"), ("held-out stories", "8 windows")] == pytest.approx(value["stories", "BR", 8] / value["calibration", "BR", 8], abs=6e-3)
+    assert out.loc[("wanda", "BR"), ("held-out stories", "8 windows")] == pytest.approx(
+        value["stories", "BR", 8] / value["calibration", "BR", 8], abs=6e-3
+    )
     assert out.loc[("wanda", "BR+GP+CR"), ("paper, C4", "LLaMA-7B")] == pytest.approx(2.31 / 0.38, abs=6e-3)
     assert np.isnan(out.loc[("wanda", "LR"), ("paper, C4", "LLaMA-7B")])
 
@@ -48,7 +63,9 @@ def test_the_order_of_methods_is_said_as_it_is(blocks):
 def test_overfitting_names_the_epoch_and_the_rise(steps):
     table = tables.epochs(steps, criterion="wanda", split=["calibration", "stories"])
     said = findings.say_overfitting(table)
-    line = table[(table["split"] == "stories") & (table["samples"] == 8) & (table["method"] == "BR")].set_index("epoch")["value"]
+    line = table[(table["split"] == "stories") & (table["samples"] == 8) & (table["method"] == "BR")].set_index(
+        "epoch"
+    )["value"]
     assert f"BR epoch {line.idxmin()} of 10 (then +{100 * (line[10] / line.min() - 1):.1f} %)" in said
 
 
@@ -62,7 +79,9 @@ def test_worth_is_from_where_every_larger_number_of_windows_wins(perplexity):
 
 
 def test_the_other_sentences_hold_computed_numbers(blocks):
-    parts = findings.say_parts(tables.block_profile(blocks[blocks["samples"] == 32], kind=list(tables.KINDS), criterion="wanda"))
+    parts = findings.say_parts(
+        tables.block_profile(blocks[blocks["samples"] == 32], kind=list(tables.KINDS), criterion="wanda")
+    )
     assert parts.count("\n") == 3 and "local part 30%" in parts
     gap = findings.say_gap(tables.last_block(blocks, criterion="wanda"))
     assert gap.count("\n") == 3 and "8 → 128 windows" in gap

@@ -32,7 +32,11 @@ def changes(final, models):
 def test_weights_are_those_of_one_run_and_sizes_come_small_to_large(models, overfit):
     assert scale.weights(models.matrices).to_dict() == {"lab/large": 900_000, "lab": 300_000, "lab/small": 30_000}
     line = overfit[(overfit["measure"] == scale.GAP) & (overfit["criterion"] == "wanda") & (overfit["method"] == "LR")]
-    assert list(line["model"]) == ["lab/small", "lab", "lab/large"] and list(line["weights"]) == [30_000, 300_000, 900_000]
+    assert list(line["model"]) == ["lab/small", "lab", "lab/large"] and list(line["weights"]) == [
+        30_000,
+        300_000,
+        900_000,
+    ]
     assert PRUNABLE == {"OPT-125M": 84_934_656, "LLaMA-7B": 6_476_005_376}
 
 
@@ -43,12 +47,25 @@ def test_ratios_are_taken_within_a_run(final, overfit, damaged, changes):
     where = (overfit["model"] == "lab") & (overfit["criterion"] == "wanda") & (overfit["method"] == "BR+GP")
     row = overfit[where & (overfit["measure"] == scale.GAP)].iloc[0]
     assert row["value"] == pytest.approx(ratio.mean()) and row["std"] == pytest.approx(ratio.std(ddof=0))
-    dense = final[(final["which"] == "dense") & (final["model"] == "lab") & (final["criterion"] == "wanda") & (final["method"] == "BR+GP")].set_index("seed")["value"]
+    dense = final[
+        (final["which"] == "dense")
+        & (final["model"] == "lab")
+        & (final["criterion"] == "wanda")
+        & (final["method"] == "BR+GP")
+    ].set_index("seed")["value"]
     rise = 100 * (value["BR+GP", PERPLEXITY] / dense - 1)
-    assert damaged[(damaged["model"] == "lab") & (damaged["criterion"] == "wanda") & (damaged["method"] == "BR+GP")]["value"].item() == pytest.approx(rise.mean())
+    assert damaged[(damaged["model"] == "lab") & (damaged["criterion"] == "wanda") & (damaged["method"] == "BR+GP")][
+        "value"
+    ].item() == pytest.approx(rise.mean())
     change = 100 * (value["BR+GP+CR", PERPLEXITY] / value["BR+GP", PERPLEXITY] - 1)
-    row = changes[(changes["model"] == "lab") & (changes["criterion"] == "wanda") & (changes["measure"] == PERPLEXITY)].iloc[0]
-    assert row["value"] == pytest.approx(change.mean()) and row["seeds"] == 2 and set(changes["measure"]) == set(scale.CHANGED)
+    row = changes[
+        (changes["model"] == "lab") & (changes["criterion"] == "wanda") & (changes["measure"] == PERPLEXITY)
+    ].iloc[0]
+    assert (
+        row["value"] == pytest.approx(change.mean())
+        and row["seeds"] == 2
+        and set(changes["measure"]) == set(scale.CHANGED)
+    )
 
 
 def test_without_one_of_the_methods_there_is_nothing_to_compare(final, models):
@@ -58,18 +75,30 @@ def test_without_one_of_the_methods_there_is_nothing_to_compare(final, models):
 
 def points(fig, kind):
     marked = [(ax, line) for ax in fig.axes for line in ax.lines if (line.get_gid() or "").startswith(f"{kind} ")]
-    return sorted((fig.axes.index(ax), line.get_gid().removeprefix(f"{kind} "), float(x), float(y)) for ax, line in marked for x, y in line.get_xydata())
+    return sorted(
+        (fig.axes.index(ax), line.get_gid().removeprefix(f"{kind} "), float(x), float(y))
+        for ax, line in marked
+        for x, y in line.get_xydata()
+    )
 
 
 def test_every_row_is_drawn_over_its_size(overfit, damaged, changes):
     fig = scale.plot_overfitting(overfit)
     panels = [(measure, criterion) for measure in (scale.GAP, HELD_OUT_ERROR) for criterion in ("magnitude", "wanda")]
-    assert points(fig, "method") == sorted((panels.index((r.measure, r.criterion)), r.method, r.weights, r.value) for r in overfit.itertuples())
+    assert points(fig, "method") == sorted(
+        (panels.index((r.measure, r.criterion)), r.method, r.weights, r.value) for r in overfit.itertuples()
+    )
     assert [label.get_text() for label in fig.axes[-1].get_xticklabels()] == ["30 k", "300 k", "900 k"]
-    assert points(scale.plot_overlap(changes), "measure") == sorted((["magnitude", "wanda"].index(r.criterion), r.measure, r.weights, r.value) for r in changes.itertuples())
+    assert points(scale.plot_overlap(changes), "measure") == sorted(
+        (["magnitude", "wanda"].index(r.criterion), r.measure, r.weights, r.value) for r in changes.itertuples()
+    )
     methods = ["LR", "BR+GP", "BR+GP+CR"]
-    assert points(scale.plot_criteria_gap(damaged), "criterion") == sorted((methods.index(r.method), r.criterion, r.weights, r.value) for r in damaged.itertuples())
-    below = scale.plot_criteria_gap(damaged.assign(value=damaged["value"] - damaged["value"].max()))  # a pruned model can be better than the dense one
+    assert points(scale.plot_criteria_gap(damaged), "criterion") == sorted(
+        (methods.index(r.method), r.criterion, r.weights, r.value) for r in damaged.itertuples()
+    )
+    below = scale.plot_criteria_gap(
+        damaged.assign(value=damaged["value"] - damaged["value"].max())
+    )  # a pruned model can be better than the dense one
     assert below.axes[0].get_yscale() == "linear"
 
 
@@ -84,8 +113,9 @@ def test_growth_is_said_only_where_every_step_grows(overfit):
     wanda = overfit[overfit["criterion"] == "wanda"]
     said = scale.say_overfitting(put(wanda, [1.2, 1.5, 4.0], measure=scale.GAP, method="BR+GP"))
     assert "- **Wanda 50% BR+GP**: 1.20 (lab/small) → 1.50 (lab) → 4.00 (lab/large); grows with size." in said
-    assert "**Wanda 50% BR+GP**: 1.20 (lab/small) → 1.10 (lab) → 4.00 (lab/large); does not grow at every step." in scale.say_overfitting(
-        put(wanda, [1.2, 1.1, 4.0], measure=scale.GAP, method="BR+GP")
+    assert (
+        "**Wanda 50% BR+GP**: 1.20 (lab/small) → 1.10 (lab) → 4.00 (lab/large); does not grow at every step."
+        in scale.say_overfitting(put(wanda, [1.2, 1.1, 4.0], measure=scale.GAP, method="BR+GP"))
     )
     assert scale.say_overfitting(wanda[wanda["model"] == "lab"]).count(";") == 0
 
@@ -95,23 +125,37 @@ def test_cr_that_helps_on_calibration_and_harms_elsewhere_is_named(changes):
     torn = put(put(wanda, [-5, -6, -7], measure=CALIBRATION_ERROR), [-1, -1, 8], measure=HELD_OUT_ERROR)
     assert scale.say_overlap(torn).endswith("worse on held-out text, as for LLaMA-7B in the paper: lab/large.")
     assert "lab: calibration error -6.0 %, held-out error -1.0 %" in scale.say_overlap(torn)
-    assert scale.say_overlap(put(torn, -1, measure=HELD_OUT_ERROR)).endswith("nowhere better on calibration and worse on held-out text.")
+    assert scale.say_overlap(put(torn, -1, measure=HELD_OUT_ERROR)).endswith(
+        "nowhere better on calibration and worse on held-out text."
+    )
 
 
 def test_the_gap_between_criteria_by_size(damaged):
     one = damaged[damaged["method"] == "LR"]
     one = put(put(one, [10, 10, 10], criterion="wanda"), [40, 30, 20], criterion="magnitude")
-    assert scale.say_criteria_gap(one) == (
-        "- **LR, 50%**: lab/small 40 % (Magnitude) over 10 % (Wanda), 4 times; lab 30 % (Magnitude) over 10 % (Wanda), 3 times; "
-        "lab/large 20 % (Magnitude) over 10 % (Wanda), 2 times; the gap shrinks with size."
+    assert (
+        scale.say_criteria_gap(one)
+        == "- **LR, 50%**: lab/small 40 % (Magnitude) over 10 % (Wanda), 4 times; lab 30 % (Magnitude) over 10 %"
+        " (Wanda), 3 times; lab/large 20 % (Magnitude) over 10 % (Wanda), 2 times; the gap shrinks with size."
     )
-    assert scale.say_criteria_gap(put(one, [20, 30, 40], criterion="magnitude")).endswith("the gap does not shrink at every step.")
+    assert scale.say_criteria_gap(put(one, [20, 30, 40], criterion="magnitude")).endswith(
+        "the gap does not shrink at every step."
+    )
 
 
 def test_ours_beside_the_papers_two_models(overfit, damaged):
     out = scale.beside_sizes(overfit, damaged)
-    assert out.loc[("wanda", "BR+GP+CR"), (scale.GAP, "paper, LLaMA-7B, 6.48 B")] == pytest.approx(2.31 / 0.38, abs=6e-3)
-    assert out.loc[("magnitude", "LR"), (scale.INCREASE, "paper, OPT-125M, 84.9 M")] == pytest.approx(100 * (193.36 / 27.66 - 1), abs=6e-3)
+    assert out.loc[("wanda", "BR+GP+CR"), (scale.GAP, "paper, LLaMA-7B, 6.48 B")] == pytest.approx(
+        2.31 / 0.38, abs=6e-3
+    )
+    assert out.loc[("magnitude", "LR"), (scale.INCREASE, "paper, OPT-125M, 84.9 M")] == pytest.approx(
+        100 * (193.36 / 27.66 - 1), abs=6e-3
+    )
     assert np.isnan(out.loc[("wanda", "LR"), (scale.GAP, "paper, OPT-125M, 84.9 M")])
-    row = overfit[(overfit["measure"] == scale.GAP) & (overfit["model"] == "lab") & (overfit["criterion"] == "wanda") & (overfit["method"] == "LR")]["value"].item()
+    row = overfit[
+        (overfit["measure"] == scale.GAP)
+        & (overfit["model"] == "lab")
+        & (overfit["criterion"] == "wanda")
+        & (overfit["method"] == "LR")
+    ]["value"].item()
     assert out.loc[("wanda", "LR"), (scale.GAP, "lab, 300 k")] == pytest.approx(row, abs=6e-3)

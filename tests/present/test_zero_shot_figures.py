@@ -1,4 +1,6 @@
-"""Accuracy beside perplexity and error: scores and their errors, pairs that disagree, what is drawn and what is said."""
+"""Accuracy beside perplexity and error: scores and their errors, pairs that disagree, what is drawn and what is
+said.
+"""
 
 import numpy as np
 import pytest
@@ -26,20 +28,38 @@ def tasks(asked):
 
 def test_the_papers_accuracies_as_printed():
     key = ACCURACY.set_index(["model", "criterion", "method"])["accuracy"]
-    assert len(key) == 24 and key["LLaMA-7B", "sparsegpt", "LR"] == 55.49 and key["OPT-125M", "magnitude", "BR+GP+CR"] == 37.26
+    assert (
+        len(key) == 24
+        and key["LLaMA-7B", "sparsegpt", "LR"] == 55.49
+        and key["OPT-125M", "magnitude", "BR+GP+CR"] == 37.26
+    )
 
 
 def test_a_recipe_is_one_row_of_means(scores, final, asked):
     assert len(scores) == 2 * 2 * 3 + 1 + 1 and scores["method"].iloc[-1] == "dense" and (scores["seeds"] == 2).all()
     row = scores[(scores["pattern"] == "2:4") & (scores["criterion"] == "wanda") & (scores["method"] == "BR")].iloc[0]
-    answers = asked.zero_shot[(asked.zero_shot["recipe"].str.startswith("wanda-2:4 BR[")) & (asked.zero_shot["which"] == "pruned")]
+    answers = asked.zero_shot[
+        (asked.zero_shot["recipe"].str.startswith("wanda-2:4 BR[")) & (asked.zero_shot["which"] == "pruned")
+    ]
     assert len(answers) == 4 and row["accuracy"] == pytest.approx(answers["accuracy"].mean())
-    error = answers.groupby("seed")["standard_error"].agg(lambda e: np.sqrt((e**2).sum()) / 2)  # of the mean of two tasks
+    error = answers.groupby("seed")["standard_error"].agg(
+        lambda e: np.sqrt((e**2).sum()) / 2
+    )  # of the mean of two tasks
     assert row["standard_error"] == pytest.approx(error.mean())
-    pruned = final[(final["recipe"].str.startswith("wanda-2:4 BR[")) & (final["which"] == "pruned")].groupby("measure")["value"].mean()
-    assert row["perplexity"] == pytest.approx(pruned[PERPLEXITY]) and row["error"] == pytest.approx(pruned[HELD_OUT_ERROR])
+    pruned = (
+        final[(final["recipe"].str.startswith("wanda-2:4 BR[")) & (final["which"] == "pruned")]
+        .groupby("measure")["value"]
+        .mean()
+    )
+    assert row["perplexity"] == pytest.approx(pruned[PERPLEXITY]) and row["error"] == pytest.approx(
+        pruned[HELD_OUT_ERROR]
+    )
     dense = scores.iloc[-1]
-    assert dense["accuracy"] == pytest.approx(0.75) and dense["error"] == 0 and dense["chance"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert (
+        dense["accuracy"] == pytest.approx(0.75)
+        and dense["error"] == 0
+        and dense["chance"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    )
     assert scores[scores["added_samples"] > 0][["added", "added_samples"]].to_numpy().tolist() == [["self", 16]]
     with pytest.raises(UsageError, match="asked no tasks"):
         zero_shot.scores(final, asked.zero_shot.iloc[:0])
@@ -59,35 +79,72 @@ def test_pairs_against_every_pair_by_hand(scores):
 
 def test_pairs_are_counted_and_the_clearest_named(scores):
     flat = scores.assign(accuracy=0.5, standard_error=0.01)
-    assert "0 also more accurate, 36 within a standard error, 0 less accurate." in zero_shot.say_disagreements(zero_shot.disagreements(flat), 3)
+    assert "0 also more accurate, 36 within a standard error, 0 less accurate." in zero_shot.say_disagreements(
+        zero_shot.disagreements(flat), 3
+    )
     best = flat[flat["pattern"] == "50%"].sort_values("perplexity").index[0]
     flat.loc[best, "accuracy"] = 0.4
     first, *named = zero_shot.say_disagreements(zero_shot.disagreements(flat), 2).splitlines()
-    assert "0 also more accurate, 30 within a standard error, 6 less accurate." in first and len(named) == 2 and "accuracy by 10.0 ± 1.4 points" in named[0]
+    assert (
+        "0 also more accurate, 30 within a standard error, 6 less accurate." in first
+        and len(named) == 2
+        and "accuracy by 10.0 ± 1.4 points" in named[0]
+    )
 
 
 def test_rank_correlations_with_their_numbers_of_points(scores):
     line = scores.assign(accuracy=0.9 - 0.1 * scores["perplexity"])
     said = zero_shot.say_ranks(line).splitlines()
-    assert said[0].startswith("- **all patterns** (n = 13): accuracy with perplexity -1.00") and said[1].startswith("- **50%** (n = 7)") and "guessing would have 41.7 %" in said[-1]
+    assert (
+        said[0].startswith("- **all patterns** (n = 13): accuracy with perplexity -1.00")
+        and said[1].startswith("- **50%** (n = 7)")
+        and "guessing would have 41.7 %" in said[-1]
+    )
     out = zero_shot.beside_ranks(line)
-    assert out.loc["here"].tolist()[::2] == [-1.0, 13.0] and out.loc["paper, LLaMA-7B", "recipes"] == 12 and out.loc["paper, LLaMA-7B", "with perplexity"] == -0.77
+    assert (
+        out.loc["here"].tolist()[::2] == [-1.0, 13.0]
+        and out.loc["paper, LLaMA-7B", "recipes"] == 12
+        and out.loc["paper, LLaMA-7B", "with perplexity"] == -0.77
+    )
 
 
 def test_the_papers_own_case_is_seen_or_not(scores):
     lr = scores["method"] == "LR"
     said = zero_shot.say_order(scores.assign(accuracy=np.where(lr, 0.6, 0.5), perplexity=np.where(lr, 9.0, 3.0)))
-    assert said.count("with LR, LR itself, as with SparseGPT on LLaMA-7B in the paper; best perplexity 3.000 with BR: another.") == 4
+    assert (
+        said.count(
+            "with LR, LR itself, as with SparseGPT on LLaMA-7B in the paper; best perplexity 3.000 with BR: another."
+        )
+        == 4
+    )
     assert "itself" not in zero_shot.say_order(scores.assign(accuracy=np.where(lr, 0.4, 0.5)))
 
 
 def test_tasks_are_means_over_criteria_and_lose_from_the_dense(tasks, asked):
-    assert list(tasks["group"].unique()) == ["dense", "50% LR", "50% BR", "50% BR+GP", "2:4 LR", "2:4 BR", "2:4 BR+GP", "50% BR+GP + self-generated"]
+    assert list(tasks["group"].unique()) == [
+        "dense",
+        "50% LR",
+        "50% BR",
+        "50% BR+GP",
+        "2:4 LR",
+        "2:4 BR",
+        "2:4 BR+GP",
+        "50% BR+GP + self-generated",
+    ]
     assert list(tasks["task"].unique()) == ["lab:yes-no", "lab:entailment", "mean"]
     answers = asked.zero_shot
-    rows = answers[(answers["pattern"] == "2:4") & (answers["method"] == "LR") & (answers["which"] == "pruned") & (answers["task"] == "lab:yes-no")]
+    rows = answers[
+        (answers["pattern"] == "2:4")
+        & (answers["method"] == "LR")
+        & (answers["which"] == "pruned")
+        & (answers["task"] == "lab:yes-no")
+    ]
     row = tasks[(tasks["group"] == "2:4 LR") & (tasks["task"] == "lab:yes-no")].iloc[0]
-    assert row["value"] == pytest.approx(rows["accuracy"].mean()) and row["lost"] == pytest.approx(0.8 - rows["accuracy"].mean()) and row["runs"] == len(rows) == 4
+    assert (
+        row["value"] == pytest.approx(rows["accuracy"].mean())
+        and row["lost"] == pytest.approx(0.8 - rows["accuracy"].mean())
+        and row["runs"] == len(rows) == 4
+    )
     mean = tasks[(tasks["group"] == "2:4 LR") & (tasks["task"] == "mean")]["value"].item()
     assert mean == pytest.approx(tasks[(tasks["group"] == "2:4 LR") & (tasks["task"] != "mean")]["value"].mean())
     said = zero_shot.say_tasks(tasks.assign(lost=np.where(tasks["task"] == "lab:yes-no", 0.3, 0.1)))
@@ -99,9 +156,17 @@ def test_every_recipe_is_a_point_in_both_panels_and_the_dense_model_is_marked(sc
     marked = [(i, line) for i, ax in enumerate(fig.axes) for line in ax.lines]
     drawn = sorted((i, *line.get_xydata()[0]) for i, line in marked if (line.get_gid() or "").startswith("recipe "))
     pruned = scores[scores["method"] != "dense"]
-    expected = sorted((i, getattr(row, x), 100 * row.accuracy) for row in pruned.itertuples() for i, x in enumerate(("perplexity", "error")))
+    expected = sorted(
+        (i, getattr(row, x), 100 * row.accuracy)
+        for row in pruned.itertuples()
+        for i, x in enumerate(("perplexity", "error"))
+    )
     assert np.allclose(drawn, expected)
-    levels = {line.get_gid(): line.get_ydata()[0] for _, line in marked if line.get_gid() in ("dense", "chance", "dense point")}
+    levels = {
+        line.get_gid(): line.get_ydata()[0]
+        for _, line in marked
+        if line.get_gid() in ("dense", "chance", "dense point")
+    }
     assert levels == pytest.approx({"dense": 75.0, "chance": 100 * (1 / 2 + 1 / 3) / 2, "dense point": 75.0})
     assert sum(line.get_gid() == "added" for _, line in marked) == 2
     words = [text.get_text() for text in fig.legends[0].get_texts()]
@@ -112,7 +177,17 @@ def test_the_heat_map_says_every_number(tasks):
     fig = zero_shot.plot_tasks(tasks)
     ax = fig.axes[0]
     said = [text.get_text() for text in ax.texts]
-    order = [tasks[(tasks["group"] == group) & (tasks["task"] == task)]["value"].item() for group in dict.fromkeys(tasks["group"]) for task in dict.fromkeys(tasks["task"])]
+    order = [
+        tasks[(tasks["group"] == group) & (tasks["task"] == task)]["value"].item()
+        for group in dict.fromkeys(tasks["group"])
+        for task in dict.fromkeys(tasks["task"])
+    ]
     assert said == [f"{100 * value:.0f}" for value in order]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["yes-no\n(50)", "entailment\n(33)", "mean\n(42)"]
-    assert np.allclose(ax.images[0].get_array(), 100 * tasks.pivot(index="group", columns="task", values="lost").loc[list(dict.fromkeys(tasks["group"])), list(dict.fromkeys(tasks["task"]))])
+    assert np.allclose(
+        ax.images[0].get_array(),
+        100
+        * tasks.pivot(index="group", columns="task", values="lost").loc[
+            list(dict.fromkeys(tasks["group"])), list(dict.fromkeys(tasks["task"]))
+        ],
+    )

@@ -83,14 +83,18 @@ def test_initialisation_is_loras():
         matrix = Matrix("m", module.requires_grad_(False), transposed, "mlp")
         (adapter,) = mask_lora({"m": matrix}, {}, 64, 32.0, torch.Generator().manual_seed(0))
         assert adapter.up.shape == (200, 64) and adapter.down.shape == (64, 400) and not adapter.up.any()
-        assert 0.049 < float(adapter.down.max()) <= 0.05 and float(adapter.down.std()) == pytest.approx(0.05 / math.sqrt(3), rel=0.02)
+        assert 0.049 < float(adapter.down.max()) <= 0.05 and float(adapter.down.std()) == pytest.approx(
+            0.05 / math.sqrt(3), rel=0.02
+        )
         assert adapter.scale == 0.5 and bool((adapter.kept == 1).all()), "without a mask every weight is kept"
 
 
 def test_a_rank_above_the_smaller_side_names_the_matrix():
     piece, masks, problem = case()
     before = weights(piece)
-    with pytest.raises(UsageError, match=r"rank 17 is above 16, the smaller side of model.layers.0.self_attn.k_proj \(16 x 32\)"):
+    with pytest.raises(
+        UsageError, match=r"rank 17 is above 16, the smaller side of model.layers.0.self_attn.k_proj \(16 x 32\)"
+    ):
         solve(piece, masks, problem, Solver("gradient", train="masklora", rank=17))
     assert all(torch.equal(value, before[name]) for name, value in weights(piece).items())
     assert not any(p.requires_grad for p in piece.parameters())
@@ -153,7 +157,9 @@ def test_norms_train_too_and_the_same_seed_gives_the_same_bits():
     for seed in (1, 1, 2):
         piece, masks, problem = case()
         before = weights(piece)
-        solve(piece, masks, problem, Solver("gradient", epochs=1, batch=4, lr=1e-2, train="masklora", rank=2), seed=seed)
+        solve(
+            piece, masks, problem, Solver("gradient", epochs=1, batch=4, lr=1e-2, train="masklora", rank=2), seed=seed
+        )
         results.append(weights(piece))
         assert all(not torch.equal(value, before[name]) for name, value in results[-1].items())
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
@@ -163,7 +169,13 @@ def test_norms_train_too_and_the_same_seed_gives_the_same_bits():
 def test_the_best_epoch_is_kept_with_its_merged_weights():
     piece, masks, problem = case(count=4)
     held_out = block_problem(small_llama(), "other", seed=9)
-    steps = solve(piece, masks, problem, Solver("gradient", epochs=20, batch=2, lr=5e-2, train="masklora", rank=8, select="held-out"), held_out)
+    steps = solve(
+        piece,
+        masks,
+        problem,
+        Solver("gradient", epochs=20, batch=2, lr=5e-2, train="masklora", rank=8, select="held-out"),
+        held_out,
+    )
     errors = [step.error for step in steps if step.split == "other"]
     assert min(errors) < errors[-1]
     assert unit_error(piece, held_out)[0] == pytest.approx(min(errors), rel=1e-6)

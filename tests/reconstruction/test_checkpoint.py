@@ -10,7 +10,11 @@ from analysis.reconstruction.checkpoint import Checkpoint, tensors_digest
 def _write(folder, identity="a", count=3):
     keeper = Checkpoint(folder, identity)
     for index in range(count):
-        keeper.write(index, {"w": torch.full((2, 3), float(index)), "mask:w": torch.eye(3, dtype=torch.bool)}, {"blocks": [{"block": index, "error": 0.1}]})
+        keeper.write(
+            index,
+            {"w": torch.full((2, 3), float(index)), "mask:w": torch.eye(3, dtype=torch.bool)},
+            {"blocks": [{"block": index, "error": 0.1}]},
+        )
     return keeper
 
 
@@ -51,6 +55,13 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
 
 def test_digest_sees_names_shapes_and_bytes():
     base = {"a": torch.zeros(4)}
-    others = [{"b": torch.zeros(4)}, {"a": torch.zeros(2, 2)}, {"a": torch.tensor([0.0, 0, 0, 1])}, {"a": torch.zeros(4, dtype=torch.int32)}]
+    others = [
+        {"b": torch.zeros(4)},
+        {"a": torch.zeros(2, 2)},
+        {"a": torch.tensor([0.0, 0, 0, 1])},
+        {"a": torch.zeros(4, dtype=torch.int32)},
+    ]
     assert len({tensors_digest(t) for t in [base, *others]}) == 5
-    assert tensors_digest({"a": torch.zeros(4, dtype=torch.bfloat16)}) == tensors_digest({"a": torch.zeros(4, dtype=torch.bfloat16)})
+    assert tensors_digest({"a": torch.zeros(4, dtype=torch.bfloat16)}) == tensors_digest(
+        {"a": torch.zeros(4, dtype=torch.bfloat16)}
+    )

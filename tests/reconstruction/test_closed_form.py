@@ -1,4 +1,6 @@
-"""The refit against least squares on explicit tokens in float64, and against SparseGPT; named rules, errors, never worse."""
+"""The refit against least squares on explicit tokens in float64, and against SparseGPT; named rules, errors, never
+worse.
+"""
 
 import pytest
 import torch
@@ -114,7 +116,9 @@ def test_sparsegpt_is_the_refit_where_every_removed_column_is_left_of_every_kept
     """Then nothing that the sweep froze could have helped: same minimiser, the damping being the penalty."""
     inputs, dense = correlated(300, 40, 1), normal((7, 40), 2)
     dense[:, :20] *= 1e-3
-    swept = sparsegpt(dense, statistics_of(inputs), Pattern(sparsity=0.5, group="row"), damping=damping, columns=40, name="m")
+    swept = sparsegpt(
+        dense, statistics_of(inputs), Pattern(sparsity=0.5, group="row"), damping=damping, columns=40, name="m"
+    )
     assert not bool(swept.mask[:, :20].any())
     result = refit(dense, swept.mask, moments_of(inputs), damping)
     torch.testing.assert_close(result.weight, swept.weight, rtol=1e-9, atol=1e-12)
@@ -189,21 +193,25 @@ def test_uncorrelated_inputs_leave_the_plain_mask(precision, penalty):
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64])
 def test_rank_deficient_inputs(precision):
-    """16 tokens, 40 inputs. A penalty makes the solution unique; without one the smallest damping that suffices is recorded."""
+    """16 tokens, 40 inputs. A penalty makes the solution unique; without one the smallest damping that suffices is
+    recorded.
+    """
     inputs, dense, mask = correlated(16, 40, 1), normal((9, 40), 2), random_mask((9, 40), 0.3, 3)
     moments = moments_of(inputs, precision=precision)
     penalised = refit(dense, mask, moments, 0.01)
     assert all(note.rule == "float64" for note in penalised.notes)
     torch.testing.assert_close(penalised.weight, least_squares(dense, mask, inputs, inputs, 0.01), rtol=1e-4, atol=1e-4)
     damped = refit(dense, mask, moments, 0)
-    share = dict((note.rule, note.value) for note in damped.notes)["damping"]
+    share = {note.rule: note.value for note in damped.notes}["damping"]
     assert 1e-6 <= share <= 1e-3
     before, after = (layer_loss(weight, dense, moments)[1:] for weight in (dense * mask, damped.weight))
     assert bool((after < 1e-4 * before.mean()).all())
     assert float(damped.weight.abs().max()) < 20
     if precision == torch.float64:
         assert share == pytest.approx(1e-6)
-        torch.testing.assert_close(damped.weight, least_squares(dense, mask, inputs, inputs, share), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            damped.weight, least_squares(dense, mask, inputs, inputs, share), rtol=1e-6, atol=1e-6
+        )
 
 
 def test_rows_that_can_be_solved_are_not_damped():
@@ -215,7 +223,9 @@ def test_rows_that_can_be_solved_are_not_damped():
     mask[0, 8] = mask[1, 9] = False
     result = refit(dense, mask, moments_of(inputs), 0)
     assert [note.rule for note in result.notes] == ["damping"]
-    torch.testing.assert_close(result.weight[:2], least_squares(dense, mask, inputs, inputs, 0)[:2], rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        result.weight[:2], least_squares(dense, mask, inputs, inputs, 0)[:2], rtol=1e-8, atol=1e-8
+    )
     shares = result.weight[2, 8:] - dense[2, 8:]
     torch.testing.assert_close(shares[0], shares[1], rtol=1e-4, atol=1e-4)
 
@@ -223,7 +233,10 @@ def test_rows_that_can_be_solved_are_not_damped():
 def test_an_indefinite_gram_matrix_names_matrix_and_eigenvalues():
     mask = torch.ones(4, 12, dtype=torch.bool)
     mask[:, 0] = False
-    with pytest.raises(NumericalError, match=r"rows of m cannot be solved: its Gram matrix has eigenvalues from -0.8 to 2 .* raised up to 0.1"):
+    with pytest.raises(
+        NumericalError,
+        match=r"rows of m cannot be solved: its Gram matrix has eigenvalues from -0.8 to 2 .* raised up to 0.1",
+    ):
         ridge(normal((4, 12), 1), mask, conditioned(-0.8), penalty=1e-6, name="m")
 
 
@@ -268,7 +281,9 @@ def test_half_precision_weights(dtype, precision):
     moments = moments_of(student, target, precision)
     result = refit(dense, mask, moments, 0.001)
     exact = refit(dense.double(), mask, moments, 0.001)
-    torch.testing.assert_close(result.weight, exact.weight.to(dtype), rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-6)
+    torch.testing.assert_close(
+        result.weight, exact.weight.to(dtype), rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-6
+    )
     assert result.loss_after == pytest.approx(exact.loss_after, rel=0.01)
     assert result.loss_after == pytest.approx(float(layer_loss(result.weight, dense, moments).mean()), rel=1e-12)
 
@@ -290,7 +305,9 @@ def test_a_row_that_the_weights_dtype_spoils_keeps_its_masked_weights():
 
 
 def test_a_row_that_rounding_to_the_weights_dtype_makes_worse_keeps_its_masked_weights():
-    """The optimum moves two nearly equal features apart by 0.9 of 1's spacing in bfloat16; at 3 that rounds to nothing."""
+    """The optimum moves two nearly equal features apart by 0.9 of 1's spacing in bfloat16; at 3 that rounds to
+    nothing.
+    """
     spacing, noise = 2**-7, normal((500, 2), 1)
     inputs = torch.stack([noise[:, 0], noise[:, 0] + 0.01 * noise[:, 1], -0.01 * noise[:, 1]], 1)
     dense, mask = torch.tensor([[1, 3, 0.9 * spacing]]), torch.tensor([[True, True, False]])
@@ -311,10 +328,15 @@ def test_all_rows_full_or_empty(kept):
 
 
 def test_never_worse_than_the_plain_mask_row_by_row():
-    """Uncorrelated and correlated inputs, few tokens, dead and huge features, every dtype and penalty, one stream and two."""
+    """Uncorrelated and correlated inputs, few tokens, dead and huge features, every dtype and penalty, one stream and
+    two.
+    """
     generator = torch.Generator().manual_seed(0)
     for case in range(150):
-        width, tokens = int(torch.randint(1, 24, (), generator=generator)), int(torch.randint(1, 60, (), generator=generator))
+        width, tokens = (
+            int(torch.randint(1, 24, (), generator=generator)),
+            int(torch.randint(1, 60, (), generator=generator)),
+        )
         student, target = streams(tokens, width, case, bool(case % 2))
         if case % 3 == 0:
             student, target = student.clone(), target.clone()
@@ -342,11 +364,18 @@ def test_batches_and_routes_change_nothing(sparsity, monkeypatch):
 
 def test_same_inputs_same_bits_and_nothing_given_is_changed():
     student, target = streams(150, 40, 1, True)
-    dense, mask, moments = normal((11, 40), 2).float(), random_mask((11, 40), 0.5, 3), moments_of(student, target, torch.float32)
+    dense, mask, moments = (
+        normal((11, 40), 2).float(),
+        random_mask((11, 40), 0.5, 3),
+        moments_of(student, target, torch.float32),
+    )
     copies = [tensor.clone() for tensor in (dense, mask, moments.gram, moments.cross, moments.target)]
     first, second = refit(dense, mask, moments, 1e-3), refit(dense, mask, moments, 1e-3)
     assert torch.equal(first.weight, second.weight) and first.loss_after == second.loss_after
-    assert all(torch.equal(*pair) for pair in zip(copies, (dense, mask, moments.gram, moments.cross, moments.target), strict=True))
+    assert all(
+        torch.equal(*pair)
+        for pair in zip(copies, (dense, mask, moments.gram, moments.cross, moments.target), strict=True)
+    )
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64])
@@ -362,7 +391,9 @@ def test_collected_moments_equal_their_definition(precision):
     single, double = one.result("m"), two.result("m")
     assert single.one_stream and not double.one_stream and single.tokens == double.tokens == 90
     assert single.cross is single.gram and single.target is single.gram
-    pairs = [(single.gram, expected.gram)] + [(getattr(double, sums), getattr(expected, sums)) for sums in ("gram", "cross", "target")]
+    pairs = [(single.gram, expected.gram)] + [
+        (getattr(double, sums), getattr(expected, sums)) for sums in ("gram", "cross", "target")
+    ]
     for found, wanted in pairs:
         assert found.dtype == precision
         torch.testing.assert_close(found.double(), wanted, **tolerance)

@@ -1,4 +1,6 @@
-"""The gradient solver against plain loops that multiply by the mask in the forward; selection, schedule, retraining, errors."""
+"""The gradient solver against plain loops that multiply by the mask in the forward; selection, schedule, retraining,
+errors.
+"""
 
 import copy
 import math
@@ -33,11 +35,15 @@ def block_problem(model, label="calibration", seed=0, count=10, padded=False) ->
     """Block 0 of the dense model on random windows."""
     parts = anatomy(model)
     recording = record(model, parts, windows(count, seed=seed, padded=padded))
-    return Problem(label, recording.hidden, advance([parts.blocks[0].module], 0, recording, recording.hidden), recording)
+    return Problem(
+        label, recording.hidden, advance([parts.blocks[0].module], 0, recording, recording.hidden), recording
+    )
 
 
 def text_problem(model, targets=None, label="calibration", seed=0, count=8, padded=False) -> Problem:
-    """Windows of ids that follow each other mod 90, so that there is something to learn; targets: the ids unless given."""
+    """Windows of ids that follow each other mod 90, so that there is something to learn; targets: the ids unless
+    given.
+    """
     w = windows(count, seed=seed, padded=padded)
     ids = (torch.arange(w.length) + w.ids[:, :1]) % 90 + 1
     recording = record(model, anatomy(model), replace(w, ids=ids * w.mask))
@@ -47,7 +53,10 @@ def text_problem(model, targets=None, label="calibration", seed=0, count=8, padd
 def pruned(piece: Piece, seed: int = 3) -> dict:
     """Zeroes half of each matrix at random; returns the masks."""
     generator = torch.Generator().manual_seed(seed)
-    masks = {matrix.module.weight: torch.rand(matrix.module.weight.shape, generator=generator) > 0.5 for matrix in piece.matrices.values()}
+    masks = {
+        matrix.module.weight: torch.rand(matrix.module.weight.shape, generator=generator) > 0.5
+        for matrix in piece.matrices.values()
+    }
     for weight, mask in masks.items():
         weight.data *= mask
     return masks
@@ -77,7 +86,9 @@ def plain_loop(piece, masks, problem, solver, seed, dtype, optimiser_of):
     def effective():
         return {name: p if by_name[name] is None else p * by_name[name] for name, p in parameters.items()}
 
-    optimiser = optimiser_of(parameters.values(), lr=solver.lr, betas=(solver.beta1, solver.beta2), eps=solver.eps, weight_decay=0)
+    optimiser = optimiser_of(
+        parameters.values(), lr=solver.lr, betas=(solver.beta1, solver.beta2), eps=solver.eps, weight_decay=0
+    )
     batches = math.ceil(len(problem) / solver.batch)
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(solver.epochs):
@@ -123,19 +134,30 @@ def test_equals_masking_in_the_forward_in_float64(padded):
     solve(piece, masks, problem, solver, seed=5)
     for name, value in weights(piece).items():
         # Adam's first steps have size lr whatever the gradient's, so float32 rounding shows at that scale
-        torch.testing.assert_close(value.double(), expected[name], atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            value.double(), expected[name], atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"clip": 0.01}, {"warmup": 0.4}, {"shuffle": False}, {"loss": "relative"}, {"loss": "cosine"}, {"clip": 0.02, "warmup": 0.2, "loss": "relative"}],
+    [
+        {"clip": 0.01},
+        {"warmup": 0.4},
+        {"shuffle": False},
+        {"loss": "relative"},
+        {"loss": "cosine"},
+        {"clip": 0.02, "warmup": 0.2, "loss": "relative"},
+    ],
     ids=str,
 )
 def test_every_option_equals_the_plain_loop_and_does_something(options):
     piece, masks, problem = case(padded=True)
     solver = Solver("gradient", epochs=2, batch=3, lr=1e-3, **options)
     expected = plain_loop(piece, masks, problem, solver, 5, torch.float32, fused_adam)
-    default = plain_loop(piece, masks, problem, Solver("gradient", epochs=2, batch=3, lr=1e-3), 5, torch.float32, fused_adam)
+    default = plain_loop(
+        piece, masks, problem, Solver("gradient", epochs=2, batch=3, lr=1e-3), 5, torch.float32, fused_adam
+    )
     solve(piece, masks, problem, solver, seed=5)
     for name, value in weights(piece).items():
         assert torch.equal(value, expected[name]), name
@@ -162,12 +184,16 @@ def test_the_same_seed_gives_the_same_bits():
         piece, masks, problem = case()
         steps = solve(piece, masks, problem, Solver("gradient", epochs=2, batch=4), seed=seed)
         results.append((steps, weights(piece)))
-    assert results[0][0] == results[1][0] and all(torch.equal(value, results[1][1][name]) for name, value in results[0][1].items())
+    assert results[0][0] == results[1][0] and all(
+        torch.equal(value, results[1][1][name]) for name, value in results[0][1].items()
+    )
     assert any(not torch.equal(value, results[2][1][name]) for name, value in results[0][1].items())
 
 
 def test_the_epochs_error_is_the_mean_over_its_real_tokens():
-    """At a rate too small to matter, with uneven batches of unevenly padded windows, every epoch has the error of the start."""
+    """At a rate too small to matter, with uneven batches of unevenly padded windows, every epoch has the error of the
+    start.
+    """
     piece, masks, problem = case(padded=True)
     for loss in ("mse", "relative", "cosine"):
         steps = solve(piece, masks, problem, Solver("gradient", epochs=2, batch=4, lr=1e-12, loss=loss))
@@ -192,7 +218,9 @@ def test_shuffle_off_takes_windows_in_their_order():
     for shuffle in (False, True):
         piece, masks, problem = case()
         seen, inner = [], piece.run
-        watched = replace(piece, run=lambda recording, hidden, rows: (seen.append(rows), inner(recording, hidden, rows))[1])
+        watched = replace(
+            piece, run=lambda recording, hidden, rows: (seen.append(rows), inner(recording, hidden, rows))[1]
+        )
         generator = torch.Generator().manual_seed(0)
         before = generator.get_state()
         reconstruct(watched, masks, problem, [], Solver("gradient", epochs=2, batch=4, shuffle=shuffle), generator)
@@ -264,15 +292,26 @@ def test_only_the_piece_changes():
     """A piece of one matrix, hosted by its block."""
     piece, masks, problem = case()
     block = piece.modules[0]
-    part = replace(piece, modules=(block.mlp.down_proj,), matrices={k: m for k, m in piece.matrices.items() if k.endswith("down_proj")})
+    part = replace(
+        piece,
+        modules=(block.mlp.down_proj,),
+        matrices={k: m for k, m in piece.matrices.items() if k.endswith("down_proj")},
+    )
     before, asking, inner = weights(piece), set(), part.run
 
     def watched(*arguments):
         asking.update(name for name, parameter in block.named_parameters() if parameter.requires_grad)
         return inner(*arguments)
 
-    solve(replace(part, run=watched), {block.mlp.down_proj.weight: masks[block.mlp.down_proj.weight]}, problem, Solver("gradient", epochs=1))
-    assert {name for name, value in weights(piece).items() if not torch.equal(value, before[name])} == {"mlp.down_proj.weight"}
+    solve(
+        replace(part, run=watched),
+        {block.mlp.down_proj.weight: masks[block.mlp.down_proj.weight]},
+        problem,
+        Solver("gradient", epochs=1),
+    )
+    assert {name for name, value in weights(piece).items() if not torch.equal(value, before[name])} == {
+        "mlp.down_proj.weight"
+    }
     assert asking == {"mlp.down_proj.weight"}, "gradients of anything else would be paid for and thrown away"
     with pytest.raises(UsageError, match="block 0 has neither norms nor biases"):
         solve(part, {}, problem, Solver("gradient", train="norms-biases"))
@@ -303,7 +342,13 @@ def test_the_start_is_kept_where_every_epoch_is_worse():
     piece, masks, problem = case()
     before = weights(piece)
     for options in ({"select": "calibration"}, {"select": "held-out"}):
-        solve(piece, masks, problem, Solver("gradient", epochs=2, lr=3.0, **options), block_problem(small_llama(), "other", seed=9))
+        solve(
+            piece,
+            masks,
+            problem,
+            Solver("gradient", epochs=2, lr=3.0, **options),
+            block_problem(small_llama(), "other", seed=9),
+        )
         assert all(torch.equal(value, before[name]) for name, value in weights(piece).items())
 
 
@@ -312,7 +357,9 @@ def test_several_held_out_sets_are_judged_by_their_mean_relative_error():
     others = [block_problem(small_llama(), label, seed=seed) for label, seed in (("a", 8), ("b", 9))]
     others[1].targets = 30 * others[1].targets  # out of reach, and it would outweigh the other
     steps = solve(piece, masks, problem, Solver("gradient", epochs=20, batch=2, lr=3e-2, select="held-out"), *others)
-    means = [sum(s.relative_error for s in steps if s.epoch == epoch and s.split != "calibration") / 2 for epoch in range(21)]
+    means = [
+        sum(s.relative_error for s in steps if s.epoch == epoch and s.split != "calibration") / 2 for epoch in range(21)
+    ]
     now = [error / scale for error, scale in (unit_error(piece, other) for other in others)]
     assert sum(now) / 2 == pytest.approx(min(means), rel=1e-6) and min(means) < means[-1]
 
@@ -401,7 +448,9 @@ def test_retraining_equals_direct_training_under_masks():
     steps = solve(piece, masks, problem, solver, seed=5)
     for name, parameter in model.named_parameters():
         expected = (parameters[name] * kept[name]).detach()
-        torch.testing.assert_close(parameter.double(), expected, atol=5e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            parameter.double(), expected, atol=5e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
     first = sum(loss * count for loss, count in losses[:3]) / sum(count for _, count in losses[:3])
     assert steps[1].error == pytest.approx(first, rel=1e-4)
     assert all(torch.equal(parameter != 0, mask) for parameter, mask in masks.items())
@@ -411,7 +460,13 @@ def test_retraining_lowers_the_nats_of_the_text():
     model = small_llama(blocks=1)
     piece = whole_piece(model)
     masks, held_out = pruned(piece), text_problem(model, label="other", seed=4)
-    steps = solve(piece, masks, text_problem(model, count=16), Solver("retrain", epochs=10, batch=4, lr=1e-2, select="held-out"), held_out)
+    steps = solve(
+        piece,
+        masks,
+        text_problem(model, count=16),
+        Solver("retrain", epochs=10, batch=4, lr=1e-2, select="held-out"),
+        held_out,
+    )
     nats = [step.error for step in steps if step.split == "other"]
     assert min(nats) < 0.7 * nats[0] and all(math.isnan(step.relative_error) for step in steps)
     assert unit_error(piece, held_out, "ce")[0] == pytest.approx(min(nats), rel=1e-6)
@@ -448,7 +503,9 @@ def test_distillation_has_no_gradient_at_the_dense_model():
     model = small_llama(blocks=1).requires_grad_(True)
     output = whole_piece(model).run(problem.recording, problem.inputs, slice(None))
     LOSSES["distill"](output, dense_logits(dense, problem)(slice(None))).backward()
-    LOSSES["ce"](whole_piece(dense.requires_grad_(True)).run(problem.recording, problem.inputs, slice(None)), problem.inputs).backward()
+    LOSSES["ce"](
+        whole_piece(dense.requires_grad_(True)).run(problem.recording, problem.inputs, slice(None)), problem.inputs
+    ).backward()
     for (name, at_dense), of_ce in zip(model.named_parameters(), dense.parameters(), strict=True):
         assert float(at_dense.grad.norm()) < 1e-5 * float(of_ce.grad.norm()), name
 
@@ -462,7 +519,9 @@ def test_windows_that_predict_nothing_are_refused():
 
 
 def test_held_bytes_are_those_of_a_linear_map_counted_by_hand():
-    """One 4 x 6 matrix without bias on 5 windows of 3 tokens in batches of 2: weight, gradient, two moments, the kept windows, one batch of differences."""
+    """One 4 x 6 matrix without bias on 5 windows of 3 tokens in batches of 2: weight, gradient, two moments, the kept
+    windows, one batch of differences.
+    """
     module = torch.nn.Linear(6, 4, bias=False)
     inputs, targets = torch.randn(5, 3, 6), torch.randn(5, 3, 4)
     recording = SimpleNamespace(mask=torch.ones(5, 3, dtype=torch.bool))

@@ -92,7 +92,9 @@ def test_relative_weighs_tokens_alike_and_cosine_ignores_length():
     _, target, _ = case("mse", False)
     target[0, 0] *= 1e4
     assert float(relative(1.1 * target, target)) == pytest.approx(0.01)
-    assert float(cosine(1.1 * target, target)) == pytest.approx(0, abs=1e-15) and float(cosine(-target, target)) == pytest.approx(2)
+    assert float(cosine(1.1 * target, target)) == pytest.approx(0, abs=1e-15) and float(
+        cosine(-target, target)
+    ) == pytest.approx(2)
     assert float(mse(1.1 * target, target)) > 1000
 
 

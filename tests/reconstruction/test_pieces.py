@@ -19,9 +19,21 @@ def test_matrices_and_halves_share_out_the_block():
     everything = {id(p) for p in model.model.layers[0].parameters()}
     halves = of(Unit("sub-block"), model=model)
     owned = [id(p) for piece in halves for p in piece.parameters()]
-    assert [piece.part for piece in halves] == ["attention", "mlp"] and len(owned) == len(set(owned)) and set(owned) == everything
+    assert (
+        [piece.part for piece in halves] == ["attention", "mlp"]
+        and len(owned) == len(set(owned))
+        and set(owned) == everything
+    )
     matrices = of(Unit("matrix"), model=model)
-    assert [piece.part.split(".")[-1] for piece in matrices] == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    assert [piece.part.split(".")[-1] for piece in matrices] == [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ]
     assert all(len(piece.parameters()) == 1 for piece in matrices), "norms belong to no matrix"
     (two,) = of(Unit(width=2), slice(0, 2), model)
     assert two.name == "blocks 0-1" and len(two.matrices) == 14 and len(two.parameters()) == 18
@@ -39,14 +51,25 @@ def test_a_piece_run_on_its_own_inputs_gives_what_the_block_computes():
         expected = dict(seen)
         for piece in pieces([block], Unit("matrix")):
             inputs = piece.inputs(recording, hidden, rows)
-            assert torch.equal(inputs, expected[piece.part][0]) and torch.equal(piece.run(recording, inputs, rows), expected[piece.part][1])
+            assert torch.equal(inputs, expected[piece.part][0]) and torch.equal(
+                piece.run(recording, inputs, rows), expected[piece.part][1]
+            )
         attention, mlp = pieces([block], Unit("sub-block"))
         assert attention.inputs is None
         middle = attention.run(recording, hidden, rows)
-        assert torch.equal(mlp.inputs(recording, hidden, rows), middle) and torch.allclose(mlp.run(recording, middle, rows), true, atol=1e-6)
+        assert torch.equal(mlp.inputs(recording, hidden, rows), middle) and torch.allclose(
+            mlp.run(recording, middle, rows), true, atol=1e-6
+        )
 
 
-@pytest.mark.parametrize("train, rank, expected", [("all", None, lambda p: p.numel()), ("norms-biases", None, lambda p: p.numel() * (p.ndim == 1)), ("masklora", 4, lambda p: 4 * sum(p.shape) if p.ndim == 2 else p.numel())])
+@pytest.mark.parametrize(
+    "train, rank, expected",
+    [
+        ("all", None, lambda p: p.numel()),
+        ("norms-biases", None, lambda p: p.numel() * (p.ndim == 1)),
+        ("masklora", 4, lambda p: 4 * sum(p.shape) if p.ndim == 2 else p.numel()),
+    ],
+)
 def test_trained_parameters_are_counted(train, rank, expected):
     (piece,) = of(Unit())
     solver = Solver("gradient", train=train) if rank is None else Solver("gradient", train=train, rank=rank)
@@ -59,6 +82,9 @@ def test_the_whole_model_is_its_own_forward():
     piece = whole_model(model, dict(parts.matrices()))
     recording = record(model, parts, w)
     with torch.no_grad():
-        ours, true = piece.run(recording, w.ids, slice(0, 4)), model(input_ids=w.ids, attention_mask=w.mask.long()).logits
+        ours, true = (
+            piece.run(recording, w.ids, slice(0, 4)),
+            model(input_ids=w.ids, attention_mask=w.mask.long()).logits,
+        )
     assert torch.equal(ours[w.mask], true[w.mask])
     assert len(piece.parameters()) == len(list(model.parameters())) and len(piece.matrices) == 21

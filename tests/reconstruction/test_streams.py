@@ -17,7 +17,9 @@ def test_streams_equal_the_modelsblock_outputs(padded, monkeypatch):
     w = windows(7, padded=padded)
     streams = open_streams(dense, anatomy(dense), "calibration", w)
     assert torch.equal(streams.dense, streams.sparse) and streams.dense.data_ptr() != streams.sparse.data_ptr()
-    for index, (true_dense, true_other) in enumerate(zip(block_outputs(dense, w), block_outputs(other, w), strict=True)):
+    for index, (true_dense, true_other) in enumerate(
+        zip(block_outputs(dense, w), block_outputs(other, w), strict=True)
+    ):
         advance([anatomy(dense).blocks[index].module], index, streams.recording, streams.dense, out=streams.dense)
         advance([anatomy(other).blocks[index].module], index, streams.recording, streams.sparse, out=streams.sparse)
         torch.testing.assert_close(streams.dense[w.mask], true_dense[w.mask], rtol=1e-5, atol=1e-5)

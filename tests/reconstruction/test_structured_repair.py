@@ -1,4 +1,6 @@
-"""Repairs against least squares on explicit tokens in float64; special cases; never worse; named rules; two streams on a model."""
+"""Repairs against least squares on explicit tokens in float64; special cases; never worse; named rules; two streams on
+a model.
+"""
 
 import pytest
 import torch
@@ -7,16 +9,16 @@ from families import tiny, tokens
 from torch import Tensor, nn
 
 from analysis.errors import DataError, NumericalError, UsageError
-from analysis.masks.notes import Note
 from analysis.masks.budget import select
+from analysis.masks.notes import Note
 from analysis.masks.structured import Evidence, consumer_statistics, mask_gradients, structure_scores, token_batches
 from analysis.models.halves import half_output, matrix_inputs
 from analysis.models.shrink import shrink
 from analysis.models.shrunk import load_shrunk, save_shrunk
 from analysis.models.structures import column_mask, masked, structure_of_column, structures
+from analysis.reconstruction.streams import Streams, advance, open_streams
 from analysis.reconstruction.structured import METHODS, Repaired, repair
 from analysis.reconstruction.sums import Sums, SumsCollector, one_stream, two_streams
-from analysis.reconstruction.streams import Streams, advance, open_streams
 from analysis.text.windows import Windows
 from tests.masks.references import correlated, normal, statistics_of
 from tests.models.test_structures import half_kept
@@ -33,7 +35,9 @@ def problem(seed: int = 0, tokens: int = TOKENS) -> tuple[Tensor, Tensor, Tensor
 
 
 def sums_of(inputs: Tensor, outputs: Tensor) -> Sums:
-    return Sums(inputs.T @ inputs, inputs.sum(0), outputs.T @ inputs, outputs.sum(0), outputs.square().sum(0), len(inputs))
+    return Sums(
+        inputs.T @ inputs, inputs.sum(0), outputs.T @ inputs, outputs.sum(0), outputs.square().sum(0), len(inputs)
+    )
 
 
 def error(weight: Tensor, bias: Tensor | None, inputs: Tensor, outputs: Tensor) -> float:
@@ -50,7 +54,10 @@ def fixed(method: str, weight, bias, kept, sums, **options) -> Repaired:
 def test_one_stream_is_the_layers_own_output(biased):
     weight, bias, _, inputs = problem()
     bias = bias if biased else None
-    ours, expected = one_stream(weight, bias, statistics_of(inputs)), sums_of(inputs, inputs @ weight.T + (bias if biased else 0))
+    ours, expected = (
+        one_stream(weight, bias, statistics_of(inputs)),
+        sums_of(inputs, inputs @ weight.T + (bias if biased else 0)),
+    )
     for name in ("gram", "inputs", "cross", "outputs", "energy"):
         torch.testing.assert_close(getattr(ours, name), getattr(expected, name), rtol=1e-10, atol=1e-9)
     assert ours.loss(weight, bias) == pytest.approx(0, abs=1e-10) and ours.tokens == len(inputs)
@@ -65,7 +72,9 @@ def test_a_collector_adds_batches():
     ours, expected = collector.result("m"), sums_of(inputs, outputs)
     for name in ("gram", "inputs", "cross", "outputs", "energy"):
         torch.testing.assert_close(getattr(ours, name), getattr(expected, name), rtol=1e-10, atol=1e-9)
-    assert ours.scale == pytest.approx(float(outputs.square().mean())) and ours.loss(2 * weight, None) == pytest.approx(error(2 * weight, None, inputs, outputs))
+    assert ours.scale == pytest.approx(float(outputs.square().mean())) and ours.loss(2 * weight, None) == pytest.approx(
+        error(2 * weight, None, inputs, outputs)
+    )
 
 
 @pytest.mark.parametrize("two", [False, True], ids=["one stream", "two streams"])
@@ -91,9 +100,13 @@ def test_liar_absorbs_the_ridge_prediction_of_removed_inputs(penalty):
     left, gone = inputs[:, kept], inputs[:, ~kept]
     centred, others = left - left.mean(0), gone - gone.mean(0)
     level = penalty * left.square().sum(0).mean()
-    predictor = torch.linalg.solve(centred.T @ centred + level * torch.eye(left.shape[1], dtype=torch.float64), centred.T @ others).T
+    predictor = torch.linalg.solve(
+        centred.T @ centred + level * torch.eye(left.shape[1], dtype=torch.float64), centred.T @ others
+    ).T
     constant = gone.mean(0) - predictor @ left.mean(0)
-    torch.testing.assert_close(result.weight[:, kept], weight[:, kept] + weight[:, ~kept] @ predictor, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        result.weight[:, kept], weight[:, kept] + weight[:, ~kept] @ predictor, rtol=1e-8, atol=1e-8
+    )
     torch.testing.assert_close(result.bias, bias + weight[:, ~kept] @ constant, rtol=1e-8, atol=1e-8)
 
 
@@ -101,7 +114,9 @@ def test_bias_compensation_is_flaps_and_liar_without_a_weight_term():
     weight, bias, kept, inputs = problem(5)
     sums = one_stream(weight, bias, statistics_of(inputs))
     compensated = fixed("bias", weight, bias, kept, sums)
-    torch.testing.assert_close(compensated.bias, bias + weight[:, ~kept] @ inputs.mean(0)[~kept], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        compensated.bias, bias + weight[:, ~kept] @ inputs.mean(0)[~kept], rtol=1e-10, atol=1e-10
+    )
     assert torch.equal(compensated.weight, weight * kept) and compensated.penalty is None
     stiff = fixed("liar", weight, bias, kept, sums, penalty=1e12)
     torch.testing.assert_close(stiff.weight, compensated.weight, rtol=1e-8, atol=1e-8)
@@ -124,11 +139,13 @@ def test_scales_are_least_squares_on_the_layers_output(two):
     outputs = dense @ weight.T + bias
     result = fixed("scale", weight, bias, kept, sums_of(inputs, outputs))
     left = OWNER[kept].unique()
-    parts = torch.stack([(inputs[:, OWNER == structure] @ weight[:, OWNER == structure].T).flatten() for structure in left], dim=1)
+    parts = torch.stack(
+        [(inputs[:, structure == OWNER] @ weight[:, structure == OWNER].T).flatten() for structure in left], dim=1
+    )
     scales = torch.linalg.lstsq(parts, (outputs - bias).flatten()[:, None], driver="gelsd").solution[:, 0]
     expected = weight * kept
     for structure, scale in zip(left, scales, strict=True):
-        expected[:, OWNER == structure] *= scale
+        expected[:, structure == OWNER] *= scale
     torch.testing.assert_close(result.weight, expected, rtol=1e-8, atol=1e-8)
     assert torch.equal(result.bias, bias) and result.notes == ()
 
@@ -153,7 +170,9 @@ def test_each_repair_is_at_least_as_good_as_what_it_contains(seed, penalty):
     weight, bias, kept, inputs = problem(seed)
     outputs = (inputs + 0.5 * correlated(TOKENS, WIDTH, seed + 50)) @ weight.T + bias
     for sums in (one_stream(weight, bias, statistics_of(inputs)), sums_of(inputs, outputs)):
-        none, compensated, scaled, liar = (fixed(method, weight, bias, kept, sums, penalty=penalty).loss_after for method in METHODS)
+        none, compensated, scaled, liar = (
+            fixed(method, weight, bias, kept, sums, penalty=penalty).loss_after for method in METHODS
+        )
         assert liar <= compensated <= none and scaled <= none
         assert penalty or liar <= scaled
 
@@ -188,8 +207,12 @@ def test_the_weights_alone_move_where_the_bias_shall_stay(penalty):
     weight, bias, kept, inputs = problem(9)
     sums = one_stream(weight, bias, statistics_of(inputs))
     result = fixed("liar", weight, bias, kept, sums, create_bias=False, penalty=penalty)
-    bare = fixed("liar", weight, None, kept, one_stream(weight, None, statistics_of(inputs)), create_bias=False, penalty=penalty)
-    torch.testing.assert_close(result.weight, bare.weight, rtol=1e-8, atol=1e-8)  # what the bias adds is the same on both sides
+    bare = fixed(
+        "liar", weight, None, kept, one_stream(weight, None, statistics_of(inputs)), create_bias=False, penalty=penalty
+    )
+    torch.testing.assert_close(
+        result.weight, bare.weight, rtol=1e-8, atol=1e-8
+    )  # what the bias adds is the same on both sides
     assert torch.equal(result.bias, bias) and result.notes == (Note("through the origin", float(ROWS)),)
     assert fixed("liar", weight, bias, kept, sums, penalty=penalty).loss_after < result.loss_after
 
@@ -201,8 +224,12 @@ def test_the_penalty_is_chosen_by_held_out_error():
     singles = [fixed("liar", weight, bias, kept, seen, penalty=penalty, held_out=unseen) for penalty in penalties]
     best = min(singles, key=lambda result: result.held_out)
     chosen = fixed("liar", weight, bias, kept, seen, penalty=penalties, held_out=unseen)
-    assert chosen.penalty == best.penalty and torch.equal(chosen.weight, best.weight) and chosen.held_out == best.held_out
-    assert chosen.held_out == pytest.approx(error(chosen.weight, chosen.bias, inputs[20:], inputs[20:] @ weight.T + bias))
+    assert (
+        chosen.penalty == best.penalty and torch.equal(chosen.weight, best.weight) and chosen.held_out == best.held_out
+    )
+    assert chosen.held_out == pytest.approx(
+        error(chosen.weight, chosen.bias, inputs[20:], inputs[20:] @ weight.T + bias)
+    )
     scaled = fixed("scale", weight, bias, kept, seen, penalty=penalties, held_out=unseen)
     assert scaled.penalty in penalties
     with pytest.raises(UsageError, match="no held-out sums"):
@@ -214,7 +241,9 @@ def test_the_condition_is_that_of_the_matrix_solved():
     left = inputs[:, kept] - inputs[:, kept].mean(0)
     for penalty in (0.0, 0.1):
         result = fixed("liar", weight, bias, kept, one_stream(weight, bias, statistics_of(inputs)), penalty=penalty)
-        system = left.T @ left + penalty * inputs[:, kept].square().sum(0).mean() * torch.eye(left.shape[1], dtype=torch.float64)
+        system = left.T @ left + penalty * inputs[:, kept].square().sum(0).mean() * torch.eye(
+            left.shape[1], dtype=torch.float64
+        )
         assert 0.7 * float(torch.linalg.cond(system)) <= result.condition <= 1.001 * float(torch.linalg.cond(system))
 
 
@@ -238,7 +267,9 @@ def test_features_that_repeat_each_other_are_damped(precision):
     single = statistics_of(inputs)
     single = type(single)(single.gram.to(precision), single.diagonal, single.mean, single.tokens)
     result = fixed("liar", weight, bias, kept, one_stream(weight, bias, single))
-    assert [note.rule for note in result.notes] == ["damping"] and result.loss_after <= fixed("bias", weight, bias, kept, one_stream(weight, bias, single)).loss_after
+    assert [note.rule for note in result.notes] == ["damping"] and result.loss_after <= fixed(
+        "bias", weight, bias, kept, one_stream(weight, bias, single)
+    ).loss_after
 
 
 def test_inputs_that_never_vary_keep_their_weights():
@@ -280,7 +311,15 @@ def test_what_does_not_fit_is_refused():
         ({"penalty": float("nan")}, "penalty"),
         ({"penalty": ()}, "penalty"),
     ]:
-        arguments = {"method": "liar", "weight": weight, "bias": bias, "kept": kept, "sums": sums, "owner": OWNER, "name": "m"} | options
+        arguments = {
+            "method": "liar",
+            "weight": weight,
+            "bias": bias,
+            "kept": kept,
+            "sums": sums,
+            "owner": OWNER,
+            "name": "m",
+        } | options
         with pytest.raises(UsageError, match=message):
             repair(**arguments)
     with pytest.raises(UsageError, match="want='gram'"):
@@ -314,7 +353,9 @@ def calibration(padding: str) -> list[dict[str, Tensor]]:
 
 def run(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Last hidden states of the real tokens."""
-    return model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0][batch["attention_mask"].bool()]
+    return model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0][
+        batch["attention_mask"].bool()
+    ]
 
 
 def layer_output(model: nn.Module, matrix, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -344,13 +385,17 @@ def test_liar_brings_the_model_closer_and_survives_shrinking(name, tmp_path):
             if method == "two streams":
                 collector = SumsCollector(pair.consumer.columns, pair.consumer.rows)
                 for batch in batches:
-                    collector.add(layer_output(model, pair.consumer, batch)[0], layer_output(dense, source.consumer, batch)[1])
+                    collector.add(
+                        layer_output(model, pair.consumer, batch)[0], layer_output(dense, source.consumer, batch)[1]
+                    )
                 sums = collector.result(pair.name)
             else:
                 sums = one_stream(weight, bias, statistics[pair.name])
             kept = column_mask(pair, masks[pair.name])
             way = "liar" if method == "two streams" else method
-            repair(way, weight, bias, kept, sums, owner=structure_of_column(pair), penalty=1e-4, name=pair.name).install(pair.consumer)
+            repair(
+                way, weight, bias, kept, sums, owner=structure_of_column(pair), penalty=1e-4, name=pair.name
+            ).install(pair.consumer)
         small = shrink(model, found, masks)
         errors[method] = sum(float((run(small, batch) - run(dense, batch)).square().sum()) for batch in batches)
         folder = save_shrunk(small, None, tmp_path / method)
@@ -384,11 +429,17 @@ def test_two_streams_minimise_the_blocks_total_error(name, penalty):
     for source, pair in zip(original, found, strict=True):
         before, after = original.parts.blocks[pair.block], found.parts.blocks[pair.block]
         weight, bias, kept = source.consumer.weight(), source.consumer.module.bias, column_mask(pair, masks[pair.name])
-        inputs = matrix_inputs(after, [pair.consumer.name], streams.sparse, streams.recording.call(pair.block, slice(None)))[pair.consumer.name]
+        inputs = matrix_inputs(
+            after, [pair.consumer.name], streams.sparse, streams.recording.call(pair.block, slice(None))
+        )[pair.consumer.name]
         seen = statistics_of(inputs[mask].double())
         total = two_streams(before, after, pair.consumer, streams)
         errors = {}
-        for label, method, sums in (("none", "none", total), ("one", "liar", one_stream(weight, bias, seen)), ("two", "liar", total)):
+        for label, method, sums in (
+            ("none", "none", total),
+            ("one", "liar", one_stream(weight, bias, seen)),
+            ("two", "liar", total),
+        ):
             result = repair(method, weight, bias, kept, sums, penalty=penalty, name=pair.name)
             result.install(pair.consumer)
             errors[label] = block_error(dense, model, streams, (original.parts, found.parts), pair.block)
@@ -409,13 +460,18 @@ def test_the_attention_halfs_total_error_too():
     masks = half_kept(found)
     ids, mask = tokens(24, padding="both")
     streams = open_streams(dense, original.parts, "calibration", Windows(ids, mask, "calibration", {}))
-    streams.sparse.add_(0.3 * torch.randn(streams.sparse.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    streams.sparse.add_(
+        0.3 * torch.randn(streams.sparse.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    )
     source, pair = original.pairs[0], found.pairs[0]
     total = two_streams(original.parts.blocks[0], found.parts.blocks[0], pair.consumer, streams)
     result = repair("liar", source.consumer.weight(), None, column_mask(pair, masks[pair.name]), total, name=pair.name)
     result.install(pair.consumer)
     call = streams.recording.call(0, slice(None))
-    halves = [half_output(parts.blocks[0], "attention", hidden, call) for parts, hidden in ((original.parts, streams.dense), (found.parts, streams.sparse))]
+    halves = [
+        half_output(parts.blocks[0], "attention", hidden, call)
+        for parts, hidden in ((original.parts, streams.dense), (found.parts, streams.sparse))
+    ]
     assert float((halves[0] - halves[1])[mask].square().mean()) == pytest.approx(result.loss_after, rel=1e-8)
 
 
@@ -427,7 +483,9 @@ def test_repaired_and_masked_and_shrunk_are_one_model():
     for pair in found:
         weight, bias = pair.consumer.weight().clone(), pair.consumer.module.bias
         sums = one_stream(weight, bias, statistics[pair.name])
-        repair("liar", weight, bias, column_mask(pair, masks[pair.name]), sums, penalty=1e-3, name=pair.name).install(pair.consumer)
+        repair("liar", weight, bias, column_mask(pair, masks[pair.name]), sums, penalty=1e-3, name=pair.name).install(
+            pair.consumer
+        )
         assert pair.consumer.module.bias is not None
     small = shrink(model, found, masks)
     with masked(found, masks):
@@ -445,7 +503,14 @@ def test_unequal_layers_with_created_biases_come_back(tmp_path):
     for pair in found:
         if pair.name in masks:
             weight = pair.consumer.weight().clone()
-            repair("bias", weight, None, column_mask(pair, masks[pair.name]), one_stream(weight, None, statistics[pair.name]), name=pair.name).install(pair.consumer)
+            repair(
+                "bias",
+                weight,
+                None,
+                column_mask(pair, masks[pair.name]),
+                one_stream(weight, None, statistics[pair.name]),
+                name=pair.name,
+            ).install(pair.consumer)
     small = shrink(model, found, masks)
     again = load_shrunk(save_shrunk(small, None, tmp_path / "model"))
     assert again.model.layers[0].mlp.down_proj.bias is None and again.model.layers[1].mlp.down_proj.bias is not None
@@ -459,13 +524,30 @@ def test_the_whole_chain_gives_the_same_on_a_gpu(tmp_path):
         model = tiny("llama").to(device)
         found = structures(model)
         batches = [{name: value.to(device) for name, value in batch.items()} for batch in calibration("left")]
-        statistics, gradients = consumer_statistics(model, found, batches, want="gram"), mask_gradients(model, found, batches)
-        scores = {pair.name: structure_scores("fisher", pair, Evidence(statistics[pair.name], gradients[pair.name]), torch.Generator()) for pair in found}
+        statistics, gradients = (
+            consumer_statistics(model, found, batches, want="gram"),
+            mask_gradients(model, found, batches),
+        )
+        scores = {
+            pair.name: structure_scores(
+                "fisher", pair, Evidence(statistics[pair.name], gradients[pair.name]), torch.Generator()
+            )
+            for pair in found
+        }
         masks = select(found, scores, 0.4, scope="global")
         for pair in found:
             weight, bias, owner = pair.consumer.weight().clone(), pair.consumer.module.bias, structure_of_column(pair)
             sums = one_stream(weight, bias, statistics[pair.name])
-            repair("liar", weight, bias, column_mask(pair, masks[pair.name]), sums, owner=owner, penalty=1e-3, name=pair.name).install(pair.consumer)
+            repair(
+                "liar",
+                weight,
+                bias,
+                column_mask(pair, masks[pair.name]),
+                sums,
+                owner=owner,
+                penalty=1e-3,
+                name=pair.name,
+            ).install(pair.consumer)
         small = shrink(model, found, masks)
         save_shrunk(small, None, tmp_path / device)
         results[device] = masks, run(small, batches[0]).cpu()

@@ -20,7 +20,14 @@ def job_args(tmp_path):
     (tmp_path / "b.txt").write_text("another text\n" * 50)
     model = fakes.model_folder(tmp_path / "model")
     held_out = {"other": str(tmp_path / "b.txt")}
-    return dict(model=str(model), recipe="wanda-50% BR", calibration=str(tmp_path / "a.txt"), held_out=held_out, samples=4, length=8)
+    return dict(
+        model=str(model),
+        recipe="wanda-50% BR",
+        calibration=str(tmp_path / "a.txt"),
+        held_out=held_out,
+        samples=4,
+        length=8,
+    )
 
 
 @pytest.fixture
@@ -38,7 +45,10 @@ def staff(calls, monkeypatch):
     """Fakes in place in workers too: call it with options of `fakes.install`."""
 
     def prepare(**options) -> None:
-        install = f"from pathlib import Path; from tests.study import fakes; fakes.install(Path({str(calls)!r}), **{options!r})"
+        install = (
+            f"from pathlib import Path; from tests.study import fakes; fakes.install(Path({str(calls)!r}),"
+            f" **{options!r})"
+        )
         monkeypatch.setattr("analysis.study.pool.WORKER", f"{install}; {pool.WORKER}")
 
     return prepare

@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis.records import TABLES
 
+
 @dataclass(frozen=True)
 class TaskScore:
     """What `measure/zero_shot.py` says of one task."""
@@ -46,16 +47,20 @@ def model_folder(path: Path, weights: bytes = bytes(16)) -> Path:
     """A folder that has a model's fingerprint and nothing else of a model."""
     path.mkdir()
     (path / "config.json").write_text('{"model_type": "llama"}')
-    header = json.dumps({"w": {"dtype": "F32", "shape": [len(weights) // 4], "data_offsets": [0, len(weights)]}}).encode()
+    header = json.dumps(
+        {"w": {"dtype": "F32", "shape": [len(weights) // 4], "data_offsets": [0, len(weights)]}}
+    ).encode()
     (path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + weights)
     return path
 
 
-def install(log: Path, *, seconds: float = 0.0, setitem=None, setattr_=setattr, fail: str = "", die: str = "", slow: str = "") -> None:
+def install(
+    log: Path, *, seconds: float = 0.0, setitem=None, setattr_=setattr, fail: str = "", die: str = "", slow: str = ""
+) -> None:
     """Put fakes in place of loading, tokenising and pruning; each call adds a line to `log`.
 
-    seconds: how long a pruning takes, of the method `slow` alone where one is given. fail: a method that raises; die: one that
-    ends its process.
+    seconds: how long a pruning takes, of the method `slow` alone where one is given. fail: a method that raises; die:
+    one that ends its process.
     """
     import analysis.models.load
     import analysis.study.sweep
@@ -91,7 +96,12 @@ def install(log: Path, *, seconds: float = 0.0, setitem=None, setattr_=setattr, 
             os.kill(os.getpid(), signal.SIGKILL)
         if recipe.method == fail:
             raise NumericalError("block 0 mlp.down_proj: not finite")
-        return types.SimpleNamespace(model="pruned", tables=tables(1 + recipe.seed), provenance={"calibration": list(calibration)}, shrink=lambda: "smaller")
+        return types.SimpleNamespace(
+            model="pruned",
+            tables=tables(1 + recipe.seed),
+            provenance={"calibration": list(calibration)},
+            shrink=lambda: "smaller",
+        )
 
     for name, function in {"analysis.pruning": prune, "analysis.measure.zero_shot": zero_shot}.items():
         module = types.ModuleType(name)
@@ -111,7 +121,9 @@ def lines(log: Path, word: str) -> list[str]:
 
 
 def act(item: tuple[str, dict]) -> None:
-    """Wait for `until` lines in the log and `sleep` seconds, add a line (name, process, threads, its bars); then print, raise or die."""
+    """Wait for `until` lines in the log and `sleep` seconds, add a line (name, process, threads, its bars); then print,
+    raise or die.
+    """
     log, do = item
     while len(Path(log).read_text().splitlines()) < do.get("until", 0):
         time.sleep(0.02)

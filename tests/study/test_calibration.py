@@ -21,14 +21,18 @@ def load(tmp_path_factory):
 
 def test_nothing_added_is_the_calibration_text(load):
     asked = []
-    assert draw(lambda *given: asked.append(given), "lab:stories", 4, "self", 0) is None and asked == [("lab:stories", 4)]
+    assert draw(lambda *given: asked.append(given), "lab:stories", 4, "self", 0) is None and asked == [
+        ("lab:stories", 4)
+    ]
     assert draw(load, "lab:stories", 4, None, 0).added == 0
 
 
 def test_windows_of_another_text_follow(load):
     windows = draw(load, "lab:stories", 4, "lab:recipes", 3)
     assert (len(windows), windows.own, windows.added) == (7, 4, 3)
-    assert torch.equal(windows.ids[:4], load("lab:stories", 4).ids) and torch.equal(windows.ids[4:], load("lab:recipes", 3).ids)
+    assert torch.equal(windows.ids[:4], load("lab:stories", 4).ids) and torch.equal(
+        windows.ids[4:], load("lab:recipes", 3).ids
+    )
     assert windows.provenance["source"] == "lab:stories" and windows.provenance["added"]["source"] == "lab:recipes"
 
 
@@ -42,7 +46,10 @@ def test_of_the_same_text_the_next_windows_are_added(load, source):
 
 
 def test_a_window_twice_is_refused(load):
-    with pytest.raises(OverlapError, match="added 'lab:stories/train': 3 of 3 windows are calibration windows of 'lab:stories' again; .*slices"):
+    with pytest.raises(
+        OverlapError,
+        match="added 'lab:stories/train': 3 of 3 windows are calibration windows of 'lab:stories' again; .*slices",
+    ):
         draw(load, "lab:stories", 4, "lab:stories/train", 3)
     draw(load, "{a}[:50%]", 4, "{a}[50%:]", 4)
 

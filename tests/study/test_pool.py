@@ -60,7 +60,9 @@ def test_every_item_once_and_a_slow_one_blocks_nobody(log, monkeypatch, tmp_path
 
 def test_after_an_error_nothing_is_begun_and_what_runs_is_let_finish(log):
     wrong = RecipeError("wnada", ["no such criterion", "no pattern"])
-    answers = dict(pool.spread(fakes.act, items(log, {"until": 1, "sleep": 0.5}, {"raise": wrong}, {}, {}), workers=2, threads=1))
+    answers = dict(
+        pool.spread(fakes.act, items(log, {"until": 1, "sleep": 0.5}, {"raise": wrong}, {}, {}), workers=2, threads=1)
+    )
     assert set(answers) == {0, 1} and answers[0] is None
     assert type(answers[1]) is RecipeError and str(answers[1]) == str(wrong) and answers[1].problems == wrong.problems
     assert "in act" in answers[1].__notes__[0], "the worker's traceback"
@@ -68,7 +70,11 @@ def test_after_an_error_nothing_is_begun_and_what_runs_is_let_finish(log):
 
 
 @pytest.mark.parametrize(
-    "end, said", [({"status": 3}, "exited with status 3"), ({"signal": signal.SIGKILL}, "ended by SIGKILL, as the system does when memory runs out")]
+    "end, said",
+    [
+        ({"status": 3}, "exited with status 3"),
+        ({"signal": signal.SIGKILL}, "ended by SIGKILL, as the system does when memory runs out"),
+    ],
 )
 def test_a_worker_that_dies_is_told(log, end, said):
     ((number, error),) = pool.spread(fakes.act, items(log, end), workers=1, threads=1)
@@ -113,14 +119,21 @@ list(pool.spread(fakes.act, {items(log, {}, {"sleep": 1.0})!r}, workers=2, threa
     wait_until(lambda: not any(map(alive, pids)))
 
 
-@pytest.mark.parametrize("kind", [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, AnalysisError)])
+@pytest.mark.parametrize(
+    "kind", [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, AnalysisError)]
+)
 def test_every_error_comes_back_whole_from_pickle(kind):
     error = kind("wnada-50%", ["one", "two"]) if kind is RecipeError else kind("block 0: not finite")
     error.args = (f"job 3: {error}",)
     error.add_note("a note")
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         back = pickle.loads(pickle.dumps(error, protocol))
-        assert type(back) is kind and str(back) == str(error) and vars(back) == vars(error) and back.exit_code == error.exit_code
+        assert (
+            type(back) is kind
+            and str(back) == str(error)
+            and vars(back) == vars(error)
+            and back.exit_code == error.exit_code
+        )
 
 
 def test_threads_are_shared_out(monkeypatch):
@@ -133,10 +146,12 @@ def test_threads_are_shared_out(monkeypatch):
 
 
 def test_as_many_workers_as_fit(monkeypatch, tmp_path):
-    small, large = (fakes.model_folder(tmp_path / name, weights=bytes(size)) for name, size in (("small", 16), ("large", 2**20)))
+    small, large = (
+        fakes.model_folder(tmp_path / name, weights=bytes(size)) for name, size in (("small", 16), ("large", 2**20))
+    )
     size = pool._weights(str(large))
     assert 2**20 < size < 2**20 + 200
-    free = lambda count: lambda: SimpleNamespace(available=2 * count * (8 * size + 2**29) + 1)  # noqa: E731
+    free = lambda count: lambda: SimpleNamespace(available=2 * count * (8 * size + 2**29) + 1)
     monkeypatch.setattr(pool, "cores", lambda: 4)
     for room, fits in ((0, 1), (1, 1), (3, 3), (9, 4)):
         monkeypatch.setattr(pool.psutil, "virtual_memory", free(room))
@@ -166,5 +181,7 @@ def test_cores_are_those_of_this_process():
 
 
 def test_the_error_of_a_worker_is_its_own_class(log):
-    ((_, error),) = pool.spread(fakes.act, items(log, {"raise": NumericalError("block 0 mlp.down_proj: not finite")}), workers=1, threads=1)
+    ((_, error),) = pool.spread(
+        fakes.act, items(log, {"raise": NumericalError("block 0 mlp.down_proj: not finite")}), workers=1, threads=1
+    )
     assert type(error) is NumericalError and str(error) == "block 0 mlp.down_proj: not finite"

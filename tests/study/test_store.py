@@ -1,4 +1,6 @@
-"""Run folders: complete or done again. Torn, altered and foreign folders are never served, and errors say what to do."""
+"""Run folders: complete or done again. Torn, altered and foreign folders are never served, and errors say what to
+do.
+"""
 
 import errno
 import json
@@ -10,9 +12,8 @@ import sys
 import pandas as pd
 import pytest
 
-from analysis import paths
+from analysis import paths, records
 from analysis.errors import StoreError
-from analysis import records
 from analysis.study import store
 from analysis.study.store import RunFolder, list_runs
 from tests.study.fakes import tables
@@ -43,7 +44,9 @@ def test_a_run_is_read_back_as_written(folder, home):
         pd.testing.assert_frame_equal(read.tables[name], written.tables[name], check_exact=True)
     assert read.provenance == {"source": "s"}
     assert folder.path == home / "runs" / "prune-0123456789ab"
-    assert sorted(os.listdir(folder.path)) == sorted([*FILES, "manifest.json"]), "checkpoint and temporary files are gone"
+    assert sorted(os.listdir(folder.path)) == sorted([*FILES, "manifest.json"]), (
+        "checkpoint and temporary files are gone"
+    )
     assert read.manifest["digest"] == DIGEST and {"torch", "python"} <= set(read.manifest["versions"])
 
 
@@ -176,7 +179,13 @@ try:
 except StoreError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=paths.ROOT, env={**os.environ, "ANALYSIS_HOME": str(home)})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=paths.ROOT,
+        env={**os.environ, "ANALYSIS_HOME": str(home)},
+    )
     assert "cannot be used (File too large" in done.stdout and "ANALYSIS_HOME" in done.stdout, done.stderr
     left = os.listdir(folder.path)
     assert "manifest.json" not in left and not any("partial" in name for name in left)
@@ -198,9 +207,16 @@ def test_list_runs_tells_what_each_folder_is(folder):
     (paths.runs() / "notebooks").mkdir()
     runs = {info.run: info for info in list_runs()}
     assert {name: info.state for name, info in runs.items()} == {
-        **{folder.name: "complete", altered.name: "altered", torn.name: "incomplete", foreign.name: "foreign"}
+        folder.name: "complete",
+        altered.name: "altered",
+        torn.name: "incomplete",
+        foreign.name: "foreign",
     }
-    assert runs[folder.name].job == {"model": "m", "seed": 3} and runs[folder.name].created and runs[folder.name].size_mib > 0
+    assert (
+        runs[folder.name].job == {"model": "m", "seed": 3}
+        and runs[folder.name].created
+        and runs[folder.name].size_mib > 0
+    )
     assert list_runs()[0].run == folder.name, "complete ones first"
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import paths
+from analysis import paths, records
 from analysis.errors import DataError, NumericalError, RecipeError, UsageError
 from analysis.recipe import Recipe
-from analysis import records
 from analysis.study.store import RunFolder, list_runs
 from analysis.study.sweep import Job, grid, run_job, run_study
 from tests.study import fakes
@@ -23,7 +22,15 @@ from tests.study.fakes import lines
 
 def python(code: str, home: Path, **options) -> subprocess.Popen:
     env = {**os.environ, "ANALYSIS_HOME": str(home)}
-    return subprocess.Popen([sys.executable, "-c", code], cwd=paths.ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=paths.ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 def script(job: Job, log: Path, **install) -> str:
@@ -38,7 +45,8 @@ job = Job(**{job.to_dict()!r})
 """
 
 
-# Jobs ------------------------------------------------------------------------------------------------------------------
+# Jobs
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_job_is_plain_and_comes_back_from_its_dict(job_args):
@@ -73,7 +81,10 @@ def test_a_job_is_plain_and_comes_back_from_its_dict(job_args):
         ({"added": "lab:stories", "added_samples": 1.5}, "added_samples must be"),
         ({"tasks": ["lab:story-endign"]}, "story-ending"),
         ({"tasks": ["lab:yes-no"], "documents": 1}, "documents must be a whole number of at least 2, got 1"),
-        ({"added": ["self"], "added_samples": 2, "tasks": ["lab:yes-no", 3]}, "source ['self'], task 3: must be a text"),
+        (
+            {"added": ["self"], "added_samples": 2, "tasks": ["lab:yes-no", 3]},
+            "source ['self'], task 3: must be a text",
+        ),
         ({"dtype": "float8"}, "dtype must be one of float32, bfloat16, float16, got 'float8'"),
         ({"device": "gpu"}, "device must be auto, cpu, mps, cuda or cuda:NUMBER, got 'gpu'"),
         ({"recipe": 3}, "recipe must be a Recipe or its text, got 3"),
@@ -100,9 +111,20 @@ def test_grid_is_every_combination(job_args):
     assert len(set(jobs)) == 12
     assert all(job.recipe.seed == job.seed for job in jobs)
     assert {(job.recipe.label, job.samples, job.seed) for job in jobs} == {
-        (recipe, samples, seed) for recipe in ("wanda-50% LR", "magnitude-2:4 BR") for samples in (4, 8) for seed in (0, 1, 2)
+        (recipe, samples, seed)
+        for recipe in ("wanda-50% LR", "magnitude-2:4 BR")
+        for samples in (4, 8)
+        for seed in (0, 1, 2)
     }
-    added = grid(recipes=["wanda-50% LR"], samples=[4, 8], added="self", added_samples=[0, 2], tasks=["lab:yes-no"], documents=5, **job_args)
+    added = grid(
+        recipes=["wanda-50% LR"],
+        samples=[4, 8],
+        added="self",
+        added_samples=[0, 2],
+        tasks=["lab:yes-no"],
+        documents=5,
+        **job_args,
+    )
     assert [(job.samples, job.added, job.added_samples, job.tasks, job.documents) for job in added] == [
         (samples, "self", more, ("lab:yes-no",), 5) for samples in (4, 8) for more in (0, 2)
     ]
@@ -113,7 +135,8 @@ def test_grid_is_every_combination(job_args):
         grid(recipes=[], samples=4, **job_args)
 
 
-# Digests ---------------------------------------------------------------------------------------------------------------
+# Digests
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_the_digest_is_of_contents_not_of_names(job_args, tmp_path):
@@ -124,7 +147,9 @@ def test_the_digest_is_of_contents_not_of_names(job_args, tmp_path):
     assert Job(**moved).digest() == digest
     assert Job(**moved | {"recipe": "wanda-50.0%[group=row] BR[epochs=10]"}).digest() == digest
     assert Job(**moved | {"held_out_samples": 4}).digest() == digest
-    assert Job(**moved | {"added": "self"}).digest() == Job(**moved | {"documents": 7}).digest() == digest, "no windows of it, no tasks"
+    assert Job(**moved | {"added": "self"}).digest() == Job(**moved | {"documents": 7}).digest() == digest, (
+        "no windows of it, no tasks"
+    )
 
 
 def flip_one_byte(path: Path) -> None:
@@ -142,13 +167,30 @@ def test_one_byte_of_text_or_weights_changes_the_digest(job_args, tmp_path, name
 
 def test_everything_that_matters_changes_the_digest(job_args, monkeypatch):
     changes = [
-        {}, {"recipe": "wanda-50% BR[seed=1]"}, {"recipe": "wanda-50% LR"}, {"samples": 5}, {"held_out_samples": 9}, {"length": 9}, {"seed": 1},
-        {"dtype": "bfloat16"}, {"device": "cuda"}, {"separator": "\n"}, {"held_out": {}}, {"calibration": job_args["calibration"] + "[:50%]"},
-        {"held_out": {"renamed": job_args["held_out"]["other"]}}, {"calibration": "lab:stories"}, {"calibration": "lab:stories/held-out"},
-        {"added": "lab:stories", "added_samples": 1}, {"added": "lab:stories", "added_samples": 2}, {"added": "self", "added_samples": 2},
-        {"added": "self:top-p=0.9", "added_samples": 2}, {"recipe": "wanda-50%[added=all] BR"}, {"tasks": ["lab:yes-no"]},
-        {"tasks": ["lab:yes-no"], "documents": 7}, {"tasks": ["lab:yes-no", "lab:pronouns"]},
-    ]  # fmt: skip
+        {},
+        {"recipe": "wanda-50% BR[seed=1]"},
+        {"recipe": "wanda-50% LR"},
+        {"samples": 5},
+        {"held_out_samples": 9},
+        {"length": 9},
+        {"seed": 1},
+        {"dtype": "bfloat16"},
+        {"device": "cuda"},
+        {"separator": "\n"},
+        {"held_out": {}},
+        {"calibration": job_args["calibration"] + "[:50%]"},
+        {"held_out": {"renamed": job_args["held_out"]["other"]}},
+        {"calibration": "lab:stories"},
+        {"calibration": "lab:stories/held-out"},
+        {"added": "lab:stories", "added_samples": 1},
+        {"added": "lab:stories", "added_samples": 2},
+        {"added": "self", "added_samples": 2},
+        {"added": "self:top-p=0.9", "added_samples": 2},
+        {"recipe": "wanda-50%[added=all] BR"},
+        {"tasks": ["lab:yes-no"]},
+        {"tasks": ["lab:yes-no"], "documents": 7},
+        {"tasks": ["lab:yes-no", "lab:pronouns"]},
+    ]
     digests = [Job(**job_args | change).digest() for change in changes]
     monkeypatch.setattr("analysis.study.sweep.SCHEMA", 99)
     digests.append(Job(**job_args).digest())
@@ -173,7 +215,12 @@ def test_the_text_a_model_writes_is_that_model_s(job_args, tmp_path):
 @pytest.fixture
 def task_file(tmp_path):
     path = tmp_path / "tasks.jsonl"
-    path.write_text("".join(json.dumps({"query": f"{n} plus {n} is", "choices": [str(2 * n), str(2 * n + 1)], "gold": 0}) + "\n" for n in range(9)))
+    path.write_text(
+        "".join(
+            json.dumps({"query": f"{n} plus {n} is", "choices": [str(2 * n), str(2 * n + 1)], "gold": 0}) + "\n"
+            for n in range(9)
+        )
+    )
     return path
 
 
@@ -184,7 +231,8 @@ def test_one_byte_of_a_task_changes_the_digest(job_args, task_file):
     assert Job(**job_args, tasks=[str(task_file)]).digest() != digest
 
 
-# Running ---------------------------------------------------------------------------------------------------------------
+# Running
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_study_is_one_table_of_each_kind(home, calls, job_args):
@@ -193,7 +241,9 @@ def test_a_study_is_one_table_of_each_kind(home, calls, job_args):
     study = run_study(jobs)
     for name in records.TABLES:
         table = getattr(study, name)
-        assert [(c, str(t)) for c, t in table.dtypes.items()] == [(c.name, c.dtype) for c in records.study_columns(name)]
+        assert [(c, str(t)) for c, t in table.dtypes.items()] == [
+            (c.name, c.dtype) for c in records.study_columns(name)
+        ]
         assert len(table) == (0 if name in ("steps", "zero_shot") else 16)
     first = study.blocks[study.blocks.samples == 8]
     assert list(first.recipe) == ["wanda-50% LR"] * 4 + ["sparsegpt-2:4 BR[epochs=2]"] * 4
@@ -208,23 +258,43 @@ def test_a_study_is_one_table_of_each_kind(home, calls, job_args):
 
     again = run_study(reversed(jobs))
     assert len(lines(calls, "prune")) == 8, "nothing is done twice"
-    assert again.jobs == tuple(reversed(jobs)) and list(again.blocks.run) == list(study.blocks.run)[::-1], "in the order of the jobs"
+    assert again.jobs == tuple(reversed(jobs)) and list(again.blocks.run) == list(study.blocks.run)[::-1], (
+        "in the order of the jobs"
+    )
 
 
 def test_added_windows_and_tasks_are_in_every_table(home, calls, job_args):
     del job_args["samples"], job_args["recipe"]
-    jobs = grid(recipes=["wanda-50% LR", "wanda-50% BR"], samples=4, added="lab:stories", added_samples=[0, 2], tasks=["lab:yes-no", "lab:pronouns"], documents=5, **job_args)
+    jobs = grid(
+        recipes=["wanda-50% LR", "wanda-50% BR"],
+        samples=4,
+        added="lab:stories",
+        added_samples=[0, 2],
+        tasks=["lab:yes-no", "lab:pronouns"],
+        documents=5,
+        **job_args,
+    )
     study = run_study(jobs)
-    assert list(study.zero_shot.which) == (["dense"] * 2 + ["pruned"] * 2) * 4 and list(study.zero_shot.task) == ["lab:yes-no", "lab:pronouns"] * 8
-    assert set(study.zero_shot.accuracy[study.zero_shot.which == "pruned"]) == {0.375} and set(study.zero_shot.documents) == {5}
-    assert lines(calls, "tasks dense") == ["tasks dense lab:yes-no lab:pronouns 5"] and len(lines(calls, "tasks pruned")) == 4, "the dense model is asked once"
+    assert (
+        list(study.zero_shot.which) == (["dense"] * 2 + ["pruned"] * 2) * 4
+        and list(study.zero_shot.task) == ["lab:yes-no", "lab:pronouns"] * 8
+    )
+    assert set(study.zero_shot.accuracy[study.zero_shot.which == "pruned"]) == {0.375} and set(
+        study.zero_shot.documents
+    ) == {5}
+    assert (
+        lines(calls, "tasks dense") == ["tasks dense lab:yes-no lab:pronouns 5"]
+        and len(lines(calls, "tasks pruned")) == 4
+    ), "the dense model is asked once"
     assert len(study.cost[study.cost.stage == "tasks"]) == 4
     assert list(study.texts.added_samples) == [0, 0, 0, 0, 2, 2, 2, 2] and set(study.texts.added) == {"lab:stories"}
     assert set(study.texts.calibration) == {job_args["calibration"]}
     seen = {run: about["calibration"] for run, about in study.provenance["runs"].items()}
     assert [len(text) for text in seen.values()] == [2, 2, 4, 4]
     assert {line.split()[1:3][1] for line in lines(calls, "tokens lab:stories")} == {"2"}
-    again = run_study([Job(**job_args, recipe="wanda-50% LR", samples=4, tasks=["lab:yes-no", "lab:pronouns"], documents=5)])
+    again = run_study(
+        [Job(**job_args, recipe="wanda-50% LR", samples=4, tasks=["lab:yes-no", "lab:pronouns"], documents=5)]
+    )
     assert len(lines(calls, "prune")) == 4 and set(again.texts.added) == {""}, "no window added is the run without"
 
 
@@ -254,7 +324,9 @@ def test_one_model_by_two_names_is_one_run_and_two_rows(home, calls, job_args, t
 def test_a_failing_job_is_named_and_the_others_are_kept(home, calls, job_args, monkeypatch):
     fakes.install(calls, fail="BR+GP", setitem=monkeypatch.setitem, setattr_=monkeypatch.setattr)
     jobs = [Job(**job_args | {"recipe": f"wanda-50% {method}"}) for method in ("LR", "BR+GP", "BR")]
-    with pytest.raises(NumericalError, match=r"job wanda-50% BR\+GP on .*model, 4 x 8 tokens of .*a.txt, seed 0: block 0 mlp.down_proj"):
+    with pytest.raises(
+        NumericalError, match=r"job wanda-50% BR\+GP on .*model, 4 x 8 tokens of .*a.txt, seed 0: block 0 mlp.down_proj"
+    ):
         run_study(jobs)
     assert sorted(info.state for info in list_runs()) == ["complete", "incomplete"]
     fakes.install(calls, setitem=monkeypatch.setitem, setattr_=monkeypatch.setattr)
@@ -282,10 +354,16 @@ def test_an_edited_table_is_redone(home, calls, job_args):
 
 def test_each_model_is_loaded_once_whatever_the_order_of_the_jobs(home, calls, job_args, tmp_path):
     other = fakes.model_folder(tmp_path / "other", weights=bytes(8))
-    jobs = [Job(**{**job_args, "model": model, "seed": seed}) for seed in (0, 1) for model in (job_args["model"], str(other))]
+    jobs = [
+        Job(**{**job_args, "model": model, "seed": seed})
+        for seed in (0, 1)
+        for model in (job_args["model"], str(other))
+    ]
     study = run_study(jobs, progress=False, workers=1)
     assert lines(calls, "load") == ["load model", "load other"]
-    assert study.jobs == tuple(jobs) and list(dict.fromkeys(zip(study.blocks.model, study.blocks.seed))) == [(job.model, job.seed) for job in jobs]
+    assert study.jobs == tuple(jobs) and list(dict.fromkeys(zip(study.blocks.model, study.blocks.seed))) == [
+        (job.model, job.seed) for job in jobs
+    ]
 
 
 def test_killed_between_two_tables_is_redone_from_the_checkpoint(home, calls, job_args):
@@ -312,8 +390,17 @@ run_job(job)
     stored = run_job(job)
     assert [line.split()[3] for line in lines(calls, "prune")] == ["fresh", "resumed"]
     for name in records.TABLES:
-        pd.testing.assert_frame_equal(stored.tables[name], records.validate(name, fakes.tables()[name]), check_exact=True)
-    assert sorted(os.listdir(RunFolder(job.digest()).path)) == sorted(["job.json", "manifest.json", "provenance.json", *(f"{n}.parquet" for n, table in fakes.tables().items() if len(table))])
+        pd.testing.assert_frame_equal(
+            stored.tables[name], records.validate(name, fakes.tables()[name]), check_exact=True
+        )
+    assert sorted(os.listdir(RunFolder(job.digest()).path)) == sorted(
+        [
+            "job.json",
+            "manifest.json",
+            "provenance.json",
+            *(f"{n}.parquet" for n, table in fakes.tables().items() if len(table)),
+        ]
+    )
 
 
 def test_two_processes_do_a_run_once(home, calls, job_args):
@@ -353,10 +440,16 @@ assert not {{"torch", "transformers", "datasets"}} & set(sys.modules)
 
 
 def test_part_of_a_study_is_the_study_of_those_jobs(home, calls, job_args):
-    jobs = [Job(**job_args | {"recipe": f"wanda-50% {method}", "seed": seed}) for method in ("LR", "BR") for seed in (0, 1)]
+    jobs = [
+        Job(**job_args | {"recipe": f"wanda-50% {method}", "seed": seed}) for method in ("LR", "BR") for seed in (0, 1)
+    ]
     whole = run_study(jobs)
     part, alone = whole.part([jobs[3], jobs[0], jobs[3]]), run_study([jobs[3], jobs[0]])
-    assert part.jobs == alone.jobs == (jobs[3], jobs[0]) and part.runs == alone.runs and part.provenance == alone.provenance
+    assert (
+        part.jobs == alone.jobs == (jobs[3], jobs[0])
+        and part.runs == alone.runs
+        and part.provenance == alone.provenance
+    )
     for name in records.TABLES:
         pd.testing.assert_frame_equal(getattr(part, name), getattr(alone, name), check_exact=True)
     with pytest.raises(UsageError, match="part of a study: 1 of 2 jobs are not in it, the first is wanda-50% BR on"):
@@ -366,29 +459,50 @@ def test_part_of_a_study_is_the_study_of_those_jobs(home, calls, job_args):
 def tiny_world(folder) -> dict:
     """A small random Llama that reads bytes, and texts for it, as arguments of `grid`."""
     import torch
-
-    from tests.text.alphabet import END, byte_tokenizer
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from tests.text.alphabet import END, byte_tokenizer
+
     tokenizer = byte_tokenizer(eos_token=END)
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    (folder / "text.txt").write_text("\n\n".join(f"Story {n}: the {n * n} of {n * 7 % 31} went to {n ** 3}." for n in range(200)))
+    (folder / "text.txt").write_text(
+        "\n\n".join(f"Story {n}: the {n * n} of {n * 7 % 31} went to {n**3}." for n in range(200))
+    )
     return {
-        "model": str(folder / "model"), "calibration": f"{folder}/text.txt[:60%]", "held_out": {"rest": f"{folder}/text.txt[60%:]"},
-        "samples": 4, "held_out_samples": 3, "length": 16,
-    }  # fmt: skip
+        "model": str(folder / "model"),
+        "calibration": f"{folder}/text.txt[:60%]",
+        "held_out": {"rest": f"{folder}/text.txt[60%:]"},
+        "samples": 4,
+        "held_out_samples": 3,
+        "length": 16,
+    }
 
 
 def test_a_study_of_structures_measures_the_smaller_models(home, tmp_path):
     given, recipes = tiny_world(tmp_path), ["flap-neurons-50% LIAR", "snip-structures-40%[scope=global] LIAR+GP"]
     study = run_study(grid(**given, recipes=recipes, shrink=True), workers=1)
-    assert set(study.size.which) == {"dense", "pruned"} and len(study.size) == 4 and set(study.size.pattern) == {"neurons-50%", "structures-40%"}
+    assert (
+        set(study.size.which) == {"dense", "pruned"}
+        and len(study.size) == 4
+        and set(study.size.pattern) == {"neurons-50%", "structures-40%"}
+    )
     parameters = study.size.pivot(index="recipe", columns="which", values="parameters")
-    assert (parameters["pruned"] < parameters["dense"]).all() and (study.structures.kept >= 1).all() and set(study.layers.action) == {"liar"}
+    assert (
+        (parameters["pruned"] < parameters["dense"]).all()
+        and (study.structures.kept >= 1).all()
+        and set(study.layers.action) == {"liar"}
+    )
     plain = run_study(grid(**given, recipes=recipes[:1]), workers=1)
     assert plain.size.empty and plain.jobs[0].digest() != study.jobs[0].digest()
     with pytest.raises(UsageError, match="shrink=True: wanda-50% LR removes single weights"):
@@ -403,7 +517,12 @@ def test_a_real_study_of_a_tiny_model(home, tmp_path, monkeypatch):
     assert set(study.blocks.split) == {"calibration", "rest"} and set(study.blocks.block) == {0, 1}
     assert set(study.steps.method) == {"BR"} and set(study.steps.epoch) == {0, 1, 2}
     assert (study.matrices.sparsity == 0.5).all() and len(study.matrices) == 2 * 14
-    assert set(study.texts.split) == {"rest"} and len(study.texts) == 4 and (study.texts.distance > 0).all() and study.zero_shot.empty
+    assert (
+        set(study.texts.split) == {"rest"}
+        and len(study.texts) == 4
+        and (study.texts.distance > 0).all()
+        and study.zero_shot.empty
+    )
     assert set(study.perplexity.windows) == {3, 6} and set(study.perplexity.context) == {16}
     assert (study.cost.seconds > 0).all()
     again = run_study(jobs)

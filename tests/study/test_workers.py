@@ -44,9 +44,15 @@ def test_jobs_that_time_a_model_come_first_and_alone(home, calls, staff, job_arg
     timed = [Job(**job_args | {"recipe": f"flap-neurons-{share}% LR", "shrink": True}) for share in (30, 50)]
     study = run_study([jobs[0], timed[0], jobs[1], timed[1]], workers=2)
     first, last = lines(calls, "prune")[:2], lines(calls, "prune")[2:]
-    assert [line.split()[1] for line in first] == ["flap-neurons-30%", "flap-neurons-50%"] and {int(line.split()[-1]) for line in first} == {os.getpid()}
+    assert [line.split()[1] for line in first] == ["flap-neurons-30%", "flap-neurons-50%"] and {
+        int(line.split()[-1]) for line in first
+    } == {os.getpid()}
     assert len(last) == 2 and os.getpid() not in {int(line.split()[-1]) for line in last}
-    assert study.jobs == (jobs[0], timed[0], jobs[1], timed[1]) and list(study.size["pattern"].unique()) == ["50%", "neurons-30%", "neurons-50%"]
+    assert study.jobs == (jobs[0], timed[0], jobs[1], timed[1]) and list(study.size["pattern"].unique()) == [
+        "50%",
+        "neurons-30%",
+        "neurons-50%",
+    ]
 
 
 def test_no_process_where_none_is_needed(home, calls, job_args, monkeypatch):
@@ -81,13 +87,19 @@ def test_a_job_failing_in_a_worker_is_named_and_the_others_are_kept(home, calls,
     assert sorted(info.state for info in list_runs()) == ["complete", "incomplete"]
     staff()
     run_study(jobs, workers=2)
-    assert sorted(" ".join(line.split()[2:4]) for line in lines(calls, "prune")) == ["BR fresh", "BR+GP fresh", "BR+GP resumed"]
+    assert sorted(" ".join(line.split()[2:4]) for line in lines(calls, "prune")) == [
+        "BR fresh",
+        "BR+GP fresh",
+        "BR+GP resumed",
+    ]
 
 
 def test_a_worker_that_dies_names_its_job(home, calls, staff, job_args):
     staff(die="BR")
     jobs = [Job(**job_args | {"recipe": f"wanda-50% {method}"}) for method in ("LR", "BR")]
-    with pytest.raises(AnalysisError, match=r"^job wanda-50% BR on .*: its worker process was ended by SIGKILL.*fewer workers"):
+    with pytest.raises(
+        AnalysisError, match=r"^job wanda-50% BR on .*: its worker process was ended by SIGKILL.*fewer workers"
+    ):
         run_study(jobs, workers=2)
     assert sorted(info.state for info in list_runs()) == ["complete", "incomplete"]
     staff()
@@ -103,12 +115,22 @@ def test_an_interrupt_ends_the_workers_of_a_script_without_a_guard(home, calls, 
 from analysis.study import pool
 from analysis.study.sweep import Job, run_study
 print("once")
-pool.WORKER = "from pathlib import Path; from tests.study import fakes; fakes.install(Path({str(calls)!r}), seconds=60); " + pool.WORKER
+fake = "from pathlib import Path; from tests.study import fakes; fakes.install(Path({str(calls)!r}), seconds=60); "
+pool.WORKER = fake + pool.WORKER
 run_study([Job(**job) for job in {[job.to_dict() for job in jobs]!r}], workers=2)
 """)
     env = {**os.environ, "ANALYSIS_HOME": str(home), "PYTHONPATH": str(paths.ROOT)}
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests run in the background of a shell inherit a deaf ear
-    process = subprocess.Popen([sys.executable, str(tmp_path / "script.py")], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    heard = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # tests run in the background of a shell inherit a deaf ear
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py")],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heard,
+    )
     wait_until(lambda: len(lines(calls, "prune")) == 2 or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=20)

@@ -3,8 +3,13 @@
 import nbformat
 import pytest
 
-PARAMETERS = "# Parameters\nPRESET: str = 'smoke'\nFIGURES: str = ''\nN: int = 3\nLR: float = 1e-3\nNAMES: list[str] = ['a']\nDEEP: bool = False"
-SUITE = "[presets.lab.all]\nN = 8\n[presets.lab.01_first]\nLR = 2e-4\n[presets.lab.02_second]\n[presets.tiny.01_first]\n"
+PARAMETERS = (
+    "# Parameters\nPRESET: str = 'smoke'\nFIGURES: str = ''\nN: int = 3\nLR: float = 1e-3\nNAMES: list[str] ="
+    " ['a']\nDEEP: bool = False"
+)
+SUITE = (
+    "[presets.lab.all]\nN = 8\n[presets.lab.01_first]\nLR = 2e-4\n[presets.lab.02_second]\n[presets.tiny.01_first]\n"
+)
 
 
 @pytest.fixture
@@ -14,7 +19,10 @@ def write_notebook():
     def write(path, *cells, parameters=PARAMETERS, tags=("parameters",)):
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
-        notebook.cells = [nbformat.v4.new_markdown_cell("# Title"), nbformat.v4.new_code_cell(parameters, metadata={"tags": list(tags)})]
+        notebook.cells = [
+            nbformat.v4.new_markdown_cell("# Title"),
+            nbformat.v4.new_code_cell(parameters, metadata={"tags": list(tags)}),
+        ]
         notebook.cells += [nbformat.v4.new_code_cell(cell) for cell in cells]
         nbformat.write(notebook, path)
 

@@ -27,7 +27,12 @@ def test_typed_parameters_reach_the_notebooks_and_copies_are_kept(folder, tmp_pa
 
 
 def test_a_failing_notebook_keeps_its_copy_and_the_others_still_run(folder, write_notebook):
-    write_notebook(folder / "01_first.ipynb", "x = 1", "raise ValueError('first line\\n\\x1b[31mthe last line\\x1b[0m')", "print('never')")
+    write_notebook(
+        folder / "01_first.ipynb",
+        "x = 1",
+        "raise ValueError('first line\\n\\x1b[31mthe last line\\x1b[0m')",
+        "print('never')",
+    )
     write_notebook(folder / "02_second.ipynb", "print('still run')")
     with pytest.raises(SuiteError) as caught:
         run_suite("lab", folder=folder)
@@ -63,7 +68,10 @@ def test_kernels_are_told_that_nobody_watches_and_the_environment_is_put_back(fo
 
 def test_a_watched_run_shows_the_suite_the_notebook_and_what_it_is_doing(folder, write_notebook, monkeypatch, capfd):
     monkeypatch.setenv("ANALYSIS_PROGRESS", "1")
-    doing = "import time\nfrom analysis.progress import bar\nfor _ in bar(range(3), desc='study', unit='run'): time.sleep(0.6)"
+    doing = (
+        "import time\nfrom analysis.progress import bar\nfor _ in bar(range(3), desc='study', unit='run'):"
+        " time.sleep(0.6)"
+    )
     write_notebook(folder / "01_first.ipynb", doing)
     run_suite("tiny", folder=folder)
     said = capfd.readouterr().err

@@ -17,16 +17,40 @@ def test_a_plan_is_shared_then_own_then_override(folder):
 
 @pytest.mark.parametrize(
     ("kind", "given", "read"),
-    [("int", "16", 16), ("int", 16, 16), ("float", "2e-3", 2e-3), ("float", 1, 1.0), ("str", "8", "8"), ("bool", "true", True),
-     ("list[int]", "8 32", [8, 32]), ("list[int]", [8, 32], [8, 32]), ("list[str]", "lab:stories lab:entries", ["lab:stories", "lab:entries"]),
-     ("list[float]", "1e-3 2", [1e-3, 2.0])],
-)  # fmt: skip
+    [
+        ("int", "16", 16),
+        ("int", 16, 16),
+        ("float", "2e-3", 2e-3),
+        ("float", 1, 1.0),
+        ("str", "8", "8"),
+        ("bool", "true", True),
+        ("list[int]", "8 32", [8, 32]),
+        ("list[int]", [8, 32], [8, 32]),
+        ("list[str]", "lab:stories lab:entries", ["lab:stories", "lab:entries"]),
+        ("list[float]", "1e-3 2", [1e-3, 2.0]),
+    ],
+)
 def test_text_from_a_command_line_is_read_as_the_declared_type(kind, given, read):
     value = Parameter("X", kind, None).read(given)
     assert value == read and type(value) is type(read)
 
 
-@pytest.mark.parametrize(("kind", "given"), [("int", "2:4"), ("int", 8.0), ("int", True), ("float", "wide"), ("float", False), ("str", 8), ("bool", 1), ("bool", "yes"), ("list[int]", "8 x"), ("list[int]", 8), ("list[str]", [1])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("int", "2:4"),
+        ("int", 8.0),
+        ("int", True),
+        ("float", "wide"),
+        ("float", False),
+        ("str", 8),
+        ("bool", 1),
+        ("bool", "yes"),
+        ("list[int]", "8 x"),
+        ("list[int]", 8),
+        ("list[str]", [1]),
+    ],
+)
 def test_a_value_of_another_type_is_refused(kind, given):
     with pytest.raises(ValueError):
         Parameter("X", kind, None).read(given)
@@ -50,8 +74,12 @@ def test_wrong_calls_say_what_is_wrong_and_what_there_is(folder, wrong, says):
 
 
 def test_a_parameter_in_the_suite_that_no_notebook_has_is_an_error(folder):
-    (folder / "suite.toml").write_text("[presets.lab.01_first]\nSAMPLES = 3\nN = 'many'\n[presets.lab.02_second]\nM = 1\n")
-    with pytest.raises(SuiteError, match="01_first has no parameter SAMPLES.*N is int, got 'many'.*02_second has no parameter M"):
+    (folder / "suite.toml").write_text(
+        "[presets.lab.01_first]\nSAMPLES = 3\nN = 'many'\n[presets.lab.02_second]\nM = 1\n"
+    )
+    with pytest.raises(
+        SuiteError, match="01_first has no parameter SAMPLES.*N is int, got 'many'.*02_second has no parameter M"
+    ):
         plan("lab", folder=folder)
 
 
@@ -63,9 +91,16 @@ def test_a_missing_notebook_is_named_with_those_there_are(folder):
 
 @pytest.mark.parametrize(
     ("cell", "says"),
-    [("N: int = 8\nM: int = N * 2", "only lines"), ("import os", "only lines"), ("N = 8", "only lines"), ("N: int = 'x'", "only lines|annotated"),
-     ("N: dict = {}", "annotated"), ("N: int = 8.0", "annotated|only lines"), ("N: int =", "only lines")],
-)  # fmt: skip
+    [
+        ("N: int = 8\nM: int = N * 2", "only lines"),
+        ("import os", "only lines"),
+        ("N = 8", "only lines"),
+        ("N: int = 'x'", "only lines|annotated"),
+        ("N: dict = {}", "annotated"),
+        ("N: int = 8.0", "annotated|only lines"),
+        ("N: int =", "only lines"),
+    ],
+)
 def test_a_parameters_cell_holds_typed_literals_only(tmp_path, write_notebook, cell, says):
     write_notebook(tmp_path / "01_x.ipynb", parameters=cell)
     with pytest.raises(SuiteError, match=says):

@@ -7,7 +7,9 @@ END = "</s>"
 
 
 def byte_tokenizer(**special) -> PreTrainedTokenizerFast:
-    """Bytes to ids 0-255 in the alphabet's order, special tokens after them; a context so small that everything exceeds it."""
+    """Bytes to ids 0-255 in the alphabet's order, special tokens after them; a context so small that everything exceeds
+    it.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

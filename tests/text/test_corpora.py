@@ -1,4 +1,6 @@
-"""From sources to windows: files of every kind, the lab, the hub's corpora as the papers join them, and every user's mistake."""
+"""From sources to windows: files of every kind, the lab, the hub's corpora as the papers join them, and every user's
+mistake.
+"""
 
 import json
 import logging
@@ -27,12 +29,31 @@ def everything(source, tokenizer, **options) -> str:
     return text_of(load_tokens(str(source), tokenizer, length=2, **options), tokenizer)
 
 
-@pytest.mark.parametrize("form", ["blank lines", "end of text", "given", "jsonl", "jsonl column", "ndjson", "parquet", "parquet column", "windows newlines"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "blank lines",
+        "end of text",
+        "given",
+        "jsonl",
+        "jsonl column",
+        "ndjson",
+        "parquet",
+        "parquet column",
+        "windows newlines",
+    ],
+)
 def test_every_kind_of_file_gives_the_same_documents(form, tmp_path, tokenizer):
     stories = [story.strip() for story in STORIES]
     rows = [{"id": number, "body": story, "text": story} for number, story in enumerate(stories)]
     options, column = {}, ""
-    path = tmp_path / {"jsonl": "s.jsonl", "jsonl column": "s.jsonl", "ndjson": "s.ndjson", "parquet": "s.parquet", "parquet column": "s.parquet"}.get(form, "s.utf8")
+    path = tmp_path / {
+        "jsonl": "s.jsonl",
+        "jsonl column": "s.jsonl",
+        "ndjson": "s.ndjson",
+        "parquet": "s.parquet",
+        "parquet column": "s.parquet",
+    }.get(form, "s.utf8")
     if form.startswith("parquet"):
         pd.DataFrame(rows).to_parquet(path)
     elif "json" in form:
@@ -65,11 +86,25 @@ def test_provenance_states_everything_and_no_folder(tmp_path, tokenizer):
     windows = load_tokens(f"{path}[:80%]", tokenizer, samples=3, length=16, seed=4)
     stated = windows.provenance
     assert stated | {"fingerprint": 0, "tokenizer": 0, "available": 0} == {
-        "source": "s.txt[:80%]", "fingerprint": 0, "slice": "[:80%]", "split": None, "separator": "blank lines",
-        "boundaries": "eos token 256 '</s>' between documents", "documents": 16, "tokenizer": 0, "mode": "stream", "length": 16,
-        "samples": 3, "available": 0, "seed": 4, "tokens": 48,
-    }  # fmt: skip
-    assert windows.label == "s.txt[:80%]" and stated["available"] == load_tokens(f"{path}[:80%]", tokenizer, length=16).ids.shape[0]
+        "source": "s.txt[:80%]",
+        "fingerprint": 0,
+        "slice": "[:80%]",
+        "split": None,
+        "separator": "blank lines",
+        "boundaries": "eos token 256 '</s>' between documents",
+        "documents": 16,
+        "tokenizer": 0,
+        "mode": "stream",
+        "length": 16,
+        "samples": 3,
+        "available": 0,
+        "seed": 4,
+        "tokens": 48,
+    }
+    assert (
+        windows.label == "s.txt[:80%]"
+        and stated["available"] == load_tokens(f"{path}[:80%]", tokenizer, length=16).ids.shape[0]
+    )
     assert str(tmp_path) not in json.dumps(stated)
 
 
@@ -116,7 +151,11 @@ def test_the_tokenizers_fingerprint_follows_its_rules_and_not_its_last_call(toke
         ("wide.txt", "text".encode("utf-16"), "byte 0xff at position 0"),
         ("broken.jsonl", b'{"text": "a"}\n\n{"text": \n', "line 3: is not JSON"),
         ("list.jsonl", b'["a"]', "line 1: is of type list, not an object with the field 'text'"),
-        ("column.jsonl", b'{"body": "a", "id": 1}', "line 1: has no column 'text'; it has body, id; name one as FILE#COLUMN"),
+        (
+            "column.jsonl",
+            b'{"body": "a", "id": 1}',
+            "line 1: has no column 'text'; it has body, id; name one as FILE#COLUMN",
+        ),
         ("null.jsonl", b'{"text": null}', "line 1: 'text' is empty .null., not text"),
         ("hollow.jsonl", b'{"text": " "}', "every document in it is empty"),
         ("fake.parquet", b"not a parquet file at all", "is no readable parquet file"),
@@ -134,7 +173,11 @@ def test_a_bad_file_gives_one_clear_message(name, content, message, tmp_path, to
 def test_a_parquet_column_is_checked(tmp_path, tokenizer):
     path = tmp_path / "s.parquet"
     pd.DataFrame({"id": [1, 2], "note": ["a", None]}).to_parquet(path)
-    for column, message in (("", "no column 'text'; it has id, note"), ("#id", "row 0: 'id' is of type int"), ("#note", "row 1: 'note' is empty")):
+    for column, message in (
+        ("", "no column 'text'; it has id, note"),
+        ("#id", "row 0: 'id' is of type int"),
+        ("#note", "row 1: 'note' is empty"),
+    ):
         with pytest.raises(DataError, match=message):
             load_tokens(f"{path}{column}", tokenizer, samples=1, length=2)
 
@@ -155,7 +198,11 @@ def test_folders_missing_files_slices_and_separators_are_named(tmp_path, tokeniz
 
 
 def test_wrong_requests_are_refused_before_anything_is_read(tokenizer):
-    for options, message in ((dict(samples=0), "samples"), (dict(length=-1), "length"), (dict(mode="streams"), "possible: stream, crop, documents")):
+    for options, message in (
+        (dict(samples=0), "samples"),
+        (dict(length=-1), "length"),
+        (dict(mode="streams"), "possible: stream, crop, documents"),
+    ):
         with pytest.raises(UsageError, match=message):
             load_tokens("no/such/file.txt", tokenizer, **{"samples": 1, "length": 8} | options)
 
@@ -174,7 +221,10 @@ def test_a_loaded_model_bounds_the_length_by_its_context(tmp_path, tokenizer):
 def test_lab_text_is_made_as_needed_and_few_windows_are_the_first_of_many(tokenizer):
     few, many = (load_tokens("lab:stories", tokenizer, samples=n, length=64) for n in (3, 40))
     assert len(many) == 40 and torch.equal(few.ids, many.ids[:3]) and many.provenance["available"] == "unbounded"
-    others = [load_tokens("lab:stories", tokenizer, samples=3, length=64, **options) for options in (dict(seed=1), dict(split="held-out"))]
+    others = [
+        load_tokens("lab:stories", tokenizer, samples=3, length=64, **options)
+        for options in (dict(seed=1), dict(split="held-out"))
+    ]
     assert not any(torch.equal(few.ids, other.ids) for other in others)
     named = load_tokens("lab:stories/held-out", tokenizer, samples=3, length=64)
     assert torch.equal(named.ids, others[1].ids) and named.provenance == others[1].provenance
@@ -215,11 +265,38 @@ def hub(monkeypatch):
 @pytest.mark.parametrize(
     ("source", "call", "joiner", "rows"),
     [
-        ("hub:wikitext2", ("Salesforce/wikitext", "wikitext-2-raw-v1", "test", "b08601e04326c79dfdd32d625aee71d232d685c3", None), "\n\n", 1200),
-        ("hub:ptb", ("ptb-text-only/ptb_text_only", None, "test", "refs/convert/parquet", {"test": "penn_treebank/test/0000.parquet"}), " ", 1200),
-        ("hub:c4:validation", ("allenai/c4", None, "validation", "1588ec454efa1a09f29cd18ddd04fe05fc8653a2", {"validation": "en/c4-validation.00000-of-00008.json.gz"}), " ", 1100),
+        (
+            "hub:wikitext2",
+            ("Salesforce/wikitext", "wikitext-2-raw-v1", "test", "b08601e04326c79dfdd32d625aee71d232d685c3", None),
+            "\n\n",
+            1200,
+        ),
+        (
+            "hub:ptb",
+            (
+                "ptb-text-only/ptb_text_only",
+                None,
+                "test",
+                "refs/convert/parquet",
+                {"test": "penn_treebank/test/0000.parquet"},
+            ),
+            " ",
+            1200,
+        ),
+        (
+            "hub:c4:validation",
+            (
+                "allenai/c4",
+                None,
+                "validation",
+                "1588ec454efa1a09f29cd18ddd04fe05fc8653a2",
+                {"validation": "en/c4-validation.00000-of-00008.json.gz"},
+            ),
+            " ",
+            1100,
+        ),
     ],
-)  # fmt: skip
+)
 def test_evaluation_corpora_are_joined_as_in_the_paper(source, call, joiner, rows, hub, tokenizer):
     windows = load_tokens(source, tokenizer, length=32)
     assert hub == [call]
@@ -232,7 +309,15 @@ def test_evaluation_corpora_are_joined_as_in_the_paper(source, call, joiner, row
 
 def test_calibration_on_c4_is_random_crops_of_its_first_shard(hub, tokenizer):
     windows = load_tokens("hub:c4", tokenizer, samples=6, length=64)
-    assert hub == [("allenai/c4", None, "train", "1588ec454efa1a09f29cd18ddd04fe05fc8653a2", {"train": "en/c4-train.00000-of-01024.json.gz"})]
+    assert hub == [
+        (
+            "allenai/c4",
+            None,
+            "train",
+            "1588ec454efa1a09f29cd18ddd04fe05fc8653a2",
+            {"train": "en/c4-train.00000-of-01024.json.gz"},
+        )
+    ]
     assert windows.provenance["mode"] == "crop" and all("allenai" in tokenizer.decode(row) for row in windows.ids)
     assert load_tokens("hub:c4[:50]", tokenizer, samples=2, length=8, mode="stream").provenance["documents"] == 50
 
@@ -275,12 +360,19 @@ def test_a_revision_that_is_gone_is_named(monkeypatch, tokenizer):
     import datasets
 
     def load(path, *arguments, revision, **options):
-        raise datasets.exceptions.DatasetNotFoundError(f"Revision '{revision}' doesn't exist for dataset '{path}' on the Hub.")
+        raise datasets.exceptions.DatasetNotFoundError(
+            f"Revision '{revision}' doesn't exist for dataset '{path}' on the Hub."
+        )
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(DataError, match="hub:org/name@gone: the hub's org/name has no revision 'gone' .*hub:org/name@REVISION, or a local file"):
+    with pytest.raises(
+        DataError,
+        match="hub:org/name@gone: the hub's org/name has no revision 'gone' .*hub:org/name@REVISION, or a local file",
+    ):
         load_tokens("hub:org/name@gone", tokenizer, samples=1, length=2)
-    with pytest.raises(DataError, match="Salesforce/wikitext has no revision 'b08601e0.* hub:Salesforce/wikitext@REVISION"):
+    with pytest.raises(
+        DataError, match="Salesforce/wikitext has no revision 'b08601e0.* hub:Salesforce/wikitext@REVISION"
+    ):
         load_tokens("hub:wikitext2", tokenizer, samples=1, length=2)
 
 
@@ -291,7 +383,10 @@ def test_a_text_the_tokenizer_does_not_know_is_refused(tmp_path):
     assert len(load_tokens(str(path), loaded, samples=1, length=4)) == 1
     path.write_text("Der rote Kater sieht the Hund")
     for tokenizer in (loaded, loaded.tokenizer):
-        with pytest.raises(DataError, match="s.txt: 100% of its tokens are unknown to the tokenizer .'<unk>'.; give text in the language"):
+        with pytest.raises(
+            DataError,
+            match="s.txt: 100% of its tokens are unknown to the tokenizer .'<unk>'.; give text in the language",
+        ):
             load_tokens(str(path), tokenizer, samples=1, length=4)
 
 
@@ -305,5 +400,7 @@ def test_unknown_tokens_that_are_boundaries_are_none(tmp_path):
 def test_a_tokenizer_of_another_model_is_refused(tmp_path, tokenizer):
     path = tmp_path / "s.txt"
     path.write_text("the red cat sees a dog")
-    with pytest.raises(UsageError, match="s.txt: token id .* is beyond the 20 embeddings of model tiny; give the model's own tokenizer"):
+    with pytest.raises(
+        UsageError, match="s.txt: token id .* is beyond the 20 embeddings of model tiny; give the model's own tokenizer"
+    ):
         load_tokens(str(path), replace(tiny_writer(), tokenizer=tokenizer), samples=1, length=4)

@@ -1,4 +1,6 @@
-"""Labelled examples as windows: what each kind of set becomes, which models fit it, and every mistake a table can hold."""
+"""Labelled examples as windows: what each kind of set becomes, which models fit it, and every mistake a table can
+hold.
+"""
 
 from itertools import islice
 
@@ -16,7 +18,12 @@ from tests.text.alphabet import byte_tokenizer
 from tests.text.answerers import pair_tokenizer, tiny_answerer
 from tests.text.writers import tiny_writer
 
-SENTENCES = [("the cat is red", "pos"), ("the dog", "neg"), ("a old dog is not blue .", "pos"), ("the cat sees the dog", "neg")]
+SENTENCES = [
+    ("the cat is red", "pos"),
+    ("the dog", "neg"),
+    ("a old dog is not blue .", "pos"),
+    ("the cat sees the dog", "neg"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +50,50 @@ def said(windows, tokenizer) -> list[str]:
         ("examples:truth/held-out[:100]", "truth", "held-out", None, "[:100]", "examples:truth/held-out[:100]"),
         ("examples:sst2", "sst2", None, None, "", "examples:sst2"),
         ("examples:sst2/validation[:50%]", "sst2", "validation", None, "[:50%]", "examples:sst2/validation[:50%]"),
-        ("examples:mnli-mismatched/held-out", "mnli-mismatched", "validation", None, "", "examples:mnli-mismatched/validation"),
-        ("examples:some/where/train.tsv[:80%]", "some/where/train.tsv", None, None, "[:80%]", "examples:train.tsv[:80%]"),
-        ("examples:a/b.tsv#premise, hypothesis,gold[2:]", "a/b.tsv", None, "premise,hypothesis,gold", "[2:]", "examples:b.tsv#premise,hypothesis,gold[2:]"),
-        ("examples:msr.tsv##1 String,#2 String,Quality", "msr.tsv", None, "#1 String,#2 String,Quality", "", "examples:msr.tsv##1 String,#2 String,Quality"),
+        (
+            "examples:mnli-mismatched/held-out",
+            "mnli-mismatched",
+            "validation",
+            None,
+            "",
+            "examples:mnli-mismatched/validation",
+        ),
+        (
+            "examples:some/where/train.tsv[:80%]",
+            "some/where/train.tsv",
+            None,
+            None,
+            "[:80%]",
+            "examples:train.tsv[:80%]",
+        ),
+        (
+            "examples:a/b.tsv#premise, hypothesis,gold[2:]",
+            "a/b.tsv",
+            None,
+            "premise,hypothesis,gold",
+            "[2:]",
+            "examples:b.tsv#premise,hypothesis,gold[2:]",
+        ),
+        (
+            "examples:msr.tsv##1 String,#2 String,Quality",
+            "msr.tsv",
+            None,
+            "#1 String,#2 String,Quality",
+            "",
+            "examples:msr.tsv##1 String,#2 String,Quality",
+        ),
     ],
 )
 def test_names_are_understood(text, name, split, column, slice_, label):
     source = parse_source(text)
-    assert (source.kind, source.name, source.split, source.column, source.slice, source.label) == ("examples", name, split, column, slice_, label)
+    assert (source.kind, source.name, source.split, source.column, source.slice, source.label) == (
+        "examples",
+        name,
+        split,
+        column,
+        slice_,
+        label,
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,7 +124,16 @@ def test_every_set_is_listed_pinned_and_told_apart(tmp_path):
     assert all(len(known.dataset[1]) == 40 for known in HUB_SETS.values())
     one, two = (table(tmp_path / name, ("a", 1)) for name in ("one.tsv", "two.tsv"))
     assert source_fingerprint(one) == source_fingerprint(two) != source_fingerprint(f"{two}#sentence,label")
-    names = ["examples:truth", "examples:truth/held-out", "examples:answers", "examples:truth[:9]", "examples:mnli", "examples:mnli-mismatched", "examples:sst2/train", one]
+    names = [
+        "examples:truth",
+        "examples:truth/held-out",
+        "examples:answers",
+        "examples:truth[:9]",
+        "examples:mnli",
+        "examples:mnli-mismatched",
+        "examples:sst2/train",
+        one,
+    ]
     assert len({source_fingerprint(name) for name in names}) == len(names)
     assert source_fingerprint("examples:truth").split("@")[1] != source_fingerprint("lab:stories").split("@")[1]
 
@@ -96,15 +147,31 @@ def test_sentences_become_windows_with_special_tokens_and_classes_in_the_order_o
     assert windows.ids.shape == (4, 9) and not windows.ids[~windows.mask].any()  # padded to the longest, by [PAD]
     assert torch.equal(windows.types, torch.zeros_like(windows.ids))
     told = windows.labelled
-    assert (told.head, told.metric, told.classes, told.labels.tolist()) == ("classification", "accuracy", ("neg", "pos"), [1, 0, 1, 0])
+    assert (told.head, told.metric, told.classes, told.labels.tolist()) == (
+        "classification",
+        "accuracy",
+        ("neg", "pos"),
+        [1, 0, 1, 0],
+    )
     assert told.labels.dtype == torch.long and told.texts == () and told.offsets is None
-    stated = {"source": "examples:s.tsv", "mode": "examples", "length": 32, "samples": 4, "available": 4, "cut": 0, "beyond": 0, "unusable": 0}
+    stated = {
+        "source": "examples:s.tsv",
+        "mode": "examples",
+        "length": 32,
+        "samples": 4,
+        "available": 4,
+        "cut": 0,
+        "beyond": 0,
+        "unusable": 0,
+    }
     assert {key: windows.provenance[key] for key in stated} == stated and windows.provenance["tokens"] == windows.tokens
     assert windows.provenance["boundaries"].startswith("2 special") and str(tmp_path) not in str(windows.provenance)
 
 
 def test_pairs_carry_token_types_and_scores_are_numbers(tmp_path, tokenizer):
-    source = table(tmp_path / "p.tsv", ("the cat", "a dog is old", "2.5"), ("red", "red", 5), header="sentence1\tsentence2\tscore")
+    source = table(
+        tmp_path / "p.tsv", ("the cat", "a dog is old", "2.5"), ("red", "red", 5), header="sentence1\tsentence2\tscore"
+    )
     windows = load_tokens(source, tokenizer, length=32)
     assert said(windows, tokenizer) == ["[CLS] the cat [SEP] a dog is old [SEP]", "[CLS] red [SEP] red [SEP]"]
     assert windows.types[0].tolist() == [0] * 4 + [1] * 5
@@ -116,7 +183,10 @@ def test_answers_become_tokens_and_offsets_of_the_passage(tmp_path, tokenizer):
     rows = [("who sees ?", "the old cat sees the red dog .", "red dog"), ("who is old ?", "the cat", "the")]
     windows = load_tokens(table(tmp_path / "q.tsv", *rows, header="question\tcontext\tanswer"), tokenizer, length=32)
     told = windows.labelled
-    assert (told.head, told.metric) == ("span", "f1") and told.texts == (("the old cat sees the red dog .", "red dog"), ("the cat", "the"))
+    assert (told.head, told.metric) == ("span", "f1") and told.texts == (
+        ("the old cat sees the red dog .", "red dog"),
+        ("the cat", "the"),
+    )
     for row, (first, last) in enumerate(told.labels.tolist()):
         assert tokenizer.decode(windows.ids[row, first : last + 1]) == rows[row][2]
         assert rows[row][1][told.offsets[row, first, 0] : told.offsets[row, last, 1]] == rows[row][2]
@@ -144,7 +214,9 @@ def test_columns_can_be_named_and_quotes_are_letters(tmp_path):
     rows = [('"the', 'a "b"', "dog", "yes"), ("is", "c", "cat", "no")]
     source = table(tmp_path / "t.tsv", *rows, header="sentence\tone\ttwo\tverdict")
     windows = load_examples(f"{source}#two,one,verdict", byte_tokenizer(pad_token="_"), length=32)
-    assert byte_tokenizer(pad_token="_").decode(windows.ids[0][windows.mask[0]]) == 'doga "b"' and windows.labelled.classes == ("no", "yes")
+    assert byte_tokenizer(pad_token="_").decode(
+        windows.ids[0][windows.mask[0]]
+    ) == 'doga "b"' and windows.labelled.classes == ("no", "yes")
 
 
 @pytest.mark.parametrize(
@@ -157,22 +229,42 @@ def test_columns_can_be_named_and_quotes_are_letters(tmp_path):
     ],
 )
 def test_labels_are_numbers_of_classes_scores_or_names(labels, head, classes, values, tmp_path, tokenizer):
-    told = load_examples(table(tmp_path / "t.tsv", *(("the cat", label) for label in labels)), tokenizer, length=16).labelled
+    told = load_examples(
+        table(tmp_path / "t.tsv", *(("the cat", label) for label in labels)), tokenizer, length=16
+    ).labelled
     assert (told.head, told.classes, told.labels.tolist()) == (head, classes, values)
 
 
 def test_slices_agree_on_the_classes_and_share_no_example(tmp_path, tokenizer):
-    source = table(tmp_path / "t.tsv", *((f"the cat {'a' if number < 4 else 'b'} {'d ' * number}", "x" if number < 4 else "y") for number in range(5)))
+    source = table(
+        tmp_path / "t.tsv",
+        *((f"the cat {'a' if number < 4 else 'b'} {'d ' * number}", "x" if number < 4 else "y") for number in range(5)),
+    )
     parts = [load_examples(f"{source}{cut}", tokenizer, length=16) for cut in ("[:80%]", "[80%:]")]
-    assert [part.labelled.labels.tolist() for part in parts] == [[0] * 4, [1]] and parts[1].labelled.classes == ("x", "y")
-    assert [len(part) for part in parts] == [4, 1] and disjoint(parts[0], {"rest": parts[1]})["rest"].provenance.get("dropped") is None
+    assert [part.labelled.labels.tolist() for part in parts] == [[0] * 4, [1]] and parts[1].labelled.classes == (
+        "x",
+        "y",
+    )
+    assert [len(part) for part in parts] == [4, 1] and disjoint(parts[0], {"rest": parts[1]})["rest"].provenance.get(
+        "dropped"
+    ) is None
 
 
 def test_a_draw_is_without_replacement_and_fewer_are_the_first_of_more(tmp_path, tokenizer):
     source = table(tmp_path / "t.tsv", *((" ".join("abcdefgh"[: 1 + number]), number % 3) for number in range(8)))
-    few, many, other = (load_examples(source, tokenizer, samples=samples, length=16, seed=seed) for samples, seed in ((3, 0), (8, 0), (8, 1)))
-    assert said(few, tokenizer) == said(many.subset(3), tokenizer) and few.labelled.labels.tolist() == many.labelled.labels[:3].tolist()
-    assert sorted(said(many, tokenizer)) == sorted(said(other, tokenizer)) and len(set(said(many, tokenizer))) == 8 and said(many, tokenizer) != said(other, tokenizer)
+    few, many, other = (
+        load_examples(source, tokenizer, samples=samples, length=16, seed=seed)
+        for samples, seed in ((3, 0), (8, 0), (8, 1))
+    )
+    assert (
+        said(few, tokenizer) == said(many.subset(3), tokenizer)
+        and few.labelled.labels.tolist() == many.labelled.labels[:3].tolist()
+    )
+    assert (
+        sorted(said(many, tokenizer)) == sorted(said(other, tokenizer))
+        and len(set(said(many, tokenizer))) == 8
+        and said(many, tokenizer) != said(other, tokenizer)
+    )
     with pytest.raises(DataError, match="too few examples: examples:t.tsv holds 8, 9 asked"):
         load_examples(source, tokenizer, samples=9, length=16)
 
@@ -180,14 +272,27 @@ def test_a_draw_is_without_replacement_and_fewer_are_the_first_of_more(tmp_path,
 def test_long_examples_are_cut_and_counted_and_lost_answers_dropped(tmp_path, tokenizer):
     source = table(tmp_path / "t.tsv", ("a " * 30, "b b", 1), ("a", "b", 0), header="premise\thypothesis\tlabel")
     windows = load_examples(source, tokenizer, length=9)
-    assert said(windows, tokenizer) == ["[CLS] a a a a [SEP] b b [SEP]", "[CLS] a [SEP] b [SEP]"] and windows.provenance["cut"] == 1
-    rows = [("who ?", "c " * 9 + "red dog", "red dog"), ("who ?", "red dog" + " c" * 9, "red dog"), ("who " * 9, "red", "red"), ("who ?", "c c c red dog", "red dog")]
+    assert (
+        said(windows, tokenizer) == ["[CLS] a a a a [SEP] b b [SEP]", "[CLS] a [SEP] b [SEP]"]
+        and windows.provenance["cut"] == 1
+    )
+    rows = [
+        ("who ?", "c " * 9 + "red dog", "red dog"),
+        ("who ?", "red dog" + " c" * 9, "red dog"),
+        ("who " * 9, "red", "red"),
+        ("who ?", "c c c red dog", "red dog"),
+    ]
     questions = table(tmp_path / "q.tsv", *rows, header="question\tcontext\tanswer")
     windows = load_examples(questions, tokenizer, length=10)
-    assert said(windows, tokenizer) == ["[CLS] who ? [SEP] red dog c c c [SEP]", "[CLS] who ? [SEP] c c c red dog [SEP]"]
+    assert said(windows, tokenizer) == [
+        "[CLS] who ? [SEP] red dog c c c [SEP]",
+        "[CLS] who ? [SEP] c c c red dog [SEP]",
+    ]
     assert (windows.provenance["cut"], windows.provenance["beyond"], windows.provenance["documents"]) == (1, 2, 4)
     assert len(load_examples(questions, tokenizer, length=32).ids) == 4
-    with pytest.raises(DataError, match="of 4 read 2 can be used .2 have the answer beyond 10 tokens, 0 are broken., 3 asked; ask for"):
+    with pytest.raises(
+        DataError, match="of 4 read 2 can be used .2 have the answer beyond 10 tokens, 0 are broken., 3 asked; ask for"
+    ):
         load_examples(questions, tokenizer, length=10, samples=3)
 
 
@@ -198,13 +303,24 @@ def test_long_examples_are_cut_and_counted_and_lost_answers_dropped(tmp_path, to
         ("sentence\tlabel", ["a\t1", "", " \t0"], "line 4: 'sentence' is empty"),
         ("sentence\tlabel", ["a\t"], "line 2: 'label' is empty"),
         ("sentence\tlabel", ["a\t1", "b\tx", "c\t0"], "line 3: label 'x' is no number, and other labels are"),
-        ("sentence\tlabel", ["a\t0", "b\t-1"], "line 3: label -1 is no class; -1 stands for no label, as in test splits"),
+        (
+            "sentence\tlabel",
+            ["a\t0", "b\t-1"],
+            "line 3: label -1 is no class; -1 stands for no label, as in test splits",
+        ),
         ("sentence\tlabel", ["a\t123456"], "line 2: label 123456 is no class; .* call a column of scores `score`"),
         ("sentence\tscore", ["a\t1", "b\tnan"], "line 3: score 'nan' is no number"),
         ("sentence\tscore", ["a\thigh"], "line 2: score 'high' is no number"),
         ("question\tcontext\tanswer", ["who\tthe cat\tdog"], "line 2: the answer 'dog' does not occur in its passage"),
         ("sentence\tanswer", ["the cat\tcat"], "answers are of questions about a passage"),
-        ("sentence\tclass", ["a\t1"], r"no column of its first line .sentence, class. is known as the label; name them, as in examples:.*t.tsv#FIRST"),
+        (
+            "sentence\tclass",
+            ["a\t1"],
+            (
+                r"no column of its first line .sentence, class. is known as the label; name them, as in"
+                r" examples:.*t.tsv#FIRST"
+            ),
+        ),
         ("gj04\t1\t\tthe cat", ["gj04\t0\t*\tthe"], "is known as the first text"),
         ("sentence\ttext\tlabel", ["a\tb\t1"], "'sentence' and 'text' may each be the first text"),
         ("sentence\tlabel\tscore", ["a\t1\t2"], "'label' and 'score' may each be the label"),
@@ -221,9 +337,13 @@ def test_a_broken_table_is_named_with_its_line(header, rows, message, tmp_path, 
 def test_a_file_that_is_none(tmp_path, tokenizer):
     (tmp_path / "empty.tsv").write_text(""), (tmp_path / "latin.tsv").write_bytes(b"sentence\tlabel\ncaf\xe9\t1")
     source = table(tmp_path / "t.tsv", *SENTENCES)
-    for name, message in ((f"{tmp_path}/no.tsv", "no such file"), (f"{tmp_path}/empty.tsv", "is empty"), (f"{tmp_path}/latin.tsv", "is no UTF-8 text"),
-                          (f"{source.removeprefix('examples:')}#sentence,class", "has no column 'class'; it has sentence, label"),
-                          (f"{source.removeprefix('examples:')}[9:]", "the slice selects none of its 4 examples; widen the slice")):  # fmt: skip
+    for name, message in (
+        (f"{tmp_path}/no.tsv", "no such file"),
+        (f"{tmp_path}/empty.tsv", "is empty"),
+        (f"{tmp_path}/latin.tsv", "is no UTF-8 text"),
+        (f"{source.removeprefix('examples:')}#sentence,class", "has no column 'class'; it has sentence, label"),
+        (f"{source.removeprefix('examples:')}[9:]", "the slice selects none of its 4 examples; widen the slice"),
+    ):
         with pytest.raises(DataError, match=message):
             load_tokens(f"examples:{name}", tokenizer, length=16)
 
@@ -235,21 +355,40 @@ def test_a_file_that_is_none(tmp_path, tokenizer):
 def test_the_labs_examples_are_taken_in_the_order_of_the_seed(name, tokenizer):
     reader = byte_tokenizer(pad_token="_")
     asked = ((5, "held-out"), (3, "held-out"), (5, "train"))
-    many, few, other = (load_tokens(f"examples:{name}", reader, samples=samples, length=900, seed=1, split=split) for samples, split in asked)
+    many, few, other = (
+        load_tokens(f"examples:{name}", reader, samples=samples, length=900, seed=1, split=split)
+        for samples, split in asked
+    )
     made = list(islice(examples(name, split="held-out", seed=1), 5))
-    assert [reader.decode(ids[mask]) for ids, mask in zip(many.ids, many.mask)] == [example.first + (example.second or "") for example in made]
-    assert [reader.decode(ids[mask]) for ids, mask in zip(few.ids, few.mask)] == [example.first + (example.second or "") for example in made[:3]]
-    assert (many.labelled.head, many.labelled.metric, many.labelled.classes) == (EXAMPLES[name].head, EXAMPLES[name].metric, EXAMPLES[name].classes)
-    assert (many.label, other.label, many.provenance["available"]) == (f"examples:{name}/held-out", f"examples:{name}", "unbounded")
+    assert [reader.decode(ids[mask]) for ids, mask in zip(many.ids, many.mask)] == [
+        example.first + (example.second or "") for example in made
+    ]
+    assert [reader.decode(ids[mask]) for ids, mask in zip(few.ids, few.mask)] == [
+        example.first + (example.second or "") for example in made[:3]
+    ]
+    assert (many.labelled.head, many.labelled.metric, many.labelled.classes) == (
+        EXAMPLES[name].head,
+        EXAMPLES[name].metric,
+        EXAMPLES[name].classes,
+    )
+    assert (many.label, other.label, many.provenance["available"]) == (
+        f"examples:{name}/held-out",
+        f"examples:{name}",
+        "unbounded",
+    )
     if name == "answers":
-        assert [answer for _, answer in many.labelled.texts] == [example.second[slice(*example.label)] for example in made]
+        assert [answer for _, answer in many.labelled.texts] == [
+            example.second[slice(*example.label)] for example in made
+        ]
         for row, (first, last) in enumerate(many.labelled.labels.tolist()):
             assert reader.decode(many.ids[row, first : last + 1]) == many.labelled.texts[row][1]
     else:
         assert many.labelled.labels.tolist() == [example.label for example in made]
     sliced = load_tokens(f"examples:{name}/held-out[2:5]", reader, length=900, seed=1)
     assert sliced.provenance["available"] == 3 and torch.equal(sliced.mask.sum(1), many.mask[2:].sum(1))
-    with pytest.raises(UsageError, match=rf"examples:{name}: the lab's examples have no end; say how many .samples., or slice them"):
+    with pytest.raises(
+        UsageError, match=rf"examples:{name}: the lab's examples have no end; say how many .samples., or slice them"
+    ):
         load_tokens(f"examples:{name}", reader, length=64)
 
 
@@ -260,9 +399,13 @@ def test_endless_examples_that_never_fit_are_given_up():
 
 def test_wrong_requests_are_refused(tmp_path, tokenizer):
     source = table(tmp_path / "t.tsv", *SENTENCES)
-    for options, message in (({"length": 1}, "length must be a whole number of at least 2"), ({"length": 2}, "2 tokens leave no room for text beside 2 special tokens"),
-                             ({"length": 8, "samples": 0}, "samples must be"), ({"length": 8, "mode": "stream"}, "leave mode 'stream' out"),
-                             ({"length": 8, "split": "test"}, "unknown split 'test'")):  # fmt: skip
+    for options, message in (
+        ({"length": 1}, "length must be a whole number of at least 2"),
+        ({"length": 2}, "2 tokens leave no room for text beside 2 special tokens"),
+        ({"length": 8, "samples": 0}, "samples must be"),
+        ({"length": 8, "mode": "stream"}, "leave mode 'stream' out"),
+        ({"length": 8, "split": "test"}, "unknown split 'test'"),
+    ):
         with pytest.raises(UsageError, match=message):
             load_tokens(source, tokenizer, **options)
     with pytest.raises(UsageError, match="lab:stories: has no labels"):
@@ -278,14 +421,26 @@ def test_text_the_tokenizer_does_not_know_is_refused(tmp_path, tokenizer):
 
 
 def test_the_models_names_order_the_classes(tmp_path):
-    rows = [("the cat", "red", "neutral"), ("the dog", "blue", "entailment"), ("old", "a", "contradiction"), ("b", "c", "neutral")]
+    rows = [
+        ("the cat", "red", "neutral"),
+        ("the dog", "blue", "entailment"),
+        ("old", "a", "contradiction"),
+        ("b", "c", "neutral"),
+    ]
     source = table(tmp_path / "t.tsv", *rows, header="premise\thypothesis\tlabel")
     roberta = tiny_answerer(classes=("CONTRADICTION", "NEUTRAL", "ENTAILMENT"))
     told = load_tokens(source, roberta, length=16).labelled
     assert told.classes == ("CONTRADICTION", "NEUTRAL", "ENTAILMENT") and told.labels.tolist() == [1, 2, 0, 1]
     assert load_tokens(f"{source}[:1]", roberta, length=16).labelled.labels.tolist() == [1]
-    assert load_tokens(source, tiny_answerer(classes=3), length=16).labelled.labels.tolist() == [2, 1, 0, 2]  # LABEL_0, ...: by number
-    small = table(tmp_path / "s.tsv", *rows[:2], header="premise\thypothesis\tlabel")  # a table that shows two of the three classes
+    assert load_tokens(source, tiny_answerer(classes=3), length=16).labelled.labels.tolist() == [
+        2,
+        1,
+        0,
+        2,
+    ]  # LABEL_0, ...: by number
+    small = table(
+        tmp_path / "s.tsv", *rows[:2], header="premise\thypothesis\tlabel"
+    )  # a table that shows two of the three classes
     assert load_tokens(small, roberta, length=16).labelled.labels.tolist() == [1, 2]
     assert load_examples(small, pair_tokenizer(), length=16, classes=told.classes).labelled.labels.tolist() == [1, 2]
 
@@ -293,10 +448,18 @@ def test_the_models_names_order_the_classes(tmp_path):
 @pytest.mark.parametrize(
     ("model", "source", "message"),
     [
-        (dict(classes=("yes", "no", "maybe")), "named", "has the classes neg, pos, model tiny has yes, no, maybe; give examples that go with the model"),
+        (
+            dict(classes=("yes", "no", "maybe")),
+            "named",
+            "has the classes neg, pos, model tiny has yes, no, maybe; give examples that go with the model",
+        ),
         (dict(classes=3), "named", "has the classes neg, pos, model tiny has LABEL_0, LABEL_1, LABEL_2"),
         (dict(classes=2), "numbered", "has the classes 0, 1, 2, model tiny has LABEL_0, LABEL_1"),
-        (dict(classes=1), "numbered", "asks for classification, model tiny answers with regression; .* call the column of labels `score`"),
+        (
+            dict(classes=1),
+            "numbered",
+            "asks for classification, model tiny answers with regression; .* call the column of labels `score`",
+        ),
         (dict(classes=2), "scored", "asks for regression, model tiny answers with classification"),
         (dict(kind="span"), "named", "asks for classification, model tiny answers with span"),
         (dict(classes=2), "examples:answers", "asks for span, model tiny answers with classification"),
@@ -313,7 +476,13 @@ def test_a_model_that_does_not_fit_the_examples_is_refused(model, source, messag
 def test_a_decoder_is_refused_and_its_tokenizer_is_not(tmp_path):
     source = table(tmp_path / "t.tsv", ("the red cat", 1))
     for name, like in ((source, "the folder of a BERT"), ("examples:truth", "lab/encoder-truth")):
-        with pytest.raises(UsageError, match=f"need a model with a classification, regression or span head; tiny predicts the next token. Give an encoder .*{like}"):
+        with pytest.raises(
+            UsageError,
+            match=(
+                "need a model with a classification, regression or span head; tiny predicts the next token. Give an"
+                f" encoder .*{like}"
+            ),
+        ):
             load_tokens(name, tiny_writer(), samples=1, length=8)
     assert load_tokens(source, tiny_writer().tokenizer, length=8).ids.shape == (1, 3)
 
@@ -337,15 +506,25 @@ def hub(monkeypatch):
     calls = []
     rows = {
         "sst2": ({"sentence": ["the cat", " ", "a dog", "red"], "label": [1, 0, 0, 1]}, ["negative", "positive"]),
-        "mnli": ({"premise": ["the cat"] * 3, "hypothesis": ["a", "b", "c"], "label": [0, 1, 2]}, ["entailment", "neutral", "contradiction"]),
+        "mnli": (
+            {"premise": ["the cat"] * 3, "hypothesis": ["a", "b", "c"], "label": [0, 1, 2]},
+            ["entailment", "neutral", "contradiction"],
+        ),
         "stsb": ({"sentence1": ["the cat"] * 2, "sentence2": ["a", "b"], "label": [4.5, -1.0]}, None),
         "wnli": ({"sentence1": ["the"], "sentence2": ["a"], "label": [-1]}, ["not_entailment", "entailment"]),
         "rte": ({"sentence1": ["the"], "sentence2": ["a"], "label": [0]}, ["no", "yes"]),
-        "plain_text": ({
-            "question": ["who ?", "who is red ?"], "context": ["the old cat sees the dog", "the cat is red"],
-            "answers": [{"text": ["old cat", "cat", "cat"], "answer_start": [4, 8, 8]}, {"text": ["dog"], "answer_start": [3]}],
-        }, None),
-    }  # fmt: skip
+        "plain_text": (
+            {
+                "question": ["who ?", "who is red ?"],
+                "context": ["the old cat sees the dog", "the cat is red"],
+                "answers": [
+                    {"text": ["old cat", "cat", "cat"], "answer_start": [4, 8, 8]},
+                    {"text": ["dog"], "answer_start": [3]},
+                ],
+            },
+            None,
+        ),
+    }
 
     def load(path, config, *, split, revision, **options):
         calls.append((path, config, split, revision, options))
@@ -359,14 +538,29 @@ def hub(monkeypatch):
 
 def test_sets_of_the_hub_are_read_by_name_at_a_pinned_revision(hub, tokenizer):
     windows = load_tokens("examples:sst2", tokenizer, length=8, split="held-out")
-    load_tokens("examples:mnli", tokenizer, length=16, split="held-out"), load_tokens("examples:mnli-mismatched/held-out", tokenizer, length=16)
+    (
+        load_tokens("examples:mnli", tokenizer, length=16, split="held-out"),
+        load_tokens("examples:mnli-mismatched/held-out", tokenizer, length=16),
+    )
     load_tokens("examples:mnli-mismatched", tokenizer, length=16)
     glue = ("nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c")
-    asked = (("sst2", "validation"), ("mnli", "validation_matched"), ("mnli", "validation_mismatched"), ("mnli", "train"))
+    asked = (
+        ("sst2", "validation"),
+        ("mnli", "validation_matched"),
+        ("mnli", "validation_mismatched"),
+        ("mnli", "train"),
+    )
     assert hub == [(glue[0], config, split, glue[1], {}) for config, split in asked]
-    assert said(windows, tokenizer) == ["[CLS] the cat [SEP]", "[CLS] a dog [SEP]", "[CLS] red [SEP]"] and windows.label == "examples:sst2/validation"
+    assert (
+        said(windows, tokenizer) == ["[CLS] the cat [SEP]", "[CLS] a dog [SEP]", "[CLS] red [SEP]"]
+        and windows.label == "examples:sst2/validation"
+    )
     assert windows.labelled.classes == ("negative", "positive") and windows.labelled.labels.tolist() == [1, 0, 1]
-    assert (windows.provenance["unusable"], windows.provenance["documents"], windows.provenance["available"]) == (1, 4, 4)
+    assert (windows.provenance["unusable"], windows.provenance["documents"], windows.provenance["available"]) == (
+        1,
+        4,
+        4,
+    )
     model = tiny_answerer(classes=("Contradiction", "Neutral", "Entailment"))
     assert load_tokens("examples:mnli[:2]", model, length=16).labelled.labels.tolist() == [2, 1]
     assert len(load_tokens("examples:sst2", tokenizer, samples=3, length=8, seed=3)) == 3
@@ -374,8 +568,13 @@ def test_sets_of_the_hub_are_read_by_name_at_a_pinned_revision(hub, tokenizer):
 
 def test_squad_keeps_every_accepted_answer(hub, tokenizer):
     windows = load_tokens("examples:squad", tokenizer, length=24)
-    assert windows.labelled.texts == (("the old cat sees the dog", "old cat", "cat"),) and windows.provenance["unusable"] == 1
-    assert tokenizer.decode(windows.ids[0, windows.labelled.labels[0, 0] : windows.labelled.labels[0, 1] + 1]) == "old cat"
+    assert (
+        windows.labelled.texts == (("the old cat sees the dog", "old cat", "cat"),)
+        and windows.provenance["unusable"] == 1
+    )
+    assert (
+        tokenizer.decode(windows.ids[0, windows.labelled.labels[0, 0] : windows.labelled.labels[0, 1] + 1]) == "old cat"
+    )
 
 
 def test_rows_without_labels_and_other_classes_are_refused(hub, tokenizer):
@@ -383,7 +582,9 @@ def test_rows_without_labels_and_other_classes_are_refused(hub, tokenizer):
         load_tokens("examples:stsb/validation", tokenizer, length=16)
     with pytest.raises(DataError, match="examples:wnli, row 0: has no label .-1."):
         load_tokens("examples:wnli", tokenizer, length=16)
-    with pytest.raises(DataError, match="nyu-mll/glue has the classes no, yes and not entailment, not_entailment; give a local table"):
+    with pytest.raises(
+        DataError, match="nyu-mll/glue has the classes no, yes and not entailment, not_entailment; give a local table"
+    ):
         load_tokens("examples:rte", tokenizer, length=16)
 
 
@@ -394,7 +595,13 @@ def test_a_hub_out_of_reach_gives_one_message_with_the_way_out(monkeypatch, toke
         raise ConnectionError("Couldn't reach 'nyu-mll/glue' on the Hub\nsecond line")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(DataError, match="examples:sst2: cannot fetch nyu-mll/glue .*Without network, give a local table instead .examples:PATH.tsv., or") as caught:
+    with pytest.raises(
+        DataError,
+        match=(
+            "examples:sst2: cannot fetch nyu-mll/glue .*Without network, give a local table instead"
+            " .examples:PATH.tsv., or"
+        ),
+    ) as caught:
         load_tokens("examples:sst2", tokenizer, samples=2, length=16)
     assert "\n" not in str(caught.value)
 
@@ -405,4 +612,8 @@ def test_the_real_tables_of_glue(assets, tokenizer):
     sentiment = load_tokens(f"examples:{assets}/glue/SST-2/dev.tsv", reader, length=300)
     assert len(sentiment) == 872 and sentiment.labelled.classes == ("0", "1") and sentiment.labelled.labels.sum() == 444
     pairs = load_tokens(f"examples:{assets}/glue/STS-B/train.tsv", reader, samples=64, length=300)
-    assert pairs.provenance["available"] == 5749 and pairs.labelled.head == "regression" and 0 <= pairs.labelled.labels.min() <= pairs.labelled.labels.max() <= 5
+    assert (
+        pairs.provenance["available"] == 5749
+        and pairs.labelled.head == "regression"
+        and 0 <= pairs.labelled.labels.min() <= pairs.labelled.labels.max() <= 5
+    )

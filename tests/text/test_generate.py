@@ -1,4 +1,6 @@
-"""A model's own text: greedy and sampled tokens against a plain loop, seeds, what is thrown away, and that the checkpoint's settings have no say."""
+"""A model's own text: greedy and sampled tokens against a plain loop, seeds, what is thrown away, and that the
+checkpoint's settings have no say.
+"""
 
 import random
 from collections import Counter
@@ -37,11 +39,17 @@ def greedy(loaded, ids: list[int], longest: int, end: int | None = None) -> list
 
 
 def test_without_chance_a_text_is_the_models_likeliest(tiny):
-    """top-k=1 leaves one token to sample: each text is what a plain loop finds, whichever rows of its batch have ended before it."""
+    """top-k=1 leaves one token to sample: each text is what a plain loop finds, whichever rows of its batch have ended
+    before it.
+    """
     texts = {text.text for batch in write(tiny, 3, top_k=1, batch=16, prefix=1) for text in batch.texts}
     ids = {word: tiny.tokenizer.convert_tokens_to_ids(word) for word in WORDS}
     found = {word: greedy(tiny, [number], 48, tiny.tokenizer.eos_token_id) for word, number in ids.items()}
-    expected = {tiny.tokenizer.decode(row, skip_special_tokens=True) for row in found.values() if len(row) > 1 and not loops(row)}
+    expected = {
+        tiny.tokenizer.decode(row, skip_special_tokens=True)
+        for row in found.values()
+        if len(row) > 1 and not loops(row)
+    }
     assert texts == expected and len({len(row) for row in found.values()}) > 1
 
 
@@ -53,7 +61,9 @@ def test_every_family_writes_what_a_plain_loop_finds(family):
     found = [greedy(loaded, [1, n], 12) for n in range(1, 6)]
     end = Counter(row[5] for row in found if len(row) > 5).most_common(1)[0][0]  # a token that ends some of the texts
     loaded.tokenizer.eos_token = f"w{end - 1}"
-    rows = Writer(model, loaded.tokenizer, Generation(top_k=1, prefix=2, tokens=12))._sampled(torch.tensor([[1, n] for n in range(1, 6)]))
+    rows = Writer(model, loaded.tokenizer, Generation(top_k=1, prefix=2, tokens=12))._sampled(
+        torch.tensor([[1, n] for n in range(1, 6)])
+    )
     assert rows == [row[: row.index(end, 2)] if end in row[2:] else row for row in found] and rows != found
 
 
@@ -62,16 +72,21 @@ def test_prefixes_are_greedy_and_the_rest_follows_the_models_probabilities(tiny)
     end = tiny.tokenizer.eos_token_id
     for settings in ({}, {"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.5}):
         writer = Writer(tiny.model, tiny.tokenizer, Generation(batch=2000, tokens=6, start="uniform", **settings))
-        rows = [row for row in (writer._sampled(torch.tensor([[5, 6, 7, 8, 9]] * 2000)))]
+        rows = list(writer._sampled(torch.tensor([[5, 6, 7, 8, 9]] * 2000)))
         seen = Counter(row[5] if len(row) > 5 else end for row in rows)
         logits = tiny.model(torch.tensor([[5, 6, 7, 8, 9]])).logits[0, -1] / settings.get("temperature", 1)
         probabilities = logits.softmax(0)
         if "top_k" in settings or "top_p" in settings:
             ranked = probabilities.sort(descending=True)
             kept = settings.get("top_k") or int((ranked.values.cumsum(0) < 0.5).sum()) + 1
-            probabilities = torch.zeros_like(probabilities).index_copy_(0, ranked.indices[:kept], ranked.values[:kept] / ranked.values[:kept].sum())
+            probabilities = torch.zeros_like(probabilities).index_copy_(
+                0, ranked.indices[:kept], ranked.values[:kept] / ranked.values[:kept].sum()
+            )
         for token, probability in enumerate(probabilities.tolist()):
-            assert abs(seen[token] / 2000 - probability) < 5 * (probability * (1 - probability) / 2000) ** 0.5 + 1e-9, (settings, token)
+            assert abs(seen[token] / 2000 - probability) < 5 * (probability * (1 - probability) / 2000) ** 0.5 + 1e-9, (
+                settings,
+                token,
+            )
     prefixes = Writer(tiny.model, tiny.tokenizer, Generation(batch=8))._drawn()
     for prefix in prefixes.tolist():
         expected = greedy(tiny, prefix[:1], 5, end)
@@ -102,8 +117,19 @@ def test_the_checkpoints_own_settings_change_nothing(tiny):
     plain = write(tiny, batch=8)
     before = tiny.model.generation_config
     tiny.model.generation_config = GenerationConfig(
-        do_sample=True, top_k=1, temperature=9.0, repetition_penalty=5.0, no_repeat_ngram_size=2, max_new_tokens=2, min_length=40, eos_token_id=3,
-        suppress_tokens=[4, 5, 6], num_beams=2, min_p=0.5, typical_p=0.2, bad_words_ids=[[7]],
+        do_sample=True,
+        top_k=1,
+        temperature=9.0,
+        repetition_penalty=5.0,
+        no_repeat_ngram_size=2,
+        max_new_tokens=2,
+        min_length=40,
+        eos_token_id=3,
+        suppress_tokens=[4, 5, 6],
+        num_beams=2,
+        min_p=0.5,
+        typical_p=0.2,
+        bad_words_ids=[[7]],
     )
     try:
         assert write(tiny, batch=8) == plain
@@ -123,10 +149,15 @@ def test_start_tokens_are_uniform_or_as_frequent_as_in_a_text(tiny, tmp_path):
     path.write_text("cat cat cat dog\n\ncat dog <eos> nobody")
     writer = Writer(tiny.model, tiny.tokenizer, Generation(start=str(path)))
     ids = dict(zip(WORDS, tiny.tokenizer.convert_tokens_to_ids(WORDS)))
-    assert {number: weight for number, weight in enumerate(writer.starts.tolist()) if weight} == {ids["cat"]: 4, ids["dog"]: 2}
+    assert {number: weight for number, weight in enumerate(writer.starts.tolist()) if weight} == {
+        ids["cat"]: 4,
+        ids["dog"]: 2,
+    }
     uniform = Writer(tiny.model, tiny.tokenizer, Generation()).starts
     assert uniform.nonzero().flatten().tolist() == sorted(ids.values()) and set(uniform[uniform > 0].tolist()) == {1.0}
-    started = Counter(text.text.split()[0] for batch in write(tiny, 2, batch=32, start=str(path), prefix=1) for text in batch.texts)
+    started = Counter(
+        text.text.split()[0] for batch in write(tiny, 2, batch=32, start=str(path), prefix=1) for text in batch.texts
+    )
     assert set(started) == {"cat", "dog"}
     path.write_text("nobody nowhere")
     with pytest.raises(DataError, match="holds no token a text can start with"):
@@ -140,7 +171,9 @@ def test_prompts_are_the_first_tokens_of_documents(tiny, tmp_path):
     assert {" ".join(text.split()[:3]) for text in texts} == {"the red cat", "a blue bird"}
     with pytest.raises(DataError, match="none of its 3 documents is longer than a prompt of 7 tokens"):
         write(tiny, prompt=str(path), prefix=7)
-    assert write(tiny, batch=4, prompt="lab:stories", prefix=2)[0].texts  # words this tokenizer does not know, but a lab text all the same
+    assert write(tiny, batch=4, prompt="lab:stories", prefix=2)[
+        0
+    ].texts  # words this tokenizer does not know, but a lab text all the same
 
 
 def test_loops_are_found_exactly():
@@ -148,7 +181,9 @@ def test_loops_are_found_exactly():
 
     def brute(ids):
         return any(
-            all(ids[i + j] == ids[i + j + period] for j in range(64 - period)) for period in range(1, 17) for i in range(len(ids) - 63)
+            all(ids[i + j] == ids[i + j + period] for j in range(64 - period))
+            for period in range(1, 17)
+            for i in range(len(ids) - 63)
         )
 
     for _ in range(300):
@@ -172,9 +207,14 @@ def one_word(word: str):
 
 
 def test_a_model_that_only_ends_or_repeats_itself_is_told():
-    with pytest.raises(DataError, match="the last 256 texts .*repetition: a stretch of 64 tokens repeats itself every 16 tokens or fewer"):
+    with pytest.raises(
+        DataError,
+        match="the last 256 texts .*repetition: a stretch of 64 tokens repeats itself every 16 tokens or fewer",
+    ):
         write(one_word("cat"), 99, batch=128)
-    with pytest.raises(DataError, match=f"the last {IN_A_ROW} prefixes it began were rejected .empty: ends before a token is sampled"):
+    with pytest.raises(
+        DataError, match=f"the last {IN_A_ROW} prefixes it began were rejected .empty: ends before a token is sampled"
+    ):
         write(one_word(END))
     with pytest.raises(DataError, match="the last 256 texts it began were rejected .empty"):
         write(one_word(END), 99, prefix=1, batch=128)
@@ -215,7 +255,11 @@ def test_settings_that_do_not_suit_the_model_are_refused(tiny):
         with pytest.raises(UsageError, match=message):
             Writer(tiny.model, tiny.tokenizer, Generation(**settings))
     long = tiny_writer(context=4096)
-    assert Writer(long.model, long.tokenizer, Generation()).longest == 2048 == Writer(long.model, long.tokenizer, Generation(prefix=2047)).longest
+    assert (
+        Writer(long.model, long.tokenizer, Generation()).longest
+        == 2048
+        == Writer(long.model, long.tokenizer, Generation(prefix=2047)).longest
+    )
     with pytest.raises(UsageError, match="a prefix of 2048 leaves nothing to sample of 2048 tokens; give tokens=4096"):
         Writer(long.model, long.tokenizer, Generation(prefix=2048))
 
@@ -223,7 +267,9 @@ def test_settings_that_do_not_suit_the_model_are_refused(tiny):
 def test_probabilities_that_are_not_finite_are_told():
     loaded = one_word("cat")
     loaded.model.lm_head.bias.fill_(float("nan"))
-    with pytest.raises(NumericalError, match="probabilities of the next token are not finite in torch.float32 at a temperature of 0.5"):
+    with pytest.raises(
+        NumericalError, match="probabilities of the next token are not finite in torch.float32 at a temperature of 0.5"
+    ):
         write(loaded, prefix=1, temperature=0.5)
 
 

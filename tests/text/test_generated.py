@@ -1,4 +1,6 @@
-"""Generated text on disk: reused, extended, resumed after a kill, never served altered, written once by two; and windows of it."""
+"""Generated text on disk: reused, extended, resumed after a kill, never served altered, written once by two; and
+windows of it.
+"""
 
 import json
 import threading
@@ -55,17 +57,32 @@ def test_the_file_is_one_text_a_line_and_its_provenance_says_how_it_came_about(t
     batches = take(tiny, 3)
     file = file_of(tiny, SOURCE)
     lines = [json.loads(line) for line in file.path.read_text().splitlines()]
-    assert lines == [{"text": text.text, "tokens": text.tokens, "batch": number} for number, batch in enumerate(batches) for text in batch.texts]
+    assert lines == [
+        {"text": text.text, "tokens": text.tokens, "batch": number}
+        for number, batch in enumerate(batches)
+        for text in batch.texts
+    ]
     stated = json.loads(file.provenance.read_text())
-    assert stated["fingerprint"] == f"self:batch=8@{tiny.fingerprint}" and stated["dtype"] == "float32" and stated["model"] == "tiny"
+    assert (
+        stated["fingerprint"] == f"self:batch=8@{tiny.fingerprint}"
+        and stated["dtype"] == "float32"
+        and stated["model"] == "tiny"
+    )
     assert [batch["rejected"] for batch in stated["batches"]] == [batch.rejected for batch in batches]
-    assert stated["batches"][0]["versions"]["torch"] == torch.__version__ and str(paths.home()) not in json.dumps(stated)
+    assert stated["batches"][0]["versions"]["torch"] == torch.__version__ and str(paths.home()) not in json.dumps(
+        stated
+    )
 
 
 def test_the_model_its_dtype_settings_seed_and_reference_text_decide_the_file(tiny, tmp_path):
     path = tmp_path / "s.txt"
     path.write_text("the cat")
-    files = [file_of(tiny, SOURCE), file_of(tiny, "self"), file_of(tiny, SOURCE, seed=1), file_of(replace(tiny, fingerprint="other"), SOURCE)]
+    files = [
+        file_of(tiny, SOURCE),
+        file_of(tiny, "self"),
+        file_of(tiny, SOURCE, seed=1),
+        file_of(replace(tiny, fingerprint="other"), SOURCE),
+    ]
     files += [file_of(tiny_writer_in_half(), SOURCE), file_of(tiny, f"self:start={path}")]
     path.write_text("the dog")
     files += [file_of(tiny, f"self:start={path}")]
@@ -80,15 +97,31 @@ def tiny_writer_in_half():
     return loaded
 
 
-@pytest.mark.parametrize("damage", ["cut line", "half a batch more", "provenance gone", "provenance broken", "altered", "text gone", "provenance behind"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "cut line",
+        "half a batch more",
+        "provenance gone",
+        "provenance broken",
+        "altered",
+        "text gone",
+        "provenance behind",
+    ],
+)
 def test_a_file_that_was_cut_short_or_altered_is_made_good(damage, tiny, asked):
     four = take(tiny, 4)
     file = file_of(tiny, SOURCE)
     data, state = file.path.read_bytes(), json.loads(file.provenance.read_text())
     again = {
-        "cut line": [3], "half a batch more": [], "provenance gone": [0, 1, 2, 3], "provenance broken": [0, 1, 2, 3], "altered": [1, 2, 3],
-        "text gone": [0, 1, 2, 3], "provenance behind": [3],
-    }[damage]  # fmt: skip
+        "cut line": [3],
+        "half a batch more": [],
+        "provenance gone": [0, 1, 2, 3],
+        "provenance broken": [0, 1, 2, 3],
+        "altered": [1, 2, 3],
+        "text gone": [0, 1, 2, 3],
+        "provenance behind": [3],
+    }[damage]
     if damage == "cut line":
         file.path.write_bytes(data[:-7])
     elif damage == "half a batch more":
@@ -108,7 +141,9 @@ def test_a_file_that_was_cut_short_or_altered_is_made_good(damage, tiny, asked):
     assert take(tiny, 4) == four and asked == again
     assert file.path.read_bytes() == data or damage == "half a batch more"
     five = take(tiny, 5)
-    assert file.path.read_bytes().startswith(data) and len(file.path.read_bytes().splitlines()) == sum(len(batch.texts) for batch in five)
+    assert file.path.read_bytes().startswith(data) and len(file.path.read_bytes().splitlines()) == sum(
+        len(batch.texts) for batch in five
+    )
 
 
 def test_a_kill_in_the_middle_of_a_batch_loses_that_batch_alone(tiny, asked, monkeypatch):
@@ -143,7 +178,13 @@ def test_two_that_ask_for_the_same_text_wait_for_each_other(tiny, asked):
 def test_what_was_written_before_nothing_more_came_is_kept_and_told(tiny, monkeypatch):
     before = take(tiny, 2)
     monkeypatch.setattr("analysis.text.generate.Writer._fault", lambda self, row: "language")
-    with pytest.raises(DataError, match=rf"^self:batch=8: model tiny: the last 256 prefixes .*; the {sum(len(b.texts) for b in before)} texts written .* kept in .*jsonl$"):
+    with pytest.raises(
+        DataError,
+        match=(
+            rf"^self:batch=8: model tiny: the last 256 prefixes .*; the {sum(len(b.texts) for b in before)} texts"
+            r" written .* kept in .*jsonl$"
+        ),
+    ):
         take(tiny, 3)
     assert take(tiny, 2) == before
 
@@ -167,7 +208,11 @@ def test_windows_of_a_models_own_text_are_its_texts_tokenised_again(tiny):
     assert torch.equal(few.ids, windows.ids[:4]) and windows.provenance["available"] == "unbounded"
     assert windows.label == "self:batch=16" and windows.provenance["fingerprint"].endswith("@" + tiny.fingerprint)
     stated = windows.provenance["generated"]
-    assert stated["settings"]["temperature"] == 1 and stated["model"] == "tiny" and set(stated["rejected"]) <= {"empty", "repetition"}
+    assert (
+        stated["settings"]["temperature"] == 1
+        and stated["model"] == "tiny"
+        and set(stated["rejected"]) <= {"empty", "repetition"}
+    )
     assert not torch.equal(windows.ids, load_tokens("self:batch=16", tiny, samples=8, length=16, seed=4).ids)
 
 
@@ -175,7 +220,13 @@ def test_crops_of_it_are_one_of_each_long_text(tiny):
     """The paper's use: a random inner crop of every text that is long enough; fewer are the first of more."""
     many = load_tokens("self:batch=16", tiny, samples=5, length=24, mode="crop")
     assert torch.equal(load_tokens("self:batch=16", tiny, samples=3, length=24, mode="crop").ids, many.ids[:3])
-    long = [row.tolist() for row in tokenise([text.text for batch in take(tiny, 3, "self:batch=16") for text in batch.texts], tiny.tokenizer) if len(row) > 24]
+    long = [
+        row.tolist()
+        for row in tokenise(
+            [text.text for batch in take(tiny, 3, "self:batch=16") for text in batch.texts], tiny.tokenizer
+        )
+        if len(row) > 24
+    ]
     for row, text in zip(many.ids.tolist(), long[:5], strict=True):
         assert any(text[start : start + 24] == row for start in range(len(text) - 23))
     with pytest.raises(DataError, match="none of .* documents is longer than a window of 16 tokens"):
@@ -214,6 +265,9 @@ def test_a_real_model_writes_its_kind_of_text(assets):
 
     loaded = load_model(str(assets / "stories260K"), device="cpu")
     own = load_tokens("self:tokens=128,language=en", loaded, samples=16, length=64)
-    assert own.provenance["generated"]["rejected"]["language"] > 0 and "once upon a time" in loaded.tokenizer.decode(own.ids.flatten()).lower()
+    assert (
+        own.provenance["generated"]["rejected"]["language"] > 0
+        and "once upon a time" in loaded.tokenizer.decode(own.ids.flatten()).lower()
+    )
     other = load_tokens(str(assets / "text" / "wikitext2_valid.txt"), loaded, samples=16, length=64)
     assert perplexity(loaded, own).perplexity < 0.2 * perplexity(loaded, other).perplexity

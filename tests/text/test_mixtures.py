@@ -13,7 +13,11 @@ from analysis.text.mixtures import order
 
 def all_shares(parts: int, whole: int) -> list[list[Fraction]]:
     """Every way to divide 1 among so many parts in steps of 1 / whole."""
-    return [[Fraction(n, whole) for n in numbers] for numbers in itertools.product(range(1, whole), repeat=parts) if sum(numbers) == whole]
+    return [
+        [Fraction(n, whole) for n in numbers]
+        for numbers in itertools.product(range(1, whole), repeat=parts)
+        if sum(numbers) == whole
+    ]
 
 
 @pytest.mark.parametrize(("parts", "whole"), [(2, 12), (3, 10), (4, 9), (5, 8)])
@@ -22,8 +26,12 @@ def test_every_beginning_of_a_mixture_has_its_shares_to_within_a_window(parts, w
         chosen = order(shares, 3 * whole)
         for number in range(1, len(chosen) + 1):
             counts = [chosen[:number].count(part) for part in range(parts)]
-            assert max(abs(count - share * number) for count, share in zip(counts, shares)) <= 1 - Fraction(1, 2 * parts - 2)
-        assert [chosen[: number] for number in (1, 7, 20)] == [order(shares, number) for number in (1, 7, 20)][: len(chosen)]
+            assert max(abs(count - share * number) for count, share in zip(counts, shares)) <= 1 - Fraction(
+                1, 2 * parts - 2
+            )
+        assert [chosen[:number] for number in (1, 7, 20)] == [order(shares, number) for number in (1, 7, 20)][
+            : len(chosen)
+        ]
         assert [chosen.count(part) for part in range(parts)] == [share * 3 * whole for share in shares]
 
 
@@ -57,8 +65,16 @@ def test_windows_come_from_the_parts_in_order(files, tokenizer):
 
 def test_provenance_keeps_every_parts_own_and_no_folder(files, tokenizer):
     stated = load_tokens(f"{files}/a.txt:0.9+lab:stories:0.1", tokenizer, samples=3, length=8).provenance
-    assert (stated["source"], stated["samples"], stated["tokens"], stated["length"]) == ("a.txt:0.9+lab:stories:0.1", 3, 24, 8)
-    assert [(part["share"], part["source"], part["samples"]) for part in stated["parts"]] == [("0.9", "a.txt", 3), ("0.1", "lab:stories", 0)]
+    assert (stated["source"], stated["samples"], stated["tokens"], stated["length"]) == (
+        "a.txt:0.9+lab:stories:0.1",
+        3,
+        24,
+        8,
+    )
+    assert [(part["share"], part["source"], part["samples"]) for part in stated["parts"]] == [
+        ("0.9", "a.txt", 3),
+        ("0.1", "lab:stories", 0),
+    ]
     assert str(files) not in repr(stated)
 
 

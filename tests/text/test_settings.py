@@ -11,10 +11,14 @@ from analysis.text.settings import OPTIONS, Generation
 @pytest.mark.parametrize(
     "settings",
     [
-        Generation(), Generation(temperature=0.8, top_p=0.95), Generation(top_k=50, language="en"), Generation(prompt="a, b=c.txt[:80%]", prefix=8),
-        Generation(start="lab:stories", tokens=2048, batch=64), Generation(language="zh-cn", temperature=1e-3),
+        Generation(),
+        Generation(temperature=0.8, top_p=0.95),
+        Generation(top_k=50, language="en"),
+        Generation(prompt="a, b=c.txt[:80%]", prefix=8),
+        Generation(start="lab:stories", tokens=2048, batch=64),
+        Generation(language="zh-cn", temperature=1e-3),
     ],
-)  # fmt: skip
+)
 def test_the_canonical_text_reads_back(settings):
     assert Generation.parse(str(settings)) == settings
 
@@ -28,7 +32,13 @@ def test_values_come_in_any_order_and_form_and_defaults_are_not_said():
 def test_the_defaults_are_the_papers():
     """Appendix C: a start token uniform over the vocabulary, four greedy ones, then plain sampling."""
     settings = Generation()
-    assert (settings.start, settings.prefix, settings.temperature, settings.top_k, settings.top_p) == ("uniform", 5, 1, 0, 1)
+    assert (settings.start, settings.prefix, settings.temperature, settings.top_k, settings.top_p) == (
+        "uniform",
+        5,
+        1,
+        0,
+        1,
+    )
 
 
 @pytest.mark.parametrize(

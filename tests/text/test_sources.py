@@ -1,4 +1,6 @@
-"""The grammar of a SOURCE: what is understood, what is refused with which words, and what its fingerprint depends on."""
+"""The grammar of a SOURCE: what is understood, what is refused with which words, and what its fingerprint depends
+on.
+"""
 
 import subprocess
 import sys
@@ -35,7 +37,14 @@ from analysis.text.sources import ALIASES, SOURCES, parse_source, source_fingerp
         ("self:top-p=.95,temperature=0.80", "self", "", None, None, "self:temperature=0.8,top-p=0.95"),
         ("self:start=some/where/s.txt[:80%]", "self", "", None, None, "self:start=s.txt[:80%]"),
         ("lab:stories:0.7+lab:recipes:0.3", "mixture", "", None, None, "lab:stories:0.7+lab:recipes:0.3"),
-        ("a/s.txt[:80%]:1/3+self:prefix=8:1/3+hub:ptb:1/3", "mixture", "", None, None, "s.txt[:80%]:1/3+self:prefix=8:1/3+hub:ptb:1/3"),
+        (
+            "a/s.txt[:80%]:1/3+self:prefix=8:1/3+hub:ptb:1/3",
+            "mixture",
+            "",
+            None,
+            None,
+            "s.txt[:80%]:1/3+self:prefix=8:1/3+hub:ptb:1/3",
+        ),
         ("a+b.txt", "file", "a+b.txt", None, None, "a+b.txt"),
     ],
 )
@@ -45,12 +54,26 @@ def test_sources_are_understood(text, kind, name, start, stop, label):
 
 
 def test_columns_splits_and_revisions_are_understood():
-    assert parse_source("a.jsonl").column == parse_source("a.parquet").column == "text" and parse_source("a.txt").column is None
+    assert (
+        parse_source("a.jsonl").column == parse_source("a.parquet").column == "text"
+        and parse_source("a.txt").column is None
+    )
     assert parse_source("a.jsonl#body").column == "body"
     assert parse_source("lab:stories").split is None and parse_source("lab:stories/held-out").split == "held-out"
     hub = parse_source("hub:org/name/config:test@refs/pr/1#body").hub
-    assert (hub.dataset, hub.config, hub.split, hub.revision, hub.column) == ("org/name", "config", "test", "refs/pr/1", "body")
-    assert (lambda h: (h.split, h.revision, h.column, h.config))(parse_source("hub:org/name").hub) == ("train", "main", "text", None)
+    assert (hub.dataset, hub.config, hub.split, hub.revision, hub.column) == (
+        "org/name",
+        "config",
+        "test",
+        "refs/pr/1",
+        "body",
+    )
+    assert (lambda h: (h.split, h.revision, h.column, h.config))(parse_source("hub:org/name").hub) == (
+        "train",
+        "main",
+        "text",
+        None,
+    )
 
 
 def test_parts_and_settings_are_understood():
@@ -146,12 +169,16 @@ def test_a_files_fingerprint_is_its_content_and_what_is_taken_of_it(tmp_path):
     one.write_text("same text"), two.write_text("same text"), other.write_text("same texT")
     prints = [source_fingerprint(str(path)) for path in (one, two, other)]
     assert prints[0] == prints[1] != prints[2]
-    assert source_fingerprint(f"{one}[:50%]") == source_fingerprint(f"{two}[:50.0%]") != source_fingerprint(f"{one}[50%:]")
+    assert (
+        source_fingerprint(f"{one}[:50%]") == source_fingerprint(f"{two}[:50.0%]") != source_fingerprint(f"{one}[50%:]")
+    )
     assert str(tmp_path) not in prints[0]
 
 
 def test_lab_and_hub_fingerprints_name_what_decides_the_text():
-    prints = {source_fingerprint(text) for text in ("lab:stories", "lab:entries", "lab:stories/held-out", "lab:stories[:9]")}
+    prints = {
+        source_fingerprint(text) for text in ("lab:stories", "lab:entries", "lab:stories/held-out", "lab:stories[:9]")
+    }
     assert len(prints) == 4
     assert "@b08601e0" in source_fingerprint("hub:wikitext2") != source_fingerprint("hub:wikitext2:train")
 
@@ -159,17 +186,27 @@ def test_lab_and_hub_fingerprints_name_what_decides_the_text():
 def test_a_mixtures_fingerprint_is_its_parts_with_their_shares(tmp_path):
     one, two = tmp_path / "one.txt", tmp_path / "two.txt"
     one.write_text("same text"), two.write_text("same text")
-    prints = [source_fingerprint(f"{path}:{share}+lab:stories:{rest}") for path, share, rest in ((one, 0.5, 0.5), (two, "1/2", "1/2"), (one, 0.7, 0.3))]
+    prints = [
+        source_fingerprint(f"{path}:{share}+lab:stories:{rest}")
+        for path, share, rest in ((one, 0.5, 0.5), (two, "1/2", "1/2"), (one, 0.7, 0.3))
+    ]
     assert prints[0] == prints[1] != prints[2] and source_fingerprint("lab:stories") in prints[0]
 
 
 def test_the_fingerprint_of_a_models_own_text_needs_the_model(tmp_path):
     path = tmp_path / "s.txt"
     path.write_text("a text")
-    prints = [source_fingerprint(source, model) for source, model in (("self", "a"), ("self", "b"), ("self:top-k=5", "a"), (f"self:start={path}", "a"))]
+    prints = [
+        source_fingerprint(source, model)
+        for source, model in (("self", "a"), ("self", "b"), ("self:top-k=5", "a"), (f"self:start={path}", "a"))
+    ]
     path.write_text("another text")
     prints.append(source_fingerprint(f"self:start={path}", "a"))
-    assert len(set(prints)) == 5 and source_fingerprint("self:temperature=1.0", "a") == prints[0] and str(tmp_path) not in "".join(prints)
+    assert (
+        len(set(prints)) == 5
+        and source_fingerprint("self:temperature=1.0", "a") == prints[0]
+        and str(tmp_path) not in "".join(prints)
+    )
     assert source_fingerprint("lab:stories:0.5+self:0.5", "a") != source_fingerprint("lab:stories:0.5+self:0.5", "b")
     assert source_fingerprint("lab:stories", "a") == source_fingerprint("lab:stories")
     for source in ("self", "lab:stories:0.5+self:0.5"):
@@ -177,7 +214,14 @@ def test_the_fingerprint_of_a_models_own_text_needs_the_model(tmp_path):
             source_fingerprint(source)
 
 
-@pytest.mark.parametrize(("name", "message"), [("stories", "no such file; did you mean lab:stories"), ("ptb", "did you mean hub:ptb"), ("no.txt", "no such file")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("stories", "no such file; did you mean lab:stories"),
+        ("ptb", "did you mean hub:ptb"),
+        ("no.txt", "no such file"),
+    ],
+)
 def test_a_missing_file_is_named(name, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=message):
@@ -189,8 +233,24 @@ def test_a_name_too_long_for_a_path_is_a_missing_file():
         source_fingerprint("x" * 5000)
 
 
-@pytest.mark.parametrize("module", ["sources", "readers", "corpora", "settings", "generate", "generated", "mixtures", "example_sets", "example_tables"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "sources",
+        "readers",
+        "corpora",
+        "settings",
+        "generate",
+        "generated",
+        "mixtures",
+        "example_sets",
+        "example_tables",
+    ],
+)
 def test_reading_sources_loads_no_torch(module):
-    code = f"import sys, analysis.text.{module}; print(*(set(sys.modules) & {{'torch', 'transformers', 'datasets', 'pandas', 'pyarrow'}}))"
+    code = (
+        f"import sys, analysis.text.{module}; print(*(set(sys.modules) & {{'torch', 'transformers', 'datasets',"
+        " 'pandas', 'pyarrow'}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stdout.split(), done.stdout + done.stderr

@@ -22,19 +22,33 @@ def write(path, *lines):
 
 
 def test_a_file_is_read_line_by_line(tmp_path):
-    path = write(tmp_path / "q.jsonl", GOOD, "", GOOD | {"query": "é:", "choices": ["a", "b", "c"], "gold": 0, "source": "x"}, "")
+    path = write(
+        tmp_path / "q.jsonl", GOOD, "", GOOD | {"query": "é:", "choices": ["a", "b", "c"], "gold": 0, "source": "x"}, ""
+    )
     assert read_task(path) == [Item("Predators eat", ("grass", "bunnies"), 1), Item("é:", ("a", "b", "c"), 0)]
     check_tasks([path, "lab:yes-no", "hub:arc_easy"])
 
 
-@pytest.mark.parametrize(("line", "says"), [
-    ('{"query": "x"', "is not JSON"), ("[1, 2]", "has no JSON object"), ({"query": "x", "choices": ["a", "b"]}, "has no gold"),
-    ({"gold": 1}, "has no query and no choices"),
-    (GOOD | {"gold": 2}, "gold is 2; with 2 choices it is a number from 0 to 1"), (GOOD | {"gold": -1}, "gold is -1"), (GOOD | {"gold": "1"}, "gold is '1'"),
-    (GOOD | {"gold": True}, "gold is True"), (GOOD | {"gold": None}, "gold is None"),
-    (GOOD | {"choices": []}, "at least two"), (GOOD | {"choices": ["a"], "gold": 0}, "at least two"), (GOOD | {"choices": ["a", " "]}, "none of them empty"),
-    (GOOD | {"choices": "ab"}, "at least two"), (GOOD | {"query": "  "}, "not a text"), (GOOD | {"query": 3}, "not a text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"query": "x"', "is not JSON"),
+        ("[1, 2]", "has no JSON object"),
+        ({"query": "x", "choices": ["a", "b"]}, "has no gold"),
+        ({"gold": 1}, "has no query and no choices"),
+        (GOOD | {"gold": 2}, "gold is 2; with 2 choices it is a number from 0 to 1"),
+        (GOOD | {"gold": -1}, "gold is -1"),
+        (GOOD | {"gold": "1"}, "gold is '1'"),
+        (GOOD | {"gold": True}, "gold is True"),
+        (GOOD | {"gold": None}, "gold is None"),
+        (GOOD | {"choices": []}, "at least two"),
+        (GOOD | {"choices": ["a"], "gold": 0}, "at least two"),
+        (GOOD | {"choices": ["a", " "]}, "none of them empty"),
+        (GOOD | {"choices": "ab"}, "at least two"),
+        (GOOD | {"query": "  "}, "not a text"),
+        (GOOD | {"query": 3}, "not a text"),
+    ],
+)
 def test_a_broken_line_is_named(tmp_path, line, says):
     path = write(tmp_path / "q.jsonl", GOOD, "", line, GOOD)
     with pytest.raises(DataError, match="q.jsonl, line 3: .*") as error:
@@ -44,7 +58,11 @@ def test_a_broken_line_is_named(tmp_path, line, says):
 
 def test_a_file_that_is_none(tmp_path):
     one, none = write(tmp_path / "one.jsonl", GOOD), write(tmp_path / "none.jsonl")
-    for path, says in ((str(tmp_path / "no.jsonl"), "no such file"), (one, "holds 1 question;"), (none, "holds 0 questions")):
+    for path, says in (
+        (str(tmp_path / "no.jsonl"), "no such file"),
+        (one, "holds 1 question;"),
+        (none, "holds 0 questions"),
+    ):
         with pytest.raises(DataError, match=says):
             check_tasks([path])
     (tmp_path / "folder.jsonl").mkdir()
@@ -55,10 +73,19 @@ def test_a_file_that_is_none(tmp_path):
         check_tasks([str(tmp_path / "latin.jsonl")])
 
 
-@pytest.mark.parametrize(("names", "says"), [
-    (["story-ending"], "did you mean 'lab:story-ending'"), (["lab:yesno"], "no task 'yesno'; did you mean 'yes-no'"), (["lab:"], "the lab has no task ''"),
-    (["hub:"], "hub:NAME"), (["hub:a/b"], "hub:NAME"), (["q.csv"], "unknown"), ([""], "unknown"), (["lab:yes-no", "hub:boolq", "lab:yes-no"], "given twice"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["story-ending"], "did you mean 'lab:story-ending'"),
+        (["lab:yesno"], "no task 'yesno'; did you mean 'yes-no'"),
+        (["lab:"], "the lab has no task ''"),
+        (["hub:"], "hub:NAME"),
+        (["hub:a/b"], "hub:NAME"),
+        (["q.csv"], "unknown"),
+        ([""], "unknown"),
+        (["lab:yes-no", "hub:boolq", "lab:yes-no"], "given twice"),
+    ],
+)
 def test_unknown_names_are_refused_with_what_is_possible(names, says):
     with pytest.raises(UsageError) as error:
         check_tasks(names)
@@ -71,23 +98,31 @@ def test_fewer_questions_are_the_first_of_more(tmp_path):
     assert few == more[:5] and len({item.query for item in more}) == 12 and more != read_task(path)[:12]
     assert task_items(path, documents=5, seed=1) != few and len(task_items(path, documents=99)) == 20
     assert sorted(chosen(7, 99, 3)) == list(range(7))
-    assert task_items("lab:pronouns", documents=4, seed=2) == [item for item, _ in zip(lab.task("pronouns", seed=2), range(4))]
+    assert task_items("lab:pronouns", documents=4, seed=2) == [
+        item for item, _ in zip(lab.task("pronouns", seed=2), range(4))
+    ]
     with pytest.raises(UsageError, match="read by the harness"):
         task_items("hub:boolq", documents=4)
 
 
 def test_fingerprints_are_of_what_is_asked(tmp_path):
-    first, copy, other = write(tmp_path / "a.jsonl", GOOD, GOOD), write(tmp_path / "b.jsonl", GOOD, GOOD), write(tmp_path / "c.jsonl", GOOD, GOOD | {"gold": 0})
+    first, copy, other = (
+        write(tmp_path / "a.jsonl", GOOD, GOOD),
+        write(tmp_path / "b.jsonl", GOOD, GOOD),
+        write(tmp_path / "c.jsonl", GOOD, GOOD | {"gold": 0}),
+    )
     assert task_fingerprint(first) == task_fingerprint(copy) != task_fingerprint(other)
-    assert task_fingerprint("lab:yes-no") != task_fingerprint("lab:pronouns") and task_fingerprint("hub:boolq").startswith("hub:boolq@lm-eval-0.")
+    assert task_fingerprint("lab:yes-no") != task_fingerprint("lab:pronouns") and task_fingerprint(
+        "hub:boolq"
+    ).startswith("hub:boolq@lm-eval-0.")
     with pytest.raises(UsageError):
         task_fingerprint("lab:no")
 
 
 def test_names_are_checked_without_torch_or_the_harness():
     code = (
-        "import sys\nfrom analysis.text.tasks import *\ncheck_tasks(['lab:yes-no', 'hub:boolq']); task_fingerprint('hub:boolq')\n"
-        "print(*{'torch', 'lm_eval', 'datasets'} & set(sys.modules))"
+        "import sys\nfrom analysis.text.tasks import *\ncheck_tasks(['lab:yes-no', 'hub:boolq']);"
+        " task_fingerprint('hub:boolq')\nprint(*{'torch', 'lm_eval', 'datasets'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stdout.split(), done.stdout + done.stderr

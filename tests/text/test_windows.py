@@ -33,7 +33,9 @@ def test_a_stream_is_the_documents_joined_and_cut(lengths, boundary_id):
     expected = [stream[i : i + 4] for i in range(0, len(stream) // 4 * 4, 4)]
     got = cut(documents, length=4, samples=None, seed=0, boundary_id=boundary_id)
     assert got.ids.tolist() == expected and got.ids.dtype == torch.int64
-    assert got.mask.all() and len(got) == got.provenance["available"] == len(expected) and got.tokens == 4 * len(expected)
+    assert (
+        got.mask.all() and len(got) == got.provenance["available"] == len(expected) and got.tokens == 4 * len(expected)
+    )
 
 
 def test_samples_are_drawn_without_replacement_and_by_seed():
@@ -43,7 +45,9 @@ def test_samples_are_drawn_without_replacement_and_by_seed():
     assert draws[0] == draws[1] != draws[2]
     rows = {tuple(row) for row in draws[0]}
     assert len(rows) == 20 and rows <= everything
-    assert {tuple(row) for row in cut(documents, length=8, samples=50, seed=3, boundary_id=None).ids.tolist()} == everything
+    assert {
+        tuple(row) for row in cut(documents, length=8, samples=50, seed=3, boundary_id=None).ids.tolist()
+    } == everything
 
 
 def test_the_global_generator_is_left_alone():
@@ -57,13 +61,18 @@ def test_a_smaller_draw_is_the_beginning_of_a_larger_one():
     few, many = (cut(texts(400), length=8, samples=n, seed=5, boundary_id=None) for n in (4, 30))
     part = many.subset(4)
     assert torch.equal(part.ids, few.ids) and part.provenance == few.provenance
-    assert torch.equal(cut(texts(400), length=8, samples=4, seed=5, boundary_id=None, shuffle=False).ids[:, 0], torch.arange(1000, 1032, 8))
+    assert torch.equal(
+        cut(texts(400), length=8, samples=4, seed=5, boundary_id=None, shuffle=False).ids[:, 0],
+        torch.arange(1000, 1032, 8),
+    )
     with pytest.raises(UsageError, match="31 windows asked, 30 there"):
         many.subset(31)
 
 
 def test_crops_are_those_of_the_paper():
-    """Section 1.4 of the facts: a random document until its tokens exceed the length, then a random crop; Python's generator."""
+    """Section 1.4 of the facts: a random document until its tokens exceed the length, then a random crop; Python's
+    generator.
+    """
     documents = texts(3, 30, 8, 50, 9)
     generator, expected = random.Random(7), []
     for _ in range(12):
@@ -73,12 +82,15 @@ def test_crops_are_those_of_the_paper():
                 break
         start = generator.randint(0, len(document) - 8 - 1)
         expected.append(document[start : start + 8])
-    # Documents found too short are not tokenised again, but they are drawn again: the same generator calls, the same crops.
+    # Documents found too short are not tokenised again, but they are drawn again: the same generator calls, the same
+    # crops.
     assert cut(documents, length=8, samples=12, seed=7, boundary_id=EDGE, mode="crop").ids.tolist() == expected
 
 
 def test_documents_are_padded_on_the_right_and_masked():
-    got = cut([[1, 2, 3], [], [4], [5, 6, 7, 8, 9, 10]], length=4, samples=None, seed=0, boundary_id=EDGE, mode="documents")
+    got = cut(
+        [[1, 2, 3], [], [4], [5, 6, 7, 8, 9, 10]], length=4, samples=None, seed=0, boundary_id=EDGE, mode="documents"
+    )
     assert got.ids.tolist() == [[1, 2, 3, EDGE], [4, EDGE, EDGE, EDGE], [5, 6, 7, 8]]
     assert got.mask.tolist() == [[True, True, True, False], [True, False, False, False], [True] * 4]
     assert got.tokens == 8 == got.provenance["tokens"]
@@ -90,8 +102,16 @@ def test_documents_are_padded_on_the_right_and_masked():
         (texts(30), dict(length=8, samples=5), "text: 30 tokens hold 3 windows of 8 tokens, 5 asked"),
         (texts(5), dict(length=8, samples=None), "5 tokens hold 0 windows of 8 tokens, at least 1 asked"),
         ([], dict(length=8, samples=1), "0 tokens hold 0 windows"),
-        (texts(9, 9), dict(length=8, samples=3, mode="documents"), "holds 2 windows of 8 tokens, one per document, 3 asked"),
-        (texts(5, 8), dict(length=8, samples=3, mode="crop"), r"none of 2 documents is longer than a window of 8 tokens \(the longest has 8\), 3"),
+        (
+            texts(9, 9),
+            dict(length=8, samples=3, mode="documents"),
+            "holds 2 windows of 8 tokens, one per document, 3 asked",
+        ),
+        (
+            texts(5, 8),
+            dict(length=8, samples=3, mode="crop"),
+            r"none of 2 documents is longer than a window of 8 tokens \(the longest has 8\), 3",
+        ),
     ],
 )
 def test_too_short_a_text_says_how_many_windows_it_holds(documents, options, message):
@@ -172,7 +192,9 @@ def test_a_shifted_copy_is_an_overlap_and_the_message_says_what_to_do():
     calibration = windows([line[:100]], label="stories.txt")
     disjoint(calibration, {"apart": windows([line[100:]]), "short": windows([line[37 + 63 :]])})
     disjoint(calibration, {"49 tokens": windows([line[51:100] + other[:51]])})
-    with pytest.raises(OverlapError, match=r"'stories.txt' and held-out 'news' \(text\) overlap: 1 of 2 .* 50 or more .*\[:80%\]"):
+    with pytest.raises(
+        OverlapError, match=r"'stories.txt' and held-out 'news' \(text\) overlap: 1 of 2 .* 50 or more .*\[:80%\]"
+    ):
         disjoint(calibration, {"apart": windows([other]), "news": windows([other, line[50:100] + other[:50]])})
 
 
@@ -188,20 +210,41 @@ def test_windows_shorter_than_the_run_are_compared_whole():
 
 
 def test_added_windows_come_last_and_are_counted():
-    own, more = windows([[1, 2, 3], [4, 5, 6]], label="stories"), windows([[7, 8, 9]], [[True, True, False]], label="self")
+    own, more = (
+        windows([[1, 2, 3], [4, 5, 6]], label="stories"),
+        windows([[7, 8, 9]], [[True, True, False]], label="self"),
+    )
     together = append(own, more)
-    assert together.ids.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]] and together.mask.tolist() == [[True] * 3, [True] * 3, [True, True, False]]
-    assert (together.own, together.added, len(together), together.tokens, together.label) == (2, 1, 3, 8, "stories + self")
+    assert together.ids.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]] and together.mask.tolist() == [
+        [True] * 3,
+        [True] * 3,
+        [True, True, False],
+    ]
+    assert (together.own, together.added, len(together), together.tokens, together.label) == (
+        2,
+        1,
+        3,
+        8,
+        "stories + self",
+    )
     assert (own.own, own.added) == (2, 0)
     again = append(together, own)
     assert (again.own, again.added) == (2, 3)
-    assert [together.subset(n).added for n in (1, 2, 3)] == [0, 0, 1] and [again.subset(n).own for n in (1, 2, 3, 5)] == [1, 2, 2, 2]
+    assert [together.subset(n).added for n in (1, 2, 3)] == [0, 0, 1] and [
+        again.subset(n).own for n in (1, 2, 3, 5)
+    ] == [1, 2, 2, 2]
 
 
 def test_windows_of_another_length_are_not_added():
-    with pytest.raises(UsageError, match="append: 'self' has windows of 2 tokens, 'stories' of 3; draw both with the same length"):
+    with pytest.raises(
+        UsageError, match="append: 'self' has windows of 2 tokens, 'stories' of 3; draw both with the same length"
+    ):
         append(windows([[1, 2, 3]], label="stories"), windows([[1, 2]], label="self"))
-    for added, message in ((2, "2 of 2 windows are added ones"), (-1, "added must be a whole number"), (True, "added must be a whole number")):
+    for added, message in (
+        (2, "2 of 2 windows are added ones"),
+        (-1, "added must be a whole number"),
+        (True, "added must be a whole number"),
+    ):
         with pytest.raises(UsageError, match=message):
             Windows(torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.bool), added=added)
 
@@ -215,10 +258,15 @@ def test_an_added_window_overlaps_as_any_other():
 @pytest.mark.parametrize("seed", range(3))
 def test_repeated_windows_are_those_that_share_a_run(seed):
     generator = torch.Generator().manual_seed(seed)
-    sets = [Windows(ids := torch.randint(0, 2, (rows, 20), generator=generator), torch.ones_like(ids, dtype=torch.bool)) for rows in (5, 30)]
+    sets = [
+        Windows(ids := torch.randint(0, 2, (rows, 20), generator=generator), torch.ones_like(ids, dtype=torch.bool))
+        for rows in (5, 30)
+    ]
     rows, run = repeated(*sets)
     known = {tuple(row[i : i + run]) for row in sets[0].ids.tolist() for i in range(21 - run)}
-    assert rows.tolist() == [n for n, row in enumerate(sets[1].ids.tolist()) if known & {tuple(row[i : i + run]) for i in range(21 - run)}]
+    assert rows.tolist() == [
+        n for n, row in enumerate(sets[1].ids.tolist()) if known & {tuple(row[i : i + run]) for i in range(21 - run)}
+    ]
 
 
 def test_crops_in_order_are_one_per_document_that_is_long_enough():
@@ -229,7 +277,10 @@ def test_crops_in_order_are_one_per_document_that_is_long_enough():
     for row, document in zip(got, [documents[1], documents[3], documents[4], documents[5]]):
         assert any(document[start : start + 8] == row for start in range(len(document) - 7))
     assert cut(documents[:5], samples=2, **options).ids.tolist() == got[:2]
-    with pytest.raises(DataError, match=r"4 of 6 documents are longer than a window of 8 tokens \(the longest other has 8\), 5 crops asked"):
+    with pytest.raises(
+        DataError,
+        match=r"4 of 6 documents are longer than a window of 8 tokens \(the longest other has 8\), 5 crops asked",
+    ):
         cut(documents, samples=5, **options)
 
 
@@ -237,16 +288,24 @@ def labelled(rows: int = 4, length: int = 6) -> Windows:
     """Windows of a span set, every part of which tells its row."""
     ids = torch.arange(rows * length).view(rows, length)
     answers = Labelled(
-        "span", "f1", torch.stack([torch.arange(rows), torch.arange(rows) + 1], 1), texts=tuple((f"passage {row}", f"answer {row}") for row in range(rows)),
+        "span",
+        "f1",
+        torch.stack([torch.arange(rows), torch.arange(rows) + 1], 1),
+        texts=tuple((f"passage {row}", f"answer {row}") for row in range(rows)),
         offsets=ids[..., None].repeat(1, 1, 2),
-    )  # fmt: skip
-    return Windows(ids, torch.ones_like(ids, dtype=torch.bool), "set", {"samples": rows}, types=ids % 2, labelled=answers)
+    )
+    return Windows(
+        ids, torch.ones_like(ids, dtype=torch.bool), "set", {"samples": rows}, types=ids % 2, labelled=answers
+    )
 
 
 def test_rows_are_taken_with_all_that_belongs_to_them():
     taken = labelled().take(torch.tensor([1, 3]))
     assert taken.ids[:, 0].tolist() == [6, 18] and torch.equal(taken.types, taken.ids % 2)
-    assert taken.labelled.labels.tolist() == [[1, 2], [3, 4]] and taken.labelled.texts == (("passage 1", "answer 1"), ("passage 3", "answer 3"))
+    assert taken.labelled.labels.tolist() == [[1, 2], [3, 4]] and taken.labelled.texts == (
+        ("passage 1", "answer 1"),
+        ("passage 3", "answer 3"),
+    )
     assert torch.equal(taken.labelled.offsets[..., 0], taken.ids)
     assert taken.provenance["samples"] == 2 and taken.provenance["tokens"] == 12
     assert torch.equal(labelled().subset(3).labelled.labels, labelled().labelled.labels[:3])

@@ -6,13 +6,34 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from analysis.models.load import LoadedModel
 
-WORDS = "the a red blue old new cat dog bird town hill river sees has likes finds and but".split()
+WORDS = [
+    "the",
+    "a",
+    "red",
+    "blue",
+    "old",
+    "new",
+    "cat",
+    "dog",
+    "bird",
+    "town",
+    "hill",
+    "river",
+    "sees",
+    "has",
+    "likes",
+    "finds",
+    "and",
+    "but",
+]
 END = "<eos>"
 
 
 def word_tokenizer(words: list[str] = WORDS) -> PreTrainedTokenizerFast:
     """One token per word, `<unk>` for others, `<eos>` last."""
-    core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(["<unk>", *words, END])}, unk_token="<unk>"))
+    core = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(["<unk>", *words, END])}, unk_token="<unk>")
+    )
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     core.decoder = decoders.WordPiece(prefix="##")
     return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token=END)
@@ -22,8 +43,17 @@ def tiny_writer(seed: int = 0, spread: float = 0.3, context: int = 48) -> Loaded
     """`spread`: how far apart the model's logits are; 0 = every word alike."""
     tokenizer = word_tokenizer()
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-        max_position_embeddings=context, initializer_range=spread, tie_word_embeddings=False, eos_token_id=None, bos_token_id=None,
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=context,
+        initializer_range=spread,
+        tie_word_embeddings=False,
+        eos_token_id=None,
+        bos_token_id=None,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
