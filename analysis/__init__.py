@@ -20,27 +20,28 @@ if (
     from analysis.errors import AnalysisError
     from analysis.measure.perplexity import Perplexity, perplexity
     from analysis.models.load import LoadedModel, load_model
-    from analysis.pruning import Pruned, prune
-    from analysis.recipe import Recipe
+    from analysis.pruning.loop import prune
+    from analysis.pruning.state import Pruned
+    from analysis.recipe.recipe import Recipe
     from analysis.study.sweep import Job, Study, grid, run_study
-    from analysis.text.corpora import load_tokens
-    from analysis.text.windows import Windows, disjoint
+    from analysis.text.load import load_tokens
+    from analysis.windows import Windows, disjoint
 
 _HOMES = {
     "AnalysisError": "analysis.errors",
     "Job": "analysis.study.sweep",
     "LoadedModel": "analysis.models.load",
     "Perplexity": "analysis.measure.perplexity",
-    "Pruned": "analysis.pruning",
-    "Recipe": "analysis.recipe",
+    "Pruned": "analysis.pruning.loop",
+    "Recipe": "analysis.recipe.recipe",
     "Study": "analysis.study.sweep",
-    "Windows": "analysis.text.windows",
-    "disjoint": "analysis.text.windows",
+    "Windows": "analysis.windows",
+    "disjoint": "analysis.windows",
     "grid": "analysis.study.sweep",
     "load_model": "analysis.models.load",
-    "load_tokens": "analysis.text.corpora",
+    "load_tokens": "analysis.text.load",
     "perplexity": "analysis.measure.perplexity",
-    "prune": "analysis.pruning",
+    "prune": "analysis.pruning.loop",
     "run_study": "analysis.study.sweep",
 }
 

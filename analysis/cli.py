@@ -15,7 +15,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from analysis.commands.common import jsonable
-from analysis.commands.folder import explain
+from analysis.commands.out_folder import explain
 from analysis.errors import AnalysisError, UsageError
 
 EXIT_CODES = """exit codes:
@@ -233,7 +233,7 @@ def _add_check(verbs) -> None:
     verb = _add_verb(
         verbs,
         "check",
-        _lazy("look", "check"),
+        _lazy("check", "check"),
         "replay a model block by block, compare with its own forward, and list its prunable matrices",
         "  analysis check lab\n  analysis check ./my-llama --text notes.txt --length 512",
         "The replay error of a block is relative: |replayed - true| / |true| over its outputs. Above the tolerance"
@@ -248,7 +248,7 @@ def _add_evaluate(verbs) -> None:
     verb = _add_verb(
         verbs,
         "evaluate",
-        _lazy("look", "evaluate"),
+        _lazy("evaluate", "evaluate"),
         "measure the perplexity of a model on texts, and its accuracy on tasks",
         "  analysis evaluate lab --text lab:stories --length 128 --samples 200\n"
         "  analysis evaluate out/wanda/model --text 'notes.txt[80%:]' --text wiki=hub:wikitext2 --length 1024 --json\n"
@@ -275,7 +275,7 @@ def _add_evaluate(verbs) -> None:
 
 
 def _add_data(verbs) -> None:
-    from analysis.text.settings import OPTIONS
+    from analysis.text.generation import OPTIONS
 
     data = verbs.add_parser("data", help="look at texts, and write some", description="Look at texts, and write some.")
     data = data.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
@@ -332,7 +332,7 @@ def _add_figures(verbs) -> None:
     verb = _add_verb(
         verbs,
         "figures",
-        _lazy("suite", "figures"),
+        _lazy("figures", "figures"),
         "run the notebooks and draw the figures, reusing results that are stored",
         "  analysis figures\n  analysis figures --only 01_compounding_error --set EPOCHS=5",
     )
@@ -357,7 +357,7 @@ def _add_list(verbs) -> None:
     verb = _add_verb(
         verbs,
         "list",
-        _lazy("suite", "list_things"),
+        _lazy("list", "list_things"),
         "list models, text sources, tasks, recipes or stored runs",
         "  analysis list models\n  analysis list recipes",
     )
@@ -365,7 +365,7 @@ def _add_list(verbs) -> None:
 
 
 def _add_lab(verbs) -> None:
-    from analysis.models import finetune, pretrain, pretrain_encoder
+    from analysis.training import decoder, encoder, finetune
 
     lab = verbs.add_parser(
         "lab", help="train the embedded lab's models", description="Train the embedded lab's models."
@@ -375,27 +375,27 @@ def _add_lab(verbs) -> None:
     train = _add_verb(
         lab,
         "train",
-        _lazy("suite", "lab_train"),
+        _lazy("lab", "lab_train"),
         "train a lab decoder on the lab's mixed stream and write it with its tokenizer and training card",
         "  analysis lab train --out my-decoder --tokens 5000000\n  analysis lab train --hidden 128 --blocks 12 --device"
         " cuda",
         resuming,
     )
-    pretrain.add_arguments(train)
-    encoder = _add_verb(
+    decoder.add_arguments(train)
+    masked = _add_verb(
         lab,
         "encoder",
-        _lazy("suite", "lab_encoder"),
+        _lazy("lab", "lab_encoder"),
         "train a lab encoder to fill in masked words of the lab's mixed stream",
         "  analysis lab encoder --out my-encoder --tokens 2000000\n  analysis lab encoder --hidden 128 --masked 0.15"
         " --device cuda",
         resuming,
     )
-    pretrain_encoder.add_arguments(encoder)
+    encoder.add_arguments(masked)
     tune = _add_verb(
         lab,
         "finetune",
-        _lazy("suite", "lab_finetune"),
+        _lazy("lab", "lab_finetune"),
         "fine-tune an encoder on labelled examples: a class, a score, or a span of a passage",
         "  analysis lab finetune lab/encoder examples:truth --out my-truth --examples 20000\n  analysis lab finetune"
         " ./my-bert 'examples:train.tsv[:90%]' --held-out 'examples:train.tsv[90%:]' --learning-rate 1e-4",

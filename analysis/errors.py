@@ -5,7 +5,8 @@ The command line prints the message alone, without a traceback, and exits with t
 """
 
 import copyreg
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class AnalysisError(Exception):
@@ -81,3 +82,10 @@ class SuiteError(AnalysisError):
     """A notebook that is missing, misparameterised or failed."""
 
     exit_code = 7
+
+
+def suggest(typed: object, valid: Iterable[str]) -> str:
+    """`did you mean 'wanda'? valid: random, magnitude, ...`: the end of a message about an unknown name."""
+    folded = {v.casefold(): v for v in valid}
+    close = difflib.get_close_matches(str(typed).casefold(), folded, n=1, cutoff=0.5)
+    return (f"did you mean {folded[close[0]]!r}? " if close else "") + f"valid: {', '.join(folded.values())}"

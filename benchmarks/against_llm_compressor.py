@@ -159,11 +159,11 @@ def compare_masks(arguments) -> None:
     from transformers import AutoModelForCausalLM
 
     from analysis.masks.choose import choose_mask, wanted_statistics
-    from analysis.masks.statistics import collect
     from analysis.models.anatomy import anatomy
-    from analysis.recipe import Recipe
-    from analysis.reconstruction.streams import advance, open_streams, unit_output
-    from analysis.text.windows import Windows
+    from analysis.recipe.recipe import Recipe
+    from analysis.streams.collect import collect
+    from analysis.streams.streams import advance, open_streams, unit_output
+    from analysis.windows import Windows
 
     torch.set_num_threads(1)
     theirs, ours = (
@@ -202,9 +202,9 @@ def compare_masks(arguments) -> None:
 def ours(model, ids, arguments):
     import torch
 
-    from analysis.pruning import prune
-    from analysis.recipe import Recipe
-    from analysis.text.windows import Windows
+    from analysis.pruning.loop import prune
+    from analysis.recipe.recipe import Recipe
+    from analysis.windows import Windows
 
     ids = torch.tensor(ids)
     windows = Windows(ids, torch.ones_like(ids, dtype=torch.bool), "random ids", {"tokens": ids.numel()})

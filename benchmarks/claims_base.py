@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from analysis.recipe import TRAINED, Recipe
+from analysis.recipe.parts import TRAINED
+from analysis.recipe.recipe import Recipe
 from analysis.study.sweep import Study
 
 SHIN = ("LR", "BR", "BR+GP", "BR+GP+CR")

@@ -4,7 +4,7 @@ import math
 
 from claims_base import CRITERIA, FW, P1, P2, PERP, SHIN, SW, Claim, Results, less, with_options
 
-from analysis.recipe import Recipe
+from analysis.recipe.recipe import Recipe
 
 SIZES = ("unit=matrix", "unit=sub-block", "width=1", "width=2", "unit=model")
 # with the learning rate that served each best on the lab's held-out stories, among 2e-4, 5e-4, 1e-3 and 4e-3

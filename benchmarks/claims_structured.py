@@ -5,8 +5,8 @@ from statistics import mean
 
 from claims_base import Claim, Results, less
 
-from analysis.recipe import Recipe
-from analysis.study.choices import paired
+from analysis.recipe.recipe import Recipe
+from analysis.study.grids import paired
 from analysis.study.sweep import Job, grid
 
 LIAR, FLAP = "2407.13331", "2312.11983"

@@ -19,8 +19,8 @@ import torch
 from transformers import GenerationConfig
 
 from analysis.models.load import load_model
-from analysis.text.generated import written
-from analysis.text.settings import LONGEST
+from analysis.text.generated_files import written
+from analysis.text.generation import LONGEST
 
 
 def library(loaded, batch: int, seed: int) -> int:

@@ -20,12 +20,12 @@ from pathlib import Path
 from analysis import paths
 from analysis.lab.examples import Example
 from analysis.measure.scores import score
-from analysis.models.finetune import FinetuneConfig, finetune
-from analysis.recipe import Recipe
+from analysis.recipe.recipe import Recipe
 from analysis.study.sweep import grid, run_study
-from analysis.text.example_tables import read_table
+from analysis.text.example_readers import read_table
 from analysis.text.examples import load_examples
 from analysis.text.sources import parse_source
+from analysis.training.finetune import FinetuneConfig, finetune
 
 REPAIRS = {"none": "LR", "compensate": "compensate", "scale": "scale", "LIAR": "LIAR", "LIAR+GP": "LIAR+GP"}
 LENGTH = {"SST-2": 64, "STS-B": 96}

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from analysis.models.anatomy import anatomy
-from analysis.recipe import Solver, Unit
-from analysis.reconstruction.gradient import Problem, reconstruct
-from analysis.reconstruction.pieces import Piece, pieces
-from analysis.reconstruction.streams import advance, open_streams, stream_through
-from analysis.text.windows import Windows
+from analysis.recipe.parts import Solver, Unit
+from analysis.reconstruction.gradient import reconstruct
+from analysis.reconstruction.targets import Problem
+from analysis.reconstruction.units import Piece, pieces
+from analysis.streams.streams import advance, open_streams, stream_through
+from analysis.windows import Windows
 
 WINDOWS, LENGTH, VOCABULARY, BLOCK, BATCH = 64, 128, 1000, 1, 8
 LOOPS = ("bare", "all", "norms-biases", "masklora", "sub-blocks")

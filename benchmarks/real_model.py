@@ -13,7 +13,7 @@ import math
 
 import pandas as pd
 
-from analysis.recipe import Recipe
+from analysis.recipe.recipe import Recipe
 from analysis.study.sweep import grid, run_study
 
 METHODS = ("LR", "BR", "BR+GP", "BR+GP+CR")

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from analysis.masks.criteria import wanda_scores
-from analysis.masks.pairs import CACHE
 from analysis.masks.patterns import choose
 from analysis.masks.refine import frank_wolfe, swaps
-from analysis.masks.statistics import Statistics
-from analysis.recipe import Pattern
+from analysis.masks.swap_tables import CACHE
+from analysis.recipe.parts import Pattern
+from analysis.streams.collect import Statistics
 
 SHAPES = [(688, 256), (256, 688), (1024, 1024)]
 PATTERNS = [Pattern(sparsity=0.5, group="row"), Pattern(sparsity=0.5, group="matrix"), Pattern(keep=2, of=4)]

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from analysis.masks.patterns import keep_largest, kept
 from analysis.reconstruction import closed_form
-from analysis.reconstruction.closed_form import Moments, MomentsCollector, ridge
+from analysis.reconstruction.closed_form import ridge
+from analysis.streams.moments import Moments, MomentsCollector
 
 CASES = [
     (688, 256, 0.5, False),

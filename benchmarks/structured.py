@@ -19,8 +19,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from analysis.masks.budget import select
-from analysis.masks.structured import (
+from analysis.measure.perplexity import perplexity
+from analysis.models.anatomy import anatomy_of_copy, evaluating
+from analysis.models.load import load_model
+from analysis.streams.moments import Sums, one_stream
+from analysis.streams.streams import advance, open_streams
+from analysis.structured.budget import select
+from analysis.structured.criteria import (
     CRITERIA,
     Evidence,
     consumer_statistics,
@@ -28,11 +33,7 @@ from analysis.masks.structured import (
     structure_scores,
     token_batches,
 )
-from analysis.measure.perplexity import perplexity
-from analysis.models.anatomy import anatomy_of_copy, evaluating
-from analysis.models.load import load_model
-from analysis.models.shrink import footprint, shrink
-from analysis.models.structures import (
+from analysis.structured.find import (
     KINDS,
     Structures,
     column_mask,
@@ -41,11 +42,11 @@ from analysis.models.structures import (
     structures,
     structures_of_copy,
 )
-from analysis.reconstruction.streams import advance, open_streams
-from analysis.reconstruction.structured import METHODS, repair
-from analysis.reconstruction.sums import Sums, one_stream, two_streams
-from analysis.text.corpora import load_tokens
-from analysis.text.windows import Windows
+from analysis.structured.repair import METHODS, repair
+from analysis.structured.shrink import footprint, shrink
+from analysis.structured.targets import two_streams
+from analysis.text.load import load_tokens
+from analysis.windows import Windows
 
 BATCH = 8
 

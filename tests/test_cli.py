@@ -72,7 +72,7 @@ def build_model(folder: Path, documents: list[str]) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    from tests.small import small_llama
+    from tests.helpers.small import small_llama
 
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -433,7 +433,7 @@ def test_an_interrupt_exits_130_and_says_how_to_resume(world, tmp_path, capsys, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("analysis.pruning.prune", interrupt)
+        patch.setattr("analysis.pruning.loop.prune", interrupt)
         assert main(arguments(world, tmp_path / "out")) == 130
     assert "repeat the same command" in capsys.readouterr().err
     assert main(arguments(world, tmp_path / "out", recipe="wanda-40% LR")) == 0, (
@@ -456,7 +456,7 @@ def test_a_disk_that_fails_while_writing_is_explained(world, tmp_path, capsys, m
     def fail(*_):
         raise OSError(number, "os words", "somewhere")
 
-    monkeypatch.setattr("analysis.commands.folder.place_model", fail)
+    monkeypatch.setattr("analysis.commands.out_folder.place_model", fail)
     assert main(arguments(world, tmp_path / "out")) == 6
     assert re.search(f"error: .*somewhere: {says}", capsys.readouterr().err)
 
@@ -471,7 +471,7 @@ def test_a_folder_being_written_is_refused(world, tmp_path, capsys):
 
 
 def test_a_bug_keeps_its_traceback(world, monkeypatch):
-    monkeypatch.setattr("analysis.commands.look.check", lambda _: 1 / 0)
+    monkeypatch.setattr("analysis.commands.check.check", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["check", str(world / "model")])
 
@@ -603,7 +603,7 @@ def test_shrinking_writes_a_smaller_model_that_evaluates_alike(recipe, plain, wo
 
 
 def test_heads_that_cannot_be_cut_out_are_refused_before_the_work(world, tmp_path, capsys):
-    from tests.families import tiny
+    from tests.helpers.families import tiny
 
     folder = tmp_path / "bloom"
     tiny("bloom").save_pretrained(folder)
@@ -617,9 +617,9 @@ def test_heads_that_cannot_be_cut_out_are_refused_before_the_work(world, tmp_pat
 
 
 def test_list_recipes_explains_every_criterion():
-    from analysis.commands.suite import CRITERIA
-    from analysis.recipe import CRITERIA as weights
-    from analysis.recipe import STRUCTURED
+    from analysis.recipe.parts import CRITERIA as weights
+    from analysis.recipe.parts import STRUCTURED
+    from analysis.recipe.words import CRITERIA
 
     assert set(CRITERIA) == {*weights, *STRUCTURED}
 
@@ -679,14 +679,14 @@ def test_wrong_calls_of_figures(argv, code, says, tmp_path, capsys, monkeypatch)
 
 
 def test_lab_train_passes_its_arguments_on_and_prints_the_card(tmp_path, capsys, monkeypatch):
-    from analysis.models import pretrain
+    from analysis.training import decoder
 
     def train(config, out, *, device):
         assert (config.tokens, config.hidden, device) == (2048, 16, "cpu")
         out.mkdir()
         (out / "training.json").write_text(json.dumps({"parameters": 5, "tokens": config.tokens, "seconds": 1.5}))
 
-    monkeypatch.setattr(pretrain, "train", train)
+    monkeypatch.setattr(decoder, "train", train)
     argv = ["lab", "train", "--out", str(tmp_path / "decoder"), "--tokens", "2048", "--hidden", "16", "--device", "cpu"]
     assert main([*argv, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["parameters"] == 5

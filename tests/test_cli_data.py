@@ -13,7 +13,7 @@ from analysis.commands import data
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A folder with a tiny model that writes (`model`) and two texts it can read."""
-    from tests.text.writers import WORDS, tiny_writer
+    from tests.helpers.writers import WORDS, tiny_writer
 
     folder = tmp_path_factory.mktemp("world")
     loaded = tiny_writer()
@@ -50,7 +50,7 @@ def described(capsys, world, source, *more) -> dict:
 def test_a_text_is_described_in_the_models_terms(world, capsys):
     from analysis.measure.perplexity import perplexity
     from analysis.models.load import load_model
-    from analysis.text.corpora import load_tokens
+    from analysis.text.load import load_tokens
 
     told = described(capsys, world, f"{world}/two.txt")
     dense = load_model(str(world / "model"), device="cpu")
@@ -61,10 +61,11 @@ def test_a_text_is_described_in_the_models_terms(world, capsys):
 
 
 def test_a_text_is_compared_with_another_one(world, capsys):
-    from analysis.measure.second_moments import distance, second_moment
+    from analysis.measure.second_moments import second_moment
     from analysis.models.load import load_model
-    from analysis.text.corpora import load_tokens
-    from analysis.text.windows import repeated
+    from analysis.streams.moments import distance
+    from analysis.text.load import load_tokens
+    from analysis.windows import repeated
 
     source, against = f"{world}/two.txt", f"{world}/one.txt"
     told = described(capsys, world, source, "--against", against)["against"]

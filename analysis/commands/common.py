@@ -76,7 +76,7 @@ def check_counts(problems: Problems, args) -> None:
 
 def check_model(problems: Problems, name: str) -> str | None:
     """Fingerprint of a model, which also tells that its files are there; mistakes are collected."""
-    from analysis.models.load import fingerprint
+    from analysis.models.hub import fingerprint
 
     with problems.catch():
         return fingerprint(name)

@@ -8,11 +8,11 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
-from analysis.commands import folder
+from analysis.commands import out_folder
 from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, say, table, unescape
 from analysis.errors import StoreError, UsageError
 from analysis.progress import bar
-from analysis.text.settings import Generation
+from analysis.text.generation import Generation
 from analysis.text.sources import named, parse_source
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # how tokenizers with byte fallback write a byte they know no word for
@@ -31,7 +31,7 @@ def describe(args: argparse.Namespace) -> Report:
     from analysis.measure.perplexity import perplexity
     from analysis.measure.scores import score
     from analysis.models.load import load_model
-    from analysis.text.corpora import load_tokens
+    from analysis.text.load import load_tokens
 
     say(f"loading {args.model}")
     dense = load_model(args.model, device=args.device, dtype=args.dtype)
@@ -84,8 +84,9 @@ def _against(dense, windows, other) -> dict:
     """How far `windows` are from those of another text: what of it they repeat, and the distance of hidden states'
     second moments.
     """
-    from analysis.measure.second_moments import distance, second_moment
-    from analysis.text.windows import repeated
+    from analysis.measure.second_moments import second_moment
+    from analysis.streams.moments import distance
+    from analysis.windows import repeated
 
     rows, run = repeated(windows, other)
     moments, reference = second_moment(dense.model, windows), second_moment(dense.model, other)
@@ -158,34 +159,34 @@ def generate(args: argparse.Namespace) -> Report:
     with problems.catch():
         if args.out.suffix != ".jsonl" or args.out.is_dir():
             raise UsageError(f"--out {args.out}: must be a file that ends in .jsonl")
-        folder.check_writable(args.out.parent)
+        out_folder.check_writable(args.out.parent)
     problems.raise_any()
     from analysis.models.load import load_model
-    from analysis.text import generated
+    from analysis.text import generated_files
 
     say(f"loading {args.model}")
     loaded = load_model(args.model, device=args.device, dtype=args.dtype)
-    request = generated.file_of(loaded, parse_source(source), seed=args.seed).request | {"asked": args.texts}
+    request = generated_files.file_of(loaded, parse_source(source), seed=args.seed).request | {"asked": args.texts}
     beside = args.out.with_suffix(".provenance.json")
     if (told := _finished(args.out, beside, request)) is None:
         batches, texts = [], 0
         with bar(total=args.texts, desc="texts", unit="text") as progress:
-            for batch in generated.written(loaded, source, seed=args.seed):
+            for batch in generated_files.written(loaded, source, seed=args.seed):
                 batches.append(batch)
                 progress.update(min(len(batch.texts), args.texts - texts))
                 texts += len(batch.texts)
                 if texts >= args.texts:
                     break
         chosen = [(text, number) for number, batch in enumerate(batches) for text in batch.texts][: args.texts]
-        data = b"".join(generated.line(text, number) for text, number in chosen)
+        data = b"".join(generated_files.line(text, number) for text, number in chosen)
         counts = {
             "texts": len(chosen),
             "tokens": sum(text.tokens for text, _ in chosen),
-            "rejected": generated.tally(batches)["rejected"],
+            "rejected": generated_files.tally(batches)["rejected"],
         }
         settings = named(Generation.parse(args.settings), lambda reference: reference.label).to_dict()
         told = request | {"settings": settings, "sha256": hashlib.sha256(data).hexdigest(), **counts}
-        told["versions"] = generated.versions()
+        told["versions"] = generated_files.versions()
         args.out.parent.mkdir(parents=True, exist_ok=True)
         for path, content in ((args.out, data), (beside, json.dumps(told, indent=2).encode())):
             part = path.with_name(path.name + ".part")

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from analysis import records
-from analysis.commands import folder
+from analysis import schema
+from analysis.commands import out_folder
 from analysis.commands.common import (
     Problems,
     Report,
@@ -24,8 +24,9 @@ from analysis.commands.common import (
     unescape,
 )
 from analysis.errors import DataError, ModelError, UsageError
-from analysis.models.files import misfits
-from analysis.recipe import WHOLE, Recipe
+from analysis.pruning.checks import misfits
+from analysis.recipe.parts import WHOLE
+from analysis.recipe.recipe import Recipe
 from analysis.study.answers import with_answers
 from analysis.study.calibration import draw
 from analysis.study.store import versions
@@ -38,7 +39,7 @@ class Plan:
 
     recipe: Recipe
     held_out: dict[str, str]  # label -> source
-    request: dict  # everything that decides the result; see folder.state
+    request: dict  # everything that decides the result; see out_folder.state
     out: Path
     state: str
 
@@ -48,18 +49,18 @@ def run(args: argparse.Namespace) -> Report:
     plan = make_plan(args)
     if plan.state == "complete":
         say(f"{plan.out} holds these results already")
-        folder.release(plan.out)  # marks left by a kill right after the summary was written
-        return report(plan.out, json.loads((plan.out / folder.SUMMARY).read_text(encoding="utf-8")))
+        out_folder.release(plan.out)  # marks left by a kill right after the summary was written
+        return report(plan.out, json.loads((plan.out / out_folder.SUMMARY).read_text(encoding="utf-8")))
     if plan.state == "resume":
         say(f"resuming the run in {plan.out}")
     dense, calibration, held_out = load(args, plan)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in dense.model.parameters())
-    folder.check_room(
+    out_folder.check_room(
         plan.out, weights * (1 + args.shrink + plan.recipe.unit.width)
     )  # a checkpoint keeps every block as often as it is visited
-    with folder.claimed(plan.out, plan.request, plan.state):
+    with out_folder.claimed(plan.out, plan.request, plan.state):
         summary = work(args, plan, dense, calibration, held_out)
-        folder.release(plan.out)
+        out_folder.release(plan.out)
     return report(plan.out, summary)
 
 
@@ -77,7 +78,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if "calibration" in held_out:
         problems.add("--held-out: the label 'calibration' is taken by the calibration text; choose another")
     request = {
-        "schema": folder.SCHEMA,
+        "schema": out_folder.SCHEMA,
         "recipe": str(recipe),
         "model": args.model,
         "model content": check_model(problems, args.model),
@@ -119,9 +120,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
                 " in flap-neurons-50%"
             )
     with problems.catch():
-        folder.check_writable(args.out)
+        out_folder.check_writable(args.out)
     problems.raise_any()
-    return Plan(recipe, held_out, request, args.out, folder.state(args.out, request))
+    return Plan(recipe, held_out, request, args.out, out_folder.state(args.out, request))
 
 
 def check_added(problems: Problems, args: argparse.Namespace, recipe: Recipe | None) -> None:
@@ -170,9 +171,9 @@ def load(args: argparse.Namespace, plan: Plan):
     Returns: LoadedModel, Windows, dict label -> Windows.
     """
     from analysis.models.load import load_model
-    from analysis.text.corpora import load_tokens
-    from analysis.text.windows import disjoint
-    from analysis.whole import check_pattern_shrinks
+    from analysis.pruning.structures import check_pattern_shrinks
+    from analysis.text.load import load_tokens
+    from analysis.windows import disjoint
 
     say(f"loading {args.model}")
     dense = load_model(args.model, device=args.device, dtype=args.dtype)
@@ -205,37 +206,37 @@ def work(args: argparse.Namespace, plan: Plan, dense, calibration, held_out) -> 
 
     Raises: AnalysisError; a run refused before it started leaves nothing in a folder that was free.
     """
-    from analysis.pruning import prune
+    from analysis.pruning.loop import prune
 
     added = f" ({calibration.added} of them added)" if calibration.added else ""
     say(f"pruning {args.model}: {plan.recipe}, {len(calibration)} windows{added} of {calibration.length} tokens")
     try:
-        pruned = prune(dense, plan.recipe, calibration, held_out, checkpoint=plan.out / folder.CHECKPOINT)
+        pruned = prune(dense, plan.recipe, calibration, held_out, checkpoint=plan.out / out_folder.CHECKPOINT)
     except (ModelError, DataError, UsageError):
         if plan.state == "free":
-            folder.release(plan.out)
+            out_folder.release(plan.out)
         raise
     if args.task:
         say(f"asking both models {args.documents} questions of {', '.join(args.task)}")
         pruned.tables = with_answers(pruned, dense, args.task, args.documents, {})
     if args.shrink:
         shrink(plan, pruned, dense, calibration)
-    folder.place_model(plan.out, pruned.save)
-    for name in records.TABLES:
-        frame = records.validate(name, pruned.tables[name])
-        folder.write_text(plan.out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
-    return folder.place_summary(plan.out, summarise(args, plan, dense, pruned))
+    out_folder.place_model(plan.out, pruned.save)
+    for name in schema.TABLES:
+        frame = schema.validate(name, pruned.tables[name])
+        out_folder.write_text(plan.out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+    return out_folder.place_summary(plan.out, summarise(args, plan, dense, pruned))
 
 
 def shrink(plan: Plan, pruned, dense, calibration) -> None:
     """Write the smaller model and put its size and speed beside the dense model's."""
     from analysis.measure.size import size_table
-    from analysis.models.shrunk import save_shrunk
+    from analysis.models.save import save_shrunk
 
     say("cutting out what was removed")
     small = pruned.shrink()
     pruned.tables["size"] = size_table({"dense": dense.model, "pruned": small}, calibration)
-    folder.place_model(plan.out, lambda path: save_shrunk(small, pruned.tokenizer, path), folder.SHRUNK)
+    out_folder.place_model(plan.out, lambda path: save_shrunk(small, pruned.tokenizer, path), out_folder.SHRUNK)
 
 
 def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
@@ -326,10 +327,10 @@ def report(out: Path, summary: dict) -> Report:
         *scored(summary.get("scores", {})),
         *answers(summary["zero_shot"]),
         *sizes(summary.get("size", {})),
-        f"model    {out / folder.MODEL}",
-        *([f"shrunk   {out / folder.SHRUNK}"] if summary.get("size") else []),
-        f"tables   {out}/{{{','.join(records.TABLES)}}}.csv",
-        f"summary  {out / folder.SUMMARY}",
+        f"model    {out / out_folder.MODEL}",
+        *([f"shrunk   {out / out_folder.SHRUNK}"] if summary.get("size") else []),
+        f"tables   {out}/{{{','.join(schema.TABLES)}}}.csv",
+        f"summary  {out / out_folder.SUMMARY}",
     ]
     return Report("\n".join(lines), summary)
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from analysis.errors import UsageError
+from analysis.lab.cooking import recipe
 from analysis.lab.dialogues import dialogue
 from analysis.lab.draw import Draw, tidy
 from analysis.lab.entries import entry
 from analysis.lab.letters import letter
 from analysis.lab.news import gazette
-from analysis.lab.recipes import recipe
 from analysis.lab.stories import story
 from analysis.lab.world import World
 

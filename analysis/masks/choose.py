@@ -11,8 +11,8 @@ from analysis.masks.notes import Note
 from analysis.masks.patterns import check_mask, choose
 from analysis.masks.refine import Refined, refine
 from analysis.masks.sparsegpt import sparsegpt
-from analysis.masks.statistics import Statistics
-from analysis.recipe import Criterion, Pattern, Refinement
+from analysis.recipe.parts import Criterion, Pattern, Refinement
+from analysis.streams.collect import Statistics
 
 WANTED = {"random": None, "magnitude": None, "wanda": "diagonal", "sparsegpt": "gram", "ria": "diagonal"}
 
@@ -21,9 +21,11 @@ WANTED = {"random": None, "magnitude": None, "wanda": "diagonal", "sparsegpt": "
 class Chosen:
     """Which weights of one matrix stay, and what became of them.
 
-    mask     (out, in) bool, True = kept; counts exact and checked weight   (out, in) SparseGPT's updated weight in the
-    dtype given, zero where the mask is False; None: kept weights stay as they are notes    the rules that had to be
-    used, the refinement's included refined  what the refinement gained; None without one
+    mask     (out, in) bool, True = kept; counts exact and checked
+    weight   (out, in) SparseGPT's updated weight in the dtype given, zero where the mask is False; None: kept weights
+             stay as they are
+    notes    the rules that had to be used, the refinement's included
+    refined  what the refinement gained; None without one
     """
 
     mask: Tensor
@@ -51,11 +53,12 @@ def choose_mask(
 ) -> Chosen:
     """Which weights of one matrix stay, and what SparseGPT makes of them.
 
-    weight      (out, in), any float dtype; never modified statistics  of the matrix's input; None is enough where
-    `wanted_statistics` wants nothing generator   source of random scores; untouched by the other criteria name
-    of the matrix, for errors refinement  improves the chosen mask on the weight as given, before any update;
-    SparseGPT's update is then made for the refined mask,
-                and its scores, where Frank-Wolfe needs some, are Wanda's
+    weight      (out, in), any float dtype; never modified
+    statistics  of the matrix's input; None is enough where `wanted_statistics` wants nothing
+    generator   source of random scores; untouched by the other criteria
+    name        of the matrix, for errors
+    refinement  improves the chosen mask on the weight as given, before any update; SparseGPT's update is then made for
+                the refined mask, and its scores, where Frank-Wolfe needs some, are Wanda's
 
     Raises NumericalError for non-finite weights and failed factorisations, UsageError for a pattern that does not fit
     or missing statistics.

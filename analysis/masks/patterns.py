@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from analysis.errors import SparsityError, UsageError
-from analysis.recipe import Pattern
+from analysis.recipe.parts import Pattern
 
 COLUMNS = 128  # width of a column block, SparseGPT's default
 RANKED = 16  # largest N:M group whose weights are compared pair by pair rather than sorted

@@ -17,10 +17,10 @@ from torch.nn.functional import pad
 
 from analysis.errors import UsageError
 from analysis.masks.notes import Note
-from analysis.masks.pairs import LargeGroups, SmallGroups
 from analysis.masks.patterns import COLUMNS, check_mask, choose, column_blocks, keep_largest
-from analysis.masks.statistics import Statistics
-from analysis.recipe import Pattern, Refinement
+from analysis.masks.swap_tables import LargeGroups, SmallGroups
+from analysis.recipe.parts import Pattern, Refinement
+from analysis.streams.collect import Statistics
 
 CHUNK, CHUNK_CUDA = (
     2**24,
@@ -33,9 +33,10 @@ ROUNDING = 1e-12  # a swap must lower its row's loss by more than this share of 
 class Refined:
     """A refined mask, and what it gained.
 
-    mask          (out, in) bool, True = kept; counts as in the mask it came from loss_before, loss_after    squared
-    output difference with kept weights unchanged, mean over tokens and output rows: tr(E G E^T) / (tokens * out),
-                  by definition in float64; loss_after <= loss_before
+    mask          (out, in) bool, True = kept; counts as in the mask it came from
+    loss_before,
+    loss_after    squared output difference with kept weights unchanged, mean over tokens and output rows: tr(E G E^T) /
+                  (tokens * out), by definition in float64; loss_after <= loss_before
     steps         swaps done in all rows ("swaps"), iterations ("fw")
     notes         the rules that had to be used
     """
@@ -92,9 +93,9 @@ def swaps(
     """The best swap of a kept and a removed weight, row by row, again and again while it lowers the row's loss
     (SparseSwaps).
 
-    weight   (out, in), any float dtype; never modified mask     (out, in) bool, True = kept, of that pattern. A swap
-    stays in its N:M group or, for group "block", in its `columns` columns; in its
-             row otherwise, so that every count holds
+    weight   (out, in), any float dtype; never modified
+    mask     (out, in) bool, True = kept, of that pattern. A swap stays in its N:M group or, for group "block", in its
+             `columns` columns; in its row otherwise, so that every count holds
     rounds   most swaps per row
 
     Removing p and reviving u changes a row's loss by 2 w_p c_p + w_p^2 G_pp - 2 w_u c_u + w_u^2 G_uu - 2 w_p w_u G_pu
@@ -204,9 +205,11 @@ def frank_wolfe(
 ) -> Refined:
     """The mask relaxed to [0, 1], moved by Frank-Wolfe steps, and rounded again (SparseFW, algorithm 1).
 
-    weight   (out, in), any float dtype; never modified mask     (out, in) bool, True = kept, of that pattern: the start
+    weight   (out, in), any float dtype; never modified
+    mask     (out, in) bool, True = kept, of that pattern: the start
     scores   (out, in), larger = keep: of the kept weights of each group the share `protect` with the largest scores
-    stays columns  width of a column block of group "block"
+             stays
+    columns  width of a column block of group "block"
 
     Each iteration moves 2 / (t + 2) of the way to the mask of the steepest descent: in each group of the pattern the
     most negative gradients, as many as the group keeps, positive ones left out. The largest entries stay in the end, of

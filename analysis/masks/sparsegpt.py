@@ -16,8 +16,8 @@ from torch import Tensor
 from analysis.errors import NumericalError, UsageError
 from analysis.masks.notes import Note
 from analysis.masks.patterns import check_mask, check_width, column_blocks, keep_largest, keep_n_of_m, kept
-from analysis.masks.statistics import Statistics
-from analysis.recipe import Pattern
+from analysis.recipe.parts import Pattern
+from analysis.streams.collect import Statistics
 
 RAISES = 3  # how often a failed factorisation may raise the damping tenfold
 PANEL = 32  # columns updated one by one between two products
@@ -103,11 +103,12 @@ def sparsegpt(
 ) -> Swept:
     """Prunes and updates one matrix.
 
-    weight   (out, in), any float dtype; the arithmetic runs in the statistics' precision pattern  N:M; or a sparsity
-    with group "block": exact count over all rows of each `columns` columns, "row": the same in
-             every row (the whole row exact), "matrix": one block as wide as the matrix
-    damping  fraction of the mean diagonal added to H, see `inverse_factor` mask     (out, in) bool, True = kept, of
-    that pattern: chosen already, so that the sweep only updates the kept weights for it
+    weight   (out, in), any float dtype; the arithmetic runs in the statistics' precision
+    pattern  N:M; or a sparsity with group "block": exact count over all rows of each `columns` columns, "row": the same
+             in every row (the whole row exact), "matrix": one block as wide as the matrix
+    damping  fraction of the mean diagonal added to H, see `inverse_factor`
+    mask     (out, in) bool, True = kept, of that pattern: chosen already, so that the sweep only updates the kept
+             weights for it
 
     Weights of dead inputs become 0. Raises NumericalError naming the matrix, SparsityError for a mask that breaks the
     pattern.

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from analysis.errors import NumericalError
-from analysis.measure.second_moments import MomentSum
-from analysis.reconstruction.streams import Streams, chunks, unit_output
+from analysis.streams.moments import MomentSum
+from analysis.streams.streams import Streams, chunks, unit_output
 
 KINDS = ("total", "inherited", "local", "cross")
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)

@@ -13,9 +13,9 @@ from torch import BoolTensor, LongTensor, Tensor
 from torch.nn.functional import cross_entropy
 
 from analysis.errors import DataError, NumericalError, UsageError
-from analysis.models.heads import head
+from analysis.models.task_heads import head
 from analysis.progress import bar
-from analysis.text.windows import Windows, check_count
+from analysis.windows import Windows, check_count
 
 
 @dataclass(frozen=True)

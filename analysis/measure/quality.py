@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from analysis.measure.perplexity import Perplexity, perplexity
 from analysis.measure.scores import Score, score
-from analysis.models.heads import head
-from analysis.reconstruction.streams import free_bytes
-from analysis.text.windows import Windows
+from analysis.models.task_heads import head
+from analysis.streams.streams import free_bytes
+from analysis.windows import Windows
 
 
 @dataclass(eq=False)

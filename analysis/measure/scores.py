@@ -17,9 +17,9 @@ from torch import LongTensor, Tensor
 from torch.nn.functional import cross_entropy
 
 from analysis.errors import NumericalError, UsageError
-from analysis.models.heads import head, inputs
+from analysis.models.task_heads import head, inputs
 from analysis.progress import bar
-from analysis.text.windows import Labelled, Windows, check_count
+from analysis.windows import Labelled, Windows, check_count
 
 METRICS = {"accuracy": "classification", "matthews": "classification", "spearman": "regression", "f1": "span"}
 """What may be scored, and the head that answers it."""

@@ -8,47 +8,13 @@ measured against.
     [distance(a, b) for a, b in zip(near, far)]
 """
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
-from analysis.errors import NumericalError
 from analysis.models.anatomy import anatomy, evaluating, run_body
-from analysis.text.windows import Windows
+from analysis.streams.moments import MomentSum
+from analysis.windows import Windows
 
 BATCH = 8  # windows per forward
-
-
-@dataclass(eq=False)
-class MomentSum:
-    """Sum of h h^T over real tokens, in float64 where the device has it: a product in float32 for each batch, added up
-    exactly enough.
-    """
-
-    total: Tensor | None = None  # (H, H)
-    tokens: int = 0
-
-    def add(self, hidden: Tensor, mask: Tensor) -> None:
-        """Count hidden (B, T, H) where mask (B, T) is True."""
-        rows = (hidden.flatten(0, 1) if bool(mask.all()) else hidden[mask.to(hidden.device)]).float()
-        product = rows.T @ rows
-        product = product if product.device.type == "mps" else product.double()
-        self.total = product if self.total is None else self.total.add_(product)
-        self.tokens += len(rows)
-
-    def mean(self) -> Tensor:
-        """S (H, H), float64, on the CPU."""
-        return self.total.cpu().double() / self.tokens
-
-
-def distance(moment: Tensor, reference: Tensor) -> float:
-    """||S - S'||_F / ||S'||_F of two second moments (H, H): 0 for equal ones, no unit; not symmetric. Raises
-    NumericalError if it is not finite.
-    """
-    value = float((moment - reference).norm() / reference.norm())
-    if not value < float("inf"):
-        raise NumericalError(f"distance of second moments: {value}; hidden states are not finite, or zero throughout")
-    return value
 
 
 def second_moment(model, windows: Windows) -> list[Tensor]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from analysis.models.anatomy import evaluating
-from analysis.models.shrink import footprint
-from analysis.records import validate
-from analysis.text.windows import Windows
+from analysis.schema import validate
+from analysis.structured.shrink import footprint
+from analysis.windows import Windows
 
 WINDOWS = 8  # read at once where throughput is measured
 ROUNDS = 15  # latencies are medians of as many forwards, throughputs of a third as many, each of which takes longer

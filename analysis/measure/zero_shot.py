@@ -21,11 +21,11 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from analysis.errors import DataError, ModelError, NumericalError, UsageError
-from analysis.models.heads import head
-from analysis.models.load import quiet
+from analysis.models.quiet import quiet
+from analysis.models.task_heads import head
 from analysis.progress import bar
 from analysis.text.tasks import check_tasks, chosen, task_fingerprint, task_items
-from analysis.text.windows import check_count
+from analysis.windows import check_count
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

@@ -73,11 +73,11 @@ class Child:
     """A module that the block's own forward calls: it holds matrices, or is a norm outside those that do. `name` is
     relative to its block.
 
-    width    features of the tensor it returns; 0 where it returns none returns  length of the tuple it returns, that
-    tensor first; 0: the tensor alone handed   the MLP half reads that very tensor. So it is the stream between the
-    halves (a norm that closes the attention half after
-             the residual sum, an attention module that adds the residual itself) or comes from a norm that both of two
-             parallel halves read
+    width    features of the tensor it returns; 0 where it returns none
+    returns  length of the tuple it returns, that tensor first; 0: the tensor alone
+    handed   the MLP half reads that very tensor. So it is the stream between the halves (a norm that closes the
+             attention half after the residual sum, an attention module that adds the residual itself) or comes from a
+             norm that both of two parallel halves read
     """
 
     name: str

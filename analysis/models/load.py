@@ -4,20 +4,18 @@ Importing this loads no torch, so that `fingerprint` and `lab_models` cost nothi
 """
 
 import re
-import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.errors import ModelError, UnsupportedModel, UsageError
-from analysis.models.files import fetch, fingerprint, has_tokenizer, is_shrunk, lab_models, read_config
+from analysis.models.hub import fetch, has_tokenizer, is_shrunk, read_config
+from analysis.models.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["DTYPES", "LoadedModel", "fingerprint", "lab_models", "load_model"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -36,7 +34,7 @@ class LoadedModel:
     @property
     def head(self) -> str:
         """What it answers: one of `heads.HEADS`."""
-        from analysis.models.heads import head
+        from analysis.models.task_heads import head
 
         return head(self.model)
 
@@ -57,7 +55,7 @@ class LoadedModel:
 def load_model(name: str, *, device: str = "auto", dtype: str = "float32") -> LoadedModel:
     """Load a decoder, or an encoder fine-tuned to classify, to score or to find spans, by lab name ("lab"), local
     folder or hub id ("org/name[@revision]"), safetensors only, no remote code. Folders of shrunk models with layers of
-    unequal widths (`models/shrunk.py`) are read like any other.
+    unequal widths (`models/uneven.py`) are read like any other.
 
     device: "auto" (cuda, mps, cpu), "cuda", "cuda:N", "mps" or "cpu". dtype: one of `DTYPES`. Raises UsageError for an
     unknown device or dtype, ModelError for a model that is missing, broken (weights cut short, missing, of the wrong
@@ -66,7 +64,7 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "float32") -> Lo
     """
     import torch
 
-    from analysis.models.heads import head
+    from analysis.models.task_heads import head
 
     device = _device(device)
     if dtype not in DTYPES:
@@ -120,7 +118,7 @@ def _read_model(folder: Path, name: str, dtype: "torch.dtype") -> "PreTrainedMod
             " nor does its config name a SequenceClassification or QuestionAnswering architecture"
         )
     if is_shrunk(folder):
-        from analysis.models.shrunk import load_shrunk
+        from analysis.models.uneven import load_shrunk
 
         return load_shrunk(folder).to(dtype)
     try:
@@ -210,34 +208,3 @@ def _check_causal(model: "PreTrainedModel", name: str) -> None:
 
 def _line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-@contextmanager
-def quiet():
-    """Silence transformers' log lines, progress bars and Python warnings while open; errors still rise."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextmanager
-def caching(model: "PreTrainedModel"):
-    """While open the config says that the model uses its cache, which is switched off here only for our own forwards:
-    users of a saved folder get it back.
-    """
-    cached = getattr(model.config, "use_cache", True)
-    model.config.use_cache = True
-    try:
-        yield
-    finally:
-        model.config.use_cache = cached

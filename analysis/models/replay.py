@@ -16,10 +16,8 @@ from torch import Tensor, nn
 
 from analysis.errors import ReplayError, UnsupportedModel, UsageError
 from analysis.models.anatomy import Anatomy, evaluating, require_each_once, run_body
-from analysis.models.calls import HIDDEN, Call, Recorder, Ref, Slot, form, map_call, tensors
-from analysis.text.windows import Windows
-
-__all__ = ["Call", "Recording", "record", "replay_error", "run", "tolerance_for", "verify"]
+from analysis.models.block_arguments import HIDDEN, Call, Recorder, Ref, Slot, form, map_call, tensors
+from analysis.windows import Windows
 
 Allocator = Callable[[tuple[int, ...], torch.dtype, torch.device], Tensor]
 _CACHES = {"past_key_values", "past_key_value", "layer_past", "use_cache"}
@@ -299,3 +297,10 @@ def verify(
             f" {worst.relative_error:.3g} (allowed {allowed:.1g}); this model cannot be pruned block by block"
         )
     return table
+
+
+def last_hidden(model: nn.Module, ids: Tensor) -> Tensor:
+    """Last hidden states (B, T, H), float64, of the model without its head."""
+    device = next(model.parameters()).device
+    ids = ids.to(device)
+    return model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0].double()

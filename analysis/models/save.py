@@ -1,15 +1,23 @@
 """Saving a pruned model so that others can load it, with its sparsity proven before and after."""
 
+import copy
+import json
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import BoolTensor, nn
 
-from analysis.errors import SparsityError, UsageError
-from analysis.models.anatomy import Anatomy, anatomy
-from analysis.models.load import caching, load_model, quiet
+from analysis.errors import ModelError, SparsityError, UsageError
+from analysis.models.anatomy import Anatomy, anatomy, evaluating
+from analysis.models.hub import is_shrunk
+from analysis.models.load import load_model
+from analysis.models.quiet import caching, quiet
+from analysis.models.replay import last_hidden, tolerance_for
+from analysis.models.uneven import MANIFEST, VERSION, WEIGHTS, load_shrunk
+from analysis.models.widths import empty_model, widths
 
 
 def assert_sparsity(model: nn.Module | Anatomy, masks: dict[str, BoolTensor]) -> None:
@@ -84,4 +92,82 @@ def _prove(model: nn.Module, folder: Path, masks: dict[str, BoolTensor]) -> None
     if different:
         raise SparsityError(
             f"save_model: {len(different)} tensors differ after reading {folder.name} back: {', '.join(different[:5])}"
+        )
+
+
+def save_shrunk(model: nn.Module, tokenizer, folder: Path | str) -> Path:
+    """Write a shrunk model: as an ordinary model where its config describes it, else with the manifest that
+    `load_shrunk` reads.
+
+    Proven before the folder appears: read back, every tensor is bit-equal and so are the last hidden states. An earlier
+    model in its place is replaced. Raises UsageError for a path that is a file or holds something else, ModelError
+    where what is read back differs.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"save_shrunk: {folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise UsageError(f"save_shrunk: {folder} is not empty and holds no model; give a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
+        fresh = Path(made) / "model"
+        fresh.mkdir()
+        with quiet(), caching(model):
+            if is_plain(model):
+                model.save_pretrained(fresh)
+            else:
+                _write_shrunk(model, fresh)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(fresh)
+        _prove_shrunk(model, fresh)
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+    return folder
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether the model's config describes it, so that `from_pretrained` loads what `save_pretrained` writes."""
+    empty = empty_model(type(model), model.config)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    return empty is not None and {name: value.shape for name, value in empty.state_dict().items()} == shapes
+
+
+def _write_shrunk(model: nn.Module, folder: Path) -> None:
+    from safetensors.torch import save_model
+
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.dtype = next(model.parameters()).dtype
+    config.save_pretrained(folder)
+    save_model(model, str(folder / WEIGHTS), metadata={"format": "pt"})
+    blocks = [asdict(block) for block in widths(model)]
+    (folder / MANIFEST).write_text(
+        json.dumps({"version": VERSION, "blocks": blocks}, indent=1) + "\n", encoding="utf-8"
+    )
+
+
+def _prove_shrunk(model: nn.Module, folder: Path) -> None:
+    """Raise ModelError unless the folder gives back the same tensors and the same hidden states."""
+    if is_shrunk(folder):
+        again = load_shrunk(folder)
+    else:
+        with quiet():
+            again = type(model).from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=next(model.parameters()).dtype
+            )
+    written, read = model.state_dict(), again.state_dict()
+    different = sorted(written.keys() ^ read.keys()) or [
+        key for key, value in written.items() if not torch.equal(value.cpu(), read[key])
+    ]
+    if different:
+        raise ModelError(f"save_shrunk: {len(different)} tensors differ after reading back: {', '.join(different[:5])}")
+    ids = torch.arange(16).view(2, 8) % model.get_input_embeddings().weight.shape[0]
+    again.to(next(model.parameters()).device)
+    with evaluating(model), evaluating(again):
+        ours, theirs = last_hidden(model, ids), last_hidden(again, ids)
+    allowed = tolerance_for(next(model.parameters()).dtype)
+    if not (error := float((ours - theirs).norm() / ours.norm())) <= allowed:
+        raise ModelError(
+            f"save_shrunk: the model read back differs from the one written by {error:.3g} (allowed {allowed:.1g})"
         )

@@ -18,6 +18,11 @@ from matplotlib.transforms import Bbox
 
 from analysis.present.style import CRITERIA, LEVELS, WIDTH, Look, looks, say_count, say_method, say_split
 
+RELATIVE_ERROR = "relative error"
+
+MEASURES = {RELATIVE_ERROR: f"{RELATIVE_ERROR}\nat the last block"}
+
+
 KIND_TITLES = {
     "total": "total\ndense vs sparse stream",
     "inherited": "inherited\ndense block on both streams",
@@ -294,3 +299,13 @@ def say(column: str, value) -> str:
     if column == "epochs":
         return f"{value} epoch" if value == 1 else f"{value} epochs"
     return {**CRITERIA, **KIND_TITLES, **PRICES}.get(value, str(value))
+
+
+def _share_log(axes: list[Axes]) -> None:
+    """One log scale for panels of one row whose other rows keep scales of their own."""
+    first, *others = axes
+    for ax in others:
+        ax.sharey(first)
+        ax.tick_params(labelleft=False)
+    first.autoscale_view()
+    log_scale(axes)

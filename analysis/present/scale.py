@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.errors import UsageError
-from analysis.present.ends import CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY, against
-from analysis.present.findings import Finding
+from analysis.present.final import CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY, against
+from analysis.present.finding import Finding
 from analysis.present.panels import (
     draw_lines,
     draw_named,

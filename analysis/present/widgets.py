@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.present.plots import plot_block_profile
-from analysis.present.tables import KINDS, block_profile
+from analysis.present.compounding import block_profile, plot_block_profile
+from analysis.present.tables import KINDS
 
 if TYPE_CHECKING:
     from ipywidgets import VBox

@@ -13,8 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.errors import UsageError
-from analysis.present.ends import ACCURACY, HELD_OUT_ERROR, PERPLEXITY, say_rank, spearman
-from analysis.present.findings import Finding
+from analysis.present.final import ACCURACY, HELD_OUT_ERROR, PERPLEXITY, say_rank, spearman
+from analysis.present.finding import Finding
 from analysis.present.panels import finish, handle, log_scale, panel_grid
 from analysis.present.paper import ACCURACY as PAPER_ACCURACY
 from analysis.present.paper import MODELS, RESULTS

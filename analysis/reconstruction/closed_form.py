@@ -2,7 +2,8 @@
 case).
 
 With x the student's input, t the target's input of the same token and d a row of the dense weights, the row v that is
-zero outside its mask and minimises  sum over tokens (d t - v x)^2 + penalty |v - d|^2  solves, on the columns S it
+zero outside its mask and
+minimises  sum over tokens (d t - v x)^2 + penalty |v - d|^2  solves, on the columns S it
 keeps,
 
     v_S (G + penalty I)_SS = (d C + penalty d)_S        G = sum x x^T, C = sum t x^T.
@@ -22,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from analysis.errors import DataError, NumericalError, UsageError
+from analysis.errors import NumericalError, UsageError
 from analysis.masks.notes import Note
-from analysis.masks.statistics import PANEL
+from analysis.streams.moments import Moments
 
 BUDGET = {
     "cpu": 8 * 2**20,
@@ -38,116 +39,17 @@ SHORTER = 0.8  # removed columns are eliminated instead of kept ones solved when
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
-    """Sums over the same real tokens of the student's input x and the target's input t of one matrix.
-
-    gram    (in, in) sum of x x^T, symmetric
-    cross   (in, in) sum of t x^T; the very tensor `gram` where both streams are one
-    target  (in, in) sum of t t^T, symmetric; likewise
-    tokens  number of real tokens
-    """
-
-    gram: Tensor
-    cross: Tensor
-    target: Tensor
-    tokens: int
-
-    @property
-    def one_stream(self) -> bool:
-        """Whether student and target read the same input."""
-        return self.cross is self.gram and self.target is self.gram
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the sums, a shared one counted once."""
-        return sum({id(tensor): tensor.nbytes for tensor in (self.gram, self.cross, self.target)}.values())
-
-
-@dataclass(frozen=True, eq=False)
 class Refit:
     """weight (out, in) in the dense weight's dtype, zero outside the mask; the rules that had to be used.
 
     loss_before, loss_after  squared output difference from the dense matrix, mean over tokens and rows, of the masked
-    dense
-                             weights and of `weight`; loss_after <= loss_before
+                             dense weights and of `weight`; loss_after <= loss_before
     """
 
     weight: Tensor
     loss_before: float
     loss_after: float
     notes: tuple[Note, ...]
-
-
-class MomentsCollector:
-    """Accumulates Moments batch by batch, in float32 or float64.
-
-    collector = MomentsCollector(width)
-    for student, target in batches:      # real tokens only, (n, in) each
-        collector.add(student, target)   # or add(student) where both streams are one
-    moments = collector.result(name)
-    """
-
-    def __init__(self, width: int, precision: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
-        self._gram = torch.zeros(width, width, dtype=precision, device=device)
-        self._cross: Tensor | None = None
-        self._target: Tensor | None = None
-        self._tokens = 0
-
-    def add(self, student: Tensor, target: Tensor | None = None) -> None:
-        """Counts rows of real tokens (n, in). Raises UsageError when the rows do not belong together."""
-        width = len(self._gram)
-        for label, rows in (("student", student), ("target", target)):
-            if rows is not None and rows.shape != (len(student), width):
-                raise UsageError(
-                    f"moments: {label} rows have shape {tuple(rows.shape)}; expected ({len(student)}, {width})"
-                )
-        if self._tokens and (target is None) != (self._cross is None):
-            raise UsageError("moments: one batch came with target rows and another without; give them always or never")
-        student = student.detach().to(self._gram)
-        _add_products(self._gram, student)
-        self._tokens += len(student)
-        if target is None:
-            return
-        if self._cross is None:
-            self._cross, self._target = torch.zeros_like(self._gram), torch.zeros_like(self._gram)
-        target = target.detach().to(self._gram)
-        self._cross.addmm_(target.T, student)
-        _add_products(self._target, target)
-
-    def result(self, name: str) -> Moments:
-        """The sums so far. Raises DataError without a token, NumericalError naming the matrix when an input was not
-        finite.
-        """
-        if not self._tokens:
-            raise DataError(f"moments of {name}: no real token was seen; the masks are all False or nothing was run")
-        gram = _mirrored(self._gram)
-        moments = Moments(gram, gram, gram, self._tokens)
-        if self._cross is not None:
-            moments = Moments(gram, self._cross.clone(), _mirrored(self._target), self._tokens)
-        _check_finite(moments, name)
-        return moments
-
-
-def _add_products(gram: Tensor, rows: Tensor) -> None:
-    """Adds the upper triangle, by panels of columns, of the sum of r r^T over rows r."""
-    for start in range(0, len(gram), PANEL):
-        stop = start + PANEL
-        gram[:stop, start:stop].addmm_(rows[:, :stop].T, rows[:, start:stop])
-
-
-def _mirrored(gram: Tensor) -> Tensor:
-    upper = gram.triu(1)
-    return upper + upper.T + torch.diag(gram.diagonal())
-
-
-def _check_finite(moments: Moments, name: str) -> None:
-    for label, sums in (("student's", moments.gram), ("target's", moments.target)):
-        bad = (~torch.isfinite(sums.diagonal())).nonzero().flatten().tolist()
-        if bad:
-            raise NumericalError(
-                f"moments: the {label} input of {name} is not finite in {len(bad)} of {len(sums)} features (first:"
-                f" {bad[0]}); load the model in float32 or bfloat16, or look at the calibration text"
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,9 +95,10 @@ def layer_loss(weight: Tensor, dense: Tensor, moments: Moments) -> Tensor:
 def ridge(dense: Tensor, mask: Tensor, moments: Moments, *, penalty: float, name: str) -> Refit:
     """The kept weights that make the pruned matrix's output closest to the dense one's, exactly.
 
-    dense    (out, in) dense weights, any float dtype mask     (out, in) bool, True = kept penalty  weight of |kept
-    weights - dense weights|^2 as a share of the Gram matrix's mean diagonal, >= 0; 0 is plain least
-             squares, for which the calibration tokens must determine every row's kept weights
+    dense    (out, in) dense weights, any float dtype
+    mask     (out, in) bool, True = kept
+    penalty  weight of |kept weights - dense weights|^2 as a share of the Gram matrix's mean diagonal, >= 0; 0 is plain
+             least squares, for which the calibration tokens must determine every row's kept weights
     name     the matrix, for error messages
 
     Factorised in the Gram matrix's dtype, corrected once with a residual in float64; rows whose correction shows that
@@ -298,19 +201,27 @@ def _solve(
     inverse = _inverse(system, least) if any(fewer_removed for _, fewer_removed in batches) else None
     padded_inverse = None if inverse is None else pad(inverse, (0, 1, 0, 1)).to(precision)
     for rows, fewer_removed in batches:
-        here = support[rows]
         if fewer_removed and inverse is not None:
-            solve, singular = _eliminating(inverse, padded_inverse, here)
-        else:
-            solve, singular = _restricted(padded, here, least)
-        first = solve(right[rows])
-        residual = (right[rows] - first @ system).masked_fill(~here, 0)
-        correction = solve(residual)
-        total = first + correction
-        small = correction.norm(dim=1) <= DOUBT * total.norm(dim=1)
-        harmless = (correction * residual).sum(1) <= DOUBT**2 * (total * right[rows]).sum(1)
-        solution[rows], sound[rows] = total, small & harmless & ~singular
+            solve, singular = _eliminating(inverse, padded_inverse, support[rows])
+            solution[rows], sound[rows] = _corrected(solve, singular, system, support[rows], right[rows])
+            rows = rows[~sound[rows]]  # the whole system can be singular where a row's own part of it is not
+        if len(rows):
+            solve, singular = _restricted(padded, support[rows], least)
+            solution[rows], sound[rows] = _corrected(solve, singular, system, support[rows], right[rows])
     return solution, sound
+
+
+def _corrected(
+    solve: Callable[[Tensor], Tensor], singular: Tensor, system: Tensor, support: Tensor, right: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A solver's rows, corrected once by its solution for the residual, and which of them are sound."""
+    first = solve(right)
+    residual = (right - first @ system).masked_fill(~support, 0)
+    correction = solve(residual)
+    total = first + correction
+    small = correction.norm(dim=1) <= DOUBT * total.norm(dim=1)
+    harmless = (correction * residual).sum(1) <= DOUBT**2 * (total * right).sum(1)
+    return total, small & harmless & ~singular
 
 
 def _batches(support: Tensor, itemsize: int) -> Iterator[tuple[Tensor, bool]]:
@@ -332,7 +243,8 @@ def _restricted(padded: Tensor, chosen: Tensor, least: float) -> tuple[Callable[
     """Solver of (y matrix)_S = b_S for rows b, each with its own columns S; and which rows are singular.
 
     padded  (in + 1, in + 1) symmetric matrix with a last row and column of zeros, which stands in where a row has fewer
-    columns chosen  (rows, in) bool, True in S
+            columns
+    chosen  (rows, in) bool, True in S
 
     The solver takes and gives (rows, in) float64, zero outside S.
     """
@@ -361,7 +273,7 @@ def _eliminating(inverse: Tensor, padded: Tensor, support: Tensor) -> tuple[Call
     """What `_restricted` gives for the support, by eliminating the columns outside it: faster where those are fewer.
 
     inverse  (in, in) float64, of the whole matrix; padded: the same with a last row and column of zeros, in working
-    precision
+             precision
     """
     solve_removed, singular = _restricted(padded, ~support, 0)
 

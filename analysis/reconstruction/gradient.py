@@ -14,32 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from analysis.errors import NumericalError, UsageError
-from analysis.models.replay import Recording
-from analysis.recipe import Solver
+from analysis.recipe.parts import Solver
 from analysis.reconstruction.adapters import MaskLoRA, adapting, mask_lora
 from analysis.reconstruction.losses import LOSSES, counted, mse
-from analysis.reconstruction.pieces import Piece
-from analysis.reconstruction.streams import chunks
-
-Targets = Tensor | Callable[[object], Tensor]
-
-
-@dataclass(eq=False)
-class Problem:
-    """What a piece is given and what it should answer, on one set of windows.
-
-    inputs   (N, T, H) student inputs, or token ids (N, T) where the piece is the whole model targets  (N, T, H')
-    outputs to follow, token ids (N, T) for "ce", or a function rows -> targets of those windows, called
-             without gradients (the dense model's logits, which would not fit in memory for all windows)
-    """
-
-    label: str
-    inputs: Tensor
-    targets: Targets
-    recording: Recording
-
-    def __len__(self) -> int:
-        return self.inputs.shape[0]
+from analysis.reconstruction.targets import Problem
+from analysis.reconstruction.units import Piece
+from analysis.streams.streams import chunks
 
 
 @dataclass(frozen=True)

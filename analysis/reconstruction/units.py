@@ -1,49 +1,130 @@
-"""What is reconstructed at once: the order in which units of consecutive blocks are visited."""
+"""Pieces: the stretches of a model that are solved at once, whatever their size, behind one face.
 
+A piece knows what it holds, where its inputs come from and how it runs on the windows of a recording; solvers know
+nothing else of the model. The same piece of the dense and of the pruned model make one problem.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from analysis.errors import UsageError
-from analysis.recipe import Unit
+from torch import Tensor, nn
+
+from analysis.models.anatomy import Block, Matrix
+from analysis.models.replay import Recording
+from analysis.models.sub_blocks import half_output, matrix_inputs
+from analysis.recipe.parts import Solver, Unit
+from analysis.streams.streams import call_of, unit_output
+
+Forward = Callable[[Recording, Tensor, object], Tensor]  # (recording, x (B, T, in), rows) -> (B, T, out)
+HALVES = ("attention", "mlp")
 
 
-@dataclass(frozen=True)
-class Visit:
-    """One visit of the loop: `blocks` are solved, together or piece by piece, then both streams advance to block
-    `advance_to`.
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One stretch of one model.
 
-    A block below `advance_to` is final. A block that overlaps into the next visit is solved again there.
+    name      for messages: "blocks 2-3", "block 2, attention half"
+    part      what of its blocks: "" all of them, "attention", "mlp", or a matrix's name
+    matrices  full name -> matrix, what masks act on
+    modules   hold exactly the parameters the piece owns
+    hosts     modules that must share its precision for it to run (the blocks it is in)
+    inputs    from the hidden states at the first block's input to the piece's own input; None where they are that input
+    run       from the piece's input to its output; differentiable
     """
 
-    index: int
-    blocks: tuple[int, ...]
-    advance_to: int
+    name: str
+    part: str
+    matrices: dict[str, Matrix]
+    modules: tuple[nn.Module, ...]
+    hosts: tuple[nn.Module, ...]
+    inputs: Forward | None
+    run: Forward
 
-    @property
-    def first(self) -> int:
-        return self.blocks[0]
+    def parameters(self) -> list[nn.Parameter]:
+        """Every floating parameter the piece owns, once each."""
+        found = {id(p): p for module in self.modules for p in module.parameters() if p.is_floating_point()}
+        return list(found.values())
 
-    @property
-    def last(self) -> int:
-        return self.blocks[-1]
+    def trainable(self, train: str) -> list[nn.Parameter]:
+        """What a solver may change under its option `train`: "all"; "norms-biases": all but the weights of linear maps
+        and embeddings;
+        "masklora": the same set, the matrices being changed through their adapters."""
+        return [p for p in self.parameters() if train == "all" or p.ndim == 1]
 
 
-def visits(n_blocks: int, unit: Unit) -> list[Visit]:
-    """All visits of a walk over `n_blocks` blocks, in order.
+def pieces(blocks: Sequence[Block], unit: Unit) -> list[Piece]:
+    """The consecutive `blocks` of one visit as pieces, in the order they are solved."""
+    if unit.name == "sub-block":
+        return [_half(block, half) for block in blocks for half in HALVES]
+    if unit.name == "matrix":
+        return [_matrix(block, matrix) for block in blocks for matrix in block.matrices]
+    return [_blocks(blocks)]
 
-    Windows start every `width - overlap` blocks and are clipped at both ends of the stack, starting `overlap` blocks
-    before it, so that every block is solved the same number of times. Width 2 with overlap 1 (cross-block
-    reconstruction, Shin et al. 2024, section 2) gives {0}, {0, 1}, ..., {L-2, L-1}, {L-1}: L + 1 windows. Matrices and
-    sub-blocks are visited block by block, see `pieces`. Raises UsageError for a width above `n_blocks` without overlap.
-    """
-    width = n_blocks if unit.name == "model" else unit.width
-    if width > n_blocks and not unit.overlap:
-        raise UsageError(
-            f"width={width}: the model has {n_blocks} blocks; give a width of at most {n_blocks}, or unit=model for all"
-            " of them"
-        )
-    stride = width - unit.overlap
-    starts = range(-unit.overlap, n_blocks, stride)
-    return [
-        Visit(index, tuple(range(max(start, 0), min(start + width, n_blocks))), min(max(start + stride, 0), n_blocks))
-        for index, start in enumerate(starts)
-    ]
+
+def whole_model(model: nn.Module, matrices: dict[str, Matrix]) -> Piece:
+    """The model from token ids (B, T) to logits (B, T, vocabulary), everything in it trainable."""
+
+    def run(recording: Recording, ids: Tensor, rows) -> Tensor:
+        mask = recording.mask[rows]
+        return model(
+            input_ids=ids, attention_mask=None if bool(mask.all()) else mask.long().to(ids.device), use_cache=False
+        ).logits
+
+    return Piece("whole model", "", matrices, (model,), (model,), None, run)
+
+
+def trained_parameters(piece: Piece, solver: Solver) -> int:
+    """How many numbers a gradient solver trains in a piece, removed weights included."""
+    adapters = (
+        sum(solver.rank * (matrix.rows + matrix.columns) for matrix in piece.matrices.values())
+        if solver.train == "masklora"
+        else 0
+    )
+    return adapters + sum(parameter.numel() for parameter in piece.trainable(solver.train))
+
+
+def _blocks(blocks: Sequence[Block]) -> Piece:
+    modules, first, last = tuple(block.module for block in blocks), blocks[0].index, blocks[-1].index
+    name = f"block {first}" if first == last else f"blocks {first}-{last}"
+    matrices = {f"{block.name}.{matrix.name}": matrix for block in blocks for matrix in block.matrices}
+
+    def run(recording: Recording, hidden: Tensor, rows) -> Tensor:
+        return unit_output(modules, first, recording, hidden, rows)
+
+    return Piece(name, "", matrices, modules, modules, None, run)
+
+
+def _half(block: Block, half: str) -> Piece:
+    sub = getattr(block, half)
+    modules = tuple(block.module.get_submodule(name) for name in (*sub.modules, *sub.norms))
+    matrices = {f"{block.name}.{matrix.name}": matrix for matrix in block.matrices if matrix.half == half}
+
+    def run(recording: Recording, hidden: Tensor, rows) -> Tensor:
+        return half_output(block, half, hidden, call_of(recording, block.index, hidden, rows))
+
+    def after_attention(recording: Recording, hidden: Tensor, rows) -> Tensor:
+        return half_output(block, "attention", hidden, call_of(recording, block.index, hidden, rows))
+
+    first = half == "attention" or block.parallel
+    return Piece(
+        f"block {block.index}, {half} half",
+        half,
+        matrices,
+        modules,
+        (block.module,),
+        None if first else after_attention,
+        run,
+    )
+
+
+def _matrix(block: Block, matrix: Matrix) -> Piece:
+    def inputs(recording: Recording, hidden: Tensor, rows) -> Tensor:
+        return matrix_inputs(block, [matrix.name], hidden, call_of(recording, block.index, hidden, rows))[matrix.name]
+
+    def run(recording: Recording, x: Tensor, rows) -> Tensor:
+        return matrix.module(x)
+
+    name = f"block {block.index}, {matrix.name}"
+    return Piece(
+        name, matrix.name, {f"{block.name}.{matrix.name}": matrix}, (matrix.module,), (block.module,), inputs, run
+    )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis.records import TABLES, validate
+from analysis.schema import TABLES, validate
 
 if TYPE_CHECKING:
     from analysis.measure.zero_shot import TaskScore
     from analysis.models.load import LoadedModel
-    from analysis.pruning import Pruned
+    from analysis.pruning.state import Pruned
 
 
 def with_answers(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from analysis.errors import OverlapError
 
 if TYPE_CHECKING:
-    from analysis.text.windows import Windows
+    from analysis.windows import Windows
 
 
 def draw(
@@ -22,7 +22,7 @@ def draw(
     """
     if not added_samples:
         return load(calibration, samples)
-    from analysis.text.windows import append
+    from analysis.windows import append
 
     if added == calibration:
         both = load(calibration, samples + added_samples)

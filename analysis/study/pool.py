@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from analysis.errors import AnalysisError
-from analysis.models.files import fetch, find, weight_files
+from analysis.models.hub import fetch, find, weight_files
 
 WORKER = "from analysis.study.pool import serve; serve()"  # what a worker runs
 # memory a run takes, in sizes of the weights on disk: dense and pruned model in float32, gradients, Adam, streams

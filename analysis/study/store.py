@@ -3,7 +3,7 @@
     <home>/runs/prune-<12 hex digits>/
         job.json         what was asked
         checkpoint/      finished units of a run under way; removed when the run is complete
-        blocks.parquet   ... one file per table of `records.TABLES` that has rows
+        blocks.parquet   ... one file per table of `schema.TABLES` that has rows
         provenance.json  where the numbers come from
         manifest.json    schema, digest, sha256 of every file, versions, time: written last, so its presence means
         complete
@@ -30,7 +30,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from analysis import paths, records
+from analysis import paths, schema
 from analysis.errors import StoreError
 
 SCHEMA = 5  # raise by hand when the meaning of a run changes: its tables, or what any recipe computes
@@ -130,7 +130,7 @@ class RunFolder:
         manifest.
         """
         files = {
-            f"{name}.parquet": records.to_parquet(name, tables[name]) for name in records.TABLES if len(tables[name])
+            f"{name}.parquet": schema.to_parquet(name, tables[name]) for name in schema.TABLES if len(tables[name])
         }
         files[PROVENANCE] = _json(provenance)
         with _explained(self.path):
@@ -188,7 +188,7 @@ def _read(path: Path, digest: str) -> tuple[str, StoredRun | None]:
         if manifest.get("schema") != SCHEMA or manifest.get("kind") != KIND:
             return "foreign" if manifest else "altered", None
         files = {
-            name: _bytes(path / name) for name in (JOB, PROVENANCE, *(f"{name}.parquet" for name in records.TABLES))
+            name: _bytes(path / name) for name in (JOB, PROVENANCE, *(f"{name}.parquet" for name in schema.TABLES))
         }
         hashes = {name: _sha256(data) for name, data in files.items() if data is not None}
         if (
@@ -199,7 +199,7 @@ def _read(path: Path, digest: str) -> tuple[str, StoredRun | None]:
         ):
             return "altered", None
         try:
-            tables = {name: records.from_parquet(name, files[f"{name}.parquet"]) for name in records.TABLES}
+            tables = {name: schema.from_parquet(name, files[f"{name}.parquet"]) for name in schema.TABLES}
         except StoreError:  # as written, but not by these columns
             return "foreign", None
         if (path / CHECKPOINT).exists():

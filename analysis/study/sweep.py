@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis import records
+from analysis import schema
 from analysis.errors import AnalysisError, UsageError
-from analysis.models.files import misfits
-from analysis.models.load import DTYPES, fingerprint
+from analysis.models.hub import fingerprint
+from analysis.models.load import DTYPES
 from analysis.progress import bar
-from analysis.recipe import Recipe
+from analysis.pruning.checks import misfits
+from analysis.recipe.recipe import Recipe
 from analysis.study.answers import with_answers
 from analysis.study.calibration import draw
 from analysis.study.pool import affordable, spread, threads
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from analysis.measure.quality import Known
     from analysis.measure.zero_shot import TaskScore
     from analysis.models.load import LoadedModel
-    from analysis.text.windows import Windows
+    from analysis.windows import Windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +98,8 @@ class Job:
         labels = [label for label, _ in self.held_out]
         for label in sorted({label for label in labels if labels.count(label) > 1}):
             yield f"two held-out texts are labelled {label!r}; name them apart"
-        if records.CALIBRATION in labels:
-            yield f"the held-out label {records.CALIBRATION!r} is taken by the calibration text; choose another"
+        if schema.CALIBRATION in labels:
+            yield f"the held-out label {schema.CALIBRATION!r} is taken by the calibration text; choose another"
         if not all(labels):
             yield "a held-out text has an empty label; name it"
         for name, low in (
@@ -150,7 +151,7 @@ class Job:
         return asdict(self) | {"recipe": str(self.recipe), "held_out": dict(self.held_out)}
 
     def columns(self, run: str) -> dict[str, Any]:
-        """What stands in front of each of its rows in a study (`records.JOB_COLUMNS`)."""
+        """What stands in front of each of its rows in a study (`schema.JOB_COLUMNS`)."""
         recipe = self.recipe
         return {
             "run": run,
@@ -211,7 +212,7 @@ def grid(
 @dataclass(frozen=True, eq=False)
 class Study:
     """Finished jobs, the names of their runs, and their tables one under another with the job's columns in front
-    (`records.study_columns`).
+    (`schema.study_columns`).
     """
 
     jobs: tuple[Job, ...]
@@ -242,7 +243,7 @@ class Study:
         runs = tuple(names[job] for job in jobs)
         place = {run: number for number, run in enumerate(dict.fromkeys(runs))}
         tables = {}
-        for name in records.TABLES:
+        for name in schema.TABLES:
             table = getattr(self, name)
             tables[name] = table[table["run"].isin(place)].sort_values(
                 "run", key=lambda column: column.map(place), kind="stable", ignore_index=True
@@ -300,8 +301,8 @@ class _Desk:
 
     def prune(self, job: Job, folder: RunFolder) -> StoredRun:
         """Do the work and store it. The only function here that loads torch."""
-        from analysis.pruning import prune
-        from analysis.whole import check_pattern_shrinks
+        from analysis.pruning.loop import prune
+        from analysis.pruning.structures import check_pattern_shrinks
 
         if problems := misfits(job.model, job.recipe):
             raise UsageError("; ".join(problems))
@@ -336,7 +337,7 @@ class _Desk:
             self.loaded, self.model_key = load_model(job.model, device=job.device, dtype=job.dtype), key
 
     def _tokens(self, job: Job, source: str, samples: int, *, split: str) -> "Windows":
-        from analysis.text.corpora import load_tokens
+        from analysis.text.load import load_tokens
 
         key = (source, samples, job.length, job.seed, job.separator, split)
         if key not in self.windows:
@@ -479,10 +480,10 @@ def _gather(runs: Mapping[Job, tuple[str, StoredRun]]) -> Study:
     """One table of each kind out of every run's."""
     front = pd.DataFrame([job.columns(run) for job, (run, _) in runs.items()])
     tables = {}
-    for name in records.TABLES:
+    for name in schema.TABLES:
         own = [stored.tables[name] for _, stored in runs.values()]
         jobs = front.loc[front.index.repeat([len(table) for table in own])].reset_index(drop=True)
-        tables[name] = records.conform(name, jobs.join(pd.concat(own, ignore_index=True)), records.study_columns(name))
+        tables[name] = schema.conform(name, jobs.join(pd.concat(own, ignore_index=True)), schema.study_columns(name))
     about = {
         run: {
             "job": job.to_dict(),

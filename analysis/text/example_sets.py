@@ -6,19 +6,16 @@ examples:sst2   examples:mnli/validation   examples:squad[:1000]
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from analysis.errors import DataError, UsageError
+from analysis.errors import UsageError, suggest
 from analysis.lab.documents import SPLITS
 from analysis.lab.examples import EXAMPLES, Example, ExampleSet
-from analysis.rules import suggest
-from analysis.text.hub import Hub, fetch
 
 if TYPE_CHECKING:
-    from analysis.text.sources import Source
+    pass
 
 GLUE = ("nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c")
 SQUAD = ("rajpurkar/squad", "7b6d24c440a36b6815f21b70d25016731768db1f")
@@ -174,65 +171,3 @@ def parse_examples(
             f"source {text!r}: examples of the lab have no end to take per cent of; slice them by number, as in [:1000]"
         )
     return {"name": known, "split": (HUB_SPLITS[split] if known in HUB_SETS else split) if slash else None}
-
-
-def read_hub_examples(source: "Source") -> Sequence[Example | None]:
-    """The sliced examples of a hub set, None for one that cannot be used: a text is empty, or the answer is not where
-    it is said to be. Uses the network.
-
-    Raises DataError where the set cannot be fetched, has not the columns or the classes it should, or, once it is read,
-    for an example without a label.
-    """
-    known = HUB_SETS[source.name]
-    dataset, revision = known.dataset
-    split = known.validation if source.split == "validation" else "train"
-    way_out = "give a local table instead (examples:PATH.tsv), or a set of the lab such as examples:truth"
-    rows = fetch(source.label, Hub(dataset, split, revision, config=known.config), gone=way_out, offline=way_out)
-    label = "answers" if known.what.head == "span" else "label"
-    if missing := [
-        column for column in (known.first, known.second, label) if column and column not in rows.column_names
-    ]:
-        raise DataError(
-            f"{source.label}: {dataset} has no column {missing[0]!r} at revision {revision}; it has"
-            f" {', '.join(rows.column_names)}; {way_out}"
-        )
-    names = getattr(rows.features[label], "names", None)
-    if names is not None and tuple(names) != known.what.classes:
-        raise DataError(
-            f"{source.label}: {dataset} has the classes {', '.join(names)} and not {', '.join(known.what.classes)};"
-            f" {way_out}"
-        )
-    chosen = source.select(len(rows))
-    return _Rows(rows, chosen, known, label, source.label)
-
-
-class _Rows(Sequence):
-    """Examples read when asked for: a draw needs a few out of hundreds of thousands."""
-
-    def __init__(self, rows, chosen: range, known: HubSet, label: str, source: str):
-        self.rows, self.chosen, self.known, self.label, self.source = rows, chosen, known, label, source
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, number: int) -> Example | None:
-        row = self.rows[self.chosen[number]]
-        first, second = row[self.known.first], row[self.known.second] if self.known.second else None
-        if not first.strip() or (second is not None and not second.strip()):
-            return None
-        where, label = f"{self.source}, row {self.chosen[number]}", row[self.label]
-        if self.known.what.head == "span":
-            return _answered(first, second, label, where)
-        if label is None or label < (0 if self.known.what.classes else 0.0):
-            raise DataError(f"{where}: has no label ({label}); take a split that has them, train or validation")
-        return Example(first, second, label)
-
-
-def _answered(question: str, passage: str, answers: dict, where: str) -> Answered | None:
-    """A question of SQuAD; the first of its answers is the label."""
-    if not answers["text"]:
-        raise DataError(f"{where}: has no answer; take a split that has them, train or validation")
-    start, stop = answers["answer_start"][0], answers["answer_start"][0] + len(answers["text"][0])
-    if passage[start:stop] != answers["text"][0]:
-        return None
-    return Answered(question, passage, (start, stop), tuple(dict.fromkeys(answers["text"][1:])))

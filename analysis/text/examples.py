@@ -18,11 +18,12 @@ from torch import LongTensor
 from analysis.errors import DataError, UsageError
 from analysis.lab.examples import EXAMPLES, Example, ExampleSet, examples
 from analysis.progress import bar
-from analysis.text.corpora import BATCH, check_known, endless_error, tokenizer_fingerprint, tokenizer_of
-from analysis.text.example_sets import HUB_SETS, read_hub_examples
-from analysis.text.example_tables import read_table
-from analysis.text.sources import LABELLED, Source, parse_source, source_fingerprint
-from analysis.text.windows import Labelled, Windows, check_request
+from analysis.text.cut import check_request
+from analysis.text.example_readers import read_hub_examples, read_table
+from analysis.text.example_sets import HUB_SETS
+from analysis.text.sources import LABELLED, Source, endless_error, parse_source, source_fingerprint
+from analysis.text.tokens import BATCH, check_known, tokenizer_fingerprint, tokenizer_of
+from analysis.windows import Labelled, Windows
 
 if TYPE_CHECKING:
     from analysis.models.load import LoadedModel

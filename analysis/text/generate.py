@@ -10,19 +10,23 @@ and n alone.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
-from analysis.errors import DataError, NumericalError, UsageError
-from analysis.text.corpora import tokenise
-from analysis.text.filters import LOOP, PERIOD, check_language, detected, loops
+import numpy as np
+
+from analysis.errors import DataError, NumericalError, UsageError, suggest
+from analysis.text.generation import LONGEST, Generation
 from analysis.text.readers import read
-from analysis.text.settings import LONGEST, Generation
 from analysis.text.sources import parse_source
+from analysis.text.tokens import tokenise
+
+LOOP, PERIOD = 64, 16  # tokens
+
 
 if TYPE_CHECKING:
     import numpy as np
@@ -339,3 +343,38 @@ def _seeded(device, seed: int, number: int):
         elif device.type == "mps":
             torch.mps.manual_seed(own)
         yield
+
+
+def loops(ids: Sequence[int]) -> bool:
+    """Whether a stretch of `LOOP` tokens repeats itself every `PERIOD` tokens or fewer."""
+    ids = np.asarray(ids)
+    for period in range(1, PERIOD + 1) if len(ids) >= LOOP else ():
+        same = np.concatenate([[0], np.cumsum(ids[period:] == ids[:-period])])
+        if (same[LOOP - period :] - same[: -(LOOP - period)] == LOOP - period).any():
+            return True
+    return False
+
+
+def detected(text: str) -> str | None:
+    """The language langdetect finds in a text, always the same one for the same text; None where it finds none."""
+    from langdetect import DetectorFactory, LangDetectException, detect
+
+    before, DetectorFactory.seed = DetectorFactory.seed, 0
+    try:
+        return detect(text)
+    except LangDetectException:
+        return None
+    finally:
+        DetectorFactory.seed = before
+
+
+def check_language(language: str) -> None:
+    """Raise UsageError for a language that langdetect does not know."""
+    from langdetect import detector_factory
+
+    detector_factory.init_factory()
+    known = sorted(detector_factory._factory.get_lang_list())
+    if language not in known:
+        raise UsageError(
+            f"self-generated text: language {language!r} is unknown to langdetect; {suggest(language, known)}"
+        )

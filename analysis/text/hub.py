@@ -7,8 +7,7 @@ hub:wikitext2   hub:c4:validation   hub:ORG/NAME/CONFIG:SPLIT@REVISION#COLUMN
 import re
 from dataclasses import dataclass
 
-from analysis.errors import DataError, UsageError
-from analysis.rules import suggest
+from analysis.errors import DataError, UsageError, suggest
 
 
 @dataclass(frozen=True)

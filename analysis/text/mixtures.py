@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from analysis.text.sources import Source, share_text
 
 if TYPE_CHECKING:
-    from analysis.text.windows import Windows
+    from analysis.windows import Windows
 
 
 def order(shares: Sequence[Fraction], number: int) -> list[int]:
@@ -43,7 +43,7 @@ def mix(source: Source, parts: Sequence["Windows | None"], chosen: Sequence[int]
     """
     import torch
 
-    from analysis.text.windows import Windows
+    from analysis.windows import Windows
 
     there = [part for part in parts if part is not None]
     sizes = [0 if part is None else len(part) for part in parts]

@@ -2,7 +2,8 @@
 examples. Imports no torch.
 
 lab:stories   lab:stories/held-out   stories.txt[:80%]   texts.jsonl#body[100:200]   hub:wikitext2
-hub:c4:validation[:50%] self   self:temperature=0.8,top-p=0.95   lab:stories:0.7+lab:recipes:0.3
+hub:c4:validation[:50%]
+self   self:temperature=0.8,top-p=0.95   lab:stories:0.7+lab:recipes:0.3
 stories.txt[:80%]:1/3+self:2/3 examples:truth   examples:sst2/validation
 examples:train.tsv#premise,hypothesis,label[:80%]
 """
@@ -14,15 +15,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from analysis.errors import DataError, UsageError
+from analysis.errors import DataError, UsageError, suggest
 from analysis.lab import versions
 from analysis.lab.documents import REGISTERS, SPLITS
 from analysis.lab.examples import EXAMPLES
-from analysis.rules import suggest
 from analysis.text.example_sets import HUB_SETS, HUB_SPLITS, parse_examples
+from analysis.text.generation import Generation
 from analysis.text.hub import ALIASES, Hub, parse_hub
-from analysis.text.settings import Generation
+
+if TYPE_CHECKING:
+    pass
+
 
 TABLES = (".jsonl", ".ndjson", ".parquet")  # files whose rows are documents
 Edge = int | Fraction  # a number of documents, or a share of them
@@ -358,3 +363,21 @@ def check_file(source: Source) -> Path:
         ]
         raise DataError(f"text file {source.name}: no such file" + (f"; did you mean {known[0]}?" if known else ""))
     return Path(path)
+
+
+def endless_error(source: Source) -> str:
+    """What is wrong with asking for all there is of something without an end."""
+    if source.kind == LABELLED:
+        return (
+            f"{source.label}: the lab's examples have no end; say how many (samples), or slice them, as in"
+            f" {source.label}[:1000]"
+        )
+    if source.kind == "lab":
+        return (
+            f"{source.label}: lab text has no end; say how many windows (samples), or how many documents, as in"
+            f" {source.label}[:1000]"
+        )
+    return (
+        f"{source.label}: {'a mixture' if source.kind == 'mixture' else 'the text of a model'} has no natural number of"
+        " windows; give samples"
+    )

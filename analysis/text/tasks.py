@@ -16,11 +16,10 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
-from analysis.errors import DataError, UsageError
+from analysis.errors import DataError, UsageError, suggest
 from analysis.lab import tasks as lab
 from analysis.lab import versions
 from analysis.lab.tasks import Item
-from analysis.text.sources import suggest
 
 FILES = (".jsonl", ".ndjson")
 TASKS: dict[str, str] = {

@@ -13,8 +13,8 @@ from analysis.masks.notes import Note
 from analysis.masks.patterns import check_mask
 from analysis.masks.refine import frank_wolfe, swaps
 from analysis.masks.sparsegpt import sparsegpt
-from analysis.recipe import BLIND, CRITERIA, Criterion, Pattern, Refinement
-from tests.masks.references import correlated, largest, normal, output_error, statistics_of
+from analysis.recipe.parts import BLIND, CRITERIA, Criterion, Pattern, Refinement
+from tests.helpers.references import correlated, largest, normal, output_error, statistics_of
 
 PATTERNS = [
     Pattern(sparsity=0.5),

@@ -5,8 +5,8 @@ import torch
 
 from analysis.errors import SparsityError, UsageError
 from analysis.masks.patterns import check_mask, choose, kept
-from analysis.recipe import Pattern
-from tests.masks.references import largest, normal
+from analysis.recipe.parts import Pattern
+from tests.helpers.references import largest, normal
 
 SHAPES = [(7, 300), (1, 256), (5, 1), (4, 128)]
 SCORES = {

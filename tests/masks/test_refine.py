@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from analysis.errors import SparsityError, UsageError
-from analysis.masks import pairs
 from analysis.masks import refine as refinements
+from analysis.masks import swap_tables
 from analysis.masks.criteria import wanda_scores
 from analysis.masks.notes import Note
 from analysis.masks.patterns import check_mask, choose, column_blocks
 from analysis.masks.refine import frank_wolfe, refine, swaps
-from analysis.masks.statistics import Statistics
-from analysis.recipe import Pattern, Refinement
-from tests.masks.references import correlated, largest, normal, output_error, statistics_of
+from analysis.recipe.parts import Pattern, Refinement
+from analysis.streams.collect import Statistics
+from tests.helpers.references import correlated, largest, normal, output_error, statistics_of
 
 COLUMNS = 8  # of group "block" in these tests; 8 does not divide the 20 inputs of most
 ROW, MATRIX, BLOCK = (Pattern(sparsity=0.5, group=group) for group in ("row", "matrix", "block"))
@@ -143,8 +143,8 @@ def test_chunks_panels_and_lanes_change_nothing(pattern, shape, monkeypatch):
     mask = choose(normal(shape, 10), pattern, name="m", columns=COLUMNS)
     whole = swapped(weight, statistics, mask, pattern)
     monkeypatch.setattr(refinements, "CHUNK", 9000)
-    monkeypatch.setattr(pairs, "CACHE", 1500)
-    monkeypatch.setattr(pairs, "LANES", 1)
+    monkeypatch.setattr(swap_tables, "CACHE", 1500)
+    monkeypatch.setattr(swap_tables, "LANES", 1)
     parts = swapped(weight, statistics, mask, pattern)
     assert torch.equal(whole.mask, parts.mask) and whole.steps == parts.steps > shape[0]
 

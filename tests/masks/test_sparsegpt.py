@@ -11,9 +11,9 @@ from analysis.masks.choose import choose_mask
 from analysis.masks.notes import Note
 from analysis.masks.patterns import choose, column_blocks
 from analysis.masks.sparsegpt import inverse_factor, sparsegpt
-from analysis.masks.statistics import Statistics
-from analysis.recipe import Criterion, Pattern
-from tests.masks.references import correlated, damped_hessian, eliminate, normal, output_error, statistics_of
+from analysis.recipe.parts import Criterion, Pattern
+from analysis.streams.collect import Statistics
+from tests.helpers.references import correlated, damped_hessian, eliminate, normal, output_error, statistics_of
 
 
 def swept(weight, statistics, pattern=Pattern(sparsity=0.5, group="block"), *, damping=0.01, columns=128, mask=None):

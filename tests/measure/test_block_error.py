@@ -11,8 +11,8 @@ from analysis.errors import NumericalError
 from analysis.measure.block_error import advance_and_measure, error_quantiles, square_sum
 from analysis.models.anatomy import anatomy
 from analysis.models.replay import run
-from analysis.reconstruction.streams import open_streams
-from tests.small import block_outputs, small_llama, windows
+from analysis.streams.streams import open_streams
+from tests.helpers.small import block_outputs, small_llama, windows
 
 
 def _with_random_zeros(model, seed=0):

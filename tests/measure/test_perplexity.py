@@ -7,8 +7,8 @@ import torch
 
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.measure.perplexity import perplexity
-from analysis.text.windows import Windows
-from tests.families import tiny, tokens
+from analysis.windows import Windows
+from tests.helpers.families import tiny, tokens
 
 
 def by_hand(model, windows: Windows) -> tuple[float, int]:
@@ -106,7 +106,7 @@ def test_a_loss_that_is_not_finite_names_the_window():
 def test_a_real_model_on_its_own_text(assets):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from analysis.text.corpora import load_tokens
+    from analysis.text.load import load_tokens
 
     model = AutoModelForCausalLM.from_pretrained(assets / "stories260K")
     tokenizer = AutoTokenizer.from_pretrained(assets / "stories260K")

@@ -9,12 +9,12 @@ import torch
 from analysis.measure.perplexity import perplexity
 from analysis.measure.quality import Known, measurable, quality_rows
 from analysis.measure.scores import score
-from analysis.pruning import prune
-from analysis.recipe import Recipe
-from analysis.reconstruction.streams import unit_output
-from tests.encoders import encoder
-from tests.small import small_llama, windows
-from tests.test_encoder_loop import examples
+from analysis.pruning.loop import prune
+from analysis.recipe.recipe import Recipe
+from analysis.streams.streams import unit_output
+from tests.helpers.encoders import encoder
+from tests.helpers.small import small_llama, windows
+from tests.pruning.test_encoders import examples
 
 
 def test_the_dense_model_is_measured_once_and_the_pruned_one_every_time():
@@ -70,7 +70,7 @@ def test_the_dense_stream_is_computed_once_and_changes_nothing(recipe, monkeypat
 
 
 def test_the_dense_stream_is_not_kept_without_room(monkeypatch):
-    monkeypatch.setattr("analysis.reconstruction.streams.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("analysis.streams.streams.free_bytes", lambda device: 1000)
     known = Known()
     prune(small_llama(), Recipe.parse("magnitude-50% LR"), windows(4), known=known)
     assert list(known.outputs.values()) == [[]]

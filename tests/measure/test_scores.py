@@ -12,10 +12,10 @@ from torch import nn
 
 from analysis.errors import NumericalError, UsageError
 from analysis.measure.scores import matthews, normalised, score, spearman, words_f1
-from analysis.models.heads import inputs
-from analysis.text.windows import Labelled, Windows
-from tests.encoders import encoder
-from tests.families import VOCABULARY
+from analysis.models.task_heads import inputs
+from analysis.windows import Labelled, Windows
+from tests.helpers.encoders import encoder
+from tests.helpers.families import VOCABULARY
 
 ASKED = {"bert": "classification", "roberta": "classification", "distilbert": "classification", "bert_span": "span"}
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from analysis.errors import NumericalError
-from analysis.measure.second_moments import MomentSum, distance, second_moment
-from tests.families import FAMILIES, tiny
-from tests.small import block_outputs, small_llama, windows
+from analysis.measure.second_moments import second_moment
+from analysis.streams.moments import MomentSum, distance
+from tests.helpers.families import FAMILIES, tiny
+from tests.helpers.small import block_outputs, small_llama, windows
 
 
 @pytest.mark.parametrize("padded", [False, True])

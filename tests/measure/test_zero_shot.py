@@ -23,7 +23,7 @@ from analysis.measure import zero_shot as module
 from analysis.measure.zero_shot import answers, zero_shot
 from analysis.models.load import load_model
 from analysis.text.tasks import task_items
-from tests.text.alphabet import END, byte_tokenizer
+from tests.helpers.alphabet import END, byte_tokenizer
 
 LAB = [f"lab:{name}" for name in TASKS]
 
@@ -271,9 +271,9 @@ def test_hub_tasks(questions, monkeypatch):
 
 
 def test_the_lab_model_knows_its_world_and_forgets_when_pruned(lab):
-    from analysis.pruning import prune
-    from analysis.recipe import Recipe
-    from analysis.text.corpora import load_tokens
+    from analysis.pruning.loop import prune
+    from analysis.recipe.recipe import Recipe
+    from analysis.text.load import load_tokens
 
     tasks = ["lab:facts-easy", "lab:common-sense", "lab:pronouns"]  # the short ones
     pruned = prune(lab, Recipe.parse("magnitude-60% LR"), load_tokens("lab:mixed", lab, samples=8, length=64))

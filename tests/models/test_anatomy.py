@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from families import FAMILIES, REFUSED, tiny
 from torch import nn
 
 from analysis.errors import UnsupportedModel
 from analysis.models.anatomy import anatomy, anatomy_of_copy, evaluating
+from tests.helpers.families import FAMILIES, REFUSED, tiny
 
 # attention norms, MLP norms of the families whose names mislead: the same name serves different halves
 NORMS = {

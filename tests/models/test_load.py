@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import VOCABULARY, tiny
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
@@ -15,10 +14,13 @@ from transformers.utils import logging
 
 from analysis import paths
 from analysis.errors import AnalysisError, ModelError, UnsupportedModel, UsageError
-from analysis.models import files
-from analysis.models.files import misfits
-from analysis.models.load import LoadedModel, fingerprint, lab_models, load_model, quiet
-from analysis.recipe import Recipe
+from analysis.models import hub
+from analysis.models.hub import fingerprint, lab_models
+from analysis.models.load import LoadedModel, load_model
+from analysis.models.quiet import quiet
+from analysis.pruning.checks import misfits
+from analysis.recipe.recipe import Recipe
+from tests.helpers.families import VOCABULARY, tiny
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -157,7 +159,7 @@ def test_hub_ids_and_revisions():
         "org/name@v1.0": ("org/name", "v1.0"),
         "org/name@refs/pr/3": ("org/name", "refs/pr/3"),
     }.items():
-        source = files.find(name)
+        source = hub.find(name)
         assert (source.folder, source.hub_id, source.revision) == (None, *expected)
 
 
@@ -210,7 +212,7 @@ def test_fingerprint_changes_with_config_weights_and_tokenizer_only(folder):
 
 def test_fingerprint_and_names_load_no_torch(saved):
     code = (
-        "import sys; from analysis.models.load import fingerprint, lab_models; lab_models();"
+        "import sys; from analysis.models.hub import fingerprint, lab_models; lab_models();"
         f" fingerprint({str(saved)!r}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT)

@@ -7,17 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from families import FAMILIES, LENGTH, MIXED, tiny, tokens
 from torch import nn
 
 from analysis.errors import ReplayError, UnsupportedModel, UsageError
 from analysis.models import replay
 from analysis.models.anatomy import anatomy
-from analysis.models.calls import HIDDEN, Call, tensors
-from analysis.models.check import check
+from analysis.models.block_arguments import HIDDEN, Call, tensors
 from analysis.models.load import LoadedModel, load_model
 from analysis.models.replay import record, replay_error, run, verify
-from analysis.text.windows import Windows
+from analysis.models.self_check import check
+from analysis.windows import Windows
+from tests.helpers.families import FAMILIES, LENGTH, MIXED, tiny, tokens
 
 
 def windows(count, padding=None, length=LENGTH, seed=0):

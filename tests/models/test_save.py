@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from families import FAMILIES, tiny
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -13,6 +12,7 @@ from analysis.models import save
 from analysis.models.anatomy import anatomy
 from analysis.models.load import load_model
 from analysis.models.save import assert_sparsity, save_model
+from tests.helpers.families import FAMILIES, tiny
 
 
 def pruned(family="llama", seed=0):

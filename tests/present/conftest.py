@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.records import conform, study_columns
-from analysis.study.choices import grids, recipes
+from analysis.schema import conform, study_columns
+from analysis.study.grids import grids, recipes
 from analysis.study.sweep import grid
 
 METHODS = {"LR": 1.0, "BR": 0.45, "BR+GP": 0.25, "BR+GP+CR": 0.17}

@@ -11,74 +11,91 @@ import pytest
 
 from analysis import paths
 from analysis.errors import UsageError
-from analysis.present import data, plots, scale, tables, widgets, zero_shot
-from analysis.present.ends import ends
-from analysis.present.style import METHODS, OTHERS, SPOKEN, looks, provenance, save_figure
+from analysis.present import (
+    calibration,
+    compounding,
+    criteria,
+    generated_text,
+    granularity,
+    retraining,
+    scale,
+    tables,
+    widgets,
+    zero_shot,
+)
+from analysis.present.final import ends
+from analysis.present.provenance import provenance, save_figure
+from analysis.present.style import METHODS, OTHERS, SPOKEN, looks
 
 
 @pytest.fixture(scope="session")
 def made(blocks, perplexity, steps, sizes, masks, spent, mixed, models, asked):
     """Every kind of figure: name -> (plot, figure, its table, the table's x column, options)."""
     final, grown, answered = (ends(some.blocks, some.perplexity, some.zero_shot) for some in (mixed, models, asked))
-    added = data.added(final[final["calibration"] == "lab:stories"])
+    added = generated_text.added(final[final["calibration"] == "lab:stories"])
     one_size = blocks[blocks["samples"] == 32]
     few = steps[steps["samples"] != 32]
     drawn = {
         "total": (
-            plots.plot_block_profile,
-            tables.block_profile(one_size, criterion="wanda", split=["calibration", "stories"]),
+            compounding.plot_block_profile,
+            compounding.block_profile(one_size, criterion="wanda", split=["calibration", "stories"]),
             "block",
             {},
         ),
         "parts": (
-            plots.plot_block_profile,
-            tables.block_profile(one_size, kind=list(tables.KINDS), criterion="wanda", split="stories"),
+            compounding.plot_block_profile,
+            compounding.block_profile(one_size, kind=list(tables.KINDS), criterion="wanda", split="stories"),
             "block",
             {"columns": "kind"},
         ),
         "sizes": (
-            plots.plot_sample_size,
-            tables.sample_size(blocks, perplexity, criterion="wanda", split=["calibration", "stories"]),
+            calibration.plot_sample_size,
+            calibration.sample_size(blocks, perplexity, criterion="wanda", split=["calibration", "stories"]),
             "samples",
             {},
         ),
         "epochs": (
-            plots.plot_epochs,
-            tables.epochs(few, criterion="wanda", split=["calibration", "stories"]),
+            calibration.plot_epochs,
+            calibration.epochs(few, criterion="wanda", split=["calibration", "stories"]),
             "epoch",
             {},
         ),
-        "granularity": (plots.plot_granularity, tables.granularity(sizes.blocks, sizes.perplexity), "granularity", {}),
+        "granularity": (
+            granularity.plot_granularity,
+            granularity.granularity(sizes.blocks, sizes.perplexity),
+            "granularity",
+            {},
+        ),
         "cost": (
-            plots.plot_cost,
-            tables.cost_of_units(sizes.perplexity, sizes.cost, split="lab:stories/held-out"),
+            granularity.plot_cost,
+            granularity.cost_of_units(sizes.perplexity, sizes.cost, split="lab:stories/held-out"),
             "cost",
             {},
         ),
         "criteria": (
-            plots.plot_criteria,
-            tables.criteria(masks.perplexity, split="lab:stories/held-out"),
+            criteria.plot_criteria,
+            criteria.criteria(masks.perplexity, split="lab:stories/held-out"),
             "criterion",
             {},
         ),
-        "layers": (plots.plot_layers, tables.layer_changes(masks.layers), "block", {}),
+        "layers": (criteria.plot_layers, criteria.layer_changes(masks.layers), "block", {}),
         "budget": (
-            plots.plot_budget,
-            tables.choose(tables.budgets(spent.perplexity, spent.steps, spent.cost), samples=8),
+            retraining.plot_budget,
+            tables.choose(retraining.budgets(spent.perplexity, spent.steps, spent.cost), samples=8),
             "tokens",
             {},
         ),
         "more": (
-            plots.plot_more_text,
-            tables.budgets(spent.perplexity, spent.steps, spent.cost, split="lab:stories/held-out"),
+            retraining.plot_more_text,
+            retraining.budgets(spent.perplexity, spent.steps, spent.cost, split="lab:stories/held-out"),
             "samples",
             {},
         ),
-        "added": (data.plot_added, tables.choose(added, method="BR+GP+CR"), "added_samples", {}),
-        "settings": (data.plot_settings, tables.choose(added, added_samples=8), "value", {}),
+        "added": (generated_text.plot_added, tables.choose(added, method="BR+GP+CR"), "added_samples", {}),
+        "settings": (generated_text.plot_settings, tables.choose(added, added_samples=8), "value", {}),
         "representatives": (
-            data.plot_representatives,
-            data.representatives(final[final["method"] == "BR+GP"], mixed.texts, mixed.perplexity),
+            generated_text.plot_representatives,
+            generated_text.representatives(final[final["method"] == "BR+GP"], mixed.texts, mixed.perplexity),
             "distance",
             {},
         ),
@@ -186,8 +203,8 @@ def test_criteria_stand_side_by_side_with_refinements_beside_each(made):
 
 
 def test_a_way_of_repairing_without_a_look_of_its_own_is_drawn_all_the_same(masks):
-    table = tables.criteria(masks.perplexity, pattern="2:4")
-    fig = plots.plot_criteria(table.assign(method=table["method"].replace("BR+GP", "BR[unit=matrix]")))
+    table = criteria.criteria(masks.perplexity, pattern="2:4")
+    fig = criteria.plot_criteria(table.assign(method=table["method"].replace("BR+GP", "BR[unit=matrix]")))
     assert {name for _, name, _, _ in points(fig)} == {
         "dense",
         "LR none",
@@ -262,11 +279,11 @@ def test_the_same_table_gives_the_same_bytes_also_of_a_figure_shown_before(made,
 
 def test_another_process_draws_the_same_bytes(made, tmp_path, blocks):
     _, _, table, _, _ = made["total"]
-    save_figure(plots.plot_block_profile(table), "here", table, provenance(blocks, preset="lab"), tmp_path)
+    save_figure(compounding.plot_block_profile(table), "here", table, provenance(blocks, preset="lab"), tmp_path)
     code = (
-        "import sys, pandas as pd\nfrom analysis.present import plots, style\nfolder = sys.argv[1]\ntable ="
-        " pd.read_csv(folder + '/here.csv')\nstyle.save_figure(plots.plot_block_profile(table), 'there', table,"
-        " {'preset': 'lab'}, folder)"
+        "import sys, pandas as pd\nfrom analysis.present import compounding, provenance\nfolder = sys.argv[1]\n"
+        "table = pd.read_csv(folder + '/here.csv')\nprovenance.save_figure(compounding.plot_block_profile(table),"
+        " 'there', table, {'preset': 'lab'}, folder)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=paths.ROOT)
     for suffix in ("svg", "png", "csv"):
@@ -334,9 +351,9 @@ def test_methods_look_the_same_everywhere_and_unlike_each_other():
 
 def test_a_band_is_one_standard_deviation_and_absent_for_one_seed(blocks):
     one = blocks[(blocks["samples"] == 32) & (blocks["seed"] == 0)]
-    assert not any(ax.collections for ax in plots.plot_block_profile(tables.block_profile(one)).axes)
-    table = tables.block_profile(blocks[blocks["samples"] == 32], criterion="wanda", split="stories")
-    band = plots.plot_block_profile(table[table["method"] == "LR"]).axes[0].collections[0].get_paths()[0].vertices
+    assert not any(ax.collections for ax in compounding.plot_block_profile(compounding.block_profile(one)).axes)
+    table = compounding.block_profile(blocks[blocks["samples"] == 32], criterion="wanda", split="stories")
+    band = compounding.plot_block_profile(table[table["method"] == "LR"]).axes[0].collections[0].get_paths()[0].vertices
     row = table[(table["method"] == "LR") & (table["block"] == 3)].iloc[0]
     edges = band[band[:, 0] == 3][:, 1]
     assert np.allclose([edges.min(), edges.max()], [row["value"] - row["std"], row["value"] + row["std"]])
@@ -358,7 +375,7 @@ def test_rings_sit_on_the_lowest_held_out_epoch(made):
 @pytest.mark.parametrize("name", [*NAMES, "three by three"])
 def test_no_text_leaves_the_figure_or_covers_another(made, name, blocks):
     full = blocks[blocks["samples"] == 32]
-    fig = plots.plot_block_profile(tables.block_profile(full)) if name not in made else made[name][1]
+    fig = compounding.plot_block_profile(compounding.block_profile(full)) if name not in made else made[name][1]
     fig.draw_without_rendering()
     width, height = fig.bbox.width, fig.bbox.height
     boxes = [ax.title.get_window_extent() for ax in fig.axes if ax.title.get_text()]
@@ -373,7 +390,7 @@ def test_no_text_leaves_the_figure_or_covers_another(made, name, blocks):
 def test_the_explorer_is_a_plain_function_of_the_table(blocks):
     one_size = blocks[blocks["samples"] == 32]
     fig = widgets.draw(one_size, "sparsegpt", "entries", "local")
-    expected = tables.block_profile(one_size, kind="local", criterion="sparsegpt", split="entries")
+    expected = compounding.block_profile(one_size, kind="local", criterion="sparsegpt", split="entries")
     assert len(fig.axes) == 1 and sorted(y for line in fig.axes[0].lines for y in line.get_ydata()) == sorted(
         expected["value"]
     )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.present import findings, tables
+from analysis.present import calibration, compounding, tables
 from analysis.present.paper import CALIBRATION_AND_TEST, RESULTS
 
 
@@ -26,7 +26,7 @@ def test_the_papers_tables_as_printed():
 def test_ours_beside_the_papers_as_ratios_to_lr(blocks, perplexity):
     error = tables.last_block(blocks[blocks["samples"] == 32])
     text = tables.perplexities(perplexity[perplexity["samples"] == 32])
-    out = findings.beside_results(error, text, "stories")
+    out = compounding.beside_results(error, text, "stories")
     value = error.set_index(["criterion", "split", "method"])["value"]
     ratio = value["wanda", "calibration", "BR"] / value["wanda", "calibration", "LR"]
     assert out.loc[("wanda", "BR"), ("error / LR", "here")] == pytest.approx(ratio, abs=6e-4)
@@ -43,7 +43,7 @@ def test_ours_beside_the_papers_as_ratios_to_lr(blocks, perplexity):
 
 def test_the_gap_beside_the_papers(blocks):
     error = tables.last_block(blocks, criterion="wanda")
-    out = findings.beside_gap(error)
+    out = calibration.beside_gap(error)
     value = error.set_index(["split", "method", "samples"])["value"]
     assert out.loc[("wanda", "BR"), ("held-out stories", "8 windows")] == pytest.approx(
         value["stories", "BR", 8] / value["calibration", "BR", 8], abs=6e-3
@@ -54,15 +54,15 @@ def test_the_gap_beside_the_papers(blocks):
 
 def test_the_order_of_methods_is_said_as_it_is(blocks):
     error = tables.last_block(blocks[blocks["samples"] == 32], criterion="wanda", split="calibration")
-    assert "each method lowers it" in findings.say_order(error)
+    assert "each method lowers it" in compounding.say_order(error)
     error.loc[error["method"] == "BR+GP", "value"] *= 10
-    assert "not lower than the one before: BR+GP." in findings.say_order(error)
-    assert findings.say_order(error)._repr_markdown_() == findings.say_order(error)
+    assert "not lower than the one before: BR+GP." in compounding.say_order(error)
+    assert compounding.say_order(error)._repr_markdown_() == compounding.say_order(error)
 
 
 def test_overfitting_names_the_epoch_and_the_rise(steps):
-    table = tables.epochs(steps, criterion="wanda", split=["calibration", "stories"])
-    said = findings.say_overfitting(table)
+    table = calibration.epochs(steps, criterion="wanda", split=["calibration", "stories"])
+    said = calibration.say_overfitting(table)
     line = table[(table["split"] == "stories") & (table["samples"] == 8) & (table["method"] == "BR")].set_index(
         "epoch"
     )["value"]
@@ -74,14 +74,14 @@ def test_worth_is_from_where_every_larger_number_of_windows_wins(perplexity):
     value = table.set_index(["method", "samples"])["value"]
     table.loc[(table["method"] == "BR"), "value"] = 2 * value["LR", 8]
     table.loc[(table["method"] == "BR+GP"), "value"] = [1.0, 2 * value["LR", 8], 1.0]
-    said = findings.say_worth(table)
+    said = calibration.say_worth(table)
     assert "BR at none of 8, 32, 128" in said and "BR+GP from 128 windows" in said
 
 
 def test_the_other_sentences_hold_computed_numbers(blocks):
-    parts = findings.say_parts(
-        tables.block_profile(blocks[blocks["samples"] == 32], kind=list(tables.KINDS), criterion="wanda")
+    parts = compounding.say_parts(
+        compounding.block_profile(blocks[blocks["samples"] == 32], kind=list(tables.KINDS), criterion="wanda")
     )
     assert parts.count("\n") == 3 and "local part 30%" in parts
-    gap = findings.say_gap(tables.last_block(blocks, criterion="wanda"))
+    gap = calibration.say_gap(tables.last_block(blocks, criterion="wanda"))
     assert gap.count("\n") == 3 and "8 → 128 windows" in gap

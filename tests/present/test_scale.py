@@ -5,7 +5,7 @@ import pytest
 
 from analysis.errors import UsageError
 from analysis.present import scale
-from analysis.present.ends import CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY, ends
+from analysis.present.final import CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY, ends
 from analysis.present.paper import PRUNABLE
 
 

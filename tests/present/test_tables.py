@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from analysis.errors import UsageError
-from analysis.present import tables
-from analysis.records import conform, study_columns
+from analysis.present import calibration, compounding, criteria, granularity, retraining, tables
+from analysis.schema import conform, study_columns
 
 
 @pytest.mark.parametrize("name", ["blocks", "perplexity", "steps"])
@@ -15,7 +15,7 @@ def test_the_made_up_tables_are_a_studys(name, request):
 
 
 def test_means_over_seeds_against_a_plain_loop(blocks):
-    out = tables.block_profile(blocks[blocks["samples"] == 32])
+    out = compounding.block_profile(blocks[blocks["samples"] == 32])
     row = out[
         (out["criterion"] == "wanda") & (out["split"] == "stories") & (out["method"] == "BR") & (out["block"] == 5)
     ].iloc[0]
@@ -32,7 +32,9 @@ def test_means_over_seeds_against_a_plain_loop(blocks):
 
 
 def test_rows_come_in_reading_order(blocks):
-    out = tables.block_profile(blocks[blocks["samples"] == 32].sample(frac=1, random_state=0), kind=["local", "total"])
+    out = compounding.block_profile(
+        blocks[blocks["samples"] == 32].sample(frac=1, random_state=0), kind=["local", "total"]
+    )
     assert list(out["criterion"].unique()) == ["magnitude", "wanda", "sparsegpt"]
     assert out["split"].iloc[0] == "calibration"
     assert list(out["kind"].unique()) == ["total", "local"]
@@ -45,7 +47,7 @@ def test_rows_come_in_reading_order(blocks):
 
 def test_mixing_what_is_not_told_apart_is_refused_and_named(blocks):
     with pytest.raises(UsageError, match="share a seed; choose among.*samples"):
-        tables.block_profile(blocks)
+        compounding.block_profile(blocks)
 
 
 def test_choosing_what_is_not_there_says_what_is(blocks):
@@ -57,7 +59,7 @@ def test_choosing_what_is_not_there_says_what_is(blocks):
 
 def test_the_first_block_inherits_nothing_and_the_last_is_the_papers_number(blocks):
     rows = blocks[blocks["samples"] == 32]
-    profile = tables.block_profile(rows, kind=list(tables.KINDS))
+    profile = compounding.block_profile(rows, kind=list(tables.KINDS))
     assert (
         profile[profile["kind"] == "inherited"]["block"].min() == 1
         and profile[profile["kind"] == "local"]["block"].min() == 0
@@ -78,13 +80,13 @@ def test_the_dense_model_is_counted_once_however_many_runs_measured_it(perplexit
 
 
 def test_one_table_holds_both_measures(blocks, perplexity):
-    out = tables.sample_size(blocks, perplexity, criterion="wanda")
+    out = calibration.sample_size(blocks, perplexity, criterion="wanda")
     assert list(out["measure"].unique()) == ["relative error", "perplexity"]
     assert "dense" not in set(out[out["measure"] == "relative error"]["method"])
 
 
 def test_the_lowest_epoch_of_every_line(steps):
-    out = tables.epochs(steps, criterion="wanda")
+    out = calibration.epochs(steps, criterion="wanda")
     for _, line in out.groupby(["split", "method", "samples"]):
         assert line["lowest"].sum() == 1
         assert line.loc[line["lowest"], "value"].item() == line["value"].min()
@@ -93,7 +95,7 @@ def test_the_lowest_epoch_of_every_line(steps):
 
 
 def test_units_count_from_the_back_for_every_method(steps):
-    last = tables.epochs(steps, criterion="wanda")
+    last = calibration.epochs(steps, criterion="wanda")
     by_hand = pd.concat(
         [
             steps[(steps["unit"] == 8) & (steps["method"] == "BR+GP+CR")],
@@ -167,7 +169,7 @@ def test_side_by_side_is_the_same_numbers_with_a_column_per_text(perplexity):
 
 
 def test_sizes_come_fine_to_coarse_with_bare_methods_and_their_streams(sizes):
-    out = tables.granularity(sizes.blocks, sizes.perplexity)
+    out = granularity.granularity(sizes.blocks, sizes.perplexity)
     assert list(out["measure"].unique()) == ["perplexity", "relative error"]
     line = out[(out["measure"] == "perplexity") & (out["split"] == "calibration")]
     assert list(line[line["method"] == "BR+GP"]["granularity"]) == [
@@ -204,7 +206,7 @@ def test_sizes_come_fine_to_coarse_with_bare_methods_and_their_streams(sizes):
 
 
 def test_the_front_holds_exactly_the_points_that_no_other_beats(sizes):
-    out = tables.cost_of_units(sizes.perplexity, sizes.cost)
+    out = granularity.cost_of_units(sizes.perplexity, sizes.cost)
     assert "calibration" not in set(out["split"]) and set(out[out["cost"].isna()]["method"]) == {"LR", "dense"}
     for _, panel in out.groupby(["price", "split"]):
         points = panel[panel["cost"].notna()].to_dict("records")
@@ -230,7 +232,7 @@ def test_the_front_holds_exactly_the_points_that_no_other_beats(sizes):
         "2 blocks": 22.0,
         "model": 32.0,
     }  # the most of three visits
-    wide = tables.units_side_by_side(out)
+    wide = granularity.units_side_by_side(out)
     assert wide.loc[
         ("wanda", "BR", "BR", "2 blocks"), "MiB the solver holds"
     ] == 22.0 and "LR" not in wide.index.get_level_values("method")
@@ -239,11 +241,11 @@ def test_the_front_holds_exactly_the_points_that_no_other_beats(sizes):
 def test_two_optimisers_in_one_granularity_table_are_refused(sizes):
     again = sizes.perplexity[sizes.perplexity["method"] == "BR"].assign(recipe="wanda-50% BR[lr=1e-3]", run="other")
     with pytest.raises(UsageError, match="choose among.*recipe"):
-        tables.granularity(sizes.blocks, pd.concat([sizes.perplexity, again]))
+        granularity.granularity(sizes.blocks, pd.concat([sizes.perplexity, again]))
 
 
 def test_criteria_keep_their_patterns_in_the_order_given_and_one_dense_row_each(masks):
-    out = tables.criteria(masks.perplexity)
+    out = criteria.criteria(masks.perplexity)
     assert list(out["pattern"].unique()) == ["60%", "2:4"] and list(out["criterion"].unique()) == [
         "magnitude",
         "wanda",
@@ -259,25 +261,27 @@ def test_criteria_keep_their_patterns_in_the_order_given_and_one_dense_row_each(
         ("LR", "swaps"),
         ("dense", "none"),
     ]
-    assert set(tables.criteria(masks.perplexity, pattern="2:4", split="lab:entries/held-out")["split"]) == {
+    assert set(criteria.criteria(masks.perplexity, pattern="2:4", split="lab:entries/held-out")["split"]) == {
         "lab:entries/held-out"
     }
     with pytest.raises(UsageError, match="pattern 50% is not in the table"):
-        tables.criteria(masks.perplexity, pattern="50%")
+        criteria.criteria(masks.perplexity, pattern="50%")
 
 
 def test_layers_are_the_error_left_and_come_from_the_masks_alone(masks):
-    out = tables.layer_changes(masks.layers)
+    out = criteria.layer_changes(masks.layers)
     assert len(out) == 2 * 4 * 2 * 3 and set(out["refinement"]) == {"swaps", "fw"}
     assert out.groupby("block")["value"].first().tolist() == pytest.approx([0.5125, 0.5625, 0.6125]) and out[
         "std"
     ].to_numpy() == pytest.approx(0.0125)
     with pytest.raises(UsageError, match="method BR is not in the table"):
-        tables.layer_changes(masks.layers, method="BR")
+        criteria.layer_changes(masks.layers, method="BR")
 
 
 def test_budgets_count_tokens_once_however_many_units_and_seconds_over_all(spent):
-    out = tables.budgets(spent.perplexity, spent.steps, spent.cost).set_index(["split", "method", "samples", "epochs"])
+    out = retraining.budgets(spent.perplexity, spent.steps, spent.cost).set_index(
+        ["split", "method", "samples", "epochs"]
+    )
     local, whole = (out.loc[("lab:stories/held-out", method, 32, 4)] for method in ("BR+GP", "retrain"))
     assert local["tokens"] == whole["tokens"] == 128 * 32 * 4
     assert local["solve_seconds"] == pytest.approx(3 * 0.1 * 4 * 32) and local["solver_memory_mib"] == 12.0
@@ -286,5 +290,5 @@ def test_budgets_count_tokens_once_however_many_units_and_seconds_over_all(spent
         nothing.index.get_level_values("epochs")
     ) == {0}
     assert (out["seeds"] == 2).all() and "calibration" not in out.index.get_level_values("split")
-    costs = tables.training_costs(out.reset_index())
+    costs = retraining.training_costs(out.reset_index())
     assert costs.loc[("retrain, MaskLoRA", 8, 4), "tokens"] == 4096 and len(costs) == 5 * 4

@@ -7,7 +7,7 @@ import pytest
 
 from analysis.errors import UsageError
 from analysis.present import zero_shot
-from analysis.present.ends import HELD_OUT_ERROR, PERPLEXITY, ends
+from analysis.present.final import HELD_OUT_ERROR, PERPLEXITY, ends
 from analysis.present.paper import ACCURACY
 
 

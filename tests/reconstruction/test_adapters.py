@@ -11,14 +11,16 @@ from transformers.pytorch_utils import Conv1D
 
 from analysis.errors import UsageError
 from analysis.models.anatomy import Matrix, anatomy
-from analysis.models.replay import HIDDEN, record
-from analysis.recipe import Solver
+from analysis.models.block_arguments import HIDDEN
+from analysis.models.replay import record
+from analysis.recipe.parts import Solver
 from analysis.reconstruction.adapters import adapting, mask_lora
-from analysis.reconstruction.gradient import Problem, unit_error
-from analysis.reconstruction.streams import advance
-from tests.families import tiny
+from analysis.reconstruction.gradient import unit_error
+from analysis.reconstruction.targets import Problem
+from analysis.streams.streams import advance
+from tests.helpers.families import tiny
+from tests.helpers.small import small_llama, windows
 from tests.reconstruction.test_gradient import block_piece, block_problem, case, pruned, solve, weights
-from tests.small import small_llama, windows
 
 ROWS, COLUMNS = 6, 9
 

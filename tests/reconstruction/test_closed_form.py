@@ -9,10 +9,11 @@ from torch import Tensor
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.masks.notes import Note
 from analysis.masks.sparsegpt import sparsegpt
-from analysis.recipe import Pattern
+from analysis.recipe.parts import Pattern
 from analysis.reconstruction import closed_form
-from analysis.reconstruction.closed_form import Moments, MomentsCollector, layer_loss, ridge
-from tests.masks.references import correlated, normal, statistics_of
+from analysis.reconstruction.closed_form import layer_loss, ridge
+from analysis.streams.moments import Moments, MomentsCollector
+from tests.helpers.references import correlated, normal, statistics_of
 
 SPARSITIES = [0.2, 0.5, 0.8]
 
@@ -26,9 +27,11 @@ def random_mask(shape: tuple[int, int], sparsity: float, seed: int) -> Tensor:
 
 def moments_of(student: Tensor, target: Tensor | None = None, precision: torch.dtype = torch.float64) -> Moments:
     """Moments of rows (tokens, in), by definition."""
+    student = student.to(torch.float64)  # float32 products differ from processor to processor
     gram = (student.T @ student).to(precision)
     if target is None:
         return Moments(gram, gram, gram, len(student))
+    target = target.to(torch.float64)
     return Moments(gram, (target.T @ student).to(precision), (target.T @ target).to(precision), len(student))
 
 

@@ -13,13 +13,15 @@ from torch.func import functional_call
 
 from analysis.errors import NumericalError, UsageError
 from analysis.models.anatomy import anatomy
-from analysis.models.replay import HIDDEN, record, run
-from analysis.recipe import Solver, Unit
-from analysis.reconstruction.gradient import Problem, held_bytes, learning_rate, reconstruct, unit_error
+from analysis.models.block_arguments import HIDDEN
+from analysis.models.replay import record, run
+from analysis.recipe.parts import Solver, Unit
+from analysis.reconstruction.gradient import held_bytes, learning_rate, reconstruct, unit_error
 from analysis.reconstruction.losses import LOSSES
-from analysis.reconstruction.pieces import Piece, pieces, whole_model
-from analysis.reconstruction.streams import advance
-from tests.small import small_llama, windows
+from analysis.reconstruction.targets import Problem
+from analysis.reconstruction.units import Piece, pieces, whole_model
+from analysis.streams.streams import advance
+from tests.helpers.small import small_llama, windows
 
 
 def block_piece(model) -> Piece:

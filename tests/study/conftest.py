@@ -3,7 +3,7 @@
 import pytest
 
 from analysis.study import pool
-from tests.study import fakes
+from tests.helpers import fakes
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def staff(calls, monkeypatch):
 
     def prepare(**options) -> None:
         install = (
-            f"from pathlib import Path; from tests.study import fakes; fakes.install(Path({str(calls)!r}),"
+            f"from pathlib import Path; from tests.helpers import fakes; fakes.install(Path({str(calls)!r}),"
             f" **{options!r})"
         )
         monkeypatch.setattr("analysis.study.pool.WORKER", f"{install}; {pool.WORKER}")

@@ -5,9 +5,9 @@ import torch
 
 from analysis.errors import OverlapError, UsageError
 from analysis.study.calibration import draw
-from analysis.text.corpora import load_tokens
-from analysis.text.windows import Windows
-from tests.text.alphabet import END, byte_tokenizer
+from analysis.text.load import load_tokens
+from analysis.windows import Windows
+from tests.helpers.alphabet import END, byte_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 from analysis import errors, paths
 from analysis.errors import AnalysisError, NumericalError, RecipeError
 from analysis.study import pool
-from tests.study import fakes
+from tests.helpers import fakes
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_the_caller_killed_leaves_no_worker(log):
     code = f"""
 import os
 from analysis.study import pool
-from tests.study import fakes
+from tests.helpers import fakes
 hire = pool._hire
 def told(threads):
     worker = hire(threads)

@@ -12,11 +12,11 @@ import sys
 import pandas as pd
 import pytest
 
-from analysis import paths, records
+from analysis import paths, schema
 from analysis.errors import StoreError
 from analysis.study import store
 from analysis.study.store import RunFolder, list_runs
-from tests.study.fakes import tables
+from tests.helpers.fakes import tables
 
 DIGEST = "0123456789abcdef" * 4
 FILES = ["job.json", "provenance.json", *(f"{name}.parquet" for name, table in tables().items() if len(table))]
@@ -39,8 +39,8 @@ def test_a_run_is_read_back_as_written(folder, home):
     assert folder.read() is None
     written = do(folder)
     read = folder.read()
-    for name in records.TABLES:
-        pd.testing.assert_frame_equal(read.tables[name], records.validate(name, tables()[name]), check_exact=True)
+    for name in schema.TABLES:
+        pd.testing.assert_frame_equal(read.tables[name], schema.validate(name, tables()[name]), check_exact=True)
         pd.testing.assert_frame_equal(read.tables[name], written.tables[name], check_exact=True)
     assert read.provenance == {"source": "s"}
     assert folder.path == home / "runs" / "prune-0123456789ab"
@@ -169,7 +169,7 @@ def test_a_full_disk_leaves_nothing_that_looks_complete(folder, home):
 import resource, signal
 from analysis.errors import StoreError
 from analysis.study.store import RunFolder
-from tests.study.fakes import tables
+from tests.helpers.fakes import tables
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder = RunFolder("{DIGEST}")
 folder.begin({{"model": "m"}})
@@ -221,5 +221,5 @@ def test_list_runs_tells_what_each_folder_is(folder):
 
 
 def test_importing_the_store_loads_no_torch():
-    code = "import sys, analysis.study.store, analysis.records; assert 'torch' not in sys.modules"
+    code = "import sys, analysis.study.store, analysis.schema; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT)

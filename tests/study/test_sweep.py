@@ -11,13 +11,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import paths, records
+from analysis import paths, schema
 from analysis.errors import DataError, NumericalError, RecipeError, UsageError
-from analysis.recipe import Recipe
+from analysis.recipe.recipe import Recipe
 from analysis.study.store import RunFolder, list_runs
 from analysis.study.sweep import Job, grid, run_job, run_study
-from tests.study import fakes
-from tests.study.fakes import lines
+from tests.helpers import fakes
+from tests.helpers.fakes import lines
 
 
 def python(code: str, home: Path, **options) -> subprocess.Popen:
@@ -37,7 +37,7 @@ def script(job: Job, log: Path, **install) -> str:
     """Code that runs `job` with the fakes in place, in a process of its own."""
     return f"""
 from pathlib import Path
-from tests.study import fakes
+from tests.helpers import fakes
 from analysis.study import store
 from analysis.study.sweep import Job, run_job
 fakes.install(Path({str(log)!r}), **{install!r})
@@ -239,11 +239,9 @@ def test_a_study_is_one_table_of_each_kind(home, calls, job_args):
     del job_args["samples"], job_args["recipe"]
     jobs = grid(recipes=["wanda-50% LR", "sparsegpt-2:4 BR[epochs=2]"], samples=[4, 8], seeds=[0, 1], **job_args)
     study = run_study(jobs)
-    for name in records.TABLES:
+    for name in schema.TABLES:
         table = getattr(study, name)
-        assert [(c, str(t)) for c, t in table.dtypes.items()] == [
-            (c.name, c.dtype) for c in records.study_columns(name)
-        ]
+        assert [(c, str(t)) for c, t in table.dtypes.items()] == [(c.name, c.dtype) for c in schema.study_columns(name)]
         assert len(table) == (0 if name in ("steps", "zero_shot") else 16)
     first = study.blocks[study.blocks.samples == 8]
     assert list(first.recipe) == ["wanda-50% LR"] * 4 + ["sparsegpt-2:4 BR[epochs=2]"] * 4
@@ -389,9 +387,9 @@ run_job(job)
     assert sum(name.endswith(".parquet") for name in left) == 2 and "checkpoint" in left
     stored = run_job(job)
     assert [line.split()[3] for line in lines(calls, "prune")] == ["fresh", "resumed"]
-    for name in records.TABLES:
+    for name in schema.TABLES:
         pd.testing.assert_frame_equal(
-            stored.tables[name], records.validate(name, fakes.tables()[name]), check_exact=True
+            stored.tables[name], schema.validate(name, fakes.tables()[name]), check_exact=True
         )
     assert sorted(os.listdir(RunFolder(job.digest()).path)) == sorted(
         [
@@ -450,7 +448,7 @@ def test_part_of_a_study_is_the_study_of_those_jobs(home, calls, job_args):
         and part.runs == alone.runs
         and part.provenance == alone.provenance
     )
-    for name in records.TABLES:
+    for name in schema.TABLES:
         pd.testing.assert_frame_equal(getattr(part, name), getattr(alone, name), check_exact=True)
     with pytest.raises(UsageError, match="part of a study: 1 of 2 jobs are not in it, the first is wanda-50% BR on"):
         whole.part([jobs[0], replace(jobs[3], seed=2)])
@@ -461,7 +459,7 @@ def tiny_world(folder) -> dict:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tests.text.alphabet import END, byte_tokenizer
+    from tests.helpers.alphabet import END, byte_tokenizer
 
     tokenizer = byte_tokenizer(eos_token=END)
     config = LlamaConfig(
@@ -526,10 +524,10 @@ def test_a_real_study_of_a_tiny_model(home, tmp_path, monkeypatch):
     assert set(study.perplexity.windows) == {3, 6} and set(study.perplexity.context) == {16}
     assert (study.cost.seconds > 0).all()
     again = run_study(jobs)
-    for name in records.TABLES:
+    for name in schema.TABLES:
         pd.testing.assert_frame_equal(getattr(again, name), getattr(study, name), check_exact=True)
     monkeypatch.setenv("ANALYSIS_HOME", str(tmp_path / "other"))
     apart = run_study(jobs, workers=2)
     assert (apart.cost.seconds > 0).all() and not apart.cost.equals(study.cost), "done again"
-    for name in records.TABLES.keys() - {"cost"}:
+    for name in schema.TABLES.keys() - {"cost"}:
         pd.testing.assert_frame_equal(getattr(apart, name), getattr(study, name), check_exact=True)

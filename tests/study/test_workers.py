@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import paths, records
+from analysis import paths, schema
 from analysis.errors import AnalysisError, NumericalError, UsageError
 from analysis.study.store import list_runs
 from analysis.study.sweep import Job, run_study
-from tests.study.fakes import lines, tables
+from tests.helpers.fakes import lines, tables
 from tests.study.test_pool import alive, wait_until
 
 
@@ -32,13 +32,13 @@ def test_workers_share_the_jobs_and_the_order_stays(home, calls, staff, job_args
     assert not any(map(alive, pids(calls)))
     alone = run_study(jobs, workers=1)
     assert len(lines(calls, "prune")) == 4
-    for name in records.TABLES:
+    for name in schema.TABLES:
         pd.testing.assert_frame_equal(getattr(alone, name), getattr(study, name), check_exact=True)
 
 
 def test_jobs_that_time_a_model_come_first_and_alone(home, calls, staff, job_args, monkeypatch):
     staff()
-    monkeypatch.setattr("analysis.whole.check_pattern_shrinks", lambda model, pattern: None)
+    monkeypatch.setattr("analysis.pruning.structures.check_pattern_shrinks", lambda model, pattern: None)
     monkeypatch.setattr("analysis.measure.size.size_table", lambda models, windows: tables()["size"])
     jobs = [Job(**job_args | {"recipe": f"wanda-50% {method}"}) for method in ("LR", "BR")]
     timed = [Job(**job_args | {"recipe": f"flap-neurons-{share}% LR", "shrink": True}) for share in (30, 50)]
@@ -115,7 +115,7 @@ def test_an_interrupt_ends_the_workers_of_a_script_without_a_guard(home, calls, 
 from analysis.study import pool
 from analysis.study.sweep import Job, run_study
 print("once")
-fake = "from pathlib import Path; from tests.study import fakes; fakes.install(Path({str(calls)!r}), seconds=60); "
+fake = "from pathlib import Path; from tests.helpers import fakes; fakes.install(Path({str(calls)!r}), seconds=60); "
 pool.WORKER = fake + pool.WORKER
 run_study([Job(**job) for job in {[job.to_dict() for job in jobs]!r}], workers=2)
 """)

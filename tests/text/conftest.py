@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.text.alphabet import END, byte_tokenizer
+from tests.helpers.alphabet import END, byte_tokenizer
 
 
 @pytest.fixture(scope="session")

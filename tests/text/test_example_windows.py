@@ -9,14 +9,14 @@ import torch
 
 from analysis.errors import DataError, UsageError
 from analysis.lab.examples import EXAMPLES, examples
-from analysis.text.corpora import load_tokens
 from analysis.text.example_sets import HUB_SETS
 from analysis.text.examples import load_examples
+from analysis.text.load import load_tokens
 from analysis.text.sources import SOURCES, parse_source, source_fingerprint
-from analysis.text.windows import disjoint
-from tests.text.alphabet import byte_tokenizer
-from tests.text.answerers import pair_tokenizer, tiny_answerer
-from tests.text.writers import tiny_writer
+from analysis.windows import disjoint
+from tests.helpers.alphabet import byte_tokenizer
+from tests.helpers.answerers import pair_tokenizer, tiny_answerer
+from tests.helpers.writers import tiny_writer
 
 SENTENCES = [
     ("the cat is red", "pos"),

@@ -13,10 +13,10 @@ from transformers import GenerationConfig
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.load import LoadedModel
 from analysis.text.generate import IN_A_ROW, Writer, detected, generate, loops
-from analysis.text.settings import Generation
+from analysis.text.generation import Generation
 from tests import families
-from tests.families import FAMILIES
-from tests.text.writers import END, WORDS, tiny_writer, word_tokenizer
+from tests.helpers.families import FAMILIES
+from tests.helpers.writers import END, WORDS, tiny_writer, word_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from analysis.errors import DataError, UsageError
-from analysis.text.corpora import load_tokens
+from analysis.text.load import load_tokens
 from analysis.text.mixtures import order
 
 

@@ -11,8 +11,9 @@ import pytest
 from analysis import paths
 from analysis.errors import DataError, UsageError
 from analysis.lab.documents import REGISTERS
-from analysis.text.settings import Generation
-from analysis.text.sources import ALIASES, SOURCES, parse_source, source_fingerprint
+from analysis.text.generation import Generation
+from analysis.text.hub import ALIASES
+from analysis.text.sources import SOURCES, parse_source, source_fingerprint
 
 
 @pytest.mark.parametrize(

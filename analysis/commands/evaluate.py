@@ -1,0 +1,81 @@
+"""The verbs that look and change nothing: `analysis check` and `analysis evaluate`."""
+
+import argparse
+from dataclasses import asdict
+
+from analysis.commands.common import (
+    Problems,
+    Report,
+    check_counts,
+    check_model,
+    fingerprints,
+    label_sources,
+    say,
+    table,
+    unescape,
+)
+from analysis.text.tasks import check_tasks, task_fingerprint
+
+
+def evaluate(args: argparse.Namespace) -> Report:
+    """Perplexity of a model on each text, its score on labelled examples, and its accuracy on each task.
+
+    Raises: AnalysisError if an argument, the model, a text or a task is unusable.
+    """
+    problems = Problems()
+    check_counts(problems, args)
+    model = check_model(problems, args.model)
+    sources = label_sources("--text", args.text, problems)
+    fingerprints(sources, problems, model)
+    with problems.catch():
+        check_tasks(args.task)
+    problems.check_count("--documents", args.documents, least=2)
+    if not args.text and not args.task:
+        problems.add("nothing to measure; give --text, --task, or both")
+    problems.raise_any()
+    from analysis.measure.perplexity import perplexity
+    from analysis.measure.scores import score
+    from analysis.measure.zero_shot import zero_shot
+    from analysis.models.load import load_model
+    from analysis.text.load import load_tokens
+
+    say(f"loading {args.model}")
+    dense = load_model(args.model, device=args.device, dtype=args.dtype)
+    rows, scores = [], []
+    for label, source in sources.items():
+        windows = load_tokens(
+            source,
+            dense,
+            samples=args.samples,
+            length=args.length,
+            seed=args.seed,
+            separator=unescape(args.separator),
+            mode=args.mode,
+            split="held-out",
+        )
+        say(f"{label}: {len(windows)} windows of {windows.length} tokens")
+        if windows.labelled is None:
+            rows.append((label, perplexity(dense.model, windows), windows.provenance))
+        else:
+            scores.append({"text": label, **asdict(score(dense.model, windows)), "provenance": windows.provenance})
+    header = ("text", "perplexity", "nats per token", "tokens", "windows", "context")
+    cells = [(label, of.perplexity, of.nats_per_token, of.tokens, of.windows, of.context) for label, of, _ in rows]
+    document = {
+        "model": {"name": dense.name, "fingerprint": dense.fingerprint},
+        "perplexity": [dict(zip(header, row), provenance=of[2]) for row, of in zip(cells, rows)],
+    }
+    tables = [table(header, cells)] if cells else []
+    if scores:
+        document["scores"] = scores
+        tables.append(
+            table(("text", "metric", "score", "+-", "loss", "examples"), [tuple(row.values())[:-1] for row in scores])
+        )
+    if args.task:
+        say(f"asking {args.documents} questions of {', '.join(args.task)}")
+        asked = [
+            asdict(answered)
+            for answered in zero_shot(dense.model, dense.tokenizer, args.task, documents=args.documents, seed=args.seed)
+        ]
+        document["tasks"] = [row | {"fingerprint": task_fingerprint(row["task"])} for row in asked]
+        tables.append(table([name.replace("_", " ") for name in asked[0]], [tuple(row.values()) for row in asked]))
+    return Report("\n\n".join(tables), document)

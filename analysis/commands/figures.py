@@ -1,0 +1,26 @@
+"""`analysis figures`: run the notebooks of a preset and draw their figures."""
+
+import argparse
+from dataclasses import asdict
+
+from analysis.commands.common import Report, table
+from analysis.errors import UsageError
+
+
+def figures(args: argparse.Namespace) -> Report:
+    """Run notebooks and say where their executed copies and figures are. Raises: UsageError, SuiteError."""
+    from analysis.suite.runner import figures_folder, run_suite
+
+    overrides = {}
+    for setting in args.set:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {setting}: write NAME=VALUE")
+        if name in overrides:
+            raise UsageError(f"--set {setting}: {name} is set twice")
+        overrides[name] = value
+    runs = run_suite(args.preset, only=args.only, overrides=overrides, figures_dir=args.figures)
+    folder = figures_folder(args.preset, overrides, args.figures)
+    rows = [(run.name, run.status, f"{run.seconds:.1f}", str(run.path)) for run in runs]
+    text = table(("notebook", "status", "seconds", "executed copy"), rows) + f"\n\nfigures  {folder}"
+    return Report(text, {"figures": str(folder), "notebooks": [asdict(run) | {"path": str(run.path)} for run in runs]})

@@ -1,0 +1,250 @@
+"""From a model's name to its files, and what those files are. Loads no torch.
+
+A name is, in this order: a model of the embedded lab ("lab" is `data/lab/decoder`, "lab/NAME" another of its models), a
+local folder, or a hub id ("org/name", "name", either with "@revision"). Only a hub id that is not yet in the local
+cache touches the network.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis import paths
+from analysis.errors import ModelError
+
+_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SMALL_FILES = [
+    "config.json",
+    "generation_config.json",
+    "*.index.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+]
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+)
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+SHRUNK_WEIGHTS, SHRUNK_MANIFEST = (
+    "shrunk.safetensors",
+    "shrunk.json",
+)  # of a model whose config cannot describe it (`models/uneven.py`)
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from: a local folder, or a hub repository at a revision."""
+
+    name: str
+    folder: Path | None = None
+    hub_id: str | None = None
+    revision: str = "main"
+
+
+def lab_models() -> list[str]:
+    """Names of the lab's shipped models, "lab" first."""
+    folders = sorted(path.parent.name for path in paths.lab().glob("*/config.json"))
+    return ["lab"] * ("decoder" in folders) + [f"lab/{name}" for name in folders if name != "decoder"]
+
+
+def find(name: str) -> Source:
+    """What a model's name stands for; nothing is opened or fetched.
+
+    Raises ModelError if it is neither a lab model, an existing folder nor written like a hub id.
+    """
+    if name in lab_models():
+        return Source(name, paths.lab() / ("decoder" if name == "lab" else name.removeprefix("lab/")))
+    if name == "lab" or name.startswith("lab/"):
+        raise ModelError(
+            f"model {name!r}: the lab ships no such model (it has: {', '.join(lab_models()) or 'none'}); `analysis lab"
+            " train` makes one"
+        )
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return Source(name, folder)
+    if name and folder.exists():
+        raise ModelError(f"model {name!r}: is a file; give the folder that holds config.json and {_WEIGHTS}")
+    match = _HUB_ID.fullmatch(name)
+    if match is None:
+        raise ModelError(
+            f"model {name!r}: no such folder, and not a lab model ({', '.join(lab_models()) or 'none'}) or a hub id"
+            " (org/name[@revision])"
+        )
+    return Source(name, hub_id=match["id"], revision=match["revision"] or "main")
+
+
+def fetch(name: str) -> tuple[Path, str]:
+    """The local folder of a model, complete as far as can be seen from outside, and its fingerprint. Hub ids are
+    downloaded if not cached.
+
+    Raises ModelError naming what is missing or broken: config.json, weight files, shards, or only pickles where
+    safetensors are needed.
+    """
+    source = find(name)
+    folder = source.folder if source.folder else _download(source)
+    read_config(folder, name)
+    check_weights(folder, name)
+    return folder, _local_fingerprint(folder, name) if source.folder else f"hub:{source.hub_id}@{folder.name}"
+
+
+def fingerprint(name: str) -> str:
+    """A text that changes when the model changes: sha256 of config.json, tokenizer and weight files, or
+    "hub:id@commit".
+
+    The commit of a hub model is that of the local cache, or what the hub says where it is not cached. Raises ModelError
+    as `fetch`.
+    """
+    source = find(name)
+    if source.folder:
+        return _local_fingerprint(source.folder, name)
+    return f"hub:{source.hub_id}@{_commit(source)}"
+
+
+def read_config(folder: Path, name: str) -> dict:
+    """config.json as a dict. Raises ModelError if it is missing, no JSON object, or names no model type."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"model {name!r}: {folder} has no config.json, so it is not a model folder")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelError(f"model {name!r}: {path} cannot be read as JSON ({error})") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelError(f"model {name!r}: {path} names no model_type; it is not the config of a transformers model")
+    return config
+
+
+def is_shrunk(folder: Path | str) -> bool:
+    """Whether a folder holds a model with layers of unequal widths, which `from_pretrained` cannot read and
+    `load_model` can.
+    """
+    return (Path(folder) / SHRUNK_MANIFEST).is_file()
+
+
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """The safetensors files of a model. Raises ModelError if there are none, only pickles, or shards are missing."""
+    if is_shrunk(folder):
+        if not (folder / SHRUNK_WEIGHTS).is_file():
+            raise ModelError(f"model {name!r}: {folder} has a {SHRUNK_MANIFEST} and no {SHRUNK_WEIGHTS}")
+        return [folder / SHRUNK_WEIGHTS]
+    if (folder / _WEIGHTS).is_file():
+        return [folder / _WEIGHTS]
+    if not (folder / _INDEX).is_file():
+        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        if pickles:
+            raise ModelError(
+                f"model {name!r}: {folder} holds only pickled weights ({', '.join(pickles[:3])}), which can run code;"
+                " convert them to safetensors"
+            )
+        raise ModelError(f"model {name!r}: {folder} has no weights ({_WEIGHTS} or {_INDEX})")
+    try:
+        shards = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(
+            f"model {name!r}: {folder / _INDEX} is no index of weight files ({type(error).__name__}: {error})"
+        ) from error
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise ModelError(
+            f"model {name!r}: {len(missing)} of {len(shards)} weight files named in {_INDEX} are missing:"
+            f" {', '.join(missing[:5])}"
+        )
+    return [folder / shard for shard in shards]
+
+
+def check_weights(folder: Path, name: str) -> None:
+    """Raise ModelError naming the first weight file that is cut short or no safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in weight_files(folder, name):
+        try:
+            with safe_open(path, "numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"model {name!r}: {path} is cut short or no safetensors file ({error}); fetch it again"
+            ) from error
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model folder comes with a tokenizer."""
+    return any((folder / file).is_file() for file in _TOKENIZER_FILES)
+
+
+def _local_fingerprint(folder: Path, name: str) -> str:
+    read_config(folder, name)
+    digest = hashlib.sha256()
+    tokenizer = [folder / file for file in _TOKENIZER_FILES if (folder / file).is_file()]
+    manifest = [folder / SHRUNK_MANIFEST] * is_shrunk(folder)
+    for path in [folder / "config.json", *manifest, *tokenizer, *weight_files(folder, name)]:
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+# --- hub -------------------------------------------------------------------------------------------------------------
+
+
+def _commit(source: Source) -> str:
+    if _COMMIT.fullmatch(source.revision):
+        return source.revision
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(source.hub_id, "config.json", revision=source.revision)
+    if isinstance(cached, str):
+        return Path(cached).parent.name
+    return _ask_hub(source, lambda: HfApi().model_info(source.hub_id, revision=source.revision).sha)
+
+
+def _download(source: Source) -> Path:
+    """The repository's folder in the local cache, with config, tokenizer and safetensors weights; fetched where
+    incomplete.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    where = {"repo_id": source.hub_id, "revision": source.revision}
+    try:
+        folder = Path(snapshot_download(**where, local_files_only=True))
+        weight_files(folder, source.name)
+        return folder
+    except (LocalEntryNotFoundError, ModelError):
+        pass  # not cached, or not wholly: fetch
+    folder = Path(
+        _ask_hub(source, lambda: snapshot_download(**where, allow_patterns=_SMALL_FILES, ignore_patterns=["*/*"]))
+    )
+    wanted = [_WEIGHTS]
+    if (folder / _INDEX).is_file():
+        wanted = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    return Path(
+        _ask_hub(source, lambda: snapshot_download(repo_id=source.hub_id, revision=folder.name, allow_patterns=wanted))
+    )
+
+
+def _ask_hub(source: Source, question):
+    """The hub's answer. Any failure (no network, no such repository, no permission) becomes one ModelError that says
+    so.
+    """
+    try:
+        return question()
+    except Exception as error:  # httpx, huggingface_hub and OS errors have no common base
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"model {source.name!r}: no such folder here, and the hub gave no {source.hub_id!r} at revision"
+            f" {source.revision!r} ({reason}); check the spelling, the network, or give a local folder"
+        ) from error

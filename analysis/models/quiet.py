@@ -1,0 +1,39 @@
+"""Models without chatter and without caches: contexts around loading, saving and forwards."""
+
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@contextmanager
+def quiet():
+    """Silence transformers' log lines, progress bars and Python warnings while open; errors still rise."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def caching(model: "PreTrainedModel"):
+    """While open the config says that the model uses its cache, which is switched off here only for our own forwards:
+    users of a saved folder get it back.
+    """
+    cached = getattr(model.config, "use_cache", True)
+    model.config.use_cache = True
+    try:
+        yield
+    finally:
+        model.config.use_cache = cached

@@ -1,0 +1,173 @@
+"""How many heads and neurons each block has, read and set in its modules and its config."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from analysis.errors import UnsupportedModel
+from analysis.models.anatomy import Anatomy, Block, Matrix, anatomy
+from analysis.models.quiet import quiet
+
+BIAS_FLAGS = {"heads": "attention_bias", "neurons": "mlp_bias"}
+
+
+# what attention and MLP modules, and configs, call their counts
+_QUERY = ("num_heads", "num_attention_heads", "n_head", "n_heads")
+
+
+_KEY_VALUE = ("num_key_value_heads", "num_kv_heads")
+
+
+_PER_GROUP = ("num_key_value_groups",)
+
+
+_FEATURES = ("all_head_size", "split_size")
+
+
+_NEURONS = ("intermediate_size", "ffn_dim", "n_inner", "hidden_dim", "ffn_hidden_size")
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What one block has left: query heads, KV heads, width of a head, MLP neurons."""
+
+    heads: int
+    key_value_heads: int
+    head_size: int
+    neurons: int
+
+
+def widths(model: nn.Module, parts: Anatomy | None = None) -> list[Widths]:
+    """What each block of a model has, shrunk or not."""
+    return [_widths(block, model.config) for block in (anatomy(model) if parts is None else parts).blocks]
+
+
+@torch.no_grad()
+def assign_bias(matrix: Matrix, bias: Tensor) -> None:
+    """Give a matrix the bias (out,), in its weight's dtype; made where it has none. Whether its family's config can
+    hold it says `holds_bias`.
+    """
+    like = matrix.module.weight
+    if matrix.module.bias is None:
+        matrix.module.bias = nn.Parameter(bias.to(like), requires_grad=like.requires_grad)
+    else:
+        matrix.module.bias.copy_(bias)
+
+
+def _consumer(block: Block, kind: str) -> Matrix:
+    return [matrix for matrix in block.matrices if matrix.half == HALF[kind]][-1]
+
+
+def _widths(block: Block, config) -> Widths:
+    return Widths(*head_shape(block, config), _consumer(block, "neurons").columns)
+
+
+def set_weight(module: nn.Module, weight: Tensor) -> None:
+    """Replace the weight as the module stores it, and the sizes that the module states."""
+    module.weight = nn.Parameter(weight.clone(), requires_grad=module.weight.requires_grad)
+    if isinstance(module, Conv1D):
+        module.nx, module.nf = weight.shape
+    else:
+        module.out_features, module.in_features = weight.shape
+
+
+def set_counts(parts: Anatomy, counts: list[Widths]) -> None:
+    """Put the head and neuron counts that modules keep for themselves right. Attention modules that read counts off
+    their config get one of their own.
+    """
+    for block, new in zip(parts.blocks, counts, strict=True):
+        attention = holder(block, next(m for m in block.matrices if m.half == "attention"))
+        mlp = holder(block, next(m for m in block.matrices if m.half == "mlp"))
+        values = dict.fromkeys(_QUERY, new.heads) | dict.fromkeys(_KEY_VALUE, new.key_value_heads)
+        values |= dict.fromkeys(_PER_GROUP, new.heads // new.key_value_heads) | dict.fromkeys(
+            _FEATURES, new.heads * new.head_size
+        )
+        for name in values.keys() & vars(attention).keys():
+            setattr(attention, name, values[name])
+        for name in vars(mlp).keys() & set(_NEURONS):
+            setattr(mlp, name, new.neurons)
+        if "config" in vars(attention):
+            attention.config = _with_heads(copy.copy(attention.config), new)
+
+
+def _with_heads(config, new: Widths):
+    """The config with the head counts that it has words for, and the width of a head, which it would otherwise derive
+    from them.
+    """
+    for names, value in ((_QUERY, new.heads), (_KEY_VALUE, new.key_value_heads)):
+        for name in names:
+            if isinstance(getattr(config, name, None), int):
+                setattr(config, name, value)
+    if not isinstance(getattr(type(config), "head_dim", None), property):
+        config.head_dim = new.head_size
+    return config
+
+
+def head_counts(config) -> tuple[int, int]:
+    """Query and KV heads as a config states them."""
+    query = next(getattr(config, name) for name in _QUERY if isinstance(getattr(config, name, None), int))
+    return query, next(
+        (getattr(config, name) for name in _KEY_VALUE if isinstance(getattr(config, name, None), int)), query
+    )
+
+
+def empty_model(kind: type, config) -> nn.Module | None:
+    """A model of the config without memory for its weights; None where the architecture refuses the config."""
+    try:
+        with quiet(), torch.device("meta"):
+            return kind(copy.deepcopy(config))
+    except Exception:  # transformers raises every kind of error for counts that do not divide
+        return None
+
+
+HALF = {"heads": "attention", "neurons": "mlp"}
+
+
+HEAD_SIZES = ("head_dim", "head_size", "attention_head_size")  # what attention modules call the width of a head
+
+
+def head_shape(block: Block, config) -> tuple[int, int, int]:
+    """Query heads, KV heads and width of a head of a block's attention.
+
+    The width is the attention module's own, so that it holds for models whose layers have lost different numbers of
+    heads; where the module states none, the config's number of heads tells. Raises UnsupportedModel where they do not
+    divide the matrices.
+    """
+    consumer, producers = _split(block, "heads")
+    module = holder(block, producers[0])
+    size = next((getattr(module, name) for name in HEAD_SIZES if isinstance(getattr(module, name, None), int)), 0)
+    size = size or consumer.columns // config.get_text_config().num_attention_heads
+    heads, rest = divmod(consumer.columns, size)
+    rows = sum(matrix.rows for matrix in producers)
+    groups, odd = divmod(rows - consumer.columns, 2 * size)
+    if rest or odd or groups < 1 or heads % groups:
+        raise UnsupportedModel(
+            f"{block.name}: {consumer.name} reads {consumer.columns} features, {', '.join(m.name for m in producers)}"
+            f" make {rows}; with heads of {size} these are no whole query and KV heads, so heads cannot be told apart"
+        )
+    return heads, groups, size
+
+
+def holder(block: Block, matrix: Matrix) -> nn.Module:
+    """The module that a matrix is an attribute of: its forward knows the number of heads."""
+    return block.module.get_submodule(matrix.name.rpartition(".")[0])
+
+
+def _split(block: Block, kind: str) -> tuple[Matrix, list[Matrix]]:
+    """The consumer of a half and its producers; raises UnsupportedModel where the half has another build."""
+    *producers, consumer = (matrix for matrix in block.matrices if matrix.half == HALF[kind])
+    allowed = (1, 3) if kind == "heads" else (1, 2)
+    if (
+        len(producers) not in allowed
+        or len({matrix.reads for matrix in producers}) != 1
+        or consumer.reads != consumer.name
+    ):
+        names = ", ".join(f"{matrix.name} (reads with {matrix.reads})" for matrix in producers)
+        raise UnsupportedModel(
+            f"{block.name}: its {HALF[kind]} half has {names or 'no matrix'} before {consumer.name}; needed are"
+            f" {' or '.join(map(str, allowed))} that read one tensor. Its {kind} cannot be told apart"
+        )
+    return consumer, producers

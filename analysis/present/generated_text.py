@@ -1,0 +1,331 @@
+"""What text does to reconstruction: windows added to the calibration text, how self-generated text is written, and
+which text represents what the model was trained on. Tables, figures and findings of notebook 03.
+
+Tables start from `ends.ends`. Changes are taken within a seed, from the run without added windows, and then averaged.
+"""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.errors import UsageError
+from analysis.present.final import ACCURACY, HELD_OUT_ERROR, PERPLEXITY, against, say_change, say_rank, spearman
+from analysis.present.finding import Finding
+from analysis.present.panels import (
+    category_axis,
+    category_rows,
+    draw_named,
+    finish,
+    handle,
+    label_points,
+    log_scale,
+    panel_grid,
+    plain_axis,
+)
+from analysis.present.style import CRITERIA, in_style, say_method, say_source, source_looks
+from analysis.present.tables import choose, over_seeds
+from analysis.schema import CALIBRATION
+
+RECIPE = ["pattern", "criterion", "method"]
+RISE = "perplexity above\nthe dense model's, %"
+MEASURES = (HELD_OUT_ERROR, PERPLEXITY, ACCURACY)
+DISTANCE, NATS = "distance", "nats"  # columns of `representatives`
+
+
+def added(ends: pd.DataFrame, *, sources=None, samples=None, longer: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What windows added to the calibration text change: [measure, pattern, criterion, method, added, added_samples,
+    value, std, seeds, level].
+
+    sources, samples: of the added windows, all by default. value: change of held-out error and perplexity in per cent,
+    of accuracy in points, against the run without added windows of the same recipe and seed, whose rows are 0; level:
+    the quantity itself. longer: `ends` of runs without added windows that were trained for more epochs, drawn beside
+    the most windows as the source "" (nothing).
+    """
+    pruned = ends[(ends["which"] == "pruned") & ends["measure"].isin(MEASURES)]
+    base = pruned[pruned["added_samples"] == 0]
+    if base.empty:
+        raise UsageError("added text: no run without added windows; put 0 into the numbers of windows to add")
+    by = ["measure", *RECIPE, "added", "added_samples"]
+    chosen = choose(pruned[pruned["added"] != ""], added=sources, added_samples=samples)
+    if longer is not None:
+        alone = longer[(longer["which"] == "pruned") & longer["measure"].isin(MEASURES)]
+        chosen = pd.concat(
+            [chosen, alone.assign(added="", added_samples=chosen["added_samples"].max())], ignore_index=True
+        )
+    changed = against(chosen, base, RECIPE)
+    level = over_seeds(changed, by, "level").rename(columns={"value": "level"})
+    return over_seeds(changed, by, "value").merge(level[[*by, "level"]], on=by)
+
+
+def representatives(
+    ends: pd.DataFrame, texts: pd.DataFrame, perplexity: pd.DataFrame, *, split: str | None = None
+) -> pd.DataFrame:
+    """Each calibration text against held-out text: [measure, pattern, criterion, method, calibration, value, std,
+    seeds, distance, nats].
+
+    value: held-out error, or how far perplexity rises above the dense model's in per cent; distance: of the second
+    moments of the dense model's hidden states on the calibration text from those on the held-out text, median over
+    blocks (a few tokens with outsized states rule single ones); nats: the dense model's loss per token of the
+    calibration text. Both are means over seeds, and known before anything is pruned. Only runs without added windows
+    count.
+    """
+    dense = (
+        ends[(ends["which"] == "dense") & (ends["measure"] == PERPLEXITY)]
+        .drop_duplicates("run")
+        .set_index("run")["value"]
+    )
+    own = ends[
+        (ends["which"] == "pruned") & (ends["added_samples"] == 0) & ends["measure"].isin((HELD_OUT_ERROR, PERPLEXITY))
+    ]
+    rise = own["measure"] == PERPLEXITY
+    own = own.assign(
+        value=own["value"].mask(rise, 100 * (own["value"] / own["run"].map(dense) - 1)),
+        measure=own["measure"].mask(rise, RISE),
+    )
+    out = over_seeds(
+        own.drop_duplicates(["measure", *RECIPE, "calibration", "seed", "value"]),
+        ["measure", *RECIPE, "calibration"],
+        "value",
+    )
+    split = split or next(name for name in texts["split"] if name != CALIBRATION)
+    far = (
+        texts[(texts["split"] == split) & (texts["added_samples"] == 0)]
+        .groupby(["calibration", "seed"])["distance"]
+        .median()
+    )
+    loss = perplexity[
+        (perplexity["split"] == CALIBRATION) & (perplexity["which"] == "dense") & (perplexity["added_samples"] == 0)
+    ]
+    out["distance"] = out["calibration"].map(far.groupby("calibration").mean())
+    out["nats"] = out["calibration"].map(loss.groupby("calibration")["nats_per_token"].mean())
+    return out
+
+
+def plot_added(table: pd.DataFrame) -> Figure:
+    """Change of held-out error, perplexity and accuracy against the number of added windows, one line per source; one
+    row per recipe.
+
+    `table` is that of `added`; its places across are the numbers of windows, evenly spaced. The level line is no
+    change.
+    """
+    with in_style():
+        table = table.assign(recipe=_recipe(table), place=table["added_samples"].map(_places(table)))
+        fig, panels = panel_grid(table, "recipe", "measure", height=2.5, sharey=False)
+        known = source_looks(table["added"])
+        for (recipe, measure), ax in panels.items():
+            ax.axhline(0, color="#999999", linewidth=0.8, zorder=1)
+            draw_named(
+                ax,
+                table[(table["recipe"] == recipe) & (table["measure"] == measure)],
+                "place",
+                "added",
+                known,
+                "source",
+            )
+            category_axis(ax, [str(number) for number in _places(table)])
+            plain_axis(ax.yaxis)
+        _titles(panels, table)
+        for (recipe, measure), ax in panels.items():
+            ax.set_ylabel(recipe if measure == table["measure"].iloc[0] else "")
+        fig.supxlabel("windows added to the calibration text", fontsize=9)
+        finish(fig, {}, [handle(look, say_source(source)) for source, look in known.items()])
+    return fig
+
+
+def plot_settings(table: pd.DataFrame) -> Figure:
+    """The same changes at one number of added windows, one line of points per source: how self-generated text is
+    written.
+
+    `table` is that of `added` for one number of windows; one panel per measure, one row per recipe. Bars are one
+    standard deviation over seeds.
+    """
+    with in_style():
+        table = table.assign(recipe=_recipe(table))
+        sources = list(dict.fromkeys(table["added"]))
+        fig, panels = panel_grid(
+            table, "recipe", "measure", height=0.9 + 0.24 * len(sources), sharey=True, sharex="col"
+        )
+        for (recipe, measure), ax in panels.items():
+            ax.axvline(0, color="#999999", linewidth=0.8, zorder=1)
+            for row in table[(table["recipe"] == recipe) & (table["measure"] == measure)].itertuples():
+                place, color = sources.index(row.added), _color(row.added)
+                ax.plot(
+                    [row.value], [place], color=color, marker="o", linestyle="", zorder=3, gid=f"source {row.added}"
+                )
+                if row.seeds > 1:
+                    ax.hlines(
+                        place, row.value - row.std, row.value + row.std, color=color, linewidth=1, alpha=0.6, zorder=2
+                    )
+            category_rows(ax, [say_source(source) for source in sources])
+            plain_axis(ax.xaxis)
+            ax.set_ylabel(recipe if measure == table["measure"].iloc[0] else "")
+        _titles(panels, table)
+        finish(fig, {})
+    return fig
+
+
+def plot_representatives(table: pd.DataFrame) -> Figure:
+    """Held-out error and increase of perplexity of each recipe calibrated on each text, against how far the text is
+    from the held-out one.
+
+    `table` is that of `representatives`. Left: distance of second moments; right: the dense model's loss on the text.
+    The rank correlation of each panel is written in it.
+    """
+    xs = {
+        DISTANCE: "distance of second moments from\nthe held-out text, median over blocks",
+        NATS: "dense model's loss on the\ncalibration text, nats per token",
+    }
+    with in_style():
+        recipe = "" if len(table[RECIPE].drop_duplicates()) == 1 else _recipe(table) + "\n"
+        table = table.assign(row=recipe + table["measure"])
+        places = pd.DataFrame([(row, x) for row in dict.fromkeys(table["row"]) for x in xs], columns=["row", "x"])
+        fig, panels = panel_grid(places, "row", "x", height=2.6, sharey="row", sharex="col")
+        for (row, x), ax in panels.items():
+            rows = table[table["row"] == row]
+            for source, one in rows.groupby("calibration", sort=False):
+                ax.plot(
+                    one[x],
+                    one["value"],
+                    color=_color(source),
+                    marker="o",
+                    linestyle="",
+                    zorder=3,
+                    gid=f"source {source}",
+                )
+                if one["seeds"].max() > 1:
+                    ax.vlines(
+                        one[x],
+                        one["value"] - one["std"],
+                        one["value"] + one["std"],
+                        color="#999999",
+                        linewidth=1,
+                        zorder=2,
+                    )
+            ax.margins(x=0.14, y=0.14)
+            ax.set_title(say_rank(rows[x], rows["value"]), fontsize=8.5)
+        for row in dict.fromkeys(table["row"]):
+            if (table[table["row"] == row]["value"] > 0).all():
+                log_scale([ax for (name, _), ax in panels.items() if name == row])
+        for (row, x), ax in panels.items():
+            ax.set_ylabel(row if x == DISTANCE else "")
+            ax.set_xlabel(xs[x] if row == places["row"].iloc[-1] else "")
+        finish(fig, {})
+        for (row, x), ax in panels.items():
+            rows = table[table["row"] == row]
+            label_points(ax, rows[x], rows["value"], [say_source(source) for source in rows["calibration"]])
+    return fig
+
+
+def say_closing(table: pd.DataFrame, right: str) -> Finding:
+    """Per recipe, measure and added text: the change with the most windows, and what share it is of the one that
+    `right`, real text, brings.
+
+    `table` is that of `added`. The share is (e(0) - e(added)) / (e(0) - e(right)), from the means over seeds.
+    """
+    most = table[table["added_samples"] == table["added_samples"].max()]
+    lines = []
+    for (pattern, criterion, method, measure), rows in most.groupby([*RECIPE, "measure"], sort=False):
+        at = rows.set_index("added")
+        if right not in at.index:
+            raise UsageError(f"share of the gap: {right} is none of the added texts {', '.join(at.index)}")
+        real = at.loc[right, "value"]
+        better = real > 0 if measure == ACCURACY else real < 0
+        parts = [f"{say_source(right)} {_change(at.loc[right], measure)}"]
+        for source, row in at.drop(index=right).iterrows():
+            share = f", {row['value'] / real:.0%} of that" if better else ""
+            parts.append(f"{say_source(source)} {_change(row, measure)}{share}")
+        words = "" if better else " (real text of the right kind does not help here, so there is no gap to close)"
+        count = rows["added_samples"].iloc[0]
+        lines.append(
+            f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}**, {measure}, {count} windows"
+            f" added: {'; '.join(parts)}{words}."
+        )
+    return Finding("\n".join(lines))
+
+
+def say_settings(table: pd.DataFrame) -> Finding:
+    """Per recipe and measure: self-generated texts from best to worst, and which differ from the plain one, the first
+    of them, by more than the spread.
+
+    `table` is that of `added` for one number of windows. The spread is the larger of the two standard deviations over
+    seeds.
+    """
+    lines = []
+    written = table[table["added"].str.startswith("self")]
+    if written.empty:
+        raise UsageError(
+            f"settings: none of the added texts {', '.join(dict.fromkeys(table['added']))} is self-generated"
+        )
+    plain = written["added"].iloc[0]
+    for (pattern, criterion, method, measure), rows in written.groupby([*RECIPE, "measure"], sort=False):
+        rows = rows.sort_values("value", ascending=measure != ACCURACY)
+        own = rows[rows["added"] == plain].iloc[0]
+        other = rows[(rows["value"] - own["value"]).abs() > rows["std"].clip(lower=own["std"])]
+        said = ", ".join(f"{say_source(row.added)} {row.value:+.1f}" for row in rows.itertuples())
+        verdict = f"further from the plain one than the spread: {', '.join(map(say_source, other['added'])) or 'none'}"
+        verdict = verdict if rows["seeds"].min() > 1 else "one seed, so no spread to compare with"
+        lines.append(
+            f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}**,"
+            f" {say_change(measure).replace(chr(10), ' ')}: {said}; {verdict}."
+        )
+    return Finding("\n".join(lines))
+
+
+def say_representative(table: pd.DataFrame) -> Finding:
+    """Per recipe and measure: the best and the worst calibration texts, and how well each of the two looks at the texts
+    foretells their order.
+    """
+    lines = []
+    for (pattern, criterion, method, measure), rows in table.groupby([*RECIPE, "measure"], sort=False):
+        order = [f"{say_source(row.calibration)} {row.value:.3g}" for row in rows.sort_values("value").itertuples()]
+        by = {
+            "distance of second moments": spearman(rows[DISTANCE], rows["value"]),
+            "dense loss": spearman(rows[NATS], rows["value"]),
+        }
+        said = ", ".join(f"{name} {rho:.2f}" for name, rho in by.items())
+        lines.append(
+            f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}**,"
+            f" {measure.replace(chr(10), ' ')}: {', '.join(order)}. Rank correlation over {len(rows)} texts with"
+            f" {said}."
+        )
+    return Finding("\n".join(lines))
+
+
+def levels(table: pd.DataFrame) -> pd.DataFrame:
+    """`added` for reading: the quantities themselves, rows (recipe, measure, added text), one column per number of
+    added windows.
+    """
+    return (
+        table.pivot_table(index=[*RECIPE, "measure", "added"], columns="added_samples", values="level", sort=False)
+        .rename(index=say_source, level="added")
+        .round(4)
+    )
+
+
+def _recipe(table: pd.DataFrame) -> pd.Series:
+    return (
+        table["criterion"].map(lambda name: CRITERIA.get(name, name))
+        + " "
+        + table["pattern"]
+        + "\n"
+        + table["method"].map(say_method)
+    )
+
+
+def _color(source: str) -> str:
+    """Self-generated text apart from all others."""
+    return "#0072B2" if source.startswith("self") else "#4D4D4D"
+
+
+def _places(table: pd.DataFrame) -> dict[int, int]:
+    return {number: place for place, number in enumerate(sorted(table["added_samples"].unique()))}
+
+
+def _titles(panels: dict, table: pd.DataFrame) -> None:
+    first = next(iter(panels))[0]
+    for (recipe, measure), ax in panels.items():
+        ax.set_title(say_change(measure) if recipe == first else "")
+
+
+def _change(row: pd.Series, measure: str) -> str:
+    unit = " points" if measure == ACCURACY else " %"
+    return f"{row['value']:+.1f}" + (f" ± {row['std']:.1f}" if row["seeds"] > 1 else "") + unit

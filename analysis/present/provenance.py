@@ -1,0 +1,80 @@
+"""Where a figure comes from: commit, versions, runs; and the files it is saved as."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import paths
+from analysis.errors import UsageError
+from analysis.present.style import in_style
+
+
+def provenance(*tables: pd.DataFrame, preset: str, **parameters) -> dict:
+    """What a figure was made from: the runs behind `tables`, the preset and the notebook's parameters."""
+    runs = sorted({str(run) for table in tables for run in table["run"].unique()})
+    return {"preset": preset, "parameters": parameters, "runs": runs}
+
+
+def save_figure(
+    fig: Figure, name: str, table: pd.DataFrame, provenance: Mapping, folder: str | Path | None = None
+) -> Path:
+    """Write `name`.svg, .png, .csv (exactly the plotted rows) and .json (where they come from); returns the folder.
+
+    `provenance` is what the function of that name returns; figures of the preset "smoke" carry that word, so that a
+    trial can never pass for a result. Without `folder` they go to `data/runs/figures/PRESET`; only the suite writes
+    `figures/`. The same figure, table and provenance give the same bytes. Raises UsageError if `folder` is a file or
+    the table has no rows.
+    """
+    preset = provenance["preset"]
+    folder = Path(folder) if folder else paths.runs() / "figures" / preset
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"save figure {name}: {folder} is a file, a folder is needed")
+    if table.empty:
+        raise UsageError(f"save figure {name}: its table has no rows, so the figure shows nothing")
+    folder.mkdir(parents=True, exist_ok=True)
+    if preset == "smoke":
+        _watermark(fig)
+    with in_style():
+        fig.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        fig.savefig(folder / f"{name}.png", metadata={"Software": None})
+    rows = table.to_csv(index=False, lineterminator="\n")
+    (folder / f"{name}.csv").write_text(rows, "utf-8")
+    about = {"figure": name, **provenance, "rows": len(table), "sha256_csv": hashlib.sha256(rows.encode()).hexdigest()}
+    about |= {"commit": _commit(), "versions": _versions()}
+    (folder / f"{name}.json").write_text(json.dumps(about, indent=2, sort_keys=True, default=str) + "\n", "utf-8")
+    return folder
+
+
+def _watermark(fig: Figure) -> None:
+    """The word "smoke" in the corner, once however often the figure is saved."""
+    if not any(text.get_text() == "smoke" for text in fig.texts):
+        fig.text(0.005, 0.005, "smoke", ha="left", va="bottom", color="#b0b0b0", fontsize=11, style="italic")
+
+
+def _commit() -> str | None:
+    """The commit of the code, with `+changes` if the package or the notebooks differ from it; None outside a
+    repository.
+    """
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=paths.ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "analysis", "notebooks")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):  # no git here, a source archive, or no commit yet
+        return None
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "transformers", "numpy", "pandas", "matplotlib")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}

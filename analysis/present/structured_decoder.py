@@ -1,0 +1,525 @@
+"""What is won and lost when whole heads and neurons go and the model really shrinks: parameters, operations, time,
+perplexity, accuracy. Tables, figures and findings of notebook 10.
+
+How many parameters a mask leaves and how fast the smaller model runs does not depend on how what stays was repaired
+(but for biases, well under one per cent), so sizes and times are measured on the runs of one method and stand for all
+methods of the same criterion, pattern and seed. Perplexity is that of the first held-out text.
+"""
+
+from math import log
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.errors import UsageError
+from analysis.present.finding import Finding
+from analysis.present.panels import finish, handle, label_axes, log_scale, panel_grid, plain_axis
+from analysis.present.style import CRITERIA, METHODS, OTHERS, Look, in_style, say_method
+from analysis.present.tables import over_seeds
+from analysis.schema import CALIBRATION
+
+REMOVED, FLOPS, LATENCY, THROUGHPUT = "parameters removed, %", "FLOPs per token", "one window", "several windows"
+PERPLEXITY, ACCURACY = "perplexity", "mean zero-shot accuracy, %"
+
+REPAIRED = {
+    "LR": METHODS["LR"],
+    "compensate": Look("#56B4E9", "P", (0, (4, 1.2))),
+    "scale": Look("#E69F00", "v", (0, (3, 1.2, 1, 1.2))),
+    "LIAR": Look("#0072B2", "s", "-"),
+    "LIAR+GP": Look("#009E73", "^", "-"),
+    "BR+GP": Look("#882255", "X", (0, (5, 1.2))),
+    "BR+GP[repair=liar]": Look("#CC79A7", "D", "-"),
+}
+
+SPOKEN = {
+    "LR": "mask alone (LR)",
+    "compensate": "bias compensation",
+    "scale": "one scale each",
+    "BR+GP[repair=liar]": "LIAR, then BR+GP",
+}
+
+LEFT = [
+    Look("#777777", "o", (0, (4, 1.5))),
+    Look("#333333", "^", (0, (1.5, 1.2))),
+    *OTHERS,
+]  # single weights, by method
+
+LINES = {"neurons": "-", "heads": (0, (1.5, 1.2)), "structures": (0, (5, 1.2, 1, 1.2))}
+
+SPEEDS = {
+    FLOPS: "operations of a token,\ntimes fewer (counted)",
+    LATENCY: "one window alone,\ntimes faster (measured)",
+    THROUGHPUT: "several windows at once,\ntimes faster (measured)",
+}
+
+
+GAINS = (FLOPS, LATENCY, THROUGHPUT)
+SHAPE = ["pattern", "criterion"]
+
+
+def shapes(size: pd.DataFrame) -> pd.DataFrame:
+    """What every mask removes and how much faster the smaller model is: [measure, pattern, criterion, value, std,
+    seeds].
+
+    measure: parameters removed in per cent; operations of the dense model over the pruned one's; the same of the
+    latency; tokens per second of the pruned one over the dense one's. Ratios are taken within a run, where both models
+    were measured in turn; several methods of one seed count as one. Raises UsageError where nothing was measured.
+    """
+    if size.empty:
+        raise UsageError("shapes: no run was measured; give grid shrink=True for the runs of one method")
+    dense, pruned = (size[size["which"] == which].set_index("run") for which in ("dense", "pruned"))
+    parts = {
+        REMOVED: 100 * (1 - pruned["parameters"] / dense["parameters"]),
+        FLOPS: dense["flops_per_token"] / pruned["flops_per_token"],
+        LATENCY: dense["latency_ms"] / pruned["latency_ms"],
+        THROUGHPUT: pruned["tokens_per_second"] / dense["tokens_per_second"],
+    }
+    rows = pd.concat([pruned[[*SHAPE, "seed"]].assign(measure=name, value=value) for name, value in parts.items()])
+    rows = rows.groupby(["measure", *SHAPE, "seed"], sort=False)["value"].mean().reset_index()
+    return over_seeds(rows, ["measure", *SHAPE], "value")
+
+
+def same_count(size: pd.DataFrame, matrices: pd.DataFrame) -> list[str]:
+    """Patterns of single weights that leave as many parameters as the masks of whole structures do, smallest first:
+    ["12.9%", "36.1%"].
+
+    Shares of the weights of all prunable matrices, biases that a repair made counted as kept, in the mean over seeds
+    and to a tenth of a per cent.
+    """
+    wide = size.pivot(index=["run", *SHAPE], columns="which", values="parameters").reset_index()
+    entries = matrices.assign(entries=matrices["rows"] * matrices["columns"]).groupby("run")["entries"].sum()
+    share = ((wide["dense"] - wide["pruned"]) / wide["run"].map(entries)).groupby([wide[name] for name in SHAPE]).mean()
+    return [f"{100 * value:.1f}%" for value in sorted(set(share.round(3))) if value > 0]
+
+
+def repaired(perplexity: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
+    """Held-out perplexity by parameters removed: [pattern, criterion, method, value, std, seeds, kind, removed]; the
+    dense model is method "dense" without pattern.
+
+    Runs that differ in what was measured beside perplexity count once. Raises UsageError for a pattern that is not in
+    `shapes`.
+    """
+    rows = _held_out(perplexity)
+    rows = rows[rows["method"].eq("dense") | rows["kind"].isin(LINES)].drop_duplicates([*SHAPE, "method", "seed"])
+    out = over_seeds(rows, [*SHAPE, "method"], "perplexity")
+    removed = shapes[shapes["measure"] == REMOVED].set_index(SHAPE)["value"]
+    measured = [row.method == "dense" or (row.pattern, row.criterion) in removed.index for row in out.itertuples()]
+    if missing := [
+        f"{row.criterion} {row.pattern}" for row in out[~pd.Series(measured)].drop_duplicates(SHAPE).itertuples()
+    ]:
+        raise UsageError(
+            f"parameters removed: nobody measured the size of {', '.join(missing)}; give one run of each shrink=True"
+        )
+    out["kind"] = out["pattern"].map(_kind)
+    out["removed"] = [removed.get((row.pattern, row.criterion), 0.0) for row in out.itertuples()]
+    return out
+
+
+def priced(repaired: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
+    """`repaired` once for every gain in `GAINS`: with [speed, times, times_std] in front. The dense model's times are
+    1.
+    """
+    times = shapes.set_index(["measure", *SHAPE])
+    parts = []
+    for speed in GAINS:
+        found = times.reindex([(speed, row.pattern, row.criterion) for row in repaired.itertuples()])
+        parts.append(
+            repaired.assign(
+                speed=speed, times=found["value"].fillna(1.0).to_numpy(), times_std=found["std"].fillna(0.0).to_numpy()
+            )
+        )
+    out = pd.concat(parts, ignore_index=True)
+    first = ["speed", "times", "times_std"]
+    return out[[*first, *out.columns.drop(first)]]
+
+
+def same_size(
+    perplexity: pd.DataFrame, zero_shot: pd.DataFrame, size: pd.DataFrame, matrices: pd.DataFrame
+) -> pd.DataFrame:
+    """Whole structures beside single weights: [measure, pattern, criterion, method, value, std, seeds, standard_error,
+    kind, removed].
+
+    Only methods that were asked tasks, and the dense model. measure: perplexity, or mean accuracy over the tasks in per
+    cent, with its standard error from the questions. kind "weights": single weights. removed: weights that are gone or
+    zero, in per cent of all parameters (`size` says how many those are), means over seeds; biases that a repair made
+    are not subtracted. Raises UsageError where nobody was asked.
+    """
+    if zero_shot.empty:
+        raise UsageError("same size: the runs were asked no tasks; give grid tasks=['lab:yes-no', ...]")
+    gone = matrices.assign(gone=matrices["rows"] * matrices["columns"] - matrices["kept"]).groupby("run")["gone"].sum()
+    whole = size[size["which"] == "dense"].groupby("model")["parameters"].max()
+    key = [*SHAPE, "method"]
+    text = _held_out(perplexity)
+    shown = text.merge(_bare(zero_shot)[key].drop_duplicates(), on=key)
+    text = shown.drop_duplicates([*key, "seed"]).assign(measure=PERPLEXITY, value=lambda rows: rows["perplexity"])
+    means = zero_shot.assign(square=zero_shot["standard_error"] ** 2).groupby(
+        ["run", "model", *key, "which", "seed"], sort=False
+    )
+    asked = means.agg(
+        value=("accuracy", "mean"), standard_error=("square", lambda squares: 100 * squares.sum() ** 0.5 / len(squares))
+    ).reset_index()
+    asked = _bare(asked.assign(measure=ACCURACY, value=100 * asked["value"])).drop_duplicates([*key, "seed"])
+    rows = pd.concat([text, asked], ignore_index=True)
+    rows["removed"] = (100 * rows["run"].map(gone) / rows["model"].map(whole)).where(rows["method"] != "dense", 0.0)
+    out = over_seeds(rows, ["measure", *key], "value")
+    more = rows.groupby(["measure", *key])[["standard_error", "removed"]].mean()
+    out = out.join(more, on=["measure", *key])
+    return out.assign(standard_error=out["standard_error"].fillna(0.0), kind=out["pattern"].map(_kind))
+
+
+def say_repairs(table: pd.DataFrame) -> Finding:
+    """Per criterion and pattern: perplexity of every repair, the best one, and those that are no better than the mask
+    alone.
+    """
+    pruned, (dense,) = apart(table)
+    lines = []
+    for (criterion, pattern), rows in pruned.groupby(["criterion", "pattern"], sort=False):
+        value = ordered(rows, method_looks(rows["method"])).set_index("method")["value"]
+        said = ", ".join(f"{say(name)} {number:.3g}" for name, number in value.items())
+        none = [say(name) for name, number in value.items() if name != "LR" and "LR" in value and number >= value["LR"]]
+        verdict = f"lowest: {say(value.idxmin())}" + (
+            f"; no lower than the mask alone: {', '.join(none)}" if none else ""
+        )
+        lines.append(
+            f"- **{say_criterion(criterion)} {pattern}**, {rows['removed'].iloc[0]:.1f} % of all parameters (dense"
+            f" {dense.value:.3g}): {said}; {verdict}."
+        )
+    return Finding("\n".join(lines))
+
+
+def won_back(table: pd.DataFrame) -> pd.DataFrame:
+    """How much of the nats per token that the mask alone (LR) loses each repair wins back, per cent: rows (criterion,
+    pattern), columns methods.
+
+    Below 0 a repair adds to the loss. Raises UsageError where LR was not run.
+    """
+    pruned, (dense,) = apart(table)
+    wide = pruned.pivot(index=["criterion", "pattern"], columns="method", values="value")
+    wide = wide.reindex(pruned.set_index(["criterion", "pattern"]).index.unique())[list(method_looks(pruned["method"]))]
+    if "LR" not in wide:
+        raise UsageError(f"won back: the mask alone (LR) was not run; the methods are {', '.join(wide)}")
+    nats = wide.map(log)
+    share = 100 * nats.rsub(nats["LR"], axis=0).div(nats["LR"] - log(dense.value), axis=0)
+    return share.drop(columns="LR").rename(columns=say, index=say_criterion).rename_axis(columns=None).round(0)
+
+
+def compounding(layers: pd.DataFrame, blocks: pd.DataFrame, repaired: pd.DataFrame) -> pd.DataFrame:
+    """What a repair does to one layer and to the model: rows (criterion, pattern, method), three ratios, below 1 =
+    better, means over layers and seeds.
+
+    On calibration text: a layer's error after the repair over that before it; the total error at the last block over
+    that of the mask alone (LR). On held-out text: perplexity over LR's. Closed forms alone, and only those whose layers
+    follow their own inputs (not LIAR+GP, where errors are the dense stream's). Raises UsageError where LR was not run.
+    """
+    key = [*SHAPE, "method"]
+    own = layers[(layers["target"] == "sparse") & layers["method"].isin(["compensate", "scale", "LIAR"])]
+    layer = (own["error_after"] / own["error_before"]).groupby([own[name] for name in key], sort=False).mean()
+    last = blocks[
+        (blocks["kind"] == "total") & (blocks["split"] == CALIBRATION) & (blocks["block"] == blocks["block"].max())
+    ]
+    total, text = last.groupby(key)["relative_error"].mean(), repaired.set_index(key)["value"]
+    if missing := [
+        f"{criterion} {pattern}"
+        for pattern, criterion in {place[:2]: 0 for place in layer.index}
+        if (pattern, criterion, "LR") not in total.index
+    ]:
+        raise UsageError(f"compounding: the mask alone (LR) was not run for {', '.join(missing)}")
+    places = [
+        (pattern, criterion, method)
+        for pattern, criterion in repaired[SHAPE].drop_duplicates().itertuples(index=False)
+        for method in method_looks(own["method"])
+    ]
+    rows = {
+        (say_criterion(criterion), pattern, say(method)): (
+            layer[place],
+            *(table[place] / table[pattern, criterion, "LR"] for table in (total, text)),
+        )
+        for place in places
+        if place in layer.index
+        for pattern, criterion, method in [place]
+    }
+    names = ["a layer's error, after / before", "error at the last block / LR's", "held-out perplexity / LR's"]
+    return pd.DataFrame(
+        rows.values(), columns=names, index=pd.MultiIndex.from_tuples(rows, names=["criterion", "pattern", "method"])
+    ).round(3)
+
+
+def say_speed(shapes: pd.DataFrame) -> Finding:
+    """Per criterion and pattern: parameters gone, operations saved, and how much faster a window and several at once
+    run, as measured where the notebook ran.
+    """
+    lines = []
+    for (pattern, criterion), rows in shapes.groupby(SHAPE, sort=False):
+        at = rows.set_index("measure")
+        few, one, many = (at.loc[name, "value"] for name in GAINS)
+        most = max(one, many)
+        part = (
+            f"at most {100 * (most - 1) / (few - 1):.0f} % of what operations promise"
+            if 1 < most <= few
+            else "more than operations promise"
+        )
+        verdict = "no faster" if most <= 1 else part
+        lines.append(
+            f"- **{say_criterion(criterion)} {pattern}**: {at.loc[REMOVED, 'value']:.1f} % of all parameters gone,"
+            f" {few:.2f} times fewer operations; one window {one:.2f} ± {at.loc[LATENCY, 'std']:.2f} times faster,"
+            f" several at once {many:.2f} ± {at.loc[THROUGHPUT, 'std']:.2f}: {verdict}."
+        )
+    return Finding("\n".join(lines))
+
+
+def say_same_size(table: pd.DataFrame) -> Finding:
+    """Per pattern of whole structures: the best of its methods beside the best one of single weights at the nearest
+    parameter count, in perplexity and in accuracy.
+    """
+    pruned, _ = apart(table)
+    lines = []
+    for (criterion, pattern), own in pruned[pruned["kind"] != "weights"].groupby(["criterion", "pattern"], sort=False):
+        parts = []
+        for measure, words in {PERPLEXITY: "perplexity", ACCURACY: "accuracy"}.items():
+            sign = 1 if measure == PERPLEXITY else -1
+            mine, others = (
+                own[own["measure"] == measure],
+                pruned[(pruned["kind"] == "weights") & (pruned["measure"] == measure)],
+            )
+            if mine.empty or others.empty:
+                continue
+            distance = (others["removed"] - mine["removed"].mean()).abs().round(3)
+            near = others[distance == distance.min()]
+            one, other = (rows.loc[(sign * rows["value"]).idxmin()] for rows in (mine, near))
+            clear = (
+                abs(one["value"] - other["value"]) > (one["standard_error"] ** 2 + other["standard_error"] ** 2) ** 0.5
+            )
+            better = "structures" if sign * (one["value"] - other["value"]) < 0 else "single weights"
+            theirs = f"{say_criterion(other['criterion'])} {other['pattern']} {say_method(other['method'])}"
+            verdict = f"better: {better}" if clear else "undecided"
+            parts.append(
+                f"{words} {_number(one)} ({say(one['method'])}) against {_number(other)} ({theirs}), {verdict}"
+            )
+        lines.append(
+            f"- **{say_criterion(criterion)} {pattern}**, {own['removed'].mean():.1f} % of all parameters:"
+            f" {'; '.join(parts)}."
+        )
+    return Finding("\n".join(lines))
+
+
+def _held_out(perplexity: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the first held-out text with `kind`, the dense model's as method "dense". Raises UsageError where there
+    is no held-out text.
+    """
+    split = next((name for name in perplexity["split"] if name != CALIBRATION), None)
+    if split is None:
+        raise UsageError("held-out perplexity: the runs have no held-out text; give grid held_out")
+    rows = _bare(perplexity[perplexity["split"] == split])
+    return rows.assign(kind=rows["pattern"].map(_kind))
+
+
+def _bare(rows: pd.DataFrame) -> pd.DataFrame:
+    """The dense model's rows as method "dense" without pattern and criterion."""
+    dense = rows["which"] == "dense"
+    return rows.assign(
+        **{
+            name: rows[name].mask(dense, word)
+            for name, word in {"method": "dense", "pattern": "", "criterion": ""}.items()
+        }
+    )
+
+
+def _kind(pattern: str) -> str:
+    kind = pattern.partition("-")[0]
+    return kind if kind in LINES else "weights" if pattern else ""
+
+
+def _number(row: pd.Series) -> str:
+    return (
+        f"{row['value']:.3g}" if row["measure"] == PERPLEXITY else f"{row['value']:.1f} % ± {row['standard_error']:.1f}"
+    )
+
+
+def plot_repaired(table: pd.DataFrame) -> Figure:
+    """Held-out perplexity (log scale) against the share of all parameters that is gone: a line per repair, a panel per
+    criterion (down) and kind of structure (across).
+
+    `table` is that of `repaired`; lines start at the dense model, which is dotted too. Every panel has a scale of its
+    own.
+    """
+    with in_style():
+        pruned, (dense,) = apart(table)
+        known = method_looks(pruned["method"])
+        fig, panels = panel_grid(pruned, "criterion", "kind", height=2.9, sharex="col", sharey=False)
+        for (criterion, kind), ax in panels.items():
+            _dense_line(ax, dense.value)
+            own = pruned[(pruned["criterion"] == criterion) & (pruned["kind"] == kind)]
+            for method, rows in ordered(own, known).groupby("method", sort=False):
+                _draw(ax, rows, known[method], dense.value, f"method {method}")
+            plain_axis(ax.xaxis)
+            log_scale([ax])
+        label_axes(
+            panels,
+            "parameters removed, % of all",
+            {name: f"held-out perplexity\n{say_criterion(name)}" for name in dict.fromkeys(pruned["criterion"])},
+        )
+        finish(fig, {}, [*_legend(known), handle(METHODS["dense"], "dense")])
+    return fig
+
+
+def plot_speed(table: pd.DataFrame) -> Figure:
+    """Held-out perplexity (log scale) against what the smaller model wins: a line per repair, a column per gain, a row
+    per criterion and kind.
+
+    `table` is that of `priced`; lines start at the dense model, at 1; bars across, on the lowest line: one standard
+    deviation of the measured ratio over seeds.
+    """
+    with in_style():
+        pruned, (dense, *_) = apart(table)
+        groups = [f"{say_criterion(row.criterion)}, {row.kind}" for row in pruned.itertuples()]
+        pruned = pruned.assign(group=groups, speed=pruned["speed"].map(SPEEDS))
+        known = method_looks(pruned["method"])
+        fig, panels = panel_grid(pruned, "group", "speed", height=2.2, sharex="col", sharey="row")
+        for (group, speed), ax in panels.items():
+            own = pruned[(pruned["group"] == group) & (pruned["speed"] == speed)]
+            for method, rows in ordered(own, known).groupby("method", sort=False):
+                _draw(ax, rows.assign(seeds=1), known[method], dense.value, f"method {method}", along="times", start=1)
+            lowest = own.loc[own.groupby("pattern")["value"].idxmin()]
+            ax.hlines(
+                lowest["value"],
+                lowest["times"] - lowest["times_std"],
+                lowest["times"] + lowest["times_std"],
+                color="black",
+                linewidth=1.0,
+                zorder=4,
+            )
+            _dense_line(ax, dense.value)
+            plain_axis(ax.xaxis)
+        for group in dict.fromkeys(groups):
+            log_scale([ax for (row, _), ax in panels.items() if row == group])
+        label_axes(
+            panels, "times, dense = 1", {group: f"held-out perplexity\n{group}" for group in dict.fromkeys(groups)}
+        )
+        finish(fig, {}, [*_legend(known), handle(METHODS["dense"], "dense")])
+    return fig
+
+
+def plot_same_size(table: pd.DataFrame) -> Figure:
+    """Perplexity (log scale) and mean zero-shot accuracy against the share of all parameters that is gone or zero.
+
+    `table` is that of `same_size`. Whole structures in colour, single weights grey and hollow; bands: one standard
+    deviation over seeds; bars: one standard error from the questions; lines start at the dense model, which is dotted
+    too.
+    """
+    with in_style():
+        pruned, dense = apart(table)
+        whole, single = pruned[pruned["kind"] != "weights"], pruned[pruned["kind"] == "weights"]
+        known, level = method_looks(whole["method"]), {row.measure: row.value for row in dense}
+        grey = {
+            name: LEFT[i % len(LEFT)]
+            for i, name in enumerate(dict.fromkeys(zip(single["criterion"], single["method"], strict=True)))
+        }
+        grid = pd.DataFrame(
+            [(criterion, measure) for criterion in dict.fromkeys(whole["criterion"]) for measure in level],
+            columns=["criterion", "measure"],
+        )
+        fig, panels = panel_grid(grid, "criterion", "measure", height=3.2, sharex=True, sharey=False)
+        for (criterion, measure), ax in panels.items():
+            _dense_line(ax, level[measure])
+            for name, rows in single[single["measure"] == measure].groupby(["criterion", "method"], sort=False):
+                _draw(ax, rows, grey[name], level[measure], f"weights {' '.join(name)}", hollow=True)
+            own = whole[(whole["criterion"] == criterion) & (whole["measure"] == measure)]
+            for (kind, method), rows in own.groupby(["kind", "method"], sort=False):
+                _draw(ax, rows, known[method]._replace(line=LINES[kind]), level[measure], f"{kind} {method}")
+            plain_axis(ax.xaxis)
+            log_scale([ax]) if measure == PERPLEXITY else plain_axis(ax.yaxis)
+        label_axes(
+            panels,
+            "parameters gone or zero, % of all",
+            {name: f"structures by {say_criterion(name)}" for name in dict.fromkeys(whole["criterion"])},
+        )
+        notes = [
+            *_legend(known),
+            *(handle(Look("black", "", LINES[kind]), kind) for kind in dict.fromkeys(whole["kind"])),
+        ]
+        notes += [
+            handle(look, f"weights, {say_criterion(name)} {say_method(method)}", markerfacecolor="white")
+            for (name, method), look in grey.items()
+        ]
+        finish(fig, {}, [*notes, handle(METHODS["dense"], "dense")])
+    return fig
+
+
+def say(method: str) -> str:
+    """How legends and findings write a repair."""
+    return SPOKEN.get(method, say_method(method))
+
+
+def say_criterion(name: str) -> str:
+    """How figures and findings write a criterion."""
+    return CRITERIA.get(name, name)
+
+
+def method_looks(methods) -> dict[str, Look]:
+    """The look of each repair, in the order of `REPAIRED`; others share three spare ones."""
+    present = set(methods)
+    return {name: look for name, look in REPAIRED.items() if name in present} | {
+        name: OTHERS[i % len(OTHERS)] for i, name in enumerate(sorted(present - set(REPAIRED)))
+    }
+
+
+def apart(table: pd.DataFrame) -> tuple[pd.DataFrame, list]:
+    """The rows of pruned models, and those of the dense one."""
+    dense = table["method"] == "dense"
+    return table[~dense], list(table[dense].itertuples())
+
+
+def ordered(rows: pd.DataFrame, known) -> pd.DataFrame:
+    """Rows in the order of the legend."""
+    return rows.sort_values(
+        "method", key=lambda names: names.map({name: i for i, name in enumerate(known)}), kind="stable"
+    )
+
+
+def _legend(known) -> list:
+    return [handle(look, say(name)) for name, look in known.items()]
+
+
+def _dense_line(ax, value: float) -> None:
+    ax.axhline(
+        value, color=METHODS["dense"].color, linestyle=METHODS["dense"].line, linewidth=1.2, zorder=1, gid="dense"
+    )
+
+
+def _draw(
+    ax,
+    rows: pd.DataFrame,
+    look: Look,
+    dense: float,
+    gid: str,
+    *,
+    hollow: bool = False,
+    along: str = "removed",
+    start: float = 0,
+) -> None:
+    """One line from the dense model on, at `start`, with its band over seeds and its bars from questions."""
+    rows = rows.sort_values("removed")
+    x, y, face = rows[along], rows["value"], "white" if hollow else look.color
+    ax.plot(
+        [start, *x],
+        [dense, *y],
+        color=look.color,
+        marker=look.marker,
+        linestyle=look.line,
+        markerfacecolor=face,
+        markevery=slice(1, None),
+        zorder=3,
+        gid=gid,
+    )
+    if rows["seeds"].max() > 1:
+        ax.fill_between(x, y - rows["std"], y + rows["std"], color=look.color, alpha=0.15, linewidth=0, zorder=2)
+    if "standard_error" in rows and rows["standard_error"].max() > 0:
+        ax.vlines(
+            x,
+            y - rows["standard_error"],
+            y + rows["standard_error"],
+            color=look.color,
+            linewidth=0.9,
+            alpha=0.5,
+            zorder=2,
+        )

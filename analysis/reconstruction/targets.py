@@ -1,0 +1,83 @@
+"""What a solver is given of one piece: student inputs and targets on each set of windows, or only their second moments.
+
+Student and target read the stream that the recipe names (`student`, `target`). On the sparse stream a piece's inputs
+have passed the pruned block as it stands, its earlier pieces solved; on the dense stream they have passed the dense
+block.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from analysis.models.replay import Recording
+from analysis.recipe.recipe import Recipe
+from analysis.reconstruction.units import Piece
+from analysis.streams.moments import Moments, MomentsCollector
+from analysis.streams.streams import Streams, chunks, stream_through
+
+Targets = Tensor | Callable[[object], Tensor]
+
+
+@dataclass(eq=False)
+class Problem:
+    """What a piece is given and what it should answer, on one set of windows.
+
+    inputs   (N, T, H) student inputs, or token ids (N, T) where the piece is the whole model
+    targets  (N, T, H') outputs to follow, token ids (N, T) for "ce", or a function rows -> targets of those windows,
+             called without gradients (the dense model's logits, which would not fit in memory for all windows)
+    """
+
+    label: str
+    inputs: Tensor
+    targets: Targets
+    recording: Recording
+
+    def __len__(self) -> int:
+        return self.inputs.shape[0]
+
+
+def problem(dense: Piece, pruned: Piece, streams: Streams, recipe: Recipe) -> Problem:
+    """Inputs (N, T, in) of the pruned piece and outputs (N, T, out) of the dense one, kept for every step."""
+    student = _inputs(dense, pruned, streams, recipe.student)
+    target = student if recipe.target == recipe.student else _inputs(dense, pruned, streams, recipe.target)
+    targets = stream_through(dense.run, streams.recording, target, _device(dense))
+    return Problem(streams.label, student, targets, streams.recording)
+
+
+def retraining(dense: Piece, streams: Streams, objective: str) -> Problem:
+    """Token ids in; targets are the ids, or the dense model's logits computed anew for every batch."""
+    recording, device = streams.recording, _device(dense)
+
+    @torch.no_grad()  # not inference mode: the loss saves these for its backward pass
+    def logits(rows) -> Tensor:
+        return dense.run(recording, recording.ids[rows].to(device), rows)
+
+    return Problem(streams.label, recording.ids, recording.ids if objective == "ce" else logits, recording)
+
+
+@torch.inference_mode()
+def moments(dense: Piece, pruned: Piece, streams: Streams, recipe: Recipe, precision: torch.dtype) -> Moments:
+    """Second moments of a matrix's student and target inputs over the real tokens, chunk by chunk."""
+    device = _device(dense)
+    ((name, matrix),) = pruned.matrices.items()
+    collector = MomentsCollector(matrix.columns, precision, device)
+    for rows in chunks(*streams.mask.shape, device):
+        real = streams.mask[rows].to(device)
+        inputs = {
+            stream: source.inputs(streams.recording, streams.of(stream)[rows].to(device), rows)[real]
+            for stream, source in (("sparse", pruned), ("dense", dense))
+            if stream in (recipe.student, recipe.target)
+        }
+        collector.add(inputs[recipe.student], inputs[recipe.target] if recipe.student != recipe.target else None)
+    return collector.result(name)
+
+
+def _inputs(dense: Piece, pruned: Piece, streams: Streams, stream: str) -> Tensor:
+    source, hidden = (pruned if stream == "sparse" else dense), streams.of(stream)
+    return hidden if source.inputs is None else stream_through(source.inputs, streams.recording, hidden, _device(dense))
+
+
+def _device(piece: Piece) -> torch.device:
+    return piece.parameters()[0].device

@@ -1,0 +1,208 @@
+"""The two streams: hidden states of the same windows through the dense model and through what is already pruned.
+
+Hidden states are held as one (N, T, H) tensor per stream where there is room: on the model's device, in main memory, or
+in a memory-mapped file that disappears with the streams.
+"""
+
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from analysis.models.anatomy import Block, Matrix
+from analysis.models.block_arguments import Call
+from analysis.models.replay import Recording, record, run
+from analysis.streams.collect import Statistics, collect
+from analysis.windows import Windows
+
+TOKENS_PER_FORWARD = {"cpu": 1024, "cuda": 16384, "mps": 4096}
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes a large tensor could still take on `device`."""
+    if device.type == "cuda":
+        return (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
+    return psutil.virtual_memory().available
+
+
+def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An uninitialised tensor where there is room: `device` if it takes under a tenth of what is free there (a walk
+    holds up to six such tensors besides the model's own work), else main memory, else a temporary memory-mapped file.
+    """
+    size = torch.Size(shape).numel() * dtype.itemsize
+    if device.type != "cpu" and size <= 0.1 * free_bytes(device):
+        return torch.empty(shape, dtype=dtype, device=device)
+    if size <= 0.1 * free_bytes(torch.device("cpu")):
+        return torch.empty(shape, dtype=dtype)
+    folder = tempfile.TemporaryDirectory(prefix="analysis-stream-")
+    tensor = torch.from_file(
+        str(Path(folder.name) / "hidden"), shared=True, size=torch.Size(shape).numel(), dtype=dtype
+    ).view(shape)
+    weakref.finalize(tensor, folder.cleanup)
+    return tensor
+
+
+@dataclass(eq=False)
+class Streams:
+    """Both streams of one set of windows at the input of the next block.
+
+    `dense` and `sparse`: (N, T, H). `label` is "calibration" or the held-out set's name.
+    `outputs`: the dense stream behind block 0, 1, ... as an earlier run on the same windows left it, or to be kept by
+    this one; None: not kept.
+    """
+
+    label: str
+    recording: Recording
+    dense: Tensor
+    sparse: Tensor
+    outputs: list[Tensor] | None = None
+
+    def of(self, name: str) -> Tensor:
+        """The stream called "dense" or "sparse"."""
+        return {"dense": self.dense, "sparse": self.sparse}[name]
+
+    def output(self, block: int) -> Tensor | None:
+        """The dense stream behind a block where it is known already; not to be written to."""
+        return self.outputs[block] if self.outputs and block < len(self.outputs) else None
+
+    def keep_output(self, block: int) -> None:
+        """Let later runs know the dense stream, which has just passed a block."""
+        if self.outputs is not None and len(self.outputs) == block:
+            self.outputs.append(self.dense.clone())
+
+    @property
+    def apart(self) -> bool:
+        """Whether there are two streams: where nobody reads the dense one, both are one tensor."""
+        return self.dense is not self.sparse
+
+    @property
+    def mask(self) -> Tensor:
+        """(N, T) bool, True = real token."""
+        return self.recording.mask
+
+    @property
+    def tokens(self) -> int:
+        return int(self.mask.sum())
+
+
+def open_streams(
+    model, anatomy, label: str, windows: Windows, outputs: list[Tensor] | None = None, *, apart: bool = True
+) -> Streams:
+    """Both streams at the first block's input (they are equal there), recorded by running the dense model once.
+
+    outputs: what earlier runs on these windows left of the dense stream, added to where all blocks' take under a
+    fiftieth of the memory that is free.
+    apart: False where nobody reads the dense stream: both are then one tensor, which goes where the sparse stream goes.
+    """
+    _keep_freed_memory()
+    device = next(model.parameters()).device
+    recording = record(model, anatomy, windows, store=allocate if device.type == "cpu" else None)
+    if device.type != "cpu":
+        recording.hidden = _copy(recording.hidden, device)
+    dense = recording.hidden
+    room = len(anatomy.blocks) * dense.nbytes <= 0.02 * free_bytes(dense.device)
+    return Streams(
+        label, recording, dense, _copy(dense, device) if apart else dense, outputs if outputs or room else None
+    )
+
+
+def _keep_freed_memory() -> None:
+    """Let go of a block of nearly 32 MiB, untouched: glibc then keeps what a forward frees for the next one, rather
+    than give it back and take it anew page by page (mallopt(3), M_MMAP_THRESHOLD: the largest freed block sets it).
+    Other allocators do not mind."""
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+
+
+def _copy(hidden: Tensor, device: torch.device) -> Tensor:
+    return allocate(hidden.shape, hidden.dtype, device).copy_(hidden)
+
+
+def chunks(count: int, length: int, device: torch.device) -> Iterator[slice]:
+    """Slices of windows that together hold about `TOKENS_PER_FORWARD` tokens, in order: a function of the shape alone,
+    so that a resumed walk computes the same bits."""
+    step = max(1, TOKENS_PER_FORWARD.get(device.type, 1024) // length)
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def unit_output(modules: Sequence[nn.Module], first: int, recording: Recording, hidden: Tensor, rows) -> Tensor:
+    """Output (B, T, H) of consecutive blocks `first`, `first + 1`, ... on `hidden` (B, T, H), the windows `rows` of the
+    recording.
+    """
+    for offset, module in enumerate(modules):
+        hidden = run(module, hidden, call_of(recording, first + offset, hidden, rows))
+    return hidden
+
+
+@torch.inference_mode()
+def input_statistics(
+    block: Block, matrices: Sequence[Matrix], streams: Streams, hidden: Tensor, want: str, precision: torch.dtype
+) -> dict[str, Statistics]:
+    """Statistics of the inputs of some of a block's matrices, by name, where the block reads `hidden` (N, T, H) of the
+    first N windows of the streams.
+    """
+    device = next(block.module.parameters()).device
+    with collect(matrices, want=want, precision=precision, block=block.name) as collector:
+        for rows in chunks(*hidden.shape[:2], device):
+            collector.mask = streams.mask[rows]
+            with collector.inputs_only():
+                unit_output([block.module], block.index, streams.recording, hidden[rows].to(device), rows)
+    return collector.result()
+
+
+def call_of(recording: Recording, block: int, hidden: Tensor, rows) -> Call:
+    """The very arguments the model gave `block` for the windows `rows`, on the device of `hidden`.
+
+    Where a unit is solved in another precision than the model's, floating arguments (rotary embeddings, additive masks)
+    follow the precision of `hidden`.
+    """
+    call = recording.call(block, rows, hidden.device)
+    if hidden.dtype != recording.hidden.dtype:
+        call = Call(*tree_map(lambda leaf: _to_dtype(leaf, hidden.dtype), (call.args, call.kwargs)))
+    return call
+
+
+def _to_dtype(leaf, dtype: torch.dtype):
+    return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+
+def advance(
+    modules: Sequence[nn.Module], first: int, recording: Recording, hidden: Tensor, *, out: Tensor | None = None
+) -> Tensor:
+    """Run consecutive blocks over a whole stream, chunk by chunk.
+
+    hidden: (N, T, H), inputs of block `first`. Returns the outputs (N, T, H), written to `out` (which may be `hidden`).
+    """
+    device = next(modules[0].parameters()).device
+    return stream_through(
+        lambda recording, x, rows: unit_output(modules, first, recording, x, rows), recording, hidden, device, out=out
+    )
+
+
+def stream_through(
+    forward: Callable[[Recording, Tensor, slice], Tensor],
+    recording: Recording,
+    hidden: Tensor,
+    device: torch.device,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """`forward(recording, x (B, T, in), rows)` over a whole stream (N, T, in), chunk by chunk: (N, T, out), in `out` if
+    given.
+    """
+    for rows in chunks(*hidden.shape[:2], device):
+        with torch.inference_mode():
+            part = forward(recording, hidden[rows].to(device), rows)
+        out = allocate((len(hidden), *part.shape[1:]), part.dtype, device) if out is None else out
+        out[rows] = part.to(out.device)
+    return out

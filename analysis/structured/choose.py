@@ -1,0 +1,86 @@
+"""Which heads and neurons stay: a recipe's criterion and pattern on the evidence, for some of a model's pairs or for
+all of them at once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import BoolTensor, nn
+
+from analysis.models.anatomy import Anatomy
+from analysis.models.task_heads import check_answers
+from analysis.recipe.parts import Criterion, Pattern
+from analysis.structured.budget import select
+from analysis.structured.criteria import (
+    CRITERIA,
+    Evidence,
+    consumer_statistics,
+    mask_gradients,
+    structure_scores,
+    token_batches,
+)
+from analysis.structured.find import KINDS, Pair, Structures, structures
+from analysis.windows import Windows
+
+BATCH = 8  # windows whose loss makes one gradient
+
+
+def wanted_evidence(criterion: Criterion) -> str | None:
+    """What the criterion looks at: "statistics" of the consumers' inputs, "gradients" of the loss, or nothing."""
+    return CRITERIA[criterion.name].wants
+
+
+def pattern_structures(model: nn.Module, parts: Anatomy, pattern: Pattern) -> Structures:
+    """The structures that a pattern speaks of.
+
+    Raises UnsupportedModel where the model's cannot be told apart, UsageError for a share of every layer that whole
+    structures cannot express.
+    """
+    found = structures(
+        model, parts, kinds=KINDS if pattern.kind == "structures" else (pattern.kind,), heads=pattern.heads
+    )
+    if pattern.scope == "uniform":
+        select(found, {pair.name: torch.zeros(pair.count) for pair in found}, pattern.sparsity)
+    return found
+
+
+def dense_evidence(
+    model: nn.Module, found: Structures, windows: Windows, criterion: Criterion, precision: torch.dtype
+) -> dict[str, Evidence]:
+    """The evidence of every pair on the model as it stands, from one pass over the windows."""
+    batches = token_batches(windows, BATCH)
+    if wanted_evidence(criterion) == "gradients":
+        check_answers(model, windows, f"criterion {criterion.name}: it follows the loss")
+        return {
+            name: Evidence(gradients=gradients) for name, gradients in mask_gradients(model, found, batches).items()
+        }
+    if wanted_evidence(criterion) == "statistics":
+        return {
+            name: Evidence(statistics)
+            for name, statistics in consumer_statistics(model, found, batches, precision=precision).items()
+        }
+    return {}
+
+
+def choose_structures(
+    pairs: Structures | Sequence[Pair],
+    criterion: Criterion,
+    pattern: Pattern,
+    evidence: Mapping[str, Evidence],
+    generator: Callable[[str], torch.Generator],
+) -> dict[str, BoolTensor]:
+    """Masks: consumer's name -> (count,) bool, True = kept. With the scope "global" the pairs compete, so all of them
+    are needed.
+
+    evidence   of every pair, by its name, where the criterion wants any
+    generator  a source of random scores for each pair's name
+
+    Raises as `structure_scores` and `select`.
+    """
+    scores = {
+        pair.name: structure_scores(criterion.name, pair, evidence.get(pair.name), generator(pair.name))
+        for pair in pairs
+    }
+    return select(
+        pairs, scores, pattern.sparsity, scope=pattern.scope, context=pattern.flops, rule=CRITERIA[criterion.name].rule
+    )

@@ -1,0 +1,266 @@
+"""How heads and neurons are scored (higher = keep). Masks that meet a budget are made of the scores in
+`structured/budget.py`.
+
+Every criterion is a function of one pair and the evidence about it, and gives (count,) float64 scores on the CPU.
+Evidence is what the consumer's input looks like on calibration tokens (`consumer_statistics`), or the gradient of the
+model's loss with respect to a factor on every structure (`mask_gradients`); padded tokens enter neither. x is the
+consumer's input, W (out, in) its weight, both by column.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from analysis.errors import DataError, NumericalError, UsageError
+from analysis.models.anatomy import evaluating
+from analysis.models.task_heads import inputs
+from analysis.streams.collect import Statistics, collect
+from analysis.structured.find import Pair, Structures, structure_of_column
+from analysis.windows import Windows
+
+Batch = Mapping[str, Tensor]
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known of one pair. statistics: of the consumer's input. gradients (batches, count): of the loss of each
+    batch, with respect to a factor on each structure.
+    """
+
+    statistics: Statistics | None = None
+    gradients: Tensor | None = None
+
+
+# --- criteria --------------------------------------------------------------------------------------------------------
+
+
+def random_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> Tensor:
+    """Uniform in [0, 1)."""
+    return torch.rand(pair.count, generator=generator, device=generator.device, dtype=torch.float64)
+
+
+def magnitude_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> Tensor:
+    """2-norm of every weight of the structure, rows and columns together (structured magnitude; biases do not
+    count).
+    """
+    squares = _per_structure(pair, pair.consumer.weight().double().square().sum(0))
+    for producer in pair.producers:
+        squares = squares + producer.matrix.weight().double().square().sum(1).cpu()[producer.rows].sum(1)
+    return squares.sqrt()
+
+
+def activation_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> Tensor:
+    """Activation norm: root of the summed mean x_j^2 over the structure's columns."""
+    return _per_structure(pair, _mean_squares(evidence)).sqrt()
+
+
+def wanda_sp_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> Tensor:
+    """Wanda-sp (An et al., AAAI 2024, arXiv 2312.11983, its code): sum over columns of mean over rows of |W_ij| times
+    the root mean square of x_j.
+    """
+    columns = pair.consumer.weight().double().abs().mean(0).cpu() * _mean_squares(evidence).sqrt()
+    return _per_structure(pair, columns)
+
+
+def flap_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> Tensor:
+    """FLAP's fluctuation (An et al., AAAI 2024, arXiv 2312.11983, WIFV): variance of x_j times the sum over rows of
+    W_ij^2.
+
+    As in its code: squared for attention, standardised over the pair's columns (z-scores, so that layers and kinds
+    compare), then the mean over a structure's columns. What bias compensation cannot restore is the fluctuation. All 0
+    where every column has the same score. May be negative.
+    """
+    variance = (_mean_squares(evidence) - evidence.statistics.mean.double().cpu().square()).clamp(min=0)
+    columns = variance * pair.consumer.weight().double().square().sum(0).cpu()
+    if pair.kind == "heads":
+        columns = columns.square()
+    spread = columns.std() if len(columns) > 1 else columns.new_zeros(())
+    standard = (columns - columns.mean()) / spread if spread > 0 else torch.zeros_like(columns)
+    return _per_structure(pair, standard) / pair.columns.shape[1]
+
+
+def snip_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> Tensor:
+    """SNIP (Lee et al., ICLR 2019) on structures, first-order Taylor: |dL/dc| of a factor c = 1 on the structure, L the
+    mean loss over the batches.
+
+    It equals |sum of w dL/dw| over the structure's columns of W: what the loss loses to first order when they go.
+    """
+    return evidence.gradients.double().mean(0).abs().cpu()
+
+
+def fisher_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> Tensor:
+    """Diagonal Fisher information of the factors (Kwon et al. 2022, arXiv 2204.09656): squared gradients, summed over
+    batches as in its code.
+    """
+    return evidence.gradients.double().square().sum(0).cpu()
+
+
+@dataclass(frozen=True)
+class StructuredCriterion:
+    """A criterion: its function, the evidence it wants ("statistics", "gradients" or None) and the rule its global
+    ranking goes by (`select`).
+    """
+
+    scores: Callable[[Pair, Evidence, torch.Generator], Tensor]
+    wants: str | None
+    rule: str = "sum"
+
+
+CRITERIA = {
+    "random": StructuredCriterion(random_scores, None),
+    "magnitude": StructuredCriterion(magnitude_scores, None),
+    "activation": StructuredCriterion(activation_scores, "statistics"),
+    "wanda-sp": StructuredCriterion(wanda_sp_scores, "statistics"),
+    "flap": StructuredCriterion(flap_scores, "statistics", "threshold"),
+    "snip": StructuredCriterion(snip_scores, "gradients"),
+    "fisher": StructuredCriterion(fisher_scores, "gradients"),
+}
+
+
+def structure_scores(criterion: str, pair: Pair, evidence: Evidence | None, generator: torch.Generator) -> Tensor:
+    """Scores (count,) float64 of one pair by a criterion of `CRITERIA`.
+
+    Raises UsageError for an unknown criterion or missing evidence, NumericalError naming the consumer for scores that
+    are not finite.
+    """
+    if criterion not in CRITERIA:
+        raise UsageError(f"criterion {criterion!r}: unknown for structures; possible are {', '.join(CRITERIA)}")
+    chosen = CRITERIA[criterion]
+    evidence = evidence or Evidence()
+    if chosen.wants is not None and getattr(evidence, chosen.wants) is None:
+        source = {"statistics": "consumer_statistics", "gradients": "mask_gradients"}[chosen.wants]
+        raise UsageError(f"{criterion}: needs {chosen.wants} of {pair.name}; take them with {source}")
+    scores = chosen.scores(pair, evidence, generator).double().cpu()
+    if not bool(scores.isfinite().all()):
+        bad = int((~scores.isfinite()).sum())
+        raise NumericalError(
+            f"{criterion}: {bad} of {pair.count} scores of {pair.name} are not finite; look at the model and the"
+            " calibration text"
+        )
+    return scores
+
+
+def _per_structure(pair: Pair, columns: Tensor) -> Tensor:
+    """Sum of a value per column (in,) over the columns of each structure: (count,) on the CPU."""
+    return columns.cpu()[pair.columns].sum(1)
+
+
+def _mean_squares(evidence: Evidence) -> Tensor:
+    return evidence.statistics.diagonal.double().cpu() / evidence.statistics.tokens
+
+
+# --- evidence --------------------------------------------------------------------------------------------------------
+
+
+def token_batches(windows: Windows, size: int) -> Iterator[dict[str, Tensor]]:
+    """Windows as batches a model takes, with what its loss compares with (`heads.inputs`)."""
+    for start in range(0, len(windows), size):
+        yield inputs(windows, slice(start, start + size), "cpu", labels=True)
+
+
+def consumer_statistics(
+    model: nn.Module,
+    found: Structures,
+    batches: Iterable[Batch],
+    *,
+    want: str = "diagonal",
+    precision: torch.dtype = torch.float64,
+) -> dict[str, Statistics]:
+    """Statistics of the input of every consumer, from one pass of the model as it stands; tokens with attention_mask 0
+    do not count.
+
+    batches  keyword arguments of the model (input_ids, attention_mask, token_type_ids, position_ids; others are left
+             out)
+    want     "diagonal" is enough for every criterion, "gram" for repairs
+    Raises DataError without a batch; else as `collect`.
+    """
+    device = next(model.parameters()).device
+    seen = False
+    with ExitStack() as stack:
+        collectors = {
+            pair.name: stack.enter_context(
+                collect([pair.consumer], want, precision, block=found.parts.blocks[pair.block].name)
+            )
+            for pair in found
+        }
+        stack.enter_context(evaluating(model))
+        for batch in batches:
+            seen = True
+            mask = (
+                batch["attention_mask"].bool()
+                if "attention_mask" in batch
+                else torch.ones_like(batch["input_ids"], dtype=torch.bool)
+            )
+            for collector in collectors.values():
+                collector.mask = mask
+            model.base_model(**{name: batch[name].to(device) for name in _INPUTS if name in batch}, use_cache=False)
+    if not seen:
+        raise DataError("consumer_statistics: no batch was given; there is nothing to look at")
+    return {pair.name: collectors[pair.name].result()[pair.consumer.name] for pair in found}
+
+
+def mask_gradients(
+    model: nn.Module,
+    found: Structures,
+    batches: Iterable[Batch],
+    loss: Callable[[nn.Module, Batch], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Consumer's name -> (batches, count) float64: gradient of each batch's loss with respect to a factor, at 1, on
+    every structure.
+
+    loss  (model, batch) -> scalar; by default the model's own for the labels in the batch. No weight and no weight's
+          gradient is touched.
+    Raises DataError without a batch or without labels, NumericalError naming the consumer whose gradient is not finite.
+    """
+    device = next(model.parameters()).device
+    rows: dict[str, list[Tensor]] = {pair.name: [] for pair in found}
+    with _factors(found, device) as factors, evaluating(model), torch.enable_grad():
+        for batch in batches:
+            batch = {name: value.to(device) for name, value in batch.items()}
+            value = (_own_loss if loss is None else loss)(model, batch)
+            for name, gradient in zip(factors, torch.autograd.grad(value, list(factors.values())), strict=True):
+                if not bool(gradient.isfinite().all()):
+                    raise NumericalError(
+                        f"mask_gradients: the loss has no finite gradient at {name}; load the model in float32 or look"
+                        " at the calibration text"
+                    )
+                rows[name].append(gradient.double().cpu())
+    if not all(rows.values()):
+        raise DataError("mask_gradients: no batch was given; there is no loss to follow")
+    return {name: torch.stack(gradients) for name, gradients in rows.items()}
+
+
+def _own_loss(model: nn.Module, batch: Batch) -> Tensor:
+    value = getattr(model(**batch), "loss", None)
+    if value is None:
+        raise DataError(
+            f"mask_gradients: {type(model).__name__} gave no loss for a batch of {', '.join(batch)}; add its labels, or"
+            " give a loss"
+        )
+    return value
+
+
+@contextmanager
+def _factors(found: Structures, device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """While open every structure's columns are multiplied by its factor, which is 1 and wants a gradient."""
+
+    def multiply(factor: Tensor, owner: Tensor):
+        return lambda module, args: (args[0] * factor[owner], *args[1:])
+
+    handles, factors = [], {}
+    for pair in found:
+        weight = pair.consumer.weight()
+        factors[pair.name] = factor = torch.ones(
+            pair.count, device=weight.device, dtype=weight.dtype, requires_grad=True
+        )
+        owner = structure_of_column(pair).to(weight.device)
+        handles.append(pair.consumer.module.register_forward_pre_hook(multiply(factor, owner)))
+    try:
+        yield factors
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,139 @@
+"""Text to token ids: tokenising, what stands between documents, and whether model and tokenizer know the text."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.errors import DataError, UsageError
+from analysis.progress import bar
+from analysis.text.sources import Source
+
+if TYPE_CHECKING:
+    from analysis.models.load import LoadedModel
+    from analysis.windows import Windows
+
+
+BATCH = 256  # documents per call of the tokenizer
+
+
+UNKNOWN = 0.5  # share of unknown tokens above which a tokenizer cannot read a text
+
+
+def tokenizer_of(loaded: "LoadedModel", length: int):
+    """A model's tokenizer. Raises UsageError where it has none, or windows of `length` tokens are longer than its
+    context.
+    """
+    if loaded.tokenizer is None:
+        raise UsageError(
+            f"model {loaded.name}: has no tokenizer to read text with; put its tokenizer files in the model's folder"
+        )
+    if loaded.context is not None and length > loaded.context:
+        raise UsageError(
+            f"model {loaded.name}: a window of {length} tokens is longer than its context of {loaded.context}; give a"
+            " shorter length"
+        )
+    return loaded.tokenizer
+
+
+def check_known(windows: "Windows", tokenizer, loaded: "LoadedModel | None", source: Source) -> None:
+    """Raise DataError where the tokenizer does not know the text, UsageError where the model does not know the
+    tokenizer's ids.
+    """
+    model, largest = getattr(loaded, "model", None), int(windows.ids.max())
+    if model is not None and largest >= (rows := model.get_input_embeddings().weight.shape[0]):
+        raise UsageError(
+            f"{source.label}: token id {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}) is beyond the {rows}"
+            f" embeddings of model {loaded.name}; give the model's own tokenizer"
+        )
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is not None and unknown != tokenizer.eos_token_id:
+        share = ((windows.ids == unknown) & windows.mask).sum().item() / windows.tokens
+        if share > UNKNOWN:
+            raise DataError(
+                f"{source.label}: {share:.0%} of its tokens are unknown to the tokenizer ({tokenizer.unk_token!r}); "
+                "give text in the language and script the model was trained on, or the model's own tokenizer"
+            )
+
+
+def _joined(texts: Sequence[str], joiner: str, tokenizer, source: Source, length: int) -> list[np.ndarray]:
+    """The rows as one text, tokenised whole, cut to the windows the corpus is defined to have."""
+    (stream,) = tokenise([joiner.join(texts)], tokenizer)
+    return [stream if source.hub.windows is None else stream[: source.hub.windows * length]]
+
+
+def _enough(texts: Iterator[str], tokenizer, *, length: int, samples: int, mode: str, step: int) -> list[np.ndarray]:
+    """Documents off an endless stream, `step` at a time, until they hold `samples` windows: tokens for a stream,
+    documents one by one, long ones for crops.
+    """
+    found: list[np.ndarray] = []
+    have, tried, wanted = 0, 0, samples * length if mode == "stream" else samples
+    with bar(total=wanted, desc="documents", unit="token" if mode == "stream" else "document") as progress:
+        while have < wanted and (have or tried < 256):  # after 256 documents too short for a crop, the cut says so
+            batch = tokenise(list(islice(texts, step)), tokenizer)
+            counts = [
+                len(document) if mode == "stream" else mode == "documents" or len(document) > length
+                for document in batch
+            ]
+            found += batch
+            have, tried = have + sum(counts), tried + len(batch)
+            progress.update(sum(counts))
+    return found if mode != "documents" else found[:samples]
+
+
+def tokenise(texts: Sequence[str], tokenizer, *, desc: str | None = None) -> list[np.ndarray]:
+    """Token ids of each text, int32 arrays, without special tokens. Raises DataError for a row that is no text."""
+    found: list[np.ndarray] = []
+    starts = range(0, len(texts), BATCH)
+    for start in bar(starts, desc=desc, unit="batch") if desc and len(starts) > 4 else starts:
+        batch = list(texts[start : start + BATCH])
+        for number, text in enumerate(batch, start):
+            if not isinstance(text, str):
+                raise DataError(f"{desc or 'tokens'}: row {number} is of type {type(text).__name__}, not text")
+        ids = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        found += [np.asarray(row, dtype=np.int32) for row in ids]
+    return found
+
+
+class _Lazy(Sequence):
+    """Documents tokenised when asked for: random crops need a few out of hundreds of thousands."""
+
+    def __init__(self, texts: Sequence[str], tokenizer):
+        self.texts, self.tokenizer = texts, tokenizer
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return tokenise([self.texts[number]], self.tokenizer)[0]
+
+
+def boundary(tokenizer) -> tuple[int | None, str]:
+    """The token that stands between documents of a stream, and the rule that chose it, in words."""
+    for name in ("eos", "bos"):
+        token_id = getattr(tokenizer, f"{name}_token_id", None)
+        if token_id is not None:
+            return token_id, f"{name} token {token_id} {getattr(tokenizer, f'{name}_token')!r} between documents"
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    return (
+        (newline[-1], f"newline token {newline[-1]} between documents")
+        if newline
+        else (None, "none: the tokenizer has no end, start or newline token")
+    )
+
+
+def tokenizer_fingerprint(tokenizer) -> str:
+    """16 hexadecimal digits that tell tokenizers apart: vocabulary, merges and rules, not names or folders."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if hasattr(backend, "to_str"):
+        rules = json.loads(backend.to_str())
+        rules = {
+            key: value for key, value in rules.items() if key not in ("truncation", "padding")
+        }  # state of the last call
+    else:
+        rules = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    ends = [getattr(tokenizer, name, None) for name in ("eos_token_id", "bos_token_id")]
+    return hashlib.sha256(json.dumps([rules, ends], sort_keys=True).encode()).hexdigest()[:16]

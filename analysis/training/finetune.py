@@ -1,0 +1,301 @@
+"""Fine-tuning of an encoder on labelled windows: a class, a score, or a span of a passage.
+
+    body = "data/lab/encoder"
+    finetune(body, load(...), load(...), config=FinetuneConfig(epochs=3), out=Path("my-classifier"), evaluate=scores)
+
+Devlin et al. 2019 (section 4): one new matrix on top, everything trained, the learning rate rising and then falling to
+zero. Windows may be of any labelled set and the encoder of any folder that `AutoModelForSequenceClassification` or
+`AutoModelForQuestionAnswering` opens. A run that was stopped continues as a pretraining does
+(`analysis.training.loop`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.errors import ModelError, UsageError
+from analysis.progress import bar
+from analysis.training.loop import Training, add_options, check_config, options, rate, run
+
+if TYPE_CHECKING:
+    from analysis.windows import Windows
+
+_MAY_BE_ZERO = ("seed", "weight_decay", "warmup", "dropout")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Everything a fine-tuning depends on besides its model and its examples.
+
+    `examples` are read in all, `warmup` of them while the learning rate rises; over the last `decay` share of them it
+    falls to zero. Where there are fewer examples than that they are read again, each time in another order. `length`:
+    longest example in tokens; `scored`: held-out examples that the model is scored on, where there is no end of them.
+    """
+
+    examples: int = 60_000
+    batch: int = 32
+    length: int = 160
+    scored: int = 2_000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: int = 3_000
+    decay: float = 0.9
+    dropout: float = 0.0
+    seed: int = 0
+    threads: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in `examples`."""
+        return self.examples // self.batch
+
+    @property
+    def per_step(self) -> int:
+        """Examples read in one step."""
+        return self.batch
+
+    @property
+    def decay_start(self) -> int:
+        """First step of the decay."""
+        return self.steps - int(self.decay * self.steps)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of `step`, counted from 0."""
+        return rate(self, step)
+
+
+def finetune(
+    folder: str | Path,
+    train: Windows,
+    held_out: Windows,
+    *,
+    config: FinetuneConfig,
+    out: Path,
+    evaluate: Callable[[object, Windows], dict],
+    device: str = "auto",
+    command: str = "",
+    progress: Callable = bar,
+    save_every: int = 200,
+    stop: Callable[[int], bool] | None = None,
+) -> Path:
+    """Fine-tune the encoder in `folder` on the labelled windows `train` into `out` and return that; continue from its
+    checkpoint if there is one.
+
+    The head follows `train.labelled.head`, its classes the names there. `evaluate(model, windows)` gives the scores of
+    the card, measured on `held_out`. Raises UsageError for impossible settings, unlabelled windows or two sets that ask
+    different things, ModelError for a folder that holds no encoder, StoreError if the checkpoint belongs to another
+    configuration.
+    """
+    check(config)
+    for windows in (train, held_out):
+        if windows.labelled is None:
+            raise UsageError(
+                f"finetune: {windows.label or 'the text'} has no labels; give labelled examples (`analysis list"
+                " sources`)"
+            )
+    asked, scored = ((windows.labelled.head, windows.labelled.classes) for windows in (train, held_out))
+    if asked != scored:
+        raise UsageError(
+            f"finetune: {train.label} asks for {_asks(asked)}, held-out {held_out.label} for {_asks(scored)}; both must"
+            " ask the same"
+        )
+
+    def make() -> Training:
+        model = open_encoder(folder, train, config)
+        more = {
+            "body": str(folder),
+            "train": train.label,
+            "held_out_text": held_out.label,
+            "metric": train.labelled.metric,
+        }
+        return Training(
+            config,
+            model,
+            tokenizer(folder),
+            Batches(config, train),
+            loss,
+            lambda model: evaluate(model, held_out),
+            command,
+            "examples",
+            more,
+        )
+
+    return run(make, config, out, device=device, progress=progress, save_every=save_every, stop=stop)
+
+
+def check(config: FinetuneConfig) -> None:
+    """Raise one UsageError that lists everything impossible in `config`."""
+    check_config(
+        config,
+        _MAY_BE_ZERO,
+        lambda: [f"examples {config.examples} is less than one batch of {config.batch}"] if config.steps < 1 else [],
+    )
+
+
+def _asks(of: tuple[str, tuple[str, ...]]) -> str:
+    head, classes = of
+    return head + (f" of {', '.join(classes)}" if classes else "")
+
+
+def open_encoder(folder: str | Path, train: Windows, config: FinetuneConfig):
+    """The encoder in `folder`, float32, with an untrained head for what `train` asks, a function of `config.seed`; its
+    own head, if it has one, goes. Raises ModelError.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+
+    from analysis.models.quiet import quiet
+
+    labelled, folder = train.labelled, str(folder)
+    more: dict = {}
+    if labelled.head == "classification":
+        more = {
+            "num_labels": len(labelled.classes),
+            "id2label": dict(enumerate(labelled.classes)),
+            "label2id": {name: number for number, name in enumerate(labelled.classes)},
+        }
+        more["problem_type"] = "single_label_classification"
+    elif labelled.head == "regression":
+        more = {"num_labels": 1, "problem_type": "regression"}
+    kind = AutoModelForQuestionAnswering if labelled.head == "span" else AutoModelForSequenceClassification
+    try:
+        with quiet():  # the head is new, as it should be
+            shape = AutoConfig.from_pretrained(folder, **more)
+            for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+                if hasattr(shape, name):
+                    setattr(shape, name, config.dropout)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                model, report = kind.from_pretrained(
+                    folder, config=shape, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+                )
+                _renew_head(model)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"finetune: {folder} is no encoder that can be fine-tuned ({error}); give a folder such as data/lab/encoder"
+        ) from error
+    body = f"{model.base_model_prefix}."
+    if wrong := sorted(
+        str(key) for key in report["mismatched_keys"] if str(key[0] if isinstance(key, tuple) else key).startswith(body)
+    ):
+        raise ModelError(f"finetune: the weights in {folder} do not fit its config ({', '.join(wrong[:5])})")
+    if labelled.head == "regression":
+        with torch.no_grad():  # start from the mean score
+            list(model.modules())[-1].bias.fill_(labelled.labels.mean())
+    return model
+
+
+def _renew_head(model) -> None:
+    """Draw the matrices above the body anew: a folder may come with the head of another task."""
+    from torch import nn
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not name.startswith(f"{model.base_model_prefix}."):
+            nn.init.normal_(module.weight, std=getattr(model.config, "initializer_range", 0.02))
+            nn.init.zeros_(module.bias)
+
+
+def tokenizer(folder: str | Path):
+    """The tokenizer of the encoder in `folder`. Raises ModelError where there is none."""
+    from transformers import AutoTokenizer
+
+    from analysis.models.quiet import quiet
+
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"finetune: {folder} has no tokenizer that can be read ({error})") from error
+
+
+class Batches:
+    """Batches of labelled windows: `batches[n]` is `config.batch` windows, a function of `n`, the config and the
+    windows alone.
+
+    Within a stretch of 32 batches windows of a like length stand together, so that little is padding; padding beyond a
+    batch's longest is cut.
+    """
+
+    stretch = 32
+
+    def __init__(self, config: FinetuneConfig, windows: Windows):
+        self.config, self.windows = config, windows
+        self._lengths = windows.mask.sum(1)
+        self._key, self._rows = -1, None
+
+    def __getitem__(self, step: int) -> Windows:
+        number, place = divmod(step, self.stretch)
+        if number != self._key:
+            self._key, self._rows = number, self._order(number)
+        rows = self._rows[place]
+        return self.windows.take(rows).trimmed(int(self._lengths[rows].max()))
+
+    def _order(self, number: int):
+        """Rows of the windows in stretch `number`, (stretch, batch)."""
+        import torch
+
+        size, total = self.stretch * self.config.batch, len(self.windows)
+        first, parts = number * size, []
+        for epoch in range(first // total, (first + size - 1) // total + 1):
+            parts.append(
+                torch.randperm(total, generator=torch.Generator().manual_seed(100_003 * self.config.seed + epoch))
+            )
+        rows = torch.cat(parts)[first % total :][:size]
+        rows = rows[self._lengths[rows].argsort(stable=True)].view(self.stretch, self.config.batch)
+        return rows[torch.randperm(self.stretch, generator=torch.Generator().manual_seed(number))]
+
+
+def loss(model, windows: Windows):
+    """The model's own mean loss on labelled windows: cross-entropy (nats), or squared error of scores."""
+    from analysis.models.task_heads import inputs
+
+    return model(**inputs(windows, slice(None), model.device, labels=True)).loss
+
+
+def command(model: str, source: str, held_out: str | None, config: FinetuneConfig) -> str:
+    """The shell command that makes this run: only what differs from the defaults is named."""
+    scored = f"--held-out '{held_out}' " if held_out else ""
+    return f"analysis lab finetune {model} '{source}' {scored}{options(config)}".rstrip()
+
+
+_HELP = {
+    "examples": "examples to train on",
+    "batch": "examples per step",
+    "length": "longest example in tokens",
+    "scored": "held-out examples of the lab to score the model on",
+    "learning_rate": "highest learning rate",
+    "weight_decay": "AdamW weight decay of the matrices",
+    "warmup": "examples of rising learning rate",
+    "decay": "share of the examples over which the rate falls to zero",
+    "dropout": "dropout of hidden states and attention",
+    "seed": "seed of the head and the order of examples",
+    "threads": "CPU threads of torch",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `analysis lab finetune`: one per field of `FinetuneConfig`, plus model, examples, folder and
+    device.
+    """
+    parser.add_argument(
+        "model", metavar="MODEL", help="an encoder: a lab name such as lab/encoder, a folder, or a hub id"
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="labelled examples (`analysis list sources`), such as examples:truth or examples:train.tsv",
+    )
+    parser.add_argument(
+        "--held-out",
+        default=None,
+        metavar="SOURCE",
+        help="examples to score it on; default the held-out half of SOURCE",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=None, help="folder of the model (default: encoder-SET/ under the runs folder)"
+    )
+    add_options(parser, FinetuneConfig(), _HELP)

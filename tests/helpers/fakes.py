@@ -1,0 +1,152 @@
+"""A pruning that takes no time and no torch, so that a study's own business can be tested, also in other processes."""
+
+import json
+import os
+import signal
+import struct
+import sys
+import time
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.schema import TABLES
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """What `measure/zero_shot.py` says of one task."""
+
+    task: str
+    documents: int
+    choices: float
+    chance: float
+    accuracy: float
+    standard_error: float
+
+
+SAMPLE = {"int64": 3, "float64": 0.25, "str": "calibration"}
+
+
+def tables(scale: float = 1.0) -> dict[str, pd.DataFrame]:
+    """One small table of every kind; `steps` is empty, as LR leaves it, and `zero_shot` without tasks."""
+    made = {}
+    for name, columns in TABLES.items():
+        rows = [{c.name: c.values[i] if c.values else SAMPLE[c.dtype] for c in columns} for i in range(2)]
+        frame = pd.DataFrame(rows)
+        for column in columns:
+            if column.dtype == "float64":
+                frame[column.name] *= scale
+        made[name] = frame
+    return made | {"steps": pd.DataFrame([]), "zero_shot": pd.DataFrame([])}
+
+
+def model_folder(path: Path, weights: bytes = bytes(16)) -> Path:
+    """A folder that has a model's fingerprint and nothing else of a model."""
+    path.mkdir()
+    (path / "config.json").write_text('{"model_type": "llama"}')
+    header = json.dumps(
+        {"w": {"dtype": "F32", "shape": [len(weights) // 4], "data_offsets": [0, len(weights)]}}
+    ).encode()
+    (path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + weights)
+    return path
+
+
+def install(
+    log: Path, *, seconds: float = 0.0, setitem=None, setattr_=setattr, fail: str = "", die: str = "", slow: str = ""
+) -> None:
+    """Put fakes in place of loading, tokenising and pruning; each call adds a line to `log`.
+
+    seconds: how long a pruning takes, of the method `slow` alone where one is given. fail: a method that raises; die:
+    one that ends its process.
+    """
+    import analysis.models.load
+    import analysis.study.sweep
+    import analysis.text.load
+    from analysis.errors import NumericalError
+
+    def note(*words) -> None:
+        with log.open("a") as file:
+            file.write(" ".join(map(str, words)) + "\n")
+
+    def load_model(name, *, device, dtype):
+        note("load", Path(name).name)
+        return types.SimpleNamespace(name=name, device=types.SimpleNamespace(type="cpu"), model="dense", tokenizer=None)
+
+    def load_tokens(source, loaded, **options):
+        note("tokens", source.rpartition("/")[2], options["samples"], options["seed"], options["split"])
+        return (source, options["samples"])
+
+    def draw(load, calibration, samples, added, added_samples):
+        return load(calibration, samples) + (load(added, added_samples) if added_samples else ())
+
+    def zero_shot(model, tokenizer, tasks, *, documents):
+        note("tasks", model, *tasks, documents)
+        return [TaskScore(task, documents, 4.0, 0.25, 0.5 if model == "dense" else 0.375, 0.05) for task in tasks]
+
+    def prune(loaded, recipe, calibration, held_out, *, checkpoint, known):
+        resumed = (checkpoint / "unit-0").exists()
+        note("prune", recipe, "resumed" if resumed else "fresh", os.getpid())
+        checkpoint.mkdir(exist_ok=True)
+        (checkpoint / "unit-0").write_text("done")
+        time.sleep(seconds if slow in ("", recipe.method) else 0)
+        if recipe.method == die:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if recipe.method == fail:
+            raise NumericalError("block 0 mlp.down_proj: not finite")
+        return types.SimpleNamespace(
+            model="pruned",
+            tables=tables(1 + recipe.seed),
+            provenance={"calibration": list(calibration)},
+            shrink=lambda: "smaller",
+        )
+
+    for name, function in {"analysis.pruning.loop": prune, "analysis.measure.zero_shot": zero_shot}.items():
+        module = types.ModuleType(name)
+        setattr(module, function.__name__, function)
+        (setitem or (lambda where, key, value: where.__setitem__(key, value)))(sys.modules, name, module)
+    setattr_(analysis.study.sweep, "draw", draw)
+    setattr_(analysis.models.load, "load_model", load_model)
+    setattr_(analysis.text.load, "load_tokens", load_tokens)
+
+
+def lines(log: Path, word: str) -> list[str]:
+    """Lines of a log that begin with a word."""
+    return [line for line in log.read_text().splitlines() if line.startswith(word)]
+
+
+# What workers are given to do -----------------------------------------------------------------------------------------
+
+
+def act(item: tuple[str, dict]) -> None:
+    """Wait for `until` lines in the log and `sleep` seconds, add a line (name, process, threads, its bars); then print,
+    raise or die.
+    """
+    log, do = item
+    while len(Path(log).read_text().splitlines()) < do.get("until", 0):
+        time.sleep(0.02)
+    time.sleep(do.get("sleep", 0))
+    with open(log, "a") as file:
+        seen = os.environ["OMP_NUM_THREADS"], os.environ["ANALYSIS_PROGRESS"], "ANALYSIS_PROGRESS_FILE" in os.environ
+        file.write(" ".join(map(str, (do["name"], os.getpid(), *seen))) + "\n")
+    if "print" in do:
+        print(do["print"], flush=True)
+    if "raise" in do:
+        raise do["raise"]
+    if "status" in do:
+        os._exit(do["status"])
+    if "signal" in do:
+        os.kill(os.getpid(), do["signal"])
+
+
+class Unportable(Exception):
+    """An error that pickle cannot put together again."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+def fail_unportably(item) -> None:
+    raise Unportable(*item)

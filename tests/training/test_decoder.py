@@ -1,0 +1,197 @@
+"""The trainer: the tokenizer loses nothing, a tiny run learns, a stopped run ends as if it had not stopped, the shipped
+model is as its card says.
+"""
+
+import argparse
+import json
+import signal
+from dataclasses import asdict, replace
+from itertools import islice
+
+import pytest
+
+from analysis import paths
+from analysis.errors import StoreError, UsageError
+from analysis.lab.documents import REGISTERS, documents
+from analysis.training import decoder
+from analysis.training.decoder import TrainConfig
+from analysis.training.lab_stream import END
+
+torch = pytest.importorskip("torch")
+
+TINY = TrainConfig(
+    tokens=24 * 4 * 32,
+    window=32,
+    batch=4,
+    context=64,
+    vocabulary=300,
+    hidden=16,
+    intermediate=32,
+    blocks=2,
+    heads=2,
+    kv_heads=1,
+    learning_rate=1e-2,
+    warmup=256,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_samples():
+    """Short tokenizer samples, shards and evaluations: these tests are about the machinery."""
+    patch = pytest.MonkeyPatch()
+    whole, tokenizer = decoder.evaluate, decoder.train_tokenizer(TINY.vocabulary, sample=60)
+    patch.setattr(decoder, "train_tokenizer", lambda vocabulary, seed=0: tokenizer)
+    patch.setattr(decoder, "evaluate", lambda model, tokenizer: whole(model, tokenizer, documents_each=1))
+    patch.setattr(decoder.Batches, "per_shard", 8)
+    yield whole
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = paths.lab() / "decoder"
+    return (
+        AutoModelForCausalLM.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+        json.loads((folder / "training.json").read_text()),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return decoder.train(TINY, tmp_path_factory.mktemp("whole"), device="cpu")
+
+
+def _weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_training_lowers_the_loss(finished):
+    card = json.loads((finished / "training.json").read_text())
+    losses = [loss for _, loss in card["loss_curve"]["points"]]
+    assert losses[-1] < losses[0] - 0.5
+    assert card["tokens"] == TINY.tokens and set(card["held_out"]) == set(REGISTERS)
+    assert not (finished / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("stop_at", [5, 21])
+def test_resume_is_bit_equal(finished, tmp_path, stop_at):
+    """Promise 5, for training: once in the stable phase, once in the decay with its longer windows."""
+    decoder.train(TINY, tmp_path, device="cpu", stop=lambda step: step == stop_at)
+    assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "model.safetensors").exists()
+    decoder.train(TINY, tmp_path, device="cpu")
+    whole, resumed = _weights(finished), _weights(tmp_path)
+    assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_interrupt_keeps_the_checkpoint(finished, tmp_path):
+    def interrupt(step):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        decoder.train(TINY, tmp_path, device="cpu", stop=interrupt)
+    decoder.train(TINY, tmp_path, device="cpu")
+    assert all(torch.equal(weight, _weights(tmp_path)[name]) for name, weight in _weights(finished).items())
+
+
+def test_length_of_a_run_can_change_only_before_its_decay(finished, tmp_path):
+    longer = replace(TINY, tokens=2 * TINY.tokens)
+    early, late = tmp_path / "early", tmp_path / "late"
+    decoder.train(longer, early, device="cpu", stop=lambda step: step == 6)
+    decoder.train(TINY, early, device="cpu")
+    assert all(torch.equal(weight, _weights(early)[name]) for name, weight in _weights(finished).items())
+    decoder.train(TINY, late, device="cpu", stop=lambda step: step == 22)
+    with pytest.raises(StoreError, match="too far on"):
+        decoder.train(longer, late, device="cpu")
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path):
+    decoder.train(TINY, tmp_path, device="cpu", stop=lambda step: step == 1)
+    with pytest.raises(StoreError, match="learning_rate"):
+        decoder.train(replace(TINY, learning_rate=1e-3), tmp_path, device="cpu")
+    (tmp_path / "checkpoint.pt").write_bytes(b"torn")
+    with pytest.raises(StoreError, match="cannot be read"):
+        decoder.train(TINY, tmp_path, device="cpu")
+
+
+def test_everything_wrong_is_said_at_once(tmp_path):
+    with pytest.raises(UsageError, match="heads.*vocabulary 100.*window 128"):
+        decoder.train(replace(TINY, kv_heads=3, vocabulary=100, window=128, tokens=10_000), tmp_path)
+    with pytest.raises(UsageError, match="blocks is 0"):
+        decoder.train(replace(TINY, blocks=0), tmp_path)
+    with pytest.raises(UsageError, match="device 'abacus'"):
+        decoder.train(TINY, tmp_path, device="abacus")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file"):
+        decoder.train(TINY, tmp_path / "file")
+
+
+def test_rate_warms_up_stays_and_decays():
+    config = TrainConfig()
+    rates = [config.rate(step) for step in range(config.steps)]
+    assert rates[0] < rates[1] <= max(rates) == config.learning_rate == rates[config.decay_start]
+    assert 0 < rates[-1] < 0.01 * config.learning_rate
+    assert {config.length(0), config.length(config.steps - 1)} == {config.window, config.context}
+
+
+def test_batches_depend_on_the_step_alone(small_samples):
+    tokenizer = decoder.train_tokenizer(TINY.vocabulary)
+    forward, backward = decoder.Batches(TINY, tokenizer), decoder.Batches(TINY, tokenizer)
+    steps = [0, 7, 8, TINY.decay_start, TINY.steps - 1]
+    one, two = {step: forward[step] for step in steps}, {step: backward[step] for step in reversed(steps)}
+    assert all(torch.equal(one[step], two[step]) for step in steps)
+    assert one[0].shape == (4, 33) and one[TINY.steps - 1].shape == (2, 65)
+    assert not torch.equal(one[0], one[8])
+
+
+def test_command_line_options_are_the_configuration(capsys):
+    parser = argparse.ArgumentParser()
+    decoder.add_arguments(parser)
+    args = parser.parse_args(["--tokens", "5000", "--learning-rate", "0.01"])
+    assert args.tokens == 5000 and args.kv_heads == TrainConfig().kv_heads
+    assert decoder.command(replace(TrainConfig(), tokens=5000)) == "analysis lab train --tokens 5000"
+
+
+def test_shipped_tokenizer_round_trips(shipped):
+    _, tokenizer, _ = shipped
+    for document in islice(documents("mixed", split="held-out", seed=9), 50):
+        ids = tokenizer(document.text)["input_ids"]
+        assert tokenizer.decode(ids) == document.text and max(ids) < len(tokenizer)
+    strange = "Ωmega naïve 100 % \t\n 🦆 ¿que?"
+    assert tokenizer.decode(tokenizer(strange)["input_ids"]) == strange
+    assert tokenizer(END)["input_ids"] == [tokenizer.eos_token_id] == [tokenizer.bos_token_id]
+
+
+def test_shipped_model_is_what_the_lab_promises(shipped):
+    model, tokenizer, card = shipped
+    assert 200_000 <= sum(p.numel() for p in model.parameters()) == card["parameters"] <= 4_000_000
+    assert (
+        8 <= model.config.num_hidden_layers <= 12
+        and model.config.num_key_value_heads < model.config.num_attention_heads
+    )
+    assert model.dtype == torch.float32 and len(tokenizer) == card["vocabulary"] == model.config.vocab_size
+    assert sum(file.stat().st_size for file in paths.lab().rglob("*") if file.is_file()) < 36e6
+
+
+def test_shipped_model_has_the_loss_of_its_card(shipped, small_samples):
+    """A third of the documents the card was made with, all registers: the same losses within sampling error, never
+    below the source.
+    """
+    model, tokenizer, card = shipped
+    measured = small_samples(model, tokenizer, documents_each=20)
+    for register, row in measured.items():
+        told = card["held_out"][register]
+        assert row["loss"] == pytest.approx(told["loss_nats_per_token"], rel=0.12)
+        assert row["loss"] > row["source"]
+        assert told["loss_nats_per_token"] > told["source_entropy_nats_per_token"] > 0
+
+
+def test_shipped_model_is_what_the_default_command_makes(shipped):
+    """The card's configuration is the trainer's default, so `analysis lab train` alone makes it again."""
+    assert shipped[2]["config"] == asdict(TrainConfig()) and shipped[2]["command"] == "analysis lab train"
