@@ -50,13 +50,13 @@ def advance_and_measure(
     """
     device = next(dense.parameters()).device
     sums = dict.fromkeys(("total", "inherited", "local", "scale"), 0.0)
-    kept = outputs[block] if outputs is not None and block < len(outputs) else None
+    dense_output = outputs[block] if outputs is not None and block < len(outputs) else None
     for rows in chunks(streams.dense.shape[0], streams.dense.shape[1], device):
         s, mask = streams.sparse[rows].to(device), streams.mask[rows]
         g_d = (
             unit_output([dense], block, streams.recording, streams.dense[rows].to(device), rows)
-            if kept is None
-            else kept[rows].to(device)
+            if dense_output is None
+            else dense_output[rows].to(device)
         )
         g_s = unit_output([dense], block, streams.recording, s, rows)
         h_s = unit_output([pruned], block, streams.recording, s, rows)

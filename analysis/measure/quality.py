@@ -37,7 +37,7 @@ class DenseModel:
     @classmethod
     def of(cls, model: "DenseModel | LoadedModel | nn.Module") -> "DenseModel":
         """The model itself where it is one already, else one for a single run, which keeps no hidden states."""
-        return model if isinstance(model, cls) else cls(model, keeps=False)
+        return model if isinstance(model, DenseModel) else cls(model, keeps=False)
 
     @property
     def model(self) -> nn.Module:
@@ -69,9 +69,9 @@ class DenseModel:
         return self.outputs.setdefault(text, [])
 
     def _has_room(self, text: str, size: int, device: torch.device) -> bool:
-        kept = [output for outputs in self.outputs.values() for output in outputs]
-        taken = sum(output.nbytes for output in kept)
-        if text not in self.outputs and kept and taken > 0.05 * free_bytes(kept[0].device):
+        stored = [output for outputs in self.outputs.values() for output in outputs]
+        taken = sum(output.nbytes for output in stored)
+        if text not in self.outputs and stored and taken > 0.05 * free_bytes(stored[0].device):
             return False
         return size <= 0.02 * free_bytes(device)
 

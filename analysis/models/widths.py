@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +43,17 @@ def assign_bias(matrix: Matrix, bias: Tensor) -> None:
     """Give a matrix the bias (out,), in its weight's dtype; made where it has none. Whether its family's config can
     hold it says `holds_bias`.
     """
-    like = matrix.module.weight
+    like: nn.Parameter = matrix.module.get_parameter("weight")
     if matrix.module.bias is None:
         matrix.module.bias = nn.Parameter(bias.to(like), requires_grad=like.requires_grad)
     else:
-        matrix.module.bias.copy_(bias)
+        matrix.module.get_parameter("bias").copy_(bias)
+
+
+def vocabulary_size(model: nn.Module) -> int:
+    """How many ids a transformers model has an embedding for."""
+    embeddings = cast(Any, model).get_input_embeddings()  # every attribute of an nn.Module is a Tensor to type checkers
+    return embeddings.weight.shape[0]
 
 
 def consumer_of(block: Block, half: str) -> Matrix:
@@ -62,11 +68,10 @@ def block_widths(block: Block, config: Any) -> Widths:
 
 def set_weight(module: nn.Module, weight: Tensor) -> None:
     """Replace the weight as the module stores it, and the sizes that the module states."""
-    module.weight = nn.Parameter(weight.clone(), requires_grad=module.weight.requires_grad)
-    if isinstance(module, Conv1D):
-        module.nx, module.nf = weight.shape
-    else:
-        module.out_features, module.in_features = weight.shape
+    module.weight = nn.Parameter(weight.clone(), requires_grad=module.get_parameter("weight").requires_grad)
+    names = ("nx", "nf") if isinstance(module, Conv1D) else ("out_features", "in_features")
+    for name, size in zip(names, weight.shape, strict=True):
+        setattr(module, name, size)
 
 
 def set_counts(parts: Anatomy, counts: list[Widths]) -> None:
@@ -88,7 +93,7 @@ def set_counts(parts: Anatomy, counts: list[Widths]) -> None:
             attention.config = with_heads(copy.copy(attention.config), new)
 
 
-def with_heads(config, new: Widths):
+def with_heads(config: Any, new: Widths) -> Any:
     """The config with the head counts that it has words for, and the width of a head, which it would otherwise derive
     from them.
     """
@@ -101,7 +106,7 @@ def with_heads(config, new: Widths):
     return config
 
 
-def head_counts(config) -> tuple[int, int]:
+def head_counts(config: Any) -> tuple[int, int]:
     """Query and KV heads as a config states them."""
     query = next(getattr(config, name) for name in QUERY_HEADS if isinstance(getattr(config, name, None), int))
     return query, next(
@@ -109,7 +114,7 @@ def head_counts(config) -> tuple[int, int]:
     )
 
 
-def empty_model(kind: type, config) -> nn.Module | None:
+def empty_model(kind: type, config: Any) -> nn.Module | None:
     """A model of the config without memory for its weights; None where the architecture refuses the config."""
     try:
         with quiet(), torch.device("meta"):
@@ -118,7 +123,7 @@ def empty_model(kind: type, config) -> nn.Module | None:
         return None
 
 
-def head_shape(block: Block, config) -> tuple[int, int, int]:
+def head_shape(block: Block, config: Any) -> tuple[int, int, int]:
     """Query heads, KV heads and width of a head of a block's attention.
 
     The width is the attention module's own, so that it holds for models whose layers have lost different numbers of

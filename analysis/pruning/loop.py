@@ -5,8 +5,6 @@ and bought.
 repairs and solves is looked up by the recipe's words (`choosers.py`, `solvers.py`), not branched on here.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +18,7 @@ from analysis.models.save import assert_sparsity
 from analysis.progress import bar
 from analysis.pruning.checkpoint import Checkpoint, identity, resume, visit_tensors
 from analysis.pruning.choosers import CHOOSERS
+from analysis.pruning.new_blocks import new_blocks
 from analysis.pruning.solvers import REPAIRS, SOLVERS
 from analysis.pruning.start import open_run
 from analysis.pruning.state import Pruned, State
@@ -27,7 +26,7 @@ from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import Visit
 from analysis.schema import validate
 from analysis.streams.moments import MomentSum, distance
-from analysis.streams.streams import advance_streams, streams_past
+from analysis.streams.streams import advance_streams
 from analysis.windows import Windows
 
 
@@ -79,7 +78,7 @@ def prune(
 def _visit(state: State, visit: Visit) -> None:
     """One turn of the loop: masks and repairs of its new blocks, solve, advance and record."""
     recipe, meter = state.recipe, state.meter
-    for block in _new_blocks(state, visit):
+    for block in new_blocks(state, visit):
         CHOOSERS[recipe.pattern.kind].choose(state, block, meter)
         REPAIRS[recipe.repair.name].solve(state, block, meter)
     SOLVERS[recipe.solver.name].solve(state, visit, meter)
@@ -88,31 +87,6 @@ def _visit(state: State, visit: Visit) -> None:
     with meter.stage(visit.index, "advance", tokens=sum(streams.tokens for streams in state.splits) * len(final)):
         for index in final:
             _advance(state, index)
-
-
-def _new_blocks(state: State, visit: Visit) -> Iterator[Visit]:
-    """The visit's blocks without masks, in order, each as a visit of its own with `state.entry` at its input: past the
-    visit's earlier blocks as they stand, so that each sees its predecessors repaired.
-    """
-    recipe, unmasked = state.recipe, state.unmasked(visit)
-    repair = REPAIRS[recipe.repair.name]
-    reads = CHOOSERS[recipe.pattern.kind].reads(recipe) | repair.reads(recipe)
-    if repair.reads(recipe):
-        stage, texts = "repair", [state.calibration, *(state.held_out if repair.held_out(recipe) else [])]
-        tokens = sum(streams.tokens for streams in texts)
-    else:
-        stage, texts, tokens = "statistics", [state.calibration.first(state.shown)], state.shown_tokens
-    state.entry = texts
-    for index in visit.blocks if unmasked else ():
-        if index in unmasked:
-            yield replace(visit, blocks=(index,))
-        if reads and index < unmasked[-1]:
-            modules = {stream: state.side(stream).blocks[index].module for stream in sorted(reads)}
-            with state.meter.stage(visit.index, stage, tokens=tokens):
-                state.entry = [
-                    streams_past(streams, modules, index, fresh=state.entry is texts) for streams in state.entry
-                ]
-    state.entry = []
 
 
 def _advance(state: State, index: int) -> None:
@@ -137,7 +111,7 @@ def _advance(state: State, index: int) -> None:
 
 
 def _measure_quality(state: State) -> None:
-    texts = measurable(state.model, {streams.label: streams.recording.windows for streams in state.splits})
+    texts = measurable(state.dense_model.model, {streams.label: streams.recording.windows for streams in state.splits})
     with state.meter.stage(-1, "measure", tokens=2 * sum(windows.tokens for windows in texts.values())):
         for table, rows in quality_rows(state.dense_model, state.model, texts).items():
             state.rows[table] += rows

@@ -116,7 +116,7 @@ def _parameter_masks(state: State, piece: Piece) -> dict[nn.Parameter, Tensor]:
     """Masks keyed by parameter, in the parameter's own layout and on its device."""
     masks = {}
     for name, matrix in piece.matrices.items():
-        mask, parameter = state.masks[name], matrix.module.weight
+        mask, parameter = state.masks[name], matrix.module.get_parameter("weight")
         masks[parameter] = (mask.T if matrix.transposed else mask).to(parameter.device)
     return masks
 

@@ -40,6 +40,10 @@ class Piece:
     inputs: Forward | None
     run: Forward
 
+    def piece_inputs(self, recording: Recording, hidden: Tensor, rows: slice) -> Tensor:
+        """The piece's own input (B, T, in) where the first block's is `hidden` (B, T, H)."""
+        return hidden if self.inputs is None else self.inputs(recording, hidden, rows)
+
     def parameters(self) -> list[nn.Parameter]:
         """Every floating parameter the piece owns, once each."""
         unique = {id(p): p for module in self.modules for p in module.parameters() if p.is_floating_point()}

@@ -37,7 +37,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An uninitialised tensor where there is room: `device` if it takes under a tenth of what is free there (a walk
+    """An uninitialised tensor where there is room: `device` if it takes under a tenth of what is free there (a run
     holds up to six such tensors besides the model's own work), else main memory, else a temporary memory-mapped file.
     """
     size = torch.Size(shape).numel() * dtype.itemsize
@@ -115,7 +115,7 @@ def _copy(hidden: Tensor, device: torch.device) -> Tensor:
 
 def chunks(count: int, length: int, device: torch.device) -> Iterator[slice]:
     """Slices of windows that together hold about `TOKENS_PER_FORWARD` tokens, in order: a function of the shape alone,
-    so that a resumed walk computes the same bits."""
+    so that a resumed run computes the same bits."""
     step = max(1, TOKENS_PER_FORWARD.get(device.type, 1024) // length)
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))

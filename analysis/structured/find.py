@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from analysis.errors import UnsupportedModel, UsageError
 from analysis.models.anatomy import Anatomy, anatomy, evaluating
 from analysis.models.replay import last_hidden, tolerance_for
+from analysis.models.widths import vocabulary_size
 from analysis.structured.heads import Heads
 from analysis.structured.neurons import Neurons
 from analysis.structured.pairs import Pair, Structures, masked, row_mask
@@ -78,7 +79,7 @@ def removal_error(model: nn.Module, pairs: Sequence[Pair], seed: int = 0) -> flo
     random tokens when noise as large as the producers' own outputs is added to the removed structures' rows.
     """
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(model.get_input_embeddings().weight.shape[0], PROOF, generator=generator)
+    ids = torch.randint(vocabulary_size(model), PROOF, generator=generator)
     halves = []
     for _ in range(2):
         half = {

@@ -141,7 +141,7 @@ class Pair:
         for producer in self.producers:
             gone = ~row_mask(producer, mask).to(producer.matrix.weight().device)
             producer.matrix.weight()[gone] = 0
-            if producer.matrix.module.bias is not None:
+            if isinstance(producer.matrix.module.bias, Tensor):
                 producer.matrix.module.bias[gone] = 0
         weight = self.consumer.weight()
         weight[:, ~column_mask(self, mask).to(weight.device)] = 0

@@ -9,6 +9,7 @@ reads what is saved.
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from analysis.models.widths import (
     empty_model,
     head_counts,
     set_counts,
+    vocabulary_size,
     with_heads,
 )
 from analysis.structured.find import KINDS
@@ -54,7 +56,7 @@ def shrink(model: nn.Module, structures: Structures, masks: Mapping[str, Tensor]
     """
     check_masks(structures.pairs, masks)
     model_type = structures.parts.model_type
-    ids = torch.arange(16).view(2, 8) % model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(16).view(2, 8) % vocabulary_size(model)
     with evaluating(model), masked(structures, masks):
         expected = last_hidden(model, ids)
     small = copy.deepcopy(model)
@@ -96,12 +98,11 @@ def footprint(model: nn.Module, context: int, parts: Anatomy | None = None) -> F
     """
     parts = anatomy(model) if parts is None else parts
     in_blocks = sum(
-        m.module.weight.numel() + (m.module.bias.numel() if m.module.bias is not None else 0)
-        for _, m in parts.matrices()
+        parameter.numel() for _, matrix in parts.matrices() for parameter in matrix.module.parameters(recurse=False)
     )
     products = sum(m.rows * m.columns for _, m in parts.matrices())
     attended = sum(2 * context * consumer_of(block, "attention").columns for block in parts.blocks)
-    head = model.get_output_embeddings()
+    head = cast(Any, model).get_output_embeddings()
     return Footprint(
         sum(p.numel() for p in model.parameters()),
         in_blocks,
@@ -119,7 +120,7 @@ def holds_bias(model: nn.Module, kind: str) -> bool:
     name = f"{block.name}.{consumer_of(block, half).name}.bias"
     if name in model.state_dict():
         return True
-    config = copy.deepcopy(model.config)
+    config: Any = copy.deepcopy(model.config)
     text = config.get_text_config()
     if not hasattr(text, BIAS_FLAGS[half]):
         return False
@@ -136,16 +137,17 @@ def adopt_config(model: nn.Module, parts: Anatomy) -> None:
     implies.
     """
     config = _plain_config(model, parts)
-    if config is None:
+    empty = None if config is None else empty_model(type(model), config)
+    if empty is None:
         return
-    missing = empty_model(type(model), config).state_dict().keys() - model.state_dict().keys()
+    missing = empty.state_dict().keys() - model.state_dict().keys()
     for name, matrix in parts.matrices():
         if f"{name}.bias" in missing:
             assign_bias(matrix, torch.zeros(matrix.rows))
     model.config.__dict__.update(config.__dict__)
 
 
-def _plain_config(model: nn.Module, parts: Anatomy):
+def _plain_config(model: nn.Module, parts: Anatomy) -> Any:
     """A config that makes a model of exactly this one's shapes, up to biases that can be zero; None where there is
     none.
     """
@@ -154,7 +156,7 @@ def _plain_config(model: nn.Module, parts: Anatomy):
     if len(every) > 1:
         return None
     new = every.pop()
-    config = copy.deepcopy(model.config)
+    config: Any = copy.deepcopy(model.config)
     text = config.get_text_config()
     before = head_counts(text)
     if before != (new.heads, new.key_value_heads):
