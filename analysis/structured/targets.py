@@ -19,7 +19,7 @@ from analysis.models.sub_blocks import half_output, matrix_inputs, module_inputs
 from analysis.recipe.recipe import Recipe
 from analysis.streams.moments import Sums, SumsCollector, one_stream
 from analysis.streams.streams import Streams, call_of, chunks, input_statistics
-from analysis.structured.find import Pair, column_mask, remove, structure_of_column
+from analysis.structured.pairs import Pair, column_mask, remove, structure_of_column
 from analysis.structured.repair import Repaired, repair
 
 METHODS = {"compensate": "bias", "scale": "scale", "liar": "liar"}
