@@ -32,7 +32,7 @@ from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import Visit, visits
 from analysis.reconstruction.units import pieces
 from analysis.schema import CALIBRATION, validate
-from analysis.streams.moments import Moments, MomentSum, distance
+from analysis.streams.moments import Moments, distance, hidden_accumulator, mean_square
 from analysis.streams.streams import advance, open_streams
 from analysis.structured.find import structures_of_copy
 from analysis.structured.shrink import adopt_config
@@ -59,7 +59,8 @@ def prune(
     bits.
     measure: with False no block errors, distances of texts, perplexities and scores are taken (the fastest way to the
     pruned model).
-    precision: of the Gram matrices and means (float32 or float64).
+    precision: of the sums that masks and the ridge solver are computed from, float32 or float64; repairs of structures
+    and distances of texts are always summed in float64.
     known: what earlier runs found out about this dense model, looked up and added to, for callers with many runs on the
     same texts. It spares measuring alone, so `measure` and `advance` cost less in later runs; what a method itself
     computes is computed every time.
@@ -195,15 +196,15 @@ def _advance_final(walk: Walk, index: int) -> None:
 
 def _advance_and_record(walk: Walk, dense: nn.Module, pruned: nn.Module, index: int) -> None:
     """The same, with the block's errors and how far the held-out texts are from the calibration text."""
-    moments = [MomentSum() if walk.held_out else None for _ in walk.splits]
+    width, device = walk.calibration.dense.shape[2], next(dense.parameters()).device
+    moments = [hidden_accumulator(width, device) if walk.held_out else None for _ in walk.splits]
     for streams, moment in zip(walk.splits, moments, strict=True):
         walk.rows["blocks"] += advance_and_measure(dense, pruned, index, streams, moment)
     if index == len(walk.dense.blocks) - 1:
         walk.rows["distribution"] += [row for streams in walk.splits for row in error_quantiles(streams)]
     for streams, moment in zip(walk.held_out, moments[1:], strict=True):
-        walk.rows["texts"].append(
-            {"block": index, "split": streams.label, "distance": distance(moments[0].mean(), moment.mean())}
-        )
+        near, far = mean_square(moments[0], CALIBRATION), mean_square(moment, streams.label)
+        walk.rows["texts"].append({"block": index, "split": streams.label, "distance": distance(near, far)})
 
 
 def _measure_quality(walk: Walk, windows: dict[str, Windows], known: Known) -> None:

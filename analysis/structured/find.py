@@ -17,6 +17,7 @@ from torch import BoolTensor, LongTensor, Tensor, nn
 
 from analysis.errors import UnsupportedModel, UsageError
 from analysis.models.anatomy import Anatomy, Block, Matrix, anatomy, evaluating
+from analysis.models.hooks import hooked
 from analysis.models.replay import last_hidden, tolerance_for
 from analysis.models.widths import _split, head_shape
 
@@ -220,18 +221,11 @@ def masked(pairs: Sequence[Pair] | Structures, masks: Mapping[str, Tensor]) -> I
     """
 
     def hook(kept: Tensor):
-        return lambda module, args: (args[0] * kept.to(args[0]), *args[1:])
+        return lambda module, args, kwargs: ((args[0] * kept.to(args[0]), *args[1:]), kwargs)
 
-    handles = [
-        pair.consumer.module.register_forward_pre_hook(hook(column_mask(pair, masks[pair.name])))
-        for pair in pairs
-        if pair.name in masks
-    ]
-    try:
+    masked_pairs = (pair for pair in pairs if pair.name in masks)
+    with hooked((pair.consumer.module, hook(column_mask(pair, masks[pair.name]))) for pair in masked_pairs):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 # --- finding ---------------------------------------------------------------------------------------------------------
@@ -341,13 +335,6 @@ def _noise(pairs: Sequence[Pair], masks: Mapping[str, Tensor], seed: int) -> Ite
 
         return add
 
-    handles = [
-        p.matrix.module.register_forward_hook(hook(~row_mask(p, masks[pair.name])))
-        for pair in pairs
-        for p in pair.producers
-    ]
-    try:
+    producers = ((producer, masks[pair.name]) for pair in pairs for producer in pair.producers)
+    with hooked(after=[(producer.matrix.module, hook(~row_mask(producer, mask))) for producer, mask in producers]):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
