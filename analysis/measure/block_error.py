@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.errors import NumericalError
-from analysis.streams.moments import MomentSum
+from analysis.streams.moments import Accumulator, real_rows
 from analysis.streams.streams import Streams, chunks, unit_output
 
 KINDS = ("total", "inherited", "local", "cross")
@@ -38,7 +38,7 @@ def advance_and_measure(
     pruned: nn.Module,
     block: int,
     streams: Streams,
-    moment: MomentSum | None = None,
+    moment: Accumulator | None = None,
     outputs: list[Tensor] | None = None,
 ) -> list[dict[str, Any]]:
     """Advance both streams past one final block, in place, and return its rows of the `blocks` table.
@@ -65,7 +65,7 @@ def advance_and_measure(
         sums["local"] += square_sum(g_s.float() - h_s.float(), mask)
         sums["scale"] += square_sum(g_d, mask)
         if moment is not None:
-            moment.add(g_d, mask)
+            moment.add(real_rows(g_d, mask))
         streams.dense[rows] = g_d.to(streams.dense.device)
         streams.sparse[rows] = h_s.to(streams.sparse.device)
     if not all(math.isfinite(value) for value in sums.values()):

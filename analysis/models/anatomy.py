@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from analysis.errors import UnsupportedModel
+from analysis.models.hooks import hooked
 
 _ATTENTION = re.compile("attn|attention", re.IGNORECASE)
 _EXPERTS = re.compile("expert|router|moe", re.IGNORECASE)
@@ -311,7 +312,6 @@ def _state(tensor: Tensor) -> tuple[int, int]:
 def _trace(model: nn.Module, path: str, blocks: nn.ModuleList, parts: list[_Parts]) -> list[_Trace]:
     traces = [_Trace() for _ in blocks]
     ran: list[int] = []
-    handles = []
 
     def enter(index: int):
         def hook(module, args, kwargs):
@@ -339,22 +339,15 @@ def _trace(model: nn.Module, path: str, blocks: nn.ModuleList, parts: list[_Part
 
         return hook
 
-    try:
-        for index, (block, part) in enumerate(zip(blocks, parts, strict=True)):
-            handles.append(block.register_forward_pre_hook(enter(index), with_kwargs=True))
-            for name in part.carriers():
-                module = block.get_submodule(name)
-                handles.append(module.register_forward_pre_hook(start(traces[index], name), with_kwargs=True))
-                handles.append(
-                    module.register_forward_hook(
-                        finish(traces[index], name, name in part.matrices or name in part.norms)
-                    )
-                )
-        with evaluating(model):
-            run_body(model, torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
-    finally:
-        for handle in handles:
-            handle.remove()
+    before, after = [], []
+    for index, (block, part) in enumerate(zip(blocks, parts, strict=True)):
+        before.append((block, enter(index)))
+        for name in part.carriers():
+            module = block.get_submodule(name)
+            before.append((module, start(traces[index], name)))
+            after.append((module, finish(traces[index], name, name in part.matrices or name in part.norms)))
+    with hooked(before, after), evaluating(model):
+        run_body(model, torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
     require_each_once(model.config.model_type, path, ran, len(blocks))
     return traces
 

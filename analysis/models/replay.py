@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from analysis.errors import ReplayError, UnsupportedModel, UsageError
 from analysis.models.anatomy import Anatomy, evaluating, require_each_once, run_body
 from analysis.models.block_arguments import HIDDEN, Call, Recorder, Ref, Slot, form, map_call, tensors
+from analysis.models.hooks import hooked, replaced
 from analysis.windows import Windows
 
 Allocator = Callable[[tuple[int, ...], torch.dtype, torch.device], Tensor]
@@ -151,15 +152,9 @@ def _listen(model: nn.Module, anatomy: Anatomy, given: tuple[Tensor, ...]) -> li
         seen[-1].output = _tensor(output)
         seen[-1].form = len(output) if isinstance(output, tuple | list) else 0
 
-    handles = []
-    try:
-        for block in anatomy.blocks:
-            handles.append(block.module.register_forward_pre_hook(enter(block.index), with_kwargs=True))
-            handles.append(block.module.register_forward_hook(leave))
+    before = [(block.module, enter(block.index)) for block in anatomy.blocks]
+    with hooked(before, after=[(block.module, leave) for block in anatomy.blocks]):
         run_body(model, *given)
-    finally:
-        for handle in handles:
-            handle.remove()
     require_each_once(anatomy.model_type, anatomy.path, ran, len(anatomy.blocks))
     return seen
 
@@ -222,16 +217,9 @@ def _stubbed(anatomy: Anatomy, forms: list[int] | None) -> Iterator[None]:
 
         return forward
 
-    own = [block.module.__dict__.get("forward") for block in anatomy.blocks]
-    try:
-        for block, length in zip(anatomy.blocks, forms or (), strict=forms is not None):
-            block.module.forward = stub(length)
+    stubs = zip(anatomy.blocks, forms or (), strict=forms is not None)
+    with replaced((block.module, stub(length)) for block, length in stubs):
         yield
-    finally:
-        for block, forward in zip(anatomy.blocks, own, strict=True):
-            block.module.__dict__.pop("forward", None)
-            if forward is not None:
-                block.module.forward = forward
 
 
 def replay_error(

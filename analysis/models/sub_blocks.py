@@ -14,18 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from analysis.errors import ReplayError, UnsupportedModel, UsageError
 from analysis.models.anatomy import Anatomy, Block, Child, tensor_given
 from analysis.models.block_arguments import Call
+from analysis.models.hooks import hooked, replaced, stoppable
 from analysis.models.replay import Recording, run, tolerance_for
 
 HALVES = ("attention", "mlp")
-
-
-class _Enough(Exception):
-    """Ends a forward that has shown what was wanted; never leaves `module_inputs`."""
 
 
 def half_output(block: Block, half: str, hidden: Tensor, call: Call) -> Tensor:
@@ -133,22 +130,15 @@ def module_inputs(block: Block, names: Sequence[str], hidden: Tensor, call: Call
         def hook(module, args, kwargs):
             found[name] = tensor_given(args, kwargs)
             if len(found) == len(wanted):
-                raise _Enough
+                stop()
 
         return hook
 
     wanted = set(names)
-    handles = [
-        block.module.get_submodule(name).register_forward_pre_hook(see(name), with_kwargs=True) for name in wanted
-    ]
-    try:
+    hooks = [(block.module.get_submodule(name), see(name)) for name in wanted]
+    with stoppable() as stop, hooked(hooks):
         if wanted:
             run(block.module, hidden, call)
-    except _Enough:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name: _per_token(f"{block.name}.{name}", found.get(name), hidden) for name in names}
 
 
@@ -178,7 +168,7 @@ def _silenced(block: Block, half: str, hidden: Tensor) -> Iterator[None]:
     )
     stubs = {child.name: _stub(child, hidden) for child in children[first:]}
     stubs |= {child.name: _pass_on for child in children[:first] if not child.handed}
-    with _forwards(block.module, stubs):
+    with replaced((block.module.get_submodule(name), forward) for name, forward in stubs.items()):
         yield
 
 
@@ -199,19 +189,3 @@ def _stub(child: Child, hidden: Tensor) -> Callable:
 def _pass_on(*args, **kwargs) -> Tensor:
     """A forward that returns its input."""
     return tensor_given(args, kwargs)
-
-
-@contextmanager
-def _forwards(parent: nn.Module, forwards: dict[str, Callable]) -> Iterator[None]:
-    """While open, the named modules below `parent` have these forwards; afterwards, errors or not, their own again."""
-    modules = {name: parent.get_submodule(name) for name in forwards}
-    own = {name: module.__dict__.get("forward") for name, module in modules.items()}
-    try:
-        for name, module in modules.items():
-            module.forward = forwards[name]
-        yield
-    finally:
-        for name, module in modules.items():
-            module.__dict__.pop("forward", None)
-            if own[name] is not None:
-                module.forward = own[name]

@@ -25,7 +25,7 @@ from analysis.pruning.state import Pruned, State
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import Visit
 from analysis.schema import validate
-from analysis.streams.moments import MomentSum, distance
+from analysis.streams.moments import distance, hidden_accumulator, mean_square
 from analysis.streams.streams import advance_streams
 from analysis.windows import Windows
 
@@ -49,7 +49,8 @@ def prune(
     bits.
     measure: with False no block errors, distances of texts, perplexities and scores are taken (the fastest way to the
     pruned model).
-    precision: of the Gram matrices and means (float32 or float64).
+    precision: of the sums that masks and the ridge solver are computed from, float32 or float64; repairs of structures
+    and distances of texts are always summed in float64.
 
     Raises ReplayError when the model cannot be replayed exactly, OverlapError when calibration and held-out share text,
     NumericalError and SparsityError naming the matrix, UnsupportedModel where its halves cannot be run apart for
@@ -99,14 +100,16 @@ def _advance(state: State, index: int) -> None:
         for streams in () if last else state.splits:
             advance_streams(streams, dense, pruned, index)
         return
-    moments = {streams.label: MomentSum() for streams in state.splits} if state.held_out else {}
+    width, device = state.calibration.dense.shape[2], next(dense.parameters()).device
+    moments = {streams.label: hidden_accumulator(width, device) for streams in state.splits} if state.held_out else {}
     for streams in state.splits:
         moment, outputs = moments.get(streams.label), state.outputs[streams.label]
         state.rows["blocks"] += advance_and_measure(dense, pruned, index, streams, moment, outputs)
     if last:
         state.rows["distribution"] += [row for streams in state.splits for row in error_quantiles(streams)]
+    squares = {label: mean_square(moment, label) for label, moment in moments.items()}
     for streams in state.held_out:
-        apart = distance(moments[state.calibration.label].mean(), moments[streams.label].mean())
+        apart = distance(squares[state.calibration.label], squares[streams.label])
         state.rows["texts"].append({"block": index, "split": streams.label, "distance": apart})
 
 

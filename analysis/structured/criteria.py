@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.anatomy import evaluating
+from analysis.models.hooks import hooked
 from analysis.models.task_heads import inputs
 from analysis.streams.collect import Statistics, collect
 from analysis.structured.pairs import Pair, Structures, structure_of_column
@@ -249,18 +250,15 @@ def _factors(found: Structures, device: torch.device) -> Iterator[dict[str, Tens
     """While open every structure's columns are multiplied by its factor, which is 1 and wants a gradient."""
 
     def multiply(factor: Tensor, owner: Tensor):
-        return lambda module, args: (args[0] * factor[owner], *args[1:])
+        return lambda module, args, kwargs: ((args[0] * factor[owner], *args[1:]), kwargs)
 
-    handles, factors = [], {}
+    hooks, factors = [], {}
     for pair in found:
         weight = pair.consumer.weight()
         factors[pair.name] = factor = torch.ones(
             pair.count, device=weight.device, dtype=weight.dtype, requires_grad=True
         )
         owner = structure_of_column(pair).to(weight.device)
-        handles.append(pair.consumer.module.register_forward_pre_hook(multiply(factor, owner)))
-    try:
+        hooks.append((pair.consumer.module, multiply(factor, owner)))
+    with hooked(hooks):
         yield factors
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from analysis.errors import UnsupportedModel, UsageError
 from analysis.models.anatomy import Anatomy, anatomy, evaluating
+from analysis.models.hooks import hooked
 from analysis.models.replay import last_hidden, tolerance_for
 from analysis.models.widths import vocabulary_size
 from analysis.structured.heads import Heads
@@ -106,13 +107,6 @@ def _noise(pairs: Sequence[Pair], masks: Mapping[str, Tensor], seed: int) -> Ite
 
         return add
 
-    handles = [
-        p.matrix.module.register_forward_hook(hook(~row_mask(p, masks[pair.name])))
-        for pair in pairs
-        for p in pair.producers
-    ]
-    try:
+    producers = ((producer, masks[pair.name]) for pair in pairs for producer in pair.producers)
+    with hooked(after=[(producer.matrix.module, hook(~row_mask(producer, mask))) for producer, mask in producers]):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

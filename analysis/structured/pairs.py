@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from analysis.errors import UsageError
 from analysis.models.anatomy import Anatomy, Block, Matrix
+from analysis.models.hooks import hooked
 from analysis.models.widths import Widths, set_weight
 
 
@@ -262,18 +263,11 @@ def masked(pairs: Iterable[Pair], masks: Mapping[str, Tensor]) -> Iterator[None]
     """
 
     def hook(kept: Tensor):
-        return lambda module, args: (args[0] * kept.to(args[0]), *args[1:])
+        return lambda module, args, kwargs: ((args[0] * kept.to(args[0]), *args[1:]), kwargs)
 
-    handles = [
-        pair.consumer.module.register_forward_pre_hook(hook(column_mask(pair, masks[pair.name])))
-        for pair in pairs
-        if pair.name in masks
-    ]
-    try:
+    masked_pairs = (pair for pair in pairs if pair.name in masks)
+    with hooked((pair.consumer.module, hook(column_mask(pair, masks[pair.name]))) for pair in masked_pairs):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _resize(matrix: Matrix, rows: Tensor | None = None, columns: Tensor | None = None) -> None:
