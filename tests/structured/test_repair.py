@@ -23,7 +23,7 @@ from analysis.windows import Windows
 from tests.helpers.encoders import encoder
 from tests.helpers.families import tiny, tokens
 from tests.helpers.references import correlated, normal, statistics_of
-from tests.structured.test_find import half_kept
+from tests.helpers.structures import half_kept
 
 WIDTH, ROWS, TOKENS = 24, 7, 300
 OWNER = torch.arange(WIDTH) // 3

@@ -16,6 +16,7 @@ from analysis import errors, paths
 from analysis.errors import AnalysisError, NumericalError, RecipeError
 from analysis.study import pool
 from tests.helpers import fakes
+from tests.helpers.processes import alive, wait_until
 
 
 @pytest.fixture
@@ -31,19 +32,6 @@ def items(log, *wishes):
 
 def done(log) -> list[list[str]]:
     return [line.split() for line in log.read_text().splitlines()]
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be collected does not."""
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
-    return bool(state) and not state.startswith("Z")
-
-
-def wait_until(what, seconds: float = 20.0) -> None:
-    limit = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.05)
 
 
 def test_every_item_once_and_a_slow_one_blocks_nobody(log, monkeypatch, tmp_path):
@@ -103,6 +91,7 @@ def test_the_caller_killed_leaves_no_worker(log):
 import os
 from analysis.study import pool
 from tests.helpers import fakes
+from tests.helpers.processes import alive, wait_until
 hire = pool._hire
 def told(threads):
     worker = hire(threads)
