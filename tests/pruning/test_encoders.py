@@ -44,6 +44,7 @@ def test_replay_is_exact_with_padding_and_token_types(name):
         assert not torch.allclose(record(model, parts, w).hidden, record(model, parts, replace(w, types=None)).hidden)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_way_of_pruning_gives_scores_and_errors(name, recipe):
@@ -82,6 +83,7 @@ def test_padding_changes_nothing(name):
         assert max(float((p - other[name]).norm() / p.norm()) for name, p in ours.model.named_parameters()) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_two_streams_never_end_further_from_the_dense_model(name):
     """On calibration, where both repair the same single half: the last block's neurons (what comes before is not

@@ -370,6 +370,7 @@ def layer_output(model: nn.Module, matrix, batch: dict[str, Tensor]) -> tuple[Te
     return tuple(value.reshape(-1, value.shape[-1])[mask] for value in seen[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "opt", "gpt2", "gpt_neox", "bert"])
 def test_liar_brings_the_model_closer_and_survives_shrinking(name, tmp_path):
     def build() -> nn.Module:
