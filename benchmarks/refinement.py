@@ -24,7 +24,7 @@ from analysis.masks.patterns import choose
 from analysis.masks.refine import frank_wolfe, swaps
 from analysis.masks.swap_tables import CACHE
 from analysis.recipe.parts import Pattern
-from analysis.streams.collect import Statistics
+from analysis.streams.moments import Statistics
 
 SHAPES = [(688, 256), (256, 688), (1024, 1024)]
 PATTERNS = [Pattern(sparsity=0.5, group="row"), Pattern(sparsity=0.5, group="matrix"), Pattern(keep=2, of=4)]

@@ -12,7 +12,7 @@ from analysis.masks.patterns import check_mask, choose
 from analysis.masks.refine import Refined, refine
 from analysis.masks.sparsegpt import sparsegpt
 from analysis.recipe.parts import Criterion, Pattern, Refinement
-from analysis.streams.collect import Statistics
+from analysis.streams.moments import Statistics
 
 WANTED = {"random": None, "magnitude": None, "wanda": "diagonal", "sparsegpt": "gram", "ria": "diagonal"}
 

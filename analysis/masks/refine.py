@@ -20,7 +20,7 @@ from analysis.masks.notes import Note
 from analysis.masks.patterns import COLUMNS, check_mask, choose, column_blocks, keep_largest
 from analysis.masks.swap_tables import LargeGroups, SmallGroups
 from analysis.recipe.parts import Pattern, Refinement
-from analysis.streams.collect import Statistics
+from analysis.streams.moments import Statistics
 
 CHUNK, CHUNK_CUDA = (
     2**24,

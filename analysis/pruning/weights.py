@@ -9,7 +9,7 @@ from analysis.pruning.seeds import generator
 from analysis.pruning.state import State
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import Visit
-from analysis.streams.collect import Statistics
+from analysis.streams.moments import Statistics
 from analysis.streams.streams import input_statistics
 
 

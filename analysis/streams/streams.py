@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_map
 from analysis.models.anatomy import Anatomy, Block, Matrix
 from analysis.models.block_arguments import Call
 from analysis.models.replay import Recording, record, run
-from analysis.streams.collect import Statistics, collect
+from analysis.streams.collect import collect
+from analysis.streams.moments import Statistics
 from analysis.windows import Windows
 
 TOKENS_PER_FORWARD = {"cpu": 1024, "cuda": 16384, "mps": 4096}

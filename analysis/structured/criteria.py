@@ -18,7 +18,8 @@ from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.anatomy import evaluating
 from analysis.models.hooks import hooked
 from analysis.models.task_heads import inputs
-from analysis.streams.collect import Statistics, collect
+from analysis.streams.collect import collect
+from analysis.streams.moments import Statistics
 from analysis.structured.pairs import Pair, Structures, structure_of_column
 from analysis.windows import Windows
 

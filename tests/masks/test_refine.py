@@ -16,7 +16,7 @@ from analysis.masks.notes import Note
 from analysis.masks.patterns import check_mask, choose, column_blocks
 from analysis.masks.refine import frank_wolfe, refine, swaps
 from analysis.recipe.parts import Pattern, Refinement
-from analysis.streams.collect import Statistics
+from analysis.streams.moments import Statistics
 from tests.helpers.references import correlated, largest, normal, output_error, statistics_of
 
 COLUMNS = 8  # of group "block" in these tests; 8 does not divide the 20 inputs of most
@@ -296,6 +296,7 @@ def test_frank_wolfe_is_algorithm_1(pattern, protect):
         assert result.notes == ((Note("kept start", float(worse)),) if worse and not torch.equal(rounded, mask) else ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS, ids=name_of)
 def test_the_relaxed_loss_falls_to_its_minimum(pattern):
     """The gap, gradient times (mask - vertex), bounds what is left to gain; 2,000 iterations close it to 0.2 % of the
@@ -394,6 +395,7 @@ def test_never_worse_than_the_start(pattern, dtype, kind):
             assert torch.equal(weight, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS, ids=name_of)
 def test_random_starts_never_get_worse_and_repeat_exactly(pattern):
     for seed in range(8):

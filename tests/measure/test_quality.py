@@ -13,9 +13,8 @@ from analysis.models.load import LoadedModel
 from analysis.pruning.loop import prune
 from analysis.recipe.recipe import Recipe
 from analysis.streams.streams import unit_output
-from tests.helpers.encoders import encoder
+from tests.helpers.encoders import encoder, examples
 from tests.helpers.small import small_llama, windows
-from tests.pruning.test_encoders import examples
 
 
 def test_the_dense_model_is_measured_once_and_the_pruned_one_every_time():

@@ -3,7 +3,6 @@ smaller.
 """
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,14 +19,17 @@ from analysis.pruning.loop import prune
 from analysis.recipe.parts import STRUCTURED
 from analysis.recipe.recipe import REPAIRING, Recipe
 from analysis.schema import TABLES
-from analysis.structured.criteria import consumer_statistics, mask_gradients, token_batches
-from analysis.structured.find import structures
 from analysis.structured.pairs import column_mask, element_masks, remove
 from analysis.structured.shrink import adopt_config, footprint
-from benchmarks.structured import chosen, copied, repaired, walked
 from tests.helpers.families import FAMILIES, LENGTH, VOCABULARY, tiny
 from tests.helpers.small import block_outputs, small_llama, windows
-from tests.structured.test_find import ACROSS_HEADS
+from tests.helpers.structures import (
+    ACROSS_HEADS,
+    chosen_by_hand,
+    copy_with_structures,
+    repaired_by_hand,
+    two_streams_by_hand,
+)
 
 EVERY = [("neurons", method) for method in REPAIRING] + [
     ("heads", "LR"),
@@ -54,23 +56,6 @@ def same(a, b, **close) -> bool:
 # ----------------------------------------------------------------------------------------
 
 
-def by_hand(model, w, criterion: str, kinds, scope: str, removed: float = 0.5):
-    """Structures, masks and Gram matrices of the dense model, as `benchmarks/structured.py` takes them."""
-    batches, found = list(token_batches(w, 8)), structures(model, kinds=kinds)
-    gathered = consumer_statistics(model, found, batches, want="gram")
-    return (
-        found,
-        gathered,
-        chosen(
-            found,
-            criterion,
-            gathered,
-            mask_gradients(model, found, batches),
-            SimpleNamespace(removed=removed, scope=scope),
-        ),
-    )
-
-
 def with_zeros(model):
     """The biases that the loop's model has and a chain by hand has not made: zeros."""
     adopt_config(model, anatomy(model))
@@ -83,8 +68,8 @@ def with_zeros(model):
 )
 def test_two_streams_are_the_walk_by_hand(criterion, kind, kinds):
     dense, w = small_llama(), windows(16)
-    found, _, masks = by_hand(dense, w, criterion, kinds, "global", 0.4)
-    twin, _ = walked(dense, found, masks, w, 0.001)
+    found, _, masks = chosen_by_hand(dense, w, criterion, kinds, "global", 0.4)
+    twin = two_streams_by_hand(dense, found, masks, w, 0.001)
     result = prune(
         dense, Recipe.parse(f"{criterion}-{kind}-40%[scope=global] LIAR+GP[penalty=0.001]"), w, precision=torch.float64
     )
@@ -97,9 +82,9 @@ def test_two_streams_are_the_walk_by_hand(criterion, kind, kinds):
 @pytest.mark.parametrize("method, word", [("compensate", "bias"), ("scale", "scale"), ("LIAR", "liar")])
 def test_the_dense_stream_is_the_chain_of_one_pass(method, word):
     dense, w = small_llama(), windows(16)
-    found, gathered, masks = by_hand(dense, w, "activation", ["heads", "neurons"], "uniform")
-    twin, ours = copied(dense, found)
-    results = repaired(found, masks, gathered, word, 0.01)
+    found, gathered, masks = chosen_by_hand(dense, w, "activation", ["heads", "neurons"], "uniform")
+    twin, ours = copy_with_structures(dense, found)
+    results = repaired_by_hand(found, masks, gathered, word, 0.01)
     for pair in ours:
         results[pair.name].install(pair.consumer)
     remove(ours, masks)

@@ -305,6 +305,7 @@ def every_mask(pairs):
         yield {pair.name: mask for pair, mask in zip(pairs, choice, strict=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [None, 64])
 @pytest.mark.parametrize(
     "counts", [{"heads": 3, "neurons": 4}, {"heads": 4}, {"neurons": 5}], ids=["both", "heads", "neurons"]

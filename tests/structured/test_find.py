@@ -25,8 +25,8 @@ from analysis.structured.pairs import (
 )
 from tests.helpers.encoders import ENCODERS, encoder
 from tests.helpers.families import FAMILIES, REFUSED, tiny, tokens
+from tests.helpers.structures import ACROSS_HEADS, half_kept, logits
 
-ACROSS_HEADS = ("olmo2",)  # their query and key norms span all heads
 HEADED = [family for family in FAMILIES if family not in ACROSS_HEADS]
 GROUPED = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "glm4", "falcon"]
 
@@ -37,23 +37,6 @@ def build(name: str) -> nn.Module:
 
 def kinds_of(name: str) -> tuple[str, ...]:
     return ("neurons",) if name in ACROSS_HEADS else tuple(KINDS)
-
-
-def half_kept(found, seed: int = 0) -> dict[str, torch.Tensor]:
-    """About half of every pair's structures, equally many in every group."""
-    generator = torch.Generator().manual_seed(seed)
-    masks = {}
-    for pair in found:
-        mask = torch.zeros(pair.count, dtype=torch.bool)
-        for group in torch.arange(pair.count).view(-1, pair.units):
-            mask[group[torch.rand(pair.units, generator=generator).argsort()[: (pair.units + 1) // 2]]] = True
-        masks[pair.name] = mask
-    return masks
-
-
-def logits(model: nn.Module, ids, mask) -> torch.Tensor:
-    output = model(input_ids=ids, attention_mask=mask.long())
-    return output[0][mask] if output[0].ndim == 3 else output[0]
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *ENCODERS])

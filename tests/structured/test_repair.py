@@ -24,7 +24,7 @@ from analysis.windows import Windows
 from tests.helpers.encoders import encoder
 from tests.helpers.families import tiny, tokens
 from tests.helpers.references import correlated, normal, statistics_of
-from tests.structured.test_find import half_kept
+from tests.helpers.structures import half_kept
 
 WIDTH, ROWS, TOKENS = 24, 7, 300
 OWNER = torch.arange(WIDTH) // 3
@@ -349,6 +349,7 @@ def layer_output(model: nn.Module, matrix, batch: dict[str, Tensor]) -> tuple[Te
     return tuple(value.reshape(-1, value.shape[-1])[mask] for value in seen[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "opt", "gpt2", "gpt_neox", "bert"])
 def test_liar_brings_the_model_closer_and_survives_shrinking(name, tmp_path):
     def build() -> nn.Module:

@@ -20,7 +20,7 @@ from analysis.structured.pairs import masked, row_mask
 from analysis.structured.shrink import check_shrinks, footprint, holds_bias, shrink
 from tests.helpers.encoders import ENCODERS, encoder
 from tests.helpers.families import FAMILIES, tiny, tokens
-from tests.structured.test_find import ACROSS_HEADS, half_kept, logits
+from tests.helpers.structures import ACROSS_HEADS, half_kept, logits
 
 SLOPES = ("bloom",)  # a slope per head is made outside the blocks
 FIXED_WIDTH = (

@@ -17,8 +17,7 @@ from analysis.text.generated_files import file_of, written
 from analysis.text.load import load_tokens
 from analysis.text.tokens import tokenise
 from analysis.windows import append, disjoint
-from tests.helpers.writers import END, tiny_writer
-from tests.text.test_generate import one_word
+from tests.helpers.writers import END, one_word, tiny_writer
 
 SOURCE = "self:batch=8"
 
