@@ -64,11 +64,15 @@ def lab_finetune(args: argparse.Namespace) -> Report:
     folder, _ = fetch(args.model)
     tokenizer = finetune.tokenizer(folder)
     given = load_examples(
-        train, tokenizer, samples=config.examples if train.endless else None, length=config.length, seed=config.seed
+        train,
+        tokenizer=tokenizer,
+        samples=config.examples if train.endless else None,
+        length=config.length,
+        seed=config.seed,
     )
     scored = load_examples(
         held_out,
-        tokenizer,
+        tokenizer=tokenizer,
         samples=config.scored if held_out.endless else None,
         length=config.length,
         classes=given.labelled.classes or None,

@@ -6,7 +6,7 @@ Importing this loads no torch, so that `fingerprint` and `lab_models` cost nothi
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from analysis.errors import ModelError, UnsupportedModel, UsageError
 from analysis.models.hub import fetch, has_tokenizer, is_shrunk, read_config
@@ -14,6 +14,7 @@ from analysis.models.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -33,7 +34,7 @@ class LoadedModel:
 
     @property
     def head(self) -> str:
-        """What it answers: one of `heads.HEADS`."""
+        """What it answers: one of `task_heads.ANSWERS`."""
         from analysis.models.task_heads import head
 
         return head(self.model)
@@ -50,6 +51,18 @@ class LoadedModel:
     def context(self) -> int | None:
         """Most tokens the model can read at once; None where its config states no bound."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def unwrapped(model: "LoadedModel | nn.Module") -> "PreTrainedModel":
+    """The transformers model itself: that of a loaded model, any other as it is given."""
+    return cast("PreTrainedModel", model.model if isinstance(model, LoadedModel) else model)
+
+
+def embedding_rows(model: "PreTrainedModel") -> int:
+    """How many token ids a model embeds; larger ids mean nothing to it."""
+    return cast("Tensor", model.get_input_embeddings().weight).shape[
+        0
+    ]  # torch types any module's attribute as a module
 
 
 def load_model(name: str, *, device: str = "auto", dtype: str = "float32") -> LoadedModel:
@@ -179,7 +192,7 @@ def _check_finite(model: "PreTrainedModel", name: str, dtype: str) -> None:
 def _check_vocabulary(model: "PreTrainedModel", tokenizer, name: str) -> None:
     if tokenizer is None:
         return
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = embedding_rows(model)
     token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
     if largest >= rows:
         raise ModelError(
@@ -192,7 +205,7 @@ def _check_causal(model: "PreTrainedModel", name: str) -> None:
     """What follows a token must not change what the model says at it: encoders loaded as decoders do not pass."""
     import torch
 
-    last = model.get_input_embeddings().weight.shape[0] - 1
+    last = embedding_rows(model) - 1
     ids = torch.tensor([[0, 0, 0], [0, last, last]], device=model.device)
     with torch.no_grad():
         one, other = (

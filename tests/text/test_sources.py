@@ -239,13 +239,13 @@ def test_a_name_too_long_for_a_path_is_a_missing_file():
     [
         "sources",
         "readers",
-        "corpora",
-        "settings",
+        "load",
+        "generation",
         "generate",
-        "generated",
+        "generated_files",
         "mixtures",
         "example_sets",
-        "example_tables",
+        "example_readers",
     ],
 )
 def test_reading_sources_loads_no_torch(module):
