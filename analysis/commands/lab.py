@@ -49,9 +49,10 @@ def lab_finetune(args: argparse.Namespace) -> Report:
     from analysis.text.examples import load_examples
     from analysis.text.sources import parse_source
     from analysis.training import finetune
+    from analysis.training.loop import check_config
 
     config = _config(finetune.FinetuneConfig, args)
-    finetune.check(config)
+    check_config(config)
     train, held_out = (
         parse_source(args.source).half("train"),
         parse_source(args.held_out or args.source).half("held-out"),
@@ -75,7 +76,7 @@ def lab_finetune(args: argparse.Namespace) -> Report:
         tokenizer=tokenizer,
         samples=config.scored if held_out.endless else None,
         length=config.length,
-        classes=given.labelled.classes or None,
+        classes=given.answers.classes or None,
     )
     out = args.out or paths.runs() / f"encoder-{Path(train.name).stem}"
     finetune.finetune(
