@@ -15,7 +15,8 @@ from analysis.models.quiet import quiet
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -88,7 +89,7 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "float32") -> Lo
     with quiet():
         model = _read_model(folder, name, getattr(torch, dtype))
         tokenizer = _read_tokenizer(folder, name)
-    model = model.to(device).eval().requires_grad_(False)
+    model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]  # wrapped without its signature
     model.config.use_cache = False
     _check_finite(model, name, dtype)
     _check_vocabulary(model, tokenizer, name)
@@ -124,8 +125,8 @@ def _read_model(folder: Path, name: str, dtype: "torch.dtype") -> "PreTrainedMod
         raise ModelError(
             f"model {name!r}: transformers cannot use {folder / 'config.json'} ({_line(error)})"
         ) from error
-    kind = _kind(config)
-    if type(config) not in kind._model_mapping:
+    kind = _auto_class(config)
+    if type(config) not in kind._model_mapping:  # type: ignore[operator]  # set in every auto class
         raise ModelError(
             f"model {name!r}: {config.model_type} is no causal language model (a decoder that predicts the next token),"
             " nor does its config name a SequenceClassification or QuestionAnswering architecture"
@@ -133,7 +134,7 @@ def _read_model(folder: Path, name: str, dtype: "torch.dtype") -> "PreTrainedMod
     if is_shrunk(folder):
         from analysis.models.uneven import load_shrunk
 
-        return load_shrunk(folder).to(dtype)
+        return cast("PreTrainedModel", load_shrunk(folder).to(dtype))
     try:
         model, report = kind.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
@@ -156,16 +157,16 @@ def _read_model(folder: Path, name: str, dtype: "torch.dtype") -> "PreTrainedMod
     return model
 
 
-def _kind(config) -> type:
+def _auto_class(config: "PreTrainedConfig") -> "type[_BaseAutoModelClass]":
     """The auto class that reads a model: by what its config says it was saved as, a decoder otherwise."""
     from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
-    kinds = {
+    classes: dict[str, type[_BaseAutoModelClass]] = {
         "ForSequenceClassification": AutoModelForSequenceClassification,
         "ForQuestionAnswering": AutoModelForQuestionAnswering,
     }
     saved_as = (config.architectures or [""])[0]
-    return next((kind for ending, kind in kinds.items() if saved_as.endswith(ending)), AutoModelForCausalLM)
+    return next((kind for ending, kind in classes.items() if saved_as.endswith(ending)), AutoModelForCausalLM)
 
 
 def _read_tokenizer(folder: Path, name: str) -> "PreTrainedTokenizerBase | None":
