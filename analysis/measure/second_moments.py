@@ -8,23 +8,24 @@ measured against.
     [distance(a, b) for a, b in zip(near, far)]
 """
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from analysis.models.anatomy import anatomy, evaluating, run_body
 from analysis.models.hooks import hooked
+from analysis.models.load import LoadedModel, unwrapped
 from analysis.streams.moments import Accumulator, hidden_accumulator, mean_square, real_rows
 from analysis.windows import Windows
 
 BATCH = 8  # windows per forward
 
 
-def second_moment(model, windows: Windows) -> list[Tensor]:
+def second_moment(model: LoadedModel | nn.Module, windows: Windows) -> list[Tensor]:
     """S (H, H), float64 on the CPU, of every block's output in the model's own forward over the real tokens of windows
     (N, T).
 
     model: a causal language model, or a loaded model. Raises UnsupportedModel where its blocks cannot be found.
     """
-    model = getattr(model, "model", model) if hasattr(model, "fingerprint") else model
+    model = unwrapped(model)
     blocks = anatomy(model).blocks
     sums: list[Accumulator] = []
     rows = slice(0)

@@ -49,11 +49,11 @@ def matrix_inputs(block: Block, names: Sequence[str], hidden: Tensor, call: Call
     Matrices fed the same tensor (query, key and value) share it here too. The forward ends at the last of them, before
     its product. Raises UsageError for a name that is no matrix of the block.
     """
-    known = {matrix.name for matrix in block.matrices}
-    unknown = [name for name in names if name not in known]
+    matrices = {matrix.name for matrix in block.matrices}
+    unknown = [name for name in names if name not in matrices]
     if unknown:
         raise UsageError(
-            f"matrix_inputs: {', '.join(unknown)} is no matrix of {block.name}; there are {', '.join(sorted(known))}"
+            f"matrix_inputs: {', '.join(unknown)} is no matrix of {block.name}; there are {', '.join(sorted(matrices))}"
         )
     return module_inputs(block, names, hidden, call)
 
@@ -81,13 +81,13 @@ def check_halves(anatomy: Anatomy, recording: Recording, rows: Tensor | slice) -
             call = recording.call(block.index, rows, hidden.device)
             true = run(block.module, hidden, call)
             try:
-                ours = _both_halves(block, hidden, call)
+                joined = _both_halves(block, hidden, call)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # whatever the family's forward makes of a silenced half
                 raise _refusal(block, f"running them failed with {type(error).__name__}: {error}") from error
             allowed = tolerance_for(parameter.dtype)
-            windows = zip(ours, true, recording.mask[rows].to(true.device), strict=True)
+            windows = zip(joined, true, recording.mask[rows].to(true.device), strict=True)
             errors = torch.stack([_relative(half[real], whole[real]) for half, whole, real in windows])
             if not (errors <= allowed).all():  # nan is refused
                 worst = errors.max().item()
@@ -114,9 +114,9 @@ def _both_halves(block: Block, hidden: Tensor, call: Call) -> Tensor:
     return middle.double() - hidden.double() + half_output(block, "mlp", hidden, call).double()
 
 
-def _relative(ours: Tensor, true: Tensor) -> Tensor:
-    """|ours - true| / |true|, 2-norms in float64; 0 where they are equal."""
-    difference = (ours.double() - true.double()).norm()
+def _relative(approximate: Tensor, true: Tensor) -> Tensor:
+    """|approximate - true| / |true|, 2-norms in float64; 0 where they are equal."""
+    difference = (approximate.double() - true.double()).norm()
     return torch.where(difference == 0, difference, difference / true.double().norm())
 
 
@@ -188,4 +188,6 @@ def _stub(child: Child, hidden: Tensor) -> Callable:
 
 def _pass_on(*args, **kwargs) -> Tensor:
     """A forward that returns its input."""
-    return tensor_given(args, kwargs)
+    tensor = tensor_given(args, kwargs)
+    assert tensor is not None  # the block's forward calls the children it silences on hidden states
+    return tensor

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from analysis.errors import DataError
 from analysis.lab.examples import Example, ExampleSet
-from analysis.text.example_sets import HUB_SETS, Answered, HubSet
+from analysis.text.example_sets import HUB_SETS, HubSet, Question
 from analysis.text.hub import Hub, fetch
 from analysis.text.readers import file_text
 from analysis.text.sources import check_file
@@ -204,11 +204,11 @@ class _Rows(Sequence):
         return Example(first, second, label)
 
 
-def _answered(question: str, passage: str, answers: dict, where: str) -> Answered | None:
+def _answered(question: str, passage: str, answers: dict, where: str) -> Question | None:
     """A question of SQuAD; the first of its answers is the label."""
     if not answers["text"]:
         raise DataError(f"{where}: has no answer; take a split that has them, train or validation")
     start, stop = answers["answer_start"][0], answers["answer_start"][0] + len(answers["text"][0])
     if passage[start:stop] != answers["text"][0]:
         return None
-    return Answered(question, passage, (start, stop), tuple(dict.fromkeys(answers["text"][1:])))
+    return Question(question, passage, (start, stop), tuple(dict.fromkeys(answers["text"][1:])))

@@ -34,7 +34,7 @@ class HubSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered(Example):
+class Question(Example):
     """A question with several right answers: `accepted` are the texts of all but the one that `label` marks."""
 
     accepted: tuple[str, ...] = ()

@@ -110,6 +110,8 @@ def test_a_real_model_on_its_own_text(assets):
 
     model = AutoModelForCausalLM.from_pretrained(assets / "stories260K")
     tokenizer = AutoTokenizer.from_pretrained(assets / "stories260K")
-    windows = load_tokens(str(assets / "text" / "tiny.utf8"), tokenizer, samples=40, length=512, mode="documents")
+    windows = load_tokens(
+        str(assets / "text" / "tiny.utf8"), tokenizer=tokenizer, samples=40, length=512, mode="documents"
+    )
     result = perplexity(model, windows)
     assert 1.35 < result.nats_per_token < 1.6  # about 1.47 per story, as the folder's README says
