@@ -22,7 +22,7 @@ from analysis.streams.streams import Streams, call_of, chunks, input_statistics
 from analysis.structured.find import Pair, column_mask, remove, structure_of_column
 from analysis.structured.repair import Repaired, repair
 
-METHODS = {"compensate": "bias", "scale": "scale", "liar": "liar"}
+REPAIRERS = {"compensate": "bias", "scale": "scale", "liar": "liar"}  # word of a repair: method of `repair`
 SEARCHED = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # penalties that penalty=held-out tries
 
 
@@ -72,7 +72,7 @@ def remove_and_repair(
         held = sums.nbytes + (outside.nbytes if outside else 0)
         matrix = next(matrix for matrix in dense.matrices if matrix.name == name)
         repaired = repair(
-            METHODS[recipe.repair.name],
+            REPAIRERS[recipe.repair.name],
             matrix.weight(),
             matrix.module.bias,
             column_mask(pair, mask),
