@@ -34,15 +34,8 @@ from analysis.structured.criteria import (
     structure_scores,
     token_batches,
 )
-from analysis.structured.find import (
-    KINDS,
-    Structures,
-    column_mask,
-    remove,
-    structure_of_column,
-    structures,
-    structures_of_copy,
-)
+from analysis.structured.find import KINDS, structures
+from analysis.structured.pairs import Structures, column_mask, remove, structure_of_column, structures_of_copy
 from analysis.structured.repair import METHODS, repair
 from analysis.structured.shrink import footprint, shrink
 from analysis.structured.targets import two_streams
@@ -57,7 +50,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="lab")
     parser.add_argument("--source", default="lab:mixed")
     parser.add_argument("--held-out", default="lab:mixed")
-    parser.add_argument("--kinds", nargs="+", default=["neurons"], choices=KINDS)
+    parser.add_argument("--kinds", nargs="+", default=["neurons"], choices=list(KINDS))
     parser.add_argument("--heads", default="groups")
     parser.add_argument("--criteria", nargs="+", default=["flap"], choices=list(STRUCTURED_WORDS))
     parser.add_argument("--removed", type=float, default=0.5)

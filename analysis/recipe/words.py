@@ -3,8 +3,8 @@ which options it alone takes.
 
 The parts of a recipe, its text form, `analysis list recipes`, figures and the dispatch of functions read these records.
 What a word does is a function elsewhere, keyed by the word: `masks/criteria.py` (SCORES), `masks/refine.py` (REFINERS),
-`structured/criteria.py` (STRUCTURE_SCORES), `structured/targets.py` (REPAIRERS), `pruning/solvers.py` (SOLVERS). Words
-from outside the package are added by `analysis/extend.py`. No torch.
+`structured/criteria.py` (STRUCTURE_SCORES), `pruning/choosers.py` (CHOOSERS), `pruning/solvers.py` (REPAIRS, SOLVERS).
+Words from outside the package are added by `analysis/extend.py`. No torch.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping

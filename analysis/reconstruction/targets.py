@@ -63,10 +63,10 @@ def moments(dense: Piece, pruned: Piece, streams: Streams, recipe: Recipe, preci
     device = _device(dense)
     ((name, matrix),) = pruned.matrices.items()
     collector = MomentsCollector(matrix.columns, precision, device)
-    for rows in chunks(*streams.mask.shape, device):
+    for rows in chunks(len(streams.mask), streams.mask.shape[1], device):
         real = streams.mask[rows].to(device)
         inputs = {
-            stream: source.inputs(streams.recording, streams.of(stream)[rows].to(device), rows)[real]
+            stream: source.piece_inputs(streams.recording, streams.of(stream)[rows].to(device), rows)[real]
             for stream, source in (("sparse", pruned), ("dense", dense))
             if stream in (recipe.student, recipe.target)
         }

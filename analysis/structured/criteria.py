@@ -20,7 +20,7 @@ from analysis.models.anatomy import evaluating
 from analysis.models.task_heads import inputs
 from analysis.recipe.words import STRUCTURED_WORDS
 from analysis.streams.collect import Statistics, collect
-from analysis.structured.find import Pair, Structures, structure_of_column
+from analysis.structured.pairs import Pair, Structures, structure_of_column
 from analysis.windows import Windows
 
 Batch = Mapping[str, Tensor]
@@ -78,7 +78,7 @@ def flap_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> T
     """
     variance = (_mean_squares(evidence) - evidence.statistics.mean.double().cpu().square()).clamp(min=0)
     columns = variance * pair.consumer.weight().double().square().sum(0).cpu()
-    if pair.kind == "heads":
+    if pair.half == "attention":
         columns = columns.square()
     spread = columns.std() if len(columns) > 1 else columns.new_zeros(())
     standard = (columns - columns.mean()) / spread if spread > 0 else torch.zeros_like(columns)

@@ -19,10 +19,10 @@ from analysis.models.sub_blocks import half_output, matrix_inputs, module_inputs
 from analysis.recipe.recipe import Recipe
 from analysis.streams.moments import Sums, SumsCollector, one_stream
 from analysis.streams.streams import Streams, call_of, chunks, input_statistics
-from analysis.structured.find import Pair, column_mask, remove, structure_of_column
+from analysis.structured.pairs import Pair, column_mask, remove, structure_of_column
 from analysis.structured.repair import Repaired, repair
 
-REPAIRERS = {"compensate": "bias", "scale": "scale", "liar": "liar"}  # word of a repair: method of `repair`
+METHODS = {"compensate": "bias", "scale": "scale", "liar": "liar"}
 SEARCHED = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # penalties that penalty=held-out tries
 
 
@@ -72,7 +72,7 @@ def remove_and_repair(
         held = sums.nbytes + (outside.nbytes if outside else 0)
         matrix = next(matrix for matrix in dense.matrices if matrix.name == name)
         repaired = repair(
-            REPAIRERS[recipe.repair.name],
+            METHODS[recipe.repair.name],
             matrix.weight(),
             matrix.module.bias,
             column_mask(pair, mask),

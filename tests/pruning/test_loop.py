@@ -11,7 +11,7 @@ from analysis.measure.perplexity import perplexity
 from analysis.models.anatomy import anatomy
 from analysis.pruning.checkpoint import Checkpoint
 from analysis.pruning.loop import prune
-from analysis.pruning.state import generator
+from analysis.pruning.seeds import generator
 from analysis.recipe.parts import TRAINED
 from analysis.recipe.recipe import Recipe
 from analysis.recipe.words import WEIGHT_METHODS

@@ -12,11 +12,11 @@ import pytest
 from analysis.masks.criteria import SCORES, SWEEPS
 from analysis.masks.refine import REFINERS
 from analysis.present.style import CRITERIA, CRITERION_LOOKS, REFINEMENT_NAMES, REFINEMENTS, say_method
+from analysis.pruning.choosers import CHOOSERS
+from analysis.pruning.solvers import REPAIRS, SOLVERS
 from analysis.recipe import parts, recipe, words
 from analysis.recipe.recipe import PARTS, Recipe
 from analysis.structured.criteria import STRUCTURE_SCORES
-from analysis.structured.repair import METHODS
-from analysis.structured.targets import REPAIRERS
 
 KINDS = {
     "criteria": words.CRITERION_WORDS,
@@ -37,17 +37,15 @@ KINDS = {
         (words.CRITERION_WORDS, SCORES),
         (words.STRUCTURED_WORDS, STRUCTURE_SCORES),
         ({name for name in words.REFINEMENT_WORDS if name != "none"}, REFINERS),
-        ({name for name in words.REPAIR_WORDS if name != "none"}, REPAIRERS),
+        (words.KIND_WORDS, CHOOSERS),
+        (words.SOLVER_WORDS, SOLVERS),
+        (words.REPAIR_WORDS, REPAIRS),
         ({name for name, word in words.CRITERION_WORDS.items() if word.sweeps}, SWEEPS),
     ],
-    ids=["criteria", "structured criteria", "refinements", "repairs", "sweeps"],
+    ids=["criteria", "structured criteria", "refinements", "kinds", "solvers", "repairs", "sweeps"],
 )
 def test_every_word_has_a_function_and_every_function_a_word(records, functions):
     assert set(records) == set(functions)
-
-
-def test_repairs_are_methods_of_the_repair_function():
-    assert set(REPAIRERS.values()) <= set(METHODS)
 
 
 @pytest.mark.parametrize("records", KINDS.values(), ids=KINDS)

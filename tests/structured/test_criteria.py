@@ -21,7 +21,8 @@ from analysis.structured.criteria import (
     structure_scores,
     token_batches,
 )
-from analysis.structured.find import Structures, masked, structures
+from analysis.structured.find import structures
+from analysis.structured.pairs import Structures, masked
 from analysis.windows import Windows
 from tests.helpers.encoders import encoder
 from tests.helpers.families import tiny, tokens

@@ -12,17 +12,15 @@ from torch import nn
 from analysis.errors import UnsupportedModel, UsageError
 from analysis.models.anatomy import anatomy, anatomy_of_copy
 from analysis.models.widths import head_shape
-from analysis.structured.find import (
-    KINDS,
+from analysis.structured.find import KINDS, removal_error, structures
+from analysis.structured.pairs import (
     check_masks,
     column_mask,
     element_masks,
     masked,
-    removal_error,
     remove,
     row_mask,
     structure_of_column,
-    structures,
     structures_of_copy,
 )
 from tests.helpers.encoders import ENCODERS, encoder
@@ -38,7 +36,7 @@ def build(name: str) -> nn.Module:
 
 
 def kinds_of(name: str) -> tuple[str, ...]:
-    return ("neurons",) if name in ACROSS_HEADS else KINDS
+    return ("neurons",) if name in ACROSS_HEADS else tuple(KINDS)
 
 
 def half_kept(found, seed: int = 0) -> dict[str, torch.Tensor]:

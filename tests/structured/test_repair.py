@@ -15,7 +15,8 @@ from analysis.streams.moments import Sums, SumsCollector, one_stream
 from analysis.streams.streams import Streams, advance, open_streams
 from analysis.structured.budget import select
 from analysis.structured.criteria import Evidence, consumer_statistics, mask_gradients, structure_scores, token_batches
-from analysis.structured.find import column_mask, masked, structure_of_column, structures
+from analysis.structured.find import structures
+from analysis.structured.pairs import column_mask, masked, structure_of_column
 from analysis.structured.repair import METHODS, Repaired, repair
 from analysis.structured.shrink import shrink
 from analysis.structured.targets import two_streams

@@ -15,7 +15,8 @@ from analysis.models.load import load_model
 from analysis.models.save import save_shrunk
 from analysis.models.uneven import MANIFEST, WEIGHTS, load_shrunk
 from analysis.models.widths import Widths, assign_bias, widths
-from analysis.structured.find import masked, row_mask, structures
+from analysis.structured.find import structures
+from analysis.structured.pairs import masked, row_mask
 from analysis.structured.shrink import check_shrinks, footprint, holds_bias, shrink
 from tests.helpers.encoders import ENCODERS, encoder
 from tests.helpers.families import FAMILIES, tiny, tokens
@@ -231,7 +232,7 @@ def test_whether_a_model_can_shrink_is_known_before_any_mask(heads):
 def test_a_smaller_model_that_is_not_the_masked_one_is_refused(monkeypatch):
     model = tiny("llama")
     found = structures(model, kinds=["neurons"])
-    monkeypatch.setattr("analysis.structured.shrink.row_mask", lambda producer, mask: row_mask(producer, mask.flip(0)))
+    monkeypatch.setattr("analysis.structured.pairs.row_mask", lambda producer, mask: row_mask(producer, mask.flip(0)))
     with pytest.raises(UnsupportedModel, match="differs from the masked one"):
         shrink(model, found, half_kept(found))
 
