@@ -96,7 +96,7 @@ def problem(shape: tuple[int, int]) -> tuple[Tensor, Statistics, Tensor]:
     tokens = torch.randn(4 * width, width, generator=generator) @ mixing
     gram = tokens.T @ tokens
     inputs = Statistics(gram, gram.diagonal().clone(), tokens.mean(0), len(tokens))
-    return weight, inputs, wanda_scores(weight, inputs.diagonal, inputs.tokens)
+    return weight, inputs, wanda_scores(weight, inputs)
 
 
 def bare_swap(weight: Tensor, gram: Tensor, mask: Tensor, pattern: Pattern) -> Callable[[], object]:

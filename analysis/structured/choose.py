@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from analysis.models.anatomy import Anatomy
 from analysis.models.task_heads import check_answers
 from analysis.recipe.parts import Criterion, Pattern
+from analysis.recipe.words import STRUCTURED_WORDS
 from analysis.structured.budget import select
 from analysis.structured.criteria import (
-    CRITERIA,
     Evidence,
     consumer_statistics,
     mask_gradients,
+    ranking,
     structure_scores,
     token_batches,
 )
@@ -28,7 +29,7 @@ BATCH = 8  # windows whose loss makes one gradient
 
 def wanted_evidence(criterion: Criterion) -> str | None:
     """What the criterion looks at: "statistics" of the consumers' inputs, "gradients" of the loss, or nothing."""
-    return CRITERIA[criterion.name].wants
+    return STRUCTURED_WORDS[criterion.name].evidence
 
 
 def pattern_structures(model: nn.Module, parts: Anatomy, pattern: Pattern) -> Structures:
@@ -85,9 +86,11 @@ def choose_structures(
     Raises as `structure_scores` and `select`.
     """
     scores = {
-        pair.name: structure_scores(criterion.name, pair, evidence.get(pair.name), generator(pair.name))
+        pair.name: structure_scores(
+            criterion.name, pair, evidence.get(pair.name), generator(pair.name), **criterion.options()
+        )
         for pair in pairs
     }
     return select(
-        pairs, scores, share_of(pattern), scope=pattern.scope, context=pattern.flops, rule=CRITERIA[criterion.name].rule
+        pairs, scores, share_of(pattern), scope=pattern.scope, context=pattern.flops, rule=ranking(criterion.name)
     )

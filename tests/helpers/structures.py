@@ -6,17 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from analysis.models.anatomy import anatomy_of_copy
+from analysis.present.style import CRITERIA
 from analysis.streams.moments import one_stream
 from analysis.streams.streams import advance, open_streams
 from analysis.structured.budget import select
-from analysis.structured.criteria import (
-    CRITERIA,
-    Evidence,
-    consumer_statistics,
-    mask_gradients,
-    structure_scores,
-    token_batches,
-)
+from analysis.structured.criteria import Evidence, consumer_statistics, mask_gradients, structure_scores, token_batches
 from analysis.structured.find import structures
 from analysis.structured.pairs import Structures, column_mask, remove, structure_of_column, structures_of_copy
 from analysis.structured.repair import Repaired, repair

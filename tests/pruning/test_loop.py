@@ -13,7 +13,8 @@ from analysis.pruning.checkpoint import Checkpoint
 from analysis.pruning.loop import prune
 from analysis.pruning.seeds import generator
 from analysis.recipe.parts import TRAINED
-from analysis.recipe.recipe import METHODS, Recipe
+from analysis.recipe.recipe import Recipe
+from analysis.recipe.words import WEIGHT_METHODS
 from analysis.reconstruction.gradient import reconstruct
 from analysis.reconstruction.targets import problem
 from analysis.reconstruction.units import pieces
@@ -41,7 +42,7 @@ def _nats(result) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WEIGHT_METHODS)
 @pytest.mark.parametrize("criterion", ["random-50%", "magnitude-50%", "wanda-50%", "sparsegpt-50%", "sparsegpt-2:4"])
 def test_every_method_and_criterion(criterion, method):
     dense = small_llama(blocks=2)
@@ -462,7 +463,7 @@ def test_half_precision_models_stay_half_and_improve(method, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WEIGHT_METHODS)
 def test_on_a_gpu_the_result_is_the_cpus_within_rounding(method):
     recipe, held_out = _recipe("wanda-50%", method), {"other": windows(4, seed=1)}
     cpu = prune(small_llama(), recipe, windows(8), held_out)

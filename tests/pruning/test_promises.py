@@ -17,7 +17,8 @@ from analysis.models.save import assert_sparsity
 from analysis.paths import ROOT
 from analysis.pruning.checkpoint import Checkpoint
 from analysis.pruning.loop import prune
-from analysis.recipe.recipe import METHODS, Recipe
+from analysis.recipe.recipe import Recipe
+from analysis.recipe.words import WEIGHT_METHODS
 from analysis.schema import TABLES
 from analysis.windows import Windows, append
 from tests.helpers.small import small_llama, windows
@@ -254,7 +255,7 @@ def test_6_shared_text_is_refused_before_any_work():
 # 7. Every number carries its cost ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WEIGHT_METHODS)
 def test_7_seconds_memory_tokens_and_parameters_of_every_stage(method):
     result = prune(small_llama(), Recipe.parse(f"wanda-50% {method}"), windows(4), {"x": windows(2, seed=1)})
     cost = result.tables["cost"]

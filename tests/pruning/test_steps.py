@@ -11,10 +11,8 @@ from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.loop import prune
 from analysis.pruning.solvers import REPAIRS, SOLVERS
 from analysis.pruning.steps import SolverSteps
-from analysis.recipe.parts import KINDS
-from analysis.recipe.parts import REPAIRS as REPAIR_NAMES
-from analysis.recipe.parts import SOLVERS as SOLVER_NAMES
 from analysis.recipe.recipe import Recipe
+from analysis.recipe.words import KIND_WORDS, REPAIR_WORDS, SOLVER_WORDS
 from analysis.structured.pairs import element_masks
 from tests.helpers.small import small_llama, windows
 
@@ -22,7 +20,7 @@ LR = Recipe.parse("wanda-50% LR")
 
 
 def test_every_word_of_a_recipe_has_its_steps():
-    assert set(CHOOSERS) == set(KINDS) and set(REPAIRS) == set(REPAIR_NAMES) and set(SOLVERS) == set(SOLVER_NAMES)
+    assert set(CHOOSERS) == set(KIND_WORDS) and set(REPAIRS) == set(REPAIR_WORDS) and set(SOLVERS) == set(SOLVER_WORDS)
 
 
 def doubling(state, visit, meter):

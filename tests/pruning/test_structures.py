@@ -16,8 +16,8 @@ from analysis.models.hub import is_shrunk
 from analysis.models.load import load_model
 from analysis.models.save import assert_sparsity, save_shrunk
 from analysis.pruning.loop import prune
-from analysis.recipe.parts import STRUCTURED
-from analysis.recipe.recipe import REPAIRING, Recipe
+from analysis.recipe.recipe import Recipe
+from analysis.recipe.words import REPAIR_METHODS, STRUCTURED_WORDS
 from analysis.schema import TABLES
 from analysis.structured.pairs import column_mask, element_masks, remove
 from analysis.structured.shrink import adopt_config, footprint
@@ -31,7 +31,7 @@ from tests.helpers.structures import (
     two_streams_by_hand,
 )
 
-EVERY = [("neurons", method) for method in REPAIRING] + [
+EVERY = [("neurons", method) for method in REPAIR_METHODS] + [
     ("heads", "LR"),
     ("structures", "LIAR+GP"),
     ("structures", "BR+GP[repair=liar,epochs=3,lr=2e-3]"),
@@ -149,7 +149,7 @@ def test_scores_look_at_the_stream_of_the_recipe(stream):
 # ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("criterion", STRUCTURED)
+@pytest.mark.parametrize("criterion", STRUCTURED_WORDS)
 @pytest.mark.parametrize("scope", ["uniform", "global"])
 def test_every_criterion_removes_what_the_pattern_says(criterion, scope):
     dense = small_llama()
