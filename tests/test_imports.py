@@ -32,7 +32,7 @@ FLOORS = [
 ]
 ALLOWED = {room: set().union(*FLOORS[:level]) for level, floor in enumerate(FLOORS) for room in floor}
 ALLOWED |= dict.fromkeys(GROUND, GROUND)
-ALLOWED |= {"suite": GROUND, "present": GROUND | TABLES}
+ALLOWED |= {"suite": GROUND, "present": GROUND | TABLES | {"recipe"}}
 ANYTHING = {"__init__", "__main__", "cli", "commands"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
