@@ -20,11 +20,11 @@ from analysis.windows import Windows
 ACROSS_HEADS = ("olmo2",)  # their query and key norms span all heads
 
 
-def half_kept(found, seed: int = 0) -> dict[str, torch.Tensor]:
+def half_kept(removable, seed: int = 0) -> dict[str, torch.Tensor]:
     """About half of every pair's structures, equally many in every group."""
     generator = torch.Generator().manual_seed(seed)
     masks = {}
-    for pair in found:
+    for pair in removable:
         mask = torch.zeros(pair.count, dtype=torch.bool)
         for group in torch.arange(pair.count).view(-1, pair.units):
             mask[group[torch.rand(pair.units, generator=generator).argsort()[: (pair.units + 1) // 2]]] = True

@@ -68,8 +68,8 @@ def with_zeros(model):
 )
 def test_two_streams_are_the_walk_by_hand(criterion, kind, kinds):
     dense, w = small_llama(), windows(16)
-    found, _, masks = chosen_by_hand(dense, w, criterion, kinds, "global", 0.4)
-    twin = two_streams_by_hand(dense, found, masks, w, 0.001)
+    removable, _, masks = chosen_by_hand(dense, w, criterion, kinds, "global", 0.4)
+    twin = two_streams_by_hand(dense, removable, masks, w, 0.001)
     result = prune(
         dense, Recipe.parse(f"{criterion}-{kind}-40%[scope=global] LIAR+GP[penalty=0.001]"), w, precision=torch.float64
     )
@@ -82,9 +82,9 @@ def test_two_streams_are_the_walk_by_hand(criterion, kind, kinds):
 @pytest.mark.parametrize("method, word", [("compensate", "bias"), ("scale", "scale"), ("LIAR", "liar")])
 def test_the_dense_stream_is_the_chain_of_one_pass(method, word):
     dense, w = small_llama(), windows(16)
-    found, gathered, masks = chosen_by_hand(dense, w, "activation", ["heads", "neurons"], "uniform")
-    twin, ours = copy_with_structures(dense, found)
-    results = repaired_by_hand(found, masks, gathered, word, 0.01)
+    removable, gathered, masks = chosen_by_hand(dense, w, "activation", ["heads", "neurons"], "uniform")
+    twin, ours = copy_with_structures(dense, removable)
+    results = repaired_by_hand(removable, masks, gathered, word, 0.01)
     for pair in ours:
         results[pair.name].install(pair.consumer)
     remove(ours, masks)
@@ -94,7 +94,7 @@ def test_the_dense_stream_is_the_chain_of_one_pass(method, word):
     assert all(torch.equal(result.structure_masks[name], mask) for name, mask in masks.items())
     assert same(result.model, with_zeros(twin), atol=1e-5)
     layers = result.tables["layers"].set_index(["block", "matrix"])
-    for pair in found:
+    for pair in removable:
         row = layers.loc[(pair.block, pair.consumer.name)]
         assert (row.error_before, row.error_after) == pytest.approx(
             (results[pair.name].loss_before, results[pair.name].loss_after), rel=1e-3
@@ -203,11 +203,11 @@ def test_every_repair_brings_the_model_closer_and_says_by_how_much(kind, method)
 def test_repairs_come_in_the_order_of_what_they_may_change():
     """On one block's calibration error: LIAR <= bias and LIAR <= scale <= the mask; two streams <= one."""
     dense, w = small_llama(blocks=1), windows(32)
-    found = {
+    errors = {
         m: error(prune(dense, Recipe.parse(f"flap-neurons-50% {m}"), w))
         for m in ("LR", "compensate", "scale[penalty=0]", "LIAR[penalty=0]")
     }
-    mask, bias, scale, liar = found.values()
+    mask, bias, scale, liar = errors.values()
     assert liar < bias < mask and liar < scale < mask
     dense = small_llama(blocks=4)
     one, two = (
