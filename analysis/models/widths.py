@@ -65,7 +65,7 @@ def _widths(block: Block, config) -> Widths:
     return Widths(*head_shape(block, config), _consumer(block, "neurons").columns)
 
 
-def set_weight(module: nn.Module, weight: Tensor) -> None:
+def set_weight(module: nn.Linear | Conv1D, weight: Tensor) -> None:
     """Replace the weight as the module stores it, and the sizes that the module states."""
     module.weight = nn.Parameter(weight.clone(), requires_grad=module.weight.requires_grad)
     if isinstance(module, Conv1D):
