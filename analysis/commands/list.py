@@ -22,9 +22,9 @@ def _models():
 
 
 def _sources():
-    from analysis.text.sources import SOURCES
+    from analysis.text.sources import SOURCE_FORMS
 
-    return ("source", "what it is"), list(SOURCES.items())
+    return ("source", "what it is"), list(SOURCE_FORMS.items())
 
 
 def _tasks():

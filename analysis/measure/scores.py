@@ -137,26 +137,28 @@ def _scored(labelled: Labelled, answers: Tensor) -> tuple[float, float]:
     if labelled.metric == "f1":
         values = [_f1(labelled, row, first, last) for row, (first, last) in enumerate(answers.tolist())]
         return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
-    given, right = answers.double().numpy(), labelled.labels.double().numpy()
+    predicted, true = answers.double().numpy(), labelled.labels.double().numpy()
     if labelled.metric == "accuracy":
-        share = float((given == right).mean())
-        return share, math.sqrt(share * (1 - share) / (len(right) - 1))
+        share = float((predicted == true).mean())
+        return share, math.sqrt(share * (1 - share) / (len(true) - 1))
     correlation = matthews if labelled.metric == "matthews" else spearman
-    draws = np.random.default_rng(0).integers(len(right), size=(RESAMPLES, len(right)))
-    return correlation(given, right), float(np.std([correlation(given[rows], right[rows]) for rows in draws], ddof=1))
+    draws = np.random.default_rng(0).integers(len(true), size=(RESAMPLES, len(true)))
+    return correlation(predicted, true), float(
+        np.std([correlation(predicted[rows], true[rows]) for rows in draws], ddof=1)
+    )
 
 
-def matthews(given: np.ndarray, right: np.ndarray) -> float:
+def matthews(predicted: np.ndarray, true: np.ndarray) -> float:
     """Matthews correlation of classes (N,) and (N,), for any number of classes (Gorodkin 2004); 0 where either holds
     one class only.
     """
-    classes = np.union1d(given, right)
-    return _correlation(given[:, None] == classes, right[:, None] == classes)
+    classes = np.union1d(predicted, true)
+    return _correlation(predicted[:, None] == classes, true[:, None] == classes)
 
 
-def spearman(given: np.ndarray, right: np.ndarray) -> float:
+def spearman(predicted: np.ndarray, true: np.ndarray) -> float:
     """Spearman's rank correlation of (N,) and (N,), ties at their mean rank; 0 where either holds one value only."""
-    return _correlation(*(_ranks(values)[:, None] for values in (given, right)))
+    return _correlation(*(_ranks(values)[:, None] for values in (predicted, true)))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -184,11 +186,11 @@ def words_f1(predicted: str, right: str) -> float:
 
     Two answers of which nothing is left agree, as in SQuAD 2.0.
     """
-    given, wanted = normalised(predicted), normalised(right)
-    if not given or not wanted:
-        return float(given == wanted)
-    shared = (Counter(given) & Counter(wanted)).total()
-    return 2 * shared / (len(given) + len(wanted))
+    predicted_words, right_words = normalised(predicted), normalised(right)
+    if not predicted_words or not right_words:
+        return float(predicted_words == right_words)
+    shared = (Counter(predicted_words) & Counter(right_words)).total()
+    return 2 * shared / (len(predicted_words) + len(right_words))
 
 
 def normalised(text: str) -> list[str]:

@@ -437,9 +437,11 @@ def _norm_halves(name: str, parts: _Parts, trace: _Trace) -> dict[str, str]:
         raise UnsupportedModel(
             f"{name}: ran {order}; cannot tell which of the norms {loose} serve the attention and which the MLP"
         )
-    halves = {key: half for key in order if key in parts.norms and (half := parts.half(key)) is not None}
-    for key in loose:
-        halves[key] = "attention" if order.index(key) < first["attention"] else "mlp"
+    halves = {
+        key: parts.half(key) or ("attention" if order.index(key) < first["attention"] else "mlp")
+        for key in order
+        if key in parts.norms
+    }
     if len(before) == 2:  # parallel halves with a norm each, both run at the start: told apart by who reads them
         readers = trace.inputs[next(key for key in order if parts.half(key) == "mlp")].data_ptr()
         halves |= {key: "mlp" if trace.outputs[key].data_ptr() == readers else "attention" for key in before}

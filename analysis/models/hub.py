@@ -231,11 +231,11 @@ def _download(source: ModelSource) -> Path:
             ),
         )
     )
-    wanted = [_WEIGHTS]
+    files = [_WEIGHTS]
     if (folder / _INDEX).is_file():
-        wanted = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        files = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
     return Path(
-        _ask_hub(source, lambda: snapshot_download(repo_id=source.hub_id, revision=folder.name, allow_patterns=wanted))
+        _ask_hub(source, lambda: snapshot_download(repo_id=source.hub_id, revision=folder.name, allow_patterns=files))
     )
 
 

@@ -103,14 +103,14 @@ def _device(name: str) -> str:
 
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return next(kind for kind, there in present.items() if there)
+        return next(kind for kind, usable in present.items() if usable)
     kind, _, number = name.partition(":")
     if kind not in present or not re.fullmatch(r"[a-z]+(:\d+)?", name):
         raise UsageError(f"device {name!r}: unknown; possible are auto, cuda, cuda:N, mps, cpu")
     if not present[kind] or (kind == "cuda" and number and int(number) >= torch.cuda.device_count()):
         raise UsageError(
             f"device {name!r}: not on this machine; it has"
-            f" {', '.join(kind for kind, there in present.items() if there)}"
+            f" {', '.join(kind for kind, usable in present.items() if usable)}"
         )
     return name
 
@@ -209,10 +209,10 @@ def _check_causal(model: "PreTrainedModel", name: str) -> None:
     last = embedding_rows(model) - 1
     ids = torch.tensor([[0, 0, 0], [0, last, last]], device=model.device)
     with torch.no_grad():
-        one, other = (
+        short, long = (
             model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0].cpu().double()
         )
-    if (one - other).norm() > torch.finfo(model.dtype).eps ** 0.5 * one.norm():
+    if (short - long).norm() > torch.finfo(model.dtype).eps ** 0.5 * short.norm():
         raise ModelError(
             f"model {name!r}: {model.config.model_type} reads the tokens that follow, so it is no causal language"
             " model; an encoder must be fine-tuned to a task first, and saved as its SequenceClassification or"

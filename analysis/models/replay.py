@@ -139,7 +139,7 @@ def _body_arguments(windows: Windows, rows: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor[rows] for tensor in arguments if tensor is not None)
 
 
-def _listen(model: nn.Module, anatomy: Anatomy, given: tuple[Tensor, ...]) -> list[_Seen]:
+def _listen(model: nn.Module, anatomy: Anatomy, arguments: tuple[Tensor, ...]) -> list[_Seen]:
     """What every block was given and returned in one forward of the model."""
     seen: list[_Seen] = []
     ran: list[int] = []
@@ -157,7 +157,7 @@ def _listen(model: nn.Module, anatomy: Anatomy, given: tuple[Tensor, ...]) -> li
 
     before = [(block.module, enter(block.index)) for block in anatomy.blocks]
     with hooked(before, after=[(block.module, leave) for block in anatomy.blocks]):
-        run_body(model, *given)
+        run_body(model, *arguments)
     require_each_once(anatomy.model_type, anatomy.path, ran, len(anatomy.blocks))
     return seen
 
@@ -183,17 +183,17 @@ def _without_caches(name: str, args: tuple, kwargs: dict) -> _Seen:
     return _Seen(without, hidden)
 
 
-def _probe(model: nn.Module, anatomy: Anatomy, given: tuple[Tensor, ...]) -> tuple[Recorder, list[int] | None]:
+def _probe(model: nn.Module, anatomy: Anatomy, arguments: tuple[Tensor, ...]) -> tuple[Recorder, list[int] | None]:
     """A recorder that knows the form of every call, and the forms of the blocks' outputs if they may be stubbed (else
     None).
 
-    given: ids, mask and token types (1, T) of one window.
+    arguments: ids, mask and token types (1, T) of one window.
     """
-    twice = tuple(tensor.repeat(2, 1) for tensor in given)
-    true = _listen(model, anatomy, given)
+    twice = tuple(tensor.repeat(2, 1) for tensor in arguments)
+    true = _listen(model, anatomy, arguments)
     forms = [seen.form for seen in true]
     with _stubbed(anatomy, forms):
-        one, two = _listen(model, anatomy, given), _listen(model, anatomy, twice)
+        one, two = _listen(model, anatomy, arguments), _listen(model, anatomy, twice)
     independent = all(
         form(stubbed.call) == form(seen.call)
         and all(torch.equal(a, b) for a, b in zip(tensors(stubbed.call), tensors(seen.call), strict=True))

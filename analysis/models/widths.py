@@ -66,7 +66,7 @@ def block_widths(block: Block, config: Any) -> Widths:
     return Widths(*head_shape(block, config), consumer_of(block, "mlp").columns)
 
 
-def set_weight(module: nn.Module, weight: Tensor) -> None:
+def set_weight(module: nn.Linear | Conv1D, weight: Tensor) -> None:
     """Replace the weight as the module stores it, and the sizes that the module states."""
     module.weight = nn.Parameter(weight.clone(), requires_grad=module.get_parameter("weight").requires_grad)
     names = ("nx", "nf") if isinstance(module, Conv1D) else ("out_features", "in_features")

@@ -65,7 +65,7 @@ def cut(
         ids = stream[: available * length].view(available, length)[rows].long()
         mask = torch.ones_like(ids, dtype=torch.bool)
     else:
-        texts = [document for document in documents if len(document)]
+        texts: list[Sequence[int] | np.ndarray] = [document for document in documents if len(document)]
         available = len(texts)
         rows = _draw_rows(
             available, samples, seed, shuffle, f"{label} holds {_count(available, length)}, one per document"
@@ -89,7 +89,7 @@ def _count(number: int, length: int) -> str:
 def _join(documents: Documents, boundary_id: int | None) -> Tensor:
     """All documents in one row of int32 (total,), with the boundary token between each two."""
     edge = [] if boundary_id is None else [torch.tensor([boundary_id], dtype=torch.int32)]
-    pieces = []
+    pieces: list[Tensor] = []
     for document in documents:
         if len(document):
             pieces += (edge if pieces else []) + [torch.as_tensor(document, dtype=torch.int32)]
@@ -111,7 +111,7 @@ def _draw_rows(available: int, samples: int | None, seed: int, shuffle: bool, ho
 def _crop(documents: Documents, length: int, samples: int, seed: int, shuffle: bool, label: str) -> Tensor:
     generator = random.Random(seed)
     lengths: dict[int, int] = {}  # of the documents found too short
-    rows = []
+    rows: list[Tensor] = []
     while len(rows) < samples:
         if len(documents) == len(lengths) + (0 if shuffle else len(rows)):
             long = (
@@ -134,7 +134,7 @@ def _crop(documents: Documents, length: int, samples: int, seed: int, shuffle: b
     return torch.stack(rows)
 
 
-def _pad(documents: Documents, length: int, pad_id: int) -> tuple[Tensor, Tensor]:
+def _pad(documents: Sequence[Sequence[int] | np.ndarray], length: int, pad_id: int) -> tuple[Tensor, Tensor]:
     ids = torch.full((len(documents), length), pad_id, dtype=torch.long)
     mask = torch.zeros(len(documents), length, dtype=torch.bool)
     for row, document in enumerate(documents):

@@ -23,7 +23,7 @@ from analysis.models.load import LoadedModel
 from analysis.progress import bar
 from analysis.text.cut import check_request
 from analysis.text.example_readers import read_hub_examples, read_table
-from analysis.text.example_sets import HUB_SETS, Question
+from analysis.text.example_sets import HUB_SETS, Question, example_set
 from analysis.text.sources import LABELLED, Source, endless_error, parse_source, source_fingerprint
 from analysis.text.tokens import TEXTS_PER_CALL, check_known, select_tokenizer, tokenizer_fingerprint
 from analysis.windows import Labelled, Windows
@@ -65,8 +65,7 @@ def load_examples(
         )
     check_request(source.label, length, samples, "documents")
     if model is not None:
-        task = EXAMPLES.get(source.name) or (HUB_SETS[source.name].what if source.name in HUB_SETS else None)
-        _check_head(source, model, task)
+        _check_head(source, model, example_set(source.name))
     tokenizer = select_tokenizer(source.label, model, tokenizer, length)
     if source.endless and samples is None:
         raise UsageError(endless_error(source))
@@ -75,12 +74,9 @@ def load_examples(
         _check_head(source, model, task)
     names, numbers = _class_order(source, task, classes, model)
     encoder = _Encoder(source, task, tokenizer, length, _takes_types(tokenizer, model))
-    available: int | str
-    if isinstance(rows, Iterator):
-        available, examples_in_order = "unbounded", rows
-    else:
-        available, examples_in_order = len(rows), _drawn(source, rows, samples, seed)
-    encoder.take(examples_in_order, samples, available)
+    available: int | str = "unbounded" if isinstance(rows, Iterator) else len(rows)
+    drawn = rows if isinstance(rows, Iterator) else _drawn(source, rows, samples, seed)
+    encoder.take(drawn, samples, available)
     windows = encoder.windows(names, numbers)
     check_known(windows, tokenizer, model, source)
     provenance = {
@@ -108,9 +104,9 @@ def _read(source: Source, seed: int) -> tuple[ExampleSet, Sequence[Example | Non
     if source.table:
         return read_table(source)
     if source.name in HUB_SETS:
-        return HUB_SETS[source.name].what, read_hub_examples(source)
-    made = islice(examples(source.name, split=source.split, seed=seed), source.start, source.stop)
-    return EXAMPLES[source.name], made if source.endless else list(made)
+        return HUB_SETS[source.name].task, read_hub_examples(source)
+    lab_examples = source.cut(examples(source.name, split=source.split or "train", seed=seed))
+    return EXAMPLES[source.name], lab_examples if source.endless else list(lab_examples)
 
 
 def _drawn(source: Source, rows: Sequence[Example | None], samples: int | None, seed: int) -> Iterator[Example | None]:
@@ -157,8 +153,8 @@ def _class_order(
     if classes is not None:
         target, owner = tuple(classes), "the given classes have"
     elif model is not None:
-        config = model.model.config
-        target, owner = tuple(config.id2label[number] for number in range(config.num_labels)), f"model {model.name} has"
+        labels = dict(model.model.config.id2label or {})
+        target, owner = tuple(name for _, name in sorted(labels.items())), f"model {model.name} has"
     else:
         return task.classes, list(range(len(task.classes)))
     set_names, target_names = [[_plain(name) for name in names] for names in (task.classes, target)]

@@ -84,6 +84,7 @@ def written(loaded: "LoadedModel", source: Source | str, *, seed: int = 0) -> It
     """
     source = parse_source(source) if isinstance(source, str) else source
     file, writer, texts, barren = file_of(loaded, source, seed=seed), None, 0, 0
+    assert source.generation is not None and loaded.tokenizer is not None  # as `file_of` has seen
     for number in count():
         if (batch := _read(file, number)) is None:
             with _hold(file):

@@ -16,11 +16,11 @@ from analysis.errors import UsageError
 from analysis.models.load import LoadedModel
 from analysis.text.generate import Batch
 from analysis.text.generated_files import tally, written
+from analysis.text.lazy import Lazy
 from analysis.text.mixtures import mix, order
 from analysis.text.readers import read
 from analysis.text.sources import LABELLED, SELF, Source, endless_error, named, parse_source, source_fingerprint
 from analysis.text.tokens import (
-    LazyDocuments,
     boundary,
     check_known,
     select_tokenizer,
@@ -103,7 +103,7 @@ def load_tokens(
             documents = [tokenise_joined(texts, tokenizer, source.hub, length)]
             boundary_id, boundaries = None, "none: rows are one text"
         elif mode == "crop":
-            documents = LazyDocuments(texts, tokenizer)
+            documents = _tokenised_when_asked(texts, tokenizer)
         else:
             documents = tokenise(texts, tokenizer, desc=f"tokens of {source.label}")
     windows = cut(
@@ -167,6 +167,11 @@ def _mixture(
         "seed": seed,
     }
     return replace(mixed, provenance=provenance | mixed.provenance)
+
+
+def _tokenised_when_asked(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Sequence[np.ndarray]:
+    """Token ids of the texts: random crops need a few of them."""
+    return Lazy(len(texts), lambda number: tokenise([texts[number]], tokenizer)[0])
 
 
 def _own_texts(source: Source, model: LoadedModel | None, seed: int, batches: list[Batch]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -87,9 +87,9 @@ def tokenise_enough(
     documents one by one, long ones for crops.
     """
     documents: list[np.ndarray] = []
-    have, tried, wanted = 0, 0, samples * length if mode == "stream" else samples
-    with bar(total=wanted, desc="documents", unit="token" if mode == "stream" else "document") as progress:
-        while have < wanted and (have or tried < 256):  # after 256 documents too short for a crop, the cut says so
+    have, tried, needed = 0, 0, samples * length if mode == "stream" else samples
+    with bar(total=needed, desc="documents", unit="token" if mode == "stream" else "document") as progress:
+        while have < needed and (have or tried < 256):  # after 256 documents too short for a crop, the cut says so
             batch = tokenise(list(islice(texts, step)), tokenizer)
             counts = [
                 len(document) if mode == "stream" else mode == "documents" or len(document) > length
@@ -113,25 +113,6 @@ def tokenise(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, desc: 
         ids = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
         documents += [np.asarray(row, dtype=np.int32) for row in ids]
     return documents
-
-
-class LazyDocuments(Sequence[np.ndarray]):
-    """Documents tokenised when asked for: random crops need a few out of hundreds of thousands."""
-
-    def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase):
-        self.texts, self.tokenizer = texts, tokenizer
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    @overload
-    def __getitem__(self, number: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[np.ndarray]: ...
-    def __getitem__(self, number: int | slice) -> np.ndarray | list[np.ndarray]:
-        if isinstance(number, slice):
-            return tokenise(self.texts[number], self.tokenizer)
-        return tokenise([self.texts[number]], self.tokenizer)[0]
 
 
 def boundary(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from analysis.errors import ModelError, UsageError
+from analysis.models.quiet import quiet
 from analysis.training.loop import Schedule, Training, add_options, check_config, options, run
 
 if TYPE_CHECKING:
@@ -126,8 +127,6 @@ def open_encoder(folder: str | Path, train: Windows, config: FinetuneConfig):
     import torch
     from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
-    from analysis.models.quiet import quiet
-
     labelled, folder = train.answers, str(folder)
     more: dict = {}
     if labelled.head == "classification":
@@ -180,8 +179,6 @@ def _renew_head(model) -> None:
 def tokenizer(folder: str | Path):
     """The tokenizer of the encoder in `folder`. Raises ModelError where there is none."""
     from transformers import AutoTokenizer
-
-    from analysis.models.quiet import quiet
 
     try:
         with quiet():

@@ -22,8 +22,6 @@ from analysis.errors import StoreError, UsageError
 from analysis.progress import bar
 
 _CHECKPOINT = "checkpoint.pt"
-
-
 MAY_BE_ZERO = ("seed", "weight_decay", "warmup", "dropout")
 OPTIONS = {
     "tokens": "tokens to train on",

@@ -7,6 +7,7 @@ import torch
 
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.measure.perplexity import perplexity
+from analysis.models.load import LoadedModel
 from analysis.windows import Windows
 from tests.helpers.families import tiny, tokens
 
@@ -68,6 +69,11 @@ def test_the_model_is_left_as_it_was():
     windows = Windows(*tokens(3))
     expected = perplexity(model, windows)
     assert perplexity(model.train(), windows) == expected and model.training
+
+
+def test_a_loaded_model_is_measured_as_the_model_in_it():
+    model, windows = tiny("llama"), Windows(*tokens(3))
+    assert perplexity(LoadedModel(model, None, "tiny", ""), windows) == perplexity(model, windows)
 
 
 def test_no_more_than_one_batch_of_logits_is_held():

@@ -12,7 +12,7 @@ from analysis.lab.examples import EXAMPLES, examples
 from analysis.text.example_sets import HUB_SETS
 from analysis.text.examples import load_examples
 from analysis.text.load import load_tokens
-from analysis.text.sources import SOURCES, parse_source, source_fingerprint
+from analysis.text.sources import SOURCE_FORMS, parse_source, source_fingerprint
 from analysis.windows import disjoint
 from tests.helpers.alphabet import byte_tokenizer
 from tests.helpers.answerers import pair_tokenizer, tiny_answerer
@@ -120,7 +120,7 @@ def test_what_cannot_be_understood_is_refused_with_its_reason(text, message):
 
 
 def test_every_set_is_listed_pinned_and_told_apart(tmp_path):
-    assert {f"examples:{name}" for name in (*EXAMPLES, *HUB_SETS)} <= set(SOURCES)
+    assert {f"examples:{name}" for name in (*EXAMPLES, *HUB_SETS)} <= set(SOURCE_FORMS)
     assert all(len(known.dataset[1]) == 40 for known in HUB_SETS.values())
     one, two = (table(tmp_path / name, ("a", 1)) for name in ("one.tsv", "two.tsv"))
     assert source_fingerprint(one) == source_fingerprint(two) != source_fingerprint(f"{two}#sentence,label")
