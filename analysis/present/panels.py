@@ -301,7 +301,7 @@ def say(column: str, value) -> str:
     return {**CRITERIA, **KIND_TITLES, **PRICES}.get(value, str(value))
 
 
-def _share_log(axes: list[Axes]) -> None:
+def share_log_scale(axes: list[Axes]) -> None:
     """One log scale for panels of one row whose other rows keep scales of their own."""
     first, *others = axes
     for ax in others:
