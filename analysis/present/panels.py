@@ -6,6 +6,7 @@ Everything is drawn inside `style.in_style`; nothing is computed and no global s
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import log10
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -31,10 +32,11 @@ KIND_TITLES = {
 BESIDE = [(5, 0), (-5, 0), (0, 5), (0, -5), (4, 4), (-4, 4), (4, -4), (-4, -4)]  # points right of and above a marker
 PRICES = {"tokens": "tokens in training", "solve_seconds": "seconds in the solver"}
 Panels = dict[tuple, Axes]
+Shared = bool | Literal["row", "col"]  # an axis of several panels
 
 
 def panel_grid(
-    table: pd.DataFrame, rows: str, columns: str, *, height: float, sharey: bool | str, sharex: bool | str = True
+    table: pd.DataFrame, rows: str, columns: str, *, height: float, sharey: Shared, sharex: Shared = True
 ) -> tuple[Figure, Panels]:
     """A figure of README width with one panel for each pair of values of two columns; column titles are set.
 

@@ -10,6 +10,7 @@ from math import log
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.typing import LineStyleType
 
 from analysis.errors import UsageError
 from analysis.present.finding import Finding
@@ -37,7 +38,7 @@ SPOKEN = {
 }
 # Looks of single weights, by method.
 LEFT = [Look("#777777", "o", (0, (4, 1.5))), Look("#333333", "^", (0, (1.5, 1.2))), *OTHERS]
-LINES = {"neurons": "-", "heads": (0, (1.5, 1.2)), "structures": (0, (5, 1.2, 1, 1.2))}
+LINES: dict[str, LineStyleType] = {"neurons": "-", "heads": (0, (1.5, 1.2)), "structures": (0, (5, 1.2, 1, 1.2))}
 SPEEDS = {
     FLOPS: "operations of a token,\ntimes fewer (counted)",
     LATENCY: "one window alone,\ntimes faster (measured)",

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import matplotlib as mpl
+from matplotlib.typing import LineStyleType
 
 from analysis.schema import CALIBRATION
 
@@ -45,7 +46,7 @@ class Look(NamedTuple):
 
     color: str
     marker: str
-    line: str | tuple
+    line: LineStyleType
 
 
 METHODS = {
