@@ -83,10 +83,10 @@ def plot_epochs(table: pd.DataFrame) -> Figure:
         held_out = table[table["split"] != CALIBRATION]
         fig, panels = panel_grid(held_out, "split", "samples", height=2.1, sharey=True)
         for (split, samples), ax in panels.items():
-            here = table[table["samples"] == samples]
-            draw_lines(ax, here[here["split"] == CALIBRATION], "epoch", line=(0, (3, 1.5)), hollow=True)
-            draw_lines(ax, here[here["split"] == split], "epoch", line="-")
-            best = here[(here["split"] == split) & here["lowest"]]
+            panel_rows = table[table["samples"] == samples]
+            draw_lines(ax, panel_rows[panel_rows["split"] == CALIBRATION], "epoch", line=(0, (3, 1.5)), hollow=True)
+            draw_lines(ax, panel_rows[panel_rows["split"] == split], "epoch", line="-")
+            best = panel_rows[(panel_rows["split"] == split) & panel_rows["lowest"]]
             ax.scatter(
                 best["epoch"], best["value"], s=75, facecolors="none", edgecolors="black", linewidths=1.1, zorder=5
             )

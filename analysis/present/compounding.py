@@ -53,13 +53,13 @@ def beside_results(error: pd.DataFrame, perplexity: pd.DataFrame, split: str | N
     key = ["criterion", "method"]
     parts = {}
     split = split or next(name for name in perplexity["split"] if name != CALIBRATION)
-    ours = {
+    tables = {
         "error": error[error["split"] == CALIBRATION],
         "perplexity": perplexity[(perplexity["split"] == split) & (perplexity["method"] != "dense")],
     }
     for measure, column in {"error": "error", "perplexity": "wikitext2"}.items():
-        mine = ours[measure]
-        parts[f"{measure} / LR", "here"] = mine.assign(ratio=_to_first(mine, "value")).set_index(key)["ratio"]
+        rows = tables[measure]
+        parts[f"{measure} / LR", "here"] = rows.assign(ratio=_to_first(rows, "value")).set_index(key)["ratio"]
         for model in MODELS:
             paper = RESULTS[RESULTS["model"] == model]
             parts[f"{measure} / LR", model] = paper.assign(ratio=_to_first(paper, column)).set_index(key)["ratio"]

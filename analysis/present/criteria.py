@@ -47,10 +47,10 @@ def plot_criteria(table: pd.DataFrame) -> Figure:
         fig, panels = panel_grid(table, "split", "pattern", height=2.4, sharey=False)
         marked = {method: look.marker for method, look in looks(table["method"]).items() if method != "dense"}
         for (split, pattern), ax in panels.items():
-            here = table[(table["split"] == split) & (table["pattern"] == pattern)]
-            dense = here[here["method"] == "dense"].drop_duplicates("method")
+            panel_rows = table[(table["split"] == split) & (table["pattern"] == pattern)]
+            dense = panel_rows[panel_rows["method"] == "dense"].drop_duplicates("method")
             draw_levels(ax, dense, (-0.5, len(criteria) - 0.5))
-            for (refinement, method), rows in here[here["method"] != "dense"].groupby(
+            for (refinement, method), rows in panel_rows[panel_rows["method"] != "dense"].groupby(
                 ["refinement", "method"], sort=False
             ):
                 x = rows["criterion"].map(criteria.index) + _aside(refinement, table)
@@ -96,8 +96,8 @@ def plot_layers(table: pd.DataFrame) -> Figure:
         fig, panels = panel_grid(table, "row", "pattern", height=2.3, sharey=True)
         last = max(1, table["block"].max())
         for (_, pattern), ax in panels.items():
-            here = table[table["pattern"] == pattern]
-            for refinement, rows in here.groupby("refinement", sort=False):
+            panel_rows = table[table["pattern"] == pattern]
+            for refinement, rows in panel_rows.groupby("refinement", sort=False):
                 x = (
                     rows["criterion"].map(criteria.index)
                     + _aside(refinement, table)
@@ -209,14 +209,14 @@ def beside_refinement(table: pd.DataFrame) -> pd.DataFrame:
 
 def _aside(refinement: str, table: pd.DataFrame) -> float:
     """How far right of its criterion's place a refinement is drawn."""
-    there = [name for name in REFINEMENTS if name in set(table["refinement"])]
-    return 0.26 * (there.index(refinement) - (len(there) - 1) / 2)
+    refinements = [name for name in REFINEMENTS if name in set(table["refinement"])]
+    return 0.26 * (refinements.index(refinement) - (len(refinements) - 1) / 2)
 
 
 def _refinement_legend(table: pd.DataFrame) -> list[Line2D]:
-    there = set(table["refinement"])
+    refinements = set(table["refinement"])
     return [
         Line2D([], [], color=look.color, marker="s", linestyle="", label=REFINEMENT_NAMES[name])
         for name, look in REFINEMENTS.items()
-        if name in there
+        if name in refinements
     ]

@@ -38,11 +38,8 @@ from analysis.present.style import (
 from analysis.present.tables import choose, held_out, over_seeds, priced, with_dense
 from analysis.schema import CALIBRATION
 
-STREAMS = {
-    ("sparse", "sparse"): "BR",
-    ("sparse", "dense"): "BR+GP",
-    ("dense", "dense"): "IR",
-}  # (student, target): the method known for it
+# (student, target): the method known for it
+STREAMS = {("sparse", "sparse"): "BR", ("sparse", "dense"): "BR+GP", ("dense", "dense"): "IR"}
 NO_UNIT = (*LEVELS, "retrain")  # methods whose unit is not a choice
 
 
@@ -118,11 +115,11 @@ def plot_granularity(table: pd.DataFrame) -> Figure:
         places = {unit: place for place, unit in enumerate(units)}
         fig, panels = panel_grid(table, "measure", "split", height=2.2, sharey=False)
         for (measure, split), ax in panels.items():
-            here = table[(table["measure"] == measure) & (table["split"] == split)]
-            here = here.assign(place=here["granularity"].map(places))
-            draw_levels(ax, here[here["method"].isin(LEVELS)], (-0.5, len(units) - 0.5))
-            draw_lines(ax, here[~here["method"].isin((*LEVELS, "ridge"))], "place")
-            for row in here[here["method"] == "ridge"].groupby("streams", sort=False):
+            panel_rows = table[(table["measure"] == measure) & (table["split"] == split)]
+            panel_rows = panel_rows.assign(place=panel_rows["granularity"].map(places))
+            draw_levels(ax, panel_rows[panel_rows["method"].isin(LEVELS)], (-0.5, len(units) - 0.5))
+            draw_lines(ax, panel_rows[~panel_rows["method"].isin((*LEVELS, "ridge"))], "place")
+            for row in panel_rows[panel_rows["method"] == "ridge"].groupby("streams", sort=False):
                 draw_points(
                     ax,
                     row[1]["place"],
@@ -153,8 +150,8 @@ def plot_cost(table: pd.DataFrame) -> Figure:
     with in_style():
         fig, panels = panel_grid(table, "split", "price", height=2.7, sharey="row", sharex="col")
         for (split, price), ax in panels.items():
-            here = table[(table["split"] == split) & (table["price"] == price)]
-            points = here[~here["method"].isin(LEVELS)]
+            panel_rows = table[(table["split"] == split) & (table["price"] == price)]
+            points = panel_rows[~panel_rows["method"].isin(LEVELS)]
             for (method, streams, unit), rows in points.groupby(["method", "streams", "granularity"], sort=False):
                 marker, size = (
                     ("*", 9)

@@ -153,10 +153,10 @@ def size_axis(ax: Axes, sizes: Sequence[float]) -> None:
     ax.margins(x=0.12)
 
 
-def draw_named(ax: Axes, table: pd.DataFrame, x: str, name: str, known: Mapping[str, Look], kind: str) -> None:
+def draw_named(ax: Axes, table: pd.DataFrame, x: str, name: str, styles: Mapping[str, Look], kind: str) -> None:
     """One line for each value of column `name`, drawn as `known` says, with its band over seeds."""
     for value, rows in table.groupby(name, sort=False):
-        look = known[value]
+        look = styles[value]
         ax.plot(
             rows[x],
             rows["value"],
@@ -281,9 +281,8 @@ def _legend(fig: Figure, handles: Sequence[Line2D]) -> None:
     """The handles above all panels, row by row, in as few rows as the figure is wide for."""
     for rows in range(1, len(handles) + 1):
         columns = -(-len(handles) // rows)
-        read = [
-            handles[place] for column in range(columns) for place in range(column, len(handles), columns)
-        ]  # matplotlib fills column by column
+        # matplotlib fills column by column
+        read = [handles[place] for column in range(columns) for place in range(column, len(handles), columns)]
         legend = fig.legend(
             handles=read, loc="outside upper center", ncols=columns, columnspacing=1.4, handlelength=2.0
         )

@@ -63,8 +63,8 @@ def plot_budget(table: pd.DataFrame) -> Figure:
         places = pd.DataFrame([(split, price) for split in splits for price in prices], columns=["split", "price"])
         fig, panels = panel_grid(places, "split", "price", height=2.6, sharey="row", sharex="col")
         for (split, price), ax in panels.items():
-            here = table[table["split"] == split]
-            draw_lines(ax, here[~here["method"].isin(LEVELS)], price)
+            panel_rows = table[table["split"] == split]
+            draw_lines(ax, panel_rows[~panel_rows["method"].isin(LEVELS)], price)
         for price in prices:
             log_scale([ax for (_, column), ax in panels.items() if column == price], "x")
         for (split, _), ax in panels.items():
@@ -89,8 +89,8 @@ def plot_more_text(table: pd.DataFrame) -> Figure:
         fig, panels = panel_grid(trained, "split", "epochs", height=2.4, sharey="row")
         sizes = sorted(trained["samples"].unique())
         for (split, epochs), ax in panels.items():
-            here = table[(table["split"] == split) & (table["epochs"].isin((0, epochs)))]
-            draw_lines(ax, here, "samples")
+            panel_rows = table[(table["split"] == split) & (table["epochs"].isin((0, epochs)))]
+            draw_lines(ax, panel_rows, "samples")
             number_axis(ax, sizes)
         for split in trained["split"].unique():
             log_scale([ax for (row, _), ax in panels.items() if row == split])
@@ -170,7 +170,7 @@ def say_less(budget: pd.DataFrame) -> Finding:
                 continue
             tokens, fast = enough.loc[enough["tokens"].idxmin()], enough.loc[enough["solve_seconds"].idxmin()]
             text, time = tokens["tokens"] / best["tokens"], fast["solve_seconds"] / best["solve_seconds"]
-            found = (
+            cheapest = (
                 f"{say_method(tokens['method'])} is there with {100 * text:.3g} % of its tokens,"
                 f" {say_method(fast['method'])} with {100 * time:.3g} % of its time"
             )
@@ -179,7 +179,7 @@ def say_less(budget: pd.DataFrame) -> Finding:
                 if max(text, time) < 0.1
                 else "a match, but not with more than 10 times less of both"
             )
-            lines.append(f"{where}; {found}{': ' + verdict if claimed else ''}.")
+            lines.append(f"{where}; {cheapest}{': ' + verdict if claimed else ''}.")
     return Finding("\n".join(lines))
 
 

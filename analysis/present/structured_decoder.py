@@ -113,10 +113,12 @@ def priced(repaired: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     times = shapes.set_index(["measure", *SHAPE])
     parts = []
     for speed in GAINS:
-        found = times.reindex([(speed, row.pattern, row.criterion) for row in repaired.itertuples()])
+        measured = times.reindex([(speed, row.pattern, row.criterion) for row in repaired.itertuples()])
         parts.append(
             repaired.assign(
-                speed=speed, times=found["value"].fillna(1.0).to_numpy(), times_std=found["std"].fillna(0.0).to_numpy()
+                speed=speed,
+                times=measured["value"].fillna(1.0).to_numpy(),
+                times_std=measured["std"].fillna(0.0).to_numpy(),
             )
         )
     out = pd.concat(parts, ignore_index=True)
@@ -224,13 +226,13 @@ def plot_repaired(table: pd.DataFrame) -> Figure:
     """
     with in_style():
         pruned, (dense,) = _apart(table)
-        known = method_looks(pruned["method"])
+        styles = method_looks(pruned["method"])
         fig, panels = panel_grid(pruned, "criterion", "kind", height=2.9, sharex="col", sharey=False)
         for (criterion, kind), ax in panels.items():
             _dense_line(ax, dense.value)
             own = pruned[(pruned["criterion"] == criterion) & (pruned["kind"] == kind)]
-            for method, rows in _ordered(own, known).groupby("method", sort=False):
-                _draw(ax, rows, known[method], dense.value, f"method {method}")
+            for method, rows in _ordered(own, styles).groupby("method", sort=False):
+                _draw(ax, rows, styles[method], dense.value, f"method {method}")
             plain_axis(ax.xaxis)
             log_scale([ax])
         label_axes(
@@ -238,7 +240,7 @@ def plot_repaired(table: pd.DataFrame) -> Figure:
             "parameters removed, % of all",
             {name: f"held-out perplexity\n{_say_criterion(name)}" for name in dict.fromkeys(pruned["criterion"])},
         )
-        finish(fig, {}, [*_legend(known), handle(METHODS["dense"], "dense")])
+        finish(fig, {}, [*_legend(styles), handle(METHODS["dense"], "dense")])
     return fig
 
 
@@ -253,12 +255,12 @@ def plot_speed(table: pd.DataFrame) -> Figure:
         pruned, (dense, *_) = _apart(table)
         groups = [f"{_say_criterion(row.criterion)}, {row.kind}" for row in pruned.itertuples()]
         pruned = pruned.assign(group=groups, speed=pruned["speed"].map(SPEEDS))
-        known = method_looks(pruned["method"])
+        styles = method_looks(pruned["method"])
         fig, panels = panel_grid(pruned, "group", "speed", height=2.2, sharex="col", sharey="row")
         for (group, speed), ax in panels.items():
             own = pruned[(pruned["group"] == group) & (pruned["speed"] == speed)]
-            for method, rows in _ordered(own, known).groupby("method", sort=False):
-                _draw(ax, rows.assign(seeds=1), known[method], dense.value, f"method {method}", along="times", start=1)
+            for method, rows in _ordered(own, styles).groupby("method", sort=False):
+                _draw(ax, rows.assign(seeds=1), styles[method], dense.value, f"method {method}", along="times", start=1)
             lowest = own.loc[own.groupby("pattern")["value"].idxmin()]
             ax.hlines(
                 lowest["value"],
@@ -275,7 +277,7 @@ def plot_speed(table: pd.DataFrame) -> Figure:
         label_axes(
             panels, "times, dense = 1", {group: f"held-out perplexity\n{group}" for group in dict.fromkeys(groups)}
         )
-        finish(fig, {}, [*_legend(known), handle(METHODS["dense"], "dense")])
+        finish(fig, {}, [*_legend(styles), handle(METHODS["dense"], "dense")])
     return fig
 
 
@@ -289,7 +291,7 @@ def plot_same_size(table: pd.DataFrame) -> Figure:
     with in_style():
         pruned, dense = _apart(table)
         whole, single = pruned[pruned["kind"] != "weights"], pruned[pruned["kind"] == "weights"]
-        known, level = method_looks(whole["method"]), {row.measure: row.value for row in dense}
+        styles, level = method_looks(whole["method"]), {row.measure: row.value for row in dense}
         grey = {
             name: LEFT[i % len(LEFT)]
             for i, name in enumerate(dict.fromkeys(zip(single["criterion"], single["method"], strict=True)))
@@ -305,7 +307,7 @@ def plot_same_size(table: pd.DataFrame) -> Figure:
                 _draw(ax, rows, grey[name], level[measure], f"weights {' '.join(name)}", hollow=True)
             own = whole[(whole["criterion"] == criterion) & (whole["measure"] == measure)]
             for (kind, method), rows in own.groupby(["kind", "method"], sort=False):
-                _draw(ax, rows, known[method]._replace(line=LINES[kind]), level[measure], f"{kind} {method}")
+                _draw(ax, rows, styles[method]._replace(line=LINES[kind]), level[measure], f"{kind} {method}")
             plain_axis(ax.xaxis)
             log_scale([ax]) if measure == PERPLEXITY else plain_axis(ax.yaxis)
         label_axes(
@@ -314,7 +316,7 @@ def plot_same_size(table: pd.DataFrame) -> Figure:
             {name: f"structures by {_say_criterion(name)}" for name in dict.fromkeys(whole["criterion"])},
         )
         notes = [
-            *_legend(known),
+            *_legend(styles),
             *(handle(Look("black", "", LINES[kind]), kind) for kind in dict.fromkeys(whole["kind"])),
         ]
         notes += [
@@ -378,23 +380,23 @@ def say_same_size(table: pd.DataFrame) -> Finding:
         parts = []
         for measure, words in {PERPLEXITY: "perplexity", ACCURACY: "accuracy"}.items():
             sign = 1 if measure == PERPLEXITY else -1
-            mine, others = (
+            cut, others = (
                 own[own["measure"] == measure],
                 pruned[(pruned["kind"] == "weights") & (pruned["measure"] == measure)],
             )
-            if mine.empty or others.empty:
+            if cut.empty or others.empty:
                 continue
-            distance = (others["removed"] - mine["removed"].mean()).abs().round(3)
+            distance = (others["removed"] - cut["removed"].mean()).abs().round(3)
             near = others[distance == distance.min()]
-            one, other = (rows.loc[(sign * rows["value"]).idxmin()] for rows in (mine, near))
+            one, other = (rows.loc[(sign * rows["value"]).idxmin()] for rows in (cut, near))
             clear = (
                 abs(one["value"] - other["value"]) > (one["standard_error"] ** 2 + other["standard_error"] ** 2) ** 0.5
             )
             better = "structures" if sign * (one["value"] - other["value"]) < 0 else "single weights"
-            theirs = f"{_say_criterion(other['criterion'])} {other['pattern']} {say_method(other['method'])}"
+            weights_name = f"{_say_criterion(other['criterion'])} {other['pattern']} {say_method(other['method'])}"
             verdict = f"better: {better}" if clear else "undecided"
             parts.append(
-                f"{words} {_number(one)} ({say(one['method'])}) against {_number(other)} ({theirs}), {verdict}"
+                f"{words} {_number(one)} ({say(one['method'])}) against {_number(other)} ({weights_name}), {verdict}"
             )
         lines.append(
             f"- **{_say_criterion(criterion)} {pattern}**, {own['removed'].mean():.1f} % of all parameters:"
@@ -422,10 +424,10 @@ def _apart(table: pd.DataFrame) -> tuple[pd.DataFrame, list]:
     return table[~dense], list(table[dense].itertuples())
 
 
-def _ordered(rows: pd.DataFrame, known) -> pd.DataFrame:
+def _ordered(rows: pd.DataFrame, styles) -> pd.DataFrame:
     """Rows in the order of the legend."""
     return rows.sort_values(
-        "method", key=lambda names: names.map({name: i for i, name in enumerate(known)}), kind="stable"
+        "method", key=lambda names: names.map({name: i for i, name in enumerate(styles)}), kind="stable"
     )
 
 
@@ -467,8 +469,8 @@ def _number(row: pd.Series) -> str:
     )
 
 
-def _legend(known) -> list:
-    return [handle(look, say(name)) for name, look in known.items()]
+def _legend(styles) -> list:
+    return [handle(look, say(name)) for name, look in styles.items()]
 
 
 def _dense_line(ax, value: float) -> None:

@@ -57,11 +57,11 @@ def _in_order(table: pd.DataFrame) -> pd.DataFrame:
     ]
 
     def rank(column: pd.Series) -> pd.Series:
-        known = orders.get(column.name)
-        if known is None:
+        order = orders.get(column.name)
+        if order is None:
             return column
         seen = list(dict.fromkeys(column))
-        places = {name: i for i, name in enumerate([*known, *(name for name in seen if name not in known)])}
+        places = {name: i for i, name in enumerate([*order, *(name for name in seen if name not in order)])}
         return column.map(places)
 
     return table.sort_values(keys, key=rank, kind="stable", ignore_index=True)
@@ -76,12 +76,12 @@ def choose(table: pd.DataFrame, **wanted) -> pd.DataFrame:
         if values is None:
             continue
         values = [values] if isinstance(values, (str, int, float)) else list(values)
-        there = list(dict.fromkeys(table[name]))
-        missing = [value for value in values if value not in there]
+        available = list(dict.fromkeys(table[name]))
+        missing = [value for value in values if value not in available]
         if missing:
             raise UsageError(
                 f"choose rows: {name} {', '.join(map(str, missing))} is not in the table; it has"
-                f" {', '.join(map(str, there))}"
+                f" {', '.join(map(str, available))}"
             )
         table = table[table[name].isin(values)]
     return table

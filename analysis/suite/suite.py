@@ -54,13 +54,11 @@ class Plan:
 
 
 def _scalar(kind: str, value: Any) -> Any:
-    if isinstance(value, str) and kind != "str":
-        value = (
-            {"true": True, "false": False}.get(value.lower(), value)
-            if kind == "bool"
-            else (int if kind == "int" else float)(value)
-        )
-    exact: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
+    if isinstance(value, str) and kind == "bool":
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    elif isinstance(value, str) and kind != "str":
+        value = int(value) if kind == "int" else float(value)
+    exact: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool}
     if not isinstance(value, exact[kind]) or isinstance(value, bool) is not (kind == "bool"):
         raise ValueError
     return float(value) if kind == "float" else value
