@@ -15,11 +15,8 @@ REPAIRS = ("LR", "compensate", "LIAR", "LIAR+GP")
 CRITERIA = ("flap", "magnitude", "snip", "random")
 WEIGHTS = "LIAR[bias=false]"
 HALF, HIGH, HEADS = "neurons-50%", "neurons-70%", "heads-25%"
-DECODED = (
-    "neurons-20%",
-    HALF,
-    "heads-50%",
-)  # the lab's decoder has two query heads to a KV group: half of its heads or none
+# the lab's decoder has two query heads to a KV group: half of its heads or none
+DECODED = ("neurons-20%", HALF, "heads-50%")
 SEEN, ASKED, LENGTH = 128, 256, 160  # examples that calibrate, examples held out, most tokens of one
 
 

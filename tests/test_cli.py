@@ -404,6 +404,7 @@ def test_an_altered_result_is_not_served(world, tmp_path, capsys):
     assert "blocks.csv is altered" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_repeated_ends_bit_equal(world, tmp_path, capsys):
     recipe = "sparsegpt-50% BR+GP[epochs=40]"
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -570,6 +571,7 @@ def test_list_prints_a_table_or_json(what, says, world, capsys, monkeypatch):
     assert all(isinstance(row, dict) for row in rows) and bool(rows) is (what != "runs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe, plain", [("flap-neurons-50% LIAR+GP", True), ("fisher-structures-40%[scope=global,flops=16] LIAR", False)]
 )

@@ -1,4 +1,6 @@
-"""Where a figure comes from: commit, versions, runs; and the files it is saved as."""
+"""Where a figure comes from (commit, versions, parameters, runs), and the files it is saved as: the same bytes for the
+same table.
+"""
 
 import hashlib
 import json

@@ -176,9 +176,8 @@ def test_how_much_less_text_and_time_is_as_good(budget):
         " with 3.12 % of its time: " in said
     )
     assert said.endswith("more than 10 times less of both, as claimed.")
-    assert (
-        "retrain, all" in whole and "distilled" in distilled and "claim" not in whole + distilled
-    )  # nobody claimed it of them
+    # nobody claimed it of them
+    assert "retrain, all" in whole and "distilled" in distilled and "claim" not in whole + distilled
     near = retraining.say_less(
         put(table, 1.3, method=lora, samples=8, epochs=4).assign(
             value=lambda rows: rows["value"].where(rows["method"] != "BR+GP", 1.3)

@@ -17,9 +17,8 @@ def test_the_papers_tables_as_printed():
         8.56,
     ]
     assert key.loc[("OPT-125M", "magnitude", "LR"), "wikitext2"] == 193.36
-    both = CALIBRATION_AND_TEST.merge(
-        RESULTS, on=["model", "criterion", "method"]
-    )  # table 1's error is table 2's calibration error
+    # table 1's error is table 2's calibration error
+    both = CALIBRATION_AND_TEST.merge(RESULTS, on=["model", "criterion", "method"])
     assert np.array_equal(both["error"], both["calibration"])
 
 

@@ -225,13 +225,8 @@ def test_the_front_holds_exactly_the_points_that_no_other_beats(sizes):
         .drop_duplicates("granularity")
         .set_index("granularity")["cost"]
     )
-    assert memory.to_dict() == {
-        "matrix": 4.5,
-        "sub-block": 7.0,
-        "1 block": 12.0,
-        "2 blocks": 22.0,
-        "model": 32.0,
-    }  # the most of three visits
+    # the most of three visits
+    assert memory.to_dict() == {"matrix": 4.5, "sub-block": 7.0, "1 block": 12.0, "2 blocks": 22.0, "model": 32.0}
     wide = granularity.units_side_by_side(out)
     assert wide.loc[
         ("wanda", "BR", "BR", "2 blocks"), "MiB the solver holds"

@@ -364,6 +364,7 @@ def test_each_model_is_loaded_once_whatever_the_order_of_the_jobs(home, calls, j
     ]
 
 
+@pytest.mark.slow
 def test_killed_between_two_tables_is_redone_from_the_checkpoint(home, calls, job_args):
     job = Job(**job_args)
     kill = """
@@ -401,6 +402,7 @@ run_job(job)
     )
 
 
+@pytest.mark.slow
 def test_two_processes_do_a_run_once(home, calls, job_args):
     job = Job(**job_args)
     code = script(job, calls, seconds=1.5) + "print(float(run_job(job).tables['blocks'].error.sum()))"
@@ -411,6 +413,7 @@ def test_two_processes_do_a_run_once(home, calls, job_args):
     assert answers[0][0] == answers[1][0] == "0.5\n"
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_no_lock(home, calls, job_args):
     job = Job(**job_args)
     process = python(script(job, calls, seconds=60) + "run_job(job)", home)
@@ -422,6 +425,7 @@ def test_a_killed_process_leaves_no_lock(home, calls, job_args):
     assert [line.split()[3] for line in lines(calls, "prune")] == ["fresh", "resumed"]
 
 
+@pytest.mark.slow
 def test_a_stored_study_is_read_without_torch(home, calls, job_args):
     job = Job(**job_args)
     run_study([job])
@@ -487,6 +491,7 @@ def tiny_world(folder) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_a_study_of_structures_measures_the_smaller_models(home, tmp_path):
     given, recipes = tiny_world(tmp_path), ["flap-neurons-50% LIAR", "snip-structures-40%[scope=global] LIAR+GP"]
     study = run_study(grid(**given, recipes=recipes, shrink=True), workers=1)
@@ -507,6 +512,7 @@ def test_a_study_of_structures_measures_the_smaller_models(home, tmp_path):
         grid(**given, recipes=["wanda-50% LR"], shrink=True)
 
 
+@pytest.mark.slow
 def test_a_real_study_of_a_tiny_model(home, tmp_path, monkeypatch):
     """The true loop behind it all; and the same bits from workers of one thread."""
     given = tiny_world(tmp_path) | {"added": f"{tmp_path}/text.txt[:60%]", "added_samples": 2}

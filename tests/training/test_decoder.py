@@ -70,6 +70,7 @@ def _weights(folder):
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(finished):
     card = json.loads((finished / "training.json").read_text())
     losses = [loss for _, loss in card["loss_curve"]["points"]]
@@ -179,6 +180,7 @@ def test_shipped_model_is_what_the_lab_promises(shipped):
     assert sum(file.stat().st_size for file in paths.lab().rglob("*") if file.is_file()) < 36e6
 
 
+@pytest.mark.slow
 def test_shipped_model_has_the_loss_of_its_card(shipped, small_samples):
     """A third of the documents the card was made with, all registers: the same losses within sampling error, never
     below the source.
