@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from analysis import storage
 from analysis.commands.common import jsonable
-from analysis.commands.out_folder import explain
 from analysis.errors import AnalysisError, UsageError
 
 EXIT_CODES = """exit codes:
@@ -75,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if (known := explain(error)) is None:
+        if not storage.is_foreseen(error):
             raise
-        return _fail(known)
+        return _fail(storage.as_store_error(error))
     except KeyboardInterrupt:
         print(
             (

@@ -1,13 +1,12 @@
 """The verbs about text: `analysis data describe` and `analysis data generate`."""
 
 import argparse
-import hashlib
 import json
-import os
 import re
 from dataclasses import asdict
 from pathlib import Path
 
+from analysis import storage
 from analysis.commands import out_folder
 from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, say, table, unescape
 from analysis.errors import StoreError, UsageError
@@ -185,13 +184,10 @@ def generate(args: argparse.Namespace) -> Report:
             "rejected": generated_files.tally(batches)["rejected"],
         }
         settings = named(Generation.parse(args.settings), lambda reference: reference.label).to_dict()
-        told = request | {"settings": settings, "sha256": hashlib.sha256(data).hexdigest(), **counts}
+        told = request | {"settings": settings, "sha256": storage.sha256(data), **counts}
         told["versions"] = generated_files.versions()
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        for path, content in ((args.out, data), (beside, json.dumps(told, indent=2).encode())):
-            part = path.with_name(path.name + ".part")
-            part.write_bytes(content)
-            os.replace(part, path)
+        storage.write(args.out, data)
+        storage.write(beside, json.dumps(told, indent=2))
     return Report(_generate_text(args.out, beside, told), {"file": str(args.out), **told})
 
 
@@ -203,9 +199,7 @@ def _finished(out: Path, beside: Path, request: dict) -> dict | None:
         return None
     try:
         told = json.loads(beside.read_bytes())
-        if {key: told.get(key) for key in request} == request and hashlib.sha256(out.read_bytes()).hexdigest() == told[
-            "sha256"
-        ]:
+        if {key: told.get(key) for key in request} == request and storage.file_sha256(out) == told["sha256"]:
             return told
     except (OSError, ValueError, KeyError, AttributeError):
         pass

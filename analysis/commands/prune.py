@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from analysis import schema
+from analysis import schema, storage
 from analysis.commands import out_folder
 from analysis.commands.common import (
     Problems,
@@ -29,7 +29,6 @@ from analysis.recipe.parts import WHOLE
 from analysis.recipe.recipe import Recipe
 from analysis.study.answers import with_answers
 from analysis.study.calibration import draw
-from analysis.study.store import versions
 from analysis.text.tasks import check_tasks, task_fingerprint
 
 
@@ -78,7 +77,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if "calibration" in held_out:
         problems.add("--held-out: the label 'calibration' is taken by the calibration text; choose another")
     request = {
-        "schema": out_folder.SCHEMA,
+        "schema": storage.SCHEMA,
         "recipe": str(recipe),
         "model": args.model,
         "model content": check_model(problems, args.model),
@@ -224,7 +223,7 @@ def work(args: argparse.Namespace, plan: Plan, dense, calibration, held_out) -> 
     out_folder.place_model(plan.out, pruned.save)
     for name in schema.TABLES:
         frame = schema.validate(name, pruned.tables[name])
-        out_folder.write_text(plan.out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+        storage.write(plan.out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
     return out_folder.place_summary(plan.out, summarise(args, plan, dense, pruned))
 
 
@@ -295,7 +294,7 @@ def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
         "seconds_by_stage": cost.groupby("stage").seconds.sum().to_dict(),
         "peak_memory_mib": cost.peak_memory_mib.max(),
         "provenance": pruned.provenance,
-        "versions": versions(),
+        "versions": storage.environment(),
     }
 
 

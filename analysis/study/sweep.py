@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis import schema
+from analysis import schema, storage
 from analysis.errors import AnalysisError, UsageError
 from analysis.models.hub import fingerprint
 from analysis.models.load import DTYPES
@@ -32,7 +32,7 @@ from analysis.recipe.recipe import Recipe
 from analysis.study.answers import with_answers
 from analysis.study.calibration import draw
 from analysis.study.pool import affordable, spread, threads
-from analysis.study.store import SCHEMA, RunFolder, StoredRun
+from analysis.study.store import RunFolder, StoredRun
 from analysis.text.sources import parse_source, source_fingerprint
 from analysis.text.tasks import check_tasks, task_fingerprint
 
@@ -272,7 +272,7 @@ class _Desk:
     def digest(self, job: Job) -> str:
         model = self._print(fingerprint, job.model)
         parts = {
-            "schema": SCHEMA,
+            "schema": storage.SCHEMA,
             "model": model,
             "recipe": job.recipe.digest(),
             "calibration": self._print(source_fingerprint, job.calibration, model),
@@ -494,5 +494,8 @@ def _gather(runs: Mapping[Job, tuple[str, StoredRun]]) -> Study:
         for job, (run, s) in runs.items()
     }
     return Study(
-        tuple(runs), tuple(run for run, _ in runs.values()), **tables, provenance={"schema": SCHEMA, "runs": about}
+        tuple(runs),
+        tuple(run for run, _ in runs.values()),
+        **tables,
+        provenance={"schema": storage.SCHEMA, "runs": about},
     )

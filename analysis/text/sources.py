@@ -8,7 +8,6 @@ stories.txt[:80%]:1/3+self:2/3 examples:truth   examples:sst2/validation
 examples:train.tsv#premise,hypothesis,label[:80%]
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis import storage
 from analysis.errors import DataError, UsageError, suggest
 from analysis.lab import versions
 from analysis.lab.documents import REGISTERS, SPLITS
@@ -345,11 +345,8 @@ def source_fingerprint(source: str | Source, model: str | None = None) -> str:
     if source.kind == "hub":
         hub = source.hub
         return f"hub:{hub.dataset}@{hub.revision}/{hub.config or hub.file or ''}:{hub.split}#{hub.column}{source.slice}"
-    digest = hashlib.sha256()
-    with open(check_file(source), "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return f"{source.kind}:{digest.hexdigest()}{'#' + source.column if source.column else ''}{source.slice}"
+    digest = storage.file_sha256(check_file(source))
+    return f"{source.kind}:{digest}{'#' + source.column if source.column else ''}{source.slice}"
 
 
 def check_file(source: Source) -> Path:

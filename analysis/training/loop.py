@@ -6,7 +6,6 @@ before a run starts.
 """
 
 import json
-import os
 import platform
 import signal
 import threading
@@ -17,10 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from analysis import storage
 from analysis.errors import StoreError, UsageError
 from analysis.progress import bar
 
-_CHECKPOINT = "checkpoint.pt"
+_CHECKPOINT = "checkpoint.safetensors"
 
 
 class Windowed:
@@ -159,46 +159,60 @@ class _Run:
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
-        import torch
+        from safetensors.torch import save_file
 
-        state = {
+        optimizer = self.optimizer.state_dict()
+        record = {
             "config": asdict(self.config),
             "step": self.step,
             "seconds": self.seconds,
             "curve": self.curve,
             "sum": self._sum,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "groups": optimizer["param_groups"],
         }
-        torch.save(state, self.out / (_CHECKPOINT + ".part"))
-        os.replace(self.out / (_CHECKPOINT + ".part"), self.out / _CHECKPOINT)
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()} | {
+            f"optimizer/{number}/{name}": tensor
+            for number, moments in optimizer["state"].items()
+            for name, tensor in moments.items()
+        }
+        copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        with storage.replacing(self.out / _CHECKPOINT) as partial:
+            save_file(copies, partial, metadata={"record": json.dumps(record)})
 
     def load(self) -> None:
         """Read the checkpoint if there is one."""
-        import torch
+        from safetensors import SafetensorError, safe_open
 
         path, unit = self.out / _CHECKPOINT, self.training.unit
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:
+            with safe_open(path, framework="pt", device=self.device) as file:
+                state = json.loads(file.metadata()["record"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise StoreError(
                 f"train: the checkpoint {path} cannot be read ({error}); delete it to start again"
             ) from error
-        mine, theirs = asdict(self.config), state["config"]
-        different = sorted(key for key in mine if mine[key] != theirs.get(key) and key != unit)
+        config, earlier = asdict(self.config), state["config"]
+        different = sorted(key for key in config if config[key] != earlier.get(key) and key != unit)
         if different:
             raise StoreError(
                 f"train: {path} was made with other values of {', '.join(different)}; use another folder or delete it"
             )
-        begun = min(self.config.decay_start, replace(self.config, **{unit: theirs[unit]}).decay_start) < state["step"]
-        if begun and mine[unit] != theirs[unit]:
+        begun = min(self.config.decay_start, replace(self.config, **{unit: earlier[unit]}).decay_start) < state["step"]
+        if begun and config[unit] != earlier[unit]:
             raise StoreError(
-                f"train: {path} was made for {theirs[unit]} {unit} and is too far on to change to {mine[unit]}"
+                f"train: {path} was made for {earlier[unit]} {unit} and is too far on to change to {config[unit]}"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        moments: dict[int, dict[str, Any]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer/"):
+                _, number, kind = name.split("/")
+                moments.setdefault(int(number), {})[kind] = tensor
+        weights = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict({"state": moments, "param_groups": state["groups"]})
         self.step, self.seconds, self.curve, self._sum = state["step"], state["seconds"], state["curve"], state["sum"]
 
     def finish(self) -> None:

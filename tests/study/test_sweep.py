@@ -38,7 +38,7 @@ def script(job: Job, log: Path, **install) -> str:
     return f"""
 from pathlib import Path
 from tests.helpers import fakes
-from analysis.study import store
+from analysis import storage
 from analysis.study.sweep import Job, run_job
 fakes.install(Path({str(log)!r}), **{install!r})
 job = Job(**{job.to_dict()!r})
@@ -192,7 +192,7 @@ def test_everything_that_matters_changes_the_digest(job_args, monkeypatch):
         {"tasks": ["lab:yes-no", "lab:pronouns"]},
     ]
     digests = [Job(**job_args | change).digest() for change in changes]
-    monkeypatch.setattr("analysis.study.sweep.SCHEMA", 99)
+    monkeypatch.setattr("analysis.storage.SCHEMA", 99)
     digests.append(Job(**job_args).digest())
     assert len(set(digests)) == len(digests)
     assert Job(**job_args | {"device": "cuda:1"}).digest() == Job(**job_args | {"device": "cuda"}).digest()
@@ -368,14 +368,14 @@ def test_killed_between_two_tables_is_redone_from_the_checkpoint(home, calls, jo
     job = Job(**job_args)
     kill = """
 import os
-put, names = store._put, []
+put, names = storage.write, []
 def dying(path, data):
     names.append(path.name)
     if len(names) == 4:
         path.with_name(f".{path.name}.partial").write_bytes(data[:10])
         os._exit(9)
     put(path, data)
-store._put = dying
+storage.write = dying
 run_job(job)
 """
     process = python(script(job, calls) + kill, home)

@@ -14,7 +14,7 @@ from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.load import LoadedModel
 from analysis.text.generate import IN_A_ROW, Writer, detected, generate, loops
 from analysis.text.generation import Generation
-from tests import families
+from tests.helpers import families
 from tests.helpers.families import FAMILIES
 from tests.helpers.writers import END, WORDS, tiny_writer, word_tokenizer
 
