@@ -3,10 +3,27 @@
 import argparse
 import math
 
+from analysis.commands.arguments import add_model, add_verb
 from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, say, table
 from analysis.errors import ReplayError
 
 CHECKED = 8  # windows of a given text that `check` replays
+
+
+def add(verbs) -> None:
+    """The verb and its arguments."""
+    verb = add_verb(
+        verbs,
+        "check",
+        check,
+        "replay a model block by block, compare with its own forward, and list its prunable matrices",
+        "  analysis check lab\n  analysis check ./my-llama --text notes.txt --length 512",
+        "The replay error of a block is relative: |replayed - true| / |true| over its outputs. Above the tolerance"
+        " (1e-5 in float32)\nthe model would be pruned wrongly, so pruning refuses it too.",
+    )
+    add_model(verb)
+    verb.add_argument("--text", metavar="SOURCE", help="text to replay; default random tokens, some of them padded")
+    verb.add_argument("--length", type=int, default=128, metavar="L", help="tokens per window of the text; default 128")
 
 
 def check(args: argparse.Namespace) -> Report:
@@ -30,22 +47,22 @@ def check(args: argparse.Namespace) -> Report:
     windows = None
     if args.text:
         windows = load_tokens(args.text, dense, length=args.length, samples=CHECKED)
-    found = check_model_replay(dense, windows)
+    result = check_model_replay(dense, windows)
     document = {
         "model": {"name": dense.name, "fingerprint": dense.fingerprint, "dtype": args.dtype},
-        "ok": found.ok,
-        "tolerance": found.tolerance,
-        "replay": found.replay.to_dict("records"),
-        "matrices": found.matrices.to_dict("records"),
+        "ok": result.ok,
+        "tolerance": result.tolerance,
+        "replay": result.replay.to_dict("records"),
+        "matrices": result.matrices.to_dict("records"),
     }
     failure = None
-    if not found.ok:
+    if not result.ok:
         worst = max(
             document["replay"], key=lambda row: math.inf if math.isnan(row["relative_error"]) else row["relative_error"]
         )
         failure = ReplayError(
             f"check {args.model}: block {worst['name']} replays with a relative error of {worst['relative_error']}, "
-            f"tolerance {found.tolerance:g}; this model cannot be pruned block by block"
+            f"tolerance {result.tolerance:g}; this model cannot be pruned block by block"
         )
     return Report(_check_text(document), document, failure)
 

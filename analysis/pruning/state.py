@@ -15,7 +15,7 @@ from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
 from analysis.models.anatomy import Anatomy, Block, Matrix
 from analysis.models.save import assert_sparsity, is_plain, save_model, save_shrunk
-from analysis.recipe.parts import WHOLE
+from analysis.pruning.checks import shrink_problem
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import Visit
 from analysis.schema import TABLES
@@ -120,8 +120,5 @@ class Pruned:
         fewer heads.
         """
         if self.found is None:
-            raise UsageError(
-                f"shrink: {self.recipe} removes single weights, so no matrix gets smaller; a pattern of"
-                f" {', '.join(WHOLE)} does that, as in flap-neurons-50%"
-            )
+            raise UsageError(f"shrink: {shrink_problem(self.recipe)}")
         return shrink(self.model, self.found, self.structures)

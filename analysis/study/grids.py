@@ -13,7 +13,7 @@ from analysis.lab.examples import EXAMPLES
 from analysis.recipe.notation import brackets
 from analysis.recipe.parts import TRAINED, WHOLE, Pattern
 from analysis.recipe.recipe import Recipe
-from analysis.study.sweep import Job, grid
+from analysis.study.job import Job, grid
 from analysis.text.example_sets import HUB_SETS
 from analysis.text.sources import parse_source
 

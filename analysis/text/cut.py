@@ -2,18 +2,13 @@
 
 import random
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import BoolTensor, LongTensor
 
 from analysis.errors import DataError, UsageError
+from analysis.text.sources import MODES, Mode
 from analysis.windows import Windows, check_count
-
-Mode = Literal["stream", "crop", "documents"]
-
-
-MODES: tuple[Mode, ...] = ("stream", "crop", "documents")
 
 
 def check_request(label: str, length: int, samples: int | None, mode: str) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from analysis import storage
 from analysis.errors import DataError, UsageError, suggest
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 TABLES = (".jsonl", ".ndjson", ".parquet")  # files whose rows are documents
 Edge = int | Fraction  # a number of documents, or a share of them
+Mode = Literal["stream", "crop", "documents"]
+MODES: tuple[Mode, ...] = ("stream", "crop", "documents")  # how `cut` makes windows of documents
 SHARE = r"\d+/[1-9]\d*|\d+(?:\.\d+)?|\.\d+"
 PART = re.compile(rf"(.+?):({SHARE})(?:\+(?!$)|$)")
 JOINED = re.compile(r"\+(lab:|hub:|examples:|self($|[:+]))")

@@ -104,8 +104,8 @@ import os
 from analysis.study import pool
 from tests.helpers import fakes
 hire = pool._hire
-def told(threads):
-    worker = hire(threads)
+def told(*options):
+    worker = hire(*options)
     print(worker.pid, flush=True)
     return worker
 pool._hire = told
