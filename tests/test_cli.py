@@ -14,6 +14,7 @@ import pytest
 
 from analysis import paths
 from analysis.cli import main
+from analysis.study.job import Job
 
 WORDS = [
     "a",
@@ -320,6 +321,8 @@ def test_summary_says_what_was_asked_what_came_out_and_what_it_cost(finished, wo
     assert {"torch", "transformers", "python"} <= set(summary["versions"])
     assert summary["provenance"]["calibration"] and summary["provenance"]["held_out"]["other"]
     assert summary["request"]["model content"] == summary["model"]["fingerprint"]
+    request = {name: value for name, value in summary["request"].items() if name != "schema"}
+    assert Job(**summary["job"]).identity() == request, "the run that a study would store"
 
 
 def test_the_model_loads_back_pruned(finished):

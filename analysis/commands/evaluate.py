@@ -1,4 +1,4 @@
-"""The verbs that look and change nothing: `analysis check` and `analysis evaluate`."""
+"""`analysis evaluate`: measure a model on texts and tasks."""
 
 import argparse
 from dataclasses import asdict
@@ -103,10 +103,10 @@ def evaluate(args: argparse.Namespace) -> Report:
         )
     if args.task:
         say(f"asking {args.documents} questions of {', '.join(args.task)}")
-        asked = [
+        answers = [
             asdict(answered)
             for answered in zero_shot(dense.model, dense.tokenizer, args.task, documents=args.documents, seed=args.seed)
         ]
-        document["tasks"] = [row | {"fingerprint": task_fingerprint(row["task"])} for row in asked]
-        tables.append(table([name.replace("_", " ") for name in asked[0]], [tuple(row.values()) for row in asked]))
+        document["tasks"] = [row | {"fingerprint": task_fingerprint(row["task"])} for row in answers]
+        tables.append(table([name.replace("_", " ") for name in answers[0]], [tuple(row.values()) for row in answers]))
     return Report("\n\n".join(tables), document)

@@ -1,4 +1,4 @@
-"""The verbs around the study: `analysis figures`, `analysis list`, `analysis lab`."""
+"""`analysis lab`: train the models of the embedded lab."""
 
 import argparse
 import json

@@ -127,7 +127,7 @@ def _read(path: Path) -> dict:
         raise StoreError(f"{path} is not readable JSON ({broken}); delete the folder or name another") from broken
 
 
-def _refuse_other(folder: Path, earlier: dict | None, request: dict, what: str) -> None:
+def _refuse_other(folder: Path, earlier: dict | None, request: dict, reason: str) -> None:
     if earlier == request:
         return
     earlier = earlier or {}
@@ -136,7 +136,7 @@ def _refuse_other(folder: Path, earlier: dict | None, request: dict, what: str) 
         for key in sorted({*earlier, *request})
         if earlier.get(key) != request.get(key)
     ]
-    raise StoreError(f"--out {folder} {what} ({'; '.join(differences)}); delete the folder or name another")
+    raise StoreError(f"--out {folder} {reason} ({'; '.join(differences)}); delete the folder or name another")
 
 
 def _refuse_altered(folder: Path, summary: dict) -> None:

@@ -222,8 +222,8 @@ def summarise(job: Job, request: dict, inputs: "Inputs", outcome: "Outcome") -> 
     texts = tables["texts"]
     scores: dict[str, dict] = {}
     for row in tables["scores"].itertuples():
-        of = scores.setdefault(row.split, {"metric": row.metric, "examples": row.examples})
-        of[row.which] = {"score": row.score, "standard_error": row.standard_error, "loss": row.loss}
+        entry = scores.setdefault(row.split, {"metric": row.metric, "examples": row.examples})
+        entry[row.which] = {"score": row.score, "standard_error": row.standard_error, "loss": row.loss}
     zero_shot: dict[str, dict] = {}
     for row in tables["zero_shot"].itertuples():
         task = zero_shot.setdefault(
@@ -312,12 +312,12 @@ def sizes(size: dict) -> list[str]:
     rows = [
         (
             which,
-            f"{of['parameters']:,}",
-            f"{of['flops_per_token']:,}",
-            of["latency_ms"],
-            f"{of['tokens_per_second']:,.0f}",
+            f"{entry['parameters']:,}",
+            f"{entry['flops_per_token']:,}",
+            entry["latency_ms"],
+            f"{entry['tokens_per_second']:,.0f}",
         )
-        for which, of in size.items()
+        for which, entry in size.items()
     ]
     return [table(("size", "parameters", "FLOPs per token", "ms per window", "tokens/s"), rows), ""]
 
@@ -329,11 +329,11 @@ def scored(scores: dict) -> list[str]:
     rows = [
         (
             split,
-            of["metric"],
-            of["examples"],
-            *(of[which][value] for which in ("dense", "pruned") for value in ("score", "standard_error")),
+            entry["metric"],
+            entry["examples"],
+            *(entry[which][value] for which in ("dense", "pruned") for value in ("score", "standard_error")),
         )
-        for split, of in scores.items()
+        for split, entry in scores.items()
     ]
     return [table(("split", "metric", "examples", "dense score", "+-", "pruned score", "+-"), rows), ""]
 
@@ -345,11 +345,11 @@ def answers(zero_shot: dict) -> list[str]:
     rows = [
         (
             task,
-            of["documents"],
-            of["chance"],
-            *(of[which][value] for which in ("dense", "pruned") for value in ("accuracy", "standard_error")),
+            entry["documents"],
+            entry["chance"],
+            *(entry[which][value] for which in ("dense", "pruned") for value in ("accuracy", "standard_error")),
         )
-        for task, of in zero_shot.items()
+        for task, entry in zero_shot.items()
     ]
     if len(rows) > 1:
         means = [sum(row[place] for row in rows) / len(rows) for place in (2, 3, 5)]

@@ -254,10 +254,10 @@ def pick(device: str) -> str:
     """The device to train on: `cpu`, `cuda`, or for `auto` the better of the two that is here."""
     import torch
 
-    here = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    if device != "auto" and device not in here:
-        raise UsageError(f"train: device {device!r}: not here; possible are auto, {', '.join(here)}")
-    return here[-1] if device == "auto" else device
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    if device != "auto" and device not in devices:
+        raise UsageError(f"train: device {device!r}: not here; possible are auto, {', '.join(devices)}")
+    return devices[-1] if device == "auto" else device
 
 
 def check_config(config, may_be_zero: tuple[str, ...], more: Callable[[], list[str]]) -> None:
