@@ -512,7 +512,7 @@ def test_check_prints_blocks_and_matrices(world, capsys):
 
 
 def test_check_exits_3_above_the_tolerance(world, capsys, monkeypatch):
-    from analysis.models import check
+    from analysis.models import self_check as check
 
     true_error = check.replay_error
     monkeypatch.setattr(

@@ -5,7 +5,7 @@ Each rule stands here once and is fed from what is at hand: a job, the headers o
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UsageError
 from analysis.models.hub import check_weights, find, weight_files
@@ -129,7 +129,8 @@ def _check_windows(model: "nn.Module", calibration: "Windows", held_out: "dict[s
     from analysis.schema import CALIBRATION
     from analysis.windows import disjoint
 
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    config: Any = model.config  # of transformers
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if problem := label_problem(held_out):
         raise UsageError(f"held_out: {problem}")
     for label, windows in {CALIBRATION: calibration, **held_out}.items():

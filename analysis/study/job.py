@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any
 
 from analysis import storage
-from analysis.errors import AnalysisError, ModelError, UsageError
+from analysis.errors import AnalysisError, UsageError
 from analysis.models.hub import fingerprint
 from analysis.models.load import DTYPES
 from analysis.pruning.checks import header_misfits, label_problem, misfits, shrink_problem
@@ -173,29 +173,28 @@ def job_problems(
     if odd := [f"{kind} {word!r}" for kind, given in words.items() for word in given if not isinstance(word, str)]:
         yield UsageError(f"{', '.join(odd)}: must be a text, such as 'lab:stories' or 'lab:yes-no'")
         return
-    model: list[str] = []
-    checks: list[Callable[[], object]] = [lambda: check_tasks(values["tasks"])]
-    if contents is None:
-        checks += [lambda source=source: parse_source(source) for source in words["source"]]
-    else:
-        checks.insert(0, lambda: model.append(contents.model(values["model"])))
-        checks += [
-            lambda source=source: contents.source(source, model[0] if model else "unknown")
-            for source in words["source"]
-        ]
-        checks += [lambda task=task: contents.task(task) for task in values["tasks"]]
-    failures: dict[str, AnalysisError] = {}
-    for check in checks:
+    errors: dict[str, AnalysisError] = {}
+
+    def attempt(check: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            check()
+            return check(*arguments)
         except AnalysisError as error:
-            failures.setdefault(str(error), error)
-    yield from failures.values()
-    if model and isinstance(recipe, Recipe):
-        try:
-            yield from (UsageError(f"recipe {recipe}: {misfit}") for misfit in header_misfits(values["model"], recipe))
-        except ModelError as error:
-            yield error
+            errors.setdefault(str(error), error)
+
+    attempt(check_tasks, values["tasks"])
+    if contents is None:
+        for source in words["source"]:
+            attempt(parse_source, source)
+    else:
+        model = attempt(contents.model, values["model"])
+        for source in words["source"]:
+            attempt(contents.source, source, model or "unknown")
+        for task in values["tasks"]:
+            attempt(contents.task, task)
+        if model and isinstance(recipe, Recipe):
+            for misfit in attempt(header_misfits, values["model"], recipe) or ():
+                yield UsageError(f"recipe {recipe}: {misfit}")
+    yield from errors.values()
 
 
 def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Callable[[str], str]) -> Iterator[str]:

@@ -36,12 +36,12 @@ class Study:
     def part(self, jobs: Iterable[Job]) -> "Study":
         """The study of some of its jobs, in their order. Raises UsageError for a job that is none of its own."""
         names = dict(zip(self.jobs, self.runs, strict=True))
-        jobs = tuple(dict.fromkeys(jobs))
-        if strange := [job for job in jobs if job not in names]:
+        chosen = tuple(dict.fromkeys(jobs))
+        if strange := [job for job in chosen if job not in names]:
             raise UsageError(
-                f"part of a study: {len(strange)} of {len(jobs)} jobs are not in it, the first is {strange[0]}"
+                f"part of a study: {len(strange)} of {len(chosen)} jobs are not in it, the first is {strange[0]}"
             )
-        runs = tuple(names[job] for job in jobs)
+        runs = tuple(names[job] for job in chosen)
         place = {run: number for number, run in enumerate(dict.fromkeys(runs))}
         tables = {
             name: table[table["run"].isin(place)].sort_values(
@@ -50,7 +50,7 @@ class Study:
             for name, table in self.tables.items()
         }
         provenance = self.provenance | {"runs": {run: self.provenance["runs"][run] for run in place}}
-        return Study(jobs, runs, tables, provenance)
+        return Study(chosen, runs, tables, provenance)
 
 
 def gather(runs: Mapping[Job, tuple[str, StoredRun]]) -> Study:

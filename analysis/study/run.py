@@ -73,10 +73,10 @@ class Bench:
             from analysis.pruning.structures import check_pattern_shrinks
 
             check_pattern_shrinks(dense.model, job.recipe.pattern)
-        load = partial(self._tokens, job, split="train")
+        load = partial(self._tokens, dense, job, split="train")
         calibration = draw(load, job.calibration, job.samples, job.added, job.added_samples)
         held_out = {
-            label: self._tokens(job, source, job.held_out_samples or job.samples, split="held-out")
+            label: self._tokens(dense, job, source, job.held_out_samples or job.samples, split="held-out")
             for label, source in job.held_out
         }
         return Inputs(dense, calibration, held_out)
@@ -114,13 +114,21 @@ class Bench:
             self.known = Known() if self.reuse else None
         return self.dense
 
-    def _tokens(self, job: Job, source: str, samples: int, *, split: str) -> "Windows":
+    def _tokens(self, dense: "LoadedModel", job: Job, source: str, samples: int, *, split: str) -> "Windows":
         from analysis.text.load import load_tokens
 
-        options = {"length": job.length, "seed": job.seed, "separator": job.separator, "mode": job.mode, "split": split}
-        key = (source, samples, *options.values())
+        key = (source, samples, job.length, job.seed, job.separator, job.mode, split)
         if key not in self.windows:
-            self.windows[key] = load_tokens(source, self.dense, samples=samples, **options)
+            self.windows[key] = load_tokens(
+                source,
+                dense,
+                samples=samples,
+                length=job.length,
+                seed=job.seed,
+                separator=job.separator,
+                mode=job.mode,
+                split=split,
+            )
         return self.windows[key]
 
 

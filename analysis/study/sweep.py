@@ -10,7 +10,7 @@ others is an executor's business (`study/executor.py`); what it has done is read
 here.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 
 from analysis.errors import StoreError, UsageError
@@ -36,8 +36,8 @@ def run_study(
     the AnalysisError of a job that fails, with the job's name in front (of the first such job in order, once the jobs
     under way are done); what is finished stays stored.
     """
-    jobs = tuple(dict.fromkeys(jobs))
-    if not jobs:
+    unique = tuple(dict.fromkeys(jobs))
+    if not unique:
         raise UsageError("study: no jobs to run")
     if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
         raise UsageError(
@@ -46,28 +46,33 @@ def run_study(
         )
     if workers is not None and executor is not None:
         raise UsageError("study: give workers or an executor, not both")
-    contents, folders, runs = Contents(), {}, {}
-    for job in jobs:
+    contents = Contents()
+    folders: dict[Job, RunFolder] = {}
+    runs: dict[Job, StoredRun] = {}
+    for job in unique:
         with named(job):
             folders[job] = RunFolder(job.digest(contents))
-            runs[job] = folders[job].read()
-    models = list(dict.fromkeys(job.model for job in jobs))
+            if (stored := folders[job].read()) is not None:
+                runs[job] = stored
+    models = list(dict.fromkeys(job.model for job in unique))
     missing = sorted(
-        (job for job in jobs if runs[job] is None), key=lambda job: models.index(job.model)
+        (job for job in unique if job not in runs), key=lambda job: models.index(job.model)
     )  # each model is loaded once
+    description = f"study: {len(missing)} of {len(unique)} runs to do"
     try:
         with closing(_run_missing(missing, folders, workers, executor)) as done:
-            options = {"total": len(missing), "desc": f"study: {len(missing)} of {len(jobs)} runs to do", "unit": "run"}
-            for job, run in bar(done, **options) if progress and missing else done:
+            for job, run in (
+                bar(done, total=len(missing), desc=description, unit="run") if progress and missing else done
+            ):
                 runs[job] = run
     finally:
         process_bench.cache_clear()
-    return gather({job: (folders[job].name, run) for job, run in runs.items()})
+    return gather({job: (folders[job].name, runs[job]) for job in unique})
 
 
 def _run_missing(
     jobs: Sequence[Job], folders: Mapping[Job, RunFolder], workers: int | None, executor: Executor | None
-) -> Iterator[tuple[Job, StoredRun]]:
+) -> Generator[tuple[Job, StoredRun], None, None]:
     """Every job as it ends; those that time a model before the others, with nothing beside them."""
     timed, others = ([job for job in jobs if job.shrink is alone] for alone in (True, False))
     if timed:
@@ -79,9 +84,10 @@ def _run_missing(
 
 def _run_by(
     executor: Executor, jobs: Sequence[Job], folders: Mapping[Job, RunFolder]
-) -> Iterator[tuple[Job, StoredRun]]:
+) -> Generator[tuple[Job, StoredRun], None, None]:
     """Every job as the executor ends it, read from the store."""
-    failures, answered = {}, set()
+    failures: dict[int, Exception] = {}
+    answered: set[int] = set()
     with closing(executor.map(work, [(job, folders[job]) for job in jobs])) as answers:
         for number, error in answers:
             answered.add(number)
