@@ -23,21 +23,23 @@ if (
     from analysis.pruning.loop import prune
     from analysis.pruning.state import Pruned
     from analysis.recipe.recipe import Recipe
-    from analysis.study.sweep import Job, Study, grid, run_study
+    from analysis.study.job import Job, grid
+    from analysis.study.results import Study
+    from analysis.study.sweep import run_study
     from analysis.text.load import load_tokens
     from analysis.windows import Windows, disjoint
 
 _HOMES = {
     "AnalysisError": "analysis.errors",
-    "Job": "analysis.study.sweep",
+    "Job": "analysis.study.job",
     "LoadedModel": "analysis.models.load",
     "Perplexity": "analysis.measure.perplexity",
     "Pruned": "analysis.pruning.state",
     "Recipe": "analysis.recipe.recipe",
-    "Study": "analysis.study.sweep",
+    "Study": "analysis.study.results",
     "Windows": "analysis.windows",
     "disjoint": "analysis.windows",
-    "grid": "analysis.study.sweep",
+    "grid": "analysis.study.job",
     "load_model": "analysis.models.load",
     "load_tokens": "analysis.text.load",
     "perplexity": "analysis.measure.perplexity",

@@ -7,7 +7,7 @@ from claims_base import Claim, Results, less
 
 from analysis.recipe.recipe import Recipe
 from analysis.study.grids import paired
-from analysis.study.sweep import Job, grid
+from analysis.study.job import Job, grid
 
 LIAR, FLAP = "2407.13331", "2312.11983"
 TASKS = ("truth", "entailment", "similarity", "answers")

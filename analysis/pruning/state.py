@@ -15,7 +15,7 @@ from analysis.measure.cost import Meter
 from analysis.measure.quality import DenseModel
 from analysis.models.anatomy import Anatomy, Block, Matrix
 from analysis.models.save import assert_sparsity, is_plain, save_model, save_shrunk
-from analysis.recipe.parts import WHOLE
+from analysis.pruning.checks import shrink_problem
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import Visit
 from analysis.schema import TABLES
@@ -175,8 +175,5 @@ class Pruned:
         fewer heads.
         """
         if not self.structure_masks:
-            raise UsageError(
-                f"shrink: {self.recipe} removes single weights, so no matrix gets smaller; a pattern of"
-                f" {', '.join(WHOLE)} does that, as in flap-neurons-50%"
-            )
+            raise UsageError(f"shrink: {shrink_problem(self.recipe)}")
         return shrink(self.model, self.structures, self.structure_masks)

@@ -12,7 +12,7 @@ from analysis.errors import UsageError
 from analysis.recipe.notation import brackets
 from analysis.recipe.parts import TRAINED, WHOLE, Pattern
 from analysis.recipe.recipe import Recipe
-from analysis.study.sweep import Job, grid
+from analysis.study.job import Job, grid
 from analysis.text.example_sets import example_set
 from analysis.text.sources import parse_source
 

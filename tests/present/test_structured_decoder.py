@@ -14,7 +14,7 @@ from analysis.present import structured_decoder
 from analysis.present.style import OTHERS
 from analysis.schema import conform, study_columns
 from analysis.study.grids import asked_once, recipes, structured
-from analysis.study.sweep import grid
+from analysis.study.job import grid
 
 TASKS = ("lab:yes-no", "lab:entailment")
 PARAMETERS, ENTRIES = 1000, 800  # of the made-up model, and those of its matrices

@@ -5,7 +5,7 @@ import pytest
 from analysis.errors import RecipeError, UsageError
 from analysis.recipe.recipe import Recipe
 from analysis.study.grids import asked_once, closed_forms, grids, labelled, recipes, retrained, structured
-from analysis.study.sweep import grid
+from analysis.study.job import grid
 
 
 def test_every_criterion_with_every_method_and_the_solver_where_there_is_one():

@@ -12,8 +12,9 @@ import pytest
 
 from analysis import paths, schema
 from analysis.errors import AnalysisError, NumericalError, UsageError
+from analysis.study.job import Job
 from analysis.study.store import list_runs
-from analysis.study.sweep import Job, run_study
+from analysis.study.sweep import run_study
 from tests.helpers.fakes import lines, tables
 from tests.helpers.processes import alive, wait_until
 
@@ -58,7 +59,7 @@ def test_jobs_that_time_a_model_come_first_and_alone(home, calls, staff, job_arg
 
 
 def test_no_process_where_none_is_needed(home, calls, job_args, monkeypatch):
-    monkeypatch.setattr("analysis.study.pool._hire", lambda threads: pytest.fail("a worker was started"))
+    monkeypatch.setattr("analysis.study.pool._hire", lambda *options: pytest.fail("a worker was started"))
     jobs = [Job(**job_args | {"seed": seed}) for seed in range(3)]
     run_study(jobs[:1], workers=4)
     run_study(jobs[:2], workers=4)
@@ -119,7 +120,8 @@ def test_an_interrupt_ends_the_workers_of_a_script_without_a_guard(home, calls, 
     jobs = [Job(**job_args | {"seed": seed}) for seed in range(3)]
     (tmp_path / "script.py").write_text(f"""
 from analysis.study import pool
-from analysis.study.sweep import Job, run_study
+from analysis.study.job import Job
+from analysis.study.sweep import run_study
 print("once")
 fake = "from pathlib import Path; from tests.helpers import fakes; fakes.install(Path({str(calls)!r}), seconds=60); "
 pool.WORKER = fake + pool.WORKER

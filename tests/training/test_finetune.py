@@ -111,7 +111,7 @@ def test_resume_is_bit_equal_with_dropout_too(body, tmp_path):
     config = replace(TINY, dropout=0.1)
     whole = _weights(tune(body, "classification", tmp_path / "whole", config))
     tune(body, "classification", tmp_path / "parts", config, stop=lambda step: step == 13)
-    assert (tmp_path / "parts" / "checkpoint.pt").exists()
+    assert (tmp_path / "parts" / "checkpoint.safetensors").exists()
     resumed = _weights(tune(body, "classification", tmp_path / "parts", config))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     plain = _weights(tune(body, "classification", tmp_path / "plain"))
