@@ -197,9 +197,9 @@ def _advance_final(walk: Walk, index: int) -> None:
 def _advance_and_record(walk: Walk, dense: nn.Module, pruned: nn.Module, index: int) -> None:
     """The same, with the block's errors and how far the held-out texts are from the calibration text."""
     width, device = walk.calibration.dense.shape[2], next(dense.parameters()).device
-    moments = [hidden_accumulator(width, device) if walk.held_out else None for _ in walk.splits]
+    moments = [hidden_accumulator(width, device) for _ in walk.splits]
     for streams, moment in zip(walk.splits, moments, strict=True):
-        walk.rows["blocks"] += advance_and_measure(dense, pruned, index, streams, moment)
+        walk.rows["blocks"] += advance_and_measure(dense, pruned, index, streams, moment if walk.held_out else None)
     if index == len(walk.dense.blocks) - 1:
         walk.rows["distribution"] += [row for streams in walk.splits for row in error_quantiles(streams)]
     for streams, moment in zip(walk.held_out, moments[1:], strict=True):

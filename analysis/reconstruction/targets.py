@@ -65,14 +65,15 @@ def moments(dense: Piece, pruned: Piece, streams: Streams, recipe: Recipe, preci
     apart = recipe.student != recipe.target
     parts = Moments.PARTS["two streams" if apart else "one stream"]
     sums = Accumulator(parts, matrix.columns, precision=precision, device=device)
-    for rows in chunks(*streams.mask.shape, device):
-        real = streams.mask[rows].to(device)
-        inputs = {
-            stream: source.inputs(streams.recording, streams.of(stream)[rows].to(device), rows)[real]
-            for stream, source in (("sparse", pruned), ("dense", dense))
-            if stream in (recipe.student, recipe.target)
-        }
-        sums.add(inputs[recipe.student], inputs[recipe.target] if apart else None)
+
+    def real_inputs(stream: str, rows: slice) -> Tensor:
+        piece, hidden = pruned if stream == "sparse" else dense, streams.of(stream)[rows].to(device)
+        inputs = hidden if piece.inputs is None else piece.inputs(streams.recording, hidden, rows)
+        return inputs[streams.mask[rows].to(device)]
+
+    count, length = streams.mask.shape
+    for rows in chunks(count, length, device):
+        sums.add(real_inputs(recipe.student, rows), real_inputs(recipe.target, rows) if apart else None)
     return Moments.of(sums, name)
 
 

@@ -16,7 +16,7 @@ from analysis.masks.notes import Note
 from analysis.masks.patterns import check_mask, choose, column_blocks
 from analysis.masks.refine import frank_wolfe, refine, swaps
 from analysis.recipe.parts import Pattern, Refinement
-from analysis.streams.collect import Statistics
+from analysis.streams.moments import Statistics
 from tests.helpers.references import correlated, largest, normal, output_error, statistics_of
 
 COLUMNS = 8  # of group "block" in these tests; 8 does not divide the 20 inputs of most
