@@ -298,6 +298,7 @@ def test_masks_alone_of_the_windows_that_are_not_added():
         assert any(not torch.equal(everything.structures[name], mask) for name, mask in more.structures.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_loses_structures_and_is_repaired(family):
     dense, kind = tiny(family), "neurons" if family in ACROSS_HEADS else "structures"
@@ -307,6 +308,7 @@ def test_every_family_loses_structures_and_is_repaired(family):
     assert_sparsity(result.model, result.masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_models_stay_half_and_improve(dtype):
     dense, w = small_llama(dtype=dtype), windows(32)
