@@ -232,6 +232,7 @@ def test_all_mistakes_are_told_at_once_before_the_model_is_touched(world, tmp_pa
     assert "loading" not in message
 
 
+@pytest.mark.slow
 def test_wrong_arguments_load_no_torch(world, tmp_path):
     argv = arguments(world, tmp_path / "out", recipe="wonda-50% BR")
     code = f"import sys; from analysis.cli import main; print(main({argv!r}), 'torch' in sys.modules)"

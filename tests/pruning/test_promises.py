@@ -257,6 +257,7 @@ def test_6_shared_text_is_refused_before_any_work():
 # 7. Every number carries its cost ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", WEIGHT_METHODS)
 def test_7_seconds_memory_tokens_and_parameters_of_every_stage(method):
     result = prune(small_llama(), Recipe.parse(f"wanda-50% {method}"), windows(4), {"x": windows(2, seed=1)})
@@ -309,6 +310,7 @@ def test_8_no_socket_is_opened(tmp_path):
 # 9. Padding changes nothing ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [

@@ -302,6 +302,7 @@ def test_masks_alone_of_the_windows_that_are_not_added():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_loses_structures_and_is_repaired(family):
     dense, kind = tiny(family), "neurons" if family in ACROSS_HEADS else "structures"
@@ -311,6 +312,7 @@ def test_every_family_loses_structures_and_is_repaired(family):
     assert_sparsity(result.model, result.masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_models_stay_half_and_improve(dtype):
     dense, w = small_llama(dtype=dtype), windows(32)

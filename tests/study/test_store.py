@@ -49,6 +49,7 @@ def test_a_run_is_read_back_as_written(folder, home):
     assert read.manifest["digest"] == DIGEST and {"torch", "python"} <= set(read.manifest["versions"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_an_altered_file_is_never_served(folder, name, caplog):
     do(folder)
