@@ -9,8 +9,10 @@ import os
 import shutil
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-EXECUTED = Path(os.environ.get("ANALYSIS_NOTEBOOKS") or ROOT / "data" / "runs" / "notebooks" / "lab")
+from analysis import paths
+
+EXECUTED = Path(os.environ.get("ANALYSIS_NOTEBOOKS") or paths.runs() / "notebooks" / "lab")
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 project = "Pruning analysis"
 author = "The pruning-analysis developers"
@@ -28,9 +30,11 @@ include_patterns = [
 extensions = ["myst_nb"]
 nb_execution_mode = "off"
 nb_merge_streams = True
-nb_ipywidgets_js = {}  # interactive widgets need the network and a kernel; the page shows what stands beside them
-nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
+nb_ipywidgets_js: dict[
+    str, dict[str, str]
+] = {}  # interactive widgets need the network and a kernel; the page shows what stands beside them
 myst_heading_anchors = 3
+highlight_language = "none"  # of blocks that name no language
 html_theme = "furo"
 html_title = "Pruning analysis"
 html_static_path = ["_static"]
@@ -100,14 +104,13 @@ def executed_copy(name: str, source: str) -> str:
     file = EXECUTED / f"{name}.ipynb"
     notebook = json.loads(file.read_text("utf-8") if file.is_file() else source)
     notebook["metadata"].pop("widgets", None)
-    cells = [cell for cell in notebook["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
+    cells = notebook["cells"]
     for cell in cells:
-        for output in cell.get("outputs", []):
-            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in cell["outputs"] if WIDGET not in output.get("data", {})]
     if not file.is_file():
         note = {"cell_type": "markdown", "metadata": {}, "source": NOT_EXECUTED.format(name=name)}
         cells.insert(1, note | ({"id": "not-executed"} if "id" in cells[0] else {}))
-    notebook["cells"] = cells
     return json.dumps(notebook)
 
 

@@ -22,6 +22,7 @@ import pandas as pd
 
 from analysis import cli, paths, schema
 from analysis.recipe import parts
+from analysis.recipe.fields import Rule
 from analysis.recipe.recipe import Recipe
 
 DOCS = Path(__file__).resolve().parent
@@ -75,17 +76,20 @@ def words(part: str) -> str:
 def options(part: str) -> str:
     """The options of one part: the fields of its dataclass with their rules, then what its docstring says of them."""
     kind = getattr(parts, part.capitalize())
-    rows = [_option(field) for field in fields(kind) if field.name != "name"]
-    return table(("option", "of", "default", "value"), rows) + "\n\n" + _arxiv(inspect.getdoc(kind) or "")
+    rows = [_option(f.name, f.default, f.metadata["rule"]) for f in fields(kind) if "rule" in f.metadata]
+    rows = [row for row in rows if row[0] != "`name`"]
+    header: tuple[str, ...] = ("option", "of", "default", "value", "meaning")
+    if not any(row[-1] for row in rows):
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    return table(header, rows) + "\n\n" + _arxiv(inspect.getdoc(kind) or "")
 
 
-def _option(field) -> tuple[str, str, str, str]:
-    rule = field.metadata["rule"]
+def _option(name: str, default: object, rule: Rule) -> tuple[str, ...]:
     users = [f"`{word}`" for word in rule.only]
     users += [f"`{rule.when[0]}` = {' or '.join(f'`{value}`' for value in rule.when[1])}"] if rule.when else []
-    default = "–" if field.default in (None, MISSING) else f"`{str(field.default).lower()}`"
+    shown = "–" if default in (None, MISSING) else f"`{str(default).lower()}`"
     value = ", ".join(f"`{word}`" for word in rule.choices) or rule.says
-    return f"`{field.name}`", ", ".join(users) or "all", default, value
+    return f"`{name}`", ", ".join(users) or "all", shown, value, _arxiv(getattr(rule, "meaning", ""))
 
 
 def recipe_options(_: str) -> str:

@@ -5,6 +5,7 @@ python -m analysis.present.schematic figures/methods.svg
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -77,14 +78,15 @@ def _draw_method(ax: Axes, method: str) -> None:
 
 def _draw_block(ax: Axes, block: int, height: float, state: str, color: str) -> None:
     """A box with its number: dense (white), pruned (hatched), trained (hatched, in colour) or waiting (dotted)."""
-    looks = {
+    looks: dict[str, dict[str, Any]] = {
         "dense": {"facecolor": "white", "edgecolor": INK},
         "pruned": {"facecolor": "#f0f0f0", "edgecolor": "#777777", "hatch": "////"},
         "trained": {"facecolor": "white", "edgecolor": color, "hatch": "////", "linewidth": 2.4},
         "waiting": {"facecolor": "white", "edgecolor": FAINT, "linestyle": (0, (1.5, 1.5))},
     }
     corner = (block - SIDE / 2, height - 0.27)
-    style = {"boxstyle": "round,pad=0,rounding_size=0.08", "zorder": 3, "linewidth": 1.2} | looks[state]
+    style: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.08", "zorder": 3, "linewidth": 1.2}
+    style |= looks[state]
     ax.add_patch(FancyBboxPatch(corner, SIDE, 0.54, **style))
     plate = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
     ink = FAINT if state == "waiting" else INK
@@ -101,7 +103,7 @@ def _outline(ax: Axes, first: int, last: int, color: str, line, inset: float) ->
 
 def _arrow(ax: Axes, start, end, color: str, solid: bool = True, style: str = "-|>", width: float = 1.2) -> None:
     line = "-" if solid else (0, (1.5, 1.5))
-    ends = {"shrinkA": 0, "shrinkB": 0, "mutation_scale": 7 + 2 * width}
+    ends: dict[str, Any] = {"shrinkA": 0, "shrinkB": 0, "mutation_scale": 7 + 2 * width}
     ax.add_patch(FancyArrowPatch(start, end, arrowstyle=style, color=color, lw=width, ls=line, zorder=6, **ends))
 
 
@@ -110,7 +112,7 @@ def _draw_legend(fig: Figure) -> None:
     ax.set_axis_off()
     ax.set_xlim(0, 100)
     ax.set_ylim(0, 10)
-    boxes = {
+    boxes: dict[str, dict[str, Any]] = {
         "dense block": {"facecolor": "white", "edgecolor": INK},
         "pruned": {"facecolor": "#f0f0f0", "edgecolor": "#777777", "hatch": "////"},
         "pruned, being trained": {"facecolor": "white", "edgecolor": METHODS["BR"].color, "hatch": "////", "lw": 2.4},
