@@ -30,9 +30,7 @@ include_patterns = [
 extensions = ["myst_nb"]
 nb_execution_mode = "off"
 nb_merge_streams = True
-nb_ipywidgets_js: dict[
-    str, dict[str, str]
-] = {}  # interactive widgets need the network and a kernel; the page shows what stands beside them
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # widgets are left out: they need a kernel
 myst_heading_anchors = 3
 highlight_language = "none"  # of blocks that name no language
 html_theme = "furo"
