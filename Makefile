@@ -1,5 +1,6 @@
 # make figures   run the notebooks on the embedded lab; figures/ is written anew
-# make test      the tests, and the notebooks at their smoke size
+# make check     format, lint, types and the quick tests: two minutes on two cores, before every commit
+# make test      the same, then all tests, and the notebooks at their smoke size
 # make lab       JupyterLab on the notebooks
 # make docs      the documentation as a site, in build/docs; executes nothing
 # make clean     remove the environment and whatever can be made again at no cost (results in data/runs stay)
@@ -14,16 +15,25 @@ RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 DOCS   := $(VENV)/.docs
 
-.PHONY: figures test lab docs clean
+TESTS  := folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; set -ex; \
+	ANALYSIS_HOME="$$folder" ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadscope
+
+.PHONY: figures lint check test lab docs clean
 .DELETE_ON_ERROR:
 
 figures: $(READY)
 	$(RUN) -m analysis figures --preset $(PRESET) $(if $(ONLY),--only $(ONLY))
 
-test: $(READY)
-	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; set -ex; \
-	export ANALYSIS_HOME="$$folder" ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1; \
-	$(RUN) -m pytest -n 2 --dist loadscope tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout 300
+lint: $(READY)
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+check: lint
+	$(TESTS) -m "not slow" tests
+
+test: lint
+	$(TESTS) tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout 300
 
 lab: $(READY)
 	$(RUN) -m jupyter lab notebooks
@@ -34,7 +44,7 @@ docs: $(DOCS)
 	$(RUN) docs/links.py build/docs
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache data/cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache data/cache
 	find analysis tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 $(READY): requirements.lock pyproject.toml

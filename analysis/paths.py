@@ -8,8 +8,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def home() -> Path:
     """Folder of results and caches: `$ANALYSIS_HOME`, or `data/` of the repository."""
-    given = os.environ.get("ANALYSIS_HOME")
-    return Path(given).expanduser().resolve() if given else ROOT / "data"
+    folder = os.environ.get("ANALYSIS_HOME")
+    return Path(folder).expanduser().resolve() if folder else ROOT / "data"
 
 
 def runs() -> Path:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import BoolTensor, LongTensor, Tensor
+from torch import Tensor
 
 from analysis.errors import OverlapError, UsageError
 
@@ -33,9 +33,9 @@ class Labelled:
     labels: Tensor
     classes: tuple[str, ...] = ()
     texts: tuple[tuple[str, ...], ...] = ()
-    offsets: LongTensor | None = None
+    offsets: Tensor | None = None
 
-    def take(self, rows: LongTensor) -> "Labelled":
+    def take(self, rows: Tensor) -> "Labelled":
         """The answers of the windows `rows`, in that order."""
         texts = tuple(self.texts[row] for row in rows.tolist()) if self.texts else ()
         return replace(
@@ -47,22 +47,22 @@ class Labelled:
 class Windows:
     """N windows of T token ids each, and where they come from.
 
-    `ids` LongTensor (N, T). `mask` BoolTensor (N, T), True = real token, False = padding (always on the right).
+    `ids` long (N, T). `mask` bool (N, T), True = real token, False = padding (always on the right).
     `label` is the source in the words of whoever named it, without folders ("lab:stories", "stories.txt[:80%]").
     `provenance` says in plain values how the windows were made; its counts are of tokens, windows and documents.
-    `added`: how many of the last windows were added to a calibration text (`append`). `types` LongTensor (N, T): token
+    `added`: how many of the last windows were added to a calibration text (`append`). `types` long (N, T): token
     type ids, for models that tell a first from a second text. `labelled`: the right answers, of labelled examples.
     """
 
-    ids: LongTensor
-    mask: BoolTensor
+    ids: Tensor
+    mask: Tensor
     label: str = ""
     provenance: dict = field(default_factory=dict)
     added: int = 0
-    types: LongTensor | None = None
+    types: Tensor | None = None
     labelled: Labelled | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.ids.ndim != 2 or self.ids.shape != self.mask.shape or self.mask.dtype != torch.bool:
             raise UsageError(
                 f"windows {self.label!r}: ids are {tuple(self.ids.shape)} and the mask {tuple(self.mask.shape)}"
@@ -103,11 +103,25 @@ class Windows:
         """Windows that were not added; they come first."""
         return len(self) - self.added
 
+    @property
+    def head(self) -> str:
+        """What a model must answer on them: "next token", or the head that the labels ask for."""
+        return "next token" if self.labelled is None else self.labelled.head
+
+    @property
+    def answers(self) -> Labelled:
+        """The right answers. Raises UsageError where the windows have none."""
+        if self.labelled is None:
+            raise UsageError(
+                f"windows {self.label!r}: have no labels; draw them from labelled examples, such as examples:truth"
+            )
+        return self.labelled
+
     def digest(self) -> str:
         """sha256 of everything that a model is given and its answers are compared with."""
-        answers = None if self.labelled is None else self.labelled.labels
+        labels = None if self.labelled is None else self.labelled.labels
         digest = hashlib.sha256()
-        for name, tensor in {"ids": self.ids, "mask": self.mask, "types": self.types, "labels": answers}.items():
+        for name, tensor in {"ids": self.ids, "mask": self.mask, "types": self.types, "labels": labels}.items():
             if tensor is not None:
                 digest.update(
                     f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode()
@@ -125,7 +139,7 @@ class Windows:
             raise UsageError(f"subset of {self.label!r}: {n} windows asked, {len(self)} there")
         return self.take(torch.arange(n))
 
-    def take(self, rows: LongTensor) -> "Windows":
+    def take(self, rows: Tensor) -> "Windows":
         """The windows `rows`, in ascending order; provenance counts them."""
         part = replace(
             self,
@@ -196,15 +210,15 @@ def _without_shared(calibration: Windows, label: str, windows: Windows) -> Windo
     if not len(shared):
         return windows
     if len(shared) > CHANCE * len(windows):
-        ours, theirs = calibration.label or "calibration", windows.label or label
+        names = calibration.label or "calibration", windows.label or label
         raise OverlapError(
-            f"calibration {ours!r} and held-out {label!r} ({theirs}) overlap: {len(shared)} of {len(windows)} held-out"
-            f" windows share {run} or more consecutive tokens with calibration; give each side its own documents with"
-            " slices, such as text.txt[:80%] and text.txt[80%:]"
+            f"calibration {names[0]!r} and held-out {label!r} ({names[1]}) overlap: {len(shared)} of {len(windows)}"
+            f" held-out windows share {run} or more consecutive tokens with calibration; give each side its own"
+            " documents with slices, such as text.txt[:80%] and text.txt[80%:]"
         )
-    kept = torch.ones(len(windows), dtype=torch.bool)
-    kept[torch.from_numpy(shared)] = False
-    part = windows.take(kept.nonzero().flatten())
+    disjoint_rows = torch.ones(len(windows), dtype=torch.bool)
+    disjoint_rows[torch.from_numpy(shared)] = False
+    part = windows.take(disjoint_rows.nonzero().flatten())
     return replace(part, provenance={**part.provenance, "dropped": windows.provenance.get("dropped", 0) + len(shared)})
 
 
@@ -215,9 +229,9 @@ def repeated(calibration: Windows, windows: Windows) -> tuple[np.ndarray, int]:
     length = min(calibration.length, windows.length)
     both_labelled = calibration.labelled is not None and windows.labelled is not None
     run = length if both_labelled else min(64, max(length // 2, 16), length)
-    known = _run_hashes(calibration, run)[0]
+    calibration_hashes, _ = _run_hashes(calibration, run)
     hashes, rows = _run_hashes(windows, run)
-    return np.unique(rows[np.isin(hashes, known)]), run
+    return np.unique(rows[np.isin(hashes, calibration_hashes)]), run
 
 
 def _run_hashes(windows: Windows, run: int) -> tuple[np.ndarray, np.ndarray]:

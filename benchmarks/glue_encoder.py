@@ -89,7 +89,7 @@ def trained(body: Path, train: Path, dev: Path, out: Path, length: int, **settin
 
     if not (out / "training.json").exists():
         tokenizer = AutoTokenizer.from_pretrained(body)
-        sets = [load_examples(f"examples:{table}", tokenizer, length=length) for table in (train, dev)]
+        sets = [load_examples(f"examples:{table}", tokenizer=tokenizer, length=length) for table in (train, dev)]
         config = FinetuneConfig(length=length, batch=32, warmup=2_000, **settings)
         command = f"python benchmarks/glue_encoder.py ({out.name})"
         finetune(

@@ -24,7 +24,7 @@ from analysis.masks.patterns import choose
 from analysis.masks.refine import frank_wolfe, swaps
 from analysis.masks.swap_tables import CACHE
 from analysis.recipe.parts import Pattern
-from analysis.streams.collect import Statistics
+from analysis.streams.moments import Statistics
 
 SHAPES = [(688, 256), (256, 688), (1024, 1024)]
 PATTERNS = [Pattern(sparsity=0.5, group="row"), Pattern(sparsity=0.5, group="matrix"), Pattern(keep=2, of=4)]
@@ -96,7 +96,7 @@ def problem(shape: tuple[int, int]) -> tuple[Tensor, Statistics, Tensor]:
     tokens = torch.randn(4 * width, width, generator=generator) @ mixing
     gram = tokens.T @ tokens
     inputs = Statistics(gram, gram.diagonal().clone(), tokens.mean(0), len(tokens))
-    return weight, inputs, wanda_scores(weight, inputs.diagonal, inputs.tokens)
+    return weight, inputs, wanda_scores(weight, inputs)
 
 
 def bare_swap(weight: Tensor, gram: Tensor, mask: Tensor, pattern: Pattern) -> Callable[[], object]:

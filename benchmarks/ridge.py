@@ -18,7 +18,7 @@ from torch import Tensor
 from analysis.masks.patterns import keep_largest, kept
 from analysis.reconstruction import closed_form
 from analysis.reconstruction.closed_form import ridge
-from analysis.streams.moments import Moments, MomentsCollector
+from analysis.streams.moments import Accumulator, Moments
 
 CASES = [
     (688, 256, 0.5, False),
@@ -63,9 +63,9 @@ def problem(rows: int, width: int, sparsity: float, two: bool) -> tuple[Tensor, 
     generator = torch.Generator().manual_seed(0)
     dense = torch.randn(rows, width, generator=generator)
     student = torch.randn(4096, width, generator=generator) @ torch.randn(width, width, generator=generator)
-    collector = MomentsCollector(width)
-    collector.add(student, student + torch.randn(4096, width, generator=generator) if two else None)
-    return dense, keep_largest(dense.abs(), kept(width, sparsity)), collector.result("m")
+    sums = Accumulator(Moments.PARTS["two streams" if two else "one stream"], width)
+    sums.add(student, student + torch.randn(4096, width, generator=generator) if two else None)
+    return dense, keep_largest(dense.abs(), kept(width, sparsity)), Moments.of(sums, "m")
 
 
 def index_and_system(mask: Tensor, moments: Moments) -> tuple[Tensor, Tensor]:

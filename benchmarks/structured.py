@@ -22,26 +22,20 @@ from torch import nn
 from analysis.measure.perplexity import perplexity
 from analysis.models.anatomy import anatomy_of_copy, evaluating
 from analysis.models.load import load_model
+from analysis.recipe.words import STRUCTURED_WORDS
 from analysis.streams.moments import Sums, one_stream
 from analysis.streams.streams import advance, open_streams
 from analysis.structured.budget import select
 from analysis.structured.criteria import (
-    CRITERIA,
     Evidence,
     consumer_statistics,
     mask_gradients,
+    ranking,
     structure_scores,
     token_batches,
 )
-from analysis.structured.find import (
-    KINDS,
-    Structures,
-    column_mask,
-    remove,
-    structure_of_column,
-    structures,
-    structures_of_copy,
-)
+from analysis.structured.find import KINDS, structures
+from analysis.structured.pairs import Structures, column_mask, remove, structure_of_column, structures_of_copy
 from analysis.structured.repair import METHODS, repair
 from analysis.structured.shrink import footprint, shrink
 from analysis.structured.targets import two_streams
@@ -56,9 +50,9 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="lab")
     parser.add_argument("--source", default="lab:mixed")
     parser.add_argument("--held-out", default="lab:mixed")
-    parser.add_argument("--kinds", nargs="+", default=["neurons"], choices=KINDS)
+    parser.add_argument("--kinds", nargs="+", default=["neurons"], choices=list(KINDS))
     parser.add_argument("--heads", default="groups")
-    parser.add_argument("--criteria", nargs="+", default=["flap"], choices=list(CRITERIA))
+    parser.add_argument("--criteria", nargs="+", default=["flap"], choices=list(STRUCTURED_WORDS))
     parser.add_argument("--removed", type=float, default=0.5)
     parser.add_argument("--scope", default="uniform")
     parser.add_argument("--penalty", type=float, default=1e-3)
@@ -96,7 +90,7 @@ def time_steps(model: nn.Module, windows: Windows, given) -> None:
     found = structures(model, kinds=given.kinds, heads=given.heads)
     gathered = consumer_statistics(model, found, batches, want="gram")
     criterion = given.criteria[0]
-    gradients = mask_gradients(model, found, batches) if CRITERIA[criterion].wants == "gradients" else {}
+    gradients = mask_gradients(model, found, batches) if STRUCTURED_WORDS[criterion].evidence == "gradients" else {}
     masks = chosen(found, criterion, gathered, gradients, given)
     sums = {
         pair.name: one_stream(pair.consumer.weight(), pair.consumer.module.bias, gathered[pair.name]) for pair in found
@@ -165,7 +159,7 @@ def chosen(found: Structures, criterion: str, gathered, gradients, given):
         pair.name: structure_scores(criterion, pair, Evidence(gathered[pair.name], gradients.get(pair.name)), source)
         for pair in found
     }
-    return select(found, scores, given.removed, scope=given.scope, rule=CRITERIA[criterion].rule)
+    return select(found, scores, given.removed, scope=given.scope, rule=ranking(criterion))
 
 
 def repaired(found: Structures, masks, gathered, method: str, penalty: float):

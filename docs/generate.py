@@ -22,7 +22,7 @@ import pandas as pd
 
 from analysis import cli, paths, schema
 from analysis.recipe import parts
-from analysis.recipe.fields import Rule
+from analysis.recipe.fields import Part, Rule
 from analysis.recipe.recipe import Recipe
 
 DOCS = Path(__file__).resolve().parent
@@ -74,10 +74,12 @@ def words(part: str) -> str:
 
 
 def options(part: str) -> str:
-    """The options of one part: the fields of its dataclass with their rules, then what its docstring says of them."""
-    kind = getattr(parts, part.capitalize())
-    rows = [_option(f.name, f.default, f.metadata["rule"]) for f in fields(kind) if "rule" in f.metadata]
-    rows = [row for row in rows if row[0] != "`name`"]
+    """The options of one part, or of the "recipe" itself: the fields of its dataclass with their rules, then what its
+    docstring says of them.
+    """
+    kind = Recipe if part == "recipe" else getattr(parts, part.capitalize())
+    rules = {f.name: (f.default, f.metadata["rule"]) for f in fields(kind) if "rule" in f.metadata and f.name != "name"}
+    rows = [_option(name, default, rule) for name, (default, rule) in rules.items() if not issubclass(rule.kind, Part)]
     header: tuple[str, ...] = ("option", "of", "default", "value", "meaning")
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
@@ -90,11 +92,6 @@ def _option(name: str, default: object, rule: Rule) -> tuple[str, ...]:
     shown = "–" if default in (None, MISSING) else f"`{str(default).lower()}`"
     value = ", ".join(f"`{word}`" for word in rule.choices) or rule.says
     return f"`{name}`", ", ".join(users) or "all", shown, value, _arxiv(getattr(rule, "meaning", ""))
-
-
-def recipe_options(_: str) -> str:
-    """The options that belong to the recipe itself."""
-    return _arxiv(inspect.getdoc(Recipe) or "")
 
 
 def listing(what: str) -> str:
@@ -185,7 +182,6 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "columns": columns,
     "words": words,
     "options": options,
-    "recipe-options": recipe_options,
     "list": listing,
     "generation": generation,
     "exit-codes": exit_codes,

@@ -5,6 +5,7 @@ The environment is set when this file is imported, before any test module can im
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -33,8 +34,14 @@ def pytest_unconfigure(config):
 HOME = pytest.StashKey[str]()
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items):
-    """Tests that need a GPU or the real data are skipped, with the reason, where there is none."""
+    """Tests of one family among many are slow but for a few families; tests that need a GPU or the real data are
+    skipped, with the reason, where there is none.
+    """
+    for item in items:
+        if _beyond_quick(item):
+            item.add_marker(pytest.mark.slow)
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 
@@ -42,6 +49,16 @@ def pytest_collection_modifyitems(items):
             _skip(items, "gpu", "no CUDA device here")
     if not ASSETS.is_dir():
         _skip(items, "real_assets", "the real model and texts are not here (../shared/assets)")
+
+
+def _beyond_quick(item) -> bool:
+    """Whether the test's module takes families of models and its parameters name one that quick tests leave out."""
+    families = sys.modules.get("tests.helpers.families")
+    parameters = getattr(item, "callspec", None)
+    if families is None or parameters is None:
+        return False
+    beyond = set(families.FAMILIES) - set(families.QUICK)
+    return any(isinstance(value, str) and value in beyond for value in parameters.params.values())
 
 
 def _skip(items, marker: str, reason: str) -> None:

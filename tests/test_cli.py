@@ -505,7 +505,7 @@ def test_check_prints_blocks_and_matrices(world, capsys):
 
 
 def test_check_exits_3_above_the_tolerance(world, capsys, monkeypatch):
-    from analysis.models import check
+    from analysis.commands.check import check
 
     true_error = check.replay_error
     monkeypatch.setattr(
@@ -616,12 +616,28 @@ def test_heads_that_cannot_be_cut_out_are_refused_before_the_work(world, tmp_pat
     assert main(asked) == 0
 
 
-def test_list_recipes_explains_every_criterion():
-    from analysis.recipe.parts import CRITERIA as weights
-    from analysis.recipe.parts import STRUCTURED
-    from analysis.recipe.words import CRITERIA
+def test_list_recipes_explains_every_word_and_every_option(capsys):
+    from dataclasses import fields
 
-    assert set(CRITERIA) == {*weights, *STRUCTURED}
+    from analysis.recipe import words
+    from analysis.recipe.recipe import PARTS
+
+    assert main(["list", "recipes", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["recipes"]
+    listed = {(row["part"], row["word"]): row["meaning"] for row in rows}
+    for part, records in {
+        "criterion": words.CRITERION_WORDS | words.STRUCTURED_WORDS,
+        "refinement": words.REFINEMENT_WORDS,
+        "method": words.METHOD_WORDS,
+        "unit": words.UNIT_WORDS,
+        "settings": words.SETTING_WORDS,
+    }.items():
+        assert {word for kind, word in listed if kind == part} == set(records)
+        assert all(word.meaning in listed[part, word.name] for word in records.values())
+    free = {"name", "more", "sparsity", "keep", "of", "kind"}
+    options = {f.name for part in PARTS.values() for f in fields(part)} - free
+    assert options <= {word for kind, word in listed if kind == "option"}
+    assert listed["option", "damping"].startswith("of sparsegpt: ") and "default 0.01" in listed["option", "damping"]
 
 
 def test_figures_passes_its_arguments_on_and_says_where_things_are(tmp_path, capsys, monkeypatch):

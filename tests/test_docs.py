@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote
@@ -231,3 +233,12 @@ def test_the_command_line_of_the_readme_exists(capsys):
     text = (ROOT / "README.md").read_text("utf-8")
     for option in set(re.findall(r"--[a-z][a-z-]+", text)):
         assert option in options, option
+
+
+@pytest.mark.slow
+def test_the_example_of_a_criterion_of_ones_own_runs():
+    pytest.importorskip("analysis.extend")
+    example = re.search(r"```python\n(.*?)```", (DOCS / "extending.md").read_text("utf-8"), re.S)[1]
+    example += 'print(pruned.tables["matrices"]["sparsity"].round(2).unique().tolist())\n'
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.split() == ["[0.5]"], done.stderr

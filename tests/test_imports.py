@@ -1,13 +1,12 @@
-"""Imports run one way, floor by floor, and nobody loads torch who only reads tables.
+"""Imports run one way, room above room and file above file, and nobody loads torch who only reads tables.
 
-The floors are those of the design: errors, paths, progress, lab -> (rules, notation) recipe, text -> models -> masks ->
-reconstruction -> measure -> pruning -> study -> cli. `suite` stands on the ground floor alone; `present` reads
-`records` only.
+`python tests/test_imports.py` prints the rooms from the ground up, with what each imports.
 """
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,34 +14,31 @@ import pytest
 from analysis import paths
 
 PACKAGE = paths.ROOT / "analysis"
-GROUND = {"errors", "paths", "progress"}
-TABLES = {"records"}
+GROUND = {"errors", "paths", "progress", "storage"}
+TABLES = {"schema"}
 FLOORS = [
     GROUND,
     TABLES,
-    {"lab"},
-    {"rules", "presets"},
-    {"notation"},
-    {"recipe_parts"},
-    {"recipe", "text"},
+    {"windows", "lab", "recipe"},
     {"models"},
+    {"text"},
+    {"training", "streams"},
     {"masks"},
     {"reconstruction"},
+    {"structured"},
     {"measure"},
-    {"walk"},
-    {"whole"},
     {"pruning"},
-    {"study"},
+    {"study", "extend"},
 ]
 ALLOWED = {room: set().union(*FLOORS[:level]) for level, floor in enumerate(FLOORS) for room in floor}
 ALLOWED |= dict.fromkeys(GROUND, GROUND)
-ALLOWED |= {"suite": GROUND, "present": GROUND | TABLES}
+ALLOWED |= {"suite": GROUND, "present": GROUND | TABLES | {"recipe"}}
 ANYTHING = {"__init__", "__main__", "cli", "commands"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def room_of(file: Path) -> str:
-    """First name below the package: `models` for models/load.py, `recipe` for recipe.py."""
+    """First name below the package: `models` for models/load.py, `schema` for schema.py."""
     return file.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
@@ -82,14 +78,48 @@ def test_a_room_imports_only_rooms_below_it(file):
         assert below, f"{file.relative_to(paths.ROOT)}:{line}: {room} imports {name}, which is not below it"
 
 
+def module_of(file: Path) -> str:
+    """Dotted name below the package."""
+    return ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def file_graph() -> dict[str, set[str]]:
+    """What each file imports, deferred imports included: module -> modules of the package."""
+    modules = {module_of(file) for file in FILES}
+    graph = {}
+    for file in FILES:
+        if module_of(file) == "__init__":
+            continue  # the public names, fetched when first used
+        names = {name for name, _ in imports(ast.parse(file.read_text("utf-8")), file)}
+        graph[module_of(file)] = {
+            next((m for m in (name, name.rpartition(".")[0]) if m in modules), "") for name in names
+        }
+        graph[module_of(file)] -= {"", module_of(file)}
+    return graph
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    try:
+        tuple(TopologicalSorter(file_graph()).static_order())
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_a_deferred_import_counts_and_a_type_only_one_does_not(tmp_path):
+    source = (
+        "if TYPE_CHECKING:\n    from analysis.study import job\ndef late():\n    from analysis.models import load\n"
+    )
+    assert {name for name, _ in imports(ast.parse(source), PACKAGE / "text" / "load.py")} == {"models.load"}
+
+
 def test_the_walk_sees_upward_imports_in_every_form():
     source = (
         "import analysis.study.store\nfrom analysis.pruning.loop import prune\nfrom ..models import load\nfrom . import"
         " windows\ndef late():\n    from analysis import cli\nif TYPE_CHECKING:\n    from analysis.models.load import"
         " LoadedModel\n"
     )
-    seen = {name for name, _ in imports(ast.parse(source), PACKAGE / "text" / "corpora.py")}
-    assert seen == {"study.store", "pruning.prune", "models.load", "text.windows", "cli"}
+    seen = {name for name, _ in imports(ast.parse(source), PACKAGE / "text" / "load.py")}
+    assert seen == {"study.store", "pruning.loop.prune", "models.load", "text.windows", "cli"}
 
 
 def test_nothing_imports_notebooks_or_tests():
@@ -119,3 +149,19 @@ def test_importing_loads_no_torch(module):
     done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not done.stdout.split(), f"import {module} loads {done.stdout.strip()}"
+
+
+def picture() -> str:
+    """The rooms from the ground up, each with the rooms it imports."""
+    below = {}
+    for module, others in file_graph().items():
+        below.setdefault(module.split(".")[0], set()).update(other.split(".")[0] for other in others)
+    rooms = [room for floor in FLOORS for room in sorted(floor)] + ["suite", "present", "commands", "cli"]
+    lines = [
+        f"{room:16} {' '.join(r for r in rooms if r in below[room] and r != room)}" for room in rooms if room in below
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(picture())

@@ -194,10 +194,22 @@ def test_parameters_are_typed_literals_after_a_comment_and_none_is_a_magic(path)
 
 
 @each
-def test_every_parameter_is_used(path):
+def test_every_parameter_is_used_and_explained_and_nothing_else_is_in_capitals(path):
+    tagged = [source(cell) for cell in cells(path, "code") if "parameters" in cell["metadata"].get("tags", [])]
     code = [source(cell) for cell in cells(path, "code") if "parameters" not in cell["metadata"].get("tags", [])]
-    used = {node.id for text in code for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
-    assert set(read_parameters(path)) <= used
+    names = [node for text in code for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)]
+    # provenance is given all names: those in capitals are the parameters
+    read = {"PRESET", *(node.id for node in names if isinstance(node.ctx, ast.Load))}
+    assert set(read_parameters(path)) <= read
+    assert not [node.id for node in names if isinstance(node.ctx, ast.Store) and node.id.isupper()]
+    assert not re.findall(r"import .*\b[A-Z_]+\b", "\n".join(code))
+    assert all(re.match(r"[A-Z_]+: .*\S  # \w", line) for line in tagged[0].splitlines()[1:])
+
+
+@each
+def test_every_figure_says_where_it_comes_from(path):
+    code = "\n".join(source(cell) for cell in cells(path, "code"))
+    assert code.count("provenance(") == code.count("provenance(globals(), ") >= 1
 
 
 @each

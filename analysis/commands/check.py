@@ -1,10 +1,15 @@
-"""`analysis check`: replay every block of a model and list its matrices."""
+"""`analysis check`: whether a model can be pruned block by block. Replays every block and lists the matrices."""
 
 import argparse
 import math
+from typing import TYPE_CHECKING
 
 from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, say, table
 from analysis.errors import ReplayError
+
+if TYPE_CHECKING:
+    from analysis.models.load import LoadedModel
+    from analysis.windows import Windows
 
 CHECKED = 8  # windows of a given text that `check` replays
 
@@ -22,7 +27,6 @@ def check(args: argparse.Namespace) -> Report:
         fingerprints({"text": args.text}, problems, model)
     problems.raise_any()
     from analysis.models.load import load_model
-    from analysis.models.self_check import check as check_model_replay
     from analysis.text.load import load_tokens
 
     say(f"loading {args.model}")
@@ -30,24 +34,53 @@ def check(args: argparse.Namespace) -> Report:
     windows = None
     if args.text:
         windows = load_tokens(args.text, dense, length=args.length, samples=CHECKED)
-    found = check_model_replay(dense, windows)
     document = {
         "model": {"name": dense.name, "fingerprint": dense.fingerprint, "dtype": args.dtype},
-        "ok": found.ok,
-        "tolerance": found.tolerance,
-        "replay": found.replay.to_dict("records"),
-        "matrices": found.matrices.to_dict("records"),
+        **replay_and_matrices(dense, windows),
     }
     failure = None
-    if not found.ok:
+    if not document["ok"]:
         worst = max(
             document["replay"], key=lambda row: math.inf if math.isnan(row["relative_error"]) else row["relative_error"]
         )
         failure = ReplayError(
             f"check {args.model}: block {worst['name']} replays with a relative error of {worst['relative_error']}, "
-            f"tolerance {found.tolerance:g}; this model cannot be pruned block by block"
+            f"tolerance {document['tolerance']:g}; this model cannot be pruned block by block"
         )
     return Report(_check_text(document), document, failure)
+
+
+def replay_and_matrices(dense: "LoadedModel", windows: "Windows | None" = None) -> dict:
+    """`ok`: whether the replay on `windows` (None: random tokens) is exact to `tolerance` in every block, nan is not;
+    `replay`: a row (block, name, relative_error) per block; `matrices`: a row (block, matrix, half, rows, columns,
+    weights) per prunable matrix.
+
+    Raises UnsupportedModel where the model cannot be taken apart. A replay that is not exact is reported, not raised.
+    """
+    from analysis.models.anatomy import anatomy
+    from analysis.models.replay import random_windows, replay_error, tolerance_for
+
+    parts = anatomy(dense.model)
+    errors = replay_error(dense.model, parts, random_windows(dense.model) if windows is None else windows)
+    tolerance = tolerance_for(dense.dtype)
+    matrices = [
+        {
+            "block": block.index,
+            "matrix": matrix.name,
+            "half": matrix.half,
+            "rows": matrix.rows,
+            "columns": matrix.columns,
+            "weights": matrix.rows * matrix.columns,
+        }
+        for block in parts.blocks
+        for matrix in block.matrices
+    ]
+    return {
+        "ok": bool((errors.relative_error <= tolerance).all()),
+        "tolerance": tolerance,
+        "replay": errors.to_dict("records"),
+        "matrices": matrices,
+    }
 
 
 def _check_text(document: dict) -> str:

@@ -49,9 +49,10 @@ def lab_finetune(args: argparse.Namespace) -> Report:
     from analysis.text.examples import load_examples
     from analysis.text.sources import parse_source
     from analysis.training import finetune
+    from analysis.training.loop import check_config
 
     config = _config(finetune.FinetuneConfig, args)
-    finetune.check(config)
+    check_config(config)
     train, held_out = (
         parse_source(args.source).half("train"),
         parse_source(args.held_out or args.source).half("held-out"),
@@ -64,14 +65,18 @@ def lab_finetune(args: argparse.Namespace) -> Report:
     folder, _ = fetch(args.model)
     tokenizer = finetune.tokenizer(folder)
     given = load_examples(
-        train, tokenizer, samples=config.examples if train.endless else None, length=config.length, seed=config.seed
+        train,
+        tokenizer=tokenizer,
+        samples=config.examples if train.endless else None,
+        length=config.length,
+        seed=config.seed,
     )
     scored = load_examples(
         held_out,
-        tokenizer,
+        tokenizer=tokenizer,
         samples=config.scored if held_out.endless else None,
         length=config.length,
-        classes=given.labelled.classes or None,
+        classes=given.answers.classes or None,
     )
     out = args.out or paths.runs() / f"encoder-{Path(train.name).stem}"
     finetune.finetune(

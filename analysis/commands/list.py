@@ -1,9 +1,9 @@
 """`analysis list`: models, text sources, tasks, recipes and stored runs."""
 
 import argparse
+from dataclasses import fields, replace
 
 from analysis.commands.common import Report, table
-from analysis.recipe.words import CRITERIA, PATTERNS
 
 
 def list_things(args: argparse.Namespace) -> Report:
@@ -22,9 +22,9 @@ def _models():
 
 
 def _sources():
-    from analysis.text.sources import SOURCES
+    from analysis.text.sources import SOURCE_FORMS
 
-    return ("source", "what it is"), list(SOURCES.items())
+    return ("source", "what it is"), list(SOURCE_FORMS.items())
 
 
 def _tasks():
@@ -34,22 +34,66 @@ def _tasks():
 
 
 def _recipes():
-    from analysis.recipe.parts import REFINEMENTS, UNITS
+    from analysis.recipe import words
     from analysis.recipe.presets import PRESETS
-    from analysis.recipe.recipe import METHODS, REPAIRING
 
-    presets = {name: f"{preset.text}: {preset.description} ({preset.source})" for name, preset in PRESETS.items()}
     parts = {
-        "criterion": CRITERIA,
-        "refinement": REFINEMENTS,
-        "pattern": PATTERNS,
-        "method": METHODS | REPAIRING,
-        "unit": UNITS,
-        "recipe": presets,
+        "criterion": {**words.CRITERION_WORDS, **_structured()},
+        "refinement": words.REFINEMENT_WORDS,
+        "pattern": _patterns(),
+        "method": words.METHOD_WORDS,
+        "unit": words.UNIT_WORDS,
+        "settings": words.SETTING_WORDS,
     }
-    return ("part", "word", "meaning"), [
-        (part, word, meaning) for part, words in parts.items() for word, meaning in words.items()
+    rows = [(part, name, _explained(word)) for part, records in parts.items() for name, word in records.items()]
+    rows += [
+        ("recipe", name, f"{preset.text}: {preset.description} ({preset.source})") for name, preset in PRESETS.items()
     ]
+    return ("part", "word", "meaning"), rows + _options()
+
+
+def _structured():
+    """Criteria of whole structures; where a word is one of weights too, with both meanings."""
+    from analysis.recipe.words import CRITERION_WORDS, STRUCTURED_WORDS
+
+    both = CRITERION_WORDS.keys() & STRUCTURED_WORDS.keys()
+    joined = {
+        name: replace(word, meaning="; ".join(dict.fromkeys([CRITERION_WORDS[name].meaning, word.meaning])))
+        for name, word in STRUCTURED_WORDS.items()
+        if name in both
+    }
+    return STRUCTURED_WORDS | joined
+
+
+def _patterns():
+    """How patterns are written, with the kind of each."""
+    from analysis.recipe.words import KIND_WORDS, Word
+
+    kinds = {"50%" if name == "weights" else f"{name}-50%": word for name, word in KIND_WORDS.items()}
+    return {
+        "50%": kinds.pop("50%"),
+        "2:4": Word("2:4", "2:4", "keep 2 of every 4 consecutive inputs of each output"),
+    } | kinds
+
+
+def _explained(word):
+    return word.meaning + (f" ({word.source})" if word.source else "")
+
+
+def _options():
+    """The options after a pattern and after a method: what takes them, their default, what they mean."""
+    from analysis.recipe.recipe import PARTS, Recipe
+
+    rows = {}
+    for part in (*PARTS.values(), Recipe):
+        for name, declared in {**{f.name: f for f in fields(part)}, **part.declared()}.items():
+            rule = declared.metadata.get("rule")
+            if rule is None or not rule.meaning:
+                continue
+            owners = f"of {' and '.join(rule.only)}: " if rule.only else ""
+            default = "" if declared.default is None else f"; default {declared.default}"
+            rows[part, name] = ("option", name, f"{owners}{rule.meaning}{default}")
+    return list(rows.values())
 
 
 def _runs():

@@ -22,15 +22,15 @@ def recipe(draw: Draw, world: World) -> str:
         if not bowl:
             steps.append(draw.say("[Put|Place] {x} in the {d.vessel}.", x=thing, d=dish))
         elif waiting and draw.chance(0.35):
-            other = _the(waiting.pop(0), amounts)
+            second = _the(waiting.pop(0), amounts)
             steps.append(
                 draw.say(
                     "[Mix|Beat|Stir] {x} and {y} [in a cup|together] and [add them|pour them in|tip them in].",
                     x=thing,
-                    y=other,
+                    y=second,
                 )
             )
-            bowl.append(other)
+            bowl.append(second)
         else:
             steps.append(
                 draw.say(

@@ -63,7 +63,7 @@ def dialogue(draw: Draw, world: World) -> str:
         w=weather,
     )
     for topic in draw.sample(
-        [_facts, _facts_of_town, _plan, _bargain, _quiz, _animals, _family, _number], draw.number(2, 3)
+        [_facts, _facts_of_town, plan, bargain, _quiz, _animals, _family, _number], draw.number(2, 3)
     ):
         topic(talk, world)
     talk.say(
@@ -84,17 +84,18 @@ def _facts(talk: Talk, world: World) -> None:
     p = talk.a
     while p in (talk.a, talk.b):
         p = talk.draw.ranked(world.people)
-    known = talk.draw.chance(0.7)
+    acquainted = talk.draw.chance(0.7)
     talk.say(
-        talk.a, "[Do you know|Have you ever met] {p.name}?" if known else "[Who is|Tell me, who is] {p.name}?", p=p
+        talk.a, "[Do you know|Have you ever met] {p.name}?" if acquainted else "[Who is|Tell me, who is] {p.name}?", p=p
     )
     talk.say(
         talk.b,
-        ("[Of course|Certainly|Yes]. " if known else "") + "{P} is [a|the] {p.trade.noun} [in|from] {p.home.name}.",
+        ("[Of course|Certainly|Yes]. " if acquainted else "")
+        + "{P} is [a|the] {p.trade.noun} [in|from] {p.home.name}.",
         p=p,
         P=p.they.capitalize(),
     )
-    asked = [
+    questions = [
         ("[What does {p.they} look like|How would I know {p.them}]?", "{P} has {p.looks}."),
         ("[Is {p.they} afraid of anything|What frightens {p.them}]?", "{p.fear}[.|, they say.|. Always has been.]"),
         (
@@ -118,7 +119,7 @@ def _facts(talk: Talk, world: World) -> None:
         ),
         ("How old is {p.they}?", "{P} is {age}." if p.born > 400 else "Past sixty."),
     ]
-    for question, answer in talk.draw.sample(asked, talk.draw.number(2, 4)):
+    for question, answer in talk.draw.sample(questions, talk.draw.number(2, 4)):
         talk.say(talk.a, question, p=p)
         talk.say(talk.b, answer, p=p, P=p.they.capitalize(), age=460 - p.born)
     if talk.draw.chance(0.4):
@@ -129,7 +130,7 @@ def _facts(talk: Talk, world: World) -> None:
 def _facts_of_town(talk: Talk, world: World) -> None:
     t: Town = talk.draw.ranked(world.towns)
     talk.say(talk.b, "[I am off to|I have never been to|Next week I travel to|My cousin has moved to] {t.name}.", t=t)
-    asked = [
+    questions = [
         ("[What is it known for|What do they make there]?", "{t.product}."),
         ("[What is there to see|What should one look at there]?", "The {t.landmark}. It {t.landmark_tale}."),
         ("[When is the fair|Do they have a feast there]?", "The {t.festival} is in {t.month}."),
@@ -141,12 +142,12 @@ def _facts_of_town(talk: Talk, world: World) -> None:
         ),
         ("[Is it large|How many people live there]?", "About {t.souls} people[.|, not counting the geese.]"),
     ]
-    for question, answer in talk.draw.sample(asked, talk.draw.number(2, 3)):
+    for question, answer in talk.draw.sample(questions, talk.draw.number(2, 3)):
         talk.say(talk.a, question, t=t)
         talk.say(talk.b, answer, t=t, n=t.neighbours[1])
 
 
-def _plan(talk: Talk, world: World) -> None:
+def plan(talk: Talk, world: World) -> None:
     """A meeting agreed in pieces and then repeated whole."""
     draw = talk.draw
     day, spot, hour = draw.choice(WEEKDAYS), draw.choice(words.SPOTS), draw.number(5, 11)
@@ -173,7 +174,7 @@ def _plan(talk: Talk, world: World) -> None:
     )
 
 
-def _bargain(talk: Talk, world: World) -> None:
+def bargain(talk: Talk, world: World) -> None:
     """A price comes down step by step until somebody pays it."""
     draw = talk.draw
     thing = f"{draw.choice(words.ITEM_LOOKS)} {draw.choice(words.ITEMS)}"
@@ -234,21 +235,23 @@ def _animals(talk: Talk, world: World) -> None:
 
 def _family(talk: Talk, world: World) -> None:
     """Relations of one of the two speakers."""
-    kind, other = talk.draw.choice(talk.b.circle)
+    kind, relative = talk.draw.choice(talk.b.circle)
     talk.say(talk.a, "[How is|What news of|And] your {k}?", k=kind)
     talk.say(
-        talk.b, "[{o.first}? Still|{o.first} is well, and still] {o.habit}[.|, and still afraid of {o.fear}.]", o=other
+        talk.b,
+        "[{o.first}? Still|{o.first} is well, and still] {o.habit}[.|, and still afraid of {o.fear}.]",
+        o=relative,
     )
     talk.say(
         talk.a,
         "[And {o.pet.name} the {o.pet.kind}|Does {o.they} still play the {o.instrument}|Is {o.they} still in"
         " {o.home.name}]?",
-        o=other,
+        o=relative,
     )
     talk.say(
         talk.b,
         "[Yes|Of course|As ever|Why not]. {o.first} {is_}.",
-        o=other,
+        o=relative,
         is_=talk.draw.choice(("will never change", "is happy", "sends greetings")),
     )
 

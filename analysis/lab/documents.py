@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from analysis.errors import UsageError
@@ -76,11 +76,16 @@ def documents(register: str, *, split: str = "train", seed: int = 0) -> Iterator
     `split` is `train` (what the lab's model is trained on) or `held-out`; the two never share a seed. Other seeds give
     other documents about the same world. Raises `UsageError` for an unknown register or split.
     """
-    if register not in REGISTERS:
-        raise UsageError(f"documents: unknown register {register!r}; the lab has {', '.join(REGISTERS)}")
-    if split not in SPLITS:
-        raise UsageError(f"documents: unknown split {split!r}; it is one of {', '.join(SPLITS)}")
+    check_request("documents", "register", register, REGISTERS, split)
     return _stream(register, split, seed)
+
+
+def check_request(operation: str, noun: str, name: str, names: Iterable[str], split: str) -> None:
+    """Raise UsageError for a name the lab has not, or a split that is none."""
+    if name not in names:
+        raise UsageError(f"{operation}: unknown {noun} {name!r}; the lab has {', '.join(names)}")
+    if split not in SPLITS:
+        raise UsageError(f"{operation}: unknown split {split!r}; it is one of {', '.join(SPLITS)}")
 
 
 def _stream(register: str, split: str, seed: int) -> Iterator[Document]:

@@ -126,7 +126,7 @@ class Ranked(list):
 @functools.cache
 def _parse(template: str) -> tuple:
     """Template as a tuple of literals and choices; a choice is a tuple of parsed alternatives."""
-    stack = [[[]]]
+    stack: list[list[list]] = [[[]]]
     for token in re.split(r"([\[\]|])", template):
         if token == "[":
             stack.append([[]])
@@ -178,4 +178,4 @@ def tidy(text: str) -> str:
     text = re.sub(r" {2,}", " ", text)
     text = re.sub(r" +(?=[\n.,!?;:])", "", text)
     text = _ARTICLE.sub(r"\1n ", text)
-    return _START.sub(lambda found: found[1] + found[2].upper(), text).strip()
+    return _START.sub(lambda match: match[1] + match[2].upper(), text).strip()

@@ -199,8 +199,8 @@ def town_entry(draw: Draw, world: World) -> str:
         " inhabitants|About {t.souls} people live there|The last count found {t.souls} people].",
         t=t,
     )
-    known = list(t.residents[:6])
-    person = draw.choice(known)
+    residents = list(t.residents[:6])
+    person = draw.choice(residents)
     facts = [
         "[It is known for its|The town is famous for its|Visitors come for the] {t.product}.",
         "It was founded in [the year|] {t.founded} by {t.founder.name}'s [ancestors|family].",
@@ -297,8 +297,8 @@ def trade_entry(draw: Draw, world: World) -> str:
         "A [good |]{t.noun} makes {t.product}, [or claims to|and a living].",
         "It [is done|is best done] at the {t.workplace}.",
     ]
-    known = draw.sample(masters, 2)
-    people = " ".join(draw.say("{p.name} of {p.home.name} is [a well-known|a] {t.noun}.", p=p, t=t) for p in known)
+    examples = draw.sample(masters, 2)
+    people = " ".join(draw.say("{p.name} of {p.home.name} is [a well-known|a] {t.noun}.", p=p, t=t) for p in examples)
     return f"{t.noun.capitalize()}\n" + " ".join([draw.say(f, t=t) for f in draw.sample(facts, 4)] + [people])
 
 

@@ -6,28 +6,25 @@ person or thing itself.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from analysis.lab.draw import Draw
-from analysis.lab.world import Person
+from analysis.lab.world import Animal, Book, Person, Ship
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
     """Something that is so of every subject of a kind: its value, ways to say it (no full stop), ways to ask for it."""
 
-    value: Callable[[object], str]
-    said: str
-    asked: str = ""
+    value: Callable[[Any], str]
+    statement: str
+    question: str = ""
 
     def name(self, x) -> str:
         """The subject by its full name."""
-        return (
-            x.title
-            if hasattr(x, "title")
-            else f"the {x.name}"
-            if hasattr(x, "captain") or hasattr(x, "legs")
-            else x.name
-        )
+        if isinstance(x, Book):
+            return x.title
+        return f"the {x.name}" if isinstance(x, Ship | Animal) else x.name
 
     def short(self, x) -> str:
         """The subject by the name it is called by: people by their first."""
@@ -35,10 +32,14 @@ class Fact:
 
     def sentence(self, draw: Draw, x, value: str, *, again: bool) -> str:
         """A sentence that says `value` of `x`; `again`: of whom the sentence before spoke, so a pronoun."""
-        pronoun, of = (x.they, x.their) if isinstance(x, Person) else ("it", "its")
+        pronoun, possessive = (x.they, x.their) if isinstance(x, Person) else ("it", "its")
         return (
             draw.say(
-                self.said, s=pronoun if again else self.short(x), g=of if again else f"{self.short(x)}'s", x=x, v=value
+                self.statement,
+                s=pronoun if again else self.short(x),
+                g=possessive if again else f"{self.short(x)}'s",
+                x=x,
+                v=value,
             )
             + "."
         )

@@ -12,14 +12,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from analysis.errors import UsageError
 from analysis.lab import news, stories, words
-from analysis.lab.documents import SPLITS, default_world
+from analysis.lab.documents import check_request, default_world
 from analysis.lab.draw import Draw, capital, listing, tidy
 from analysis.lab.example_facts import FACTS, PEOPLE, PLACES, Fact
 from analysis.lab.names import MONTHS
-from analysis.lab.tasks import _part, _until
-from analysis.lab.world import World
+from analysis.lab.tasks import popular, until
+from analysis.lab.world import Person, World
 
 Draws = Callable[[Draw, World, bool], "Example | None"]
 
@@ -81,10 +80,7 @@ def examples(name: str, *, split: str = "train", seed: int = 0) -> Iterator[Exam
 
     `train` and `held-out` share no example, whatever their seeds. Raises `UsageError` for an unknown set or split.
     """
-    if name not in EXAMPLES:
-        raise UsageError(f"examples: unknown set {name!r}; the lab has {', '.join(EXAMPLES)}")
-    if split not in SPLITS:
-        raise UsageError(f"examples: unknown split {split!r}; it is one of {', '.join(SPLITS)}")
+    check_request("examples", "set", name, EXAMPLES, split)
     return _stream(name, split, seed)
 
 
@@ -120,13 +116,13 @@ _SAID_BY = (
 
 def _statement(kind: str, ranks: int, fact: Fact, facts: list[Fact]) -> Draws:
     def write(draw: Draw, world: World, true: bool) -> Example | None:
-        part = _part(kind, 0, ranks)
+        part = popular(kind, 0, ranks)
         x, y = draw.ranked(part), draw.ranked(part)
         value = fact.value(x if true else y)
         if fact.value(y) in [other.value(x) for other in facts]:
             return None
         said = draw.phrase(_SAID_BY, q=draw.choice(world.people)) + draw.phrase(
-            fact.said, s=fact.name(x), g=f"{fact.name(x)}'s", x=x, v=value
+            fact.statement, s=fact.name(x), g=f"{fact.name(x)}'s", x=x, v=value
         )
         return Example(tidy(capital(said.strip()) + "."), None, int(true))
 
@@ -144,7 +140,7 @@ def _contest(draw: Draw, text: str, tail: str) -> str | None:
 
 def _prices(draw: Draw, text: str, tail: str) -> str:
     good, price = tail.split(" cost ")
-    before = re.search(rf"\b{good}, (\w+) coins? last week", text, re.IGNORECASE)[1]
+    before = re.findall(rf"\b{good}, (\w+) coins? last week", text, re.IGNORECASE)[0]
     return f"{good} cost {before}"
 
 
@@ -170,11 +166,11 @@ def _item(kind: Callable, wrong: Callable[[Draw, str, str], str | None]) -> Draw
         if len(town.residents) < 4:
             return None
         text, tail = kind(draw, world, town, draw.choice(MONTHS))
-        other = wrong(draw, text, tail)
+        false = wrong(draw, text, tail)
         return (
             None
-            if other in (None, tail)
-            else Example(tidy(capital(tail if true else other) + "."), _brief(text), int(true))
+            if false in (None, tail)
+            else Example(tidy(capital(tail if true else false) + "."), _brief(text), int(true))
         )
 
     return write
@@ -186,7 +182,7 @@ def _two(draw: Draw, kind: str, facts: dict[str, Fact]) -> tuple | None:
 
     In three of ten passages the fact is told of both.
     """
-    pair = draw.sample(_part(kind, 0, 140), 2)
+    pair = draw.sample(popular(kind, 0, 140), 2)
     first, *others = draw.sample(list(facts), 4)
     both, fact, who = draw.chance(0.3), facts[first], draw.number(0, 1)
     values = [fact.value(one) for one in pair]
@@ -194,8 +190,8 @@ def _two(draw: Draw, kind: str, facts: dict[str, Fact]) -> tuple | None:
         return None
     place, text = None, ""
     for subject in draw.sample((0, 1), 2):
-        told = [first, *others[:2]] if both or subject == who else others
-        for number, key in enumerate(draw.sample(told, 3)):
+        keys = [first, *others[:2]] if both or subject == who else others
+        for number, key in enumerate(draw.sample(keys, 3)):
             sentence = tidy(
                 facts[key].sentence(
                     draw, pair[subject], facts[key].value(pair[subject]), again=number > 0 and draw.chance(0.6)
@@ -212,16 +208,19 @@ def _two(draw: Draw, kind: str, facts: dict[str, Fact]) -> tuple | None:
 def _follows(kind: str, facts: dict[str, Fact], number: int) -> Draws:
     def write(draw: Draw, world: World, true: bool) -> Example | None:
         """`number` facts of a subject, and one of them said again, right or with the value of somebody else."""
-        one, other = draw.sample(_part(kind, 0, 140), 2)
+        subject, stranger = draw.sample(popular(kind, 0, 140), 2)
         keys = draw.sample(list(facts), number)
         text = " ".join(
-            facts[key].sentence(draw, one, facts[key].value(one), again=place > 0) for place, key in enumerate(keys)
+            facts[key].sentence(draw, subject, facts[key].value(subject), again=place > 0)
+            for place, key in enumerate(keys)
         )
         fact = facts[draw.choice(keys)]
-        if fact.value(other) in text:
+        if fact.value(stranger) in text:
             return None
         return Example(
-            tidy(fact.sentence(draw, one, fact.value(one if true else other), again=False)), tidy(text), int(true)
+            tidy(fact.sentence(draw, subject, fact.value(subject if true else stranger), again=False)),
+            tidy(text),
+            int(true),
         )
 
     return write
@@ -230,7 +229,7 @@ def _follows(kind: str, facts: dict[str, Fact], number: int) -> Draws:
 def _brief(text: str) -> str:
     """An item of news in finished text, trades of suspects and of victims left out."""
     return _SUSPECTS.sub(
-        lambda found: re.sub(r" the [a-z ]+?(?=,| and |$)", "", found[0]),
+        lambda match: re.sub(r" the [a-z ]+?(?=,| and |$)", "", match[0]),
         tidy(re.sub(r"(from the house of \w+ \w+), [a-z ]+,", r"\1", text)),
     )
 
@@ -249,14 +248,15 @@ def _owner(draw: Draw, world: World, true: bool) -> Example | None:
         n=listing([person.first for person in cast]),
         s=spot,
     )
-    while len(scene.owner) < 3:
-        scene.owner.setdefault(f"{draw.choice(words.ITEM_LOOKS)} {draw.choice(words.ITEMS)}", draw.choice(cast))
-    for thing, owner in scene.owner.items():
+    owners: dict[str, Person] = {}
+    while len(owners) < 3:
+        owners.setdefault(f"{draw.choice(words.ITEM_LOOKS)} {draw.choice(words.ITEMS)}", draw.choice(cast))
+    for thing, owner in owners.items():
         scene.tell("{A} [had|carried|had brought|was holding] a {i}.", owner, i=thing)
-    thing, owner = draw.choice(list(scene.owner.items()))
-    told = owner if true else draw.choice([person for person in cast if person is not owner])
+    thing, owner = draw.choice(list(owners.items()))
+    holder = owner if true else draw.choice([person for person in cast if person is not owner])
     return Example(
-        tidy(draw.say("[{p.first} has the {i}|the {i} is with {p.first}].", p=told, i=thing)),
+        tidy(draw.say("[{p.first} has the {i}|the {i} is with {p.first}].", p=holder, i=thing)),
         tidy(" ".join(scene.lines)),
         int(true),
     )
@@ -267,14 +267,17 @@ def _owner(draw: Draw, world: World, true: bool) -> Example | None:
 
 def _agreement(kind: str, facts: dict[str, Fact]) -> Draws:
     def write(draw: Draw, world: World, turn: bool) -> Example | None:
-        part = _part(kind, 0, 140)
+        part = popular(kind, 0, 140)
         one, keys, agreed = draw.choice(part), draw.sample(list(facts), 5), draw.number(0, 5)
         said = {key: facts[key].value(one) for key in keys}
         again = dict(said)
         for key in draw.sample(keys, 5 - agreed):
-            again[key] = _until(
-                lambda key=key: (v,) if (v := facts[key].value(draw.choice(part))) not in said.values() else None
-            )[0]
+
+            def attempt(fact: Fact = facts[key]) -> tuple | None:
+                value = fact.value(draw.choice(part))
+                return None if value in said.values() else (value,)
+
+            (again[key],) = until(attempt)
         return Example(_told(draw, one, facts, said), _told(draw, one, facts, again), float(agreed))
 
     return write
@@ -298,7 +301,7 @@ def _asked(kind: str, facts: dict[str, Fact]) -> Draws:
         if passage is None:
             return None
         text, fact, subject, place, value = passage
-        question = tidy(draw.say(fact.asked, s=fact.short(subject), x=subject))
+        question = tidy(draw.say(fact.question, s=fact.short(subject), x=subject))
         return Example(question, text, (place, place + len(value)))
 
     return write
@@ -307,13 +310,13 @@ def _asked(kind: str, facts: dict[str, Fact]) -> Draws:
 _NEWS: dict[
     Callable, list[tuple[str, str]]
 ] = {  # question about what the first group names, and where the answer is the last group
-    news._theft: [
+    news.theft_item: [
         (
             r"()(?:found with|in the attic of|It was|, but) (\w+)(?:,| has left)",
             "[who is the thief|with whom was it found|who took it]?",
         )
     ],
-    news._contest: [
+    news.contest_item: [
         (
             r"(\w+) \w+, (?:the|with) [^,.]*, (?:had|scored|came home with) (\w+) points?",
             "how many points [had {0}|did {0} score]?",
@@ -321,22 +324,22 @@ _NEWS: dict[
         (r"()(?:winner is|went to|First was) (\w+)", "[who won|who was first|who got the prize]?"),
         (r"()(\w+), with \w+ points?, was last", "who was last?"),
     ],
-    news._prices: [
+    news.prices_item: [
         (r"(?:: |; )(\w+), \w+ coins? last week, (\w+) now", "[what do {0} cost now|what is the price of {0} now]?"),
         (r"(?:: |; )(\w+), (\w+) coins? last week", "[what did {0} cost last week|what was the price of {0}]?"),
     ],
-    news._ship: [
+    news.ship_item: [
         (r"()with (\w+ crates?) of", "how many crates [were there|did she bring]?"),
         (r"()crates? of ([\w ]+)\.", "what [was the cargo|did the ship bring]?"),
     ],
-    news._council: [
+    news.council_item: [
         (r"()\. (\w+) voted for", "how many voted for it?"),
         (r"()and (\w+) against", "how many [voted|were] against it?"),
     ],
-    news._weather: [
+    news.weather_item: [
         (r"()(?:expect|promises) ([\w ]+?)[,.]", "[what will the weather be|what is expected for] tomorrow?")
     ],
-    news._lost: [
+    news.lost_item: [
         (r"()\. (?:The owner, )?(\w+ \w+),? (?:offers|will pay)", "[who lost something|who offers a reward]?"),
         (r"()Lost (?:at|near) the ([\w ]+):", "where was it lost?"),
         (r"()(?:brought to|ask for) (\w+ \w+) at", "[who takes it|to whom may it be brought]?"),
@@ -352,11 +355,11 @@ def _reported(kind: Callable) -> Draws:
             return None
         passage = _brief(kind(draw, world, town, draw.choice(MONTHS))[0])
         pattern, question = draw.choice(_NEWS[kind])
-        found = list(re.finditer(pattern, passage))
-        if not found:
+        matches = list(re.finditer(pattern, passage))
+        if not matches:
             return None
-        one = draw.choice(found)
-        return Example(tidy(draw.say(question.replace("{0}", one[1]))), passage, one.span(one.lastindex))
+        match = draw.choice(matches)
+        return Example(tidy(draw.say(question.replace("{0}", match[1]))), passage, match.span(match.lastindex))
 
     return write
 
@@ -364,11 +367,11 @@ def _reported(kind: Callable) -> Draws:
 _PERSON = {key: PEOPLE[key] for key in ("trade", "looks", "habit", "fear", "instrument", "pet")}
 _PLACE = {key: PLACES[key] for key in ("product", "landmark", "festival", "month", "water", "region")}
 _WRONG = {
-    news._contest: _contest,
-    news._prices: _prices,
-    news._council: _council,
-    news._weather: _weather,
-    news._notice: _notice,
+    news.contest_item: _contest,
+    news.prices_item: _prices,
+    news.council_item: _council,
+    news.weather_item: _weather,
+    news.notice_item: _notice,
 }
 _KINDS: dict[str, tuple[Draws, ...]] = {
     "truth": tuple(

@@ -89,14 +89,14 @@ def _pets(draw, world, writer, reader, month, reminders):
 
 
 def _news_of_friend(draw, world, writer, reader, month, reminders):
-    kind, other = draw.choice([pair for pair in writer.circle if pair[1] is not reader])
+    kind, friend = draw.choice([pair for pair in writer.circle if pair[1] is not reader])
     return draw.say(
         "[I saw|Yesterday I met] my {k} {o.first}, [who is still a {o.trade.noun}|who lives in {o.home.name}, as you"
         " know|who was {o.trade.work}]. {O} [asked after you|talked of nothing but {o.fear}|was playing the"
         " {o.instrument}|is as fond of {o.habit} as ever|showed me {o.their} {o.treasure}].",
         k=kind,
-        o=other,
-        O=other.they.capitalize(),
+        o=friend,
+        O=friend.they.capitalize(),
     )
 
 

@@ -219,7 +219,7 @@ _TOWN_TAILS = [
 
 def given_names(rng: random.Random, gender: str, number: int, taken: set[str]) -> list[str]:
     """`number` new first names for `she` or `he`; adds them to `taken`. None ends in s, so `'s` is always right."""
-    names = []
+    names: list[str] = []
     while len(names) < number:
         name = rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_MIDDLES)
         if rng.random() < 0.35:

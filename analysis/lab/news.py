@@ -19,7 +19,18 @@ def gazette(draw: Draw, world: World) -> str:
     )
     items, tails = [], []
     for writer in draw.sample(
-        [_theft, _contest, _prices, _ship, _notice, _council, _book, _weather, _lost], draw.number(2, 4)
+        [
+            theft_item,
+            contest_item,
+            prices_item,
+            ship_item,
+            notice_item,
+            council_item,
+            book_item,
+            weather_item,
+            lost_item,
+        ],
+        draw.number(2, 4),
     ):
         text, tail = writer(draw, world, town, month)
         items.append(text)
@@ -33,7 +44,7 @@ def _citizen(draw: Draw, town: Town) -> Person:
     return draw.choice(town.residents[:12])
 
 
-def _theft(draw, world, town, month):
+def theft_item(draw, world, town, month):
     """Something is stolen, suspects are named and cleared, and it turns up with one of those named."""
     victim = _citizen(draw, town)
     thing = victim.treasure if draw.chance(0.6) else f"{draw.choice(words.ITEM_LOOKS)} {draw.choice(words.ITEMS)}"
@@ -74,7 +85,7 @@ def _theft(draw, world, town, month):
     return " ".join(lines), f"{culprit.first} took the {thing}"
 
 
-def _contest(draw, world, town, month):
+def contest_item(draw, world, town, month):
     """Three people score, and the order follows from the points."""
     people = draw.sample(town.residents, 3)
     points = sorted(draw.sample(range(3, 20), len(people)), reverse=True)
@@ -105,7 +116,7 @@ def _contest(draw, world, town, month):
     return " ".join(lines), f"{winner.first} won the {town.festival}"
 
 
-def _prices(draw, world, town, month):
+def prices_item(draw, world, town, month):
     goods = draw.sample(sorted(words.COUNTED.values()), draw.number(2, 4))
     before = {good: draw.number(2, 9) for good in goods}
     after = {good: draw.number(2, 9) for good in goods}
@@ -132,7 +143,7 @@ def _prices(draw, world, town, month):
     return " ".join(lines), f"{dearest} cost {number_word(after[dearest])}"
 
 
-def _ship(draw, world, town, month):
+def ship_item(draw, world, town, month):
     s = draw.ranked(world.ships)
     text = draw.say(
         "[The {s.name} of {s.port.name} has come in|Captain {s.captain.name} has brought in the {s.name}] with {n} of"
@@ -146,7 +157,7 @@ def _ship(draw, world, town, month):
     return text, f"the {s.name} has brought {s.cargo}"
 
 
-def _notice(draw, world, town, month):
+def notice_item(draw, world, town, month):
     p = _citizen(draw, town)
     text = draw.say(
         "[{p.name} wishes it known that {p.their}|We are asked to print that {p.name}'s|Once more we hear that"
@@ -158,7 +169,7 @@ def _notice(draw, world, town, month):
     return text, f"{p.pet.name} is a {p.pet.kind}"
 
 
-def _council(draw, world, town, month):
+def council_item(draw, world, town, month):
     """Votes are counted; the side with more wins."""
     matter = draw.choice(
         (
@@ -195,7 +206,7 @@ def _council(draw, world, town, month):
     return text, f"{matter} was {'agreed' if yes > no else 'refused'}"
 
 
-def _book(draw, world, town, month):
+def book_item(draw, world, town, month):
     b = draw.ranked(world.books)
     reader = _citizen(draw, town)
     text = draw.say(
@@ -209,7 +220,7 @@ def _book(draw, world, town, month):
     return text, f"{reader.first} read from {b.title}"
 
 
-def _weather(draw, world, town, month):
+def weather_item(draw, world, town, month):
     today, tomorrow = draw.choice(words.WEATHERS), draw.choice(words.WEATHERS)
     signs = draw.ranked(world.animals)
     text = draw.say(
@@ -224,7 +235,7 @@ def _weather(draw, world, town, month):
     return text, f"{tomorrow.noun} tomorrow"
 
 
-def _lost(draw, world, town, month):
+def lost_item(draw, world, town, month):
     p, q = draw.sample(town.residents[:12], 2) if len(town.residents) > 1 else (town.mayor, town.mayor.friend)
     thing, spot, reward = (
         f"{draw.choice(words.ITEM_LOOKS)} {draw.choice(words.ITEMS)}",

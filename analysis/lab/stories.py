@@ -58,19 +58,19 @@ class Scene:
 
 def story(draw: Draw, world: World) -> str:
     """One story of six to fourteen events about three people of one town."""
-    scene = _opening(draw, world)
+    scene = opening(draw, world)
     for _ in range(draw.number(6, 14)):
         actor = draw.choice(scene.cast)
-        possible = [event for event, allowed in _EVENTS if allowed(scene, actor)]
+        possible = [event for event, allowed in EVENTS if allowed(scene, actor)]
         draw.choice(possible)(scene, actor)
         if draw.chance(0.12):
             scene.lines[-1] += "\n"
             scene.last = None
-    _ending(scene)
+    end_story(scene)
     return " ".join(scene.lines).replace("\n ", "\n")
 
 
-def _opening(draw: Draw, world: World) -> Scene:
+def opening(draw: Draw, world: World) -> Scene:
     hero = draw.ranked(world.people)
     town = hero.home
     relations = draw.sample(hero.circle, 2)
@@ -134,16 +134,16 @@ def _walk(scene: Scene, actor: Person) -> None:
     to = scene.draw.choice([spot for spot in scene.spots if spot != scene.where[actor]])
     scene.where[actor] = to
     scene.tell("{A} [walked|went|ran|strolled|hurried|made {a.their} way|wandered] to the {s}.", actor, s=to)
-    there, found = scene.company(actor), scene.lying(to)
-    if there:
+    company, items = scene.company(actor), scene.lying(to)
+    if company:
         (
-            scene.add("{n} [was there already|was still there].", n=listing([p.first for p in there]))
-            if len(there) == 1
-            else scene.add("{n} were [both |]there.", n=listing([p.first for p in there]))
+            scene.add("{n} [was there already|was still there].", n=listing([p.first for p in company]))
+            if len(company) == 1
+            else scene.add("{n} were [both |]there.", n=listing([p.first for p in company]))
         )
-    elif found and not any(item in scene.hidden for item in found):
+    elif items and not any(item in scene.hidden for item in items):
         scene.add(
-            "[There was|There lay] the {i}.", i=listing(found).replace(" and ", " and the ").replace(", ", ", the ")
+            "[There was|There lay] the {i}.", i=listing(items).replace(" and ", " and the ").replace(", ", ", the ")
         )
     else:
         scene.add("[Nobody was there|It was empty|There was no one about].")
@@ -178,47 +178,47 @@ def _hide(scene: Scene, actor: Person) -> None:
 
 
 def _give(scene: Scene, actor: Person) -> None:
-    other, item = scene.draw.choice(scene.company(actor)), scene.draw.choice(scene.held(actor))
-    scene.owner[item] = other
+    partner, item = scene.draw.choice(scene.company(actor)), scene.draw.choice(scene.held(actor))
+    scene.owner[item] = partner
     scene.tell(
         "{A} [gave|handed|lent|passed] the {i} to {b.first}[.|, who said thank you.|, who did not want it.|, with a"
         " bow.]",
         actor,
         i=item,
-        b=other,
+        b=partner,
     )
 
 
 def _sell(scene: Scene, actor: Person) -> None:
-    other, item = (
+    partner, item = (
         scene.draw.choice([p for p in scene.company(actor) if scene.purse[p] > 0]),
         scene.draw.choice(scene.held(actor)),
     )
-    price = scene.draw.number(1, min(scene.purse[other], 6))
-    scene.purse[other] -= price
+    price = scene.draw.number(1, min(scene.purse[partner], 6))
+    scene.purse[partner] -= price
     scene.purse[actor] += price
-    scene.owner[item] = other
-    scene.tell("{A} sold the {i} to {b.first} for {n}.", actor, i=item, b=other, n=count(price, "coin"))
+    scene.owner[item] = partner
+    scene.tell("{A} sold the {i} to {b.first} for {n}.", actor, i=item, b=partner, n=count(price, "coin"))
     scene.add(
         "[Now {b.first} had {x} left|That left {b.first} with {x}], and {a.first} had {y}.",
         a=actor,
-        b=other,
-        x=number_word(scene.purse[other]) if scene.purse[other] else "none",
+        b=partner,
+        x=number_word(scene.purse[partner]) if scene.purse[partner] else "none",
         y=number_word(scene.purse[actor]),
     )
 
 
 def _swap(scene: Scene, actor: Person) -> None:
-    other = scene.draw.choice([p for p in scene.company(actor) if scene.held(p)])
-    mine, yours = scene.draw.choice(scene.held(actor)), scene.draw.choice(scene.held(other))
-    scene.owner[mine], scene.owner[yours] = other, actor
-    scene.tell("{A} [swapped|exchanged|traded] the {m} for {b.first}'s {y}.", actor, m=mine, y=yours, b=other)
+    partner = scene.draw.choice([p for p in scene.company(actor) if scene.held(p)])
+    item, exchange = scene.draw.choice(scene.held(actor)), scene.draw.choice(scene.held(partner))
+    scene.owner[item], scene.owner[exchange] = partner, actor
+    scene.tell("{A} [swapped|exchanged|traded] the {m} for {b.first}'s {y}.", actor, m=item, y=exchange, b=partner)
 
 
 def _ask(scene: Scene, actor: Person) -> None:
-    other, item = scene.draw.choice(scene.company(actor)), scene.draw.choice(list(scene.owner))
+    partner, item = scene.draw.choice(scene.company(actor)), scene.draw.choice(list(scene.owner))
     owner = scene.owner[item]
-    if owner is other:
+    if owner is partner:
         answer = "[I have it here|In my bag|I have got it]"
     elif owner is actor:
         answer = "[You have it yourself|In your own hands|You are carrying it]"
@@ -227,7 +227,7 @@ def _ask(scene: Scene, actor: Person) -> None:
     else:
         answer = f"[At the {owner}|It is at the {owner}]" + (f", {scene.hidden[item]}" if item in scene.hidden else "")
     scene.tell('"Where is the {i}?" asked {a.first}.', actor, i=item)
-    scene.lines.append(scene.draw.say(f'"{answer}," [said|answered|replied] {{b.first}}.', b=other))
+    scene.lines.append(scene.draw.say(f'"{answer}," [said|answered|replied] {{b.first}}.', b=partner))
     scene.last = None
 
 
@@ -237,9 +237,9 @@ def _pet(scene: Scene, actor: Person) -> None:
         " move|made a rude noise].",
         actor,
     )
-    held = scene.held(actor)
-    if held and scene.draw.chance(0.5):
-        item = scene.draw.choice(held)
+    items = scene.held(actor)
+    if items and scene.draw.chance(0.5):
+        item = scene.draw.choice(items)
         spot = scene.draw.choice(scene.spots)
         scene.owner[item] = spot
         scene.add("Then the {k} [ran off with|stole] the {i} and left it at the {s}.", k=actor.pet.kind, i=item, s=spot)
@@ -339,7 +339,7 @@ def _herb(scene: Scene, actor: Person) -> None:
     scene.tell("{A} picked some {h.name}, [which is good for {h.use}|with its {h.colour} flowers].", actor, h=herb)
 
 
-_EVENTS = [
+EVENTS = [
     (_walk, lambda s, a: True),
     (_walk, lambda s, a: True),
     (_take, lambda s, a: bool(s.lying(s.where[a]))),
@@ -367,7 +367,7 @@ _EVENTS = [
 ]
 
 
-def _ending(scene: Scene) -> None:
+def end_story(scene: Scene) -> None:
     """Say where everything is, from the state alone."""
     draw = scene.draw
     scene.add(

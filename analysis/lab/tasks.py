@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from analysis.errors import UsageError
 from analysis.lab import dialogues, news, stories, words
-from analysis.lab.documents import SPLITS, default_world
+from analysis.lab.documents import check_request, default_world
 from analysis.lab.draw import Draw, Ranked, tidy
 from analysis.lab.names import MONTHS, WEEKDAYS
 from analysis.lab.world import Person, World
@@ -55,10 +54,7 @@ def task(name: str, *, split: str = "held-out", seed: int = 0) -> Iterator[Item]
     `split` and `seed` are those of `documents`: passages of `held-out` items are none of the training text. What is
     asked about the world is what the training text says of it. Raises `UsageError` for an unknown task or split.
     """
-    if name not in TASKS:
-        raise UsageError(f"task: unknown task {name!r}; the lab has {', '.join(TASKS)}")
-    if split not in SPLITS:
-        raise UsageError(f"task: unknown split {split!r}; it is one of {', '.join(SPLITS)}")
+    check_request("task", "task", name, TASKS, split)
     return _stream(name, split, seed)
 
 
@@ -77,9 +73,9 @@ def _item(draw: Draw, query: str, gold: str, others: list[str]) -> Item:
     return Item(query, tuple(tidy(f"{query} {choice}")[len(query) + 1 :] for choice in choices), place)
 
 
-def _until(make: Callable[[], tuple | None]) -> tuple:
+def until(make: Callable[[], tuple | None]) -> tuple:
     """What `make` returns the first time it returns anything: draws are repeated until they fit."""
-    return next(found for found in iter(make, ...) if found is not None)
+    return next(result for result in iter(make, ...) if result is not None)
 
 
 def _talk(draw: Draw, world: World) -> dialogues.Talk:
@@ -96,13 +92,13 @@ def _talk(draw: Draw, world: World) -> dialogues.Talk:
 def _bargain(draw: Draw, world: World, yes: bool) -> Item:
     """A bargain up to its last sentence: `Very well. Nine coins` for it, or `Then keep it. Nine coins` is too much."""
 
-    def made():
+    def attempt():
         talk = _talk(draw, world)
-        dialogues._bargain(talk, world)
-        found = re.search(r"^(.*) (for the|is too much for a) (.+)$", talk.lines[-1])
-        return (talk.lines, found) if (found[2] == "for the") == yes else None
+        dialogues.bargain(talk, world)
+        offer = re.search(r"^(.*) (for the|is too much for a) (.+)$", talk.lines[-1])
+        return (talk.lines, offer) if (offer[2] == "for the") == yes else None
 
-    lines, last = _until(made)
+    lines, last = until(attempt)
     accepted, refused = f"for the {last[3]}", f"is too much for a {last[3]}"
     return _item(draw, "\n".join([*lines[:-1], last[1]]), accepted if yes else refused, [refused if yes else accepted])
 
@@ -111,11 +107,11 @@ def _vote(draw: Draw, world: World, yes: bool) -> Item:
     """Votes for and against, then what becomes of the matter."""
     passed, failed = "The matter is settled.", "Nothing will change."
 
-    def made():
-        text, _ = news._council(draw, world, draw.ranked(world.towns), draw.choice(MONTHS))
+    def attempt():
+        text, _ = news.council_item(draw, world, draw.ranked(world.towns), draw.choice(MONTHS))
         return (text,) if text.endswith(passed if yes else failed) else None
 
-    (text,) = _until(made)
+    (text,) = until(attempt)
     return _item(
         draw, text.removesuffix(passed).removesuffix(failed), passed if yes else failed, [failed if yes else passed]
     )
@@ -125,15 +121,15 @@ def _verdict(draw: Draw, world: World, yes: bool) -> Item:
     """A theft up to the word on somebody named: the one it was found with, or one who was elsewhere."""
     guilty, cleared = "has confessed.", "has been cleared."
 
-    def made():
+    def attempt():
         town = draw.ranked(world.towns)
         if len(town.residents) < 4:
             return None
-        text, _ = news._theft(draw, world, town, None)
-        before, found, _ = text.partition(f"{'who' if yes else 'and'} {guilty if yes else cleared}")
-        return (before,) if found else None
+        text, _ = news.theft_item(draw, world, town, None)
+        before, ending, _ = text.partition(f"{'who' if yes else 'and'} {guilty if yes else cleared}")
+        return (before,) if ending else None
 
-    (before,) = _until(made)
+    (before,) = until(attempt)
     return _item(draw, before + ("who" if yes else "and"), guilty if yes else cleared, [cleared if yes else guilty])
 
 
@@ -144,10 +140,12 @@ def _summary(kind: Callable) -> Writer:
     def write(draw: Draw, world: World, turn: bool) -> Item:
         town, month = draw.ranked(world.towns), draw.choice(MONTHS)
         text, summary = kind(draw, world, town, month)
-        other = _until(
-            lambda: (found,) if (found := kind(draw, world, draw.ranked(world.towns), month)[1]) != summary else None
+        wrong = until(
+            lambda: (
+                (contrast,) if (contrast := kind(draw, world, draw.ranked(world.towns), month)[1]) != summary else None
+            )
         )[0]
-        return _item(draw, f"The {town.name} Gazette\n{text}\nIn short:", summary + ".", [other + "."])
+        return _item(draw, f"The {town.name} Gazette\n{text}\nIn short:", summary + ".", [wrong + "."])
 
     return write
 
@@ -160,19 +158,19 @@ def _owner(draw: Draw, world: World, turn: bool) -> Item:
     other stories.
     """
 
-    def made():
-        scene = stories._opening(draw, world)
+    def attempt():
+        scene = stories.opening(draw, world)
         for _ in range(2):
             actor = draw.choice(scene.cast)
-            draw.choice([event for event, allowed in stories._EVENTS if allowed(scene, actor)])(scene, actor)
-        held = [thing for thing, owner in scene.owner.items() if isinstance(owner, Person)]
-        return (scene, draw.choice(held)) if held and len(scene.cast) == 3 else None
+            draw.choice([event for event, allowed in stories.EVENTS if allowed(scene, actor)])(scene, actor)
+        things = [thing for thing, owner in scene.owner.items() if isinstance(owner, Person)]
+        return (scene, draw.choice(things)) if things and len(scene.cast) == 3 else None
 
-    scene, thing = _until(made)
+    scene, thing = until(attempt)
     owner = scene.owner[thing]
-    other = draw.choice([person for person in scene.cast if person is not owner])
+    somebody = draw.choice([person for person in scene.cast if person is not owner])
     names = [person.first for person in scene.cast]
-    strangers = _others(lambda: draw.choice(stories._opening(draw, world).cast).first, names, 2)
+    strangers = _others(lambda: draw.choice(stories.opening(draw, world).cast).first, names, 2)
     end = draw.say(
         "[That was the end of the day|So the day ended|At last the bells rang for supper|Then everyone had had enough]."
     )
@@ -180,17 +178,17 @@ def _owner(draw: Draw, world: World, turn: bool) -> Item:
         draw,
         " ".join([*scene.lines, end]),
         f"{owner.first} had the {thing}.",
-        [f"{name} had the {thing}." for name in (other.first, *strangers)],
+        [f"{name} had the {thing}." for name in (somebody.first, *strangers)],
     )
 
 
 def _others(make: Callable[[], str], taken: list[str], number: int) -> list[str]:
     """`number` different draws of `make`, none of them in `taken`."""
-    found: list[str] = []
-    while len(found) < number:
-        if (one := make()) not in taken and one not in found:
-            found.append(one)
-    return found
+    draws: list[str] = []
+    while len(draws) < number:
+        if (one := make()) not in taken and one not in draws:
+            draws.append(one)
+    return draws
 
 
 # pronouns: `she` is true by turns.
@@ -198,8 +196,8 @@ def _others(make: Callable[[], str], taken: list[str], number: int) -> list[str]
 
 def _pair(draw: Draw, world: World, she: bool) -> tuple[Person, Person]:
     """Two people, the first of them she or he as asked, the second not."""
-    first = _until(lambda: (p,) if ((p := draw.ranked(world.people)).they == "she") == she else None)[0]
-    second = _until(lambda: (p,) if ((p := draw.ranked(world.people)).they == "she") != she else None)[0]
+    first = until(lambda: (p,) if ((p := draw.ranked(world.people)).they == "she") == she else None)[0]
+    second = until(lambda: (p,) if ((p := draw.ranked(world.people)).they == "she") != she else None)[0]
     return first, second
 
 
@@ -275,15 +273,16 @@ _HARD = {"people": (40, 200), "books": (40, 160), "towns": (40, 140), "animals":
 
 
 @cache
-def _part(collection: str, start: int, stop: int) -> Ranked:
+def popular(collection: str, start: int, stop: int) -> Ranked:
+    """The subjects of a collection of the world from rank `start` to before `stop`, most popular first."""
     return Ranked(getattr(default_world(), collection)[start:stop], 8.0 + start)
 
 
 def _fact(ranks: dict[str, tuple[int, int]], collection: str, question: str, answer: str) -> Writer:
     def write(draw: Draw, world: World, turn: bool) -> Item:
-        subjects = {}  # of four different answers; any of them may be the one asked about
+        subjects: dict[str, object] = {}  # of four different answers; any of them may be the one asked about
         while len(subjects) < 4:
-            x = draw.ranked(_part(collection, *ranks[collection]))
+            x = draw.ranked(popular(collection, *ranks[collection]))
             subjects.setdefault(answer.format(x=x), x)
         true = draw.choice(list(subjects))
         query = draw.say(
@@ -327,15 +326,15 @@ def _sort(draw: Draw, world: World, turn: bool) -> Item:
     """A verb, and what sort of thing it takes."""
     sorts = _SORTS[turn]
     values = [value(draw, world) for _, value in sorts]
-    asked = draw.number(0, 3)
-    query = draw.say(sorts[asked][0], p=draw.ranked(world.people), q=draw.ranked(world.people))
-    return _item(draw, query, values[asked], draw.sample(values[:asked] + values[asked + 1 :], 3))
+    place = draw.number(0, 3)
+    query = draw.say(sorts[place][0], p=draw.ranked(world.people), q=draw.ranked(world.people))
+    return _item(draw, query, values[place], draw.sample(values[:place] + values[place + 1 :], 3))
 
 
 def _day(draw: Draw, world: World, turn: bool) -> Item:
     """A meeting agreed on, and the day when it is said once more."""
     talk = _talk(draw, world)
-    dialogues._plan(talk, world)
+    dialogues.plan(talk, world)
     day = next(day for day in WEEKDAYS if day in talk.lines[0])
     before, _, _ = talk.lines[-1].partition(f" {day}")
     return _item(
@@ -344,15 +343,15 @@ def _day(draw: Draw, world: World, turn: bool) -> Item:
 
 
 _SHORT = (
-    news._theft,
-    news._contest,
-    news._prices,
-    news._ship,
-    news._notice,
-    news._council,
-    news._book,
-    news._weather,
-    news._lost,
+    news.theft_item,
+    news.contest_item,
+    news.prices_item,
+    news.ship_item,
+    news.notice_item,
+    news.council_item,
+    news.book_item,
+    news.weather_item,
+    news.lost_item,
 )
 _WRITERS: dict[str, tuple[Writer, ...]] = {
     "yes-no": (_bargain, _vote, _verdict),

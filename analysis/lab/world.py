@@ -240,7 +240,7 @@ def _towns(rng: random.Random, number: int) -> list[Town]:
 
 def _dishes(rng: random.Random, towns: list[Town]) -> list[Dish]:
     every = sorted(words.COUNTED) + sorted(words.MEASURED)
-    dishes = {}
+    dishes: dict[str, Dish] = {}
     while len(dishes) < 120:
         form = rng.choice(sorted(words.FORMS))
         first, second = rng.choice(sorted(words.COUNTED)), rng.choice(every)
@@ -324,18 +324,13 @@ def _animals(rng: random.Random) -> list[Animal]:
         **dict.fromkeys(["finch", "heron", "wren", "crane", "swan", "kestrel", "bat"], 2),
     }
     pairs = rng.sample(sorted((look, kind) for look in words.SPECIES_LOOKS for kind in words.SPECIES), 110)
-    return [
-        Animal(
-            f"{look} {kind}",
-            kind,
-            rng.choice(words.HABITATS),
-            rng.choice(words.ANIMAL_FOODS),
-            *rng.sample(words.ANIMAL_HABITS, 2),
-            legs.get(kind, 4),
-            rng.choice(words.REGIONS),
-        )
-        for look, kind in pairs
-    ]
+    animals = []
+    for look, kind in pairs:
+        habitat, food = rng.choice(words.HABITATS), rng.choice(words.ANIMAL_FOODS)
+        habit, legend = rng.sample(words.ANIMAL_HABITS, 2)
+        region = rng.choice(words.REGIONS)
+        animals.append(Animal(f"{look} {kind}", kind, habitat, food, habit, legend, legs.get(kind, 4), region))
+    return animals
 
 
 def _plants(rng: random.Random, towns: list[Town]) -> list[Plant]:

@@ -6,15 +6,13 @@ import torch
 from torch import Tensor
 
 from analysis.errors import NumericalError, UsageError
-from analysis.masks.criteria import magnitude_scores, random_scores, ria_scores, wanda_scores
+from analysis.masks.criteria import SCORES, SWEEPS
 from analysis.masks.notes import Note
 from analysis.masks.patterns import check_mask, choose
 from analysis.masks.refine import Refined, refine
-from analysis.masks.sparsegpt import sparsegpt
 from analysis.recipe.parts import Criterion, Pattern, Refinement
-from analysis.streams.collect import Statistics
-
-WANTED = {"random": None, "magnitude": None, "wanda": "diagonal", "sparsegpt": "gram", "ria": "diagonal"}
+from analysis.recipe.words import CRITERION_WORDS
+from analysis.streams.moments import Statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +36,7 @@ def wanted_statistics(criterion: Criterion, refinement: Refinement | None = None
     """What `collect` must gather: "gram" for every refinement, else what the criterion needs, None for nothing at
     all.
     """
-    return "gram" if _refines(refinement) else WANTED[criterion.name]
+    return "gram" if _refines(refinement) else CRITERION_WORDS[criterion.name].evidence
 
 
 def choose_mask(
@@ -66,41 +64,34 @@ def choose_mask(
     pattern = pattern.resolve(criterion.name)
     wanted = wanted_statistics(criterion, refinement)
     if wanted is not None and statistics is None:
-        who = criterion.name if WANTED[criterion.name] is not None else refinement.name
-        raise UsageError(f"{who} needs the statistics of {name}'s input; collect them with want={wanted!r}")
+        user = criterion if CRITERION_WORDS[criterion.name].evidence is not None or refinement is None else refinement
+        raise UsageError(f"{user.name} needs the statistics of {name}'s input; collect them with want={wanted!r}")
     if not (bool(weight.sum().isfinite()) or bool(weight.isfinite().all())):  # a sum is quick, but may overflow
         raise NumericalError(
             f"choose_mask: {name} holds weights that are not finite; the model is broken or its dtype too narrow"
         )
-    updated, notes, refined = None, (), None
-    if criterion.name == "sparsegpt":
-        swept = sparsegpt(weight, statistics, pattern, damping=criterion.damping, columns=criterion.columns, name=name)
-        mask, updated, notes = swept.mask, swept.weight if criterion.update else None, swept.notes
-        scores = wanda_scores(weight, statistics.diagonal, statistics.tokens)
+    options, columns = criterion.options(), criterion.columns
+    sweep, update, scores = SWEEPS.get(criterion.name), options.pop("update", True), None
+    updated: Tensor | None = None
+    notes: tuple[Note, ...] = ()
+    refined = None
+    if sweep is not None:
+        swept = sweep(weight, statistics, pattern, **options, name=name)
+        mask, updated, notes = swept.mask, swept.weight if update else None, swept.notes
     else:
-        scores = _scores(criterion, weight, statistics, generator)
+        scores = SCORES[criterion.name](weight, statistics, generator, **options)
         mask = choose(scores, pattern, name=name)
-    check_mask(mask, pattern, name=name, columns=criterion.columns)
-    if _refines(refinement):
-        refined = refine(refinement, weight, statistics, mask, pattern, scores, name=name, columns=criterion.columns)
+    check_mask(mask, pattern, name=name, columns=columns)
+    if refinement is not None and _refines(refinement):
+        if scores is None:
+            scores = SCORES[criterion.name](weight, statistics, generator, **options)
+        refined = refine(refinement, weight, statistics, mask, pattern, scores, name=name, columns=columns)
         mask, notes = refined.mask, notes + refined.notes
-        check_mask(mask, pattern, name=name, columns=criterion.columns)
-        if updated is not None:
-            updated = sparsegpt(
-                weight, statistics, pattern, damping=criterion.damping, columns=criterion.columns, name=name, mask=mask
-            ).weight
+        check_mask(mask, pattern, name=name, columns=columns)
+        if sweep is not None and updated is not None:
+            updated = sweep(weight, statistics, pattern, **options, name=name, mask=mask).weight
     return Chosen(mask, updated, notes, refined)
 
 
 def _refines(refinement: Refinement | None) -> bool:
     return refinement is not None and refinement.name != "none"
-
-
-def _scores(criterion: Criterion, weight: Tensor, statistics: Statistics | None, generator: torch.Generator) -> Tensor:
-    if criterion.name == "random":
-        return random_scores(tuple(weight.shape), generator).to(weight.device)
-    if criterion.name == "magnitude":
-        return magnitude_scores(weight)
-    if criterion.name == "ria":
-        return ria_scores(weight, statistics.diagonal, statistics.tokens, criterion.exponent)
-    return wanda_scores(weight, statistics.diagonal, statistics.tokens)

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 class Note:
     """A named rule that had to be used, and its value.
 
-    "dead input"       number of inputs that were zero on every calibration token "damping"          the share of the
-    mean diagonal that had to be added, ten times larger per failed factorisation "float64"          number of rows
-    solved again in double precision "kept start"       number of rows whose refined mask was no better than the one
-    they started from "kept plain mask"  number of rows whose refit was no better than their masked weights "constant
-    input"   number of inputs that were the same on every calibration token "few tokens"       number of calibration
-    tokens, no more than the kept features they had to determine "through the origin"   number of rows of a matrix
-    without a bias that was repaired by its weights alone "condition"        condition number of the matrix that a
-    repair solved, estimated "penalty"          the penalty that held-out error chose, as a share of the mean diagonal
-    "scales out of range"  number of structures whose scales were too large to be used; all of the layer's were left at
-    1
+    "dead input"           number of inputs that were zero on every calibration token
+    "damping"              the share of the mean diagonal that had to be added, ten times larger per failed
+                           factorisation
+    "float64"              number of rows solved again in double precision
+    "kept start"           number of rows whose refined mask was no better than the one they started from
+    "kept plain mask"      number of rows whose refit was no better than their masked weights
+    "constant input"       number of inputs that were the same on every calibration token
+    "few tokens"           number of calibration tokens, no more than the kept features they had to determine
+    "through the origin"   number of rows of a matrix without a bias that was repaired by its weights alone
+    "condition"            condition number of the matrix that a repair solved, estimated
+    "penalty"              the penalty that held-out error chose, as a share of the mean diagonal
+    "scales out of range"  number of structures whose scales were too large to be used; all of the layer's were left
+                           at 1
     """
 
     rule: str

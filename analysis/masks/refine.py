@@ -8,8 +8,9 @@ Decisions that rounding could spoil (the correlations c = e G, the change a swap
 only the search for the best pair and SparseFW's product run in the Gram matrix's dtype.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from analysis.masks.notes import Note
 from analysis.masks.patterns import COLUMNS, check_mask, choose, column_blocks, keep_largest
 from analysis.masks.swap_tables import LargeGroups, SmallGroups
 from analysis.recipe.parts import Pattern, Refinement
-from analysis.streams.collect import Statistics
+from analysis.streams.moments import Statistics
 
 CHUNK, CHUNK_CUDA = (
     2**24,
@@ -60,24 +61,13 @@ def refine(
     columns: int = COLUMNS,
 ) -> Refined:
     """The mask that a recipe's refinement makes of `mask`: `swaps` or `frank_wolfe`, whose arguments these are."""
-    if refinement.name == "swaps":
-        return swaps(weight, statistics, mask, pattern, rounds=refinement.rounds, name=name, columns=columns)
-    if refinement.name == "fw":
-        iterations, protect = refinement.iterations, refinement.protect
-        return frank_wolfe(
-            weight,
-            statistics,
-            mask,
-            pattern,
-            scores,
-            iterations=iterations,
-            protect=protect,
-            name=name,
-            columns=columns,
+    if refinement.name not in REFINERS:
+        raise UsageError(
+            f"refine: refinement {refinement.name!r} leaves the mask of {name} as it is; it is"
+            f" {' or '.join(map(repr, REFINERS))}"
         )
-    raise UsageError(
-        f"refine: refinement {refinement.name!r} leaves the mask of {name} as it is; it is 'swaps' or 'fw'"
-    )
+    refiner = REFINERS[refinement.name]
+    return refiner(weight, statistics, mask, pattern, scores, **refinement.options(), name=name, columns=columns)
 
 
 def swaps(
@@ -310,3 +300,14 @@ def _finish(
     notes = (Note("kept start", float(dropped.sum())),) if bool(dropped.any()) else ()
     loss_before, loss_after = (float(loss.sum()) / (tokens * len(loss)) for loss in (before, after))
     return Refined(mask, loss_before, loss_after, steps, notes)
+
+
+def _swaps(
+    weight: Tensor, statistics: Statistics, mask: Tensor, pattern: Pattern, scores: Tensor, **options: Any
+) -> Refined:
+    """`swaps`, which looks at no scores."""
+    return swaps(weight, statistics, mask, pattern, **options)
+
+
+REFINERS: dict[str, Callable[..., Refined]] = {"swaps": _swaps, "fw": frank_wolfe}
+"""Functions of `frank_wolfe`'s signature, by the refinement's word; "none" has no function."""

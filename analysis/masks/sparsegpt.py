@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from analysis.errors import NumericalError, UsageError
+from analysis.masks.damping import attempts, unsolvable
 from analysis.masks.notes import Note
 from analysis.masks.patterns import check_mask, check_width, column_blocks, keep_largest, keep_n_of_m, kept
 from analysis.recipe.parts import Pattern
-from analysis.streams.collect import Statistics
+from analysis.streams.moments import Statistics
 
 RAISES = 3  # how often a failed factorisation may raise the damping tenfold
 PANEL = 32  # columns updated one by one between two products
@@ -50,31 +51,25 @@ def inverse_factor(statistics: Statistics, damping: float, name: str) -> Factor:
     if statistics.gram is None:
         raise UsageError(f"sparsegpt needs the Gram matrix of {name}'s input; collect it with want='gram'")
     if damping not in statistics.factors:
-        statistics.factors[damping] = _inverse_factor(statistics, damping, name)
+        statistics.factors[damping] = _inverse_factor(statistics.gram, statistics, damping, name)
     return statistics.factors[damping]
 
 
-def _inverse_factor(statistics: Statistics, damping: float, name: str) -> Factor:
-    hessian = statistics.gram * (2 / statistics.tokens)
+def _inverse_factor(gram: Tensor, statistics: Statistics, damping: float, name: str) -> Factor:
+    hessian = gram * (2 / statistics.tokens)
     dead = statistics.diagonal == 0
     hessian.diagonal()[dead] = 1
     mean = hessian.diagonal().mean()
-    for raised in range(RAISES + 1):
-        fraction = damping * 10**raised
+    ladder = attempts(damping, hessian.dtype, raises=RAISES, least=0, double=False)
+    for attempt in ladder:
         damped = hessian.clone()
-        damped.diagonal().add_(fraction * mean)
+        damped.diagonal().add_(attempt.share * mean)
         upper = _factor_of_inverse(damped)
         if upper is not None:
-            notes = [Note("dead input", float(dead.sum()))] * bool(dead.any()) + [Note("damping", fraction)] * bool(
-                raised
-            )
-            return Factor(upper, dead, tuple(notes))
-    eigenvalues = torch.linalg.eigvalsh(hessian.double())
-    raise NumericalError(
-        f"sparsegpt: the Hessian of {name}'s input is not positive definite: eigenvalues from {eigenvalues[0]:.3g} to"
-        f" {eigenvalues[-1]:.3g} over {statistics.tokens} tokens and {len(hessian)} inputs, damping {damping:g} raised"
-        f" up to {fraction:g}; use more calibration tokens or a larger damping"
-    )
+            dead_inputs = (Note("dead input", float(dead.sum())),) * bool(dead.any())
+            return Factor(upper, dead, dead_inputs + attempt.notes())
+    problem = f"sparsegpt: the Hessian of {name}'s input is not positive definite:"
+    raise unsolvable(problem, hessian, statistics.tokens, "damping", damping, ladder[-1].share)
 
 
 def _factor_of_inverse(matrix: Tensor) -> Tensor | None:

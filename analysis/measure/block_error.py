@@ -11,12 +11,13 @@ Means run over real tokens and hidden units. Relative errors are divided by mean
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from analysis.errors import NumericalError
-from analysis.streams.moments import MomentSum
+from analysis.streams.moments import Accumulator, real_rows
 from analysis.streams.streams import Streams, chunks, unit_output
 
 KINDS = ("total", "inherited", "local", "cross")
@@ -33,23 +34,29 @@ def square_sum(x: Tensor, mask: Tensor) -> float:
 
 @torch.inference_mode()
 def advance_and_measure(
-    dense: nn.Module, pruned: nn.Module, block: int, streams: Streams, moment: MomentSum | None = None
-) -> list[dict]:
+    dense: nn.Module,
+    pruned: nn.Module,
+    block: int,
+    streams: Streams,
+    moment: Accumulator | None = None,
+    outputs: list[Tensor] | None = None,
+) -> list[dict[str, Any]]:
     """Advance both streams past one final block, in place, and return its rows of the `blocks` table.
 
     moment: counts the dense block's outputs.
+    outputs: the dense stream behind block 0, 1, ... as it is kept; taken from there, or added where this block is next.
 
     Raises NumericalError if an output is not finite.
     """
     device = next(dense.parameters()).device
     sums = dict.fromkeys(("total", "inherited", "local", "scale"), 0.0)
-    known = streams.output(block)
-    for rows in chunks(*streams.dense.shape[:2], device):
+    dense_output = outputs[block] if outputs is not None and block < len(outputs) else None
+    for rows in chunks(streams.dense.shape[0], streams.dense.shape[1], device):
         s, mask = streams.sparse[rows].to(device), streams.mask[rows]
         g_d = (
             unit_output([dense], block, streams.recording, streams.dense[rows].to(device), rows)
-            if known is None
-            else known[rows].to(device)
+            if dense_output is None
+            else dense_output[rows].to(device)
         )
         g_s = unit_output([dense], block, streams.recording, s, rows)
         h_s = unit_output([pruned], block, streams.recording, s, rows)
@@ -58,7 +65,7 @@ def advance_and_measure(
         sums["local"] += square_sum(g_s.float() - h_s.float(), mask)
         sums["scale"] += square_sum(g_d, mask)
         if moment is not None:
-            moment.add(g_d, mask)
+            moment.add(real_rows(g_d, mask))
         streams.dense[rows] = g_d.to(streams.dense.device)
         streams.sparse[rows] = h_s.to(streams.sparse.device)
     if not all(math.isfinite(value) for value in sums.values()):
@@ -66,7 +73,8 @@ def advance_and_measure(
             f"block {block} on {streams.label}: its output is not finite (dense or pruned); the model overflows in"
             f" {streams.dense.dtype}"
         )
-    streams.keep_output(block)
+    if outputs is not None and len(outputs) == block:
+        outputs.append(streams.dense.clone())
     elements = streams.tokens * streams.dense.shape[2]
     errors = {kind: sums[kind] / elements for kind in ("total", "inherited", "local")}
     errors["cross"] = errors["total"] - errors["inherited"] - errors["local"]
@@ -83,7 +91,7 @@ def advance_and_measure(
     ]
 
 
-def error_quantiles(streams: Streams) -> list[dict]:
+def error_quantiles(streams: Streams) -> list[dict[str, Any]]:
     """How the total error where the streams stand is spread over single real tokens and over windows (means over a
     window's tokens): rows of the `distribution` table. Relative errors are divided by the mean square of the dense
     stream."""

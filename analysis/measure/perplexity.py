@@ -7,15 +7,21 @@ print(f"{result.perplexity:.2f} at a context of {result.context} over {result.to
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import BoolTensor, LongTensor, Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from analysis.errors import DataError, NumericalError, UsageError
+from analysis.models.anatomy import evaluating
+from analysis.models.load import LoadedModel, embedding_rows, unwrapped
 from analysis.models.task_heads import head
 from analysis.progress import bar
 from analysis.windows import Windows, check_count
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -35,17 +41,17 @@ class Perplexity:
 
 
 @torch.inference_mode()
-def perplexity(model, windows: Windows, *, batch: int = 8) -> Perplexity:
-    """Perplexity of a causal language model (or loaded model) on windows (N, T), `batch` windows per forward.
+def perplexity(model: LoadedModel | nn.Module, windows: Windows, *, batch: int = 8) -> Perplexity:
+    """Perplexity of a causal language model, loaded by `load_model` or not, on windows (N, T), `batch` windows per
+    forward.
 
     Every window is read on its own; a token counts where it and its predecessor are real. Windows are weighted by their
-    predicted
-    tokens: for windows without padding this equals the papers' mean over chunks. Losses are float32, summed in float64;
-    no more than one batch of logits (batch, T, vocabulary) is held. Raises UsageError where the model is no language
-    model or the windows do not fit its context or vocabulary, DataError where they predict no token, NumericalError
-    where a loss is not finite, naming the window.
+    predicted tokens: for windows without padding this equals the papers' mean over chunks. Losses are float32, summed
+    in float64; no more than one batch of logits (batch, T, vocabulary) is held. Raises UsageError where the model is no
+    language model or the windows do not fit its context or vocabulary, DataError where they predict no token,
+    NumericalError where a loss is not finite, naming the window.
     """
-    model = getattr(model, "model", model) if hasattr(model, "fingerprint") else model
+    model = unwrapped(model)
     check_count("perplexity", "batch", batch)
     _check_fit(model, windows)
     counted = windows.mask[:, 1:] & windows.mask[:, :-1]  # (N, T - 1)
@@ -55,10 +61,8 @@ def perplexity(model, windows: Windows, *, batch: int = 8) -> Perplexity:
             f"perplexity on {windows.label!r}: no token to predict in {len(windows)} windows of {windows.length} tokens"
         )
     padded = not bool(windows.mask.all())
-    training = model.training
-    model.eval()
     total = 0.0
-    try:
+    with evaluating(model):
         for start in bar(range(0, len(windows), batch), desc=f"perplexity {windows.label}", unit="batch"):
             rows = slice(start, start + batch)
             ids = windows.ids[rows].to(model.device)
@@ -70,13 +74,11 @@ def perplexity(model, windows: Windows, *, batch: int = 8) -> Perplexity:
                     f"perplexity on {windows.label!r}: the loss of window {first} (of {len(windows)}) is not finite"
                 )
             total += float(sums.sum())
-    finally:
-        model.train(training)
     nats = total / tokens
     return Perplexity(nats, math.exp(nats) if nats < 709 else math.inf, tokens, len(windows), windows.length)
 
 
-def _window_losses(model, ids: LongTensor, mask: BoolTensor | None, counted: BoolTensor) -> Tensor:
+def _window_losses(model: "PreTrainedModel", ids: Tensor, mask: Tensor | None, counted: Tensor) -> Tensor:
     """Sum of the counted losses of each window: ids (B, T), counted (B, T - 1) -> float64 (B,) on the CPU."""
     logits = model(
         input_ids=ids, attention_mask=None if mask is None else mask.long(), use_cache=False
@@ -88,7 +90,7 @@ def _window_losses(model, ids: LongTensor, mask: BoolTensor | None, counted: Boo
     return torch.stack(sums)
 
 
-def _check_fit(model, windows: Windows) -> None:
+def _check_fit(model: "PreTrainedModel", windows: Windows) -> None:
     if (answered := head(model)) != "next token":
         raise UsageError(
             f"perplexity on {windows.label!r}: {type(model).__name__} answers with {answered}, it is no language model;"
@@ -100,7 +102,7 @@ def _check_fit(model, windows: Windows) -> None:
             f"perplexity on {windows.label!r}: windows of {windows.length} tokens are longer than the model's context"
             f" of {context}"
         )
-    vocabulary, largest = model.get_input_embeddings().num_embeddings, int(windows.ids.max())
+    vocabulary, largest = embedding_rows(model), int(windows.ids.max())
     if largest >= vocabulary:
         raise UsageError(
             f"perplexity on {windows.label!r}: token id {largest} is outside the model's vocabulary of {vocabulary};"

@@ -1,67 +1,115 @@
 """How good the dense and the pruned model are on each text: perplexity of language models, scores of models that answer
-labelled examples.
+labelled examples; and a dense model that keeps what was found out about it.
 """
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from analysis.measure.perplexity import Perplexity, perplexity
 from analysis.measure.scores import Score, score
+from analysis.models.load import LoadedModel
 from analysis.models.task_heads import head
 from analysis.streams.streams import free_bytes
 from analysis.windows import Windows
 
 
 @dataclass(eq=False)
-class Known:
-    """What earlier runs found out about one dense model, by `Windows.digest`: how good it is, and its hidden states
-    behind each block (N, T, H).
+class DenseModel:
+    """A dense model that keeps what runs find out about it: for callers with many runs of one model on the same texts.
+
+    `prune` takes it in the place of the model. It spares measuring alone; what a method itself computes is computed
+    every time.
+
+    source   the model, as loaded or bare
+    keeps    whether hidden states are kept from one run to the next
+    quality  how good the model is on a text, by `Windows.digest`
+    outputs  its hidden states (N, T, H) behind block 0, 1, ... on a text, by the same, as far as memory allows
     """
 
+    source: LoadedModel | nn.Module
+    keeps: bool = True
     quality: dict[str, Perplexity | Score] = field(default_factory=dict)
     outputs: dict[str, list[Tensor]] = field(default_factory=dict)
 
-    def outputs_on(self, text: str) -> list[Tensor] | None:
-        """The hidden states on one text, to be read or added to; None for one more text once the others' take a
-        twentieth of the memory that is free.
+    @classmethod
+    def of(cls, model: "DenseModel | LoadedModel | nn.Module") -> "DenseModel":
+        """The model itself where it is one already, else one for a single run, which keeps no hidden states."""
+        return model if isinstance(model, DenseModel) else cls(model, keeps=False)
+
+    @property
+    def model(self) -> nn.Module:
+        """The transformers model."""
+        return self.source.model if isinstance(self.source, LoadedModel) else self.source
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer; None of a bare model."""
+        return self.source.tokenizer if isinstance(self.source, LoadedModel) else None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Digest of its files; None of a bare model."""
+        return self.source.fingerprint if isinstance(self.source, LoadedModel) else None
+
+    def outputs_on(self, windows: Windows, hidden: Tensor, blocks: int) -> list[Tensor] | None:
+        """The hidden states behind each of `blocks` blocks as far as they are kept, to be read or added to; `hidden`
+        (N, T, H): those at the first block's input, for their size.
+
+        None where they are not kept: for one more text once the others' take a twentieth of the memory that is free,
+        and for a text whose own would take over a fiftieth of it.
         """
-        held = [output for outputs in self.outputs.values() for output in outputs]
-        if (
-            text not in self.outputs
-            and held
-            and sum(output.nbytes for output in held) > 0.05 * free_bytes(held[0].device)
+        text = windows.digest()
+        if not self.keeps or (
+            not self.outputs.get(text) and not self._has_room(text, blocks * hidden.nbytes, hidden.device)
         ):
             return None
         return self.outputs.setdefault(text, [])
+
+    def _has_room(self, text: str, size: int, device: torch.device) -> bool:
+        stored = [output for outputs in self.outputs.values() for output in outputs]
+        taken = sum(output.nbytes for output in stored)
+        if text not in self.outputs and stored and taken > 0.05 * free_bytes(stored[0].device):
+            return False
+        return size <= 0.02 * free_bytes(device)
+
+    def quality_on(self, windows: Windows) -> Perplexity | Score:
+        """How good it is on a text, measured once. Errors are those of `perplexity` and `score`."""
+        text = windows.digest()
+        if text not in self.quality:
+            self.quality[text] = measure_quality(self.model, windows)
+        return self.quality[text]
 
 
 def measurable(model: nn.Module, windows: dict[str, Windows]) -> dict[str, Windows]:
     """Those of the texts that a model with this head can be measured on: any text for language models, labelled
     examples that ask what it answers for others.
     """
-    answered = head(model)
+    answers = head(model)
     return {
         label: split
         for label, split in windows.items()
-        if answered == ("next token" if split.labelled is None else split.labelled.head)
+        if answers == ("next token" if split.labelled is None else split.labelled.head)
     }
 
 
-def quality_rows(
-    dense: nn.Module, pruned: nn.Module, windows: dict[str, Windows], known: Known
-) -> dict[str, list[dict]]:
+def measure_quality(model: nn.Module, windows: Windows) -> Perplexity | Score:
+    """Perplexity on text, scores on labelled examples."""
+    return perplexity(model, windows) if windows.labelled is None else score(model, windows)
+
+
+def quality_rows(dense: DenseModel, pruned: nn.Module, windows: dict[str, Windows]) -> dict[str, list[dict[str, Any]]]:
     """Rows of the tables `perplexity` and `scores` for texts by their label, the dense model's first.
 
-    known: looked up here and added to. Errors are those of `perplexity` and `score`.
+    Errors are those of `perplexity` and `score`.
     """
-    rows: dict[str, list[dict]] = {"perplexity": [], "scores": []}
-    for which, model in (("dense", dense), ("pruned", pruned)):
+    rows: dict[str, list[dict[str, Any]]] = {"perplexity": [], "scores": []}
+    for which in ("dense", "pruned"):
         for label, split in windows.items():
-            table, measure = ("perplexity", perplexity) if split.labelled is None else ("scores", score)
-            key = split.digest()
-            result = known.quality[key] if which == "dense" and key in known.quality else measure(model, split)
-            if which == "dense":
-                known.quality[key] = result
-            rows[table].append({"split": label, "which": which, **asdict(result)})
+            quality = dense.quality_on(split) if which == "dense" else measure_quality(pruned, split)
+            rows["perplexity" if split.labelled is None else "scores"].append(
+                {"split": label, "which": which, **asdict(quality)}
+            )
     return rows

@@ -10,18 +10,29 @@ import re
 import string
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from analysis.errors import NumericalError, UsageError
+from analysis.models.anatomy import evaluating
+from analysis.models.load import LoadedModel, unwrapped
 from analysis.models.task_heads import head, inputs
 from analysis.progress import bar
 from analysis.windows import Labelled, Windows, check_count
 
-METRICS = {"accuracy": "classification", "matthews": "classification", "spearman": "regression", "f1": "span"}
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+METRICS: dict[str, str] = {
+    "accuracy": "classification",
+    "matthews": "classification",
+    "spearman": "regression",
+    "f1": "span",
+}
 """What may be scored, and the head that answers it."""
 RESAMPLES = 200
 """Bootstrap samples behind the standard error of a correlation."""
@@ -48,9 +59,9 @@ class Score:
 
 
 @torch.inference_mode()
-def score(model, windows: Windows, *, batch: int | None = None) -> Score:
-    """Score of an encoder with a head (or loaded model) on labelled windows (N, T), at least two, `batch` of them per
-    forward (None: 16 on a CPU, 64 elsewhere).
+def score(model: LoadedModel | nn.Module, windows: Windows, *, batch: int | None = None) -> Score:
+    """Score of an encoder with a head, loaded by `load_model` or not, on labelled windows (N, T), at least two, `batch`
+    of them per forward (None: 16 on a CPU, 64 elsewhere).
 
     Windows are read in order of length, each batch cut to its longest, and padding is left out of everything, the
     choice of a span included: it changes nothing but rounding. Losses are float32, averaged in float64. A correlation
@@ -58,45 +69,41 @@ def score(model, windows: Windows, *, batch: int | None = None) -> Score:
     more than one that guesses. Raises UsageError where the windows have no labels, are fewer than two, ask for another
     head than the model's, or do not fit its context; NumericalError where an answer is not finite, naming the example.
     """
-    model = getattr(model, "model", model) if hasattr(model, "fingerprint") else model
+    model = unwrapped(model)
     if batch is None:
         batch = 16 if model.device.type == "cpu" else 64
     check_count("score", "batch", batch)
-    _check_fit(model, windows)
-    labelled = windows.labelled
-    rows, answers, losses = torch.argsort(windows.mask.sum(1), stable=True, descending=True), [], []
-    training = model.training
-    model.eval()
-    try:
-        for part in bar(rows.split(batch), desc=f"scores {windows.label}", unit="batch"):
-            found, loss = _answer(model, _taken(windows, part))
+    labelled = _check_fit(model, windows)
+    order = torch.argsort(windows.mask.sum(1), stable=True, descending=True)
+    answers, losses = [], []
+    with evaluating(model):
+        for rows in bar(order.split(batch), desc=f"scores {windows.label}", unit="batch"):
+            answer, loss = _answer(model, _taken(windows, rows))
             if not bool(torch.isfinite(loss).all()):
-                first = part[int((~torch.isfinite(loss)).nonzero()[0])]
+                first = rows[int((~torch.isfinite(loss)).nonzero()[0])]
                 raise NumericalError(
                     f"score on {windows.label!r}: the answer to example {first} (of {len(windows)}) is not finite"
                 )
-            answers.append(found)
+            answers.append(answer)
             losses.append(loss)
-    finally:
-        model.train(training)
-    back = torch.argsort(rows)
-    found, loss = torch.cat(answers)[back], torch.cat(losses)[back].mean().item()
-    value, error = _scored(labelled, found)
-    return Score(labelled.metric, value, error, loss, len(windows))
+    back = torch.argsort(order)
+    value, error = _scored(labelled, torch.cat(answers)[back])
+    return Score(labelled.metric, value, error, torch.cat(losses)[back].mean().item(), len(windows))
 
 
-def _taken(windows: Windows, rows: LongTensor) -> Windows:
+def _taken(windows: Windows, rows: Tensor) -> Windows:
     """The windows `rows`, cut to the longest of them."""
     part = windows.take(rows)
     return part.trimmed(int(part.mask.sum(1).max()))
 
 
-def _answer(model, windows: Windows) -> tuple[Tensor, Tensor]:
+def _answer(model: "PreTrainedModel", windows: Windows) -> tuple[Tensor, Tensor]:
     """Answers and losses of B windows on the CPU: classes (B,), scores (B,), or first and last tokens (B, 2); losses
     float64 (B,).
     """
-    result, labelled = model(**inputs(windows, slice(None), model.device)), windows.labelled
+    result, labelled = model(**inputs(windows, slice(None), model.device)), windows.answers
     if labelled.head == "span":
+        assert labelled.offsets is not None
         starts, ends = (
             logits.float().cpu().masked_fill(~windows.mask, -torch.inf)
             for logits in (result.start_logits, result.end_logits)
@@ -112,7 +119,7 @@ def _answer(model, windows: Windows) -> tuple[Tensor, Tensor]:
     return logits.argmax(1), cross_entropy(logits, labelled.labels, reduction="none").double()
 
 
-def _spans(starts: Tensor, ends: Tensor, offsets: LongTensor) -> LongTensor:
+def _spans(starts: Tensor, ends: Tensor, offsets: Tensor) -> Tensor:
     """First and last token (B, 2) of the likeliest span inside the passage, at most LONGEST tokens long: logits (B, T),
     offsets (B, T, 2).
     """
@@ -120,36 +127,38 @@ def _spans(starts: Tensor, ends: Tensor, offsets: LongTensor) -> LongTensor:
     starts, ends = (logits.masked_fill(~passage, -torch.inf) for logits in (starts, ends))
     length = starts.shape[1]
     allowed = torch.ones(length, length, dtype=torch.bool).triu().tril(LONGEST - 1)  # [first, last]
-    both = (starts[:, :, None] + ends[:, None, :]).masked_fill(~allowed, -torch.inf)  # (B, T, T)
-    best = both.flatten(1).argmax(1)
+    sums = (starts[:, :, None] + ends[:, None, :]).masked_fill(~allowed, -torch.inf)  # (B, T, T)
+    best = sums.flatten(1).argmax(1)
     return torch.stack([best // length, best % length], 1)
 
 
-def _scored(labelled: Labelled, found: Tensor) -> tuple[float, float]:
+def _scored(labelled: Labelled, answers: Tensor) -> tuple[float, float]:
     """Score and standard error of the answers."""
     if labelled.metric == "f1":
-        values = [_f1(labelled, row, first, last) for row, (first, last) in enumerate(found.tolist())]
+        values = [_f1(labelled, row, first, last) for row, (first, last) in enumerate(answers.tolist())]
         return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
-    given, right = found.double().numpy(), labelled.labels.double().numpy()
+    predicted, true = answers.double().numpy(), labelled.labels.double().numpy()
     if labelled.metric == "accuracy":
-        share = float((given == right).mean())
-        return share, math.sqrt(share * (1 - share) / (len(right) - 1))
+        share = float((predicted == true).mean())
+        return share, math.sqrt(share * (1 - share) / (len(true) - 1))
     correlation = matthews if labelled.metric == "matthews" else spearman
-    draws = np.random.default_rng(0).integers(len(right), size=(RESAMPLES, len(right)))
-    return correlation(given, right), float(np.std([correlation(given[rows], right[rows]) for rows in draws], ddof=1))
+    draws = np.random.default_rng(0).integers(len(true), size=(RESAMPLES, len(true)))
+    return correlation(predicted, true), float(
+        np.std([correlation(predicted[rows], true[rows]) for rows in draws], ddof=1)
+    )
 
 
-def matthews(given: np.ndarray, right: np.ndarray) -> float:
+def matthews(predicted: np.ndarray, true: np.ndarray) -> float:
     """Matthews correlation of classes (N,) and (N,), for any number of classes (Gorodkin 2004); 0 where either holds
     one class only.
     """
-    classes = np.union1d(given, right)
-    return _correlation(given[:, None] == classes, right[:, None] == classes)
+    classes = np.union1d(predicted, true)
+    return _correlation(predicted[:, None] == classes, true[:, None] == classes)
 
 
-def spearman(given: np.ndarray, right: np.ndarray) -> float:
+def spearman(predicted: np.ndarray, true: np.ndarray) -> float:
     """Spearman's rank correlation of (N,) and (N,), ties at their mean rank; 0 where either holds one value only."""
-    return _correlation(*(_ranks(values)[:, None] for values in (given, right)))
+    return _correlation(*(_ranks(values)[:, None] for values in (predicted, true)))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -157,14 +166,15 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
     """Pearson's correlation of (N, K) and (N, K), covariances summed over K."""
-    one, other = (values - values.mean(0) for values in (one.astype(float), other.astype(float)))
-    spread = (one * one).sum() * (other * other).sum()
-    return float((one * other).sum() / math.sqrt(spread)) if spread else 0.0
+    x, y = (values - values.mean(0) for values in (x.astype(float), y.astype(float)))
+    variances = (x * x).sum() * (y * y).sum()
+    return float((x * y).sum() / math.sqrt(variances)) if variances else 0.0
 
 
 def _f1(labelled: Labelled, row: int, first: int, last: int) -> float:
+    assert labelled.offsets is not None
     passage, *answers = labelled.texts[row]
     predicted = passage[int(labelled.offsets[row, first, 0]) : int(labelled.offsets[row, last, 1])]
     return max(words_f1(predicted, answer) for answer in answers)
@@ -176,11 +186,11 @@ def words_f1(predicted: str, right: str) -> float:
 
     Two answers of which nothing is left agree, as in SQuAD 2.0.
     """
-    given, wanted = normalised(predicted), normalised(right)
-    if not given or not wanted:
-        return float(given == wanted)
-    shared = (Counter(given) & Counter(wanted)).total()
-    return 2 * shared / (len(given) + len(wanted))
+    predicted_words, right_words = normalised(predicted), normalised(right)
+    if not predicted_words or not right_words:
+        return float(predicted_words == right_words)
+    shared = (Counter(predicted_words) & Counter(right_words)).total()
+    return 2 * shared / (len(predicted_words) + len(right_words))
 
 
 def normalised(text: str) -> list[str]:
@@ -189,21 +199,21 @@ def normalised(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()
 
 
-def _check_fit(model, windows: Windows) -> None:
-    where, answered = f"score on {windows.label!r}", head(model)
-    if windows.labelled is None:
+def _check_fit(model: "PreTrainedModel", windows: Windows) -> Labelled:
+    """The labels, where the model can answer them."""
+    where, answered, labelled = f"score on {windows.label!r}", head(model), windows.labelled
+    if labelled is None:
         raise UsageError(
             f"{where}: the windows have no labels; draw them from labelled examples, such as examples:truth"
         )
-    if windows.labelled.head != answered:
-        asked = windows.labelled.head
+    if labelled.head != answered:
         raise UsageError(
-            f"{where}: the examples ask for {asked}, {type(model).__name__} answers with {answered}; give examples that"
-            " go with the model"
+            f"{where}: the examples ask for {labelled.head}, {type(model).__name__} answers with {answered}; give"
+            " examples that go with the model"
         )
-    if METRICS.get(metric := windows.labelled.metric) != answered:
-        able = [name for name, of in METRICS.items() if of == answered]
-        raise UsageError(f"{where}: metric {metric!r} cannot score {answered}; possible: {', '.join(able)}")
+    if METRICS.get(labelled.metric) != answered:
+        metrics = [metric for metric, answers in METRICS.items() if answers == answered]
+        raise UsageError(f"{where}: metric {labelled.metric!r} cannot score {answered}; possible: {', '.join(metrics)}")
     if len(windows) < 2:
         raise UsageError(f"{where}: {len(windows)} example; a score with its error needs at least 2")
     context = getattr(model.config, "max_position_embeddings", None)
@@ -211,8 +221,10 @@ def _check_fit(model, windows: Windows) -> None:
         raise UsageError(
             f"{where}: windows of {windows.length} tokens are longer than the model's context of {context}"
         )
-    if answered == "classification" and (largest := int(windows.labelled.labels.max())) >= model.config.num_labels:
+    classes = model.config.num_labels or 0
+    if answered == "classification" and (largest := int(labelled.labels.max())) >= classes:
         raise UsageError(
-            f"{where}: class {largest} is none of the {model.config.num_labels} classes of the model; give examples"
+            f"{where}: class {largest} is none of the {classes} classes of the model; give examples"
             " that go with the model"
         )
+    return labelled

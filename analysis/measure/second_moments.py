@@ -8,40 +8,40 @@ measured against.
     [distance(a, b) for a, b in zip(near, far)]
 """
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from analysis.models.anatomy import anatomy, evaluating, run_body
-from analysis.streams.moments import MomentSum
+from analysis.models.hooks import hooked
+from analysis.models.load import LoadedModel, unwrapped
+from analysis.streams.moments import Accumulator, hidden_accumulator, mean_square, real_rows
 from analysis.windows import Windows
 
 BATCH = 8  # windows per forward
 
 
-def second_moment(model, windows: Windows) -> list[Tensor]:
+def second_moment(model: LoadedModel | nn.Module, windows: Windows) -> list[Tensor]:
     """S (H, H), float64 on the CPU, of every block's output in the model's own forward over the real tokens of windows
     (N, T).
 
     model: a causal language model, or a loaded model. Raises UnsupportedModel where its blocks cannot be found.
     """
-    model = getattr(model, "model", model) if hasattr(model, "fingerprint") else model
+    model = unwrapped(model)
     blocks = anatomy(model).blocks
-    sums = [MomentSum() for _ in blocks]
+    sums: list[Accumulator] = []
     rows = slice(0)
 
-    def count(total: MomentSum):
-        return lambda module, args, output: total.add(
-            output[0] if isinstance(output, (tuple, list)) else output, windows.mask[rows]
-        )
+    def count(index: int):
+        def hook(module, args, output) -> None:
+            hidden = output[0] if isinstance(output, tuple | list) else output
+            if len(sums) == index:
+                sums.append(hidden_accumulator(hidden.shape[-1], hidden.device))
+            sums[index].add(real_rows(hidden, windows.mask[rows]))
 
-    handles = [block.module.register_forward_hook(count(total)) for block, total in zip(blocks, sums, strict=True)]
-    try:
-        with evaluating(model):
-            for start in range(0, len(windows), BATCH):
-                rows = slice(start, start + BATCH)
-                run_body(
-                    model, windows.ids[rows], windows.mask[rows], None if windows.types is None else windows.types[rows]
-                )
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [total.mean() for total in sums]
+        return hook
+
+    with hooked(after=[(block.module, count(index)) for index, block in enumerate(blocks)]), evaluating(model):
+        for start in range(0, len(windows), BATCH):
+            rows = slice(start, start + BATCH)
+            types = None if windows.types is None else windows.types[rows]
+            run_body(model, windows.ids[rows], windows.mask[rows], types)
+    return [mean_square(total, block.name) for total, block in zip(sums, blocks, strict=True)]

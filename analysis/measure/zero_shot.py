@@ -20,7 +20,12 @@ from difflib import get_close_matches
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
+from torch import nn
+from tqdm import tqdm
+
 from analysis.errors import DataError, ModelError, NumericalError, UsageError
+from analysis.models.anatomy import evaluating
+from analysis.models.load import embedding_rows, unwrapped
 from analysis.models.quiet import quiet
 from analysis.models.task_heads import head
 from analysis.progress import bar
@@ -30,6 +35,7 @@ from analysis.windows import check_count
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.models.huggingface import HFLM
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LOGITS = 2**27
 """Most logits of a batch, where its size is left open: 512 MiB in float32."""
@@ -65,26 +71,43 @@ class Answer:
 
 
 def zero_shot(
-    model, tokenizer, tasks: Sequence[str], *, documents: int = 100, seed: int = 0, batch: int | None = None
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    tasks: Sequence[str],
+    *,
+    documents: int = 100,
+    seed: int = 0,
+    batch: int | None = None,
 ) -> list[TaskScore]:
     """Score of each task, in the order given. Arguments and errors are those of `answers`."""
     return [
-        _score(task, found)
-        for task, found in answers(model, tokenizer, tasks, documents=documents, seed=seed, batch=batch).items()
+        _score(task, answered)
+        for task, answered in answers(model, tokenizer, tasks, documents=documents, seed=seed, batch=batch).items()
     ]
 
 
-def _score(task: str, found: list[Answer]) -> TaskScore:
-    choices = [len(answer.log_likelihoods) for answer in found]
-    accuracy = statistics.fmean(answer.right for answer in found)
-    error = math.sqrt(accuracy * (1 - accuracy) / (len(found) - 1))
+def _score(task: str, answered: list[Answer]) -> TaskScore:
+    choices = [len(answer.log_likelihoods) for answer in answered]
+    accuracy = statistics.fmean(answer.right for answer in answered)
+    error = math.sqrt(accuracy * (1 - accuracy) / (len(answered) - 1))
     return TaskScore(
-        task, len(found), statistics.fmean(choices), statistics.fmean(1 / number for number in choices), accuracy, error
+        task,
+        len(answered),
+        statistics.fmean(choices),
+        statistics.fmean(1 / number for number in choices),
+        accuracy,
+        error,
     )
 
 
 def answers(
-    model, tokenizer, tasks: Sequence[str], *, documents: int = 100, seed: int = 0, batch: int | None = None
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    tasks: Sequence[str],
+    *,
+    documents: int = 100,
+    seed: int = 0,
+    batch: int | None = None,
 ) -> dict[str, list[Answer]]:
     """What a model in memory, wherever it lies, answers to each question of each task; task -> answers.
 
@@ -122,20 +145,17 @@ def answers(
             )
             for name in tasks
         }
-        picked = {
+        rows = {
             name: sorted(chosen(len(task.eval_docs), documents, seed))
             for name, task in built.items()
             if name.startswith("hub:")
         }
-    training = model.training
-    try:
-        with bar(desc="tasks", unit="choice") as progress, _silence():
-            found = evaluate(
-                _harness(model, tokenizer, batch, progress), {"tasks": built}, samples=picked, bootstrap_iters=0
-            )
-    finally:
-        model.train(training)
-    return {name: [_answer(row, f"zero_shot: {name}") for row in found["samples"][name]] for name in tasks}
+    network = unwrapped(model)
+    with evaluating(network), bar(desc="tasks", unit="choice") as progress, _silence():
+        results = evaluate(
+            _harness(network, tokenizer, batch, progress), {"tasks": built}, samples=rows, bootstrap_iters=0
+        )
+    return {name: [_answer(row, f"zero_shot: {name}") for row in results["samples"][name]] for name in tasks}
 
 
 def _answer(row: dict, where: str) -> Answer:
@@ -161,7 +181,9 @@ def _silence() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _harness(model, tokenizer, batch: int | None, progress) -> "HFLM":
+def _harness(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: int | None, progress: tqdm
+) -> "HFLM":
     """The harness's model around ours. Its tokenizer is a copy, for the harness gives it a padding token."""
     from lm_eval.models.huggingface import HFLM
 
@@ -181,11 +203,7 @@ def _harness(model, tokenizer, batch: int | None, progress) -> "HFLM":
                     )
             if batch is None:
                 self.batch_size_per_gpu = max(
-                    1,
-                    min(
-                        ROWS.get(model.device.type, 64),
-                        LOGITS // (max(lengths) * model.get_input_embeddings().num_embeddings),
-                    ),
+                    1, min(ROWS.get(model.device.type, 64), LOGITS // (max(lengths) * embedding_rows(model)))
                 )
             progress.reset(total=len(requests))
             return super()._loglikelihood_tokens(requests, **options)
@@ -245,18 +263,18 @@ def _manager():
 @cache
 def _hub_task(name: str) -> "Task":
     """One of the harness's own tasks with its data, and no examples before the question."""
-    manager, own = _manager(), name.removeprefix("hub:")
-    if own not in manager.all_subtasks:
-        if own in manager.all_tasks:
+    manager, task_name = _manager(), name.removeprefix("hub:")
+    if task_name not in manager.all_subtasks:
+        if task_name in manager.all_tasks:
             raise UsageError(f"task {name!r}: is a group of tasks; name one of them")
-        near = " or ".join(get_close_matches(own, manager.all_subtasks, 3))
+        similar = " or ".join(get_close_matches(task_name, manager.all_subtasks, 3))
         raise UsageError(
             f"task {name!r}: lm-eval has no such task; "
-            + (f"did you mean {near}? " if near else "")
+            + (f"did you mean {similar}? " if similar else "")
             + "`lm-eval ls tasks` lists them"
         )
     try:
-        (task,) = manager.load([own])["tasks"].values()
+        (task,) = manager.load([task_name])["tasks"].values()
     except Exception as error:  # datasets and the hub raise every kind of error
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(

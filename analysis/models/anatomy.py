@@ -10,12 +10,17 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from analysis.errors import UnsupportedModel
+from analysis.models.hooks import hooked
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _ATTENTION = re.compile("attn|attention", re.IGNORECASE)
 _EXPERTS = re.compile("expert|router|moe", re.IGNORECASE)
@@ -31,7 +36,7 @@ class Matrix:
     """
 
     name: str
-    module: nn.Module
+    module: nn.Linear | Conv1D
     transposed: bool
     half: str
     reads: str = ""
@@ -125,15 +130,16 @@ def anatomy(model: nn.Module) -> Anatomy:
     attention or an MLP half, parameters that are neither matrix, norm nor embedding, and blocks that do not run once
     each in order.
     """
-    config = model.config
+    network = cast("PreTrainedModel", model)
+    config = network.config
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModel(
             f"{config.model_type}: an encoder-decoder; only decoders with one stack of blocks can be pruned block by"
             " block"
         )
-    path, modules = _find_blocks(model)
+    path, modules = _find_blocks(network)
     parts = [_parts(f"{path}.{index}", module) for index, module in enumerate(modules)]
-    traces = _trace(model, path, modules, parts)
+    traces = _trace(network, path, modules, parts)
     blocks = tuple(
         _assemble(index, f"{path}.{index}", *row) for index, row in enumerate(zip(modules, parts, traces, strict=True))
     )
@@ -148,7 +154,10 @@ def anatomy_of_copy(original: Anatomy, model: nn.Module) -> Anatomy:
         return replace(
             block,
             module=module,
-            matrices=tuple(replace(m, module=module.get_submodule(m.name)) for m in block.matrices),
+            matrices=tuple(
+                replace(matrix, module=cast("nn.Linear | Conv1D", module.get_submodule(matrix.name)))
+                for matrix in block.matrices
+            ),
         )
 
     return replace(original, blocks=tuple(block_of_copy(block) for block in original.blocks))
@@ -159,7 +168,7 @@ def is_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.LayerNorm) or "norm" in type(module).__name__.lower()
 
 
-def is_matrix(module: nn.Module) -> bool:
+def is_matrix(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
     """Whether a module is a linear map with a plain floating-point weight."""
     return isinstance(module, nn.Linear | Conv1D) and module.weight.ndim == 2 and module.weight.is_floating_point()
 
@@ -191,8 +200,15 @@ def run_body(model: nn.Module, ids: Tensor, mask: Tensor, types: Tensor | None =
     without a cache.
     """
     device = next(model.parameters()).device
-    more = {} if types is None else {"token_type_ids": types.to(device)}
-    model.base_model(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False, **more)
+    arguments = {"input_ids": ids.to(device), "attention_mask": mask.long().to(device)}
+    if types is not None:
+        arguments["token_type_ids"] = types.to(device)
+    cast("PreTrainedModel", model).base_model(**arguments, use_cache=False)
+
+
+def _child(name: str) -> str:
+    """The direct child of a block in which the module `name` lies."""
+    return name.split(".")[0]
 
 
 # --- structure -------------------------------------------------------------------------------------------------------
@@ -202,13 +218,13 @@ def run_body(model: nn.Module, ids: Tensor, mask: Tensor, types: Tensor | None =
 class _Parts:
     """What a block holds, before it has run: named matrices and norms, and which half each direct child belongs to."""
 
-    matrices: dict[str, nn.Module]
+    matrices: dict[str, nn.Linear | Conv1D]
     norms: dict[str, nn.Module]
     halves: dict[str, str]
 
     def half(self, name: str) -> str | None:
         """The half a module belongs to by its place; None for the norms that stand between the halves."""
-        return self.halves.get(name.split(".")[0])
+        return self.halves.get(_child(name))
 
     def carriers(self) -> list[str]:
         """Every matrix and norm, and every module that holds a matrix."""
@@ -216,24 +232,25 @@ class _Parts:
         return list(dict.fromkeys([*self.matrices, *self.norms, *holders]))
 
 
-def _find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+def _find_blocks(model: "PreTrainedModel") -> tuple[str, nn.ModuleList]:
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     inside = {id(module) for module in decoder.modules()}
-    found: dict[str, nn.ModuleList] = {}
+    stacks: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
-        nested = any(name.startswith(f"{outer}.") for outer in found)
+        nested = any(name.startswith(f"{outer}.") for outer in stacks)
         if id(module) in inside and isinstance(module, nn.ModuleList) and not nested and _looks_like_blocks(module):
-            found[name] = module
-    if len(found) != 1:
-        what = (
-            f"{len(found)} stacks of blocks ({', '.join(found)})"
-            if found
+            stacks[name] = module
+    if len(stacks) != 1:
+        description = (
+            f"{len(stacks)} stacks of blocks ({', '.join(stacks)})"
+            if stacks
             else "no list of blocks that hold linear maps"
         )
         raise UnsupportedModel(
-            f"{model.config.model_type}: found {what} in its decoder {type(decoder).__name__}; exactly one is needed"
+            f"{model.config.model_type}: found {description} in its decoder {type(decoder).__name__}; exactly one is"
+            " needed"
         )
-    return found.popitem()
+    return stacks.popitem()
 
 
 def _looks_like_blocks(modules: nn.ModuleList) -> bool:
@@ -308,10 +325,9 @@ def _state(tensor: Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
-def _trace(model: nn.Module, path: str, blocks: nn.ModuleList, parts: list[_Parts]) -> list[_Trace]:
+def _trace(model: "PreTrainedModel", path: str, blocks: nn.ModuleList, parts: list[_Parts]) -> list[_Trace]:
     traces = [_Trace() for _ in blocks]
     ran: list[int] = []
-    handles = []
 
     def enter(index: int):
         def hook(module, args, kwargs):
@@ -339,22 +355,15 @@ def _trace(model: nn.Module, path: str, blocks: nn.ModuleList, parts: list[_Part
 
         return hook
 
-    try:
-        for index, (block, part) in enumerate(zip(blocks, parts, strict=True)):
-            handles.append(block.register_forward_pre_hook(enter(index), with_kwargs=True))
-            for name in part.carriers():
-                module = block.get_submodule(name)
-                handles.append(module.register_forward_pre_hook(start(traces[index], name), with_kwargs=True))
-                handles.append(
-                    module.register_forward_hook(
-                        finish(traces[index], name, name in part.matrices or name in part.norms)
-                    )
-                )
-        with evaluating(model):
-            run_body(model, torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
-    finally:
-        for handle in handles:
-            handle.remove()
+    before, after = [], []
+    for index, (block, part) in enumerate(zip(blocks, parts, strict=True)):
+        before.append((block, enter(index)))
+        for name in part.carriers():
+            module = block.get_submodule(name)
+            before.append((module, start(traces[index], name)))
+            after.append((module, finish(traces[index], name, name in part.matrices or name in part.norms)))
+    with hooked(before, after), evaluating(model):
+        run_body(model, torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
     require_each_once(model.config.model_type, path, ran, len(blocks))
     return traces
 
@@ -368,16 +377,16 @@ def require_each_once(model_type: str, path: str, ran: list[int], count: int) ->
 
 
 def _assemble(index: int, name: str, module: nn.Module, parts: _Parts, trace: _Trace) -> Block:
-    odd = [key for key in parts.matrices if trace.order.count(key) != 1]
-    if odd:
+    irregular = [key for key in parts.matrices if trace.order.count(key) != 1]
+    if irregular:
         raise UnsupportedModel(
-            f"{name}: {', '.join(odd)} did not run exactly once in a forward; such blocks cannot be pruned"
+            f"{name}: {', '.join(irregular)} did not run exactly once in a forward; such blocks cannot be pruned"
         )
     halves = _norm_halves(name, parts, trace)
     order = [key for key in trace.order if key in parts.matrices]
-    reads = {key: next(other for other in order if trace.read[other] == trace.read[key]) for key in order}
+    reads = {key: next(first for first in order if trace.read[first] == trace.read[key]) for key in order}
     matrices = tuple(
-        Matrix(key, parts.matrices[key], isinstance(parts.matrices[key], Conv1D), parts.half(key), reads[key])
+        Matrix(key, parts.matrices[key], isinstance(parts.matrices[key], Conv1D), parts.halves[_child(key)], reads[key])
         for key in order
     )
     attention, mlp = (
@@ -428,9 +437,11 @@ def _norm_halves(name: str, parts: _Parts, trace: _Trace) -> dict[str, str]:
         raise UnsupportedModel(
             f"{name}: ran {order}; cannot tell which of the norms {loose} serve the attention and which the MLP"
         )
-    halves = {key: parts.half(key) for key in order if key in parts.norms}
-    for key in loose:
-        halves[key] = "attention" if order.index(key) < first["attention"] else "mlp"
+    halves = {
+        key: parts.half(key) or ("attention" if order.index(key) < first["attention"] else "mlp")
+        for key in order
+        if key in parts.norms
+    }
     if len(before) == 2:  # parallel halves with a norm each, both run at the start: told apart by who reads them
         readers = trace.inputs[next(key for key in order if parts.half(key) == "mlp")].data_ptr()
         halves |= {key: "mlp" if trace.outputs[key].data_ptr() == readers else "attention" for key in before}
@@ -443,7 +454,9 @@ def _is_parallel(parts: _Parts, trace: _Trace) -> bool:
     """Whether the MLP half reads the block's input, or a norm that ran before the attention."""
     order = list(dict.fromkeys(trace.order))
     attention = min(order.index(key) for key in parts.matrices if parts.half(key) == "attention")
-    early = [trace.hidden] + [trace.outputs[key] for key in order[:attention]]
+    early = [trace.outputs[key] for key in order[:attention]]
+    if trace.hidden is not None:
+        early.append(trace.hidden)
     start = min(order.index(key) for key in parts.matrices if parts.half(key) == "mlp")
     readers = [
         key

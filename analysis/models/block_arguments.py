@@ -106,21 +106,21 @@ class Recorder:
         """For each slot the first block that gets its tensor, and the tensor. Raises UnsupportedModel if a call changed
         its form.
         """
-        found: dict[int, tuple[int, Tensor]] = {}
-        for block, (call, known, refs) in enumerate(zip(calls, self.forms, self._refs, strict=True)):
-            if form(call) != known:
+        slots: dict[int, tuple[int, Tensor]] = {}
+        for block, (call, recorded, refs) in enumerate(zip(calls, self.forms, self._refs, strict=True)):
+            if form(call) != recorded:
                 raise UnsupportedModel(
-                    f"{self.names[block]}: its arguments change their form from batch to batch, {known} and"
+                    f"{self.names[block]}: its arguments change their form from batch to batch, {recorded} and"
                     f" {form(call)}; it cannot be replayed"
                 )
             for ref, tensor in zip(refs, tensors(call), strict=True):
-                first, shared = found.setdefault(ref, (block, tensor))
+                first, shared = slots.setdefault(ref, (block, tensor))
                 if _identity(shared) != _identity(tensor):
                     raise UnsupportedModel(
                         f"{self.names[block]}: shares an argument with {self.names[first]} in one batch and not in"
                         " another; it cannot be replayed"
                     )
-        return [found[ref] for ref in range(len(self._chunks))]
+        return [slots[ref] for ref in range(len(self._chunks))]
 
 
 def map_leaves(function: Callable, value):
@@ -139,9 +139,9 @@ def map_call(function: Callable, call: Call) -> Call:
 
 def tensors(call: Call) -> list[Tensor]:
     """Every tensor of a call, in order."""
-    found: list = []
-    map_call(found.append, call)
-    return [leaf for leaf in found if isinstance(leaf, Tensor)]
+    leaves: list = []
+    map_call(leaves.append, call)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def form(call: Call) -> tuple:

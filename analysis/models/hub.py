@@ -8,8 +8,10 @@ cache touches the network.
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from analysis import paths
 from analysis.errors import ModelError
@@ -37,20 +39,17 @@ _TOKENIZER_FILES = (
     "spiece.model",
 )
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-SHRUNK_WEIGHTS, SHRUNK_MANIFEST = (
-    "shrunk.safetensors",
-    "shrunk.json",
-)  # of a model whose config cannot describe it (`models/uneven.py`)
+SHRUNK_WEIGHTS, SHRUNK_MANIFEST = "shrunk.safetensors", "shrunk.json"  # layers of unequal widths (`models/uneven.py`)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a model comes from: a local folder, or a hub repository at a revision."""
+class ModelSource:
+    """Where a model comes from: a local folder, or else a hub repository at a revision."""
 
     name: str
     folder: Path | None = None
-    hub_id: str | None = None
+    hub_id: str = ""
     revision: str = "main"
 
 
@@ -60,13 +59,13 @@ def lab_models() -> list[str]:
     return ["lab"] * ("decoder" in folders) + [f"lab/{name}" for name in folders if name != "decoder"]
 
 
-def find(name: str) -> Source:
+def find(name: str) -> ModelSource:
     """What a model's name stands for; nothing is opened or fetched.
 
     Raises ModelError if it is neither a lab model, an existing folder nor written like a hub id.
     """
     if name in lab_models():
-        return Source(name, paths.lab() / ("decoder" if name == "lab" else name.removeprefix("lab/")))
+        return ModelSource(name, paths.lab() / ("decoder" if name == "lab" else name.removeprefix("lab/")))
     if name == "lab" or name.startswith("lab/"):
         raise ModelError(
             f"model {name!r}: the lab ships no such model (it has: {', '.join(lab_models()) or 'none'}); `analysis lab"
@@ -74,7 +73,7 @@ def find(name: str) -> Source:
         )
     folder = Path(name).expanduser()
     if name and folder.is_dir():
-        return Source(name, folder)
+        return ModelSource(name, folder)
     if name and folder.exists():
         raise ModelError(f"model {name!r}: is a file; give the folder that holds config.json and {_WEIGHTS}")
     match = _HUB_ID.fullmatch(name)
@@ -83,7 +82,7 @@ def find(name: str) -> Source:
             f"model {name!r}: no such folder, and not a lab model ({', '.join(lab_models()) or 'none'}) or a hub id"
             " (org/name[@revision])"
         )
-    return Source(name, hub_id=match["id"], revision=match["revision"] or "main")
+    return ModelSource(name, hub_id=match["id"], revision=match["revision"] or "main")
 
 
 def fetch(name: str) -> tuple[Path, str]:
@@ -200,7 +199,7 @@ def _local_fingerprint(folder: Path, name: str) -> str:
 # --- hub -------------------------------------------------------------------------------------------------------------
 
 
-def _commit(source: Source) -> str:
+def _commit(source: ModelSource) -> str:
     if _COMMIT.fullmatch(source.revision):
         return source.revision
     from huggingface_hub import HfApi, try_to_load_from_cache
@@ -211,32 +210,36 @@ def _commit(source: Source) -> str:
     return _ask_hub(source, lambda: HfApi().model_info(source.hub_id, revision=source.revision).sha)
 
 
-def _download(source: Source) -> Path:
+def _download(source: ModelSource) -> Path:
     """The repository's folder in the local cache, with config, tokenizer and safetensors weights; fetched where
     incomplete.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    where = {"repo_id": source.hub_id, "revision": source.revision}
     try:
-        folder = Path(snapshot_download(**where, local_files_only=True))
+        folder = Path(snapshot_download(source.hub_id, revision=source.revision, local_files_only=True))
         weight_files(folder, source.name)
         return folder
     except (LocalEntryNotFoundError, ModelError):
         pass  # not cached, or not wholly: fetch
     folder = Path(
-        _ask_hub(source, lambda: snapshot_download(**where, allow_patterns=_SMALL_FILES, ignore_patterns=["*/*"]))
+        _ask_hub(
+            source,
+            lambda: snapshot_download(
+                source.hub_id, revision=source.revision, allow_patterns=_SMALL_FILES, ignore_patterns=["*/*"]
+            ),
+        )
     )
-    wanted = [_WEIGHTS]
+    files = [_WEIGHTS]
     if (folder / _INDEX).is_file():
-        wanted = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        files = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
     return Path(
-        _ask_hub(source, lambda: snapshot_download(repo_id=source.hub_id, revision=folder.name, allow_patterns=wanted))
+        _ask_hub(source, lambda: snapshot_download(repo_id=source.hub_id, revision=folder.name, allow_patterns=files))
     )
 
 
-def _ask_hub(source: Source, question):
+def _ask_hub(source: ModelSource, question: Callable[[], Any]) -> Any:
     """The hub's answer. Any failure (no network, no such repository, no permission) becomes one ModelError that says
     so.
     """

@@ -6,7 +6,7 @@ Importing this loads no torch, so that `fingerprint` and `lab_models` cost nothi
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from analysis.errors import ModelError, UnsupportedModel, UsageError
 from analysis.models.hub import fetch, has_tokenizer, is_shrunk, read_config
@@ -14,7 +14,9 @@ from analysis.models.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from torch import Tensor, nn
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -33,7 +35,7 @@ class LoadedModel:
 
     @property
     def head(self) -> str:
-        """What it answers: one of `heads.HEADS`."""
+        """What it answers: one of `task_heads.ANSWERS`."""
         from analysis.models.task_heads import head
 
         return head(self.model)
@@ -50,6 +52,18 @@ class LoadedModel:
     def context(self) -> int | None:
         """Most tokens the model can read at once; None where its config states no bound."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def unwrapped(model: "LoadedModel | nn.Module") -> "PreTrainedModel":
+    """The transformers model itself: that of a loaded model, any other as it is given."""
+    return cast("PreTrainedModel", model.model if isinstance(model, LoadedModel) else model)
+
+
+def embedding_rows(model: "PreTrainedModel") -> int:
+    """How many token ids a model embeds; larger ids mean nothing to it."""
+    return cast("Tensor", model.get_input_embeddings().weight).shape[
+        0
+    ]  # torch types any module's attribute as a module
 
 
 def load_model(name: str, *, device: str = "auto", dtype: str = "float32") -> LoadedModel:
@@ -75,7 +89,7 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "float32") -> Lo
     with quiet():
         model = _read_model(folder, name, getattr(torch, dtype))
         tokenizer = _read_tokenizer(folder, name)
-    model = model.to(device).eval().requires_grad_(False)
+    model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]  # wrapped without its signature
     model.config.use_cache = False
     _check_finite(model, name, dtype)
     _check_vocabulary(model, tokenizer, name)
@@ -89,14 +103,14 @@ def _device(name: str) -> str:
 
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return next(kind for kind, there in present.items() if there)
+        return next(kind for kind, usable in present.items() if usable)
     kind, _, number = name.partition(":")
     if kind not in present or not re.fullmatch(r"[a-z]+(:\d+)?", name):
         raise UsageError(f"device {name!r}: unknown; possible are auto, cuda, cuda:N, mps, cpu")
     if not present[kind] or (kind == "cuda" and number and int(number) >= torch.cuda.device_count()):
         raise UsageError(
             f"device {name!r}: not on this machine; it has"
-            f" {', '.join(kind for kind, there in present.items() if there)}"
+            f" {', '.join(kind for kind, usable in present.items() if usable)}"
         )
     return name
 
@@ -111,8 +125,8 @@ def _read_model(folder: Path, name: str, dtype: "torch.dtype") -> "PreTrainedMod
         raise ModelError(
             f"model {name!r}: transformers cannot use {folder / 'config.json'} ({_line(error)})"
         ) from error
-    kind = _kind(config)
-    if type(config) not in kind._model_mapping:
+    kind = _auto_class(config)
+    if type(config) not in kind._model_mapping:  # type: ignore[operator]  # set in every auto class
         raise ModelError(
             f"model {name!r}: {config.model_type} is no causal language model (a decoder that predicts the next token),"
             " nor does its config name a SequenceClassification or QuestionAnswering architecture"
@@ -120,7 +134,7 @@ def _read_model(folder: Path, name: str, dtype: "torch.dtype") -> "PreTrainedMod
     if is_shrunk(folder):
         from analysis.models.uneven import load_shrunk
 
-        return load_shrunk(folder).to(dtype)
+        return cast("PreTrainedModel", load_shrunk(folder).to(dtype))
     try:
         model, report = kind.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
@@ -143,16 +157,16 @@ def _read_model(folder: Path, name: str, dtype: "torch.dtype") -> "PreTrainedMod
     return model
 
 
-def _kind(config) -> type:
+def _auto_class(config: "PreTrainedConfig") -> "type[_BaseAutoModelClass]":
     """The auto class that reads a model: by what its config says it was saved as, a decoder otherwise."""
     from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
-    kinds = {
+    classes: dict[str, type[_BaseAutoModelClass]] = {
         "ForSequenceClassification": AutoModelForSequenceClassification,
         "ForQuestionAnswering": AutoModelForQuestionAnswering,
     }
     saved_as = (config.architectures or [""])[0]
-    return next((kind for ending, kind in kinds.items() if saved_as.endswith(ending)), AutoModelForCausalLM)
+    return next((kind for ending, kind in classes.items() if saved_as.endswith(ending)), AutoModelForCausalLM)
 
 
 def _read_tokenizer(folder: Path, name: str) -> "PreTrainedTokenizerBase | None":
@@ -179,7 +193,7 @@ def _check_finite(model: "PreTrainedModel", name: str, dtype: str) -> None:
 def _check_vocabulary(model: "PreTrainedModel", tokenizer, name: str) -> None:
     if tokenizer is None:
         return
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = embedding_rows(model)
     token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
     if largest >= rows:
         raise ModelError(
@@ -192,13 +206,13 @@ def _check_causal(model: "PreTrainedModel", name: str) -> None:
     """What follows a token must not change what the model says at it: encoders loaded as decoders do not pass."""
     import torch
 
-    last = model.get_input_embeddings().weight.shape[0] - 1
+    last = embedding_rows(model) - 1
     ids = torch.tensor([[0, 0, 0], [0, last, last]], device=model.device)
     with torch.no_grad():
-        one, other = (
+        short, long = (
             model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0].cpu().double()
         )
-    if (one - other).norm() > torch.finfo(model.dtype).eps ** 0.5 * one.norm():
+    if (short - long).norm() > torch.finfo(model.dtype).eps ** 0.5 * short.norm():
         raise ModelError(
             f"model {name!r}: {model.config.model_type} reads the tokens that follow, so it is no causal language"
             " model; an encoder must be fine-tuned to a task first, and saved as its SequenceClassification or"

@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from analysis.errors import ReplayError, UnsupportedModel, UsageError
 from analysis.models.anatomy import Anatomy, evaluating, require_each_once, run_body
 from analysis.models.block_arguments import HIDDEN, Call, Recorder, Ref, Slot, form, map_call, tensors
+from analysis.models.hooks import hooked, replaced
+from analysis.models.load import embedding_rows, unwrapped
 from analysis.windows import Windows
 
 Allocator = Callable[[tuple[int, ...], torch.dtype, torch.device], Tensor]
+LONGEST_RANDOM = 1024  # tokens of a window of `random_windows`
 _CACHES = {"past_key_values", "past_key_value", "layer_past", "use_cache"}
 
 
@@ -101,20 +104,21 @@ def record(
         raise UsageError("record: 0 windows given; at least one is needed")
     padded = ~windows.mask.all(dim=1)
     witness = padded.int().argmax()[None]
-    hidden = None
+    hidden: Tensor | None = None
     with evaluating(model):
-        recorder, forms = _probe(model, anatomy, _given(windows, witness))
+        recorder, forms = _probe(model, anatomy, _body_arguments(windows, witness))
         for start in range(0, len(windows), batch):
             rows = torch.arange(start, min(start + batch, len(windows)))
             chunk = torch.cat([rows, witness]) if padded.any() and not padded[rows].any() else rows
             with _stubbed(anatomy, forms):
-                seen = _listen(model, anatomy, _given(windows, chunk))
+                seen = _listen(model, anatomy, _body_arguments(windows, chunk))
             recorder.add([one.call for one in seen], len(chunk), len(rows))
             first = seen[0].hidden[: len(rows)]
             if hidden is None:
                 shape = (len(windows), *first.shape[1:])
                 hidden = store(shape, first.dtype, first.device) if store else torch.empty(shape, dtype=first.dtype)
             hidden[start : start + len(rows)] = first.to(hidden.device)
+    assert hidden is not None  # there is at least one batch
     return Recording(windows, hidden, recorder.calls, recorder.slots(hidden.device))
 
 
@@ -125,17 +129,17 @@ class _Seen:
 
     call: Call
     hidden: Tensor
-    output: Tensor | None = None
+    output: Tensor = field(default_factory=lambda: torch.empty(0))  # until the block has run
     form: int = 0
 
 
-def _given(windows: Windows, rows: Tensor) -> tuple[Tensor, ...]:
+def _body_arguments(windows: Windows, rows: Tensor) -> tuple[Tensor, ...]:
     """Ids, mask and token types, if any, of some windows: what `run_body` takes."""
-    given = (windows.ids, windows.mask, windows.types)
-    return tuple(tensor[rows] for tensor in given if tensor is not None)
+    arguments = (windows.ids, windows.mask, windows.types)
+    return tuple(tensor[rows] for tensor in arguments if tensor is not None)
 
 
-def _listen(model: nn.Module, anatomy: Anatomy, given: tuple[Tensor, ...]) -> list[_Seen]:
+def _listen(model: nn.Module, anatomy: Anatomy, arguments: tuple[Tensor, ...]) -> list[_Seen]:
     """What every block was given and returned in one forward of the model."""
     seen: list[_Seen] = []
     ran: list[int] = []
@@ -151,15 +155,9 @@ def _listen(model: nn.Module, anatomy: Anatomy, given: tuple[Tensor, ...]) -> li
         seen[-1].output = _tensor(output)
         seen[-1].form = len(output) if isinstance(output, tuple | list) else 0
 
-    handles = []
-    try:
-        for block in anatomy.blocks:
-            handles.append(block.module.register_forward_pre_hook(enter(block.index), with_kwargs=True))
-            handles.append(block.module.register_forward_hook(leave))
-        run_body(model, *given)
-    finally:
-        for handle in handles:
-            handle.remove()
+    before = [(block.module, enter(block.index)) for block in anatomy.blocks]
+    with hooked(before, after=[(block.module, leave) for block in anatomy.blocks]):
+        run_body(model, *arguments)
     require_each_once(anatomy.model_type, anatomy.path, ran, len(anatomy.blocks))
     return seen
 
@@ -185,21 +183,21 @@ def _without_caches(name: str, args: tuple, kwargs: dict) -> _Seen:
     return _Seen(without, hidden)
 
 
-def _probe(model: nn.Module, anatomy: Anatomy, given: tuple[Tensor, ...]) -> tuple[Recorder, list[int] | None]:
+def _probe(model: nn.Module, anatomy: Anatomy, arguments: tuple[Tensor, ...]) -> tuple[Recorder, list[int] | None]:
     """A recorder that knows the form of every call, and the forms of the blocks' outputs if they may be stubbed (else
     None).
 
-    given: ids, mask and token types (1, T) of one window.
+    arguments: ids, mask and token types (1, T) of one window.
     """
-    twice = tuple(tensor.repeat(2, 1) for tensor in given)
-    true = _listen(model, anatomy, given)
+    twice = tuple(tensor.repeat(2, 1) for tensor in arguments)
+    true = _listen(model, anatomy, arguments)
     forms = [seen.form for seen in true]
     with _stubbed(anatomy, forms):
-        one, two = _listen(model, anatomy, given), _listen(model, anatomy, twice)
+        one, two = _listen(model, anatomy, arguments), _listen(model, anatomy, twice)
     independent = all(
-        form(ours.call) == form(seen.call)
-        and all(torch.equal(a, b) for a, b in zip(tensors(ours.call), tensors(seen.call), strict=True))
-        for ours, seen in zip(one, true, strict=True)
+        form(stubbed.call) == form(seen.call)
+        and all(torch.equal(a, b) for a, b in zip(tensors(stubbed.call), tensors(seen.call), strict=True))
+        for stubbed, seen in zip(one, true, strict=True)
     )
     if not independent:
         two = _listen(model, anatomy, twice)
@@ -222,16 +220,9 @@ def _stubbed(anatomy: Anatomy, forms: list[int] | None) -> Iterator[None]:
 
         return forward
 
-    own = [block.module.__dict__.get("forward") for block in anatomy.blocks]
-    try:
-        for block, length in zip(anatomy.blocks, forms or (), strict=forms is not None):
-            block.module.forward = stub(length)
+    stubs = zip(anatomy.blocks, forms or (), strict=forms is not None)
+    with replaced((block.module, stub(length)) for block, length in stubs):
         yield
-    finally:
-        for block, forward in zip(anatomy.blocks, own, strict=True):
-            block.module.__dict__.pop("forward", None)
-            if forward is not None:
-                block.module.forward = forward
 
 
 def replay_error(
@@ -248,7 +239,7 @@ def replay_error(
     worst = torch.zeros(len(anatomy.blocks), dtype=torch.float64)
     with evaluating(model):
         for part in (torch.arange(len(recording)) if rows is None else rows).split(batch):
-            true = _listen(model, anatomy, _given(recording.windows, part))
+            true = _listen(model, anatomy, _body_arguments(recording.windows, part))
             hidden = recording.hidden[part].to(true[0].hidden.device)
             for block, seen in zip(anatomy.blocks, true, strict=True):
                 hidden = run(block.module, hidden, recording.call(block.index, part, hidden.device))
@@ -259,10 +250,10 @@ def replay_error(
     )
 
 
-def _window_errors(ours: Tensor, true: Tensor, mask: Tensor) -> Tensor:
+def _window_errors(replayed: Tensor, true: Tensor, mask: Tensor) -> Tensor:
     """(B,) relative 2-norm errors over real tokens, float64; nan where either is not finite there."""
-    keep, ours, true = mask.cpu()[..., None], ours.cpu().double(), true.cpu().double()
-    difference = torch.where(keep, ours - true, 0.0).flatten(1).norm(dim=1)
+    keep, replayed, true = mask.cpu()[..., None], replayed.cpu().double(), true.cpu().double()
+    difference = torch.where(keep, replayed - true, 0.0).flatten(1).norm(dim=1)
     scale = torch.where(keep, true, 0.0).flatten(1).norm(dim=1)
     return torch.where(difference == 0, difference, difference / scale)
 
@@ -299,8 +290,29 @@ def verify(
     return table
 
 
+def random_windows(model: nn.Module, *, count: int = 4, seed: int = 0) -> Windows:
+    """Uniform random token ids (count, T) for a model to be checked on: whole, padded on the right, on the left and
+    whole again.
+
+    T is 64, or longer than the model's sliding window where that fits its context and 1024 tokens: below it a sliding
+    window changes nothing.
+    """
+    network = unwrapped(model)
+    config = network.config.get_text_config()
+    length = max(64, min(getattr(config, "sliding_window", None) or 0, LONGEST_RANDOM - 16) + 16)
+    length = min(length, getattr(config, "max_position_embeddings", None) or length)
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(embedding_rows(network), (count, length), generator=generator)
+    mask = torch.ones(count, length, dtype=torch.bool)
+    mask[1::4, length - length // 3 :] = False
+    mask[2::4, : length // 4] = False
+    provenance = {"source": "uniform random tokens", "seed": seed, "length": length, "samples": count}
+    return Windows(ids, mask, "random tokens", provenance)
+
+
 def last_hidden(model: nn.Module, ids: Tensor) -> Tensor:
     """Last hidden states (B, T, H), float64, of the model without its head."""
     device = next(model.parameters()).device
     ids = ids.to(device)
-    return model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0].double()
+    body = unwrapped(model).base_model
+    return body(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0].double()

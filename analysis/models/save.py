@@ -4,11 +4,12 @@ import copy
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import BoolTensor, nn
+from torch import Tensor, nn
 
 from analysis.errors import ModelError, SparsityError, UsageError
 from analysis.models.anatomy import Anatomy, anatomy, evaluating
@@ -20,7 +21,7 @@ from analysis.models.uneven import MANIFEST, VERSION, WEIGHTS, load_shrunk
 from analysis.models.widths import empty_model, widths
 
 
-def assert_sparsity(model: nn.Module | Anatomy, masks: dict[str, BoolTensor]) -> None:
+def assert_sparsity(model: nn.Module | Anatomy, masks: Mapping[str, Tensor]) -> None:
     """Raise SparsityError unless every weight outside its mask is exactly zero.
 
     model: a model, or its anatomy where that is at hand (taking a model apart runs it once).
@@ -49,7 +50,7 @@ def assert_sparsity(model: nn.Module | Anatomy, masks: dict[str, BoolTensor]) ->
             raise SparsityError(f"assert_sparsity: {name}: {wrong} of {int((~mask).sum())} pruned weights are not zero")
 
 
-def save_model(model: nn.Module, tokenizer, folder: Path | str, masks: dict[str, BoolTensor]) -> Path:
+def save_model(model: nn.Module, tokenizer, folder: Path | str, masks: Mapping[str, Tensor]) -> Path:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, and prove it: masks hold in `model`, hold again
     in the model read back, and every tensor read back is bit-equal to the one written.
 
@@ -81,7 +82,7 @@ def _write(model: nn.Module, tokenizer, folder: Path) -> None:
             tokenizer.save_pretrained(folder)
 
 
-def _prove(model: nn.Module, folder: Path, masks: dict[str, BoolTensor]) -> None:
+def _prove(model: nn.Module, folder: Path, masks: Mapping[str, Tensor]) -> None:
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     again = load_model(str(folder), device="cpu", dtype=dtype).model
     assert_sparsity(again, masks)

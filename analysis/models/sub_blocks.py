@@ -14,18 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from analysis.errors import ReplayError, UnsupportedModel, UsageError
 from analysis.models.anatomy import Anatomy, Block, Child, tensor_given
 from analysis.models.block_arguments import Call
+from analysis.models.hooks import hooked, replaced, stoppable
 from analysis.models.replay import Recording, run, tolerance_for
 
 HALVES = ("attention", "mlp")
-
-
-class _Enough(Exception):
-    """Ends a forward that has shown what was wanted; never leaves `module_inputs`."""
 
 
 def half_output(block: Block, half: str, hidden: Tensor, call: Call) -> Tensor:
@@ -52,11 +49,11 @@ def matrix_inputs(block: Block, names: Sequence[str], hidden: Tensor, call: Call
     Matrices fed the same tensor (query, key and value) share it here too. The forward ends at the last of them, before
     its product. Raises UsageError for a name that is no matrix of the block.
     """
-    known = {matrix.name for matrix in block.matrices}
-    unknown = [name for name in names if name not in known]
+    matrices = {matrix.name for matrix in block.matrices}
+    unknown = [name for name in names if name not in matrices]
     if unknown:
         raise UsageError(
-            f"matrix_inputs: {', '.join(unknown)} is no matrix of {block.name}; there are {', '.join(sorted(known))}"
+            f"matrix_inputs: {', '.join(unknown)} is no matrix of {block.name}; there are {', '.join(sorted(matrices))}"
         )
     return module_inputs(block, names, hidden, call)
 
@@ -84,13 +81,13 @@ def check_halves(anatomy: Anatomy, recording: Recording, rows: Tensor | slice) -
             call = recording.call(block.index, rows, hidden.device)
             true = run(block.module, hidden, call)
             try:
-                ours = _both_halves(block, hidden, call)
+                joined = _both_halves(block, hidden, call)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # whatever the family's forward makes of a silenced half
                 raise _refusal(block, f"running them failed with {type(error).__name__}: {error}") from error
             allowed = tolerance_for(parameter.dtype)
-            windows = zip(ours, true, recording.mask[rows].to(true.device), strict=True)
+            windows = zip(joined, true, recording.mask[rows].to(true.device), strict=True)
             errors = torch.stack([_relative(half[real], whole[real]) for half, whole, real in windows])
             if not (errors <= allowed).all():  # nan is refused
                 worst = errors.max().item()
@@ -117,9 +114,9 @@ def _both_halves(block: Block, hidden: Tensor, call: Call) -> Tensor:
     return middle.double() - hidden.double() + half_output(block, "mlp", hidden, call).double()
 
 
-def _relative(ours: Tensor, true: Tensor) -> Tensor:
-    """|ours - true| / |true|, 2-norms in float64; 0 where they are equal."""
-    difference = (ours.double() - true.double()).norm()
+def _relative(approximate: Tensor, true: Tensor) -> Tensor:
+    """|approximate - true| / |true|, 2-norms in float64; 0 where they are equal."""
+    difference = (approximate.double() - true.double()).norm()
     return torch.where(difference == 0, difference, difference / true.double().norm())
 
 
@@ -133,22 +130,15 @@ def module_inputs(block: Block, names: Sequence[str], hidden: Tensor, call: Call
         def hook(module, args, kwargs):
             found[name] = tensor_given(args, kwargs)
             if len(found) == len(wanted):
-                raise _Enough
+                stop()
 
         return hook
 
     wanted = set(names)
-    handles = [
-        block.module.get_submodule(name).register_forward_pre_hook(see(name), with_kwargs=True) for name in wanted
-    ]
-    try:
+    hooks = [(block.module.get_submodule(name), see(name)) for name in wanted]
+    with stoppable() as stop, hooked(hooks):
         if wanted:
             run(block.module, hidden, call)
-    except _Enough:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name: _per_token(f"{block.name}.{name}", found.get(name), hidden) for name in names}
 
 
@@ -178,7 +168,7 @@ def _silenced(block: Block, half: str, hidden: Tensor) -> Iterator[None]:
     )
     stubs = {child.name: _stub(child, hidden) for child in children[first:]}
     stubs |= {child.name: _pass_on for child in children[:first] if not child.handed}
-    with _forwards(block.module, stubs):
+    with replaced((block.module.get_submodule(name), forward) for name, forward in stubs.items()):
         yield
 
 
@@ -198,20 +188,6 @@ def _stub(child: Child, hidden: Tensor) -> Callable:
 
 def _pass_on(*args, **kwargs) -> Tensor:
     """A forward that returns its input."""
-    return tensor_given(args, kwargs)
-
-
-@contextmanager
-def _forwards(parent: nn.Module, forwards: dict[str, Callable]) -> Iterator[None]:
-    """While open, the named modules below `parent` have these forwards; afterwards, errors or not, their own again."""
-    modules = {name: parent.get_submodule(name) for name in forwards}
-    own = {name: module.__dict__.get("forward") for name, module in modules.items()}
-    try:
-        for name, module in modules.items():
-            module.forward = forwards[name]
-        yield
-    finally:
-        for name, module in modules.items():
-            module.__dict__.pop("forward", None)
-            if own[name] is not None:
-                module.forward = own[name]
+    tensor = tensor_given(args, kwargs)
+    assert tensor is not None  # the block's forward calls the children it silences on hidden states
+    return tensor

@@ -2,7 +2,7 @@
 its forward.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +10,20 @@ from torch import Tensor, nn
 from analysis.errors import DataError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from analysis.windows import Windows
 
-HEADS = ("next token", "classification", "regression", "span")
+ANSWERS = ("next token", "classification", "regression", "span")
 
 
 def head(model: nn.Module) -> str:
-    """One of `HEADS`, by the kind of transformers model: a classifier of one output is a regression."""
+    """One of `ANSWERS`, by the kind of transformers model: a classifier of one output is a regression."""
     name = type(model).__name__
     if name.endswith("ForQuestionAnswering"):
         return "span"
     if name.endswith("ForSequenceClassification"):
-        return "regression" if model.config.num_labels == 1 else "classification"
+        return "regression" if cast("PreTrainedConfig", model.config).num_labels == 1 else "classification"
     return "next token"
 
 
@@ -33,26 +35,26 @@ def inputs(
     labels: also what the model's own loss compares with: the right answers of labelled windows, else the ids
     themselves, padding left out.
     """
-    given = {"input_ids": windows.ids[rows], "attention_mask": windows.mask[rows].long()}
+    arguments = {"input_ids": windows.ids[rows], "attention_mask": windows.mask[rows].long()}
     if windows.types is not None:
-        given["token_type_ids"] = windows.types[rows]
+        arguments["token_type_ids"] = windows.types[rows]
     if labels and windows.labelled is None:
-        given["labels"] = given["input_ids"].masked_fill(~windows.mask[rows], -100)
-    elif labels and windows.labelled.head == "span":
-        given["start_positions"], given["end_positions"] = windows.labelled.labels[rows].unbind(1)
+        arguments["labels"] = arguments["input_ids"].masked_fill(~windows.mask[rows], -100)
+    elif labels and windows.head == "span":
+        arguments["start_positions"], arguments["end_positions"] = windows.answers.labels[rows].unbind(1)
     elif labels:
-        given["labels"] = windows.labelled.labels[rows]
-    return {name: value.to(device) for name, value in given.items()}
+        arguments["labels"] = windows.answers.labels[rows]
+    return {name: value.to(device) for name, value in arguments.items()}
 
 
-def check_answers(model: nn.Module, windows: "Windows", what: str) -> None:
+def check_answers(model: nn.Module, windows: "Windows", operation: str) -> None:
     """Raise DataError where the model's loss on these windows is not defined: a head that answers something else than
     they ask.
     """
-    asked, answered = "next token" if windows.labelled is None else windows.labelled.head, head(model)
-    if asked != answered:
-        text = "has no labels" if windows.labelled is None else f"asks for {asked}"
+    answered = head(model)
+    if windows.head != answered:
+        text = "has no labels" if windows.labelled is None else f"asks for {windows.head}"
         raise DataError(
-            f"{what}: {windows.label or 'the text'} {text}, {type(model).__name__} answers with {answered}; give text"
-            " that goes with the model"
+            f"{operation}: {windows.label or 'the text'} {text}, {type(model).__name__} answers with {answered}; give"
+            " text that goes with the model"
         )

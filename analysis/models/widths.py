@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,23 +12,15 @@ from analysis.errors import UnsupportedModel
 from analysis.models.anatomy import Anatomy, Block, Matrix, anatomy
 from analysis.models.quiet import quiet
 
-BIAS_FLAGS = {"heads": "attention_bias", "neurons": "mlp_bias"}
-
+BIAS_FLAGS = {"attention": "attention_bias", "mlp": "mlp_bias"}  # of a config: biases in a half's matrices
 
 # what attention and MLP modules, and configs, call their counts
-_QUERY = ("num_heads", "num_attention_heads", "n_head", "n_heads")
-
-
-_KEY_VALUE = ("num_key_value_heads", "num_kv_heads")
-
-
-_PER_GROUP = ("num_key_value_groups",)
-
-
-_FEATURES = ("all_head_size", "split_size")
-
-
-_NEURONS = ("intermediate_size", "ffn_dim", "n_inner", "hidden_dim", "ffn_hidden_size")
+QUERY_HEADS = ("num_heads", "num_attention_heads", "n_head", "n_heads")
+KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads")
+HEADS_PER_GROUP = ("num_key_value_groups",)
+HEAD_FEATURES = ("all_head_size", "split_size")
+HEAD_SIZES = ("head_dim", "head_size", "attention_head_size")  # the width of a head
+NEURONS = ("intermediate_size", "ffn_dim", "n_inner", "hidden_dim", "ffn_hidden_size")
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class Widths:
 
 def widths(model: nn.Module, parts: Anatomy | None = None) -> list[Widths]:
     """What each block of a model has, shrunk or not."""
-    return [_widths(block, model.config) for block in (anatomy(model) if parts is None else parts).blocks]
+    return [block_widths(block, model.config) for block in (anatomy(model) if parts is None else parts).blocks]
 
 
 @torch.no_grad()
@@ -50,28 +43,35 @@ def assign_bias(matrix: Matrix, bias: Tensor) -> None:
     """Give a matrix the bias (out,), in its weight's dtype; made where it has none. Whether its family's config can
     hold it says `holds_bias`.
     """
-    like = matrix.module.weight
+    like: nn.Parameter = matrix.module.get_parameter("weight")
     if matrix.module.bias is None:
         matrix.module.bias = nn.Parameter(bias.to(like), requires_grad=like.requires_grad)
     else:
-        matrix.module.bias.copy_(bias)
+        matrix.module.get_parameter("bias").copy_(bias)
 
 
-def _consumer(block: Block, kind: str) -> Matrix:
-    return [matrix for matrix in block.matrices if matrix.half == HALF[kind]][-1]
+def vocabulary_size(model: nn.Module) -> int:
+    """How many ids a transformers model has an embedding for."""
+    embeddings = cast(Any, model).get_input_embeddings()  # every attribute of an nn.Module is a Tensor to type checkers
+    return embeddings.weight.shape[0]
 
 
-def _widths(block: Block, config) -> Widths:
-    return Widths(*head_shape(block, config), _consumer(block, "neurons").columns)
+def consumer_of(block: Block, half: str) -> Matrix:
+    """The matrix of a half ("attention", "mlp") that runs last: it reads what the others make."""
+    return [matrix for matrix in block.matrices if matrix.half == half][-1]
 
 
-def set_weight(module: nn.Module, weight: Tensor) -> None:
+def block_widths(block: Block, config: Any) -> Widths:
+    """What one block of a model with this config has."""
+    return Widths(*head_shape(block, config), consumer_of(block, "mlp").columns)
+
+
+def set_weight(module: nn.Linear | Conv1D, weight: Tensor) -> None:
     """Replace the weight as the module stores it, and the sizes that the module states."""
-    module.weight = nn.Parameter(weight.clone(), requires_grad=module.weight.requires_grad)
-    if isinstance(module, Conv1D):
-        module.nx, module.nf = weight.shape
-    else:
-        module.out_features, module.in_features = weight.shape
+    module.weight = nn.Parameter(weight.clone(), requires_grad=module.get_parameter("weight").requires_grad)
+    names = ("nx", "nf") if isinstance(module, Conv1D) else ("out_features", "in_features")
+    for name, size in zip(names, weight.shape, strict=True):
+        setattr(module, name, size)
 
 
 def set_counts(parts: Anatomy, counts: list[Widths]) -> None:
@@ -81,23 +81,23 @@ def set_counts(parts: Anatomy, counts: list[Widths]) -> None:
     for block, new in zip(parts.blocks, counts, strict=True):
         attention = holder(block, next(m for m in block.matrices if m.half == "attention"))
         mlp = holder(block, next(m for m in block.matrices if m.half == "mlp"))
-        values = dict.fromkeys(_QUERY, new.heads) | dict.fromkeys(_KEY_VALUE, new.key_value_heads)
-        values |= dict.fromkeys(_PER_GROUP, new.heads // new.key_value_heads) | dict.fromkeys(
-            _FEATURES, new.heads * new.head_size
+        values = dict.fromkeys(QUERY_HEADS, new.heads) | dict.fromkeys(KEY_VALUE_HEADS, new.key_value_heads)
+        values |= dict.fromkeys(HEADS_PER_GROUP, new.heads // new.key_value_heads) | dict.fromkeys(
+            HEAD_FEATURES, new.heads * new.head_size
         )
         for name in values.keys() & vars(attention).keys():
             setattr(attention, name, values[name])
-        for name in vars(mlp).keys() & set(_NEURONS):
+        for name in vars(mlp).keys() & set(NEURONS):
             setattr(mlp, name, new.neurons)
         if "config" in vars(attention):
-            attention.config = _with_heads(copy.copy(attention.config), new)
+            attention.config = with_heads(copy.copy(attention.config), new)
 
 
-def _with_heads(config, new: Widths):
+def with_heads(config: Any, new: Widths) -> Any:
     """The config with the head counts that it has words for, and the width of a head, which it would otherwise derive
     from them.
     """
-    for names, value in ((_QUERY, new.heads), (_KEY_VALUE, new.key_value_heads)):
+    for names, value in ((QUERY_HEADS, new.heads), (KEY_VALUE_HEADS, new.key_value_heads)):
         for name in names:
             if isinstance(getattr(config, name, None), int):
                 setattr(config, name, value)
@@ -106,15 +106,15 @@ def _with_heads(config, new: Widths):
     return config
 
 
-def head_counts(config) -> tuple[int, int]:
+def head_counts(config: Any) -> tuple[int, int]:
     """Query and KV heads as a config states them."""
-    query = next(getattr(config, name) for name in _QUERY if isinstance(getattr(config, name, None), int))
+    query = next(getattr(config, name) for name in QUERY_HEADS if isinstance(getattr(config, name, None), int))
     return query, next(
-        (getattr(config, name) for name in _KEY_VALUE if isinstance(getattr(config, name, None), int)), query
+        (getattr(config, name) for name in KEY_VALUE_HEADS if isinstance(getattr(config, name, None), int)), query
     )
 
 
-def empty_model(kind: type, config) -> nn.Module | None:
+def empty_model(kind: type, config: Any) -> nn.Module | None:
     """A model of the config without memory for its weights; None where the architecture refuses the config."""
     try:
         with quiet(), torch.device("meta"):
@@ -123,20 +123,14 @@ def empty_model(kind: type, config) -> nn.Module | None:
         return None
 
 
-HALF = {"heads": "attention", "neurons": "mlp"}
-
-
-HEAD_SIZES = ("head_dim", "head_size", "attention_head_size")  # what attention modules call the width of a head
-
-
-def head_shape(block: Block, config) -> tuple[int, int, int]:
+def head_shape(block: Block, config: Any) -> tuple[int, int, int]:
     """Query heads, KV heads and width of a head of a block's attention.
 
     The width is the attention module's own, so that it holds for models whose layers have lost different numbers of
     heads; where the module states none, the config's number of heads tells. Raises UnsupportedModel where they do not
     divide the matrices.
     """
-    consumer, producers = _split(block, "heads")
+    consumer, producers = attention_matrices(block)
     module = holder(block, producers[0])
     size = next((getattr(module, name) for name in HEAD_SIZES if isinstance(getattr(module, name, None), int)), 0)
     size = size or consumer.columns // config.get_text_config().num_attention_heads
@@ -156,10 +150,21 @@ def holder(block: Block, matrix: Matrix) -> nn.Module:
     return block.module.get_submodule(matrix.name.rpartition(".")[0])
 
 
-def _split(block: Block, kind: str) -> tuple[Matrix, list[Matrix]]:
-    """The consumer of a half and its producers; raises UnsupportedModel where the half has another build."""
-    *producers, consumer = (matrix for matrix in block.matrices if matrix.half == HALF[kind])
-    allowed = (1, 3) if kind == "heads" else (1, 2)
+def attention_matrices(block: Block) -> tuple[Matrix, list[Matrix]]:
+    """The matrix that reads the heads' features and those that make them: query, key and value, or one of all three.
+
+    Raises UnsupportedModel where the attention has another build.
+    """
+    return _split(block, "attention", (1, 3), "heads")
+
+
+def mlp_matrices(block: Block) -> tuple[Matrix, list[Matrix]]:
+    """The matrix that reads the neurons and those that make them: one, or gate and up. Raises as for the attention."""
+    return _split(block, "mlp", (1, 2), "neurons")
+
+
+def _split(block: Block, half: str, allowed: tuple[int, int], parts: str) -> tuple[Matrix, list[Matrix]]:
+    *producers, consumer = (matrix for matrix in block.matrices if matrix.half == half)
     if (
         len(producers) not in allowed
         or len({matrix.reads for matrix in producers}) != 1
@@ -167,7 +172,7 @@ def _split(block: Block, kind: str) -> tuple[Matrix, list[Matrix]]:
     ):
         names = ", ".join(f"{matrix.name} (reads with {matrix.reads})" for matrix in producers)
         raise UnsupportedModel(
-            f"{block.name}: its {HALF[kind]} half has {names or 'no matrix'} before {consumer.name}; needed are"
-            f" {' or '.join(map(str, allowed))} that read one tensor. Its {kind} cannot be told apart"
+            f"{block.name}: its {half} half has {names or 'no matrix'} before {consumer.name}; needed are"
+            f" {' or '.join(map(str, allowed))} that read one tensor. Its {parts} cannot be told apart"
         )
     return consumer, producers

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -16,10 +17,21 @@ from analysis.errors import UsageError
 from analysis.present.style import in_style
 
 
-def provenance(*tables: pd.DataFrame, preset: str, **parameters) -> dict:
-    """What a figure was made from: the runs behind `tables`, the preset and the notebook's parameters."""
+def provenance(namespace: Mapping[str, Any], *tables: pd.DataFrame, **derived: Any) -> dict[str, Any]:
+    """What a figure was made from: the notebook's preset, all its parameters and the runs behind `tables`.
+
+    namespace: the notebook's `globals()`, in which parameters are the names in capitals; they are kept in lower case.
+    FIGURES is left out, being a folder of this computer. derived: what the notebook made of its parameters and a reader
+    should not have to make again. Raises UsageError where there is no PRESET.
+    """
+    parameters = {name: value for name, value in namespace.items() if name.isupper() and not name.startswith("_")}
+    if "PRESET" not in parameters:
+        raise UsageError("provenance: no parameter PRESET among the names given; give a notebook's globals()")
+    preset = parameters.pop("PRESET")
+    parameters.pop("FIGURES", None)
     runs = sorted({str(run) for table in tables for run in table["run"].unique()})
-    return {"preset": preset, "parameters": parameters, "runs": runs}
+    named = {name.lower(): value for name, value in parameters.items()}
+    return {"preset": preset, "parameters": named | derived, "runs": runs}
 
 
 def save_figure(

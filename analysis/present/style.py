@@ -5,12 +5,16 @@ reader who has seen one figure can read the next. The colours are Okabe and Ito'
 apart; the markers say the same in print.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import cycle
+from typing import NamedTuple, TypeVar
 
 import matplotlib as mpl
 
+from analysis.recipe.words import CRITERION_WORDS, METHOD_WORDS, REFINEMENT_WORDS, STRUCTURED_WORDS, Word, outside
 from analysis.schema import CALIBRATION
+
+T = TypeVar("T")
 
 WIDTH = 8.0  # inches; at README size (about 800 pixels) a point of type is then 1.4 pixels
 
@@ -48,6 +52,38 @@ class Look(NamedTuple):
     line: str | tuple
 
 
+OUTSIDE = [  # criteria from outside the package
+    Look(color, marker, (0, (4, 1.5)))
+    for color, marker in [("#CC79A7", "D"), ("#56B4E9", "P"), ("#882255", "p"), ("#B8860B", "h"), ("#332288", "<")]
+]
+
+
+class Known(Mapping[str, T]):
+    """A few entries, and after them those of a function that is asked anew each time: words may be added."""
+
+    def __init__(self, first: Mapping[str, T], rest: Callable[[], Mapping[str, T]]):
+        self._first, self._rest = first, rest
+
+    def _all(self) -> dict[str, T]:
+        return {**self._first, **self._rest()}
+
+    def __getitem__(self, name: str) -> T:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+
+def _labels(first: Iterable[str], *words: Mapping[str, Word]) -> dict[str, str]:
+    """The labels of words by their names, some first."""
+    labels = {name: word.label for group in reversed(words) for name, word in group.items()}
+    order = dict.fromkeys([*first, *(name for group in words for name in group)])
+    return {name: labels[name] for name in order}
+
+
 METHODS = {
     "dense": Look("#000000", "", (0, (1, 1.2))),
     "LR": Look("#D55E00", "o", "-"),
@@ -63,9 +99,8 @@ METHODS = {
     "retrain[train=masklora]": Look("#B8860B", "h", (0, (3, 1.2, 1, 1.2))),
     "retrain[train=norms-biases]": Look("#777777", "<", (0, (1.5, 1.2))),
 }
-SPOKEN = {  # methods whose text form is too long for a legend
+SPOKEN = {  # methods with options, whose text form is too long for a legend
     "BR+GP[unit=sub-block]": "BR+GP, sub-blocks",
-    "retrain": "retrain, all",
     "retrain[objective=distill]": "retrain, distilled",
     "retrain[train=masklora]": "retrain, MaskLoRA",
     "retrain[train=norms-biases]": "retrain, norms and biases",
@@ -74,25 +109,18 @@ LEVELS = ("dense", "LR")  # what no figure of costs gives an x of its own: nothi
 OTHERS = [
     Look(color, marker, (0, (4, 1.5))) for color, marker in [("#A0A0A0", "d"), ("#D4C400", "8"), ("#6A3D9A", "4")]
 ]
-CRITERIA = {
-    "magnitude": "Magnitude",
-    "wanda": "Wanda",
-    "ria": "RIA",
-    "sparsegpt": "SparseGPT",
-    "random": "Random",
-    "activation": "Activation norm",
-    "wanda-sp": "Wanda-sp",
-    "flap": "FLAP",
-    "snip": "SNIP",
-    "fisher": "Fisher",
-}
-CRITERION_LOOKS = {
-    "magnitude": Look("#D55E00", "v", "-"),
-    "wanda": Look("#0072B2", "o", "-"),
-    "ria": Look("#E69F00", "^", "-"),
-    "sparsegpt": Look("#009E73", "s", "-"),
-    "random": Look("#777777", "X", "-"),
-}
+CRITERION_LOOKS: Mapping[str, Look] = Known(
+    {
+        "magnitude": Look("#D55E00", "v", "-"),
+        "wanda": Look("#0072B2", "o", "-"),
+        "ria": Look("#E69F00", "^", "-"),
+        "sparsegpt": Look("#009E73", "s", "-"),
+        "random": Look("#777777", "X", "-"),
+    },
+    lambda: dict(zip(outside(CRITERION_WORDS), cycle(OUTSIDE))),
+)
+CRITERIA: Mapping[str, str] = Known({}, lambda: _labels(CRITERION_LOOKS, CRITERION_WORDS, STRUCTURED_WORDS))
+"""Criteria as figures write them, in the order they are drawn."""
 SOURCES = [
     Look(color, marker, "-")
     for color, marker in [
@@ -105,7 +133,7 @@ SOURCES = [
     ]
 ]
 REFINEMENTS = {"none": Look("#4D4D4D", "", "-"), "swaps": Look("#0072B2", "", "-"), "fw": Look("#E69F00", "", "-")}
-REFINEMENT_NAMES = {"none": "mask as chosen", "swaps": "SparseSwaps", "fw": "SparseFW"}
+REFINEMENT_NAMES = {name: word.label for name, word in REFINEMENT_WORDS.items()}
 
 
 def say_split(split: str) -> str:
@@ -169,7 +197,7 @@ def unit_glyph(unit: str) -> str:
 
 def say_method(method: str) -> str:
     """How legends and findings write a method."""
-    return SPOKEN.get(method, method)
+    return SPOKEN.get(method) or (METHOD_WORDS[method].label if method in METHOD_WORDS else method)
 
 
 def looks(methods) -> dict[str, Look]:

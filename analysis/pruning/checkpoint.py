@@ -1,4 +1,4 @@
-"""Interrupted is not lost: the state of a walk after each finished visit, one file per visit.
+"""Interrupted is not lost: the state of a run after each finished visit, one file per visit.
 
 A file is written under a temporary name, flushed and renamed, and carries a checksum of its tensors. A folder left by
 another model, recipe or data, and files from the first torn or altered one on, are removed and their visits done again.
@@ -13,16 +13,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from analysis.errors import StoreError
 from analysis.models.save import assert_sparsity
-from analysis.pruning.solvers import _restart_sparse
-from analysis.pruning.state import Walk
+from analysis.pruning.solvers import REPAIRS, SOLVERS
+from analysis.pruning.state import State
 from analysis.reconstruction.schedule import Visit
-from analysis.schema import CALIBRATION
-from analysis.streams.streams import advance
-from analysis.windows import Windows
+from analysis.streams.streams import advance_streams
 
 
 def tensors_digest(tensors: dict[str, Tensor]) -> str:
@@ -31,7 +29,7 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -45,7 +43,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The folder of one walk. `identity` is a digest of everything the walk's result depends on."""
+    """The folder of one run. `identity` is a digest of everything the run's result depends on."""
 
     folder: Path
     identity: str
@@ -95,65 +93,53 @@ class Checkpoint:
             ) from error
 
 
-def _visit_tensors(walk: Walk, visit: Visit) -> dict[str, Tensor]:
-    """What a checkpoint keeps of one visit: the parameters it may have changed and the masks of its blocks."""
-    blocks = [walk.pruned.blocks[index] for index in visit.blocks]
-    if walk.recipe.solver.name == "retrain":
-        tensors = dict(walk.model.named_parameters())
-    else:
-        tensors = {f"{block.name}.{name}": p for block in blocks for name, p in block.module.named_parameters()}
-    masks = {f"mask:{name}": walk.masks[name] for index in visit.blocks for name in walk.names(index)}
-    consumers = [pair.name for pair in walk.found or () if pair.block in visit.blocks]
-    whole = {f"structures:{name}": walk.structures[name] for name in consumers} | {
-        f"chosen:{name}": mask for name, mask in walk.chosen.items()
-    }
-    return tensors | masks | whole
+def visit_tensors(state: State, visit: Visit) -> dict[str, Tensor]:
+    """What a checkpoint keeps of one visit: the parameters that repair and solver may have changed, and masks."""
+    recipe = state.recipe
+    parameters = REPAIRS[recipe.repair.name].keeps(state, visit) | SOLVERS[recipe.solver.name].keeps(state, visit)
+    masks = {f"mask:{name}": state.masks[name] for index in visit.blocks for name in state.names(index)}
+    structures = {f"structures:{s.name}": state.structure_masks[s.name] for s in state.structures_in(visit)}
+    chosen = {f"chosen:{name}": mask for name, mask in state.chosen.items()}
+    return parameters | masks | structures | chosen
 
 
-def _resume(walk: Walk, keeper: Checkpoint, plan: list[Visit]) -> int:
+def resume(state: State, checkpoint: Checkpoint) -> int:
     """Put finished visits back in place and bring the streams to where they were; returns how many there were."""
-    finished = keeper.finished()
-    parameters = dict(walk.model.named_parameters())
-    for state in finished[: len(plan)]:
-        for name, tensor in state.tensors.items():
-            kind, _, of = name.rpartition(":")
+    finished = checkpoint.finished()[: len(state.plan)]
+    parameters = dict(state.model.named_parameters())
+    masks = {"mask": state.masks, "structures": state.structure_masks, "chosen": state.chosen}
+    for visit in finished:
+        for key, tensor in visit.tensors.items():
+            kind, _, name = key.rpartition(":")
             if kind:
-                {"mask": walk.masks, "structures": walk.structures, "chosen": walk.chosen}[kind][of] = tensor
+                masks[kind][name] = tensor
             else:
                 parameters[name].data.copy_(tensor)
-        for table, rows in state.rows.items():
-            walk.rows[table] += rows
     if finished:
-        assert_sparsity(walk.pruned, walk.masks)
-    if finished and walk.recipe.solver.name == "retrain":
-        _restart_sparse(walk)
-    position = plan[len(finished) - 1].advance_to if finished else 0
-    with walk.meter.stage(-1, "resume"):
-        for index in range(position):
-            for streams in walk.splits:
-                if streams.apart:
-                    advance(
-                        [walk.dense.blocks[index].module], index, streams.recording, streams.dense, out=streams.dense
-                    )
-                advance(
-                    [walk.pruned.blocks[index].module], index, streams.recording, streams.sparse, out=streams.sparse
-                )
+        assert_sparsity(state.pruned, state.masks)
+        REPAIRS[state.recipe.repair.name].resume(state)
+        SOLVERS[state.recipe.solver.name].resume(state)
+    with state.meter.stage(-1, "resume"):
+        for index in range(state.plan[len(finished) - 1].advance_to if finished else 0):
+            dense, pruned = state.dense.blocks[index].module, state.pruned.blocks[index].module
+            for streams in state.splits:
+                advance_streams(streams, dense, pruned, index)
+    for visit in finished:
+        for table, rows in visit.rows.items():
+            state.rows[table] += rows
     return len(finished)
 
 
-def _identity(
-    walk: Walk, model: nn.Module, fingerprint: str | None, calibration: Windows, held_out: dict[str, Windows]
-) -> str:
+def identity(state: State) -> str:
     """Digest of everything the result depends on."""
-    weights = fingerprint or tensors_digest(dict(model.named_parameters()))
-    data = {label: w.digest() for label, w in {CALIBRATION: calibration, **held_out}.items()}
+    model, calibration = state.dense_model.model, state.calibration.recording.windows
     parts = [
-        walk.recipe.digest(),
-        weights,
+        state.recipe.digest(),
+        state.dense_model.fingerprint or tensors_digest(dict(model.named_parameters())),
         str(next(model.parameters()).dtype),
-        data,
+        {streams.label: streams.recording.windows.digest() for streams in state.splits},
         calibration.added,
-        str(walk.precision),
-        walk.measure,
+        str(state.precision),
+        state.measure,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,11 +1,10 @@
-"""The loop: walk the model's blocks in units, choose masks, solve, advance both streams, record what it cost and
-bought.
+"""The loop: walk the model's blocks in units, choose masks, repair and solve, advance both streams, record what it cost
+and bought.
 
-`prune(model, recipe, calibration, held_out)` is the whole public verb. A method is a value in the recipe, not a branch
-here.
+`prune(model, recipe, calibration, held_out)` is the whole public verb. A method is a value in the recipe: what chooses,
+repairs and solves is looked up by the recipe's words (`choosers.py`, `solvers.py`), not branched on here.
 """
 
-import copy
 from pathlib import Path
 
 import pandas as pd
@@ -13,35 +12,26 @@ import torch
 from torch import nn
 
 from analysis.measure.block_error import advance_and_measure, error_quantiles
-from analysis.measure.cost import Meter
-from analysis.measure.quality import Known, measurable, quality_rows
-from analysis.models.anatomy import anatomy, anatomy_of_copy
+from analysis.measure.quality import DenseModel, measurable, quality_rows
 from analysis.models.load import LoadedModel
-from analysis.models.replay import verify
 from analysis.models.save import assert_sparsity
-from analysis.models.sub_blocks import check_halves
-from analysis.models.task_heads import head
 from analysis.progress import bar
-from analysis.pruning.checkpoint import Checkpoint, _identity, _resume, _visit_tensors
-from analysis.pruning.checks import _check_recipe, _check_windows, _witnesses
-from analysis.pruning.solvers import _reconstruct, _refit, _retrain
-from analysis.pruning.state import Pruned, Walk
-from analysis.pruning.structures import choose_first, make_biases, open_structures, remove_structures
-from analysis.pruning.weights import _choose_masks
+from analysis.pruning.checkpoint import Checkpoint, identity, resume, visit_tensors
+from analysis.pruning.choosers import CHOOSERS
+from analysis.pruning.new_blocks import new_blocks
+from analysis.pruning.solvers import REPAIRS, SOLVERS
+from analysis.pruning.start import open_run
+from analysis.pruning.state import Pruned, State
 from analysis.recipe.recipe import Recipe
-from analysis.reconstruction.schedule import Visit, visits
-from analysis.reconstruction.units import pieces
-from analysis.schema import CALIBRATION, validate
-from analysis.streams.moments import Moments, MomentSum, distance
-from analysis.streams.streams import advance, open_streams
-from analysis.structured.find import structures_of_copy
-from analysis.structured.shrink import adopt_config
-from analysis.structured.targets import reads_two_streams
+from analysis.reconstruction.schedule import Visit
+from analysis.schema import validate
+from analysis.streams.moments import distance, hidden_accumulator, mean_square
+from analysis.streams.streams import advance_streams
 from analysis.windows import Windows
 
 
 def prune(
-    model: LoadedModel | nn.Module,
+    model: LoadedModel | nn.Module | DenseModel,
     recipe: Recipe,
     calibration: Windows,
     held_out: dict[str, Windows] | None = None,
@@ -49,165 +39,102 @@ def prune(
     checkpoint: Path | None = None,
     measure: bool = True,
     precision: torch.dtype = torch.float32,
-    known: Known | None = None,
 ) -> Pruned:
     """Prune and reconstruct a copy of `model` by `recipe`; the dense model itself is never modified.
 
+    model: for many runs on the same texts a `DenseModel`, which is measured once.
     calibration: the windows reconstruction sees; of windows `append`ed to it, masks see what `recipe.added` says.
     held_out: name -> windows none of them sees (disjointness is checked).
     checkpoint: a folder that keeps finished visits; an identical later call resumes from it and ends with the same
     bits.
     measure: with False no block errors, distances of texts, perplexities and scores are taken (the fastest way to the
     pruned model).
-    precision: of the Gram matrices and means (float32 or float64).
-    known: what earlier runs found out about this dense model, looked up and added to, for callers with many runs on the
-    same texts. It spares measuring alone, so `measure` and `advance` cost less in later runs; what a method itself
-    computes is computed every time.
+    precision: of the sums that masks and the ridge solver are computed from, float32 or float64; repairs of structures
+    and distances of texts are always summed in float64.
 
     Raises ReplayError when the model cannot be replayed exactly, OverlapError when calibration and held-out share text,
     NumericalError and SparsityError naming the matrix, UnsupportedModel where its halves cannot be run apart for
     unit=sub-block, UsageError for windows the model cannot take and for a recipe that this model or these texts cannot
     give.
     """
-    held_out = held_out or {}
-    tokenizer, fingerprint = (model.tokenizer, model.fingerprint) if isinstance(model, LoadedModel) else (None, None)
-    dense_model = model.model if isinstance(model, LoadedModel) else model
-    dense_model.eval()
-    held_out = _check_windows(dense_model, calibration, held_out)
-    dense = anatomy(dense_model)
-    plan = visits(len(dense.blocks), recipe.unit)
-    _check_recipe(dense, head(dense_model), recipe, held_out)
-    apart = measure or "dense" in (recipe.target, recipe.student, recipe.statistics)  # somebody reads the dense stream
-    outputs = (
-        {}
-        if known is None
-        else {text: known.outputs_on(text) for text in {w.digest() for w in (calibration, *held_out.values())}}
-    )
-    device = next(dense_model.parameters()).device
-    meter = Meter(device)
-    found = open_structures(dense_model, dense, recipe, meter) if recipe.pattern.whole else None
-    pruned_model = copy.deepcopy(dense_model).requires_grad_(False)
-    with meter.stage(-1, "record", tokens=calibration.tokens + sum(w.tokens for w in held_out.values())):
-        calibration_streams = open_streams(
-            dense_model, dense, CALIBRATION, calibration, outputs.get(calibration.digest()), apart=apart
-        )
-        verify(dense_model, dense, calibration_streams.recording, rows=_witnesses(calibration))
-        if recipe.unit.name == "sub-block" or reads_two_streams(recipe):
-            check_halves(dense, calibration_streams.recording, _witnesses(calibration))
-        held_out_streams = [
-            open_streams(dense_model, dense, label, windows, outputs.get(windows.digest()), apart=apart)
-            for label, windows in held_out.items()
-        ]
-    shown = len(calibration) if recipe.added == "all" else calibration.own
-    pruned = anatomy_of_copy(dense, pruned_model)
-    ours = None if found is None else structures_of_copy(found, pruned)
-    walk = Walk(
-        recipe,
-        dense,
-        pruned,
-        dense_model,
-        pruned_model,
-        calibration_streams,
-        shown,
-        held_out_streams,
-        meter,
-        precision,
-        measure,
-        ours,
-    )
-    if found is not None:
-        make_biases(walk)
-    keeper = (
-        None
-        if checkpoint is None
-        else Checkpoint(Path(checkpoint), _identity(walk, dense_model, fingerprint, calibration, held_out))
-    )
-    done = _resume(walk, keeper, plan) if keeper else 0
-    if recipe.masks_first and not walk.chosen:
-        choose_first(walk, found, calibration)
-    opening = len(meter.rows)
-    with bar(total=len(plan), desc=recipe.label, unit="unit") as progress:
+    state = open_run(DenseModel.of(model), recipe, calibration, held_out or {}, measure=measure, precision=precision)
+    chooser = CHOOSERS[recipe.pattern.kind]
+    folder = None if checkpoint is None else Checkpoint(Path(checkpoint), identity(state))
+    done = resume(state, folder) if folder else 0
+    chooser.begin(state)
+    with bar(total=len(state.plan), desc=recipe.label, unit="unit") as progress:
         progress.update(done)
-        for visit in plan[done:]:
-            before = {name: len(rows) for name, rows in walk.rows.items()}
-            _visit(walk, visit)
-            if keeper:
-                new = {name: rows[before[name] :] for name, rows in walk.rows.items()}
-                keeper.write(visit.index, _visit_tensors(walk, visit), new)
+        for visit in state.plan[done:]:
+            before = state.counts()
+            _visit(state, visit)
+            if folder:
+                folder.write(visit.index, visit_tensors(state, visit), state.rows_since(before))
             progress.update(1)
-    if found is not None:
-        adopt_config(pruned_model, pruned)
+    chooser.finish(state)
     if measure:
-        _measure_quality(walk, {CALIBRATION: calibration, **held_out}, Known() if known is None else known)
-    walk.rows["cost"] = [*meter.rows[:opening], *walk.rows["cost"], *meter.rows[opening:]]
-    tables = {name: validate(name, pd.DataFrame(rows)) for name, rows in walk.rows.items()}
-    provenance = {
-        "recipe": str(recipe),
-        "model": fingerprint,
-        "calibration": calibration.provenance,
-        "held_out": {label: windows.provenance for label, windows in held_out.items()},
-    }
-    return Pruned(pruned_model, recipe, walk.masks, tables, provenance, tokenizer, ours, walk.structures)
+        _measure_quality(state)
+    return _finished(state)
 
 
-def _visit(walk: Walk, visit: Visit) -> None:
-    """One turn of the loop: statistics, masks, targets, solve piece by piece, advance and record."""
-    meter = Meter(walk.meter.device)
-    blocks = [walk.pruned.blocks[index] for index in visit.blocks]
-    if walk.found is None:
-        _choose_masks(walk, meter, visit)
-    else:
-        remove_structures(walk, meter, visit)
-    if walk.recipe.solver.name == "retrain":
-        _retrain(walk, meter, visit)
-    elif walk.recipe.solver.name != "none":
-        dense_pieces = pieces([walk.dense.blocks[index] for index in visit.blocks], walk.recipe.unit)
-        sums: dict[str, Moments] = {}
-        for dense, pruned in zip(dense_pieces, pieces(blocks, walk.recipe.unit), strict=True):
-            if walk.recipe.solver.name == "ridge":
-                _refit(walk, meter, visit, dense, pruned, sums)
-            else:
-                _reconstruct(walk, meter, visit, dense, pruned)
-    assert_sparsity(walk.pruned, {name: walk.masks[name] for index in visit.blocks for name in walk.names(index)})
-    with meter.stage(
-        visit.index, "advance", tokens=sum(s.tokens for s in walk.splits) * (visit.advance_to - visit.first)
-    ):
-        for index in range(visit.first, visit.advance_to):
-            _advance_final(walk, index)
-    walk.rows["cost"] += meter.rows
+def _visit(state: State, visit: Visit) -> None:
+    """One turn of the loop: masks and repairs of its new blocks, solve, advance and record."""
+    recipe, meter = state.recipe, state.meter
+    for block in new_blocks(state, visit):
+        CHOOSERS[recipe.pattern.kind].choose(state, block, meter)
+        REPAIRS[recipe.repair.name].solve(state, block, meter)
+    SOLVERS[recipe.solver.name].solve(state, visit, meter)
+    assert_sparsity(state.pruned, {name: state.masks[name] for index in visit.blocks for name in state.names(index)})
+    final = range(visit.first, visit.advance_to)
+    with meter.stage(visit.index, "advance", tokens=sum(streams.tokens for streams in state.splits) * len(final)):
+        for index in final:
+            _advance(state, index)
 
 
-def _advance_final(walk: Walk, index: int) -> None:
-    """Move both streams of every text past a block that will not change any more (where nobody looks, not past the
-    last).
+def _advance(state: State, index: int) -> None:
+    """Move both streams of every text past a block that will not change any more; where somebody measures, with the
+    block's errors and how far the held-out texts are from the calibration text, else not past the last.
     """
-    dense, pruned = walk.dense.blocks[index].module, walk.pruned.blocks[index].module
-    if walk.measure:
-        _advance_and_record(walk, dense, pruned, index)
+    dense, pruned = state.dense.blocks[index].module, state.pruned.blocks[index].module
+    last = index == len(state.dense.blocks) - 1
+    if not state.measure:
+        for streams in () if last else state.splits:
+            advance_streams(streams, dense, pruned, index)
         return
-    if index == len(walk.dense.blocks) - 1:
-        return
-    for streams in walk.splits:
-        if streams.apart:
-            advance([dense], index, streams.recording, streams.dense, out=streams.dense)
-        advance([pruned], index, streams.recording, streams.sparse, out=streams.sparse)
+    width, device = state.calibration.dense.shape[2], next(dense.parameters()).device
+    moments = {streams.label: hidden_accumulator(width, device) for streams in state.splits} if state.held_out else {}
+    for streams in state.splits:
+        moment, outputs = moments.get(streams.label), state.outputs[streams.label]
+        state.rows["blocks"] += advance_and_measure(dense, pruned, index, streams, moment, outputs)
+    if last:
+        state.rows["distribution"] += [row for streams in state.splits for row in error_quantiles(streams)]
+    squares = {label: mean_square(moment, label) for label, moment in moments.items()}
+    for streams in state.held_out:
+        apart = distance(squares[state.calibration.label], squares[streams.label])
+        state.rows["texts"].append({"block": index, "split": streams.label, "distance": apart})
 
 
-def _advance_and_record(walk: Walk, dense: nn.Module, pruned: nn.Module, index: int) -> None:
-    """The same, with the block's errors and how far the held-out texts are from the calibration text."""
-    moments = [MomentSum() if walk.held_out else None for _ in walk.splits]
-    for streams, moment in zip(walk.splits, moments, strict=True):
-        walk.rows["blocks"] += advance_and_measure(dense, pruned, index, streams, moment)
-    if index == len(walk.dense.blocks) - 1:
-        walk.rows["distribution"] += [row for streams in walk.splits for row in error_quantiles(streams)]
-    for streams, moment in zip(walk.held_out, moments[1:], strict=True):
-        walk.rows["texts"].append(
-            {"block": index, "split": streams.label, "distance": distance(moments[0].mean(), moment.mean())}
-        )
+def _measure_quality(state: State) -> None:
+    texts = measurable(state.dense_model.model, {streams.label: streams.recording.windows for streams in state.splits})
+    with state.meter.stage(-1, "measure", tokens=2 * sum(windows.tokens for windows in texts.values())):
+        for table, rows in quality_rows(state.dense_model, state.model, texts).items():
+            state.rows[table] += rows
 
 
-def _measure_quality(walk: Walk, windows: dict[str, Windows], known: Known) -> None:
-    seen = measurable(walk.dense_model, windows)
-    with walk.meter.stage(-1, "measure", tokens=2 * sum(w.tokens for w in seen.values())):
-        for table, rows in quality_rows(walk.dense_model, walk.model, seen, known).items():
-            walk.rows[table] += rows
+def _finished(state: State) -> Pruned:
+    tables = {name: validate(name, pd.DataFrame(rows)) for name, rows in state.rows.items()}
+    provenance = {
+        "recipe": str(state.recipe),
+        "model": state.dense_model.fingerprint,
+        "calibration": state.calibration.recording.windows.provenance,
+        "held_out": {streams.label: streams.recording.windows.provenance for streams in state.held_out},
+    }
+    return Pruned(
+        state.model,
+        state.recipe,
+        state.masks,
+        tables,
+        provenance,
+        state.dense_model.tokenizer,
+        state.structures,
+        state.structure_masks,
+    )

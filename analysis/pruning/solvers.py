@@ -1,88 +1,137 @@
-"""What a unit's kept weights become: gradient steps, retraining, or a closed form for each matrix."""
+"""What kept weights become: a closed form for each matrix, gradient steps, retraining; the repairs of structures."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 
 from torch import Tensor, nn
 
 from analysis.measure.cost import Meter
 from analysis.models.replay import record
-from analysis.pruning.state import Walk, generator
+from analysis.pruning.seeds import generator
+from analysis.pruning.state import State
+from analysis.pruning.steps import SolverSteps, reads_both
+from analysis.pruning.structures import (
+    biases,
+    make_biases,
+    remove_structures,
+    repair_structures,
+    scales,
+    searches_penalty,
+    weights_and_biases,
+)
 from analysis.reconstruction.closed_form import ridge
 from analysis.reconstruction.gradient import reconstruct
 from analysis.reconstruction.schedule import Visit
 from analysis.reconstruction.targets import Problem, moments, problem, retraining
-from analysis.reconstruction.units import Piece, trained_parameters, whole_model
+from analysis.reconstruction.units import Piece, pieces, runs_halves, trained_parameters, whole_model
 from analysis.streams.moments import Moments
+from analysis.structured.targets import reads_two_streams
 
 
-def _reconstruct(walk: Walk, meter: Meter, visit: Visit, dense: Piece, pruned: Piece) -> None:
-    """Gradient steps on one piece; what it follows is computed first and let go of afterwards."""
-    with meter.stage(visit.index, "target", tokens=sum(s.tokens for s in walk.splits)):
-        problems = [problem(dense, pruned, streams, walk.recipe) for streams in walk.splits]
-    _train(walk, meter, visit, pruned, problems)
+def leave(state: State, visit: Visit, meter: Meter) -> None:
+    """Kept weights stay as the mask step and the repair left them."""
 
 
-def _retrain(walk: Walk, meter: Meter, visit: Visit) -> None:
+def follow_dense(state: State, visit: Visit, meter: Meter) -> None:
+    """Gradient steps on one piece of the unit after the other; what it follows is computed first and let go of
+    afterwards.
+    """
+    for dense, pruned in _pieces(state, visit):
+        with meter.stage(visit.index, "target", tokens=sum(streams.tokens for streams in state.splits)):
+            problems = [problem(dense, pruned, streams, state.recipe) for streams in state.splits]
+        _train(state, meter, visit, pruned, problems)
+
+
+def retrain(state: State, visit: Visit, meter: Meter) -> None:
     """Gradient steps on the whole model under its masks; its streams then start from its own embeddings."""
+    dense = whole_model(state.dense_model.model, dict(state.dense.matrices()))
+    pruned = whole_model(state.model, dict(state.pruned.matrices()))
+    problems = [retraining(dense, streams, state.recipe.solver.objective) for streams in state.splits]
+    _train(state, meter, visit, pruned, problems)
+    with meter.stage(visit.index, "record", tokens=sum(streams.tokens for streams in state.splits)):
+        restart_sparse(state)
+
+
+def restart_sparse(state: State) -> None:
+    """Start the sparse streams anew, from embeddings that have changed."""
+    for streams in state.splits:
+        streams.sparse.copy_(record(state.model, state.pruned, streams.recording.windows).hidden)
+
+
+def all_parameters(state: State, visit: Visit) -> dict[str, Tensor]:
+    """Every parameter of the model by its name: all of them are retrained."""
+    return dict(state.model.named_parameters())
+
+
+def refit(state: State, visit: Visit, meter: Meter) -> None:
+    """The least-squares optimum of the kept weights, one matrix after the other; matrices that read the same tensor
+    share its moments.
+    """
+    shared: dict[str, Moments] = {}
+    for dense, pruned in _pieces(state, visit):
+        _refit_matrix(state, meter, visit, dense, pruned, shared)
+
+
+def _refit_matrix(
+    state: State, meter: Meter, visit: Visit, dense: Piece, pruned: Piece, shared: dict[str, Moments]
+) -> None:
+    """shared: moments so far, by the matrix whose input they are of."""
+    ((name, matrix),) = pruned.matrices.items()
+    recipe, trainable = state.recipe, int(state.masks[name].sum())
+    with meter.stage(visit.index, "solve", tokens=state.calibration.tokens, trainable=trainable) as row:
+        if matrix.reads not in shared:
+            shared[matrix.reads] = moments(dense, pruned, state.calibration, recipe, state.precision)
+        mask = state.masks[name].to(matrix.weight().device)
+        fit = ridge(dense.matrices[name].weight(), mask, shared[matrix.reads], penalty=recipe.solver.penalty, name=name)
+        matrix.assign(fit.weight)
+        row["solver_memory_mib"] = shared[matrix.reads].nbytes / 2**20
+    where = {"block": visit.first, "matrix": matrix.name}
+    errors = {"error_before": fit.loss_before, "error_after": fit.loss_after, "steps": 0}
+    state.rows["layers"].append({**where, "action": recipe.solver.name, **errors})
+    state.note(where, fit.notes)
+
+
+def _pieces(state: State, visit: Visit) -> Iterator[tuple[Piece, Piece]]:
+    """The visit's pieces in the order they are solved, of the dense and of the pruned model."""
     dense, pruned = (
-        whole_model(walk.dense_model, dict(walk.dense.matrices())),
-        whole_model(walk.model, dict(walk.pruned.matrices())),
+        pieces([parts.blocks[index] for index in visit.blocks], state.recipe.unit)
+        for parts in (state.dense, state.pruned)
     )
-    _train(
-        walk,
-        meter,
-        visit,
-        pruned,
-        [retraining(dense, streams, walk.recipe.solver.objective) for streams in walk.splits],
-    )
-    with meter.stage(visit.index, "record", tokens=sum(s.tokens for s in walk.splits)):
-        _restart_sparse(walk)
+    return zip(dense, pruned, strict=True)
 
 
-def _restart_sparse(walk: Walk) -> None:
-    for streams in walk.splits:
-        streams.sparse.copy_(record(walk.model, walk.pruned, streams.recording.windows).hidden)
-
-
-def _train(walk: Walk, meter: Meter, visit: Visit, piece: Piece, problems: list[Problem]) -> None:
-    solver = walk.recipe.solver
+def _train(state: State, meter: Meter, visit: Visit, piece: Piece, problems: list[Problem]) -> None:
+    solver = state.recipe.solver
     place = ("solve", visit.index, piece.part) if piece.part else ("solve", visit.index)
     with meter.stage(visit.index, "solve", trainable=trained_parameters(piece, solver)) as row:
-        trained = reconstruct(
-            piece, _parameter_masks(walk, piece), problems[0], problems[1:], solver, generator(walk.recipe.seed, *place)
-        )
-        row |= {"tokens": walk.calibration.tokens * trained.steps[-1].epoch, "solver_memory_mib": trained.held / 2**20}
+        source = generator(state.recipe.seed, *place)
+        trained = reconstruct(piece, _parameter_masks(state, piece), problems[0], problems[1:], solver, source)
+        row |= {"tokens": state.calibration.tokens * trained.steps[-1].epoch, "solver_memory_mib": trained.held / 2**20}
     where = {"unit": visit.index, "first_block": visit.first, "last_block": visit.last, "part": piece.part}
-    walk.rows["steps"] += [{**where, **asdict(step)} for step in trained.steps]
+    state.rows["steps"] += [{**where, **asdict(step)} for step in trained.steps]
 
 
-def _refit(walk: Walk, meter: Meter, visit: Visit, dense: Piece, pruned: Piece, sums: dict[str, Moments]) -> None:
-    """The least-squares optimum of one matrix's kept weights. sums: by the matrix whose input they are of, shared
-    within the block.
-    """
-    ((name, matrix),) = pruned.matrices.items()
-    trainable = int(walk.masks[name].sum())
-    with meter.stage(visit.index, "solve", tokens=walk.calibration.tokens, trainable=trainable) as row:
-        if matrix.reads not in sums:
-            sums[matrix.reads] = moments(dense, pruned, walk.calibration, walk.recipe, walk.precision)
-        mask = walk.masks[name].to(matrix.weight().device)
-        refit = ridge(
-            dense.matrices[name].weight(), mask, sums[matrix.reads], penalty=walk.recipe.solver.penalty, name=name
-        )
-        matrix.assign(refit.weight)
-        row["solver_memory_mib"] = sums[matrix.reads].nbytes / 2**20
-    where = {"block": visit.first, "matrix": matrix.name}
-    walk.rows["layers"].append(
-        {**where, "action": "ridge", "error_before": refit.loss_before, "error_after": refit.loss_after, "steps": 0}
-    )
-    walk.note(where, refit.notes)
-
-
-def _parameter_masks(walk: Walk, piece: Piece) -> dict[nn.Parameter, Tensor]:
+def _parameter_masks(state: State, piece: Piece) -> dict[nn.Parameter, Tensor]:
     """Masks keyed by parameter, in the parameter's own layout and on its device."""
-    return {
-        matrix.module.weight: (
-            (walk.masks[name].T if matrix.transposed else walk.masks[name]).to(matrix.module.weight.device)
-        )
-        for name, matrix in piece.matrices.items()
-    }
+    masks = {}
+    for name, matrix in piece.matrices.items():
+        mask, parameter = state.masks[name], matrix.module.get_parameter("weight")
+        masks[parameter] = (mask.T if matrix.transposed else mask).to(parameter.device)
+    return masks
+
+
+SOLVERS: dict[str, SolverSteps] = {
+    "none": SolverSteps(leave),
+    "ridge": SolverSteps(refit, reads=reads_both),
+    "gradient": SolverSteps(follow_dense, reads=reads_both, halves=lambda recipe: runs_halves(recipe.unit)),
+    "retrain": SolverSteps(retrain, keeps=all_parameters, resume=restart_sparse),
+}
+
+_repair = partial(SolverSteps, reads=reads_both, held_out=searches_penalty, halves=reads_two_streams)
+REPAIRS: dict[str, SolverSteps] = {
+    "none": SolverSteps(remove_structures),
+    "compensate": _repair(partial(repair_structures, solved=biases), prepare=make_biases),
+    "scale": _repair(partial(repair_structures, solved=scales)),
+    "liar": _repair(partial(repair_structures, solved=weights_and_biases), prepare=make_biases),
+}

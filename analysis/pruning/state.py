@@ -1,10 +1,9 @@
-"""The state of one run of the loop, and the little that every part of it does to it."""
+"""The state of one run of the loop, and what comes out of it."""
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from analysis.errors import UsageError
 from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
+from analysis.measure.quality import DenseModel
 from analysis.models.anatomy import Anatomy, Block, Matrix
 from analysis.models.save import assert_sparsity, is_plain, save_model, save_shrunk
 from analysis.recipe.parts import WHOLE
@@ -20,36 +20,85 @@ from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import Visit
 from analysis.schema import TABLES
 from analysis.streams.streams import Streams
-from analysis.structured.find import Structures
+from analysis.structured.pairs import Pair, Structures
 from analysis.structured.shrink import shrink
 
 
-@dataclass(eq=False)
-class Walk:
-    """The state of one run of the loop."""
+@dataclass(eq=False, kw_only=True)
+class State:
+    """The state of one run of the loop: what choosers, repairs and solvers read, and where they leave what they did."""
 
     recipe: Recipe
+
+    plan: list[Visit]
+    """All visits in order."""
+
+    dense_model: DenseModel
+    """The dense model, never modified."""
+
     dense: Anatomy
-    pruned: Anatomy
-    dense_model: nn.Module
+    """Its parts."""
+
     model: nn.Module
+    """The copy that is pruned."""
+
+    pruned: Anatomy
+    """The parts of the copy; same indices and names as `dense`."""
+
+    structures: Structures
+    """Whole structures of the copy among which masks choose; none where single weights are removed."""
+
     calibration: Streams
-    shown: int  # calibration windows, the first ones, that masks are chosen on
+    """Both streams of the calibration text, at the input of the first block that is not final."""
+
     held_out: list[Streams]
+    """The same of every held-out text."""
+
+    shown: int
+    """How many calibration windows, the first ones, masks are chosen on."""
+
+    outputs: dict[str, list[Tensor] | None]
+    """By text label, the dense stream behind block 0, 1, ..., kept for later runs; None where it is not kept."""
+
     meter: Meter
+    """Writes the rows of the `cost` table."""
+
     precision: torch.dtype
+    """Of Gram matrices and means."""
+
     measure: bool
-    found: Structures | None  # of the pruned model, where whole structures are removed
+    """Whether block errors, distances of texts, perplexities and scores are taken."""
+
+    entry: list[Streams] = field(default_factory=list)
+    """Streams at the input of the block whose masks are being chosen, inside a visit: the calibration text's, and those
+    of the held-out texts for a repair that looks at them. Only the streams that somebody reads; only the first `shown`
+    windows where no repair reads them."""
+
     masks: dict[str, Tensor] = field(default_factory=dict)
-    structures: dict[str, Tensor] = field(default_factory=dict)  # consumer's name -> (count,) bool, True = kept
-    chosen: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # those of all blocks, where they are chosen before the first unit
-    rows: dict[str, list[dict]] = field(default_factory=lambda: {name: [] for name in TABLES})
+    """Full matrix name -> (out, in) bool, True = kept: of the blocks masked so far."""
+
+    structure_masks: dict[str, Tensor] = field(default_factory=dict)
+    """Name of a structure (its consumer's) -> (count,) bool, True = kept: of the blocks masked so far."""
+
+    chosen: dict[str, Tensor] = field(default_factory=dict)
+    """The structure masks of all blocks, where they are chosen before the first visit."""
+
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {name: [] for name in TABLES})
+    """Rows of every table (`schema.TABLES`) so far."""
 
     @property
     def splits(self) -> list[Streams]:
+        """The streams of every text, the calibration text's first."""
         return [self.calibration, *self.held_out]
+
+    @property
+    def shown_tokens(self) -> int:
+        """Real tokens that masks are chosen on."""
+        return int(self.calibration.mask[: self.shown].sum())
+
+    def side(self, stream: str) -> Anatomy:
+        """The parts that the stream called "dense" or "sparse" runs through."""
+        return {"dense": self.dense, "sparse": self.pruned}[stream]
 
     def names(self, index: int) -> list[str]:
         """Full names of a block's matrices, the keys of its masks."""
@@ -60,7 +109,11 @@ class Walk:
         """The visit's blocks that have no masks yet."""
         return [index for index in visit.blocks if self.names(index)[0] not in self.masks]
 
-    def keep(self, block: Block, matrix: Matrix, mask: Tensor) -> dict:
+    def structures_in(self, visit: Visit) -> list[Pair]:
+        """The structures of the visit's blocks, in the order they run."""
+        return [structure for structure in self.structures if structure.block in visit.blocks]
+
+    def keep(self, block: Block, matrix: Matrix, mask: Tensor) -> dict[str, Any]:
         """Record a mask (out, in), bool, True = kept; gives what names the matrix in tables. The weights are the
         caller's.
         """
@@ -73,40 +126,42 @@ class Walk:
         )
         return where
 
-    def note(self, where: dict, notes: Iterable[Note]) -> None:
+    def note(self, where: dict[str, Any], notes: Iterable[Note]) -> None:
         """Record the rules that had to be used."""
         self.rows["numerics"] += [{**where, "rule": note.rule, "value": note.value} for note in notes]
 
+    def counts(self) -> dict[str, int]:
+        """How many rows every table has."""
+        return {name: len(rows) for name, rows in self.rows.items()}
 
-def generator(seed: int, *where: object) -> torch.Generator:
-    """A generator of its own for each place randomness is used, so that no place depends on what ran before it."""
-    digest = hashlib.sha256(json.dumps([seed, *where]).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    def rows_since(self, counts: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
+        """The rows that every table has gained since it had `counts`."""
+        return {name: rows[counts[name] :] for name, rows in self.rows.items()}
 
 
 @dataclass(eq=False)
 class Pruned:
     """A pruned model with its masks (full matrix name -> (out, in) bool, True = kept), tables and provenance.
 
-    Where whole structures were removed: `found`, the structures of this model, and which of them were kept,
-    `structures` (consumer's name -> (count,) bool, True = kept).
+    structures: the whole structures of this model among which was chosen, none where single weights were removed.
+    structure_masks: which of them were kept, consumer's name -> (count,) bool, True = kept.
     """
 
     model: nn.Module
     recipe: Recipe
     masks: dict[str, Tensor]
     tables: dict[str, pd.DataFrame]
-    provenance: dict
-    tokenizer: object = None
-    found: Structures | None = None
-    structures: dict[str, Tensor] = field(default_factory=dict)
+    provenance: dict[str, Any]
+    tokenizer: Any
+    structures: Structures
+    structure_masks: dict[str, Tensor] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write a folder that `from_pretrained` of the model's own class loads; sparsity is asserted on both sides.
 
         Where a repair made biases that the architecture's config has no word for, only `load_model` reads the folder.
         """
-        if self.found is None or is_plain(self.model):
+        if not self.structure_masks or is_plain(self.model):
             save_model(self.model, self.tokenizer, folder, self.masks)
         else:
             assert_sparsity(self.model, self.masks)
@@ -119,9 +174,9 @@ class Pruned:
         Raises UsageError where single weights were removed, UnsupportedModel where the architecture cannot run with
         fewer heads.
         """
-        if self.found is None:
+        if not self.structure_masks:
             raise UsageError(
                 f"shrink: {self.recipe} removes single weights, so no matrix gets smaller; a pattern of"
                 f" {', '.join(WHOLE)} does that, as in flap-neurons-50%"
             )
-        return shrink(self.model, self.found, self.structures)
+        return shrink(self.model, self.structures, self.structure_masks)

@@ -7,8 +7,8 @@ class Unit(Part):
 Unit(width=0)                         # RecipeError: width must be a whole number of at least 1, got 0
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -17,23 +17,31 @@ from analysis.errors import RecipeError, suggest
 
 @dataclass(frozen=True)
 class Rule:
-    """What a field may hold: type, words for what is valid, a test or choices, and the part names it applies to (() =
-    all).
-
-    words: what it may hold instead of its type. when: (field, values): it applies only where another field of the part,
-    one with choices, holds one of the values.
-    """
+    """What a field may hold."""
 
     kind: type
-    says: str
+    """The type of its values."""
+    says: str = ""
+    """Words for what is valid; with choices they are listed instead."""
     test: Callable[[Any], bool] = lambda value: True
-    choices: tuple[str, ...] = ()
+    """Whether a value of the type is valid."""
+    choices: Collection[str] = ()
+    """The words it may hold, where only some are possible; read anew each time, so words may be added."""
     words: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
-    when: tuple[str, tuple[str, ...]] | None = None
+    """What it may hold instead of its type."""
+    only: Collection[str] = ()
+    """The names of the parts it applies to; () is all."""
+    when: tuple[str, Collection[str]] | None = None
+    """(field, values): it applies only where another field of the part holds one of the values."""
+    read: Callable[[Any], Any] | None = None
+    """Makes a value of what was given, or raises ValueError saying what is valid."""
+    meaning: str = ""
+    """One line for lists of options."""
 
     def coerce(self, value: Any) -> Any:
         """The value in its own type (8.0 is 8 where a whole number is meant); ValueError saying what is valid."""
+        if self.read is not None:
+            return self.read(value)
         if isinstance(value, str) and value in self.words:
             return value
         if self.kind in (int, float):
@@ -44,7 +52,8 @@ class Rule:
         if fits and self.choices and value not in self.choices:
             raise ValueError(f"{value!r} is unknown; {suggest(value, self.choices)}")
         if not fits or not self.test(value):
-            raise ValueError(f"must be {self.says}, got {value!r}")
+            valid = f"one of {', '.join(self.choices)}" if self.choices else self.says
+            raise ValueError(f"must be {valid}, got {value!r}")
         return self.kind(value) + 0 if self.kind in (int, float) else value  # + 0: -0.0 is 0.0
 
 
@@ -73,19 +82,37 @@ def share(default: float, **more: Any) -> Any:
     return rule(default, float, "a number from 0 to below 1", lambda x: 0 <= x < 1, **more)
 
 
-def choice(default: Any, choices: Iterable[str], **more: Any) -> Any:
+def flag(default: bool, **more: Any) -> Any:
+    """True or false."""
+    return rule(default, bool, "true or false", **more)
+
+
+def choice(default: Any, choices: Collection[str], **more: Any) -> Any:
     """One of a few words."""
-    return rule(default, str, f"one of {', '.join(choices)}", choices=tuple(choices), **more)
+    return rule(default, str, choices=choices, **more)
+
+
+def option(name: str, *words: Mapping[str, Any]) -> Any:
+    """The field of an option that some of the words declare (`Word.options`): it applies to these words alone."""
+    owners = {word.name: word.options[name] for group in words for word in group.values() if name in word.options}
+    declared = next(iter(owners.values()))
+    return field(default=declared.default, metadata={"rule": replace(declared.metadata["rule"], only=tuple(owners))})
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a recipe: typed and checked when made, all its problems in one `RecipeError`."""
+    """One part of a recipe: typed and checked when made, all its problems in one `RecipeError`.
+
+    A part with a field `more` keeps there, as sorted (name, value) pairs, those options of a word from outside the
+    package that are not at their defaults; everywhere else they look like fields.
+    """
 
     SPOKEN: ClassVar[Mapping[str, str]] = {}  # what messages call a `name`, where that is another word
+    KEY: ClassVar[str] = "name"  # the field that holds the part's word
+    WORDS: ClassVar[tuple[Mapping[str, Any], ...]] = ()  # the records of its words
 
     def __post_init__(self) -> None:
-        problems = [*self._check_fields(), *self._check_together()]
+        problems = [*self._check_fields(), *self._check_more(), *self._check_together()]
         if problems:
             given = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default)
             raise RecipeError(f"{type(self).__name__}({', '.join(given)})", problems)
@@ -94,6 +121,8 @@ class Part:
         """One sentence per field that holds what it may not; values are coerced on the way."""
         name, rules = getattr(self, "name", None), self._rules()
         for f in fields(self):
+            if f.name == "more":
+                continue
             rule, value = rules[f.name], getattr(self, f.name)
             if value is None and f.default is None:
                 continue
@@ -102,15 +131,39 @@ class Part:
             except ValueError as error:
                 yield f"{type(self).__name__.lower() if f.name == 'name' else f.name} {error}"
             else:
-                if value == f.default or rule.only and name not in rules["name"].choices:
+                if getattr(self, f.name) == f.default or rule.only and name not in rules["name"].choices:
                     continue
                 if rule.only and name not in rule.only:
                     yield f"{f.name} is an option of {' and '.join(rule.only)}, not of {self.SPOKEN.get(name, name)}"
-                elif rule.when and getattr(self, rule.when[0]) in {*rules[rule.when[0]].choices} - {*rule.when[1]}:
+                elif rule.when and self._misplaced(rules[rule.when[0]], *rule.when):
+                    key, values = rule.when
                     yield (
-                        f"{f.name} is an option of {rule.when[0]}={' or '.join(rule.when[1])}, not of"
-                        f" {rule.when[0]}={getattr(self, rule.when[0])}"
+                        f"{f.name} is an option of {key}={' or '.join(values)}, not of"
+                        f" {key}={getattr(self, key) or 'none'}"
                     )
+
+    def _misplaced(self, rule: Rule, key: str, values: Collection[str]) -> bool:
+        """Whether the field `key` holds a valid value (of another one the problem is said already), but none of the
+        values.
+        """
+        value = getattr(self, key)
+        return value not in values and (not rule.choices or value in rule.choices)
+
+    def _check_more(self) -> Iterator[str]:
+        """The same for the options of a word from outside the package."""
+        if not hasattr(self, "more"):
+            return
+        word, declared, values = getattr(self, self.KEY), self.declared(getattr(self, self.KEY)), {}
+        for name, value in dict(self.more).items():
+            if name not in declared:
+                yield f"unknown option {name!r} of {word}; {suggest(name, declared)}"
+                continue
+            try:
+                values[name] = declared[name].metadata["rule"].coerce(value)
+            except ValueError as error:
+                yield f"{name} {error}"
+        changed = {name: value for name, value in values.items() if value != declared[name].default}
+        object.__setattr__(self, "more", tuple(sorted(changed.items())))
 
     def _check_together(self) -> Iterator[str]:
         """One sentence per clash between fields; says nothing of a field whose type is already wrong."""
@@ -118,21 +171,43 @@ class Part:
 
     @classmethod
     def _rules(cls) -> dict[str, Rule]:
-        return {f.name: f.metadata["rule"] for f in fields(cls)}
+        return {f.name: f.metadata["rule"] for f in fields(cls) if f.name != "more"}
+
+    @classmethod
+    def declared(cls, name: object = None) -> dict[str, Field]:
+        """The options that words of this part, or one of them, declare beyond the part's own fields."""
+        own = {f.name for f in fields(cls)}
+        return {
+            key: declared
+            for words in cls.WORDS
+            for word in words.values()
+            if name is None or word.name == name
+            for key, declared in word.options.items()
+            if key not in own
+        }
 
     def changed(self) -> dict[str, Any]:
         """Options (not `name`) that are not at their defaults, in the order of the fields."""
-        options = (f for f in fields(self) if f.name != "name")
-        return {f.name: getattr(self, f.name) for f in options if getattr(self, f.name) != f.default}
+        options = (f for f in fields(self) if f.name not in ("name", "more"))
+        changed = {f.name: getattr(self, f.name) for f in options if getattr(self, f.name) != f.default}
+        return changed | dict(getattr(self, "more", ()))
+
+    def options(self) -> dict[str, Any]:
+        """Every option that means something for this part's word, with its value; what its function is called with."""
+        return {key: value for key, value in self.to_dict().items() if key != self.KEY}
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that mean something for this part's `name`, defaults spelled out; fields that are None left
         out.
         """
         relevant = (key for key, rule in self._rules().items() if self._applies(rule))
-        return {key: getattr(self, key) for key in relevant if getattr(self, key) is not None}
+        values = {key: getattr(self, key) for key in relevant if getattr(self, key) is not None}
+        if hasattr(self, "more"):
+            declared = self.declared(getattr(self, self.KEY))
+            values |= {name: option.default for name, option in declared.items()} | dict(self.more)
+        return values
 
     def _applies(self, rule: Rule) -> bool:
-        return (not rule.only or self.name in rule.only) and (
+        return (not rule.only or getattr(self, "name", None) in rule.only) and (
             rule.when is None or getattr(self, rule.when[0]) in rule.when[1]
         )

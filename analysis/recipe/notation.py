@@ -72,7 +72,7 @@ def percent(sparsity: float) -> str:
 
 def _read_pattern(text: str, kinds: tuple[str, ...], problems: list[str]) -> dict[str, Any]:
     """`50%`, `2:4` or, of whole structures, `heads-50%`."""
-    kind = next((kind for kind in kinds if text.startswith(f"{kind}-")), "")
+    kind = max((kind for kind in kinds if text.startswith(f"{kind}-")), key=len, default="")
     of, share = ({"kind": kind}, text.removeprefix(f"{kind}-")) if kind else ({}, text)
     if match := re.fullmatch(r"(-?\d+):(-?\d+)", share):
         return {"keep": int(match[1]), "of": int(match[2])} | of

@@ -6,8 +6,8 @@
 
 The short text is `CRITERION[+REFINEMENT]-PATTERN[options] METHOD[options]`, or the one word of a preset (`presets.py`);
 TOML says the same with one table per part. Values are checked when a part is made, and everything wrong with a recipe
-is reported at once (`RecipeError.problems`). A new idea is a new value here: a name in `CRITERIA`, `SOLVERS` or
-`METHODS`, or a field with its rule. No torch.
+is reported at once (`RecipeError.problems`). A new idea is a new word (`words.py`), or a field with its rule. No
+torch.
 """
 
 import hashlib
@@ -21,118 +21,71 @@ from typing import Any
 from analysis.errors import RecipeError, suggest
 from analysis.recipe import notation
 from analysis.recipe.fields import Part, choice, count, rule
-from analysis.recipe.parts import (
-    ADDED,
-    BLIND,
-    CRITERIA,
-    GRADIENTS,
-    SETTINGS,
-    SOLVERS,
-    STREAMS,
-    STRUCTURED,
-    UNITS,
-    WHOLE,
-    Criterion,
-    Pattern,
-    Refinement,
-    Repair,
-    Solver,
-    Unit,
-)
+from analysis.recipe.parts import STREAMS, WHOLE, Criterion, Pattern, Refinement, Repair, Solver, Unit
 from analysis.recipe.presets import PRESETS
-
-METHODS = {
-    "LR": "layer-wise: the mask alone, with SparseGPT's OBS update; no gradient step (2406.15524 section 2)",
-    "BR": "block reconstruction: each block against its dense self, both on the sparse stream (2406.15524 section 2)",
-    "BR+GP": "BR with global propagation: the target is the dense block on the dense stream (2406.15524 section 2)",
-    "BR+CR": "BR in windows of two blocks overlapping by one (in the code of 2406.15524, not in its tables)",
-    "BR+GP+CR": "BR with both: windows of two blocks, target from the dense stream (2406.15524 section 2)",
-    "IR": (
-        "independent reconstruction: dense and pruned block both on the dense stream, the default of 2510.14444's code"
-    ),
-    "ridge": (
-        "each matrix refit in closed form: the least-squares optimum of its kept weights (the convex case of 2510.14444"
-        " section 2)"
-    ),
-    "retrain": (
-        "the whole model under its masks on its own loss, the baseline of 2510.14444; train=masklora or norms-biases is"
-        " 2312.15230"
-    ),
-}
-REPAIRING = {  # methods of whole structures
-    "compensate": "the bias that makes up for the mean of what is gone: bias compensation (2312.11983)",
-    "scale": "one scale for every structure that stays: mask tuning (2204.09656)",
-    "LIAR": (
-        "kept weights and bias by ridge regression, absorbed: what is gone is predicted from what stays (after"
-        " 2407.13331), on the sparse stream"
-    ),
-    "LIAR+GP": "LIAR with the dense stream's output as the target, so that inherited error is corrected too",
-}
-
-
-# What a method's name stands for, in the shape of `Recipe.to_dict()`.
-_BLOCK, _CROSS = {"name": "block", "width": 1, "overlap": 0}, {"name": "block", "width": 2, "overlap": 1}
-_FREE = {"repair": {"name": "none"}}
-_STRUCTURE = {
-    "LR": {"unit": _BLOCK, "solver": {"name": "none"}, "student": "sparse", "target": "sparse"} | _FREE,
-    "BR": {"unit": _BLOCK, "solver": {"name": "gradient"}, "student": "sparse", "target": "sparse"} | _FREE,
-    "BR+GP": {"unit": _BLOCK, "solver": {"name": "gradient"}, "student": "sparse", "target": "dense"} | _FREE,
-    "BR+CR": {"unit": _CROSS, "solver": {"name": "gradient"}, "student": "sparse", "target": "sparse"} | _FREE,
-    "BR+GP+CR": {"unit": _CROSS, "solver": {"name": "gradient"}, "student": "sparse", "target": "dense"} | _FREE,
-    "IR": {"unit": _BLOCK, "solver": {"name": "gradient"}, "student": "dense", "target": "dense"} | _FREE,
-    "ridge": {"unit": {"name": "matrix"}, "solver": {"name": "ridge"}, "student": "sparse", "target": "sparse"} | _FREE,
-    "retrain": (
-        {"unit": {"name": "model"}, "solver": {"name": "retrain"}, "student": "sparse", "target": "sparse"} | _FREE
-    ),
-}
-_STRUCTURE |= {
-    "compensate": _STRUCTURE["LR"] | {"repair": {"name": "compensate"}},
-    "scale": _STRUCTURE["LR"] | {"repair": {"name": "scale"}},
-    "LIAR": _STRUCTURE["LR"] | {"repair": {"name": "liar"}},
-    "LIAR+GP": _STRUCTURE["LR"] | {"repair": {"name": "liar"}, "target": "dense"},
-}
+from analysis.recipe.words import (
+    CRITERION_WORDS,
+    KIND_WORDS,
+    METHOD_WORDS,
+    REPAIR_METHODS,
+    SETTING_WORDS,
+    SOLVER_WORDS,
+    STRUCTURED_WORDS,
+    UNIT_WORDS,
+    WEIGHT_METHODS,
+    Word,
+)
 
 
 @dataclass(frozen=True)
 class Recipe(Part):
-    """Everything that decides which weights stay and what they become, apart from the model and the text.
-
-    repair: of whole structures, before the solver's steps and on the same streams. student, target: the stream that
-    feeds the pruned unit, and the stream that feeds the dense unit whose output is the target. statistics: the stream
-    whose inputs the criterion and the refinement look at. added: who sees the windows added to the calibration text:
-    the "solver" alone, as with the self-generated text of 2406.15524 (appendix C and its code), or "all", the criterion
-    and the refinement too. seed: of random scores, of adapters and of the order of training windows.
-    """
+    """Everything that decides which weights stay and what they become, apart from the model and the text."""
 
     criterion: Criterion = rule(MISSING, Criterion, "a Criterion")
+    """How weights or structures are scored."""
     pattern: Pattern = rule(MISSING, Pattern, "a Pattern")
+    """What a mask may look like."""
     unit: Unit = rule(MISSING, Unit, "a Unit")
+    """What is reconstructed at once."""
     solver: Solver = rule(MISSING, Solver, "a Solver")
+    """How kept weights change."""
     refinement: Refinement = rule(Refinement(), Refinement, "a Refinement")
+    """How the chosen mask is improved."""
     repair: Repair = rule(Repair(), Repair, "a Repair")
-    student: str = choice("sparse", STREAMS)
-    target: str = choice("sparse", STREAMS)
-    statistics: str = choice("sparse", STREAMS)
-    added: str = choice("solver", ADDED)
-    seed: int = count(0, 0)
+    """Of whole structures, before the solver's steps and on the same streams."""
+    student: str = choice("sparse", STREAMS, meaning="the stream that feeds the pruned unit")
+    """The stream that feeds the pruned unit."""
+    target: str = choice("sparse", STREAMS, meaning="the stream that feeds the dense unit whose output is the target")
+    """The stream that feeds the dense unit whose output is the target."""
+    statistics: str = choice(
+        "sparse", STREAMS, meaning="the stream whose inputs the criterion and the refinement look at"
+    )
+    """The stream whose inputs the criterion and the refinement look at."""
+    added: str = choice(
+        "solver", ("solver", "all"), meaning="who sees windows added to the calibration text: the solver alone, or all"
+    )
+    """Who sees the windows added to the calibration text: the "solver" alone, as with the self-generated text of
+    2406.15524 (appendix C and its code), or "all", the criterion and the refinement too."""
+    seed: int = count(0, 0, meaning="of random scores, of adapters and of the order of training windows")
+    """Of random scores, of adapters and of the order of training windows."""
 
     def _check_together(self) -> Iterator[str]:
-        if not all(isinstance(getattr(self, key), kind) for key, kind in _PARTS.items()):
+        if not all(isinstance(getattr(self, key), kind) for key, kind in PARTS.items()):
             return
         if self.pattern.group == "block" and self.criterion.name != "sparsegpt":
             yield f"group=block is SparseGPT's block of columns; {self.criterion.name} takes matrix or row"
-        looked = {
+        changed = {
             option: getattr(self, option)
             for option in ("statistics", "added")
             if getattr(self, option) != getattr(Recipe, option)
         }
-        if self.criterion.name in BLIND and self.refinement.name == "none":
-            for option, value in looked.items():
+        if self._criterion_known and self.criterion_word.evidence is None and self.refinement.name == "none":
+            for option, value in changed.items():
                 yield (
                     f"{option}={value} does not apply to {self.criterion.name} without refinement, which looks at no"
                     " inputs"
                 )
-        elif self.masks_first and "statistics" in looked:
+        elif self.masks_first and "statistics" in changed:
             why = "scope=global" if self.pattern.scope == "global" else self.criterion.name
             yield (
                 f"statistics={self.statistics} does not apply: {why} chooses on the dense model, before the first unit"
@@ -141,33 +94,48 @@ class Recipe(Part):
         yield from self._check_solver()
 
     def _check_whole(self) -> Iterator[str]:
-        kind, methods = self.pattern.kind, [*(name for name in METHODS if name != "ridge"), *REPAIRING]
-        if self.criterion.name not in STRUCTURED:
-            yield f"{self.criterion.name} scores single weights; {kind} take {', '.join(STRUCTURED)}"
+        kind = self.pattern.kind
+        if not self._criterion_known:
+            yield f"{self.criterion.name} scores single weights; {kind} take {', '.join(STRUCTURED_WORDS)}"
         if self.refinement.name != "none":
             yield (
                 f"+{self.refinement.name} exchanges single weights; the masks of {kind} are taken as they are: write"
                 f" {self.criterion.name}-{self.pattern}"
             )
-        if self.solver.name == "ridge":
-            yield f"ridge refits matrices that lost single weights; {kind} take {', '.join(methods)}"
+        if self.solver.word.implies.get("unit") == "matrix":
+            closed = [name for name, word in METHOD_WORDS.items() if word.implies["unit"]["name"] == "matrix"]
+            methods = [name for name in METHOD_WORDS if name not in closed]
+            yield f"{self.solver.name} refits matrices that lost single weights; {kind} take {', '.join(methods)}"
 
     def _check_weights(self) -> Iterator[str]:
-        if self.criterion.name not in CRITERIA:
+        kind = self.pattern.kind
+        if not self._criterion_known:
             patterns = ", ".join(f"{self.criterion.name}-{kind}-50%" for kind in WHOLE)
             yield (
-                f"{self.criterion.name} scores whole structures: {patterns}; single weights take {', '.join(CRITERIA)}"
+                f"{self.criterion.name} scores whole structures: {patterns}; single weights take"
+                f" {', '.join(CRITERION_WORDS)}"
+            )
+        elif kind != "weights" and self.criterion_word.sweeps:
+            yield (
+                f"{self.criterion.name} updates weights while it chooses, by a share or N:M; {kind} take"
+                f" {', '.join(name for name, word in CRITERION_WORDS.items() if not word.sweeps)}"
+            )
+        if kind != "weights" and self.refinement.name != "none":
+            yield (
+                f"+{self.refinement.name} exchanges weights within rows, columns or N:M; the masks of {kind} are taken"
+                f" as they are: write {self.criterion.name}-{self.pattern}"
             )
         if self.repair.name != "none":
             word = self._method_word()[0] if self.solver.name == "none" else f"repair={self.repair.name}"
             yield (
                 f"{word} makes up for whole structures, of a pattern such as"
-                f" {' or '.join(f'{kind}-50%' for kind in WHOLE)}; single weights take {', '.join(METHODS)}"
+                f" {' or '.join(f'{kind}-50%' for kind in WHOLE)}; single weights take {', '.join(WEIGHT_METHODS)}"
             )
 
     def _check_solver(self) -> Iterator[str]:
         solver, unit = self.solver.name, self.unit
-        if solver == "none" and self.repair.name == "none" and self._structure() != _STRUCTURE["LR"]:
+        plain = METHOD_WORDS["LR"].implies
+        if solver == "none" and self.repair.name == "none" and self._structure() != plain:
             yield "LR (solver none) trains nothing: unit, width, overlap, student and target do not apply to it"
         if solver == "none" and self.repair.name != "none" and unit != Unit():
             alone, after = (
@@ -175,10 +143,11 @@ class Recipe(Part):
                 f"gradient steps after it are BR+GP[repair={self.repair.name}]",
             )
             yield f"{alone}: unit, width and overlap do not apply to it; {after}"
-        if solver == "ridge" and unit.name != "matrix":
+        closed = self.solver.word.implies.get("unit") == "matrix"
+        if closed and unit.name != "matrix":
             yield (
-                f"ridge is a closed form for one matrix: unit must be matrix, got {unit}; larger units take BR (solver"
-                " gradient)"
+                f"{solver} is a closed form for one matrix: unit must be matrix, got {unit}; larger units take BR"
+                " (solver gradient)"
             )
         if solver == "retrain" and unit.name != "model":
             yield (
@@ -189,7 +158,7 @@ class Recipe(Part):
                 "retrain follows the model's own loss: student and target do not apply to it; objective=distill follows"
                 " the dense model"
             )
-        if (solver in ("ridge", "gradient") or self.repair.name != "none") and (self.student, self.target) == (
+        if (closed or solver == "gradient" or self.repair.name != "none") and (self.student, self.target) == (
             "dense",
             "sparse",
         ):
@@ -203,7 +172,18 @@ class Recipe(Part):
         """Whether all masks are chosen on the dense model before the first unit: layers compared with each other, or
         the model's loss looked at.
         """
-        return self.pattern.whole and (self.pattern.scope == "global" or self.criterion.name in GRADIENTS)
+        if not self.pattern.whole:
+            return False
+        return self.pattern.scope == "global" or (self._criterion_known and self.criterion_word.evidence == "gradients")
+
+    @property
+    def criterion_word(self) -> Word:
+        """The record of the criterion's word: of whole structures or of single weights, as the pattern is."""
+        return self.criterion.word(self.pattern.whole)
+
+    @property
+    def _criterion_known(self) -> bool:
+        return self.criterion.name in (STRUCTURED_WORDS if self.pattern.whole else CRITERION_WORDS)
 
     @property
     def changes_weights(self) -> bool:
@@ -233,13 +213,12 @@ class Recipe(Part):
                 text, [f"no preset has this name; did you mean {near[0]!r}? `analysis list recipes` shows all"]
             )
         problems: list[str] = []
-        data = notation.read(text, dict.fromkeys((*CRITERIA, *STRUCTURED)), WHOLE, _FIRST, _second, problems)
+        criteria = dict.fromkeys((*CRITERION_WORDS, *STRUCTURED_WORDS))
+        kinds = [kind for kind in KIND_WORDS if kind != "weights"]
+        data = notation.read(text, criteria, kinds, _first_places(), _second_places, problems)
         if not {"sparsity", "keep"} & data["pattern"].keys():  # it could not be read, which is said already
-            whole = (
-                data["criterion"]["name"] not in CRITERIA
-                and data["criterion"]["name"] in STRUCTURED
-                or data["method"] in REPAIRING
-            )
+            name = data["criterion"]["name"]
+            whole = name not in CRITERION_WORDS and name in STRUCTURED_WORDS or data["method"] in REPAIR_METHODS
             data["pattern"] |= {"sparsity": 0.5, "kind": "structures"} if whole else {"sparsity": 0.5}
         return _build(text, data, problems)
 
@@ -262,14 +241,14 @@ class Recipe(Part):
 
     def to_dict(self) -> dict[str, Any]:
         """One dict per part and the streams and seed; only what has a meaning, defaults spelled out."""
-        parts = {key: getattr(self, key).to_dict() for key in _PARTS}
+        parts = {key: getattr(self, key).to_dict() for key in PARTS}
         return parts | {key: getattr(self, key) for key in ("student", "target", "statistics", "added", "seed")}
 
     def to_toml(self) -> str:
         """`to_dict()` as TOML, complete and readable back by `from_toml`."""
         data = self.to_dict()
-        lines = [f"{key} = {json.dumps(value)}" for key, value in data.items() if key not in _PARTS]
-        for part in _PARTS:
+        lines = [f"{key} = {json.dumps(value)}" for key, value in data.items() if key not in PARTS]
+        for part in PARTS:
             lines += ["", f"[{part}]", *(f"{key} = {json.dumps(value)}" for key, value in data[part].items())]
         return "\n".join(lines) + "\n"
 
@@ -289,6 +268,16 @@ class Recipe(Part):
     def digest(self) -> str:
         """sha256 of the canonical JSON: equal for equal meaning, however the defaults were spelled."""
         meaning = replace(self, pattern=self.pattern.resolve(self.criterion.name)).to_dict()
+        outside = {
+            f"{kind} {word.name}": word.version
+            for kind, word in (
+                ("criterion", self.criterion_word),
+                ("pattern", self.pattern.word),
+                ("solver", self.solver.word),
+            )
+            if word.version
+        }
+        meaning |= {"outside": outside} if outside else {}
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
     def _method_word(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -296,10 +285,12 @@ class Recipe(Part):
         nearest settings.
         """
         mine = _flat(self._structure())
-        theirs = {name: _flat(s) for name, s in _STRUCTURE.items() if s["solver"]["name"] == self.solver.name}
-        differ = {
-            name: {k: value for k, value in mine.items() if flat.get(k) != value} for name, flat in theirs.items()
+        named = {
+            name: _flat(word.implies)
+            for name, word in METHOD_WORDS.items()
+            if word.implies["solver"]["name"] == self.solver.name
         }
+        differ = {name: {k: value for k, value in mine.items() if flat.get(k) != value} for name, flat in named.items()}
         name = min(differ, key=lambda n: len(differ[n]))
         return (
             name,
@@ -311,7 +302,7 @@ class Recipe(Part):
         name, structure, options = self._method_word()
         refined = "" if self.refinement.name == "none" else f"+{self.refinement.name}"
         first = self.criterion.changed() | self.refinement.changed()
-        first |= {key: value for key, value in self.pattern.changed().items() if key in _PATTERN}
+        first |= {key: value for key, value in self.pattern.changed().items() if key in _first_places()}
         first |= {} if self.statistics == "sparse" else {"statistics": self.statistics}
         first |= {} if self.added == "solver" else {"added": self.added}
         head = f"{self.criterion.name}{refined}-{self.pattern}{notation.brackets(first)}"
@@ -319,7 +310,7 @@ class Recipe(Part):
 
 
 _KINDS = ("loss", "objective", "train", "bias")
-_PARTS = {
+PARTS = {
     "criterion": Criterion,
     "refinement": Refinement,
     "pattern": Pattern,
@@ -327,31 +318,43 @@ _PARTS = {
     "solver": Solver,
     "repair": Repair,
 }
-_PATTERN = ("group", "heads", "scope", "flops")
-_FIRST = {
-    **{f.name: ("criterion", f.name) for f in fields(Criterion) if f.name != "name"},
-    **{f.name: ("refinement", f.name) for f in fields(Refinement) if f.name != "name"},
-    **{name: ("pattern", name) for name in _PATTERN},
-    "statistics": ("", "statistics"),
-    "added": ("", "added"),
-}
-_SECOND = {
-    "unit": ("unit", "name"),
-    "width": ("unit", "width"),
-    "overlap": ("unit", "overlap"),
-    "student": ("", "student"),
-    "target": ("", "target"),
-    "settings": ("solver", "settings"),
-    **{f.name: ("solver", f.name) for f in fields(Solver) if f.name != "name"},
-    "repair": ("repair", "name"),
-    **{f.name: ("repair", f.name) for f in fields(Repair) if f.name != "name"},
-    "seed": ("", "seed"),
-}
+_FREE = ("sparsity", "keep", "of", "kind", "name", "more")  # fields that are no options
 
 
-def _second(method: str) -> notation.Places:
-    """The options after a method; a penalty is the repair's, or ridge's own."""
-    return _SECOND | {"penalty": ("solver", "penalty")} if method == "ridge" else _SECOND
+def _places(key: str) -> notation.Places:
+    """The options of one part: its fields, and what its words from outside the package declare."""
+    part = PARTS[key]
+    names = [f.name for f in fields(part) if f.name not in _FREE] + list(part.declared())
+    return {name: (key, name) for name in names}
+
+
+def _first_places() -> notation.Places:
+    """The options after the pattern."""
+    known = {**_places("criterion"), **_places("refinement"), **_places("pattern")}
+    return known | {"statistics": ("", "statistics"), "added": ("", "added")}
+
+
+def _second_places(method: str) -> notation.Places:
+    """The options after a method; a penalty is the repair's, or the solver's where the method is a solver's own
+    closed form.
+    """
+    known = {
+        "unit": ("unit", "name"),
+        **_places("unit"),
+        "student": ("", "student"),
+        "target": ("", "target"),
+        "settings": ("solver", "settings"),
+        **_places("solver"),
+        "repair": ("repair", "name"),
+        **_places("repair"),
+        "seed": ("", "seed"),
+    }
+    return known | _places("solver") if "penalty" in _solver_of(method).options else known
+
+
+def _solver_of(method: str) -> Word:
+    """The record of the solver behind a method; of no solver for an unknown method."""
+    return SOLVER_WORDS[METHOD_WORDS[method].implies["solver"]["name"] if method in METHOD_WORDS else "none"]
 
 
 def _flat(structure: Mapping[str, Any]) -> dict[str, Any]:
@@ -367,14 +370,11 @@ def _flat(structure: Mapping[str, Any]) -> dict[str, Any]:
 
 def _solver_options(solver: Solver) -> dict[str, Any]:
     """The solver's options as they are written: the settings that leave the fewest differences, then these."""
-    mine, default = solver.to_dict(), Solver(solver.name)
+    mine = solver.options()
+    default = {f.name: f.default for f in fields(Solver)} | {k: f.default for k, f in solver.declared().items()}
     best = {
-        name: {
-            k: v
-            for k, v in mine.items()
-            if k != "name" and options.get(solver.name, {}).get(k, getattr(default, k)) != v
-        }
-        for name, options in SETTINGS.items()
+        name: {k: v for k, v in mine.items() if word.implies.get(solver.name, {}).get(k, default[k]) != v}
+        for name, word in SETTING_WORDS.items()
     }
     name = min(best, key=lambda n: len(best[n]) + (n != "paper1"))
     return ({} if name == "paper1" else {"settings": name}) | best[name]
@@ -385,9 +385,9 @@ def _build(text: str, data: Mapping[str, Any], problems: list[str]) -> Recipe:
     data, problems = _expand_settings(_expand_method(data, problems), problems), list(problems)
     made: dict[str, Any] = {}
     pattern = data.get("pattern")
-    whole = isinstance(pattern, Mapping) and pattern.get("kind") in WHOLE
-    for key, kind in _PARTS.items():
-        made[key], wrong = _make_part(kind, data.pop(key, {}), whole)
+    kind = pattern.get("kind") if isinstance(pattern, Mapping) else None
+    for key, part in PARTS.items():
+        made[key], wrong = _make_part(part, data.pop(key, {}), kind if kind in KIND_WORDS else "weights")
         problems += wrong
     known = [f.name for f in fields(Recipe)]
     problems += [f"unknown key {key!r}; {suggest(key, ['method', *known])}" for key in data if key not in known]
@@ -404,17 +404,19 @@ def _expand_method(data: Mapping[str, Any], problems: list[str]) -> dict[str, An
     """`data` with `method` replaced by what it stands for; what is written beside it wins."""
     data = dict(data)
     method, solver = str(data.pop("method", "")), data.get("solver", {})
-    if method and method not in _STRUCTURE:
-        problems.append(f"method {method!r} is unknown; {suggest(method, _STRUCTURE)}")
+    if method and method not in METHOD_WORDS:
+        problems.append(f"method {method!r} is unknown; {suggest(method, METHOD_WORDS)}")
     elif not method and isinstance(solver, Mapping) and "name" not in solver:
-        problems.append(f"no method given; one of {', '.join(_STRUCTURE)}")
+        problems.append(f"no method given; one of {', '.join(METHOD_WORDS)}")
     elif not method:
         return data
-    base = _STRUCTURE.get(method, _STRUCTURE["BR"])  # BR stands in so that the rest is checked too
+    base = METHOD_WORDS[
+        method if method in METHOD_WORDS else "BR"
+    ].implies  # BR stands in so that the rest is checked too
     merged = {key: base[key] | data[key] for key in ("unit", "solver", "repair") if isinstance(data.get(key), Mapping)}
     if merged.get("unit", base["unit"])["name"] != base["unit"]["name"]:
         merged["unit"] = data["unit"]  # the method's width and overlap belong to its own kind of unit
-    return base | data | merged
+    return {**base, **data, **merged}
 
 
 def _expand_settings(data: dict[str, Any], problems: list[str]) -> dict[str, Any]:
@@ -424,39 +426,39 @@ def _expand_settings(data: dict[str, Any], problems: list[str]) -> dict[str, Any
         return data
     written = {key: value for key, value in solver.items() if key != "settings"}
     settings, name = solver["settings"], str(written.get("name"))
-    if settings not in SETTINGS:
-        problems.append(f"settings {settings!r} are unknown; {suggest(settings, SETTINGS)}")
-    elif name not in SETTINGS[settings]:
-        problems.append(
-            f"settings is an option of {' and '.join(SETTINGS[settings])}, not of {Solver.SPOKEN.get(name, name)}"
-        )
+    if settings not in SETTING_WORDS:
+        problems.append(f"settings {settings!r} are unknown; {suggest(settings, SETTING_WORDS)}")
+    elif name not in SETTING_WORDS[settings].implies:
+        solvers = " and ".join(SETTING_WORDS[settings].implies)
+        problems.append(f"settings is an option of {solvers}, not of {Solver.SPOKEN.get(name, name)}")
     else:
-        written = SETTINGS[settings][name] | written
+        written = SETTING_WORDS[settings].implies[name] | written
     return data | {"solver": written}
 
 
-def _make_part(kind: type[Part], data: Any, whole: bool) -> tuple[Part, list[str]]:
-    """One part from its dict, or a harmless one in its place with everything that is wrong. whole: whether whole
-    structures are removed.
+def _make_part(part: type[Part], data: Any, kind: str) -> tuple[Part, list[str]]:
+    """One part from its dict, or a harmless one in its place with everything that is wrong. kind: what the pattern is
+    of.
     """
-    what = kind.__name__.lower()
-    pattern = {"sparsity": 0.5, "kind": data["kind"]} if whole and what == "pattern" else {"sparsity": 0.5}
-    harmless = {
-        "criterion": {"name": "flap" if whole else "sparsegpt"},
-        "pattern": pattern,
+    title = part.__name__.lower()
+    criterion = "flap" if kind in WHOLE else "sparsegpt" if kind == "weights" else "magnitude"
+    harmless: dict[str, Any] = {
+        "criterion": {"name": criterion},
+        "pattern": {"sparsity": 0.5, "kind": kind},
         "solver": {"name": "gradient"},
-    }.get(what, {})
+    }.get(title, {})
     if not isinstance(data, Mapping):
-        return kind(**harmless), [f"{what} must be a table of options, got {data!r}"]
-    known = {f.name: f for f in fields(kind)}
-    problems = [f"unknown {what} option {key!r}; {suggest(key, known)}" for key in data if key not in known]
-    problems += [f"no {what} {key} given" for key, f in known.items() if f.default is MISSING and key not in data]
+        return part(**harmless), [f"{title} must be a table of options, got {data!r}"]
+    known, declared = {f.name: f for f in fields(part) if f.name != "more"}, part.declared()
+    unknown = [key for key in data if key not in known and key not in declared]
+    problems = [f"unknown {title} option {key!r}; {suggest(key, [*known, *declared])}" for key in unknown]
+    problems += [f"no {title} {key} given" for key, f in known.items() if f.default is MISSING and key not in data]
     right = {key: value for key, value in data.items() if key in known}
+    if more := {key: value for key, value in data.items() if key in declared}:
+        right["more"] = tuple(more.items())
     named = {"name": harmless["name"]} if "name" in harmless else {}
     try:
-        return kind(**named | right), problems
+        return part(**named | right), problems
     except RecipeError as error:
-        stand_in = (
-            {"name": right["name"]} if right.get("name") in (*SOLVERS, *UNITS) and kind in (Solver, Unit) else harmless
-        )
-        return kind(**stand_in), problems + list(error.problems)
+        keeps_name = part in (Solver, Unit) and right.get("name") in (*SOLVER_WORDS, *UNIT_WORDS)
+        return part(**({"name": right["name"]} if keeps_name else harmless)), problems + list(error.problems)

@@ -1,28 +1,447 @@
-"""The words of a recipe, explained."""
+"""Every word a recipe knows, one record each: what it is called, what it means, where it comes from, what it needs and
+which options it alone takes.
 
-CRITERIA = {
-    "random": "random scores: the baseline",
-    "magnitude": "keep the largest weights, compared within each matrix; the heads and neurons of the largest norm",
-    "wanda": "keep the largest |weight| x norm of its input, within each output row (2306.11695)",
-    "sparsegpt": "keep by the OBS error of removing, within each block of columns, and update the others (2301.00774)",
-    "ria": (
-        "keep the weights that are largest relative to their row and column, times the root of the input's norm (RIA)"
+The parts of a recipe, its text form, `analysis list recipes`, figures and the dispatch of functions read these records.
+What a word does is a function elsewhere, keyed by the word: `masks/criteria.py` (SCORES), `masks/refine.py` (REFINERS),
+`structured/criteria.py` (STRUCTURE_SCORES), `pruning/choosers.py` (CHOOSERS), `pruning/solvers.py` (REPAIRS, SOLVERS).
+Words from outside the package are added by `analysis/extend.py`. No torch.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from analysis.recipe.fields import amount, choice, count, flag, positive, share
+
+
+@dataclass(frozen=True, eq=False)
+class Word:
+    """One word of a recipe."""
+
+    name: str
+    """As recipes write it."""
+    label: str
+    """As figures write it."""
+    meaning: str
+    """One sentence."""
+    source: str = ""
+    """Paper and section, or code."""
+    group: str = ""
+    """What it speaks of, where the words of its kind differ: "weights" or "structures"."""
+    evidence: str | None = None
+    """What it looks at: of weights "diagonal" or "gram" (the Gram matrix of the input or its diagonal), of structures
+    "statistics" or "gradients", of solvers "gradients"; None: nothing."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The options it takes: name -> field with default, rule and meaning (`recipe/fields.py`)."""
+    implies: Mapping[str, Any] = field(default_factory=dict)
+    """What comes with it: a criterion's group of scores that compete ("group") or ranking of a global budget ("rule"),
+    a solver's only unit ("unit"), a method's structure in the shape of `Recipe.to_dict()`, the optimiser's options that
+    settings stand for, by solver."""
+    sweeps: bool = False
+    """Whether a criterion updates weights while it chooses, and so cannot leave the choice to a pattern's function."""
+    version: str = ""
+    """Of a word from outside the package: identifies its function in digests; "" for the package's own."""
+
+
+class Names(Collection[str]):
+    """The names of those words that satisfy a test, words added later included."""
+
+    def __init__(self, words: Mapping[str, Word], test: Callable[[Word], bool]):
+        self._words, self._test = words, test
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, word in self._words.items() if self._test(word))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._words and self._test(self._words[name])  # type: ignore[index]  # in it, so a str
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _by_name(*words: Word) -> dict[str, Word]:
+    return {word.name: word for word in words}
+
+
+CRITERION_WORDS = _by_name(
+    Word("random", "Random", "random scores: the baseline", implies={"group": "matrix"}),
+    Word(
+        "magnitude", "Magnitude", "keep the largest weights, compared within each matrix", implies={"group": "matrix"}
     ),
-    "activation": "keep the heads and neurons of the largest activations",
-    "wanda-sp": "keep the heads and neurons of the largest |weight| x norm of its input, summed (2312.11983)",
-    "flap": (
-        "keep the heads and neurons that fluctuate most, seen through their weights, standardised within each layer"
-        " (2312.11983)"
+    Word(
+        "wanda",
+        "Wanda",
+        "keep the largest |weight| x norm of its input, within each output row",
+        "2306.11695 section 3",
+        evidence="diagonal",
+        implies={"group": "row"},
     ),
-    "snip": "keep the heads and neurons whose removal changes the loss most, to first order (1810.02340)",
-    "fisher": "keep the heads and neurons of the largest diagonal Fisher information (2204.09656)",
+    Word(
+        "sparsegpt",
+        "SparseGPT",
+        "keep by the OBS error of removing, within each block of columns, and update the others",
+        "2301.00774 section 3",
+        evidence="gram",
+        options={
+            "damping": positive(0.01, meaning="share of the Gram matrix's mean diagonal added to its diagonal"),
+            "columns": count(128, 1, meaning="columns of a block; masks and updates are made block by block"),
+            "update": flag(True, meaning="whether kept weights are updated; false keeps the mask alone"),
+        },
+        implies={"group": "block"},
+        sweeps=True,
+    ),
+    Word(
+        "ria",
+        "RIA",
+        "keep the weights that are largest relative to their row and column, times a power of the input's norm",
+        "Zhang et al., ICLR 2024 (RIA)",
+        evidence="diagonal",
+        options={"exponent": amount(0.5, meaning="power of the input's norm (alpha in RIA's code)")},
+        implies={"group": "matrix"},
+    ),
+)
+"""Criteria of single weights."""
+
+STRUCTURED_WORDS = _by_name(
+    Word("random", "Random", "random scores: the baseline"),
+    Word("magnitude", "Magnitude", "keep the heads and neurons of the largest norm"),
+    Word(
+        "activation", "Activation norm", "keep the heads and neurons of the largest activations", evidence="statistics"
+    ),
+    Word(
+        "wanda-sp",
+        "Wanda-sp",
+        "keep the heads and neurons of the largest |weight| x norm of its input, summed",
+        "2312.11983, its baseline",
+        evidence="statistics",
+    ),
+    Word(
+        "flap",
+        "FLAP",
+        "keep the heads and neurons that fluctuate most, seen through their weights, standardised within each layer",
+        "2312.11983",
+        evidence="statistics",
+        implies={"rule": "threshold"},
+    ),
+    Word(
+        "snip",
+        "SNIP",
+        "keep the heads and neurons whose removal changes the loss most, to first order",
+        "1810.02340",
+        evidence="gradients",
+    ),
+    Word(
+        "fisher",
+        "Fisher",
+        "keep the heads and neurons of the largest diagonal Fisher information",
+        "2204.09656",
+        evidence="gradients",
+    ),
+)
+"""Criteria of whole structures."""
+
+REFINEMENT_WORDS = _by_name(
+    Word("none", "mask as chosen", "the criterion's mask as it is"),
+    Word(
+        "swaps",
+        "SparseSwaps",
+        "SparseSwaps: the best exchange of a kept and a removed weight, row by row, until none helps",
+        "2512.10922",
+        evidence="gram",
+        options={"rounds": count(100, 1, meaning="most swaps in a row")},
+    ),
+    Word(
+        "fw",
+        "SparseFW",
+        "SparseFW: Frank-Wolfe on the relaxed mask",
+        "2510.13713",
+        evidence="gram",
+        options={
+            "iterations": count(2000, 1, meaning="iterations of Frank-Wolfe"),
+            "protect": share(0.9, meaning="share of the kept weights, those of the highest scores, that must stay"),
+        },
+    ),
+)
+"""What may improve the chosen mask, kept weights staying as they were."""
+
+KIND_WORDS = _by_name(
+    Word("weights", "weights", "remove this share of the weights", group="weights"),
+    Word(
+        "heads",
+        "heads",
+        "remove this share of the attention heads: under grouped queries KV groups with all their query heads, or"
+        " single query heads (heads=queries)",
+        group="structures",
+    ),
+    Word("neurons", "neurons", "remove this share of the MLP neurons", group="structures"),
+    Word(
+        "structures",
+        "heads and neurons",
+        "remove this share of both; with scope=global of all layers together",
+        group="structures",
+    ),
+)
+"""What a pattern is of."""
+
+UNIT_WORDS = _by_name(
+    Word("matrix", "matrix", "each linear map on its own"),
+    Word("sub-block", "sub-block", "attention half and MLP half, each with its norms and residual addition"),
+    Word(
+        "block",
+        "block",
+        "`width` consecutive blocks, `overlap` of them shared with the unit before",
+        options={
+            "width": count(1, 1, meaning="consecutive blocks in a unit"),
+            "overlap": count(0, 0, meaning="blocks shared with the unit before (CR: width 2, overlap 1)"),
+        },
+    ),
+    Word("model", "model", "the whole stack of blocks"),
+)
+"""What is reconstructed at once."""
+
+_MASKLORA, _HELD_OUT = ("train", ("masklora",)), ("select", ("held-out",))
+_TRAINING = {
+    "train": choice(
+        "all",
+        ("all", "norms-biases", "masklora"),
+        meaning="what is trained: all parameters of the unit, its norms and biases alone, or for every matrix a masked"
+        " low-rank change, with norms and biases (MaskLoRA, 2312.15230)",
+    ),
+    "rank": count(16, 1, when=_MASKLORA, meaning="rank of MaskLoRA's change"),
+    "alpha": positive(32.0, when=_MASKLORA, meaning="MaskLoRA's change is scaled by alpha / rank"),
+    "epochs": count(10, 1, meaning="passes over the calibration windows"),
+    "batch": count(8, 1, meaning="windows in a step"),
+    "lr": positive(2e-4, meaning="highest learning rate; it falls linearly to 0"),
+    "warmup": share(0.0, meaning="share of all steps in which the learning rate rises linearly"),
+    "shuffle": flag(True, meaning="whether windows are reshuffled every epoch"),
+    "clip": amount(0.0, meaning="longest gradient; 0: never shortened"),
+    "beta1": share(0.9, meaning="decay of Adam's mean of gradients"),
+    "beta2": share(0.95, meaning="decay of Adam's mean of squared gradients"),
+    "eps": positive(1e-8, meaning="Adam's addition to the root in the denominator"),
+    "select": choice(
+        "last",
+        ("last", "calibration", "held-out"),
+        meaning="keep the weights of the last epoch, or of the one with the lowest calibration or held-out error",
+    ),
+    "patience": count(
+        0, 0, when=_HELD_OUT, meaning="epochs without a new lowest held-out error after which training stops; 0: never"
+    ),
 }
+SOLVER_WORDS = _by_name(
+    Word("none", "LR (solver none)", "kept weights stay, but for the criterion's own update"),
+    Word(
+        "ridge",
+        "ridge",
+        "row-wise least squares on the kept weights in closed form",
+        "the convex case of 2510.14444 section 2",
+        evidence="gram",
+        options={
+            "penalty": amount(
+                0.01, meaning="on the change of the weights, as a share of the Gram matrix's mean diagonal"
+            )
+        },
+        implies={"unit": "matrix"},
+    ),
+    Word(
+        "gradient",
+        "gradient",
+        "Adam, without weight decay, on the error of the unit's output",
+        "2406.15524 appendix A",
+        evidence="gradients",
+        options={
+            "loss": choice(
+                "mse",
+                ("mse", "relative", "cosine"),
+                meaning="mean squared error, the same relative to each token's target, or one minus the cosine",
+            )
+        }
+        | _TRAINING,
+    ),
+    Word(
+        "retrain",
+        "retrain",
+        "Adam, without weight decay, on the model's own loss",
+        "2510.14444",
+        evidence="gradients",
+        options={
+            "objective": choice(
+                "ce", ("ce", "distill"), meaning="the next token, or the dense model's distribution of it"
+            )
+        }
+        | _TRAINING,
+        implies={"unit": "model"},
+    ),
+)
+"""How kept weights change."""
+
+_PENALTY = amount(
+    0.01,
+    words=("held-out",),
+    meaning="as a share of the mean diagonal of the matrix solved, or held-out: of several the one with the smallest"
+    " held-out error",
+)
+REPAIR_WORDS = _by_name(
+    Word("none", "none", "what is gone is not made up for"),
+    Word("compensate", "bias compensation", "the bias that makes up for the mean of what is gone", "FLAP, 2312.11983"),
+    Word(
+        "scale",
+        "one scale each",
+        "one scale for every structure that stays",
+        "mask tuning, 2204.09656",
+        options={"penalty": _PENALTY},
+    ),
+    Word(
+        "liar",
+        "LIAR",
+        "kept weights and bias by ridge regression",
+        "after 2407.13331",
+        options={
+            "penalty": _PENALTY,
+            "bias": flag(True, meaning="whether the consumer's bias may move; false: the weights alone"),
+        },
+    ),
+)
+"""What the consumers of removed structures become, in closed form, before any gradient step."""
 
 
-PATTERNS = {
-    "50%": "remove this share of the weights",
-    "2:4": "keep 2 of every 4 consecutive inputs of each output",
-    "heads-50%": "remove this share of the attention heads; criteria random, magnitude and those from activation on",
-    "neurons-50%": "remove this share of the MLP neurons",
-    "structures-50%": "remove this share of both; with scope=global of all layers together",
-}
+def structure(
+    solver: str, unit: Mapping[str, Any], student: str = "sparse", target: str = "sparse", repair: str = "none"
+) -> dict[str, Any]:
+    """What a method stands for, in the shape of `Recipe.to_dict()`."""
+    return {
+        "unit": dict(unit),
+        "solver": {"name": solver},
+        "student": student,
+        "target": target,
+        "repair": {"name": repair},
+    }
+
+
+_BLOCK, _CROSS = {"name": "block", "width": 1, "overlap": 0}, {"name": "block", "width": 2, "overlap": 1}
+METHOD_WORDS = _by_name(
+    Word(
+        "LR",
+        "LR",
+        "layer-wise: the mask alone, with SparseGPT's OBS update; no gradient step",
+        "2406.15524 section 2",
+        group="weights",
+        implies=structure("none", _BLOCK),
+    ),
+    Word(
+        "BR",
+        "BR",
+        "block reconstruction: each block against its dense self, both on the sparse stream",
+        "2406.15524 section 2",
+        group="weights",
+        implies=structure("gradient", _BLOCK),
+    ),
+    Word(
+        "BR+GP",
+        "BR+GP",
+        "BR with global propagation: the target is the dense block on the dense stream",
+        "2406.15524 section 2",
+        group="weights",
+        implies=structure("gradient", _BLOCK, target="dense"),
+    ),
+    Word(
+        "BR+CR",
+        "BR+CR",
+        "BR in windows of two blocks overlapping by one",
+        "in the code of 2406.15524, not in its tables",
+        group="weights",
+        implies=structure("gradient", _CROSS),
+    ),
+    Word(
+        "BR+GP+CR",
+        "BR+GP+CR",
+        "BR with both: windows of two blocks, target from the dense stream",
+        "2406.15524 section 2",
+        group="weights",
+        implies=structure("gradient", _CROSS, target="dense"),
+    ),
+    Word(
+        "IR",
+        "IR",
+        "independent reconstruction: dense and pruned block both on the dense stream",
+        "the default of 2510.14444's code",
+        group="weights",
+        implies=structure("gradient", _BLOCK, "dense", "dense"),
+    ),
+    Word(
+        "ridge",
+        "ridge",
+        "each matrix refit in closed form: the least-squares optimum of its kept weights",
+        "the convex case of 2510.14444 section 2",
+        group="weights",
+        implies=structure("ridge", {"name": "matrix"}),
+    ),
+    Word(
+        "retrain",
+        "retrain, all",
+        "the whole model under its masks on its own loss; train=masklora or norms-biases is 2312.15230",
+        "the baseline of 2510.14444",
+        group="weights",
+        implies=structure("retrain", {"name": "model"}),
+    ),
+    Word(
+        "compensate",
+        "bias compensation",
+        "the bias that makes up for the mean of what is gone",
+        "2312.11983",
+        group="structures",
+        implies=structure("none", _BLOCK, repair="compensate"),
+    ),
+    Word(
+        "scale",
+        "one scale each",
+        "one scale for every structure that stays: mask tuning",
+        "2204.09656",
+        group="structures",
+        implies=structure("none", _BLOCK, repair="scale"),
+    ),
+    Word(
+        "LIAR",
+        "LIAR",
+        "kept weights and bias by ridge regression, absorbed: what is gone is predicted from what stays, on the sparse"
+        " stream",
+        "after 2407.13331",
+        group="structures",
+        implies=structure("none", _BLOCK, repair="liar"),
+    ),
+    Word(
+        "LIAR+GP",
+        "LIAR+GP",
+        "LIAR with the dense stream's output as the target, so that inherited error is corrected too",
+        "after 2407.13331",
+        group="structures",
+        implies=structure("none", _BLOCK, target="dense", repair="liar"),
+    ),
+)
+"""Unit, solver, streams and repair in one word; those of the group "structures" want a pattern of whole structures."""
+
+_PAPER2 = {"epochs": 1, "batch": 2, "lr": 1e-5, "warmup": 0.1, "shuffle": False}
+SETTING_WORDS = _by_name(
+    Word(
+        "paper1",
+        "paper1",
+        "the defaults of the optimiser's options",
+        "2406.15524 appendix A",
+        implies={"gradient": {}, "retrain": {}},
+    ),
+    Word(
+        "paper2",
+        "paper2",
+        "one epoch of two windows a step in their own order, a low learning rate with a warm-up",
+        "the code of 2510.14444",
+        implies={"gradient": _PAPER2 | {"beta2": 0.999}, "retrain": _PAPER2 | {"clip": 1.0, "beta2": 0.999}},
+    ),
+)
+"""Settings of the optimiser: options of the training solvers in one word."""
+
+WEIGHT_METHODS = Names(METHOD_WORDS, lambda word: word.group == "weights")
+REPAIR_METHODS = Names(METHOD_WORDS, lambda word: word.group == "structures")
+
+
+def outside(words: Mapping[str, Word]) -> list[str]:
+    """The names of those words that come from outside the package."""
+    return [name for name, word in words.items() if word.version]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from analysis.errors import UsageError
 from analysis.models.anatomy import Matrix
+from analysis.models.hooks import hooked
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +87,12 @@ def adapting(adapters: Sequence[MaskLoRA]) -> Iterator[None]:
     """While open, every backward pass leaves gradients on A and B; each weight's own is dropped as soon as it is
     used.
     """
-    handles = []
+    weights = [adapter.matrix.module.weight for adapter in adapters]
     try:
-        for adapter in adapters:
-            weight = adapter.matrix.module.weight.requires_grad_(True)
-            handles.append(weight.register_post_accumulate_grad_hook(adapter.take))
-        yield
+        for weight in weights:
+            weight.requires_grad_(True)
+        with hooked(gradients=[(weight, adapter.take) for weight, adapter in zip(weights, adapters, strict=True)]):
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
-        for adapter in adapters:
-            adapter.matrix.module.weight.requires_grad_(False)
+        for weight in weights:
+            weight.requires_grad_(False)

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from analysis.errors import NumericalError, UsageError
+from analysis.masks.damping import DEPENDENT, attempts, unsolvable
 from analysis.masks.notes import Note
 from analysis.streams.moments import Moments
 
@@ -32,9 +33,6 @@ BUDGET = {
     "cuda": 2**30,
 }  # bytes of the submatrices and factors of one batch of rows; on a CPU, what its cache holds
 DOUBT = 1e-3  # largest correction, relative to the step, with which a factorisation counts as good enough
-LEAST_DAMPING = 1e-6  # where the damping of a singular matrix starts
-DEPENDENT = 10  # a pivot below so many roundings of the Gram matrix says that its column depends on those before it
-RAISES = 5  # how often it may be raised tenfold
 SHORTER = 0.8  # removed columns are eliminated instead of kept ones solved when there are fewer of them by this factor
 
 
@@ -151,29 +149,21 @@ def _steps(
     """Every row's step (out, in) float64, zero outside its support, and the rules used: precision first, then
     penalty.
     """
-    double = torch.float64
-    raised = [(double, max(penalty, LEAST_DAMPING / 10) * 10**times) for times in range(1, RAISES + 1)]
-    attempts = [(precision, penalty)] + [(double, penalty)] * (precision != double) + raised
+    ladder = attempts(penalty, precision)
     least = DEPENDENT * torch.finfo(precision).eps
     step = torch.zeros_like(unexplained)
     rows = support.any(1).nonzero().squeeze(1)
-    notes = {}
-    for attempt, (dtype, share) in enumerate(attempts):
-        if share > penalty:
-            notes["damping"] = share
-        elif attempt:
-            notes["float64"] = float(len(rows))
-        found, sound = _solve(_system(quadratic.gram, share), support[rows], unexplained[rows], dtype, least)
-        step[rows[sound]] = found[sound]
+    notes: dict[str, Note] = {}
+    for attempt in ladder:
+        notes |= {note.rule: note for note in attempt.notes(len(rows))}
+        system = _system(quadratic.gram, attempt.share)
+        solution, sound = _solve(system, support[rows], unexplained[rows], attempt.precision, least)
+        step[rows[sound]] = solution[sound]
         rows = rows[~sound]
         if not len(rows):
-            return step, [Note(rule, value) for rule, value in notes.items()]
-    eigenvalues = torch.linalg.eigvalsh(quadratic.gram)
-    raise NumericalError(
-        f"ridge: {len(rows)} rows of {name} cannot be solved: its Gram matrix has eigenvalues from {eigenvalues[0]:.3g}"
-        f" to {eigenvalues[-1]:.3g} over {quadratic.tokens} tokens and {len(eigenvalues)} inputs, penalty {penalty:g}"
-        f" raised up to {share:g}; use more calibration tokens or a larger penalty"
-    )
+            return step, list(notes.values())
+    problem = f"ridge: {len(rows)} rows of {name} cannot be solved: its Gram matrix has"
+    raise unsolvable(problem, quadratic.gram, quadratic.tokens, "penalty", penalty, ladder[-1].share)
 
 
 def _system(gram: Tensor, share: float) -> Tensor:

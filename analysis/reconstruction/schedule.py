@@ -28,7 +28,7 @@ class Visit:
 
 
 def visits(n_blocks: int, unit: Unit) -> list[Visit]:
-    """All visits of a walk over `n_blocks` blocks, in order.
+    """All visits of a run over `n_blocks` blocks, in order.
 
     Windows start every `width - overlap` blocks and are clipped at both ends of the stack, starting `overlap` blocks
     before it, so that every block is solved the same number of times. Width 2 with overlap 1 (cross-block

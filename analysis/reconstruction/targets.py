@@ -14,7 +14,7 @@ from torch import Tensor
 from analysis.models.replay import Recording
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.units import Piece
-from analysis.streams.moments import Moments, MomentsCollector
+from analysis.streams.moments import Accumulator, Moments
 from analysis.streams.streams import Streams, chunks, stream_through
 
 Targets = Tensor | Callable[[object], Tensor]
@@ -62,16 +62,18 @@ def moments(dense: Piece, pruned: Piece, streams: Streams, recipe: Recipe, preci
     """Second moments of a matrix's student and target inputs over the real tokens, chunk by chunk."""
     device = _device(dense)
     ((name, matrix),) = pruned.matrices.items()
-    collector = MomentsCollector(matrix.columns, precision, device)
-    for rows in chunks(*streams.mask.shape, device):
+    apart = recipe.student != recipe.target
+    parts = Moments.PARTS["two streams" if apart else "one stream"]
+    sums = Accumulator(parts, matrix.columns, precision=precision, device=device)
+    for rows in chunks(len(streams.mask), streams.mask.shape[1], device):
         real = streams.mask[rows].to(device)
         inputs = {
-            stream: source.inputs(streams.recording, streams.of(stream)[rows].to(device), rows)[real]
+            stream: source.piece_inputs(streams.recording, streams.of(stream)[rows].to(device), rows)[real]
             for stream, source in (("sparse", pruned), ("dense", dense))
             if stream in (recipe.student, recipe.target)
         }
-        collector.add(inputs[recipe.student], inputs[recipe.target] if recipe.student != recipe.target else None)
-    return collector.result(name)
+        sums.add(inputs[recipe.student], inputs[recipe.target] if apart else None)
+    return Moments.of(sums, name)
 
 
 def _inputs(dense: Piece, pruned: Piece, streams: Streams, stream: str) -> Tensor:

@@ -40,10 +40,14 @@ class Piece:
     inputs: Forward | None
     run: Forward
 
+    def piece_inputs(self, recording: Recording, hidden: Tensor, rows: slice) -> Tensor:
+        """The piece's own input (B, T, in) where the first block's is `hidden` (B, T, H)."""
+        return hidden if self.inputs is None else self.inputs(recording, hidden, rows)
+
     def parameters(self) -> list[nn.Parameter]:
         """Every floating parameter the piece owns, once each."""
-        found = {id(p): p for module in self.modules for p in module.parameters() if p.is_floating_point()}
-        return list(found.values())
+        unique = {id(p): p for module in self.modules for p in module.parameters() if p.is_floating_point()}
+        return list(unique.values())
 
     def trainable(self, train: str) -> list[nn.Parameter]:
         """What a solver may change under its option `train`: "all"; "norms-biases": all but the weights of linear maps
@@ -54,11 +58,16 @@ class Piece:
 
 def pieces(blocks: Sequence[Block], unit: Unit) -> list[Piece]:
     """The consecutive `blocks` of one visit as pieces, in the order they are solved."""
-    if unit.name == "sub-block":
+    if runs_halves(unit):
         return [_half(block, half) for block in blocks for half in HALVES]
     if unit.name == "matrix":
         return [_matrix(block, matrix) for block in blocks for matrix in block.matrices]
     return [_blocks(blocks)]
+
+
+def runs_halves(unit: Unit) -> bool:
+    """Whether the pieces of a unit are halves of blocks, run apart."""
+    return unit.name == "sub-block"
 
 
 def whole_model(model: nn.Module, matrices: dict[str, Matrix]) -> Piece:

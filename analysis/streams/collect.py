@@ -13,67 +13,27 @@ only real tokens count: padded positions never enter a sum.
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
-from torch import Tensor
+import torch.distributed
+from torch import Tensor, nn
 
-from analysis.errors import DataError, ModelError, NumericalError, UsageError
+from analysis.errors import ModelError, UsageError
 from analysis.models.anatomy import Matrix
+from analysis.models.hooks import hooked, stoppable
+from analysis.streams.moments import Accumulator, Statistics, no_token
 
-PANEL = 256  # columns of the Gram matrix accumulated at once; only its upper triangle of panels is computed
 
-
-@dataclass(frozen=True, eq=False)
-class Statistics:
-    """Sums over the real calibration tokens x of one matrix's input.
-
-    gram      (in, in) sum of x x^T, symmetric; None when only the diagonal was wanted
-    diagonal  (in,) sum of x^2, the Gram matrix's diagonal
-    mean      (in,) mean of x
-    tokens    number of real tokens
-    factors   triangular factors already computed from the Gram matrix, by damping (`sparsegpt.inverse_factor`)
+@dataclass(eq=False)
+class _Input:
+    """The sums of one distinct input, and a weak reference to the tensor last counted; None where none of this batch
+    is.
     """
 
-    gram: Tensor | None
-    diagonal: Tensor
-    mean: Tensor
-    tokens: int
-    factors: dict = field(default_factory=dict, repr=False)
-
-
-class _Enough(Exception):
-    """Ends a forward whose every matrix has been seen; never leaves `Collector.inputs_only`."""
-
-
-class _Sums:
-    """Running sums of one distinct input, and a weak reference to the tensor last counted."""
-
-    def __init__(self, width: int, want: str, device: torch.device, precision: torch.dtype):
-        self.gram = torch.zeros(width, width, dtype=precision, device=device) if want == "gram" else None
-        self.diagonal = torch.zeros(width, dtype=precision, device=device)
-        self.total = torch.zeros(width, dtype=precision, device=device)
-        self.counted: Callable[[], Tensor | None] | None = None  # None: nothing counted in this batch
-
-    def add(self, rows: Tensor) -> None:
-        """Adds real rows (n, in)."""
-        self.total += rows.sum(0)
-        if self.gram is None:
-            self.diagonal += rows.square().sum(0)
-            return
-        width = rows.shape[1]
-        for start in range(0, width, PANEL):
-            stop = min(start + PANEL, width)
-            self.gram[:stop, start:stop].addmm_(rows[:, :stop].T, rows[:, start:stop])
-
-    def finish(self, tokens: int) -> Statistics:
-        if self.gram is None:
-            return Statistics(None, self.diagonal, self.total / tokens, tokens)
-        upper = self.gram.triu()
-        diagonal = upper.diagonal().clone()
-        gram = upper + upper.T
-        gram.diagonal().copy_(diagonal)
-        return Statistics(gram, diagonal, self.total / tokens, tokens)
+    sums: Accumulator
+    counted: Callable[[], Tensor | None] | None = None
 
 
 class Collector:
@@ -85,14 +45,13 @@ class Collector:
     def __init__(self, matrices: Sequence[Matrix], want: str, precision: torch.dtype, block: str):
         self._block = block
         self._matrices = matrices
-        self._want = want
+        self._parts = Statistics.PARTS[want]
         self._precision = precision
-        self._sums: dict[str, _Sums] = {}  # by matrix name; the same object where the input is shared
+        self._inputs: dict[str, _Input] = {}  # by matrix name; the same object where the input is shared
         self._mask: Tensor | None = None
         self._real: Tensor | None = None  # positions of real tokens in the flattened batch, None when all are real
-        self._tokens = 0
         self._waiting: set[str] = set()  # matrices not seen yet in this batch
-        self._inputs_only = False
+        self._stop: Callable[[], NoReturn] | None = None
 
     @contextmanager
     def inputs_only(self) -> Iterator[None]:
@@ -100,13 +59,11 @@ class Collector:
 
         Spares the last matrix's product, a quarter of a Llama block. For blocks that call each matrix once.
         """
-        self._inputs_only = True
         try:
-            yield
-        except _Enough:
-            pass
+            with stoppable() as self._stop:
+                yield
         finally:
-            self._inputs_only = False
+            self._stop = None
 
     @property
     def mask(self) -> Tensor | None:
@@ -117,12 +74,10 @@ class Collector:
         if mask.dtype != torch.bool:
             raise UsageError(f"collect: mask must be boolean (True = real token), not {mask.dtype}")
         self._mask = mask
-        real = int(mask.sum())
-        self._real = None if real == mask.numel() else mask.flatten().nonzero().squeeze(1)
-        self._tokens += real
+        self._real = None if bool(mask.all()) else mask.flatten().nonzero().squeeze(1)
         self._waiting = {matrix.name for matrix in self._matrices}
-        for sums in self._sums.values():
-            sums.counted = None
+        for source in self._inputs.values():
+            source.counted = None
 
     def _name(self, matrix: Matrix) -> str:
         return f"{self._block}.{matrix.name}" if self._block else matrix.name
@@ -130,33 +85,55 @@ class Collector:
     def _see(self, matrix: Matrix, inputs: Tensor) -> None:
         if self._mask is None:
             raise UsageError("collect: set collector.mask before the first forward")
-        self._count(matrix, inputs)
+        self._count(matrix, inputs, self._mask.numel())
         self._waiting.discard(matrix.name)
-        if self._inputs_only and not self._waiting:
-            raise _Enough
+        if self._stop is not None and not self._waiting:
+            self._stop()
 
-    def _count(self, matrix: Matrix, inputs: Tensor) -> None:
-        sums = self._sums.get(matrix.name)
-        if sums is None:
-            sums = next((other for other in self._sums.values() if other.counted and other.counted() is inputs), None)
-            sums = sums or _Sums(inputs.shape[-1], self._want, inputs.device, self._precision)
-            self._sums[matrix.name] = sums
-        if sums.counted is not None:
-            if sums.counted() is inputs:
+    def _count(self, matrix: Matrix, inputs: Tensor, tokens: int) -> None:
+        source = self._inputs.get(matrix.name)
+        if source is None:
+            shared = (other for other in self._inputs.values() if other.counted and other.counted() is inputs)
+            source = next(shared, None) or _Input(
+                Accumulator(self._parts, inputs.shape[-1], precision=self._precision, device=inputs.device)
+            )
+            self._inputs[matrix.name] = source
+        if source.counted is not None:
+            if source.counted() is inputs:
                 return
             raise UsageError(
                 f"collect: a second input reached {self._name(matrix)} in one batch; set collector.mask before every"
                 " forward"
             )
         rows = inputs.detach().reshape(-1, inputs.shape[-1])
-        if len(rows) != self._mask.numel():
+        if len(rows) != tokens:
             raise UsageError(
-                f"collect: {self._name(matrix)} received {len(rows)} tokens, collector.mask covers {self._mask.numel()}"
+                f"collect: {self._name(matrix)} received {len(rows)} tokens, collector.mask covers {tokens}"
             )
         if self._real is not None:
             rows = rows.index_select(0, self._real.to(rows.device))
-        sums.add(rows.to(self._precision))
-        sums.counted = weakref.ref(inputs)
+        source.sums.add(rows)
+        source.counted = weakref.ref(inputs)
+
+    def _distinct(self) -> dict[Accumulator, Matrix]:
+        """Every distinct input's sums and the first matrix that reads it, in the order of the matrices. Raises
+        ModelError where a matrix never ran.
+        """
+        distinct: dict[Accumulator, Matrix] = {}
+        for matrix in self._matrices:
+            if matrix.name not in self._inputs:
+                raise ModelError(
+                    f"collect: {self._name(matrix)} received no input; its module is not called by its block's forward"
+                )
+            distinct.setdefault(self._inputs[matrix.name].sums, matrix)
+        return distinct
+
+    def reduce(self, group: "torch.distributed.ProcessGroup | None") -> None:
+        """Count what every process of a torch.distributed group saw; None: this process is alone. Each must have run a
+        batch. Raises ModelError where a matrix never ran.
+        """
+        for sums in self._distinct():
+            sums.reduce(group)
 
     def result(self) -> dict[str, Statistics]:
         """Matrix name -> Statistics, shared by identity where the input is shared.
@@ -164,30 +141,10 @@ class Collector:
         Raises NumericalError naming the matrix when its input was not finite, ModelError when a matrix never ran,
         DataError when there was no real token.
         """
-        if self._tokens == 0:
-            raise DataError("collect: no real token was seen; the masks are all False or nothing was run")
-        finished: dict[int, Statistics] = {}
-        result = {}
-        for matrix in self._matrices:
-            sums = self._sums.get(matrix.name)
-            if sums is None:
-                raise ModelError(
-                    f"collect: {self._name(matrix)} received no input; its module is not called by its block's forward"
-                )
-            if id(sums) not in finished:
-                finished[id(sums)] = sums.finish(self._tokens)
-                _check_finite(self._name(matrix), finished[id(sums)])
-            result[matrix.name] = finished[id(sums)]
-        return result
-
-
-def _check_finite(name: str, statistics: Statistics) -> None:
-    bad = (~torch.isfinite(statistics.diagonal)).nonzero().flatten().tolist()
-    if bad:
-        raise NumericalError(
-            f"collect: the input of {name} is not finite in {len(bad)} of {len(statistics.diagonal)} features (first:"
-            f" {bad[0]}); load the model in float32 or bfloat16, or look at the calibration text"
-        )
+        if not self._inputs:
+            raise no_token(self._block or ", ".join(matrix.name for matrix in self._matrices))
+        finished = {sums: Statistics.of(sums, self._name(matrix)) for sums, matrix in self._distinct().items()}
+        return {matrix.name: finished[self._inputs[matrix.name].sums] for matrix in self._matrices}
 
 
 @contextmanager
@@ -202,16 +159,15 @@ def collect(
 
     Raises UsageError when the mask is missing, was not set anew for a forward, or does not fit the tokens that arrive.
     """
-    if want not in ("diagonal", "gram"):
+    if want not in Statistics.PARTS:
         raise UsageError(f"collect: want={want!r} is unknown; it is 'diagonal' or 'gram'")
     collector = Collector(matrices, want, precision, block)
 
     def hook(matrix: Matrix):
-        return lambda module, args: collector._see(matrix, args[0])
+        def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            collector._see(matrix, args[0])
 
-    handles = [matrix.module.register_forward_pre_hook(hook(matrix)) for matrix in matrices]
-    try:
+        return see
+
+    with hooked((matrix.module, hook(matrix)) for matrix in matrices):
         yield collector
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -1,44 +1,223 @@
-"""Second moments of activations: sums over real tokens that criteria, closed forms and distances are made of."""
+"""Second moments of activations: sums over real tokens that criteria, closed forms and distances are made of.
 
-from dataclasses import dataclass
+One `Accumulator`, and what is read off it: `Statistics` of a matrix's input, `Moments` of the student's and the
+target's input, `Sums` of an input and a wanted output, and the mean second moment of hidden states.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
+import torch.distributed
 from torch import Tensor
 
 from analysis.errors import DataError, NumericalError, UsageError
-from analysis.streams.collect import PANEL, Statistics
+
+PANEL = 256  # columns of a symmetric sum that are added to at once; only the upper triangle of panels is computed
+PARTS = ("x", "x2", "xx", "y", "y2", "yy", "yx")
 
 
-@dataclass(eq=False)
-class MomentSum:
-    """Sum of h h^T over real tokens, in float64 where the device has it: a product in float32 for each batch, added up
-    exactly enough.
+class Accumulator:
+    """Sums over real tokens of an activation x (in,) and, where a part names it, of a second one y (out,).
+
+        sums = Accumulator(("xx", "yx"), width, outputs, precision=torch.float64)
+        for x, y in batches:                    # real tokens only: (n, in) and (n, out)
+            sums.add(x, y)
+        gram = sums.total("xx", "mlp.up_proj")  # the name is for errors
+
+    parts      which sums: "x" (in,) of x, "x2" (in,) of x^2, "xx" (in, in) of x x^T, "yx" (out, in) of y x^T; "y",
+               "y2", "yy" as those of x
+    width      in; outputs: out, by default in
+    precision  dtype of the sums, float32 or float64
+    products   dtype in which a batch's own sums are computed, by default `precision`
+    tokens     number of rows counted so far
+
+    A float32 sum loses digits with the number of batches, a float64 sum of float32 products does not, and costs little
+    more.
     """
 
-    total: Tensor | None = None  # (H, H)
-    tokens: int = 0
+    def __init__(
+        self,
+        parts: Iterable[str],
+        width: int,
+        outputs: int | None = None,
+        *,
+        precision: torch.dtype = torch.float32,
+        products: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.parts = tuple(parts)
+        unknown = [part for part in self.parts if part not in PARTS]
+        if unknown or not self.parts:
+            raise UsageError(f"moments: parts {self.parts} must be some of {', '.join(PARTS)}")
+        self._letters = [letter for letter in "xy" if any(letter in part for part in self.parts)]
+        for letter in self._letters:
+            if not set(_own_parts(letter)) & set(self.parts):
+                raise UsageError(f"moments: yx needs one of {', '.join(_own_parts(letter))} too, to be checked by")
+        self.sizes = {"x": width, "y": width if outputs is None else outputs}
+        self.precision, self.device = precision, torch.device(device)
+        self.tokens = 0
+        self._products = products or precision
+        with torch.inference_mode(False):  # so that they can be added to in and out of inference mode
+            self._sums = {part: self._zeros(part) for part in self.parts}
 
-    def add(self, hidden: Tensor, mask: Tensor) -> None:
-        """Count hidden (B, T, H) where mask (B, T) is True."""
-        rows = (hidden.flatten(0, 1) if bool(mask.all()) else hidden[mask.to(hidden.device)]).float()
-        product = rows.T @ rows
-        product = product if product.device.type == "mps" else product.double()
-        self.total = product if self.total is None else self.total.add_(product)
-        self.tokens += len(rows)
+    def _zeros(self, part: str) -> Tensor:
+        shape = [self.sizes[letter] for letter in part if letter in self.sizes]
+        return torch.zeros(shape, dtype=self.precision, device=self.device)
 
-    def mean(self) -> Tensor:
-        """S (H, H), float64, on the CPU."""
-        return self.total.cpu().double() / self.tokens
+    @torch.no_grad()
+    def add(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Count rows of real tokens, x (n, in) and y (n, out), of any floating dtype. Raises UsageError where they do
+        not belong together, or y is missing or not wanted.
+        """
+        if (y is not None) != ("y" in self._letters):
+            raise UsageError(
+                f"moments: the sums {', '.join(self.parts)} need {'x and y' if 'y' in self._letters else 'x alone'};"
+                f" {'y is missing' if y is None else 'y was given too'}"
+            )
+        rows = {}
+        for letter, given in (("x", x), ("y", y)):
+            if given is None:
+                continue
+            if given.shape != (len(x), self.sizes[letter]):
+                raise UsageError(
+                    f"moments: rows {letter} have shape {tuple(given.shape)}; expected ({len(x)}, {self.sizes[letter]})"
+                )
+            rows[letter] = given.detach().to(self.device, self._products)
+        for part, total in self._sums.items():
+            first, last = rows[part[0]], rows.get(part[-1])
+            if len(part) == 1:
+                total += first.sum(0)
+            elif last is None:
+                total += first.square().sum(0)
+            elif part == "yx":
+                _add_product(total, first, last)
+            else:
+                for start in range(0, len(total), PANEL):
+                    stop = start + PANEL
+                    _add_product(total[:stop, start:stop], first[:, :stop], first[:, start:stop])
+        self.tokens += len(x)
+
+    @torch.no_grad()
+    def merge(self, other: "Accumulator") -> None:
+        """Count what `other` counted too. Raises UsageError for sums of other parts, sizes or precision."""
+        if (self.parts, self.sizes, self.precision) != (other.parts, other.sizes, other.precision):
+            raise UsageError(f"moments: {other} cannot be merged into {self}")
+        for part, total in self._sums.items():
+            total += other._sums[part].to(self.device)
+        self.tokens += other.tokens
+
+    @torch.no_grad()
+    def reduce(self, group: "torch.distributed.ProcessGroup | None") -> None:
+        """Count what every process of a torch.distributed group counted, on every one of them; None: this process is
+        alone, nothing changes.
+
+        All processes of the group must call it, with sums of equal parts, sizes and precision (one without a token
+        too).
+        """
+        if group is None:
+            return
+        for total in self._sums.values():
+            torch.distributed.all_reduce(total, group=group)
+        tokens = torch.tensor(self.tokens, device=self.device)
+        torch.distributed.all_reduce(tokens, group=group)
+        self.tokens = int(tokens)
+
+    def total(self, part: str, name: str) -> Tensor:
+        """A copy of one sum, whole: "xx" and "yy" exactly symmetric.
+
+        name: what was counted, for errors. Raises DataError without a token; NumericalError where a sum of x or y is
+        not finite in some feature (for the squares: where the sum itself overflows its precision).
+        """
+        if not self.tokens:
+            raise no_token(name)
+        total = _mirrored(self._sums[part]) if part in ("xx", "yy") else self._sums[part].clone()
+        for letter in set(part) & set(self.sizes):
+            self._check_finite(letter, name)
+        return total
+
+    def mean(self, part: str, name: str) -> Tensor:
+        """A sum divided by the number of tokens; raises as `total`."""
+        return self.total(part, name) / self.tokens
+
+    def _check_finite(self, letter: str, name: str) -> None:
+        """The one rule: every feature's sum of squares is finite (its sum, where no squares are kept). By Cauchy and
+        Schwarz the other sums then are, too.
+        """
+        sums = self._sums[next(part for part in _own_parts(letter) if part in self._sums)]
+        sums = sums.diagonal() if sums.ndim == 2 else sums
+        bad = (~sums.isfinite()).nonzero().flatten().tolist()
+        if bad:
+            label = {"x": "input", "y": "target"}[letter]
+            raise NumericalError(
+                f"moments: the {label} of {name} is not finite in {len(bad)} of {len(sums)} features (first:"
+                f" {bad[0]}); load the model in float32 or bfloat16, or look at the calibration text"
+            )
+
+    def __repr__(self) -> str:
+        return f"Accumulator({', '.join(self.parts)} of {self.sizes['x']} and {self.sizes['y']}, {self.precision})"
 
 
-def distance(moment: Tensor, reference: Tensor) -> float:
-    """||S - S'||_F / ||S'||_F of two second moments (H, H): 0 for equal ones, no unit; not symmetric. Raises
-    NumericalError if it is not finite.
+def _own_parts(letter: str) -> tuple[str, ...]:
+    """The sums of x, or y, alone."""
+    return f"{letter}{letter}", f"{letter}2", letter
+
+
+def no_token(name: str) -> DataError:
+    """The error of sums over no token."""
+    return DataError(f"moments of {name}: no real token was seen; the masks are all False or nothing was run")
+
+
+def real_rows(hidden: Tensor, mask: Tensor) -> Tensor:
+    """(n, H) of hidden (B, T, H): the real tokens, where mask (B, T) is True, in order."""
+    return hidden.flatten(0, 1) if bool(mask.all()) else hidden[mask.to(hidden.device)]
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Adds left^T right of rows (n, ...) to a sum of the same or of a higher precision."""
+    if total.dtype == left.dtype:
+        total.addmm_(left.T, right)
+    else:
+        total += left.T @ right
+
+
+def _mirrored(total: Tensor) -> Tensor:
+    """A symmetric matrix from its upper triangle."""
+    upper = total.triu()
+    whole = upper + upper.T
+    whole.diagonal().copy_(upper.diagonal())
+    return whole
+
+
+# --- what is read off them --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Sums over the real calibration tokens x of one matrix's input.
+
+    gram      (in, in) sum of x x^T, symmetric; None when only the diagonal was wanted
+    diagonal  (in,) sum of x^2, the Gram matrix's diagonal
+    mean      (in,) mean of x
+    tokens    number of real tokens
+    factors   triangular factors already computed from the Gram matrix, by damping (`sparsegpt.inverse_factor`)
     """
-    value = float((moment - reference).norm() / reference.norm())
-    if not value < float("inf"):
-        raise NumericalError(f"distance of second moments: {value}; hidden states are not finite, or zero throughout")
-    return value
+
+    PARTS: ClassVar = {"gram": ("x", "xx"), "diagonal": ("x", "x2")}
+
+    gram: Tensor | None
+    diagonal: Tensor
+    mean: Tensor
+    tokens: int
+    factors: dict = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, sums: Accumulator, name: str) -> "Statistics":
+        """From sums of `PARTS["gram"]` or `PARTS["diagonal"]`; raises as `Accumulator.total`."""
+        gram = sums.total("xx", name) if "xx" in sums.parts else None
+        diagonal = sums.total("x2", name) if gram is None else gram.diagonal().clone()
+        return cls(gram, diagonal, sums.mean("x", name), sums.tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +230,20 @@ class Moments:
     tokens  number of real tokens
     """
 
+    PARTS: ClassVar = {"one stream": ("xx",), "two streams": ("xx", "yx", "yy")}
+
     gram: Tensor
     cross: Tensor
     target: Tensor
     tokens: int
+
+    @classmethod
+    def of(cls, sums: Accumulator, name: str) -> "Moments":
+        """From sums of `PARTS["one stream"]` or `PARTS["two streams"]`; raises as `Accumulator.total`."""
+        gram = sums.total("xx", name)
+        if "yy" not in sums.parts:
+            return cls(gram, gram, gram, sums.tokens)
+        return cls(gram, sums.total("yx", name), sums.total("yy", name), sums.tokens)
 
     @property
     def one_stream(self) -> bool:
@@ -67,78 +256,6 @@ class Moments:
         return sum({id(tensor): tensor.nbytes for tensor in (self.gram, self.cross, self.target)}.values())
 
 
-class MomentsCollector:
-    """Accumulates Moments batch by batch, in float32 or float64.
-
-    collector = MomentsCollector(width)
-    for student, target in batches:      # real tokens only, (n, in) each
-        collector.add(student, target)   # or add(student) where both streams are one
-    moments = collector.result(name)
-    """
-
-    def __init__(self, width: int, precision: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
-        self._gram = torch.zeros(width, width, dtype=precision, device=device)
-        self._cross: Tensor | None = None
-        self._target: Tensor | None = None
-        self._tokens = 0
-
-    def add(self, student: Tensor, target: Tensor | None = None) -> None:
-        """Counts rows of real tokens (n, in). Raises UsageError when the rows do not belong together."""
-        width = len(self._gram)
-        for label, rows in (("student", student), ("target", target)):
-            if rows is not None and rows.shape != (len(student), width):
-                raise UsageError(
-                    f"moments: {label} rows have shape {tuple(rows.shape)}; expected ({len(student)}, {width})"
-                )
-        if self._tokens and (target is None) != (self._cross is None):
-            raise UsageError("moments: one batch came with target rows and another without; give them always or never")
-        student = student.detach().to(self._gram)
-        _add_products(self._gram, student)
-        self._tokens += len(student)
-        if target is None:
-            return
-        if self._cross is None:
-            self._cross, self._target = torch.zeros_like(self._gram), torch.zeros_like(self._gram)
-        target = target.detach().to(self._gram)
-        self._cross.addmm_(target.T, student)
-        _add_products(self._target, target)
-
-    def result(self, name: str) -> Moments:
-        """The sums so far. Raises DataError without a token, NumericalError naming the matrix when an input was not
-        finite.
-        """
-        if not self._tokens:
-            raise DataError(f"moments of {name}: no real token was seen; the masks are all False or nothing was run")
-        gram = _mirrored(self._gram)
-        moments = Moments(gram, gram, gram, self._tokens)
-        if self._cross is not None:
-            moments = Moments(gram, self._cross.clone(), _mirrored(self._target), self._tokens)
-        _check_finite(moments, name)
-        return moments
-
-
-def _add_products(gram: Tensor, rows: Tensor) -> None:
-    """Adds the upper triangle, by panels of columns, of the sum of r r^T over rows r."""
-    for start in range(0, len(gram), PANEL):
-        stop = start + PANEL
-        gram[:stop, start:stop].addmm_(rows[:, :stop].T, rows[:, start:stop])
-
-
-def _mirrored(gram: Tensor) -> Tensor:
-    upper = gram.triu(1)
-    return upper + upper.T + torch.diag(gram.diagonal())
-
-
-def _check_finite(moments: Moments, name: str) -> None:
-    for label, sums in (("student's", moments.gram), ("target's", moments.target)):
-        bad = (~torch.isfinite(sums.diagonal())).nonzero().flatten().tolist()
-        if bad:
-            raise NumericalError(
-                f"moments: the {label} input of {name} is not finite in {len(bad)} of {len(sums)} features (first:"
-                f" {bad[0]}); load the model in float32 or bfloat16, or look at the calibration text"
-            )
-
-
 @dataclass(frozen=True, eq=False)
 class Sums:
     """Sums over n real tokens of a consumer's input x and of the output y it should give, float64.
@@ -148,6 +265,8 @@ class Sums:
     precision: what they were summed in, which tells a singular matrix from rounding.
     """
 
+    PARTS: ClassVar = ("xx", "x", "yx", "y", "y2")
+
     gram: Tensor
     inputs: Tensor
     cross: Tensor
@@ -155,6 +274,11 @@ class Sums:
     energy: Tensor
     tokens: int
     precision: torch.dtype = torch.float64
+
+    @classmethod
+    def of(cls, sums: Accumulator, name: str) -> "Sums":
+        """From sums of `PARTS`; raises as `Accumulator.total`."""
+        return cls(*(sums.total(part, name) for part in cls.PARTS), sums.tokens, sums.precision)
 
     def loss(self, weight: Tensor, bias: Tensor | None) -> float:
         """Mean over tokens of |y - weight x - bias|^2 / out."""
@@ -208,57 +332,27 @@ def one_stream(weight: Tensor, bias: Tensor | None, statistics: Statistics) -> S
     return Sums(gram, inputs, cross, moved + tokens * bias, energy, tokens, statistics.gram.dtype)
 
 
-class SumsCollector:
-    """Accumulates the Sums of two streams batch by batch, in float64.
+# --- hidden states ----------------------------------------------------------------------------------------------------
 
-        collector = SumsCollector(matrix.columns, matrix.rows)
-        for student, target in batches:  # real tokens only: inputs (n, in) of the pruned model, outputs (n, out) it
-        should give
-            collector.add(student, target)
-        sums = collector.result(name)
 
-    `two_streams` fills one from a block and its streams.
+def hidden_accumulator(width: int, device: torch.device | str) -> Accumulator:
+    """An accumulator of h h^T over hidden states h (H,): products in float32, added up in float64 where the device has
+    it.
     """
+    precision = torch.float32 if torch.device(device).type == "mps" else torch.float64
+    return Accumulator(("xx",), width, precision=precision, products=torch.float32, device=device)
 
-    def __init__(self, inputs: int, outputs: int, device: torch.device | str = "cpu"):
-        made = {"dtype": torch.float64, "device": device}
-        self._gram, self._inputs = torch.zeros(inputs, inputs, **made), torch.zeros(inputs, **made)
-        self._cross, self._outputs, self._energy = (
-            torch.zeros(outputs, inputs, **made),
-            torch.zeros(outputs, **made),
-            torch.zeros(outputs, **made),
-        )
-        self._tokens = 0
 
-    def add(self, student: Tensor, target: Tensor) -> None:
-        """Counts rows of real tokens. Raises UsageError when they do not belong together."""
-        if (
-            student.shape[1:] != self._inputs.shape
-            or target.shape[1:] != self._outputs.shape
-            or len(student) != len(target)
-        ):
-            expected = f"(n, {len(self._inputs)}) and (n, {len(self._outputs)})"
-            raise UsageError(
-                f"sums: student rows {tuple(student.shape)} and target rows {tuple(target.shape)}; expected {expected}"
-            )
-        student, target = student.detach().to(self._gram), target.detach().to(self._gram)
-        self._gram.addmm_(student.T, student)
-        self._cross.addmm_(target.T, student)
-        self._inputs += student.sum(0)
-        self._outputs += target.sum(0)
-        self._energy += target.square().sum(0)
-        self._tokens += len(student)
+def mean_square(sums: Accumulator, name: str) -> Tensor:
+    """S (H, H), mean of h h^T, float64 on the CPU; raises as `Accumulator.total`."""
+    return sums.total("xx", name).cpu().double() / sums.tokens
 
-    def result(self, name: str) -> Sums:
-        """The sums so far. Raises DataError without a token, NumericalError naming the consumer when a sum is not
-        finite.
-        """
-        if not self._tokens:
-            raise DataError(f"sums of {name}: no real token was seen; the masks are all False or nothing was run")
-        for label, sums in (("input", self._gram.diagonal()), ("target", self._energy)):
-            if not bool(sums.isfinite().all()):
-                raise NumericalError(
-                    f"sums: the {label} of {name} is not finite in {int((~sums.isfinite()).sum())} features; load the"
-                    " model in float32 or bfloat16"
-                )
-        return Sums(self._gram, self._inputs, self._cross, self._outputs, self._energy, self._tokens)
+
+def distance(moment: Tensor, reference: Tensor) -> float:
+    """||S - S'||_F / ||S'||_F of two second moments (H, H): 0 for equal ones, no unit; not symmetric. Raises
+    NumericalError if it is not finite.
+    """
+    value = float((moment - reference).norm() / reference.norm())
+    if not value < float("inf"):
+        raise NumericalError(f"distance of second moments: {value}; hidden states are not finite, or zero throughout")
+    return value

@@ -6,19 +6,21 @@ in a memory-mapped file that disappears with the streams.
 
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from analysis.models.anatomy import Block, Matrix
+from analysis.models.anatomy import Anatomy, Block, Matrix
 from analysis.models.block_arguments import Call
 from analysis.models.replay import Recording, record, run
-from analysis.streams.collect import Statistics, collect
+from analysis.streams.collect import collect
+from analysis.streams.moments import Statistics
 from analysis.windows import Windows
 
 TOKENS_PER_FORWARD = {"cpu": 1024, "cuda": 16384, "mps": 4096}
@@ -36,7 +38,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An uninitialised tensor where there is room: `device` if it takes under a tenth of what is free there (a walk
+    """An uninitialised tensor where there is room: `device` if it takes under a tenth of what is free there (a run
     holds up to six such tensors besides the model's own work), else main memory, else a temporary memory-mapped file.
     """
     size = torch.Size(shape).numel() * dtype.itemsize
@@ -57,28 +59,20 @@ class Streams:
     """Both streams of one set of windows at the input of the next block.
 
     `dense` and `sparse`: (N, T, H). `label` is "calibration" or the held-out set's name.
-    `outputs`: the dense stream behind block 0, 1, ... as an earlier run on the same windows left it, or to be kept by
-    this one; None: not kept.
     """
 
     label: str
     recording: Recording
     dense: Tensor
     sparse: Tensor
-    outputs: list[Tensor] | None = None
 
     def of(self, name: str) -> Tensor:
         """The stream called "dense" or "sparse"."""
         return {"dense": self.dense, "sparse": self.sparse}[name]
 
-    def output(self, block: int) -> Tensor | None:
-        """The dense stream behind a block where it is known already; not to be written to."""
-        return self.outputs[block] if self.outputs and block < len(self.outputs) else None
-
-    def keep_output(self, block: int) -> None:
-        """Let later runs know the dense stream, which has just passed a block."""
-        if self.outputs is not None and len(self.outputs) == block:
-            self.outputs.append(self.dense.clone())
+    def first(self, count: int) -> "Streams":
+        """The streams of the first `count` windows; the recording is that of all."""
+        return self if count == len(self.dense) else replace(self, dense=self.dense[:count], sparse=self.sparse[:count])
 
     @property
     def apart(self) -> bool:
@@ -95,13 +89,9 @@ class Streams:
         return int(self.mask.sum())
 
 
-def open_streams(
-    model, anatomy, label: str, windows: Windows, outputs: list[Tensor] | None = None, *, apart: bool = True
-) -> Streams:
+def open_streams(model: nn.Module, anatomy: Anatomy, label: str, windows: Windows, *, apart: bool = True) -> Streams:
     """Both streams at the first block's input (they are equal there), recorded by running the dense model once.
 
-    outputs: what earlier runs on these windows left of the dense stream, added to where all blocks' take under a
-    fiftieth of the memory that is free.
     apart: False where nobody reads the dense stream: both are then one tensor, which goes where the sparse stream goes.
     """
     _keep_freed_memory()
@@ -110,10 +100,7 @@ def open_streams(
     if device.type != "cpu":
         recording.hidden = _copy(recording.hidden, device)
     dense = recording.hidden
-    room = len(anatomy.blocks) * dense.nbytes <= 0.02 * free_bytes(dense.device)
-    return Streams(
-        label, recording, dense, _copy(dense, device) if apart else dense, outputs if outputs or room else None
-    )
+    return Streams(label, recording, dense, _copy(dense, device) if apart else dense)
 
 
 def _keep_freed_memory() -> None:
@@ -129,13 +116,15 @@ def _copy(hidden: Tensor, device: torch.device) -> Tensor:
 
 def chunks(count: int, length: int, device: torch.device) -> Iterator[slice]:
     """Slices of windows that together hold about `TOKENS_PER_FORWARD` tokens, in order: a function of the shape alone,
-    so that a resumed walk computes the same bits."""
+    so that a resumed run computes the same bits."""
     step = max(1, TOKENS_PER_FORWARD.get(device.type, 1024) // length)
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
 
 
-def unit_output(modules: Sequence[nn.Module], first: int, recording: Recording, hidden: Tensor, rows) -> Tensor:
+def unit_output(
+    modules: Sequence[nn.Module], first: int, recording: Recording, hidden: Tensor, rows: slice | Tensor
+) -> Tensor:
     """Output (B, T, H) of consecutive blocks `first`, `first + 1`, ... on `hidden` (B, T, H), the windows `rows` of the
     recording.
     """
@@ -153,14 +142,14 @@ def input_statistics(
     """
     device = next(block.module.parameters()).device
     with collect(matrices, want=want, precision=precision, block=block.name) as collector:
-        for rows in chunks(*hidden.shape[:2], device):
+        for rows in chunks(hidden.shape[0], hidden.shape[1], device):
             collector.mask = streams.mask[rows]
             with collector.inputs_only():
                 unit_output([block.module], block.index, streams.recording, hidden[rows].to(device), rows)
     return collector.result()
 
 
-def call_of(recording: Recording, block: int, hidden: Tensor, rows) -> Call:
+def call_of(recording: Recording, block: int, hidden: Tensor, rows: slice | Tensor) -> Call:
     """The very arguments the model gave `block` for the windows `rows`, on the device of `hidden`.
 
     Where a unit is solved in another precision than the model's, floating arguments (rotary embeddings, additive masks)
@@ -172,7 +161,7 @@ def call_of(recording: Recording, block: int, hidden: Tensor, rows) -> Call:
     return call
 
 
-def _to_dtype(leaf, dtype: torch.dtype):
+def _to_dtype(leaf: Any, dtype: torch.dtype) -> Any:
     return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
@@ -189,6 +178,27 @@ def advance(
     )
 
 
+def advance_streams(streams: Streams, dense: nn.Module, pruned: nn.Module, block: int) -> None:
+    """Both streams past one block, in place; where they are one tensor, past the pruned block."""
+    if streams.apart:
+        advance([dense], block, streams.recording, streams.dense, out=streams.dense)
+    advance([pruned], block, streams.recording, streams.sparse, out=streams.sparse)
+
+
+def streams_past(streams: Streams, modules: Mapping[str, nn.Module], block: int, *, fresh: bool) -> Streams:
+    """The streams that `modules` names ("dense", "sparse"), each past one block as its module runs it.
+
+    fresh: in new tensors, `streams` left where they are; else in its own. Of the result, a stream that was not named is
+    the one that was.
+    """
+    moved = {
+        name: advance([module], block, streams.recording, streams.of(name), out=None if fresh else streams.of(name))
+        for name, module in modules.items()
+    }
+    first, last = next(iter(moved.values())), list(moved.values())[-1]
+    return Streams(streams.label, streams.recording, moved.get("dense", last), moved.get("sparse", first))
+
+
 def stream_through(
     forward: Callable[[Recording, Tensor, slice], Tensor],
     recording: Recording,
@@ -200,9 +210,10 @@ def stream_through(
     """`forward(recording, x (B, T, in), rows)` over a whole stream (N, T, in), chunk by chunk: (N, T, out), in `out` if
     given.
     """
-    for rows in chunks(*hidden.shape[:2], device):
+    for rows in chunks(hidden.shape[0], hidden.shape[1], device):
         with torch.inference_mode():
             part = forward(recording, hidden[rows].to(device), rows)
         out = allocate((len(hidden), *part.shape[1:]), part.dtype, device) if out is None else out
         out[rows] = part.to(out.device)
+    assert out is not None, "a stream has windows"
     return out

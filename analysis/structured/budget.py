@@ -3,37 +3,38 @@ them.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from analysis.errors import NumericalError, UsageError
-from analysis.structured.find import KINDS, Pair, Structures
+from analysis.structured.find import KINDS
+from analysis.structured.pairs import Structure
 
 SLACK = 0.01  # how far the share that whole structures can express may be from the share asked
 
 
 @dataclass(frozen=True, eq=False)
 class _Units:
-    """What of one pair can go at once, best first. members (units, groups): structures. scores (units,). cost: of one
+    """What of one place can go at once, best first. members (units, groups): structures. scores (units,). cost: of one
     unit.
     """
 
-    pair: Pair
+    structure: Structure
     members: Tensor
     scores: Tensor
     cost: int
 
     def mask(self, kept: int) -> Tensor:
-        mask = torch.zeros(self.pair.count, dtype=torch.bool)
+        mask = torch.zeros(self.structure.count, dtype=torch.bool)
         mask[self.members[:kept].flatten()] = True
         return mask
 
 
 def select(
-    found: Structures | Sequence[Pair],
+    structures: Iterable[Structure],
     scores: Mapping[str, Tensor],
     removed: float,
     *,
@@ -41,11 +42,11 @@ def select(
     context: int | None = None,
     rule: str = "sum",
 ) -> dict[str, Tensor]:
-    """Masks: consumer's name -> (count,) bool, True = kept. No pair is ever emptied.
+    """Masks: consumer's name -> (count,) bool, True = kept. No place is ever emptied.
 
     scores   consumer's name -> (count,), higher = keep; equal scores keep the earlier structure
-    removed  share to remove, 0 <= removed < 1: of every pair's structures where the scope is "uniform"; of what all
-             structures of `found` cost together where it is "global". Heads alone, neurons alone or both: `found` says
+    removed  share to remove, 0 <= removed < 1: of every place's structures where the scope is "uniform"; of what all
+             structures cost together where it is "global". Heads alone, neurons alone or both: `structures` says
     context  None: cost is parameters. A number: multiply-adds per token with so many keys (a budget of FLOPs)
     rule     of the global scope. "sum": within the budget the kept scores add up to as much as possible (Kwon et al.
              2022, section 3: every number of heads is tried, neurons fill the rest); scores must not be negative.
@@ -55,75 +56,59 @@ def select(
     Raises UsageError for scores that do not fit, for a share that whole structures cannot express (it names those that
     can), and for a budget no mask meets.
     """
-    pairs = tuple(found)
     if not 0 <= removed < 1:
         raise UsageError(f"select: removed={removed!r} must be a share from 0 to below 1")
     if scope not in ("uniform", "global") or rule not in ("sum", "threshold"):
         raise UsageError(
             f"select: scope={scope!r}, rule={rule!r}; scope is 'uniform' or 'global', rule 'sum' or 'threshold'"
         )
-    units = [_units(pair, scores.get(pair.name), context, rule) for pair in pairs]
+    units = [_units(structure, scores.get(structure.name), context, rule) for structure in structures]
     if scope == "uniform":
         counts = [_expressed(unit, removed) for unit in units]
     else:
         budget = _budget(units, removed)
         counts = _largest_sum(units, budget) if rule == "sum" else _above_threshold(units, budget)
-    return {unit.pair.name: unit.mask(count) for unit, count in zip(units, counts, strict=True)}
+    return {unit.structure.name: unit.mask(count) for unit, count in zip(units, counts, strict=True)}
 
 
-def cost(
-    found: Structures | Sequence[Pair], masks: Mapping[str, Tensor] | None = None, context: int | None = None
-) -> int:
+def cost(structures: Iterable[Structure], masks: Mapping[str, Tensor] | None = None, context: int | None = None) -> int:
     """What the structures that `masks` keeps cost (all of them without): parameters, or multiply-adds per token at a
     context.
     """
-    return sum(
-        _cost(pair, context) * (pair.count if masks is None or pair.name not in masks else int(masks[pair.name].sum()))
-        for pair in found
-    )
+    total = 0
+    for structure in structures:
+        kept = structure.count if masks is None or structure.name not in masks else int(masks[structure.name].sum())
+        total += structure.cost(context) * kept
+    return total
 
 
-def _cost(pair: Pair, context: int | None) -> int:
-    return pair.parameters() if context is None else pair.multiply_adds(context)
-
-
-def _units(pair: Pair, scores: Tensor | None, context: int | None, rule: str) -> _Units:
-    if scores is None or scores.shape != (pair.count,):
+def _units(structure: Structure, scores: Tensor | None, context: int | None, rule: str) -> _Units:
+    if scores is None or scores.shape != (structure.count,):
         raise UsageError(
-            f"select: {pair.name} has {pair.count} {pair.kind}, its scores are"
+            f"select: {structure.name} has {structure.count} {structure.kind}, its scores are"
             f" {'missing' if scores is None else tuple(scores.shape)}"
         )
     scores = scores.double().cpu()
     if not bool(scores.isfinite().all()):
-        raise NumericalError(f"select: scores of {pair.name} are not finite")
-    by_group = torch.arange(pair.count).view(-1, pair.units)
+        raise NumericalError(f"select: scores of {structure.name} are not finite")
+    by_group = torch.arange(structure.count).view(-1, structure.units)
     order = scores[by_group].sort(dim=1, descending=True, stable=True).indices
     members = by_group.gather(1, order).T
     values = scores[members].mean(1) if rule == "threshold" else scores[members].sum(1)
-    return _Units(pair, members, values, _cost(pair, context) * members.shape[1])
+    return _Units(structure, members, values, structure.cost(context) * members.shape[1])
 
 
 def _expressed(unit: _Units, removed: float) -> int:
-    """How many units of a pair stay at a share; raises UsageError where none come close to it."""
-    pair, total = unit.pair, len(unit.scores)
+    """How many units of a place stay at a share; raises UsageError where none come close to it."""
+    structure, total = unit.structure, len(unit.scores)
     kept = math.floor(total * (1 - removed) + 0.5)
     if kept < 1 or abs(1 - kept / total - removed) > SLACK:
         possible = (
             ", ".join(f"{gone / total:.4g}" for gone in range(total)) if total <= 32 else f"0 to {1 - 1 / total:.4g}"
         )
-        what = (
-            f"{total} {pair.kind}"
-            if pair.count == total
-            else f"{total} query heads in each of its {pair.count // total} KV groups"
-        )
-        what = (
-            f"{total} KV groups of {pair.heads[0] // pair.heads[1]} query heads"
-            if pair.kind == "heads" and pair.heads[1] == pair.count < pair.heads[0]
-            else what
-        )
         raise UsageError(
-            f"select: {removed:.4g} of {pair.name} cannot be removed: it has {what}; the shares it can lose are"
-            f" {possible}"
+            f"select: {removed:.4g} of {structure.name} cannot be removed: it has {structure.contents}; the shares it"
+            f" can lose are {possible}"
         )
     return kept
 
@@ -158,7 +143,7 @@ def _largest_sum(units: list[_Units], budget: int) -> list[int]:
         raise UsageError(
             "select: rule 'sum' needs scores >= 0, some are negative; use rule='threshold', which only compares them"
         )
-    kinds = {kind: [index for index, unit in enumerate(units) if unit.pair.kind == kind] for kind in KINDS}
+    kinds = {kind: [index for index, unit in enumerate(units) if unit.structure.kind == kind] for kind in KINDS}
     kinds = {kind: where for kind, where in kinds.items() if where}
     prices = {kind: {units[index].cost for index in where} for kind, where in kinds.items()}
     if any(len(price) > 1 for price in prices.values()):

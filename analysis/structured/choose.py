@@ -5,21 +5,23 @@ all of them at once.
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import BoolTensor, nn
+from torch import Tensor, nn
 
 from analysis.models.anatomy import Anatomy
 from analysis.models.task_heads import check_answers
 from analysis.recipe.parts import Criterion, Pattern
+from analysis.recipe.words import STRUCTURED_WORDS
 from analysis.structured.budget import select
 from analysis.structured.criteria import (
-    CRITERIA,
     Evidence,
     consumer_statistics,
     mask_gradients,
+    ranking,
     structure_scores,
     token_batches,
 )
-from analysis.structured.find import KINDS, Pair, Structures, structures
+from analysis.structured.find import KINDS, structures
+from analysis.structured.pairs import Pair, Structures
 from analysis.windows import Windows
 
 BATCH = 8  # windows whose loss makes one gradient
@@ -27,7 +29,7 @@ BATCH = 8  # windows whose loss makes one gradient
 
 def wanted_evidence(criterion: Criterion) -> str | None:
     """What the criterion looks at: "statistics" of the consumers' inputs, "gradients" of the loss, or nothing."""
-    return CRITERIA[criterion.name].wants
+    return STRUCTURED_WORDS[criterion.name].evidence
 
 
 def pattern_structures(model: nn.Module, parts: Anatomy, pattern: Pattern) -> Structures:
@@ -36,28 +38,34 @@ def pattern_structures(model: nn.Module, parts: Anatomy, pattern: Pattern) -> St
     Raises UnsupportedModel where the model's cannot be told apart, UsageError for a share of every layer that whole
     structures cannot express.
     """
-    found = structures(
-        model, parts, kinds=KINDS if pattern.kind == "structures" else (pattern.kind,), heads=pattern.heads
-    )
+    kinds = [pattern.kind] if pattern.kind in KINDS else list(KINDS)
+    candidates = structures(model, parts, kinds=kinds, heads=pattern.heads)
     if pattern.scope == "uniform":
-        select(found, {pair.name: torch.zeros(pair.count) for pair in found}, pattern.sparsity)
-    return found
+        select(candidates, {pair.name: torch.zeros(pair.count) for pair in candidates}, share_of(pattern))
+    return candidates
+
+
+def share_of(pattern: Pattern) -> float:
+    """The share of structures that a pattern removes."""
+    assert pattern.sparsity is not None, "a recipe checks that whole structures take a share"
+    return pattern.sparsity
 
 
 def dense_evidence(
-    model: nn.Module, found: Structures, windows: Windows, criterion: Criterion, precision: torch.dtype
+    model: nn.Module, structures: Structures, windows: Windows, criterion: Criterion, precision: torch.dtype
 ) -> dict[str, Evidence]:
     """The evidence of every pair on the model as it stands, from one pass over the windows."""
     batches = token_batches(windows, BATCH)
     if wanted_evidence(criterion) == "gradients":
         check_answers(model, windows, f"criterion {criterion.name}: it follows the loss")
         return {
-            name: Evidence(gradients=gradients) for name, gradients in mask_gradients(model, found, batches).items()
+            name: Evidence(gradients=gradients)
+            for name, gradients in mask_gradients(model, structures, batches).items()
         }
     if wanted_evidence(criterion) == "statistics":
         return {
             name: Evidence(statistics)
-            for name, statistics in consumer_statistics(model, found, batches, precision=precision).items()
+            for name, statistics in consumer_statistics(model, structures, batches, precision=precision).items()
         }
     return {}
 
@@ -68,7 +76,7 @@ def choose_structures(
     pattern: Pattern,
     evidence: Mapping[str, Evidence],
     generator: Callable[[str], torch.Generator],
-) -> dict[str, BoolTensor]:
+) -> dict[str, Tensor]:
     """Masks: consumer's name -> (count,) bool, True = kept. With the scope "global" the pairs compete, so all of them
     are needed.
 
@@ -78,9 +86,11 @@ def choose_structures(
     Raises as `structure_scores` and `select`.
     """
     scores = {
-        pair.name: structure_scores(criterion.name, pair, evidence.get(pair.name), generator(pair.name))
+        pair.name: structure_scores(
+            criterion.name, pair, evidence.get(pair.name), generator(pair.name), **criterion.options()
+        )
         for pair in pairs
     }
     return select(
-        pairs, scores, pattern.sparsity, scope=pattern.scope, context=pattern.flops, rule=CRITERIA[criterion.name].rule
+        pairs, scores, share_of(pattern), scope=pattern.scope, context=pattern.flops, rule=ranking(criterion.name)
     )

@@ -10,15 +10,19 @@ consumer's input, W (out, in) its weight, both by column.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.anatomy import evaluating
+from analysis.models.hooks import hooked
 from analysis.models.task_heads import inputs
-from analysis.streams.collect import Statistics, collect
-from analysis.structured.find import Pair, Structures, structure_of_column
+from analysis.recipe.words import STRUCTURED_WORDS
+from analysis.streams.collect import collect
+from analysis.streams.moments import Statistics
+from analysis.structured.pairs import Pair, Structures, structure_of_column
 from analysis.windows import Windows
 
 Batch = Mapping[str, Tensor]
@@ -76,7 +80,7 @@ def flap_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> T
     """
     variance = (_mean_squares(evidence) - evidence.statistics.mean.double().cpu().square()).clamp(min=0)
     columns = variance * pair.consumer.weight().double().square().sum(0).cpu()
-    if pair.kind == "heads":
+    if pair.half == "attention":
         columns = columns.square()
     spread = columns.std() if len(columns) > 1 else columns.new_zeros(())
     standard = (columns - columns.mean()) / spread if spread > 0 else torch.zeros_like(columns)
@@ -99,42 +103,34 @@ def fisher_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) ->
     return evidence.gradients.double().square().sum(0).cpu()
 
 
-@dataclass(frozen=True)
-class StructuredCriterion:
-    """A criterion: its function, the evidence it wants ("statistics", "gradients" or None) and the rule its global
-    ranking goes by (`select`).
-    """
-
-    scores: Callable[[Pair, Evidence, torch.Generator], Tensor]
-    wants: str | None
-    rule: str = "sum"
-
-
-CRITERIA = {
-    "random": StructuredCriterion(random_scores, None),
-    "magnitude": StructuredCriterion(magnitude_scores, None),
-    "activation": StructuredCriterion(activation_scores, "statistics"),
-    "wanda-sp": StructuredCriterion(wanda_sp_scores, "statistics"),
-    "flap": StructuredCriterion(flap_scores, "statistics", "threshold"),
-    "snip": StructuredCriterion(snip_scores, "gradients"),
-    "fisher": StructuredCriterion(fisher_scores, "gradients"),
+STRUCTURE_SCORES: dict[str, Callable[..., Tensor]] = {
+    "random": random_scores,
+    "magnitude": magnitude_scores,
+    "activation": activation_scores,
+    "wanda-sp": wanda_sp_scores,
+    "flap": flap_scores,
+    "snip": snip_scores,
+    "fisher": fisher_scores,
 }
+"""The scores of every criterion of whole structures, by its word: functions of one pair, its evidence, a generator and,
+by name, the options of the word."""
 
 
-def structure_scores(criterion: str, pair: Pair, evidence: Evidence | None, generator: torch.Generator) -> Tensor:
-    """Scores (count,) float64 of one pair by a criterion of `CRITERIA`.
+def structure_scores(
+    criterion: str, pair: Pair, evidence: Evidence | None, generator: torch.Generator, **options: Any
+) -> Tensor:
+    """Scores (count,) float64 of one pair by a criterion of `STRUCTURED_WORDS`, with its options.
 
     Raises UsageError for an unknown criterion or missing evidence, NumericalError naming the consumer for scores that
     are not finite.
     """
-    if criterion not in CRITERIA:
-        raise UsageError(f"criterion {criterion!r}: unknown for structures; possible are {', '.join(CRITERIA)}")
-    chosen = CRITERIA[criterion]
-    evidence = evidence or Evidence()
-    if chosen.wants is not None and getattr(evidence, chosen.wants) is None:
-        source = {"statistics": "consumer_statistics", "gradients": "mask_gradients"}[chosen.wants]
-        raise UsageError(f"{criterion}: needs {chosen.wants} of {pair.name}; take them with {source}")
-    scores = chosen.scores(pair, evidence, generator).double().cpu()
+    if criterion not in STRUCTURED_WORDS:
+        raise UsageError(f"criterion {criterion!r}: unknown for structures; possible are {', '.join(STRUCTURED_WORDS)}")
+    wanted, evidence = STRUCTURED_WORDS[criterion].evidence, evidence or Evidence()
+    if wanted is not None and getattr(evidence, wanted) is None:
+        source = {"statistics": "consumer_statistics", "gradients": "mask_gradients"}[wanted]
+        raise UsageError(f"{criterion}: needs {wanted} of {pair.name}; take them with {source}")
+    scores = STRUCTURE_SCORES[criterion](pair, evidence, generator, **options).double().cpu()
     if not bool(scores.isfinite().all()):
         bad = int((~scores.isfinite()).sum())
         raise NumericalError(
@@ -142,6 +138,11 @@ def structure_scores(criterion: str, pair: Pair, evidence: Evidence | None, gene
             " calibration text"
         )
     return scores
+
+
+def ranking(criterion: str) -> str:
+    """The rule that the criterion's global ranking goes by (`select`)."""
+    return STRUCTURED_WORDS[criterion].implies.get("rule", "sum")
 
 
 def _per_structure(pair: Pair, columns: Tensor) -> Tensor:
@@ -249,18 +250,15 @@ def _factors(found: Structures, device: torch.device) -> Iterator[dict[str, Tens
     """While open every structure's columns are multiplied by its factor, which is 1 and wants a gradient."""
 
     def multiply(factor: Tensor, owner: Tensor):
-        return lambda module, args: (args[0] * factor[owner], *args[1:])
+        return lambda module, args, kwargs: ((args[0] * factor[owner], *args[1:]), kwargs)
 
-    handles, factors = [], {}
+    hooks, factors = [], {}
     for pair in found:
         weight = pair.consumer.weight()
         factors[pair.name] = factor = torch.ones(
             pair.count, device=weight.device, dtype=weight.dtype, requires_grad=True
         )
         owner = structure_of_column(pair).to(weight.device)
-        handles.append(pair.consumer.module.register_forward_pre_hook(multiply(factor, owner)))
-    try:
+        hooks.append((pair.consumer.module, multiply(factor, owner)))
+    with hooked(hooks):
         yield factors
-    finally:
-        for handle in handles:
-            handle.remove()

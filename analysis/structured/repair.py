@@ -35,10 +35,10 @@ import torch
 from torch import Tensor
 
 from analysis.errors import NumericalError, UsageError
+from analysis.masks.damping import DEPENDENT, attempts, unsolvable
 from analysis.masks.notes import Note
 from analysis.models.anatomy import Matrix
 from analysis.models.widths import assign_bias
-from analysis.reconstruction.closed_form import DEPENDENT, LEAST_DAMPING, RAISES
 from analysis.streams.moments import Sums
 
 METHODS = ("none", "bias", "scale", "liar")
@@ -211,7 +211,7 @@ def _absorbed(
     level = float(ordinary.mean())
     attempts = []
     for share in penalties:
-        step, used, condition, raised = _solve(gram, right, steady, share, level, sums.precision, name)
+        step, used, condition, raised = _solve(gram, right, steady, share, level, sums, name)
         weight = base.clone()
         weight[:, kept] += step
         moved = (sums.outputs - weight @ sums.inputs) / sums.tokens if affine else bias
@@ -235,7 +235,7 @@ def _scaled(
     silent = system.diagonal() <= 0
     system = system.masked_fill(silent[:, None] | silent, 0)
     step, used, condition, notes = _solve(
-        system, right.masked_fill(silent, 0)[None], silent, share, float(system.diagonal().mean()), sums.precision, name
+        system, right.masked_fill(silent, 0)[None], silent, share, float(system.diagonal().mean()), sums, name
     )
     scales = 1 + step[0]
     if not bool((scales.abs() <= SCALES).all()):
@@ -247,30 +247,28 @@ def _scaled(
 
 
 def _solve(
-    matrix: Tensor, right: Tensor, silent: Tensor, share: float, level: float, precision: torch.dtype, name: str
+    matrix: Tensor, right: Tensor, silent: Tensor, share: float, level: float, sums: Sums, name: str
 ) -> tuple[Tensor, float, float, tuple[Note, ...]]:
     """Rows z of z (matrix + share level I) = right, the share that was used, the condition, and "damping" where it had
     to be raised.
 
     silent  (n,) bool: rows and columns of zeros, whose diagonal is set so that they stay out of the way
-    level   what the penalty is a share of
+    level   what the penalty is a share of; sums: what the matrix was made of
     """
-    ladder = [share] + [max(share, LEAST_DAMPING / 10) * 10**times for times in range(1, RAISES + 1)]
-    least = max(DEPENDENT, len(matrix)) * torch.finfo(precision).eps
+    ladder = attempts(share, matrix.dtype)
+    least = max(DEPENDENT, len(matrix)) * torch.finfo(sums.precision).eps
     level = level if level > 0 else 1.0
-    for used in ladder:
+    for attempt in ladder:
         system = matrix.clone()
-        system.diagonal().add_(used * level)
+        system.diagonal().add_(attempt.share * level)
         system.diagonal().masked_fill_(silent, level)
         lower, failed = torch.linalg.cholesky_ex(system)
         sound = not bool(failed) and bool((lower.diagonal().square() > least * system.diagonal()).all())
         if sound:
-            notes = (Note("damping", used),) * (used > share)
-            return torch.cholesky_solve(right.T, lower).T, used, _condition(system, lower), notes
-    raise NumericalError(
-        f"repair: {name} cannot be solved: {len(matrix)} kept features, penalty {share:g} raised up to {used:g}; use"
-        " more calibration tokens or a larger penalty"
-    )
+            solution = torch.cholesky_solve(right.T, lower).T
+            return solution, attempt.share, _condition(system, lower), attempt.notes()
+    problem = f"repair: {name} cannot be solved: its matrix has"
+    raise unsolvable(problem, matrix, sums.tokens, "penalty", share, ladder[-1].share)
 
 
 def _condition(system: Tensor, lower: Tensor) -> float:

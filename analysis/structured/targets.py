@@ -17,9 +17,9 @@ from analysis.models.block_arguments import Call
 from analysis.models.replay import run
 from analysis.models.sub_blocks import half_output, matrix_inputs, module_inputs
 from analysis.recipe.recipe import Recipe
-from analysis.streams.moments import Sums, SumsCollector, one_stream
+from analysis.streams.moments import Accumulator, Sums, one_stream
 from analysis.streams.streams import Streams, call_of, chunks, input_statistics
-from analysis.structured.find import Pair, column_mask, remove, structure_of_column
+from analysis.structured.pairs import Pair, column_mask, remove, structure_of_column
 from analysis.structured.repair import Repaired, repair
 
 METHODS = {"compensate": "bias", "scale": "scale", "liar": "liar"}
@@ -102,7 +102,7 @@ def two_streams(dense: Block, pruned: Block, matrix: Matrix, streams: Streams) -
     y is the consumer's output alone.
     """
     device = matrix.module.weight.device
-    collector = SumsCollector(matrix.columns, matrix.rows, device)
+    sums = Accumulator(Sums.PARTS, matrix.columns, matrix.rows, precision=torch.float64, device=device)
     adds = None
     for rows in chunks(*streams.mask.shape, device):
         real, true = streams.mask[rows].to(device), streams.dense[rows].to(device)
@@ -117,8 +117,8 @@ def two_streams(dense: Block, pruned: Block, matrix: Matrix, streams: Streams) -
             adds = _adds_to(dense, matrix.half, residual, target, after)
         if adds:
             target = target.double() + residual.double() - ours.double()
-        collector.add(student[real], target[real])
-    return collector.result(f"{dense.name}.{matrix.name}")
+        sums.add(student[real], target[real])
+    return Sums.of(sums, f"{dense.name}.{matrix.name}")
 
 
 def _student(block: Block, matrix: Matrix, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:

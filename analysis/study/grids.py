@@ -9,12 +9,11 @@ from itertools import product
 from typing import Any
 
 from analysis.errors import UsageError
-from analysis.lab.examples import EXAMPLES
 from analysis.recipe.notation import brackets
 from analysis.recipe.parts import TRAINED, WHOLE, Pattern
 from analysis.recipe.recipe import Recipe
 from analysis.study.sweep import Job, grid
-from analysis.text.example_sets import HUB_SETS
+from analysis.text.example_sets import example_set
 from analysis.text.sources import parse_source
 
 RETRAINING = {  # kind: what it adds to `retrain`
@@ -191,10 +190,7 @@ def guessing(sources: Sequence[str]) -> dict[str, float]:
     """The score of guessing for each source of labelled examples where it is known: one in so many classes, 0 for
     correlations; not for tables and spans.
     """
-    known = {
-        source: EXAMPLES.get(name) or (HUB_SETS[name].what if name in HUB_SETS else None)
-        for source, name in ((s, parse_source(s).name) for s in sources)
-    }
+    known = {source: example_set(name) for source, name in ((s, parse_source(s).name) for s in sources)}
     by_metric = {
         "accuracy": lambda what: 1 / len(what.classes),
         "matthews": lambda what: 0.0,

@@ -37,7 +37,7 @@ from analysis.text.sources import parse_source, source_fingerprint
 from analysis.text.tasks import check_tasks, task_fingerprint
 
 if TYPE_CHECKING:
-    from analysis.measure.quality import Known
+    from analysis.measure.quality import DenseModel
     from analysis.measure.zero_shot import TaskScore
     from analysis.models.load import LoadedModel
     from analysis.windows import Windows
@@ -267,7 +267,7 @@ class _Desk:
     loaded: "LoadedModel | None" = None
     windows: dict[tuple, "Windows"] = field(default_factory=dict)
     answers: dict[tuple, list["TaskScore"]] = field(default_factory=dict)
-    known: "Known | None" = None  # of the dense model, by text
+    dense: "DenseModel | None" = None  # the loaded model, which keeps what runs find out about it
 
     def digest(self, job: Job) -> str:
         model = self._print(fingerprint, job.model)
@@ -315,7 +315,7 @@ class _Desk:
             label: self._tokens(job, source, job.held_out_samples or job.samples, split="held-out")
             for label, source in job.held_out
         }
-        pruned = prune(self.loaded, job.recipe, calibration, held_out, checkpoint=folder.checkpoint, known=self.known)
+        pruned = prune(self.dense, job.recipe, calibration, held_out, checkpoint=folder.checkpoint)
         tables = with_answers(pruned, self.loaded, job.tasks, job.documents, self.answers)
         if job.shrink:
             from analysis.measure.size import size_table
@@ -325,16 +325,16 @@ class _Desk:
         return folder.write(tables, provenance)
 
     def _load(self, job: Job) -> None:
-        from analysis.measure.quality import Known
+        from analysis.measure.quality import DenseModel
         from analysis.models.load import load_model
 
         key = (job.model, job.device, job.dtype)
         if self.model_key != key:
-            self.loaded, self.model_key = None, None  # let go of one model before taking the next
+            self.loaded, self.dense, self.model_key = None, None, None  # let go of one model before taking the next
             self.windows.clear()
             self.answers.clear()
-            self.known = Known()
             self.loaded, self.model_key = load_model(job.model, device=job.device, dtype=job.dtype), key
+            self.dense = DenseModel(self.loaded)
 
     def _tokens(self, job: Job, source: str, samples: int, *, split: str) -> "Windows":
         from analysis.text.load import load_tokens

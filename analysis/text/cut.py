@@ -2,18 +2,16 @@
 
 import random
 from collections.abc import Sequence
-from typing import Literal
 
+import numpy as np
 import torch
-from torch import BoolTensor, LongTensor
+from torch import Tensor
 
 from analysis.errors import DataError, UsageError
 from analysis.windows import Windows, check_count
 
-Mode = Literal["stream", "crop", "documents"]
-
-
-MODES: tuple[Mode, ...] = ("stream", "crop", "documents")
+Documents = Sequence[Sequence[int]] | Sequence[np.ndarray]  # token ids of each
+MODES = ("stream", "crop", "documents")
 
 
 def check_request(label: str, length: int, samples: int | None, mode: str) -> None:
@@ -28,13 +26,13 @@ def check_request(label: str, length: int, samples: int | None, mode: str) -> No
 
 
 def cut(
-    documents_ids: Sequence[Sequence[int]],
+    documents: Documents,
     *,
     length: int,
     samples: int | None,
     seed: int,
     boundary_id: int | None,
-    mode: Mode = "stream",
+    mode: str = "stream",
     shuffle: bool = True,
     label: str = "text",
 ) -> Windows:
@@ -54,21 +52,24 @@ def cut(
     DataError where the documents are too short, saying how many windows they hold.
     """
     check_request(label, length, samples, mode)
-    if mode == "crop":
-        ids, available = _crop(documents_ids, length, samples, seed, shuffle, label), "unbounded"
+    available: int | str
+    if mode == "crop" and samples is not None:
+        ids, available = _crop(documents, length, samples, seed, shuffle, label), "unbounded"
         mask = torch.ones_like(ids, dtype=torch.bool)
     elif mode == "stream":
-        stream = _join(documents_ids, boundary_id)
+        stream = _join(documents, boundary_id)
         available = len(stream) // length
-        rows = _draw(
+        rows = _draw_rows(
             available, samples, seed, shuffle, f"{label}: {len(stream):,} tokens hold {_count(available, length)}"
         )
         ids = stream[: available * length].view(available, length)[rows].long()
         mask = torch.ones_like(ids, dtype=torch.bool)
     else:
-        texts = [document for document in documents_ids if len(document)]
+        texts: list[Sequence[int] | np.ndarray] = [document for document in documents if len(document)]
         available = len(texts)
-        rows = _draw(available, samples, seed, shuffle, f"{label} holds {_count(available, length)}, one per document")
+        rows = _draw_rows(
+            available, samples, seed, shuffle, f"{label} holds {_count(available, length)}, one per document"
+        )
         ids, mask = _pad([texts[row] for row in rows.tolist()], length, 0 if boundary_id is None else boundary_id)
     provenance = {
         "mode": mode,
@@ -85,18 +86,18 @@ def _count(number: int, length: int) -> str:
     return f"{number} window{'' if number == 1 else 's'} of {length} tokens"
 
 
-def _join(documents: Sequence[Sequence[int]], boundary_id: int | None) -> torch.Tensor:
+def _join(documents: Documents, boundary_id: int | None) -> Tensor:
     """All documents in one row of int32 (total,), with the boundary token between each two."""
     edge = [] if boundary_id is None else [torch.tensor([boundary_id], dtype=torch.int32)]
-    pieces = []
+    pieces: list[Tensor] = []
     for document in documents:
         if len(document):
             pieces += (edge if pieces else []) + [torch.as_tensor(document, dtype=torch.int32)]
     return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int32)
 
 
-def _draw(available: int, samples: int | None, seed: int, shuffle: bool, holding: str) -> LongTensor:
-    """Rows to take out of `available`, in the order drawn."""
+def _draw_rows(available: int, samples: int | None, seed: int, shuffle: bool, holding: str) -> Tensor:
+    """Rows (samples,) to take out of `available`, in the order drawn."""
     if available < (samples or 1):
         raise DataError(
             f"text too short: {holding}, {samples or 'at least 1'} asked; ask for fewer or shorter windows, or give"
@@ -107,12 +108,10 @@ def _draw(available: int, samples: int | None, seed: int, shuffle: bool, holding
     return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:samples]
 
 
-def _crop(
-    documents: Sequence[Sequence[int]], length: int, samples: int, seed: int, shuffle: bool, label: str
-) -> LongTensor:
+def _crop(documents: Documents, length: int, samples: int, seed: int, shuffle: bool, label: str) -> Tensor:
     generator = random.Random(seed)
     lengths: dict[int, int] = {}  # of the documents found too short
-    rows = []
+    rows: list[Tensor] = []
     while len(rows) < samples:
         if len(documents) == len(lengths) + (0 if shuffle else len(rows)):
             long = (
@@ -135,7 +134,7 @@ def _crop(
     return torch.stack(rows)
 
 
-def _pad(documents: Sequence[Sequence[int]], length: int, pad_id: int) -> tuple[LongTensor, BoolTensor]:
+def _pad(documents: Sequence[Sequence[int] | np.ndarray], length: int, pad_id: int) -> tuple[Tensor, Tensor]:
     ids = torch.full((len(documents), length), pad_id, dtype=torch.long)
     mask = torch.zeros(len(documents), length, dtype=torch.bool)
     for row, document in enumerate(documents):

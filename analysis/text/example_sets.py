@@ -8,14 +8,10 @@ import os
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from analysis.errors import UsageError, suggest
 from analysis.lab.documents import SPLITS
 from analysis.lab.examples import EXAMPLES, Example, ExampleSet
-
-if TYPE_CHECKING:
-    pass
 
 GLUE = ("nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c")
 SQUAD = ("rajpurkar/squad", "7b6d24c440a36b6815f21b70d25016731768db1f")
@@ -25,7 +21,7 @@ SQUAD = ("rajpurkar/squad", "7b6d24c440a36b6815f21b70d25016731768db1f")
 class HubSet:
     """A set of examples of the hub: what it asks, where it lies, and the columns of the first and the second text."""
 
-    what: ExampleSet
+    task: ExampleSet
     dataset: tuple[str, str]  # name and revision
     config: str | None
     first: str
@@ -34,7 +30,7 @@ class HubSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered(Example):
+class Question(Example):
     """A question with several right answers: `accepted` are the texts of all but the one that `label` marks."""
 
     accepted: tuple[str, ...] = ()
@@ -133,9 +129,14 @@ HUB_SPLITS = {"train": "train", "validation": "validation", "held-out": "validat
 """Names of the splits that have labels, and the split each means."""
 
 
+def example_set(name: str) -> ExampleSet | None:
+    """What a set of the lab or of the hub asks; None for any other name."""
+    return HUB_SETS[name].task if name in HUB_SETS else EXAMPLES.get(name)
+
+
 def parse_examples(
     name: str, *, text: str, start: int | Fraction | None, stop: int | Fraction | None
-) -> dict[str, str | None]:
+) -> tuple[str, str | None, str | None]:
     """Name, split and columns of the labelled examples that `name` (what follows `examples:`, without its slice) stands
     for in the source `text`.
 
@@ -148,26 +149,23 @@ def parse_examples(
                 f"source {text!r}: columns are written #FIRST,LABEL or #FIRST,SECOND,LABEL, with the names in the"
                 " table's header"
             )
-        return {"name": table[1], "column": columns and ",".join(columns)}
-    known, slash, split = name.partition("/")
-    if known not in EXAMPLES and known not in HUB_SETS:
-        is_file = "." in os.path.basename(name) or os.path.exists(name)
-        told = (
-            "a table of examples is a file PATH.tsv, texts and labels parted by tabs"
-            if is_file
-            else suggest(known, (*EXAMPLES, *HUB_SETS)) + ", or PATH.tsv"
-        )
-        raise UsageError(f"source {text!r}: unknown set of labelled examples {name if is_file else known!r}; {told}")
-    splits = SPLITS if known in EXAMPLES else HUB_SPLITS
+        return table[1], None, ",".join(columns) if columns else None
+    set_name, slash, split = name.partition("/")
+    if set_name not in EXAMPLES and set_name not in HUB_SETS:
+        if "." in os.path.basename(name) or os.path.exists(name):
+            unknown, remedy = name, "a table of examples is a file PATH.tsv, texts and labels parted by tabs"
+        else:
+            unknown, remedy = set_name, suggest(set_name, (*EXAMPLES, *HUB_SETS)) + ", or PATH.tsv"
+        raise UsageError(f"source {text!r}: unknown set of labelled examples {unknown!r}; {remedy}")
+    splits = SPLITS if set_name in EXAMPLES else HUB_SPLITS
     if slash and split not in splits:
-        told = (
-            "the test splits of the hub's sets have no labels; "
-            if split.startswith("test") and splits is HUB_SPLITS
-            else ""
-        )
-        raise UsageError(f"source {text!r}: unknown split {split!r}; {told}{suggest(split, splits)}")
-    if known in EXAMPLES and (isinstance(start, Fraction) or isinstance(stop, Fraction)):
+        unlabelled = split.startswith("test") and splits is HUB_SPLITS
+        reason = "the test splits of the hub's sets have no labels; " if unlabelled else ""
+        raise UsageError(f"source {text!r}: unknown split {split!r}; {reason}{suggest(split, splits)}")
+    if set_name in EXAMPLES and (isinstance(start, Fraction) or isinstance(stop, Fraction)):
         raise UsageError(
             f"source {text!r}: examples of the lab have no end to take per cent of; slice them by number, as in [:1000]"
         )
-    return {"name": known, "split": (HUB_SPLITS[split] if known in HUB_SETS else split) if slash else None}
+    if not slash:
+        return set_name, None, None
+    return set_name, HUB_SPLITS[split] if set_name in HUB_SETS else split, None

@@ -1,43 +1,44 @@
-"""From labelled examples and a tokenizer to windows with the right answers.
+"""From labelled examples to windows with the right answers, read for a loaded encoder or with a tokenizer alone.
 
-windows = load_examples("examples:truth", encoder, samples=512, length=64)                     # of the lab, in the
-order of the model's classes held_out = load_examples("examples:train.tsv[80%:]", tokenizer, length=128) held_out =
-load_examples("examples:dev.tsv", tokenizer, length=128, classes=windows.labelled.classes)
+windows = load_examples("examples:truth", encoder, samples=512, length=64)   # in the order of the model's classes
+held_out = load_examples("examples:train.tsv[80%:]", tokenizer=tokenizer, length=128)
+held_out = load_examples("examples:dev.tsv", tokenizer=tokenizer, length=128, classes=windows.labelled.classes)
 """
+
+from __future__ import annotations
 
 import inspect
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import LongTensor
+from torch import Tensor
 
 from analysis.errors import DataError, UsageError
 from analysis.lab.examples import EXAMPLES, Example, ExampleSet, examples
+from analysis.models.load import LoadedModel
 from analysis.progress import bar
 from analysis.text.cut import check_request
 from analysis.text.example_readers import read_hub_examples, read_table
-from analysis.text.example_sets import HUB_SETS
+from analysis.text.example_sets import HUB_SETS, Question, example_set
 from analysis.text.sources import LABELLED, Source, endless_error, parse_source, source_fingerprint
-from analysis.text.tokens import BATCH, check_known, tokenizer_fingerprint, tokenizer_of
+from analysis.text.tokens import TEXTS_PER_CALL, check_known, select_tokenizer, tokenizer_fingerprint
 from analysis.windows import Labelled, Windows
 
 if TYPE_CHECKING:
-    from analysis.models.load import LoadedModel
+    from transformers import PreTrainedTokenizerBase
 
-Kept = tuple[
-    list[int], list[int] | None, int | float | tuple[int, int], Example, list | None
-]  # ids, types, label, example, offsets in the passage
 PATIENCE = 16  # endless examples are given up where so many were read for one that could be used
 
 
 def load_examples(
     source: str | Source,
-    tokenizer,
+    model: LoadedModel | None = None,
     *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     samples: int | None = None,
     length: int,
     seed: int = 0,
@@ -47,10 +48,10 @@ def load_examples(
     """Windows (samples, T) of labelled examples, one each, as the tokenizer makes them: its special tokens in, padded
     on the right, T at most `length`.
 
-    `tokenizer` is a tokenizer, or a loaded encoder whose head must fit the examples: classes are then numbered as in
-    the model, by name where both sides name them. `classes` gives that order where there is no model yet. `samples`
-    None = all, in order; else drawn by `seed` without replacement, those of the lab made by `seed` and taken in order;
-    fewer are the first of more. `split` is "train" or "held-out" where the source names none.
+    `model` is a loaded encoder whose head must fit the examples: classes are then numbered as in the model, by name
+    where both sides name them. Without a model give the `tokenizer` alone, and the order in `classes`. `samples` None
+    = all, in order; else drawn by `seed` without replacement, those of the lab made by `seed` and taken in order; fewer
+    are the first of more. `split` is "train" or "held-out" where the source names none.
 
     Longer examples are cut (the longer text first; of questions the passage only) and counted as "cut" in the
     provenance; a question whose answer is cut off is dropped and counted as "beyond", one of the hub that cannot be
@@ -63,26 +64,21 @@ def load_examples(
             f"{source.label}: has no labels; labelled examples are written examples:NAME or examples:PATH.tsv"
         )
     check_request(source.label, length, samples, "documents")
-    loaded = tokenizer if hasattr(tokenizer, "context") else None
-    if loaded is not None:
-        _check_head(
-            source,
-            loaded,
-            EXAMPLES.get(source.name) or (HUB_SETS[source.name].what if source.name in HUB_SETS else None),
-        )
-        tokenizer = tokenizer_of(loaded, length)
+    if model is not None:
+        _check_head(source, model, example_set(source.name))
+    tokenizer = select_tokenizer(source.label, model, tokenizer, length)
     if source.endless and samples is None:
         raise UsageError(endless_error(source))
-    what, rows = _read(source, seed)
-    if loaded is not None:
-        _check_head(source, loaded, what)
-    names, numbers = _order(source, what, classes, loaded)
-    encoder = _Encoder(source, what, tokenizer, length, _takes_types(tokenizer, loaded))
-    available = "unbounded" if source.endless else len(rows)
-    drawn = rows if source.endless else _drawn(source, rows, samples, seed)
+    task, rows = _read(source, seed)
+    if model is not None:
+        _check_head(source, model, task)
+    names, numbers = _class_order(source, task, classes, model)
+    encoder = _Encoder(source, task, tokenizer, length, _takes_types(tokenizer, model))
+    available: int | str = "unbounded" if isinstance(rows, Iterator) else len(rows)
+    drawn = rows if isinstance(rows, Iterator) else _drawn(source, rows, samples, seed)
     encoder.take(drawn, samples, available)
     windows = encoder.windows(names, numbers)
-    check_known(windows, tokenizer, loaded, source)
+    check_known(windows, tokenizer, model, source)
     provenance = {
         "source": source.label,
         "fingerprint": source_fingerprint(source),
@@ -104,13 +100,13 @@ def load_examples(
 
 
 def _read(source: Source, seed: int) -> tuple[ExampleSet, Sequence[Example | None] | Iterator[Example]]:
-    """What the examples ask, and the sliced examples: of the lab an iterator, in order where there is no end."""
+    """What the examples ask, and the sliced examples: of the lab without an end an iterator, in order."""
     if source.table:
         return read_table(source)
     if source.name in HUB_SETS:
-        return HUB_SETS[source.name].what, read_hub_examples(source)
-    made = islice(examples(source.name, split=source.split, seed=seed), source.start, source.stop)
-    return EXAMPLES[source.name], made if source.endless else list(made)
+        return HUB_SETS[source.name].task, read_hub_examples(source)
+    lab_examples = source.cut(examples(source.name, split=source.split or "train", seed=seed))
+    return EXAMPLES[source.name], lab_examples if source.endless else list(lab_examples)
 
 
 def _drawn(source: Source, rows: Sequence[Example | None], samples: int | None, seed: int) -> Iterator[Example | None]:
@@ -125,55 +121,55 @@ def _drawn(source: Source, rows: Sequence[Example | None], samples: int | None, 
     return (rows[number] for number in order.tolist())
 
 
-def _check_head(source: Source, loaded: "LoadedModel", what: ExampleSet | None) -> None:
+def _check_head(source: Source, model: LoadedModel, task: ExampleSet | None) -> None:
     """Raise UsageError unless the model answers what the examples ask (None: not known yet)."""
-    if loaded.head == "next token":
-        like = (
+    if model.head == "next token":
+        similar = (
             f"lab/encoder-{source.name}" if source.name in EXAMPLES else "the folder of a BERT fine-tuned to the task"
         )
         raise UsageError(
             f"{source.label}: labelled examples need a model with a classification, regression or span head;"
-            f" {loaded.name} predicts the next token. Give an encoder with such a head, as {like}, or text without"
+            f" {model.name} predicts the next token. Give an encoder with such a head, as {similar}, or text without"
             " labels"
         )
-    if what is not None and what.head != loaded.head:
+    if task is not None and task.head != model.head:
         score = (
             "; call the column of labels `score` if they are scores"
-            if source.table and loaded.head == "regression"
+            if source.table and model.head == "regression"
             else ""
         )
         raise UsageError(
-            f"{source.label}: asks for {what.head}, model {loaded.name} answers with {loaded.head}; give examples that"
+            f"{source.label}: asks for {task.head}, model {model.name} answers with {model.head}; give examples that"
             f" go with the model{score}"
         )
 
 
-def _order(
-    source: Source, what: ExampleSet, classes: Sequence[str] | None, loaded: "LoadedModel | None"
+def _class_order(
+    source: Source, task: ExampleSet, classes: Sequence[str] | None, model: LoadedModel | None
 ) -> tuple[tuple[str, ...], list[int]]:
     """Names of the classes in the order of the windows' labels, and the label of each class of the set."""
-    if not what.classes:
+    if not task.classes:
         return (), []
-    where = "the given classes" if classes is not None else f"model {loaded.name}" if loaded is not None else None
-    if where is None:
-        return what.classes, list(range(len(what.classes)))
-    wanted = (
-        tuple(classes)
-        if classes is not None
-        else tuple(loaded.model.config.id2label[number] for number in range(loaded.model.config.num_labels))
-    )
-    ours, theirs = [[_plain(name) for name in names] for names in (what.classes, wanted)]
-    named = _named(ours) and _named(theirs)
-    lacking = source.table and (named or not _named(ours))  # a small table may show only some of the classes
-    fits = set(ours) <= set(theirs) if named else len(ours) <= len(theirs)
-    if not fits or (len(ours) < len(theirs) and not lacking):
+    if classes is not None:
+        target, owner = tuple(classes), "the given classes have"
+    elif model is not None:
+        labels = dict(model.model.config.id2label or {})
+        target, owner = tuple(name for _, name in sorted(labels.items())), f"model {model.name} has"
+    else:
+        return task.classes, list(range(len(task.classes)))
+    set_names, target_names = [[_plain(name) for name in names] for names in (task.classes, target)]
+    by_name = _named(set_names) and _named(target_names)
+    may_lack = source.table and (by_name or not _named(set_names))  # a small table may show only some of the classes
+    fits = set(set_names) <= set(target_names) if by_name else len(set_names) <= len(target_names)
+    if not fits or (len(set_names) < len(target_names) and not may_lack):
         raise UsageError(
-            f"{source.label}: has the classes {', '.join(what.classes)}, {where}"
-            f" {'have' if classes is not None else 'has'} {', '.join(wanted)}; give examples that go with the model"
+            f"{source.label}: has the classes {', '.join(task.classes)}, {owner} {', '.join(target)}; give"
+            " examples that go with the model"
         )
-    if named:
-        return wanted, [theirs.index(name) for name in ours]
-    return what.classes if _named(ours) and len(ours) == len(theirs) else wanted, list(range(len(ours)))
+    if by_name:
+        return target, [target_names.index(name) for name in set_names]
+    keeps_names = _named(set_names) and len(set_names) == len(target_names)
+    return task.classes if keeps_names else target, list(range(len(set_names)))
 
 
 def _plain(name: str) -> str:
@@ -185,14 +181,27 @@ def _named(names: Sequence[str]) -> bool:
     return not all(re.fullmatch(r"(label_?)?\d+", name) for name in names)
 
 
-def _takes_types(tokenizer, loaded: "LoadedModel | None") -> bool:
+def _takes_types(tokenizer: PreTrainedTokenizerBase, model: LoadedModel | None) -> bool:
     """Whether windows need token types: the tokenizer makes them and the model, where there is one, reads them."""
-    if loaded is None:
+    if model is None:
         return "token_type_ids" in tokenizer.model_input_names
     return (
-        "token_type_ids" in inspect.signature(loaded.model.forward).parameters
-        and (getattr(loaded.model.config, "type_vocab_size", 0) or 0) > 1
+        "token_type_ids" in inspect.signature(model.model.forward).parameters
+        and (getattr(model.model.config, "type_vocab_size", 0) or 0) > 1
     )
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """An example in tokens. `label`: class, score, or first and last token of the answer; `offsets`: for the latter,
+    the characters of the passage that each token stands for.
+    """
+
+    ids: list[int]
+    types: list[int] | None
+    label: Any
+    example: Example
+    offsets: list[tuple[int, int]]
 
 
 @dataclass
@@ -200,39 +209,41 @@ class _Encoder:
     """Examples that were tokenised, and what became of the others."""
 
     source: Source
-    what: ExampleSet
-    tokenizer: object
+    task: ExampleSet
+    tokenizer: PreTrainedTokenizerBase
     length: int
     typed: bool
-    kept: list[Kept] = field(default_factory=list)
+    encoded: list[_Encoded] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: {"cut": 0, "beyond": 0, "unusable": 0})
     read: int = 0
     special: int = 0
 
-    def take(self, drawn: Iterator[Example | None], samples: int | None, available: int | str) -> None:
-        """Examples off `drawn` until `samples` are kept, or all. Raises DataError where they are too few."""
+    def take(self, examples: Iterator[Example | None], samples: int | None, available: int | str) -> None:
+        """Examples off an iterator until `samples` are encoded, or all. Raises DataError where they are too few."""
         with bar(total=samples, desc=f"tokens of {self.source.label}", unit="example") as progress:
-            while samples is None or len(self.kept) < samples:
-                batch = list(islice(drawn, BATCH if samples is None else min(BATCH, samples - len(self.kept))))
-                if not batch or (available == "unbounded" and self.read > PATIENCE * (len(self.kept) + BATCH)):
+            while samples is None or len(self.encoded) < samples:
+                before = len(self.encoded)
+                batch = list(
+                    islice(examples, TEXTS_PER_CALL if samples is None else min(TEXTS_PER_CALL, samples - before))
+                )
+                if not batch or (available == "unbounded" and self.read > PATIENCE * (before + TEXTS_PER_CALL)):
                     break
-                before = len(self.kept)
                 usable = [example for example in batch if example is not None]
                 self.counts["unusable"] += len(batch) - len(usable)
                 self.read += len(batch)
                 if usable:
                     self.add(usable)
-                progress.update(len(self.kept) - before)
-        if len(self.kept) < (samples or 1):
+                progress.update(len(self.encoded) - before)
+        if len(self.encoded) < (samples or 1):
             raise DataError(
-                f"too few examples: {self.source.label}: of {self.read} read {len(self.kept)} can be used"
+                f"too few examples: {self.source.label}: of {self.read} read {len(self.encoded)} can be used"
                 f" ({self.counts['beyond']} have the answer beyond {self.length} tokens, {self.counts['unusable']} are"
                 f" broken), {samples or 'at least 1'} asked; ask for fewer, or for a greater length"
             )
 
     def add(self, batch: list[Example]) -> None:
         """Tokenise examples and keep those that can be answered."""
-        span, pair = self.what.head == "span", batch[0].second is not None
+        span, pair = self.task.head == "span", batch[0].second is not None
         self._check(pair, span)
         fitting = batch
         if span:
@@ -243,10 +254,9 @@ class _Encoder:
                 )["input_ids"]
             ]
             fitting = [example for example, count in zip(batch, counts) if count + self.special < self.length]
-        made = [] if not fitting else self._tokenise(fitting, pair, span)
-        kept = [row for row in made if row is not None]
-        self.counts["beyond"] += len(batch) - len(kept)
-        self.kept += kept
+        encoded = [row for row in self._tokenise(fitting, pair, span) if row is not None] if fitting else []
+        self.counts["beyond"] += len(batch) - len(encoded)
+        self.encoded += encoded
 
     def _check(self, pair: bool, span: bool) -> None:
         self.special = self.tokenizer.num_special_tokens_to_add(pair)
@@ -262,10 +272,12 @@ class _Encoder:
                 " tokenizer"
             )
 
-    def _tokenise(self, batch: list[Example], pair: bool, span: bool) -> list[Kept | None]:
+    def _tokenise(self, batch: list[Example], pair: bool, span: bool) -> list[_Encoded | None]:
         """Each example in tokens, None for one whose answer is cut off."""
-        texts = [[example.first for example in batch], *([[example.second for example in batch]] if pair else [])]
-        made = self.tokenizer(
+        texts: list[list] = [[example.first for example in batch]]
+        if pair:
+            texts.append([example.second for example in batch])
+        encoding = self.tokenizer(
             *texts,
             truncation="only_second" if span else "longest_first",
             max_length=self.length,
@@ -274,8 +286,8 @@ class _Encoder:
             return_offsets_mapping=span,
             verbose=False,
         )
-        found: list[Kept | None] = []
-        for row, (example, ids) in enumerate(zip(batch, made["input_ids"])):
+        encoded: list[_Encoded | None] = []
+        for row, (example, ids) in enumerate(zip(batch, encoding["input_ids"])):
             if not ids:
                 raise DataError(f"{self.source.label}: the example {example.first[:40]!r} has no token; leave it out")
             full = [text[row] for text in texts]
@@ -283,39 +295,37 @@ class _Encoder:
                 len(ids) == self.length
                 and len(self.tokenizer(*full, return_attention_mask=False, verbose=False)["input_ids"]) > self.length
             )
-            label, offsets = example.label, None
+            label: Any = example.label
+            offsets: list[tuple[int, int]] = []
             if span:
                 offsets = [
                     place if number == 1 else (0, 0)
-                    for place, number in zip(made["offset_mapping"][row], made.sequence_ids(row))
+                    for place, number in zip(encoding["offset_mapping"][row], encoding.sequence_ids(row))
                 ]
-                label = _tokens_of(example, offsets, cut)
+                label = _answer_tokens(_span(example), offsets, cut)
             self.counts["cut"] += cut and label is not None
-            found.append(
-                None
-                if label is None
-                else (ids, made["token_type_ids"][row] if self.typed else None, label, example, offsets)
-            )
-        return found
+            types = encoding["token_type_ids"][row] if self.typed else None
+            encoded.append(None if label is None else _Encoded(ids, types, label, example, offsets))
+        return encoded
 
     def windows(self, names: tuple[str, ...], numbers: list[int]) -> Windows:
-        """The kept examples, padded to the longest."""
-        ids, types, labels, found, offsets = zip(*self.kept)
-        longest, pad = max(map(len, ids)), _pad_id(self.tokenizer)
-        mask = torch.arange(longest) < torch.tensor(list(map(len, ids)))[:, None]
-        head = self.what.head
-        values = [numbers[label] for label in labels] if head == "classification" else labels
-        told = torch.tensor(values, dtype=torch.float32 if head == "regression" else torch.long)
-        span = {}
+        """The encoded examples, padded to the longest."""
+        lengths = [len(row.ids) for row in self.encoded]
+        longest = max(lengths)
+        mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
+        head = self.task.head
+        answers = [numbers[row.label] if head == "classification" else row.label for row in self.encoded]
+        labels = torch.tensor(answers, dtype=torch.float32 if head == "regression" else torch.long)
+        labelled = Labelled(head, self.task.metric, labels, names)
         if head == "span":
-            texts = tuple(
-                (example.second, example.second[slice(*example.label)], *getattr(example, "accepted", ()))
-                for example in found
+            labelled = replace(
+                labelled,
+                texts=tuple(_passage_and_answers(row.example) for row in self.encoded),
+                offsets=_padded([row.offsets for row in self.encoded], longest, (0, 0)),
             )
-            span = {"texts": texts, "offsets": _padded(offsets, longest, (0, 0))}
-        labelled = Labelled(head, self.what.metric, told, names, **span)
+        types = [row.types for row in self.encoded if row.types is not None]
         return Windows(
-            _padded(ids, longest, pad),
+            _padded([row.ids for row in self.encoded], longest, _pad_id(self.tokenizer)),
             mask,
             self.source.label,
             types=_padded(types, longest, 0) if self.typed else None,
@@ -323,21 +333,35 @@ class _Encoder:
         )
 
 
-def _padded(rows: Sequence[list], length: int, value) -> LongTensor:
+def _padded(rows: Sequence[list], length: int, value: int | tuple[int, int]) -> Tensor:
+    """Rows of unequal lengths in one long tensor (N, length, ...), filled up with `value`."""
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.long)
 
 
-def _pad_id(tokenizer) -> int:
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
 
 
-def _tokens_of(example: Example, offsets: list[tuple[int, int]], cut: bool) -> tuple[int, int] | None:
-    """First and last token of the answer, offsets (T, 2) of the passage; None where it is cut off, or no token stands
-    for it.
+def _passage_and_answers(example: Example) -> tuple[str, ...]:
+    """The passage, the labelled answer in it, and other answers that are right too."""
+    start, stop = _span(example)
+    passage = example.second or ""
+    return passage, passage[start:stop], *(example.accepted if isinstance(example, Question) else ())
+
+
+def _span(example: Example) -> tuple[int, int]:
+    """Where the answer to a question stands in the passage, in characters."""
+    assert isinstance(example.label, tuple)
+    return example.label
+
+
+def _answer_tokens(answer: tuple[int, int], offsets: list[tuple[int, int]], cut: bool) -> tuple[int, int] | None:
+    """First and last token of an answer, given in characters of the passage, with offsets (T, 2); None where it is cut
+    off, or no token stands for it.
     """
-    start, stop = example.label
+    start, stop = answer
     covering = [number for number, (first, last) in enumerate(offsets) if first < stop and last > start]
-    kept = [place for place in offsets if place[1] > place[0]]
-    if not covering or (cut and not (kept[0][0] <= start and stop <= kept[-1][1])):
+    in_passage = [place for place in offsets if place[1] > place[0]]
+    if not covering or (cut and not (in_passage[0][0] <= start and stop <= in_passage[-1][1])):
         return None
     return covering[0], covering[-1]

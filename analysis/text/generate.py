@@ -15,24 +15,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from analysis.errors import DataError, NumericalError, UsageError, suggest
+from analysis.models.load import embedding_rows
 from analysis.text.generation import LONGEST, Generation
 from analysis.text.readers import read
 from analysis.text.sources import parse_source
 from analysis.text.tokens import tokenise
 
-LOOP, PERIOD = 64, 16  # tokens
-
-
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import LongTensor, Tensor
+    from torch import Tensor
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+LOOP, PERIOD = 64, 16  # tokens
 EMPTY, LANGUAGE, REPETITION = "empty", "language", "repetition"
 REJECTIONS: dict[str, str] = {
     EMPTY: "ends before a token is sampled, or holds white space only",
@@ -95,11 +93,11 @@ def check_barren(batches: int, settings: Generation, rejected: dict[str, int]) -
         _refuse(batches * settings.batch, "texts", rejected)
 
 
-def _refuse(number: int, what: str, rejected: dict[str, int]):
+def _refuse(number: int, pieces: str, rejected: dict[str, int]) -> NoReturn:
     reasons = "; ".join(f"{reason}: {REJECTIONS[reason]}" for reason in sorted(rejected))
     raise DataError(
-        f"the last {number} {what} it began were rejected ({reasons}); try another temperature, top-p, start or prompt,"
-        " or leave the language open"
+        f"the last {number} {pieces} it began were rejected ({reasons}); try another temperature, top-p, start or"
+        " prompt, or leave the language open"
     )
 
 
@@ -139,7 +137,7 @@ class Writer:
     @cached_property
     def allowed(self) -> list[int]:
         """Token ids a text may start with: known to the tokenizer, embedded by the model, not special."""
-        rows = self.model.get_input_embeddings().weight.shape[0]
+        rows = embedding_rows(self.model)
         added = {number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         return sorted(
             number
@@ -149,7 +147,9 @@ class Writer:
 
     @cached_property
     def documents(self) -> list["np.ndarray"]:
-        """Token ids of the documents that start tokens or prompts come from."""
+        """Token ids of the documents that start tokens or prompts come from; none where there is no reference text."""
+        if self.settings.reference is None:
+            return []
         texts, _ = read(parse_source(self.settings.reference), seed=self.seed)
         return tokenise(list(islice(texts, REFERENCE)), self.tokenizer)
 
@@ -173,7 +173,7 @@ class Writer:
         return weights
 
     @cached_property
-    def prompts(self) -> "LongTensor":
+    def prompts(self) -> "Tensor":
         """First tokens (documents, prefix) of the reference documents that have more of them."""
         import torch
 
@@ -210,27 +210,27 @@ class Writer:
                 rejected[reason] += 1
         return Batch(tuple(texts), dict(sorted(rejected.items())))
 
-    def _prefixes(self, rejected: Counter) -> "LongTensor":
+    def _prefixes(self, rejected: Counter) -> "Tensor":
         """A full batch (batch, prefix) of accepted prefixes; counts those it rejects."""
         import torch
 
-        kept, refused, why = [], 0, Counter()
-        while len(kept) < self.settings.batch:
+        prefixes: list[Tensor] = []
+        in_a_row: Counter[str] = Counter()
+        while len(prefixes) < self.settings.batch:
             for row in self._drawn():
                 if (reason := self._fault(row)) is None:
-                    kept.append(row)
-                    refused, why = 0, Counter()
-                    if len(kept) == self.settings.batch:
+                    prefixes.append(row)
+                    in_a_row.clear()
+                    if len(prefixes) == self.settings.batch:
                         break
                     continue
                 rejected[reason] += 1
-                why[reason] += 1
-                refused += 1
-                if refused == IN_A_ROW:
-                    _refuse(refused, "prefixes", why)
-        return torch.stack(kept)
+                in_a_row[reason] += 1
+                if in_a_row.total() == IN_A_ROW:
+                    _refuse(IN_A_ROW, "prefixes", in_a_row)
+        return torch.stack(prefixes)
 
-    def _drawn(self) -> "LongTensor":
+    def _drawn(self) -> "Tensor":
         """As many prefixes (batch, prefix) as a batch has texts, not looked at yet."""
         import torch
 
@@ -239,13 +239,13 @@ class Writer:
         ids = torch.multinomial(self.starts, self.settings.batch, replacement=True)[:, None]
         return ids if self.settings.prefix == 1 else self._run(ids, self._config(self.settings.prefix)).cpu()
 
-    def _fault(self, prefix: "LongTensor") -> str | None:
+    def _fault(self, prefix: "Tensor") -> str | None:
         if self._end is not None and bool((prefix == self._end).any()) or len(prefix) < self.settings.prefix:
             return EMPTY
-        wanted = self.settings.language
-        return LANGUAGE if wanted and detected(self._decoded(prefix.tolist())) != wanted else None
+        language = self.settings.language
+        return LANGUAGE if language and detected(self._decoded(prefix.tolist())) != language else None
 
-    def _sampled(self, ids: "LongTensor") -> list[list[int]]:
+    def _sampled(self, ids: "Tensor") -> list[list[int]]:
         """Each prefix with what the model samples after it, end-of-text cut off, in order.
 
         Whenever half of the rows have ended, the library's loop is left and entered again without them.
@@ -263,11 +263,9 @@ class Writer:
         places = list(range(len(ids)))
         while places:
             ids = self._run(ids, sampling, until_half=True)
-            ended = (
-                torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-                if ids.shape[1] == self.longest
-                else ids[:, -1] == self._end
-            )
+            ended = torch.full((len(ids),), ids.shape[1] == self.longest, device=ids.device)
+            if self._end is not None:
+                ended |= ids[:, -1] == self._end
             for place, row, over in zip(places, ids.tolist(), ended.tolist()):
                 if over:
                     rows[place] = (
@@ -279,7 +277,7 @@ class Writer:
             ids = ids[~ended]
         return [rows[place] for place in sorted(rows)]
 
-    def _run(self, ids: "LongTensor", config: "GenerationConfig", until_half: bool = False) -> "LongTensor":
+    def _run(self, ids: "Tensor", config: "GenerationConfig", until_half: bool = False) -> "Tensor":
         """The library's generation, with `config` and nothing of the checkpoint's own."""
         import torch
         from transformers import StoppingCriteria
@@ -293,7 +291,8 @@ class Writer:
         before, self.model.generation_config = self.model.generation_config, config
         try:
             criteria = [HalfEnded()] if until_half and self._end is not None else []
-            return self.model.generate(
+            model: Any = self.model  # transformers' types do not say that a decoder can generate
+            return model.generate(
                 ids, attention_mask=torch.ones_like(ids), generation_config=config, stopping_criteria=criteria
             )
         except RuntimeError as error:
@@ -323,7 +322,7 @@ class Writer:
         return self.tokenizer.eos_token_id
 
     def _decoded(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 @contextmanager
@@ -333,23 +332,23 @@ def _seeded(device, seed: int, number: int):
     """
     import torch
 
-    own = int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:7], "big")
+    batch_seed = int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:7], "big")
     cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if cuda else []):
-        torch.default_generator.manual_seed(own)
+        torch.default_generator.manual_seed(batch_seed)
         if cuda:
             with torch.cuda.device(device):
-                torch.cuda.manual_seed(own)
+                torch.cuda.manual_seed(batch_seed)
         elif device.type == "mps":
-            torch.mps.manual_seed(own)
+            torch.mps.manual_seed(batch_seed)
         yield
 
 
 def loops(ids: Sequence[int]) -> bool:
     """Whether a stretch of `LOOP` tokens repeats itself every `PERIOD` tokens or fewer."""
-    ids = np.asarray(ids)
-    for period in range(1, PERIOD + 1) if len(ids) >= LOOP else ():
-        same = np.concatenate([[0], np.cumsum(ids[period:] == ids[:-period])])
+    tokens = np.asarray(ids)
+    for period in range(1, PERIOD + 1) if len(tokens) >= LOOP else ():
+        same = np.concatenate([[0], np.cumsum(tokens[period:] == tokens[:-period])])
         if (same[LOOP - period :] - same[: -(LOOP - period)] == LOOP - period).any():
             return True
     return False
@@ -373,8 +372,8 @@ def check_language(language: str) -> None:
     from langdetect import detector_factory
 
     detector_factory.init_factory()
-    known = sorted(detector_factory._factory.get_lang_list())
-    if language not in known:
+    languages = sorted(detector_factory._factory.get_lang_list())
+    if language not in languages:
         raise UsageError(
-            f"self-generated text: language {language!r} is unknown to langdetect; {suggest(language, known)}"
+            f"self-generated text: language {language!r} is unknown to langdetect; {suggest(language, languages)}"
         )

@@ -58,10 +58,6 @@ def file_of(loaded: "LoadedModel", source: Source | str, *, seed: int = 0) -> Fi
     source = parse_source(source) if isinstance(source, str) else source
     if source.kind != SELF:
         raise UsageError(f"{source.label}: is not text a model writes; write self or self:OPTION=VALUE,...")
-    if not hasattr(loaded, "fingerprint"):
-        raise UsageError(
-            f"{source.label}: is written by the model of the run; give the loaded model, not its tokenizer alone"
-        )
     if loaded.tokenizer is None:
         raise UsageError(
             f"model {loaded.name}: has no tokenizer to write text with; put its tokenizer files in the model's folder"
@@ -88,6 +84,7 @@ def written(loaded: "LoadedModel", source: Source | str, *, seed: int = 0) -> It
     """
     source = parse_source(source) if isinstance(source, str) else source
     file, writer, texts, barren = file_of(loaded, source, seed=seed), None, 0, 0
+    assert source.generation is not None and loaded.tokenizer is not None  # as `file_of` has seen
     for number in count():
         if (batch := _read(file, number)) is None:
             with _hold(file):

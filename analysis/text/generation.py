@@ -7,6 +7,7 @@ self:language=en
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 from analysis.errors import UsageError, suggest
 from analysis.recipe.fields import Part, count, positive, rule
@@ -86,7 +87,7 @@ class Generation(Part):
         that is none.
         """
         kinds = {f.name.replace("_", "-"): f for f in fields(cls)}
-        given = {}
+        settings: dict[str, Any] = {}
         for part in OPTION.split(text) if text else []:
             name, equals, value = part.partition("=")
             if not equals or name not in kinds:
@@ -95,10 +96,10 @@ class Generation(Part):
                     f" {suggest(name, kinds)}"
                 )
             field = kinds[name]
-            if field.name in given:
+            if field.name in settings:
                 raise UsageError(f"self-generated text: {name} is given twice")
-            given[field.name] = _number(value) if field.metadata["rule"].kind in (int, float) else value
-        return cls(**given)
+            settings[field.name] = _number(value) if field.metadata["rule"].kind in (int, float) else value
+        return cls(**settings)
 
 
 def _number(text: str) -> float | str:

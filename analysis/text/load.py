@@ -1,9 +1,11 @@
-"""From a source and a tokenizer to windows.
+"""From a source of text to windows, read with a loaded model's tokenizer or with a tokenizer alone.
 
 windows = load_tokens("lab:stories", loaded, samples=64, length=128, seed=0)
-held_out = load_tokens("stories.txt[80%:]", tokenizer, samples=200, length=128)
+held_out = load_tokens("stories.txt[80%:]", tokenizer=tokenizer, samples=200, length=128)
 own = load_tokens("self:language=en", loaded, samples=64, length=128)
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,45 +13,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.errors import UsageError
+from analysis.models.load import LoadedModel
+from analysis.text.generate import Batch
+from analysis.text.generated_files import tally, written
+from analysis.text.lazy import Lazy
 from analysis.text.mixtures import mix, order
 from analysis.text.readers import read
 from analysis.text.sources import LABELLED, SELF, Source, endless_error, named, parse_source, source_fingerprint
 from analysis.text.tokens import (
-    _enough,
-    _joined,
-    _Lazy,
     boundary,
     check_known,
+    select_tokenizer,
     tokenise,
+    tokenise_enough,
+    tokenise_joined,
     tokenizer_fingerprint,
-    tokenizer_of,
 )
 
 if TYPE_CHECKING:
-    from analysis.models.load import LoadedModel
-    from analysis.text.generate import Batch
+    from collections.abc import Sequence
+
+    import numpy as np
+    from transformers import PreTrainedTokenizerBase
+
     from analysis.windows import Windows
 
 
 def load_tokens(
     source: str | Source,
-    tokenizer,
+    model: LoadedModel | None = None,
     *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     samples: int | None = None,
     length: int,
     seed: int = 0,
     separator: str | None = None,
     mode: str | None = None,
     split: str = "train",
-) -> "Windows":
+) -> Windows:
     """Windows (samples, length) of token ids out of a source.
 
-    `tokenizer` is a tokenizer, or a loaded model, whose context then bounds `length`; self-generated text needs the
-    model. `samples` None = every window there is, in order. `seed` draws the windows, and in the lab and of the model
-    the documents. `separator` ends documents of plain-text files (default: `<|endoftext|>` where it occurs, else blank
-    lines). `mode` is one of `windows.cut`; by default "stream", and "crop" for hub:c4. `split` is the half of a lab
-    register ("train" or "held-out") where the source names none. Labelled examples are read by
-    `examples.load_examples`: one window each, special tokens and labels with them, `length` their most tokens.
+    `model` reads with its own tokenizer, and its context bounds `length`; without a model, give the `tokenizer` alone.
+    Self-generated text needs the model. `samples` None = every window there is, in order. `seed` draws the windows, and
+    in the lab and of the model the documents. `separator` ends documents of plain-text files (default: `<|endoftext|>`
+    where it occurs, else blank lines). `mode` is one of `cut.MODES`; by default "stream", and "crop" for hub:c4.
+    `split` is the half of a lab register ("train" or "held-out") where the source names none. Labelled examples are
+    read by `examples.load_examples`: one window each, special tokens and labels with them, `length` their most tokens.
 
     Texts are tokenised without special tokens; documents of a stream are joined by the tokenizer's end-of-text token
     (else its beginning-of-text token, else a newline), the joined corpora of the papers by their text (`hub.ALIASES`).
@@ -67,44 +76,36 @@ def load_tokens(
 
         if mode is not None:
             raise UsageError(f"{source.label}: every labelled example is a window of its own; leave mode {mode!r} out")
-        return load_examples(source, tokenizer, samples=samples, length=length, seed=seed)
+        return load_examples(source, model, tokenizer=tokenizer, samples=samples, length=length, seed=seed)
     if source.kind == "mixture":
-        return _mixture(source, tokenizer, samples, length=length, seed=seed, separator=separator, mode=mode)
+        return _mixture(source, model, tokenizer, samples, length=length, seed=seed, separator=separator, mode=mode)
     mode = mode or (source.hub.mode if source.hub else "stream")
     check_request(source.label, length, samples, mode)
-    loaded = tokenizer if hasattr(tokenizer, "context") else None
-    if loaded is not None:
-        tokenizer = tokenizer_of(loaded, length)
+    tokenizer = select_tokenizer(source.label, model, tokenizer, length)
     boundary_id, boundaries = boundary(tokenizer)
-    endless = source.endless
-    if endless and samples is None:
+    if source.endless and samples is None:
         raise UsageError(endless_error(source))
     batches: list[Batch] = []
-    if source.kind == SELF:
-        texts, separated = _own(source, loaded, seed, batches), "texts of the model"
+    texts, separated = (
+        (_own_texts(source, model, seed, batches), "texts of the model")
+        if source.kind == SELF
+        else read(source, seed=seed, separator=separator)
+    )
+    documents: Sequence[np.ndarray]
+    if source.endless and samples is not None:
+        step = source.generation.batch if source.generation else 64
+        documents = tokenise_enough(iter(texts), tokenizer, length=length, samples=samples, mode=mode, step=step)
+        number = len(documents)
     else:
-        texts, separated = read(source, seed=seed, separator=separator)
-    joiner = source.hub.joiner if source.hub and mode == "stream" else None
-    if joiner is not None:
-        documents, boundary_id, boundaries = (
-            _joined(texts, joiner, tokenizer, source, length),
-            None,
-            "none: rows are one text",
-        )
-    elif endless:
-        documents = _enough(
-            texts,
-            tokenizer,
-            length=length,
-            samples=samples,
-            mode=mode,
-            step=source.generation.batch if source.generation else 64,
-        )
-    else:
-        texts = list(texts) if source.kind == "lab" else texts
-        documents = (
-            _Lazy(texts, tokenizer) if mode == "crop" else tokenise(texts, tokenizer, desc=f"tokens of {source.label}")
-        )
+        texts = list(texts) if isinstance(texts, Iterator) else texts
+        number = len(texts)
+        if mode == "stream" and source.hub and source.hub.joiner is not None:
+            documents = [tokenise_joined(texts, tokenizer, source.hub, length)]
+            boundary_id, boundaries = None, "none: rows are one text"
+        elif mode == "crop":
+            documents = _tokenised_when_asked(texts, tokenizer)
+        else:
+            documents = tokenise(texts, tokenizer, desc=f"tokens of {source.label}")
     windows = cut(
         documents,
         length=length,
@@ -112,53 +113,73 @@ def load_tokens(
         seed=seed,
         boundary_id=boundary_id,
         mode=mode,
-        shuffle=not endless,
+        shuffle=not source.endless,
         label=source.label,
     )
-    check_known(windows, tokenizer, loaded, source)
+    check_known(windows, tokenizer, model, source)
     provenance = {
         "source": source.label,
-        "fingerprint": source_fingerprint(source, getattr(loaded, "fingerprint", None)),
+        "fingerprint": source_fingerprint(source, model.fingerprint if model else None),
         "slice": source.slice,
         "split": source.hub.split if source.hub else source.split,
         "separator": separated,
         "boundaries": boundaries if mode == "stream" else "none: no window spans two documents",
-        "documents": len(documents) if joiner is None else len(texts),
+        "documents": number,
         "tokenizer": tokenizer_fingerprint(tokenizer),
+        **windows.provenance,
     }
-    more = {"available": "unbounded"} if endless else {}
-    if source.kind == SELF:
-        from analysis.text.generated_files import tally
-
+    if source.endless:
+        provenance["available"] = "unbounded"
+    if source.generation and model:
         settings = named(source.generation, lambda reference: reference.label).to_dict()
-        more["generated"] = {"model": Path(loaded.name).name, "settings": settings, **tally(batches)}
-    return replace(windows, provenance=provenance | windows.provenance | more)
+        provenance["generated"] = {"model": Path(model.name).name, "settings": settings, **tally(batches)}
+    return replace(windows, provenance=provenance)
 
 
-def _mixture(source: Source, tokenizer, samples: int | None, **how) -> "Windows":
+def _mixture(
+    source: Source,
+    model: LoadedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    samples: int | None,
+    *,
+    length: int,
+    seed: int,
+    separator: str | None,
+    mode: str | None,
+) -> Windows:
     """Windows of every part, as many as its share is."""
     if samples is None:
         raise UsageError(endless_error(source))
     chosen = order([share for _, share in source.parts], samples)
-    counts = [chosen.count(number) for number in range(len(source.parts))]
     parts = [
-        load_tokens(part, tokenizer, samples=count, **how) if count else None
-        for (part, _), count in zip(source.parts, counts)
+        load_tokens(
+            part, model, tokenizer=tokenizer, samples=count, length=length, seed=seed, separator=separator, mode=mode
+        )
+        if (count := chosen.count(number))
+        else None
+        for number, (part, _) in enumerate(source.parts)
     ]
-    told = {
-        "source": source.label,
-        "fingerprint": source_fingerprint(source, getattr(tokenizer, "fingerprint", None)),
-        "length": how["length"],
-        "seed": how["seed"],
-    }
     mixed = mix(source, parts, chosen)
-    return replace(mixed, provenance=told | mixed.provenance)
+    provenance = {
+        "source": source.label,
+        "fingerprint": source_fingerprint(source, model.fingerprint if model else None),
+        "length": length,
+        "seed": seed,
+    }
+    return replace(mixed, provenance=provenance | mixed.provenance)
 
 
-def _own(source: Source, loaded: "LoadedModel | None", seed: int, batches: "list[Batch]") -> Iterator[str]:
+def _tokenised_when_asked(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Sequence[np.ndarray]:
+    """Token ids of the texts: random crops need a few of them."""
+    return Lazy(len(texts), lambda number: tokenise([texts[number]], tokenizer)[0])
+
+
+def _own_texts(source: Source, model: LoadedModel | None, seed: int, batches: list[Batch]) -> Iterator[str]:
     """The texts the model writes, endlessly; the batches they come from are put into `batches`."""
-    from analysis.text.generated_files import written
-
-    for batch in written(loaded, source, seed=seed):
+    if model is None:
+        raise UsageError(
+            f"{source.label}: is written by the model of the run; give the loaded model, not its tokenizer alone"
+        )
+    for batch in written(model, source, seed=seed):
         batches.append(batch)
         yield from (text.text for text in batch.texts)

@@ -45,12 +45,12 @@ def mix(source: Source, parts: Sequence["Windows | None"], chosen: Sequence[int]
 
     from analysis.windows import Windows
 
-    there = [part for part in parts if part is not None]
+    present = [part for part in parts if part is not None]
     sizes = [0 if part is None else len(part) for part in parts]
     rows = [sum(sizes[:part]) + chosen[:turn].count(part) for turn, part in enumerate(chosen)]
-    ids, mask = (torch.cat([getattr(part, name) for part in there])[rows] for name in ("ids", "mask"))
-    told = [
+    ids, mask = (torch.cat([getattr(part, name) for part in present])[rows] for name in ("ids", "mask"))
+    provenances = [
         {"share": share_text(share)} | ({"source": named.label, "samples": 0} if part is None else part.provenance)
         for (named, share), part in zip(source.parts, parts)
     ]
-    return Windows(ids, mask, source.label, {"samples": len(ids), "tokens": int(mask.sum()), "parts": told})
+    return Windows(ids, mask, source.label, {"samples": len(ids), "tokens": int(mask.sum()), "parts": provenances})

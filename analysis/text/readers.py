@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from analysis.errors import DataError, UsageError
@@ -21,13 +20,13 @@ def read(source: Source, *, seed: int = 0, separator: str | None = None) -> tupl
     """
     if source.kind == "lab":
         return read_lab(source, seed=seed), "lab documents"
-    return read_hub(source) if source.kind == "hub" else read_file(source, separator=separator)
+    return read_hub(source, source.hub) if source.hub is not None else read_file(source, separator=separator)
 
 
 def read_lab(source: Source, *, seed: int) -> Iterator[str]:
     """The documents of a register and split (by default "train"), endless unless the slice has an end."""
     stream = documents(source.name, split=source.split or "train", seed=seed)
-    return (document.text for document in islice(stream, source.start, source.stop))
+    return (document.text for document in source.cut(stream))
 
 
 def read_file(source: Source, *, separator: str | None) -> tuple[list[str], str]:
@@ -37,16 +36,17 @@ def read_file(source: Source, *, separator: str | None) -> tuple[list[str], str]
     that is missing, a folder, empty, not UTF-8 text, broken, or without the column or the separator.
     """
     path = check_file(source)
-    if path.suffix == ".parquet":
-        found, words = _parquet(path, source), "rows"
+    if source.column and path.suffix == ".parquet":
+        documents, separated = _parquet(path, source, source.column), "rows"
+    elif source.column:
+        documents, separated = _jsonl(file_text(path, source), source, source.column), "rows"
     else:
-        text = file_text(path, source)
-        found, words = (_jsonl(text, source), "rows") if source.column else _split(text, source, separator)
-    found = [document for document in found if document.strip()]
-    if not found:
+        documents, separated = _split(file_text(path, source), source, separator)
+    documents = [document for document in documents if document.strip()]
+    if not documents:
         raise DataError(f"text file {source.name}: holds no text; every document in it is empty")
-    chosen = source.select(len(found))
-    return found[chosen.start : chosen.stop], words
+    chosen = source.select(len(documents))
+    return documents[chosen.start : chosen.stop], separated
 
 
 def file_text(path: Path, source: Source) -> str:
@@ -81,8 +81,8 @@ def _split(text: str, source: Source, separator: str | None) -> tuple[list[str],
     return [piece.strip() for piece in pieces], "blank lines" if separator is None else repr(separator)
 
 
-def _jsonl(text: str, source: Source) -> list[str]:
-    found = []
+def _jsonl(text: str, source: Source, column: str) -> list[str]:
+    documents = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -92,50 +92,47 @@ def _jsonl(text: str, source: Source) -> list[str]:
         except ValueError as error:
             raise DataError(f"{place}: is not JSON ({error})") from error
         if not isinstance(row, dict):
-            raise DataError(f"{place}: is {_kind(row)}, not an object with the field {source.column!r}")
-        if source.column not in row:
-            raise DataError(_no_column(place, source.column, row))
-        found.append(_string(row[source.column], place, source.column))
-    return found
+            raise DataError(f"{place}: is {_kind(row)}, not an object with the field {column!r}")
+        if column not in row:
+            raise DataError(_no_column(place, column, row))
+        documents.append(_string(row[column], place, column))
+    return documents
 
 
-def _parquet(path: Path, source: Source) -> list[str]:
+def _parquet(path: Path, source: Source, column: str) -> list[str]:
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if source.column not in names:
-                raise DataError(_no_column(f"text file {source.name}", source.column, names))
-            values = file.read(columns=[source.column]).column(source.column).to_pylist()
+            if column not in names:
+                raise DataError(_no_column(f"text file {source.name}", column, names))
+            values = file.read(columns=[column]).column(column).to_pylist()
     except (ArrowException, OSError) as error:
         raise DataError(f"text file {source.name}: is no readable parquet file ({error})") from error
-    return [
-        _string(value, f"text file {source.name}, row {number}", source.column) for number, value in enumerate(values)
-    ]
+    return [_string(value, f"text file {source.name}, row {number}", column) for number, value in enumerate(values)]
 
 
-def _no_column(place: str, column: str, names) -> str:
+def _no_column(place: str, column: str, names: Iterable[object]) -> str:
     return f"{place}: has no column {column!r}; it has {', '.join(map(str, names)) or 'none'}; name one as FILE#COLUMN"
 
 
-def _string(value, place: str, column: str) -> str:
+def _string(value: object, place: str, column: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{place}: {column!r} is {_kind(value)}, not text")
     return value
 
 
-def _kind(value) -> str:
+def _kind(value: object) -> str:
     return "empty (null)" if value is None else f"of type {type(value).__name__}"
 
 
-def read_hub(source: Source) -> tuple[Sequence[str], str]:
+def read_hub(source: Source, hub: Hub) -> tuple[Sequence[str], str]:
     """The sliced rows of a hub dataset, and what separates them, in words. Uses the network.
 
     Raises DataError where the dataset cannot be fetched or lacks the column.
     """
-    hub: Hub = source.hub
     rows = fetch(
         source.label,
         hub,
@@ -145,5 +142,4 @@ def read_hub(source: Source) -> tuple[Sequence[str], str]:
     if hub.column not in rows.column_names:
         raise DataError(_no_column(source.label, hub.column, rows.column_names).replace("FILE#", "hub:ORG/NAME#"))
     chosen = source.select(min(len(rows), hub.rows or len(rows)))
-    column = rows.select(chosen)[hub.column]
-    return column, "rows" if hub.joiner is None else f"rows joined by {hub.joiner!r}"
+    return rows.select(chosen)[hub.column], "rows" if hub.joiner is None else f"rows joined by {hub.joiner!r}"

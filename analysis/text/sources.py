@@ -11,11 +11,12 @@ examples:train.tsv#premise,hypothesis,label[:80%]
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from analysis.errors import DataError, UsageError, suggest
 from analysis.lab import versions
@@ -25,10 +26,7 @@ from analysis.text.example_sets import HUB_SETS, HUB_SPLITS, parse_examples
 from analysis.text.generation import Generation
 from analysis.text.hub import ALIASES, Hub, parse_hub
 
-if TYPE_CHECKING:
-    pass
-
-
+T = TypeVar("T")
 TABLES = (".jsonl", ".ndjson", ".parquet")  # files whose rows are documents
 Edge = int | Fraction  # a number of documents, or a share of them
 SHARE = r"\d+/[1-9]\d*|\d+(?:\.\d+)?|\.\d+"
@@ -37,8 +35,7 @@ JOINED = re.compile(r"\+(lab:|hub:|examples:|self($|[:+]))")
 SELF = "self"
 LABELLED = "examples"
 
-
-SOURCES: dict[str, str] = {
+SOURCE_FORMS: dict[str, str] = {
     **{f"lab:{register}": meaning for register, meaning in REGISTERS.items()},
     "lab:REGISTER/held-out": "the same register, documents the lab's model was not trained on",
     "PATH.txt": "any UTF-8 text file; documents end at the given separator, else at <|endoftext|>, else at blank lines",
@@ -55,8 +52,8 @@ SOURCES: dict[str, str] = {
         "text that the model of the run writes itself (2406.15524, appendix C), as self:OPTION=VALUE,...: "
         "temperature, top-k, top-p, prefix, start, prompt, language, tokens, batch"
     ),
-    **{f"examples:{name}": f"labelled: {known.meaning}" for name, known in EXAMPLES.items()},
-    **{f"examples:{name}": f"labelled: {known.what.meaning}" for name, known in HUB_SETS.items()},
+    **{f"examples:{name}": f"labelled: {task.meaning}" for name, task in EXAMPLES.items()},
+    **{f"examples:{name}": f"labelled: {hub_set.task.meaning}" for name, hub_set in HUB_SETS.items()},
     "examples:NAME/SPLIT": (
         "the examples of one split: train, and held-out (lab) or validation (hub); else calibration is train, held-out"
         " text the other"
@@ -74,26 +71,25 @@ SOURCES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Source:
-    """A source as typed (`text`) and as understood. `start` and `stop` are documents, in numbers (int) or shares
-    (Fraction), or None.
+    """A source as typed (`text`) and as understood.
+
+    kind: "lab", "file", "hub", "examples", "self" or "mixture". name: register, path, dataset, or set of examples; ""
+    for the last two kinds. start, stop: documents, in numbers (int) or shares (Fraction), or None. split: of the lab
+    "train" or "held-out", of examples of the hub "train" or "validation"; None: whoever loads it decides. column: of
+    .jsonl and .parquet; of tables of examples FIRST,LABEL or FIRST,SECOND,LABEL, None: by their header. parts: of a
+    mixture, with their shares of the windows. generation: how self-generated text is written.
     """
 
     text: str
-    kind: str  # "lab", "file", "hub", "examples", "self" or "mixture"
-    name: str  # register, path, dataset, or set of examples; "" for the last two kinds
+    kind: str
+    name: str
     start: Edge | None = None
     stop: Edge | None = None
-    split: str | None = (
-        # lab: "train", "held-out", or None = whoever loads it decides; examples of the hub: "train", "validation" or
-        # None
-        None
-    )
-    column: str | None = (
-        None  # .jsonl and .parquet; of tables of examples FIRST,LABEL or FIRST,SECOND,LABEL, None = by their header
-    )
+    split: str | None = None
+    column: str | None = None
     hub: Hub | None = None
-    parts: tuple[tuple["Source", Fraction], ...] = ()  # of a mixture, with their shares of the windows
-    generation: Generation | None = None  # of self-generated text
+    parts: tuple[tuple["Source", Fraction], ...] = ()
+    generation: Generation | None = None
 
     @property
     def slice(self) -> str:
@@ -111,7 +107,7 @@ class Source:
             return self.text
         if self.kind == "mixture":
             return "+".join(f"{part.label}:{share_text(share)}" for part, share in self.parts)
-        if self.kind == SELF:
+        if self.generation is not None:
             return _self_text(named(self.generation, lambda reference: reference.label))
         return (
             ("examples:" if self.kind == LABELLED else "")
@@ -147,6 +143,12 @@ class Source:
                 f" the slice{more}"
             )
         return chosen
+
+    def cut(self, endless: Iterator[T]) -> Iterator[T]:
+        """The sliced documents, or examples, of a stream that is made without end: edges are numbers there."""
+        start, stop = self.start, self.stop
+        assert not isinstance(start, Fraction) and not isinstance(stop, Fraction)  # refused where it is parsed
+        return islice(endless, start, stop)
 
     def half(self, split: str) -> "Source":
         """This source with the half of its lab registers and of its labelled examples named: `split` is "train" or
@@ -216,18 +218,18 @@ def parse_source(text: str) -> Source:
         return _parse_self(text)
     name, cut = _split_slice(text)
     start, stop = _edges(cut, text)
-    common = {"text": text, "start": start, "stop": stop}
     if name.startswith("lab:"):
-        return _parse_lab(name[4:], common)
+        return _parse_lab(name[4:], Source(text, "lab", "", start, stop))
     if name.startswith(f"{LABELLED}:"):
-        return Source(kind=LABELLED, **parse_examples(name.removeprefix(f"{LABELLED}:"), **common), **common)
+        name, split, column = parse_examples(name.removeprefix(f"{LABELLED}:"), text=text, start=start, stop=stop)
+        return Source(text, LABELLED, name, start, stop, split=split, column=column)
     if name.startswith("hub:"):
         hub = parse_hub(name[4:], text)
-        return Source(kind="hub", name=hub.dataset, hub=hub, **common)
+        return Source(text, "hub", hub.dataset, start, stop, hub=hub)
     path, mark, column = name.rpartition("#")
     if mark and column and path.endswith(TABLES):
-        return Source(kind="file", name=path, column=column, **common)
-    return Source(kind="file", name=name, column="text" if name.endswith(TABLES) else None, **common)
+        return Source(text, "file", path, start, stop, column=column)
+    return Source(text, "file", name, start, stop, column="text" if name.endswith(TABLES) else None)
 
 
 def _split_mixture(text: str) -> list[tuple[str, str]] | None:
@@ -247,22 +249,22 @@ def _split_mixture(text: str) -> list[tuple[str, str]] | None:
 
 
 def _mixture(parts: Iterable[tuple[str, str]], text: str) -> Source:
-    found = tuple((parse_source(source), Fraction(share)) for source, share in parts)
-    if labelled := [source.label for source, _ in found if source.kind == LABELLED]:
+    sources = tuple((parse_source(source), Fraction(share)) for source, share in parts)
+    if labelled := [source.label for source, _ in sources if source.kind == LABELLED]:
         raise UsageError(f"source {text!r}: {labelled[0]} are labelled examples, no part of a mixture; give them alone")
-    if any(share == 0 for _, share in found):
+    if any(share == 0 for _, share in sources):
         raise UsageError(f"source {text!r}: a share must be above 0; leave the part out")
-    shares = [share for _, share in found]
-    if sum(shares) != 1:
-        told = " + ".join(map(share_text, shares))
+    shares = [share for _, share in sources]
+    total = sum(shares, Fraction(0))
+    if total != 1:
         raise UsageError(
-            f"source {text!r}: the shares {told} make {share_text(sum(shares))}; they must make 1 (thirds are written"
-            " 1/3)"
+            f"source {text!r}: the shares {' + '.join(map(share_text, shares))} make {share_text(total)}; they"
+            " must make 1 (thirds are written 1/3)"
         )
-    alike = [replace(source, text="") for source, _ in found]
-    if len(set(alike)) < len(alike):
+    texts = {replace(source, text="") for source, _ in sources}
+    if len(texts) < len(sources):
         raise UsageError(f"source {text!r}: two parts are the same text; name it once, with both shares")
-    return Source(text, "mixture", "", parts=found)
+    return Source(text, "mixture", "", parts=sources)
 
 
 def share_text(share: Fraction) -> str:
@@ -296,27 +298,29 @@ def named(generation: Generation, name: Callable[[Source], str]) -> Generation:
     """A generation with its reference text called by `name`: by its label, or its fingerprint."""
     if generation.reference is None:
         return generation
-    return replace(
-        generation, **{"start" if generation.prompt is None else "prompt": name(parse_source(generation.reference))}
-    )
+    reference = name(parse_source(generation.reference))
+    if generation.prompt is None:
+        return replace(generation, start=reference)
+    return replace(generation, prompt=reference)
 
 
 def _self_text(generation: Generation) -> str:
     return f"{SELF}:{generation}".removesuffix(":")
 
 
-def _parse_lab(name: str, common: dict) -> Source:
-    text = common["text"]
+def _parse_lab(name: str, source: Source) -> Source:
+    """The register and split that `name` (what follows `lab:`, without its slice) stands for."""
+    text = source.text
     register, slash, split = name.partition("/")
     if register not in REGISTERS:
         raise UsageError(f"source {text!r}: unknown register {register!r}; {suggest(register, REGISTERS)}")
     if slash and split not in SPLITS:
         raise UsageError(f"source {text!r}: unknown split {split!r}; {suggest(split, SPLITS)}")
-    if isinstance(common["start"], Fraction) or isinstance(common["stop"], Fraction):
+    if isinstance(source.start, Fraction) or isinstance(source.stop, Fraction):
         raise UsageError(
             f"source {text!r}: lab text has no end to take per cent of; slice it by numbers of documents, as in [:1000]"
         )
-    return Source(kind="lab", name=register, split=split or None, **common)
+    return replace(source, name=register, split=split or None)
 
 
 def source_fingerprint(source: str | Source, model: str | None = None) -> str:
@@ -331,7 +335,7 @@ def source_fingerprint(source: str | Source, model: str | None = None) -> str:
     source = parse_source(source) if isinstance(source, str) else source
     if source.kind == "mixture":
         return "+".join(f"{source_fingerprint(part, model)}:{share}" for part, share in source.parts)
-    if source.kind == SELF:
+    if source.generation is not None:
         if model is None:
             raise UsageError(f"{source.label}: is written by a model, so its fingerprint needs that model's")
         return f"{_self_text(named(source.generation, source_fingerprint))}@{model}"
@@ -342,7 +346,7 @@ def source_fingerprint(source: str | Source, model: str | None = None) -> str:
             f"{versions.DOCUMENTS}.{versions.EXAMPLES}" if source.name in EXAMPLES else HUB_SETS[source.name].dataset[1]
         )
         return f"examples:{source.name}{'/' + source.split if source.split else ''}@{version}{source.slice}"
-    if source.kind == "hub":
+    if source.hub is not None:
         hub = source.hub
         return f"hub:{hub.dataset}@{hub.revision}/{hub.config or hub.file or ''}:{hub.split}#{hub.column}{source.slice}"
     digest = hashlib.sha256()
@@ -358,10 +362,10 @@ def check_file(source: Source) -> Path:
     if os.path.isdir(path):
         raise DataError(f"text file {source.name}: is a folder; name a file in it")
     if not os.path.isfile(path):
-        known = [
+        meant = [
             f"{kind}:{source.name}" for kind, names in (("lab", REGISTERS), ("hub", ALIASES)) if source.name in names
         ]
-        raise DataError(f"text file {source.name}: no such file" + (f"; did you mean {known[0]}?" if known else ""))
+        raise DataError(f"text file {source.name}: no such file" + (f"; did you mean {meant[0]}?" if meant else ""))
     return Path(path)
 
 

@@ -8,15 +8,12 @@ before a run starts.
 
 import argparse
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from analysis.progress import bar
-from analysis.training.lab_stream import END, Batches, evaluate, train_tokenizer
-from analysis.training.loop import Training, Windowed, add_options, check_config, options, run, windows_problems
-
-_MAY_BE_ZERO = ("seed", "weight_decay", "warmup")
+from analysis.training.lab_stream import END, StreamBatches, evaluate, train_tokenizer
+from analysis.training.loop import Training, Windowed, add_options, options, run
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,17 @@ class TrainConfig(Windowed):
     seed: int = 0
     threads: int = 1
 
+    def problems(self) -> list[str]:
+        """What is impossible in the sizes."""
+        problems = []
+        if self.hidden % (2 * self.heads):
+            problems.append(f"hidden {self.hidden} is not an even multiple of heads {self.heads}")
+        if self.heads % self.kv_heads:
+            problems.append(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+        if self.vocabulary < 257:
+            problems.append(f"vocabulary {self.vocabulary} is below 257, the bytes and {END}")
+        return problems + super().problems()
+
 
 def build(config: TrainConfig, tokenizer):
     """An untrained `LlamaForCausalLM` (float32, tied embeddings) of the size in `config`; a function of
@@ -72,25 +80,12 @@ def build(config: TrainConfig, tokenizer):
         return LlamaForCausalLM(shape).float()
 
 
-def train(
-    config: TrainConfig,
-    out: Path,
-    *,
-    device: str = "auto",
-    progress: Callable = bar,
-    save_every: int = 200,
-    stop: Callable[[int], bool] | None = None,
-) -> Path:
-    """Train on the mixed stream into folder `out` and return it; continue from its checkpoint if there is one
-    (`training.run`).
+def train(config: TrainConfig, out: Path, **options: Any) -> Path:
+    """Train on the mixed stream into folder `out` and return it; continue from its checkpoint if there is one.
 
-    Raises `UsageError` for impossible sizes or devices, `StoreError` if the checkpoint belongs to another
-    configuration.
+    Options and errors are those of `loop.run`.
     """
-    _check(config)
-    return run(
-        lambda: _training(config), config, out, device=device, progress=progress, save_every=save_every, stop=stop
-    )
+    return run(lambda: _training(config), config, out, **options)
 
 
 def _training(config: TrainConfig) -> Training:
@@ -99,7 +94,7 @@ def _training(config: TrainConfig) -> Training:
         config,
         build(config, tokenizer),
         tokenizer,
-        Batches(config, tokenizer),
+        StreamBatches(config, tokenizer),
         _loss,
         lambda model: _held_out(model, tokenizer),
         command(config),
@@ -128,50 +123,11 @@ def _held_out(model, tokenizer) -> dict:
     }
 
 
-def _check(config: TrainConfig) -> None:
-    """Raise one `UsageError` that lists everything impossible in `config`."""
-
-    def more() -> list[str]:
-        problems = []
-        if config.hidden % (2 * config.heads):
-            problems.append(f"hidden {config.hidden} is not an even multiple of heads {config.heads}")
-        if config.heads % config.kv_heads:
-            problems.append(f"heads {config.heads} is not a multiple of kv_heads {config.kv_heads}")
-        if config.vocabulary < 257:
-            problems.append(f"vocabulary {config.vocabulary} is below 257, the bytes and {END}")
-        return problems + windows_problems(config)
-
-    check_config(config, _MAY_BE_ZERO, more)
-
-
 def command(config: TrainConfig) -> str:
     """The shell command that makes this run: only what differs from the defaults is named."""
     return f"analysis lab train {options(config)}".rstrip()
 
 
-_HELP = {
-    "tokens": "tokens to train on",
-    "window": "window length before the decay",
-    "batch": "windows per step before the decay",
-    "context": "longest window of the model, used in the decay",
-    "vocabulary": "tokens of the tokenizer",
-    "hidden": "hidden size",
-    "intermediate": "MLP size",
-    "blocks": "transformer blocks",
-    "heads": "attention heads",
-    "kv_heads": "key-value heads",
-    "learning_rate": "highest learning rate",
-    "weight_decay": "AdamW weight decay of the matrices",
-    "warmup": "tokens of rising learning rate",
-    "decay": "share of the tokens over which the rate falls to zero",
-    "seed": "seed of weights and training stream",
-    "threads": "CPU threads of torch",
-}
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `analysis lab train`: one per field of `TrainConfig`, plus the folder and the device."""
-    parser.add_argument(
-        "--out", type=Path, default=None, help="folder of the model (default: decoder/ under the runs folder)"
-    )
-    add_options(parser, TrainConfig(), _HELP)
+    """Options of `analysis lab train`: the folder, the device, and one per field of `TrainConfig`."""
+    add_options(parser, TrainConfig(), "decoder", kv_heads="key-value heads")

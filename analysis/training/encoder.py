@@ -10,17 +10,15 @@ are known when a task comes in pairs. A run that was stopped continues as that o
 
 import argparse
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from analysis.lab.documents import REGISTERS, documents
-from analysis.progress import bar
-from analysis.training.lab_stream import Batches, train_bpe
-from analysis.training.loop import Training, Windowed, add_options, check_config, options, run, windows_problems
+from analysis.training.lab_stream import StreamBatches, train_bpe
+from analysis.training.loop import Training, Windowed, add_options, options, run
 
 PAD, CLS, SEP, MASK = "[PAD]", "[CLS]", "[SEP]", "[MASK]"
-_MAY_BE_ZERO = ("seed", "weight_decay", "warmup")
 _IGNORED = -100
 _SHARPNESS = 1.7  # of the first block's gaze: a neighbour gets several times the weight of the token beside it
 
@@ -50,6 +48,19 @@ class EncoderConfig(Windowed):
     decay: float = 0.4
     seed: int = 0
     threads: int = 1
+
+    def problems(self) -> list[str]:
+        """What is impossible in the sizes."""
+        problems = []
+        if self.hidden % self.heads:
+            problems.append(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
+        if self.vocabulary < 256:
+            problems.append(f"vocabulary {self.vocabulary} is below 256, the bytes")
+        if self.masked >= 1:
+            problems.append(f"masked {self.masked} is not a share between 0 and 1")
+        if self.window < 16:
+            problems.append(f"window {self.window} is below 16")
+        return problems + super().problems()
 
 
 def train_tokenizer(vocabulary: int, *, sample: int = 6_000, seed: int = 0):
@@ -145,25 +156,12 @@ def _settle(model) -> None:
                 matrix.weight.mul_((2 * config.num_hidden_layers) ** -0.5)
 
 
-def train(
-    config: EncoderConfig,
-    out: Path,
-    *,
-    device: str = "auto",
-    progress: Callable = bar,
-    save_every: int = 200,
-    stop: Callable[[int], bool] | None = None,
-) -> Path:
-    """Train on the mixed stream into folder `out` and return it; continue from its checkpoint if there is one
-    (`training.run`).
+def train(config: EncoderConfig, out: Path, **options: Any) -> Path:
+    """Train on the mixed stream into folder `out` and return it; continue from its checkpoint if there is one.
 
-    Raises `UsageError` for impossible sizes or devices, `StoreError` if the checkpoint belongs to another
-    configuration.
+    Options and errors are those of `loop.run`.
     """
-    _check(config)
-    return run(
-        lambda: _training(config), config, out, device=device, progress=progress, save_every=save_every, stop=stop
-    )
+    return run(lambda: _training(config), config, out, **options)
 
 
 def _training(config: EncoderConfig) -> Training:
@@ -179,12 +177,16 @@ def _training(config: EncoderConfig) -> Training:
     )
 
 
-class MaskedBatches(Batches):
+class MaskedBatches(StreamBatches):
     """Masked windows of the training stream: `batches[n]` is (ids, types, labels), each (rows, length), and depends on
     `n` and the config alone.
 
     Labels are the tokens asked for, -100 elsewhere.
     """
+
+    def __init__(self, config: EncoderConfig, tokenizer):
+        super().__init__(config, tokenizer)
+        self.masked = config.masked
 
     def _load(self, number: int, length: int):
         import torch
@@ -195,7 +197,7 @@ class MaskedBatches(Batches):
         source = documents("mixed", seed=1 + number + 100_000 * self.config.seed)
         ids, types = windows((document.text for document in source), self.tokenizer, rows, length, generator)
         order = torch.randperm(rows, generator=generator)
-        masked, labels = mask(ids[order], self.tokenizer, self.config.masked, generator)
+        masked, labels = mask(ids[order], self.tokenizer, self.masked, generator)
         return list(zip(*(part.view(self.per_shard, batch, length) for part in (masked, types[order], labels))))
 
 
@@ -230,19 +232,19 @@ def mask(ids, tokenizer, share: float, generator):
     """
     import torch
 
-    starts, special = _kinds(tokenizer)
+    starts, special = token_kinds(tokenizer)
     words = starts[ids].cumsum(1)  # number of the word that each token belongs to
     of_word = lambda values: values.gather(1, words)
     chosen = of_word(torch.rand(len(ids), ids.shape[1] + 1, generator=generator)) < share
     chosen &= ~special[ids]
     action = of_word(torch.rand(len(ids), ids.shape[1] + 1, generator=generator))
-    other = torch.randint(int(special.sum()), len(tokenizer), ids.shape, generator=generator)
+    random = torch.randint(int(special.sum()), len(tokenizer), ids.shape, generator=generator)
     labels = ids.masked_fill(~chosen, _IGNORED)
     masked = torch.where(chosen & (action < 0.8), torch.full_like(ids, tokenizer.mask_token_id), ids)
-    return torch.where(chosen & (action >= 0.9), other, masked), labels
+    return torch.where(chosen & (action >= 0.9), random, masked), labels
 
 
-def _kinds(tokenizer):
+def token_kinds(tokenizer):
     """Two masks over the vocabulary: tokens that begin a word, and special tokens."""
     import torch
 
@@ -256,9 +258,9 @@ def loss(model, batch):
     import torch
 
     ids, types, labels = (part.to(model.device) for part in batch)
-    asked = labels != _IGNORED
+    chosen = labels != _IGNORED
     hidden = model.bert(input_ids=ids, token_type_ids=types).last_hidden_state
-    return torch.nn.functional.cross_entropy(model.cls(hidden[asked]), labels[asked])
+    return torch.nn.functional.cross_entropy(model.cls(hidden[chosen]), labels[chosen])
 
 
 def evaluate(model, tokenizer, masked: float, *, rows: int = 64) -> dict[str, dict[str, float]]:
@@ -275,30 +277,12 @@ def evaluate(model, tokenizer, masked: float, *, rows: int = 64) -> dict[str, di
             ids, types = windows(texts, tokenizer, rows, model.config.max_position_embeddings, generator)
             ids, labels = mask(ids, tokenizer, masked, generator)
             ids, types, labels = (part.to(model.device) for part in (ids, types, labels))
-            asked = labels != _IGNORED
-            logits = model.cls(model.bert(input_ids=ids, token_type_ids=types).last_hidden_state[asked])
-            nats = torch.nn.functional.cross_entropy(logits, labels[asked]).item()
-            right = (logits.argmax(-1) == labels[asked]).double().mean().item()
-            table[register] = {"loss_nats_per_masked_token": nats, "accuracy": right, "tokens": int(asked.sum())}
+            chosen = labels != _IGNORED
+            logits = model.cls(model.bert(input_ids=ids, token_type_ids=types).last_hidden_state[chosen])
+            nats = torch.nn.functional.cross_entropy(logits, labels[chosen]).item()
+            right = (logits.argmax(-1) == labels[chosen]).double().mean().item()
+            table[register] = {"loss_nats_per_masked_token": nats, "accuracy": right, "tokens": int(chosen.sum())}
     return table
-
-
-def _check(config: EncoderConfig) -> None:
-    """Raise one `UsageError` that lists everything impossible in `config`."""
-
-    def more() -> list[str]:
-        problems = []
-        if config.hidden % config.heads:
-            problems.append(f"hidden {config.hidden} is not a multiple of heads {config.heads}")
-        if config.vocabulary < 256:
-            problems.append(f"vocabulary {config.vocabulary} is below 256, the bytes")
-        if config.masked >= 1:
-            problems.append(f"masked {config.masked} is not a share between 0 and 1")
-        if config.window < 16:
-            problems.append(f"window {config.window} is below 16")
-        return problems + windows_problems(config)
-
-    check_config(config, _MAY_BE_ZERO, more)
 
 
 def command(config: EncoderConfig) -> str:
@@ -306,29 +290,12 @@ def command(config: EncoderConfig) -> str:
     return f"analysis lab encoder {options(config)}".rstrip()
 
 
-_HELP = {
-    "tokens": "tokens to train on",
-    "window": "window length before the decay",
-    "batch": "windows per step before the decay",
-    "context": "longest window of the model, used in the decay",
-    "vocabulary": "tokens of the byte-level BPE",
-    "hidden": "hidden size",
-    "intermediate": "MLP size",
-    "blocks": "transformer blocks",
-    "heads": "attention heads",
-    "masked": "share of the tokens that are masked",
-    "learning_rate": "highest learning rate",
-    "weight_decay": "AdamW weight decay of the matrices",
-    "warmup": "tokens of rising learning rate",
-    "decay": "share of the tokens over which the rate falls to zero",
-    "seed": "seed of weights and training stream",
-    "threads": "CPU threads of torch",
-}
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `analysis lab encoder`: one per field of `EncoderConfig`, plus the folder and the device."""
-    parser.add_argument(
-        "--out", type=Path, default=None, help="folder of the model (default: encoder/ under the runs folder)"
+    """Options of `analysis lab encoder`: the folder, the device, and one per field of `EncoderConfig`."""
+    add_options(
+        parser,
+        EncoderConfig(),
+        "encoder",
+        vocabulary="tokens of the byte-level BPE",
+        masked="share of the tokens that are masked",
     )
-    add_options(parser, EncoderConfig(), _HELP)

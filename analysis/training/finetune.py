@@ -15,20 +15,20 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from analysis.errors import ModelError, UsageError
-from analysis.progress import bar
-from analysis.training.loop import Training, add_options, check_config, options, rate, run
+from analysis.models.quiet import quiet
+from analysis.training.loop import Schedule, Training, add_options, check_config, options, run
 
 if TYPE_CHECKING:
-    from analysis.windows import Windows
+    from transformers import PreTrainedModel
 
-_MAY_BE_ZERO = ("seed", "weight_decay", "warmup", "dropout")
+    from analysis.windows import Windows
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(Schedule):
     """Everything a fine-tuning depends on besides its model and its examples.
 
     `examples` are read in all, `warmup` of them while the learning rate rises; over the last `decay` share of them it
@@ -36,6 +36,7 @@ class FinetuneConfig:
     longest example in tokens; `scored`: held-out examples that the model is scored on, where there is no end of them.
     """
 
+    unit: ClassVar[str] = "examples"
     examples: int = 60_000
     batch: int = 32
     length: int = 160
@@ -49,23 +50,13 @@ class FinetuneConfig:
     threads: int = 1
 
     @property
-    def steps(self) -> int:
-        """Optimiser steps in `examples`."""
-        return self.examples // self.batch
-
-    @property
     def per_step(self) -> int:
         """Examples read in one step."""
         return self.batch
 
-    @property
-    def decay_start(self) -> int:
-        """First step of the decay."""
-        return self.steps - int(self.decay * self.steps)
-
-    def rate(self, step: int) -> float:
-        """Learning rate of `step`, counted from 0."""
-        return rate(self, step)
+    def problems(self) -> list[str]:
+        """What is impossible in the number of examples."""
+        return [] if self.steps else [f"examples {self.examples} is less than one batch of {self.batch}"]
 
 
 def finetune(
@@ -75,12 +66,9 @@ def finetune(
     *,
     config: FinetuneConfig,
     out: Path,
-    evaluate: Callable[[object, Windows], dict],
-    device: str = "auto",
+    evaluate: Callable[[PreTrainedModel, Windows], dict],
     command: str = "",
-    progress: Callable = bar,
-    save_every: int = 200,
-    stop: Callable[[int], bool] | None = None,
+    **options: Any,
 ) -> Path:
     """Fine-tune the encoder in `folder` on the labelled windows `train` into `out` and return that; continue from its
     checkpoint if there is one.
@@ -88,20 +76,20 @@ def finetune(
     The head follows `train.labelled.head`, its classes the names there. `evaluate(model, windows)` gives the scores of
     the card, measured on `held_out`. Raises UsageError for impossible settings, unlabelled windows or two sets that ask
     different things, ModelError for a folder that holds no encoder, StoreError if the checkpoint belongs to another
-    configuration.
+    configuration. Further options are those of `loop.run`.
     """
-    check(config)
+    check_config(config)
     for windows in (train, held_out):
         if windows.labelled is None:
             raise UsageError(
                 f"finetune: {windows.label or 'the text'} has no labels; give labelled examples (`analysis list"
                 " sources`)"
             )
-    asked, scored = ((windows.labelled.head, windows.labelled.classes) for windows in (train, held_out))
-    if asked != scored:
+    tasks = [_task(windows) for windows in (train, held_out)]
+    if tasks[0] != tasks[1]:
         raise UsageError(
-            f"finetune: {train.label} asks for {_asks(asked)}, held-out {held_out.label} for {_asks(scored)}; both must"
-            " ask the same"
+            f"finetune: {train.label} asks for {tasks[0]}, held-out {held_out.label} for {tasks[1]}; both must ask the"
+            " same"
         )
 
     def make() -> Training:
@@ -110,35 +98,26 @@ def finetune(
             "body": str(folder),
             "train": train.label,
             "held_out_text": held_out.label,
-            "metric": train.labelled.metric,
+            "metric": train.answers.metric,
         }
         return Training(
             config,
             model,
             tokenizer(folder),
-            Batches(config, train),
+            ExampleBatches(config, train),
             loss,
             lambda model: evaluate(model, held_out),
             command,
-            "examples",
             more,
         )
 
-    return run(make, config, out, device=device, progress=progress, save_every=save_every, stop=stop)
+    return run(make, config, out, **options)
 
 
-def check(config: FinetuneConfig) -> None:
-    """Raise one UsageError that lists everything impossible in `config`."""
-    check_config(
-        config,
-        _MAY_BE_ZERO,
-        lambda: [f"examples {config.examples} is less than one batch of {config.batch}"] if config.steps < 1 else [],
-    )
-
-
-def _asks(of: tuple[str, tuple[str, ...]]) -> str:
-    head, classes = of
-    return head + (f" of {', '.join(classes)}" if classes else "")
+def _task(windows: Windows) -> str:
+    """What labelled windows ask, in words."""
+    classes = windows.answers.classes
+    return windows.head + (f" of {', '.join(classes)}" if classes else "")
 
 
 def open_encoder(folder: str | Path, train: Windows, config: FinetuneConfig):
@@ -148,9 +127,7 @@ def open_encoder(folder: str | Path, train: Windows, config: FinetuneConfig):
     import torch
     from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
-    from analysis.models.quiet import quiet
-
-    labelled, folder = train.labelled, str(folder)
+    labelled, folder = train.answers, str(folder)
     more: dict = {}
     if labelled.head == "classification":
         more = {
@@ -203,8 +180,6 @@ def tokenizer(folder: str | Path):
     """The tokenizer of the encoder in `folder`. Raises ModelError where there is none."""
     from transformers import AutoTokenizer
 
-    from analysis.models.quiet import quiet
-
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(str(folder))
@@ -212,7 +187,7 @@ def tokenizer(folder: str | Path):
         raise ModelError(f"finetune: {folder} has no tokenizer that can be read ({error})") from error
 
 
-class Batches:
+class ExampleBatches:
     """Batches of labelled windows: `batches[n]` is `config.batch` windows, a function of `n`, the config and the
     windows alone.
 
@@ -225,7 +200,8 @@ class Batches:
     def __init__(self, config: FinetuneConfig, windows: Windows):
         self.config, self.windows = config, windows
         self._lengths = windows.mask.sum(1)
-        self._key, self._rows = -1, None
+        self._key = -1
+        self._rows: Any = None
 
     def __getitem__(self, step: int) -> Windows:
         number, place = divmod(step, self.stretch)
@@ -262,21 +238,6 @@ def command(model: str, source: str, held_out: str | None, config: FinetuneConfi
     return f"analysis lab finetune {model} '{source}' {scored}{options(config)}".rstrip()
 
 
-_HELP = {
-    "examples": "examples to train on",
-    "batch": "examples per step",
-    "length": "longest example in tokens",
-    "scored": "held-out examples of the lab to score the model on",
-    "learning_rate": "highest learning rate",
-    "weight_decay": "AdamW weight decay of the matrices",
-    "warmup": "examples of rising learning rate",
-    "decay": "share of the examples over which the rate falls to zero",
-    "dropout": "dropout of hidden states and attention",
-    "seed": "seed of the head and the order of examples",
-    "threads": "CPU threads of torch",
-}
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `analysis lab finetune`: one per field of `FinetuneConfig`, plus model, examples, folder and
     device.
@@ -295,7 +256,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="examples to score it on; default the held-out half of SOURCE",
     )
-    parser.add_argument(
-        "--out", type=Path, default=None, help="folder of the model (default: encoder-SET/ under the runs folder)"
+    add_options(
+        parser,
+        FinetuneConfig(),
+        "encoder-SET",
+        examples="examples to train on",
+        batch="examples per step",
+        length="longest example in tokens",
+        scored="held-out examples of the lab to score the model on",
+        warmup="examples of rising learning rate",
+        decay="share of the examples over which the rate falls to zero",
+        dropout="dropout of hidden states and attention",
+        seed="seed of the head and the order of examples",
     )
-    add_options(parser, FinetuneConfig(), _HELP)

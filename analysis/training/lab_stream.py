@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis.lab.documents import REGISTERS, documents
 
 if TYPE_CHECKING:
-    from analysis.training.decoder import TrainConfig
+    from analysis.training.loop import Windowed
 
 END = "<|endoftext|>"
 """The one special token: it ends every document, and so begins the next."""
@@ -71,7 +71,7 @@ def take(source: Iterator[tuple[list[int], float]], count: int) -> list[int]:
     return ids[:count]
 
 
-class Batches:
+class StreamBatches:
     """Token batches of the training stream: `batches[n]` has shape (rows, length + 1) and depends on `n` and the config
     alone.
 
@@ -81,9 +81,10 @@ class Batches:
 
     per_shard = 64
 
-    def __init__(self, config: TrainConfig, tokenizer):
+    def __init__(self, config: Windowed, tokenizer):
         self.config, self.tokenizer = config, tokenizer
-        self._key, self._shard = (-1, 0), None
+        self._key = (-1, 0)
+        self._shard: Any = None
 
     def __getitem__(self, step: int):
         number, row = divmod(step, self.per_shard)

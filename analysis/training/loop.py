@@ -5,6 +5,7 @@ checkpoint and ends bit-equal, on CPU with the same thread count, to one that ne
 before a run starts.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -13,69 +14,132 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from analysis.errors import StoreError, UsageError
 from analysis.progress import bar
 
 _CHECKPOINT = "checkpoint.pt"
+MAY_BE_ZERO = ("seed", "weight_decay", "warmup", "dropout")
+OPTIONS = {
+    "tokens": "tokens to train on",
+    "window": "window length before the decay",
+    "batch": "windows per step before the decay",
+    "context": "longest window of the model, used in the decay",
+    "vocabulary": "tokens of the tokenizer",
+    "hidden": "hidden size",
+    "intermediate": "MLP size",
+    "blocks": "transformer blocks",
+    "heads": "attention heads",
+    "learning_rate": "highest learning rate",
+    "weight_decay": "AdamW weight decay of the matrices",
+    "warmup": "tokens of rising learning rate",
+    "decay": "share of the tokens over which the rate falls to zero",
+    "seed": "seed of weights and training stream",
+    "threads": "CPU threads of torch",
+}
+"""What the fields of a pretraining mean, for the command line; every training adds, or says otherwise, what differs."""
 
 
-class Windowed:
-    """The schedule that pretrainings share: windows of `window` tokens, of `context` once the decay has begun, as many
-    tokens a step throughout.
+class Schedule:
+    """What every training's frozen dataclass of settings has, and the learning rate that follows from it.
+
+    The field named by `unit` says how much is read in all; `warmup` counts the same. The rate rises over `warmup`,
+    stays, and falls linearly to zero over the last `decay` share.
     """
 
-    @property
-    def steps(self) -> int:
-        """Optimiser steps in `tokens`."""
-        return self.tokens // self.per_step
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    unit: ClassVar[str] = "tokens"
+    learning_rate: float
+    weight_decay: float
+    warmup: int
+    decay: float
+    seed: int
+    threads: int
 
     @property
     def per_step(self) -> int:
-        """Tokens read in one step."""
-        return self.batch * self.window
+        """Units read in one step."""
+        raise NotImplementedError
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all that is read."""
+        return getattr(self, self.unit) // self.per_step
 
     @property
     def decay_start(self) -> int:
         """First step of the decay."""
         return self.steps - int(self.decay * self.steps)
 
+    def rate(self, step: int) -> float:
+        """Learning rate of `step`, counted from 0."""
+        warmup = max(1, self.warmup // self.per_step)
+        left = (self.steps - step) / max(1, self.steps - self.decay_start)
+        return self.learning_rate * min(1.0, (step + 1) / warmup, left)
+
+    def problems(self) -> list[str]:
+        """What is impossible in settings that are numbers of the right sign."""
+        return []
+
+
+class Windowed(Schedule):
+    """The settings that pretrainings share: windows of `window` tokens, of `context` once the decay has begun, as many
+    tokens a step throughout.
+    """
+
+    tokens: int
+    window: int
+    batch: int
+    context: int
+
+    @property
+    def per_step(self) -> int:
+        """Tokens read in one step."""
+        return self.batch * self.window
+
     def length(self, step: int) -> int:
         """Window length of `step`."""
         return self.window if step < self.decay_start else self.context
 
-    def rate(self, step: int) -> float:
-        """Learning rate of `step`, counted from 0."""
-        return rate(self, step)
+    def problems(self) -> list[str]:
+        """What is impossible in the window lengths."""
+        problems = []
+        if self.window > self.context:
+            problems.append(f"window {self.window} is longer than the context {self.context}")
+        if self.per_step % self.context:
+            problems.append(
+                f"a step of {self.batch} x {self.window} tokens is not a multiple of the context {self.context}"
+            )
+        if self.steps < 1:
+            problems.append(f"tokens {self.tokens} is less than one batch of {self.per_step}")
+        return problems
 
 
 @dataclass(frozen=True)
 class Training:
     """One training: a model, what it reads and what it loses by.
 
-    `config` is a frozen dataclass with `seed`, `threads`, `learning_rate`, `weight_decay`, `steps`, `per_step` (units
-    read in one step), `decay_start` (first step of the decay) and `rate(step)`; its field `unit` is how much is read in
-    all, and may change before the decay. `batches[n]` is what step `n` reads, `loss(model, batch)` its mean loss in
-    nats, `scores(model)` what the card says of the trained model.
+    `config` is a frozen dataclass; how much it reads in all may change before the decay. `batches[n]` is what step `n`
+    reads, `loss(model, batch)` its mean loss in nats, `scores(model)` what the card says of the trained model, `more`
+    what else it says.
     """
 
-    config: Any
+    config: Schedule
     model: Any
     tokenizer: Any
     batches: Any
     loss: Callable[[Any, Any], Any]
     scores: Callable[[Any], dict]
     command: str
-    unit: str = "tokens"
-    more: dict | None = None
+    more: dict = field(default_factory=dict)
 
 
 def run(
     make: Callable[[], Training],
-    config,
+    config: Schedule,
     out: Path,
     *,
     device: str = "auto",
@@ -87,9 +151,10 @@ def run(
 
     Writes a checkpoint every `save_every` steps and on CTRL-C (after the step in hand, then raises
     `KeyboardInterrupt`); at the end the model, the tokenizer and the training card `training.json`; the checkpoint then
-    goes. `stop(step)` ends the run early, checkpoint kept. Raises `UsageError` for a device that is not here or a file
-    in the place of the folder, `StoreError` if the checkpoint is of another configuration.
+    goes. `stop(step)` ends the run early, checkpoint kept. Raises `UsageError` for impossible settings, a device that
+    is not here or a file in the place of the folder, `StoreError` if the checkpoint is of another configuration.
     """
+    check_config(config)
     if out.exists() and not out.is_dir():
         raise UsageError(f"train: {out} is a file; the model needs a folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -132,7 +197,8 @@ class _Run:
             betas=(0.9, 0.98),
             fused=True,
         )
-        self.step, self.seconds, self.curve, self._sum = 0, 0.0, [], 0.0
+        self.step, self.seconds, self._sum = 0, 0.0, 0.0
+        self.curve: list[list[float]] = []
 
     def advance(self) -> float:
         """One optimiser step; returns its loss (nats)."""
@@ -177,7 +243,7 @@ class _Run:
         """Read the checkpoint if there is one."""
         import torch
 
-        path, unit = self.out / _CHECKPOINT, self.training.unit
+        path, unit = self.out / _CHECKPOINT, self.config.unit
         if not path.exists():
             return
         try:
@@ -186,16 +252,16 @@ class _Run:
             raise StoreError(
                 f"train: the checkpoint {path} cannot be read ({error}); delete it to start again"
             ) from error
-        mine, theirs = asdict(self.config), state["config"]
-        different = sorted(key for key in mine if mine[key] != theirs.get(key) and key != unit)
+        config, saved = asdict(self.config), state["config"]
+        different = sorted(name for name in config if config[name] != saved.get(name) and name != unit)
         if different:
             raise StoreError(
                 f"train: {path} was made with other values of {', '.join(different)}; use another folder or delete it"
             )
-        begun = min(self.config.decay_start, replace(self.config, **{unit: theirs[unit]}).decay_start) < state["step"]
-        if begun and mine[unit] != theirs[unit]:
+        begun = min(self.config.decay_start, replace(self.config, **{unit: saved[unit]}).decay_start) < state["step"]
+        if begun and config[unit] != saved[unit]:
             raise StoreError(
-                f"train: {path} was made for {theirs[unit]} {unit} and is too far on to change to {mine[unit]}"
+                f"train: {path} was made for {saved[unit]} {unit} and is too far on to change to {config[unit]}"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -217,14 +283,14 @@ class _Run:
         return {
             "command": self.training.command,
             "config": asdict(self.config),
-            **(self.training.more or {}),
+            **self.training.more,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "vocabulary": len(self.training.tokenizer),
-            self.training.unit: self.step * self.config.per_step,
+            self.config.unit: self.step * self.config.per_step,
             "seconds": round(self.seconds, 1),
             "held_out": self.training.scores(self.model),
             "loss_curve": {
-                "columns": [self.training.unit, "loss_nats_per_token" if self.training.unit == "tokens" else "loss"],
+                "columns": [self.config.unit, "loss_nats_per_token" if self.config.unit == "tokens" else "loss"],
                 "points": self.curve,
             },
             "device": self.device,
@@ -240,53 +306,30 @@ def pick(device: str) -> str:
     """The device to train on: `cpu`, `cuda`, or for `auto` the better of the two that is here."""
     import torch
 
-    here = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    if device != "auto" and device not in here:
-        raise UsageError(f"train: device {device!r}: not here; possible are auto, {', '.join(here)}")
-    return here[-1] if device == "auto" else device
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    if device != "auto" and device not in devices:
+        raise UsageError(f"train: device {device!r}: not here; possible are auto, {', '.join(devices)}")
+    return devices[-1] if device == "auto" else device
 
 
-def check_config(config, may_be_zero: tuple[str, ...], more: Callable[[], list[str]]) -> None:
-    """Raise one `UsageError` that lists everything impossible in `config`: numbers below zero, zeros, and what `more`
-    finds where there are none.
+def check_config(config: Schedule) -> None:
+    """Raise one `UsageError` that lists everything impossible in `config`: numbers below zero, zeros, and what
+    `config.problems` says where there are none.
     """
     problems = [
-        f"{name} is {value}, must be {'0 or more' if name in may_be_zero else 'above 0'}"
+        f"{name} is {value}, must be {'0 or more' if name in MAY_BE_ZERO else 'above 0'}"
         for name, value in asdict(config).items()
-        if value < 0 or (value == 0 and name not in may_be_zero)
+        if value < 0 or (value == 0 and name not in MAY_BE_ZERO)
     ]
     if not problems:
-        problems += more()
+        problems += config.problems()
     if config.decay > 1:
         problems.append(f"decay {config.decay} is not a share between 0 and 1")
     if problems:
         raise UsageError("train: " + "; ".join(problems))
 
 
-def windows_problems(config) -> list[str]:
-    """What is impossible in the window lengths of a pretraining."""
-    problems = []
-    if config.window > config.context:
-        problems.append(f"window {config.window} is longer than the context {config.context}")
-    if config.batch * config.window % config.context:
-        problems.append(
-            f"a step of {config.batch} x {config.window} tokens is not a multiple of the context {config.context}"
-        )
-    if config.steps < 1:
-        problems.append(f"tokens {config.tokens} is less than one batch of {config.batch * config.window}")
-    return problems
-
-
-def rate(config, step: int) -> float:
-    """Learning rate of `step`, counted from 0: rising over `config.warmup` units, then `config.learning_rate`, from
-    `config.decay_start` on falling to zero.
-    """
-    warmup = max(1, config.warmup // config.per_step)
-    left = (config.steps - step) / max(1, config.steps - config.decay_start)
-    return config.learning_rate * min(1.0, (step + 1) / warmup, left)
-
-
-def options(config) -> str:
+def options(config: Schedule) -> str:
     """The options of the command line that make `config`: only what differs from its defaults is named."""
     default = asdict(type(config)())
     return " ".join(
@@ -294,8 +337,13 @@ def options(config) -> str:
     )
 
 
-def add_options(parser, config, meanings: dict[str, str]) -> None:
-    """One option per field of `config`, whose value is the default, and the device."""
+def add_options(parser: argparse.ArgumentParser, config: Schedule, folder: str, **meanings: str) -> None:
+    """The folder of the model (by default `folder` under the runs folder), the device, and one option per field of
+    `config`, whose value is the default and whose meaning is that of `OPTIONS` where `meanings` has none.
+    """
+    parser.add_argument(
+        "--out", type=Path, default=None, help=f"folder of the model (default: {folder}/ under the runs folder)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
     for name, value in asdict(config).items():
         parser.add_argument(
@@ -303,7 +351,7 @@ def add_options(parser, config, meanings: dict[str, str]) -> None:
             type=type(value),
             default=value,
             metavar="N",
-            help=meanings[name] + " (default: %(default)s)",
+            help=(OPTIONS | meanings)[name] + " (default: %(default)s)",
         )
 
 
@@ -312,7 +360,7 @@ def _interrupts():
     """Hold CTRL-C back until the step in hand is done: gives a function that says whether it came. A second one acts at
     once.
     """
-    came = []
+    came: list[int] = []
 
     def note(number, frame):
         came.append(number)

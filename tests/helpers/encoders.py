@@ -1,10 +1,21 @@
-"""Tiny random encoders of the BERT kind, in evaluation mode, float32, from a fixed seed."""
+"""Tiny random encoders of the BERT kind, in evaluation mode, float32, from a fixed seed; labelled windows for them."""
 
 import torch
 import transformers as tf
 from torch import nn
 
+from analysis.windows import Labelled, Windows
 from tests.helpers.families import VOCABULARY
+
+LENGTH = 24
+HEADS = {
+    "bert": "classification",
+    "bert_score": "regression",
+    "bert_span": "span",
+    "roberta": "classification",
+    "distilbert": "classification",
+}
+METRICS = {"classification": "accuracy", "regression": "spearman", "span": "f1"}
 
 _SIZE = dict(
     vocab_size=VOCABULARY,
@@ -49,3 +60,35 @@ def encoder(name: str, seed: int = 0) -> nn.Module:
             else:
                 parameter.data.add_(torch.randn_like(parameter) * 0.1)
     return model.eval().requires_grad_(False)
+
+
+def examples(name: str, count: int = 16, seed: int = 0, types: bool = True) -> Windows:
+    """Random labelled windows of two texts each, the second half of them padded."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(1, 60, (count, LENGTH), generator=generator)
+    mask = torch.ones(count, LENGTH, dtype=torch.bool)
+    mask[count // 2 :, 15:] = False
+    second = ((torch.arange(LENGTH) > 9) & mask).long() if types and name.startswith("bert") else None
+    kind = HEADS[name]
+    texts, offsets = (), None
+    if kind == "span":
+        first = torch.randint(10, 13, (count,), generator=generator)
+        labels = torch.stack([first, first + 1], 1)
+        words = torch.arange(LENGTH)[:, None] * 4 + torch.tensor([0, 3])
+        offsets = torch.where((torch.arange(LENGTH) > 9)[:, None], words, 0).expand(count, LENGTH, 2)
+        passage = " ".join(f"w{place:02d}" for place in range(LENGTH))
+        texts = tuple((passage, passage[4 * start : 4 * start + 7]) for start in first.tolist())
+    else:
+        labels = (
+            torch.randint(0, 2, (count,), generator=generator)
+            if kind == "classification"
+            else torch.rand(count, generator=generator) * 5
+        )
+    return Windows(
+        ids,
+        mask,
+        "examples",
+        {},
+        types=second,
+        labelled=Labelled(kind, METRICS[kind], labels, texts=texts, offsets=offsets),
+    )

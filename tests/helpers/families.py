@@ -69,6 +69,7 @@ CONFIGS = {
 }
 
 FAMILIES = tuple(CONFIGS)
+QUICK = ("llama", "gpt2", "opt", "gemma3")  # the families of quick tests; with the others a test is marked slow
 MIXED = ("qwen2", "gemma2", "gemma3")  # blocks are called with different arguments
 
 REFUSED = {

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from analysis.streams.collect import Statistics
+from analysis.streams.moments import Statistics
 
 
 def correlated(tokens: int, width: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:

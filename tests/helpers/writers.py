@@ -60,3 +60,13 @@ def tiny_writer(seed: int = 0, spread: float = 0.3, context: int = 48) -> Loaded
         model = LlamaForCausalLM(config).eval().requires_grad_(False)
     model.config.use_cache = False
     return LoadedModel(model, tokenizer, "tiny", f"tiny-{seed}-{spread}")
+
+
+def one_word(word: str):
+    """A model that says one word, whatever it reads."""
+    loaded = tiny_writer(context=80)
+    token = torch.tensor(loaded.tokenizer.convert_tokens_to_ids(word))
+    loaded.model.lm_head = torch.nn.Linear(16, len(loaded.tokenizer)).requires_grad_(False)
+    loaded.model.lm_head.weight.zero_()
+    loaded.model.lm_head.bias.copy_(50.0 * torch.nn.functional.one_hot(token, len(loaded.tokenizer)))
+    return loaded

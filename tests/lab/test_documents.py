@@ -136,15 +136,15 @@ def test_stories_end_as_their_state_says():
     world = default_world()
     for number in range(200):
         draw = Draw(f"test {number}")
-        scene = stories._opening(draw, world)
+        scene = stories.opening(draw, world)
         for _ in range(12):
             actor = draw.choice(scene.cast)
-            draw.choice([event for event, allowed in stories._EVENTS if allowed(scene, actor)])(scene, actor)
+            draw.choice([event for event, allowed in stories.EVENTS if allowed(scene, actor)])(scene, actor)
             assert all(owner in scene.cast or owner in scene.spots for owner in scene.owner.values())
             assert all(coins >= 0 for coins in scene.purse.values())
             assert all(scene.owner[item] in scene.spots for item in scene.hidden)
         told = len(scene.lines)
-        stories._ending(scene)
+        stories.end_story(scene)
         ending = " ".join(scene.lines[told:])
         for item, owner in scene.owner.items():
             sentence = next(line for line in scene.lines[told:] if item in line)

@@ -27,6 +27,7 @@ def drawn() -> dict[tuple[str, str], list[Example]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_are_a_function_of_name_split_and_seed(name, drawn):
     again = list(islice(examples(name), 50))
@@ -102,6 +103,7 @@ def test_words_alone_give_no_answer_to_truth(drawn):
     assert _bayes(drawn["truth", "train"], drawn["truth", "held-out"], lambda one: words(one.first)) < 0.62
 
 
+@pytest.mark.slow
 def test_neither_words_nor_overlap_give_the_entailment_away(drawn):
     train, held_out = drawn["entailment", "train"], drawn["entailment", "held-out"]
     assert _bayes(train, held_out, lambda one: words(one.second)) < 0.65
@@ -112,6 +114,7 @@ def test_neither_words_nor_overlap_give_the_entailment_away(drawn):
     assert best / NUMBER < 0.7
 
 
+@pytest.mark.slow
 def test_shared_words_are_not_the_whole_of_similarity(drawn):
     import numpy as np
 

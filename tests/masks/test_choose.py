@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from analysis.errors import NumericalError, UsageError
-from analysis.masks.choose import WANTED, choose_mask, wanted_statistics
+from analysis.masks.choose import choose_mask, wanted_statistics
 from analysis.masks.criteria import random_scores, ria_scores, wanda_scores
 from analysis.masks.notes import Note
 from analysis.masks.patterns import check_mask
 from analysis.masks.refine import frank_wolfe, swaps
 from analysis.masks.sparsegpt import sparsegpt
-from analysis.recipe.parts import BLIND, CRITERIA, Criterion, Pattern, Refinement
+from analysis.recipe.parts import Criterion, Pattern, Refinement
+from analysis.recipe.words import CRITERION_WORDS
 from tests.helpers.references import correlated, largest, normal, output_error, statistics_of
 
 PATTERNS = [
@@ -74,7 +75,7 @@ def test_ria_keeps_the_largest_shares_of_row_and_column_of_the_whole_matrix():
         ]
         scores = [[share * norm for share, norm in zip(row, norms, strict=True)] for row in shares]
         torch.testing.assert_close(
-            ria_scores(weight, statistics.diagonal, 40, exponent), torch.tensor(scores, dtype=torch.float64)
+            ria_scores(weight, statistics, exponent=exponent), torch.tensor(scores, dtype=torch.float64)
         )
         mask = choose_mask(
             Criterion("ria", exponent=exponent), PATTERNS[0], weight, statistics, generator(), name="m"
@@ -86,7 +87,7 @@ def test_ria_keeps_the_largest_shares_of_row_and_column_of_the_whole_matrix():
 def test_rows_and_columns_of_zeros_score_zero_in_ria(dtype):
     weight, statistics = normal((6, 10), 1).to(dtype), statistics_of(correlated(40, 10, 2))
     weight[2], weight[:, 3] = 0, 0
-    scores = ria_scores(weight, statistics.diagonal, 40, 0.5)
+    scores = ria_scores(weight, statistics, exponent=0.5)
     zero = weight == 0
     assert bool((scores[zero] == 0).all()) and bool((scores[~zero] > 0).all()) and bool(scores.isfinite().all())
     assert scores.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -107,7 +108,7 @@ def test_random_is_a_function_of_the_generator_alone():
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
-@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("name", CRITERION_WORDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_every_criterion_keeps_exact_counts_and_leaves_the_weight_alone(name, pattern, dtype):
     weight, statistics = normal((9, 132), 1).to(dtype), statistics_of(correlated(200, 132, 2, torch.float32))
@@ -121,7 +122,7 @@ def test_every_criterion_keeps_exact_counts_and_leaves_the_weight_alone(name, pa
         assert bool((updated[~mask] == 0).all()) and bool((updated[mask] != 0).all())
 
 
-@pytest.mark.parametrize("name", [name for name in CRITERIA if name != "random"])
+@pytest.mark.parametrize("name", [name for name in CRITERION_WORDS if name != "random"])
 def test_a_pruned_matrix_gets_its_own_mask_again(name):
     """papers.md 1.2: zeros score lowest, so a second visit at 50 % changes no mask, and SparseGPT no weight."""
     weight, statistics = normal((12, 300), 1, torch.float32), statistics_of(correlated(400, 300, 2, torch.float32))
@@ -141,7 +142,7 @@ REFINEMENTS = [
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
-@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("name", CRITERION_WORDS)
 @pytest.mark.parametrize(
     "refinement", REFINEMENTS, ids=lambda r: f"{r.name}-{r.rounds if r.name == 'swaps' else r.protect}"
 )
@@ -176,9 +177,9 @@ def test_frank_wolfe_gets_the_criterion_s_scores():
     """Random ones are drawn once; SparseGPT, which has none of its own, is given Wanda's."""
     weight, statistics = normal((8, 64), 1), statistics_of(correlated(300, 64, 2))
     refinement, arguments = Refinement("fw", iterations=30), {"iterations": 30, "protect": 0.9, "name": "m"}
-    wanda = wanda_scores(weight, statistics.diagonal, 300)
+    wanda = wanda_scores(weight, statistics)
     for name, scores in (
-        ("random", random_scores((8, 64), generator(0))),
+        ("random", random_scores(weight, None, generator(0))),
         ("magnitude", weight.abs()),
         ("wanda", wanda),
         ("sparsegpt", wanda),
@@ -234,14 +235,14 @@ def test_dead_inputs_are_noted_once():
 
 
 def test_statistics_wanted():
-    assert {name: wanted_statistics(Criterion(name)) for name in CRITERIA} == {
+    assert {name: wanted_statistics(Criterion(name)) for name in CRITERION_WORDS} == {
         "random": None,
         "magnitude": None,
         "wanda": "diagonal",
         "sparsegpt": "gram",
         "ria": "diagonal",
     }
-    for name in CRITERIA:
+    for name in CRITERION_WORDS:
         assert wanted_statistics(Criterion(name), Refinement("none")) == wanted_statistics(Criterion(name))
         assert {wanted_statistics(Criterion(name), refinement) for refinement in REFINEMENTS} == {"gram"}
 
@@ -263,14 +264,9 @@ def test_wrong_calls():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("name", CRITERION_WORDS)
 def test_a_gpu_chooses_what_a_cpu_chooses(name):
     weight, inputs = normal((32, 256), 1), correlated(500, 256, 2)
     expected = chosen(name, weight, statistics_of(inputs)).mask
     mask = chosen(name, weight.cuda(), statistics_of(inputs.cuda())).mask
     assert mask.is_cuda and torch.equal(mask.cpu(), expected)
-
-
-def test_the_recipe_s_blind_criteria_are_those_that_want_no_statistics():
-    """`recipe.py` loads no torch, so it says this a second time."""
-    assert set(BLIND) == {name for name, wanted in WANTED.items() if wanted is None} and set(WANTED) == set(CRITERIA)

@@ -16,7 +16,7 @@ from analysis.masks.notes import Note
 from analysis.masks.patterns import check_mask, choose, column_blocks
 from analysis.masks.refine import frank_wolfe, refine, swaps
 from analysis.recipe.parts import Pattern, Refinement
-from analysis.streams.collect import Statistics
+from analysis.streams.moments import Statistics
 from tests.helpers.references import correlated, largest, normal, output_error, statistics_of
 
 COLUMNS = 8  # of group "block" in these tests; 8 does not divide the 20 inputs of most
@@ -40,7 +40,7 @@ def name_of(pattern: Pattern) -> str:
 def problem(shape=(6, 20), pattern=ROW, seed=1, tokens=50, dtype=torch.float64):
     """Weight, statistics, Wanda's scores and mask."""
     weight, statistics = normal(shape, seed).to(dtype), statistics_of(correlated(tokens, shape[1], seed + 100))
-    scores = wanda_scores(weight, statistics.diagonal, tokens)
+    scores = wanda_scores(weight, statistics)
     return weight, statistics, scores, choose(scores, pattern, name="m", columns=COLUMNS)
 
 
@@ -171,7 +171,7 @@ def test_beside_the_best_of_all_masks():
     Wanda 56 %, Frank-Wolfe 30 %.
     """
     weight, statistics = normal((24, 10), 7), statistics_of(mixed(50, 10, 5, 0.3, 3))
-    scores = wanda_scores(weight, statistics.diagonal, 50)
+    scores = wanda_scores(weight, statistics)
     mask = choose(scores, ROW, name="m")
     best = exhaustive(weight, statistics.gram, 5)
     found, cost = {}, {}
@@ -196,7 +196,7 @@ def test_beside_the_best_of_all_masks():
 def test_losses_are_the_mean_squared_output_difference():
     inputs, weight = correlated(50, 20, 3), normal((6, 20), 4)
     statistics = statistics_of(inputs)
-    scores = wanda_scores(weight, statistics.diagonal, 50)
+    scores = wanda_scores(weight, statistics)
     mask = choose(scores, ROW, name="m")
     for result in (swapped(weight, statistics, mask, ROW), walked(weight, statistics, mask, ROW, scores)):
         before, after = (float((inputs @ (weight - weight * m).T).square().mean()) for m in (mask, result.mask))
@@ -296,6 +296,7 @@ def test_frank_wolfe_is_algorithm_1(pattern, protect):
         assert result.notes == ((Note("kept start", float(worse)),) if worse and not torch.equal(rounded, mask) else ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS, ids=name_of)
 def test_the_relaxed_loss_falls_to_its_minimum(pattern):
     """The gap, gradient times (mask - vertex), bounds what is left to gain; 2,000 iterations close it to 0.2 % of the
@@ -369,7 +370,7 @@ def test_never_worse_than_the_start(pattern, dtype, kind):
     single = Statistics(full.gram.float(), full.diagonal.float(), full.mean.float(), full.tokens)
     weights = [normal((6, 20), 13), torch.ones(6, 20), normal((6, 20), 14) * (torch.arange(6) != 2)[:, None]]
     for weight, statistics in itertools.product((weight.to(dtype) for weight in weights), (full, single)):
-        scores = wanda_scores(weight, statistics.diagonal, 60)
+        scores = wanda_scores(weight, statistics)
         start = choose(scores, pattern, name="m", columns=COLUMNS)
         before = weight.clone()
         for result in (
@@ -394,6 +395,7 @@ def test_never_worse_than_the_start(pattern, dtype, kind):
             assert torch.equal(weight, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS, ids=name_of)
 def test_random_starts_never_get_worse_and_repeat_exactly(pattern):
     for seed in range(8):
@@ -426,7 +428,7 @@ def test_a_huge_activation_leaves_the_other_inputs_decisions_exact():
 def test_rows_that_frank_wolfe_makes_worse_keep_their_start():
     """Without protected weights rounding can cost more than the relaxation gained (papers.md 3.1: alpha = 0)."""
     weight, statistics = normal((12, 60), 9), statistics_of(mixed(400, 60, 15, 0.1, 10))
-    scores = wanda_scores(weight, statistics.diagonal, 400)
+    scores = wanda_scores(weight, statistics)
     for pattern in (ROW, MATRIX):
         start = choose(scores, pattern, name="m")
         result = walked(weight, statistics, start, pattern, scores, 100, 0.0)

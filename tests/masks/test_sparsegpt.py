@@ -12,7 +12,7 @@ from analysis.masks.notes import Note
 from analysis.masks.patterns import choose, column_blocks
 from analysis.masks.sparsegpt import inverse_factor, sparsegpt
 from analysis.recipe.parts import Criterion, Pattern
-from analysis.streams.collect import Statistics
+from analysis.streams.moments import Statistics
 from tests.helpers.references import correlated, damped_hessian, eliminate, normal, output_error, statistics_of
 
 

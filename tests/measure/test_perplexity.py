@@ -7,6 +7,7 @@ import torch
 
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.measure.perplexity import perplexity
+from analysis.models.load import LoadedModel
 from analysis.windows import Windows
 from tests.helpers.families import tiny, tokens
 
@@ -70,6 +71,11 @@ def test_the_model_is_left_as_it_was():
     assert perplexity(model.train(), windows) == expected and model.training
 
 
+def test_a_loaded_model_is_measured_as_the_model_in_it():
+    model, windows = tiny("llama"), Windows(*tokens(3))
+    assert perplexity(LoadedModel(model, None, "tiny", ""), windows) == perplexity(model, windows)
+
+
 def test_no_more_than_one_batch_of_logits_is_held():
     model, largest = tiny("llama"), []
     model.lm_head.register_forward_hook(lambda module, inputs, output: largest.append(output.shape[0]))
@@ -110,6 +116,8 @@ def test_a_real_model_on_its_own_text(assets):
 
     model = AutoModelForCausalLM.from_pretrained(assets / "stories260K")
     tokenizer = AutoTokenizer.from_pretrained(assets / "stories260K")
-    windows = load_tokens(str(assets / "text" / "tiny.utf8"), tokenizer, samples=40, length=512, mode="documents")
+    windows = load_tokens(
+        str(assets / "text" / "tiny.utf8"), tokenizer=tokenizer, samples=40, length=512, mode="documents"
+    )
     result = perplexity(model, windows)
     assert 1.35 < result.nats_per_token < 1.6  # about 1.47 per story, as the folder's README says

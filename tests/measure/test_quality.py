@@ -7,22 +7,23 @@ import pytest
 import torch
 
 from analysis.measure.perplexity import perplexity
-from analysis.measure.quality import Known, measurable, quality_rows
+from analysis.measure.quality import DenseModel, measurable, quality_rows
 from analysis.measure.scores import score
+from analysis.models.load import LoadedModel
 from analysis.pruning.loop import prune
 from analysis.recipe.recipe import Recipe
 from analysis.streams.streams import unit_output
-from tests.helpers.encoders import encoder
+from tests.helpers.encoders import encoder, examples
 from tests.helpers.small import small_llama, windows
-from tests.pruning.test_encoders import examples
 
 
 def test_the_dense_model_is_measured_once_and_the_pruned_one_every_time():
-    model, w, held_out, known = small_llama(), windows(4), windows(4, seed=1), Known()
-    first = prune(model, Recipe.parse("wanda-50% LR"), w, {"held": held_out}, known=known)
-    assert known.quality == {w.digest(): perplexity(model, w), held_out.digest(): perplexity(model, held_out)}
-    known.quality[held_out.digest()] = replace(known.quality[held_out.digest()], perplexity=7.0)
-    second = prune(model, Recipe.parse("magnitude-50% LR"), w, {"held": held_out}, known=known)
+    model, w, held_out = small_llama(), windows(4), windows(4, seed=1)
+    dense = DenseModel(model)
+    first = prune(dense, Recipe.parse("wanda-50% LR"), w, {"held": held_out})
+    assert dense.quality == {w.digest(): perplexity(model, w), held_out.digest(): perplexity(model, held_out)}
+    dense.quality[held_out.digest()] = replace(dense.quality[held_out.digest()], perplexity=7.0)
+    second = prune(dense, Recipe.parse("magnitude-50% LR"), w, {"held": held_out})
     tables = [result.tables["perplexity"].set_index(["which", "split"]).perplexity for result in (first, second)]
     assert tables[1]["dense", "held"] == 7.0 and tables[1]["dense", "calibration"] == tables[0]["dense", "calibration"]
     assert tables[1]["pruned", "held"] == perplexity(second.model, held_out).perplexity != tables[0]["pruned", "held"]
@@ -38,10 +39,11 @@ def test_the_dense_model_is_measured_once_and_the_pruned_one_every_time():
     ],
 )
 def test_the_dense_stream_is_computed_once_and_changes_nothing(recipe, monkeypatch):
-    model, w, held_out, known = small_llama(), windows(4), windows(4, seed=1), Known()
+    model, w, held_out = small_llama(), windows(4), windows(4, seed=1)
+    dense = DenseModel(model)
     without = prune(model, Recipe.parse(recipe), w, {"held": held_out})
-    first = prune(model, Recipe.parse(recipe), w, {"held": held_out}, known=known)
-    states = {key: [output.clone() for output in outputs] for key, outputs in known.outputs.items()}
+    first = prune(dense, Recipe.parse(recipe), w, {"held": held_out})
+    states = {key: [output.clone() for output in outputs] for key, outputs in dense.outputs.items()}
     ran = []
     monkeypatch.setattr(
         "analysis.measure.block_error.unit_output",
@@ -49,7 +51,7 @@ def test_the_dense_stream_is_computed_once_and_changes_nothing(recipe, monkeypat
             ran.append(block) or unit_output(modules, block, recording, hidden, rows)
         ),
     )
-    second = prune(model, Recipe.parse(recipe), w, {"held": held_out}, known=known)
+    second = prune(dense, Recipe.parse(recipe), w, {"held": held_out})
     assert len(ran) == 2 * 2 * 3, (
         "of either text and each of three blocks, the dense block on the sparse stream and the pruned block"
     )
@@ -64,27 +66,52 @@ def test_the_dense_stream_is_computed_once_and_changes_nothing(recipe, monkeypat
         )
     assert all(
         torch.equal(one, other)
-        for key, outputs in known.outputs.items()
+        for key, outputs in dense.outputs.items()
         for one, other in zip(outputs, states[key], strict=True)
     ), "nothing was written to"
 
 
 def test_the_dense_stream_is_not_kept_without_room(monkeypatch):
-    monkeypatch.setattr("analysis.streams.streams.free_bytes", lambda device: 1000)
-    known = Known()
-    prune(small_llama(), Recipe.parse("magnitude-50% LR"), windows(4), known=known)
-    assert list(known.outputs.values()) == [[]]
+    monkeypatch.setattr("analysis.measure.quality.free_bytes", lambda device: 1000)
+    dense = DenseModel(small_llama())
+    prune(dense, Recipe.parse("magnitude-50% LR"), windows(4))
+    assert not dense.outputs and len(dense.quality) == 1
 
 
 def test_many_texts_do_not_fill_the_memory(monkeypatch):
-    known, recipe = Known(), Recipe.parse("magnitude-50% LR")
+    dense, recipe = DenseModel(small_llama()), Recipe.parse("magnitude-50% LR")
     for seed in (0, 1):
-        prune(small_llama(), recipe, windows(4, seed=seed), known=known)
-    held = sum(output.nbytes for outputs in known.outputs.values() for output in outputs)
-    monkeypatch.setattr("analysis.measure.quality.free_bytes", lambda device: 10 * held)
-    prune(small_llama(), recipe, windows(4, seed=2), known=known)
-    assert [len(outputs) for outputs in known.outputs.values()] == [3, 3], "no room for a third text"
-    assert known.outputs_on(windows(4).digest()) is known.outputs[windows(4).digest()], "those kept are still known"
+        prune(dense, recipe, windows(4, seed=seed))
+    taken = sum(output.nbytes for outputs in dense.outputs.values() for output in outputs)
+    monkeypatch.setattr("analysis.measure.quality.free_bytes", lambda device: 19 * taken)
+    for seed in (2, 0):
+        prune(dense, recipe, windows(4, seed=seed))
+    assert [len(outputs) for outputs in dense.outputs.values()] == [3, 3], "no room for a third text"
+    kept = dense.outputs[windows(4).digest()]
+    assert dense.outputs_on(windows(4), kept[0], 3) is kept, "those kept are still known, whatever the room"
+
+
+def test_room_for_a_text_is_a_fiftieth_of_what_is_free_and_a_twentieth_for_all(monkeypatch):
+    hidden = torch.zeros(4, 16, 32)
+    for free, room in ((50 * 3 * hidden.nbytes, True), (50 * 3 * hidden.nbytes - 50, False)):
+        monkeypatch.setattr("analysis.measure.quality.free_bytes", lambda device, free=free: free)
+        assert (DenseModel(small_llama()).outputs_on(windows(4), hidden, 3) is not None) is room
+    dense = DenseModel(small_llama(), outputs={"another text": [hidden]})
+    for times, room in ((20, True), (19, False)):
+        monkeypatch.setattr("analysis.measure.quality.free_bytes", lambda device, times=times: times * hidden.nbytes)
+        assert (dense.outputs_on(windows(4), hidden[:0], 3) is not None) is room
+        dense.outputs.pop(windows(4).digest(), None)
+
+
+def test_a_model_that_is_no_dense_model_keeps_no_hidden_states():
+    model = small_llama()
+    dense = DenseModel.of(model)
+    assert dense.model is model and dense.tokenizer is dense.fingerprint is None
+    assert dense.outputs_on(windows(4), torch.zeros(1), 3) is None and DenseModel.of(dense) is dense
+    loaded = LoadedModel(model, "a tokenizer", "name", "fingerprint")
+    assert DenseModel(loaded).model is model and DenseModel(loaded).fingerprint == "fingerprint"
+    result = prune(DenseModel(loaded), Recipe.parse("magnitude-50% LR"), windows(4))
+    assert result.tokenizer == "a tokenizer" and result.provenance["model"] == "fingerprint"
 
 
 def test_a_text_is_known_by_all_that_the_model_sees_of_it():
@@ -111,7 +138,7 @@ def test_texts_that_a_head_cannot_answer_are_left_out():
 
 def test_rows_of_labelled_examples_are_scores():
     model, w = encoder("bert"), examples("bert")
-    rows = quality_rows(model, model, {"set": w}, Known())
+    rows = quality_rows(DenseModel(model), model, {"set": w})
     assert rows["perplexity"] == [] and [row["which"] for row in rows["scores"]] == ["dense", "pruned"]
     assert pd.Series([row["score"] for row in rows["scores"]]).eq(score(model, w).score).all()
     assert torch.equal(w.labelled.labels, examples("bert").labelled.labels)

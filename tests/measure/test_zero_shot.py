@@ -270,6 +270,7 @@ def test_hub_tasks(questions, monkeypatch):
     module._hub_task.cache_clear()
 
 
+@pytest.mark.slow
 def test_the_lab_model_knows_its_world_and_forgets_when_pruned(lab):
     from analysis.pruning.loop import prune
     from analysis.recipe.recipe import Recipe
@@ -340,6 +341,7 @@ def test_nothing_is_fetched_and_nothing_left_behind(tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 @pytest.mark.real_assets
 def test_real_questions_are_beyond_a_model_of_260_thousand_parameters(assets, tmp_path):
     tiny = load_model(str(assets / "stories260K"), device="cpu")

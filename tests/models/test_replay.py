@@ -10,12 +10,9 @@ import torch
 from torch import nn
 
 from analysis.errors import ReplayError, UnsupportedModel, UsageError
-from analysis.models import replay
 from analysis.models.anatomy import anatomy
 from analysis.models.block_arguments import HIDDEN, Call, tensors
-from analysis.models.load import LoadedModel, load_model
 from analysis.models.replay import record, replay_error, run, verify
-from analysis.models.self_check import check
 from analysis.windows import Windows
 from tests.helpers.families import FAMILIES, LENGTH, MIXED, tiny, tokens
 
@@ -299,33 +296,3 @@ def test_arguments_that_cannot_be_replayed_are_refused(words, drive):
 def test_a_block_must_keep_the_shape():
     with pytest.raises(ReplayError, match="must keep their shape"):
         run(nn.Linear(8, 4).eval(), torch.zeros(2, 3, 8), Call((HIDDEN,), {}))
-
-
-# --- check -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", ["gemma3", "gpt2"])
-def test_check_report(family):
-    model, parts = model_of(family)
-    report = check(LoadedModel(model, None, family, ""))
-    assert report.ok and report.tolerance == 1e-5 and len(report.replay) == 4
-    assert list(report.matrices.columns) == ["block", "matrix", "half", "rows", "columns", "weights"]
-    assert report.matrices.weights.sum() == sum(matrix.weight().numel() for _, matrix in parts.matrices())
-
-
-def test_check_reports_a_replay_that_is_not_exact(monkeypatch):
-    model, _ = model_of("gemma3")
-    monkeypatch.setattr(
-        replay.Recording,
-        "call",
-        lambda self, block, rows, device=None, true=replay.Recording.call: true(self, 0, rows, device),
-    )
-    report = check(LoadedModel(model, None, "gemma3", ""))
-    assert not report.ok
-
-
-@pytest.mark.real_assets
-def test_stories260k(assets):
-    loaded = load_model(str(assets / "stories260K"), device="cpu")
-    report = check(loaded)
-    assert report.ok and len(report.matrices) == 5 * 7

@@ -128,7 +128,7 @@ def points(fig, kind="method"):
 @pytest.mark.parametrize("name", LINES)
 def test_every_saved_row_is_drawn_and_nothing_else(made, name, tmp_path, blocks):
     _, fig, table, x, _ = made[name]
-    save_figure(fig, name, table, provenance(blocks, preset="lab"), tmp_path)
+    save_figure(fig, name, table, provenance({"PRESET": "lab"}, blocks), tmp_path)
     saved = pd.read_csv(tmp_path / f"{name}.csv")
     drawn = {
         (line.get_gid().removeprefix("method "), px, py)
@@ -270,7 +270,7 @@ def test_the_same_table_gives_the_same_bytes_also_of_a_figure_shown_before(made,
         fig = plot(table.copy(), **options)
         if folder == "two":
             fig.savefig(tmp_path / "shown.png", dpi=30)
-        save_figure(fig, name, table, provenance(blocks, preset="smoke", N=3), tmp_path / folder)
+        save_figure(fig, name, table, provenance({"PRESET": "smoke", "N": 3}, blocks), tmp_path / folder)
     for suffix in ("svg", "png", "csv", "json"):
         assert (tmp_path / "one" / f"{name}.{suffix}").read_bytes() == (
             tmp_path / "two" / f"{name}.{suffix}"
@@ -279,7 +279,7 @@ def test_the_same_table_gives_the_same_bytes_also_of_a_figure_shown_before(made,
 
 def test_another_process_draws_the_same_bytes(made, tmp_path, blocks):
     _, _, table, _, _ = made["total"]
-    save_figure(compounding.plot_block_profile(table), "here", table, provenance(blocks, preset="lab"), tmp_path)
+    save_figure(compounding.plot_block_profile(table), "here", table, provenance({"PRESET": "lab"}, blocks), tmp_path)
     code = (
         "import sys, pandas as pd\nfrom analysis.present import compounding, provenance\nfolder = sys.argv[1]\n"
         "table = pd.read_csv(folder + '/here.csv')\nprovenance.save_figure(compounding.plot_block_profile(table),"
@@ -294,38 +294,46 @@ def test_a_smoke_figure_says_so_and_no_other_does(made, tmp_path, blocks):
     plot, _, table, _, _ = made["total"]
     smoke, lab = plot(table), plot(table)
     for fig, preset in ((smoke, "smoke"), (smoke, "smoke"), (lab, "lab")):
-        save_figure(fig, "x", table, provenance(blocks, preset=preset), tmp_path)
+        save_figure(fig, "x", table, provenance({"PRESET": preset}, blocks), tmp_path)
     assert [text.get_text() for text in smoke.texts].count("smoke") == 1 and "smoke" not in [
         text.get_text() for text in lab.texts
     ]
 
 
-def test_provenance_names_runs_versions_preset_and_parameters(made, tmp_path, blocks):
+def test_provenance_names_runs_versions_preset_and_all_parameters(made, tmp_path, blocks):
     _, fig, table, _, _ = made["total"]
     few = blocks[blocks["samples"] == 32]
-    save_figure(fig, "x", table, provenance(few, few, preset="lab", MODEL="lab", SAMPLES=32), tmp_path)
+    namespace = {
+        "PRESET": "lab",
+        "FIGURES": "somewhere",
+        "MODEL": "lab",
+        "SAMPLES": 32,
+        "table": table,
+        "_": 1,
+        "Out": {},
+    }
+    save_figure(fig, "x", table, provenance(namespace, few, few, methods=["LR"]), tmp_path)
     about = json.loads((tmp_path / "x.json").read_text("utf-8"))
-    assert (
-        about["runs"] == sorted(few["run"].unique())
-        and about["preset"] == "lab"
-        and about["parameters"] == {"MODEL": "lab", "SAMPLES": 32}
-    )
+    assert about["runs"] == sorted(few["run"].unique()) and about["preset"] == "lab"
+    assert about["parameters"] == {"model": "lab", "samples": 32, "methods": ["LR"]}
     assert about["versions"]["pandas"] == pd.__version__ and about["rows"] == len(table) and "commit" in about
+    with pytest.raises(UsageError, match="no parameter PRESET"):
+        provenance({"preset": "lab"}, few)
 
 
 def test_without_a_folder_figures_stay_out_of_the_repository(made, blocks, monkeypatch, tmp_path):
     monkeypatch.setenv("ANALYSIS_HOME", str(tmp_path))
     _, fig, table, _, _ = made["total"]
-    assert save_figure(fig, "x", table, provenance(blocks, preset="lab")) == tmp_path / "runs" / "figures" / "lab"
+    assert save_figure(fig, "x", table, provenance({"PRESET": "lab"}, blocks)) == tmp_path / "runs" / "figures" / "lab"
 
 
 def test_wrong_calls_of_save_figure(made, tmp_path, blocks):
     _, fig, table, _, _ = made["total"]
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
-        save_figure(fig, "x", table, provenance(blocks, preset="lab"), tmp_path / "file")
+        save_figure(fig, "x", table, provenance({"PRESET": "lab"}, blocks), tmp_path / "file")
     with pytest.raises(UsageError, match="no rows"):
-        save_figure(fig, "x", table.iloc[:0], provenance(blocks, preset="lab"), tmp_path)
+        save_figure(fig, "x", table.iloc[:0], provenance({"PRESET": "lab"}, blocks), tmp_path)
 
 
 def test_drawing_leaves_no_global_state(made):

@@ -331,7 +331,7 @@ def test_figures_are_the_same_bytes_each_time_and_no_text_covers_another(kept, a
     ):
         for folder in ("one", "two"):
             fig = plot(table.copy())
-            save_figure(fig, name, table, provenance(ran.scores, preset="lab"), tmp_path / folder)
+            save_figure(fig, name, table, provenance({"PRESET": "lab"}, ran.scores), tmp_path / folder)
         fig.draw_without_rendering()
         assert (tmp_path / "one" / f"{name}.svg").read_bytes() == (tmp_path / "two" / f"{name}.svg").read_bytes()
         boxes = [

@@ -16,19 +16,9 @@ from analysis.models.save import assert_sparsity, save_shrunk
 from analysis.models.task_heads import head, inputs
 from analysis.pruning.loop import prune
 from analysis.recipe.recipe import Recipe
-from analysis.windows import Labelled, Windows
-from tests.helpers.encoders import encoder
+from tests.helpers.encoders import HEADS, METRICS, encoder, examples
 
-LENGTH = 24
 NAMES = ("bert", "bert_score", "bert_span", "roberta", "distilbert")
-HEADS = {
-    "bert": "classification",
-    "bert_score": "regression",
-    "bert_span": "span",
-    "roberta": "classification",
-    "distilbert": "classification",
-}
-METRICS = {"classification": "accuracy", "regression": "spearman", "span": "f1"}
 RECIPES = (
     "flap-neurons-50% LIAR",
     "flap-neurons-50% LIAR+GP",
@@ -37,38 +27,6 @@ RECIPES = (
     "magnitude-structures-50% BR+GP[repair=liar,epochs=2]",
     "wanda-50% BR+GP[epochs=2]",
 )
-
-
-def examples(name: str, count: int = 16, seed: int = 0, types: bool = True) -> Windows:
-    """Random labelled windows of two texts each, the second half of them padded."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(1, 60, (count, LENGTH), generator=generator)
-    mask = torch.ones(count, LENGTH, dtype=torch.bool)
-    mask[count // 2 :, 15:] = False
-    second = ((torch.arange(LENGTH) > 9) & mask).long() if types and name.startswith("bert") else None
-    kind = HEADS[name]
-    texts, offsets = (), None
-    if kind == "span":
-        first = torch.randint(10, 13, (count,), generator=generator)
-        labels = torch.stack([first, first + 1], 1)
-        words = torch.arange(LENGTH)[:, None] * 4 + torch.tensor([0, 3])
-        offsets = torch.where((torch.arange(LENGTH) > 9)[:, None], words, 0).expand(count, LENGTH, 2)
-        passage = " ".join(f"w{place:02d}" for place in range(LENGTH))
-        texts = tuple((passage, passage[4 * start : 4 * start + 7]) for start in first.tolist())
-    else:
-        labels = (
-            torch.randint(0, 2, (count,), generator=generator)
-            if kind == "classification"
-            else torch.rand(count, generator=generator) * 5
-        )
-    return Windows(
-        ids,
-        mask,
-        "examples",
-        {},
-        types=second,
-        labelled=Labelled(kind, METRICS[kind], labels, texts=texts, offsets=offsets),
-    )
 
 
 def last(result, split: str = "calibration") -> float:
@@ -86,6 +44,7 @@ def test_replay_is_exact_with_padding_and_token_types(name):
         assert not torch.allclose(record(model, parts, w).hidden, record(model, parts, replace(w, types=None)).hidden)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_way_of_pruning_gives_scores_and_errors(name, recipe):
@@ -124,6 +83,7 @@ def test_padding_changes_nothing(name):
         assert max(float((p - other[name]).norm() / p.norm()) for name, p in ours.model.named_parameters()) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_two_streams_never_end_further_from_the_dense_model(name):
     """On calibration, where both repair the same single half: the last block's neurons (what comes before is not

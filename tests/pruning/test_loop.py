@@ -11,9 +11,10 @@ from analysis.measure.perplexity import perplexity
 from analysis.models.anatomy import anatomy
 from analysis.pruning.checkpoint import Checkpoint
 from analysis.pruning.loop import prune
-from analysis.pruning.state import generator
+from analysis.pruning.seeds import generator
 from analysis.recipe.parts import TRAINED
-from analysis.recipe.recipe import METHODS, Recipe
+from analysis.recipe.recipe import Recipe
+from analysis.recipe.words import WEIGHT_METHODS
 from analysis.reconstruction.gradient import reconstruct
 from analysis.reconstruction.targets import problem
 from analysis.reconstruction.units import pieces
@@ -40,7 +41,8 @@ def _nats(result) -> float:
     return result.tables["perplexity"].query("split == 'calibration' and which == 'pruned'").nats_per_token.iloc[0]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", WEIGHT_METHODS)
 @pytest.mark.parametrize("criterion", ["random-50%", "magnitude-50%", "wanda-50%", "sparsegpt-50%", "sparsegpt-2:4"])
 def test_every_method_and_criterion(criterion, method):
     dense = small_llama(blocks=2)
@@ -88,6 +90,7 @@ def test_layer_wise_takes_no_gradient_step():
                 assert torch.equal(new, old * mask) is not moved, (criterion, name)
 
 
+@pytest.mark.slow
 def test_calibration_error_falls_with_every_step_of_the_paper():
     """LR > BR > BR+GP > BR+GP+CR in final-block calibration error (Shin et al. 2024, table 1)."""
     dense = small_llama(blocks=4)
@@ -150,6 +153,7 @@ def test_global_propagation_and_cross_blocks_change_targets_and_units():
 UNITS = ["unit=matrix", "unit=sub-block", "width=1", "width=2", "width=3,overlap=2", "unit=model"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["BR", "BR+GP", "IR"])
 @pytest.mark.parametrize("unit", UNITS)
 def test_every_unit_with_every_choice_of_streams_lowers_its_own_error(unit, method):
@@ -271,6 +275,7 @@ def test_ridge_is_the_best_of_its_layer_and_says_by_how_much(streams):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refinement", ["swaps", "fw"])
 @pytest.mark.parametrize("pattern", ["60%", "2:4"])
 def test_refinement_lowers_every_layer_s_error_and_keeps_the_counts(refinement, pattern):
@@ -337,6 +342,7 @@ def test_unit_error_of_the_last_epoch_is_the_block_error():
     pd.testing.assert_series_equal(last, total, check_names=False, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -457,7 +463,7 @@ def test_half_precision_models_stay_half_and_improve(method, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WEIGHT_METHODS)
 def test_on_a_gpu_the_result_is_the_cpus_within_rounding(method):
     recipe, held_out = _recipe("wanda-50%", method), {"other": windows(4, seed=1)}
     cpu = prune(small_llama(), recipe, windows(8), held_out)

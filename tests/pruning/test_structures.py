@@ -3,7 +3,6 @@ smaller.
 """
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,18 +16,22 @@ from analysis.models.hub import is_shrunk
 from analysis.models.load import load_model
 from analysis.models.save import assert_sparsity, save_shrunk
 from analysis.pruning.loop import prune
-from analysis.recipe.parts import STRUCTURED
-from analysis.recipe.recipe import REPAIRING, Recipe
+from analysis.recipe.recipe import Recipe
+from analysis.recipe.words import REPAIR_METHODS, STRUCTURED_WORDS
 from analysis.schema import TABLES
-from analysis.structured.criteria import consumer_statistics, mask_gradients, token_batches
-from analysis.structured.find import column_mask, element_masks, remove, structures
+from analysis.structured.pairs import column_mask, element_masks, remove
 from analysis.structured.shrink import adopt_config, footprint
-from benchmarks.structured import chosen, copied, repaired, walked
 from tests.helpers.families import FAMILIES, LENGTH, VOCABULARY, tiny
 from tests.helpers.small import block_outputs, small_llama, windows
-from tests.structured.test_find import ACROSS_HEADS
+from tests.helpers.structures import (
+    ACROSS_HEADS,
+    chosen_by_hand,
+    copy_with_structures,
+    repaired_by_hand,
+    two_streams_by_hand,
+)
 
-EVERY = [("neurons", method) for method in REPAIRING] + [
+EVERY = [("neurons", method) for method in REPAIR_METHODS] + [
     ("heads", "LR"),
     ("structures", "LIAR+GP"),
     ("structures", "BR+GP[repair=liar,epochs=3,lr=2e-3]"),
@@ -53,23 +56,6 @@ def same(a, b, **close) -> bool:
 # ----------------------------------------------------------------------------------------
 
 
-def by_hand(model, w, criterion: str, kinds, scope: str, removed: float = 0.5):
-    """Structures, masks and Gram matrices of the dense model, as `benchmarks/structured.py` takes them."""
-    batches, found = list(token_batches(w, 8)), structures(model, kinds=kinds)
-    gathered = consumer_statistics(model, found, batches, want="gram")
-    return (
-        found,
-        gathered,
-        chosen(
-            found,
-            criterion,
-            gathered,
-            mask_gradients(model, found, batches),
-            SimpleNamespace(removed=removed, scope=scope),
-        ),
-    )
-
-
 def with_zeros(model):
     """The biases that the loop's model has and a chain by hand has not made: zeros."""
     adopt_config(model, anatomy(model))
@@ -82,13 +68,13 @@ def with_zeros(model):
 )
 def test_two_streams_are_the_walk_by_hand(criterion, kind, kinds):
     dense, w = small_llama(), windows(16)
-    found, _, masks = by_hand(dense, w, criterion, kinds, "global", 0.4)
-    twin, _ = walked(dense, found, masks, w, 0.001)
+    removable, _, masks = chosen_by_hand(dense, w, criterion, kinds, "global", 0.4)
+    twin = two_streams_by_hand(dense, removable, masks, w, 0.001)
     result = prune(
         dense, Recipe.parse(f"{criterion}-{kind}-40%[scope=global] LIAR+GP[penalty=0.001]"), w, precision=torch.float64
     )
-    assert result.structures.keys() == masks.keys() and all(
-        torch.equal(result.structures[name], mask) for name, mask in masks.items()
+    assert result.structure_masks.keys() == masks.keys() and all(
+        torch.equal(result.structure_masks[name], mask) for name, mask in masks.items()
     )
     assert same(result.model, with_zeros(twin), atol=1e-6)
 
@@ -96,19 +82,19 @@ def test_two_streams_are_the_walk_by_hand(criterion, kind, kinds):
 @pytest.mark.parametrize("method, word", [("compensate", "bias"), ("scale", "scale"), ("LIAR", "liar")])
 def test_the_dense_stream_is_the_chain_of_one_pass(method, word):
     dense, w = small_llama(), windows(16)
-    found, gathered, masks = by_hand(dense, w, "activation", ["heads", "neurons"], "uniform")
-    twin, ours = copied(dense, found)
-    results = repaired(found, masks, gathered, word, 0.01)
+    removable, gathered, masks = chosen_by_hand(dense, w, "activation", ["heads", "neurons"], "uniform")
+    twin, ours = copy_with_structures(dense, removable)
+    results = repaired_by_hand(removable, masks, gathered, word, 0.01)
     for pair in ours:
         results[pair.name].install(pair.consumer)
     remove(ours, masks)
     options = "" if method == "compensate" else ",penalty=0.01"
     recipe = Recipe.parse(f"activation-structures-50%[statistics=dense] {method}[student=dense,target=dense{options}]")
     result = prune(dense, recipe, w, precision=torch.float64)
-    assert all(torch.equal(result.structures[name], mask) for name, mask in masks.items())
+    assert all(torch.equal(result.structure_masks[name], mask) for name, mask in masks.items())
     assert same(result.model, with_zeros(twin), atol=1e-5)
     layers = result.tables["layers"].set_index(["block", "matrix"])
-    for pair in found:
+    for pair in removable:
         row = layers.loc[(pair.block, pair.consumer.name)]
         assert (row.error_before, row.error_after) == pytest.approx(
             (results[pair.name].loss_before, results[pair.name].loss_after), rel=1e-3
@@ -130,8 +116,8 @@ def test_the_sparse_stream_is_least_squares_on_what_the_pruned_model_hands_over(
     with torch.no_grad():
         half(input_ids=w.ids)
     x = inputs["x"].reshape(-1, 64)
-    pair = next(pair for pair in result.found if pair.block == 1 and pair.kind == "neurons")
-    kept = column_mask(pair, result.structures[pair.name])
+    pair = next(pair for pair in result.structures if pair.block == 1 and pair.kind == "neurons")
+    kept = column_mask(pair, result.structure_masks[pair.name])
     wanted = x @ original.module.mlp.down_proj.weight.double().T
     solved = torch.linalg.lstsq(torch.cat([x[:, kept], torch.ones(len(x), 1, dtype=x.dtype)], 1), wanted).solution
     repaired_module = anatomy(result.model).blocks[1].module.mlp.down_proj
@@ -154,14 +140,16 @@ def test_scores_look_at_the_stream_of_the_recipe(stream):
     with torch.no_grad():
         source(input_ids=w.ids)
     best = seen["x"].reshape(-1, 64).square().sum(0).argsort(descending=True)[:32]
-    assert set(result.structures["model.layers.1.mlp.down_proj"].nonzero().flatten().tolist()) == set(best.tolist())
+    assert set(result.structure_masks["model.layers.1.mlp.down_proj"].nonzero().flatten().tolist()) == set(
+        best.tolist()
+    )
 
 
 # every criterion, repair and family
 # ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("criterion", STRUCTURED)
+@pytest.mark.parametrize("criterion", STRUCTURED_WORDS)
 @pytest.mark.parametrize("scope", ["uniform", "global"])
 def test_every_criterion_removes_what_the_pattern_says(criterion, scope):
     dense = small_llama()
@@ -180,7 +168,7 @@ def test_every_criterion_removes_what_the_pattern_says(criterion, scope):
     assert list(table.kind) == ["heads", "neurons"] * 3 and set(table.structures) == {2, 64} and (table.kept >= 1).all()
     if scope == "uniform":
         assert (2 * table.kept == table.structures).all()
-    matrices, masks = result.tables["matrices"], element_masks(result.found, result.structures)
+    matrices, masks = result.tables["matrices"], element_masks(result.structures, result.structure_masks)
     assert (
         len(matrices) == 21
         and masks.keys() == result.masks.keys()
@@ -215,11 +203,11 @@ def test_every_repair_brings_the_model_closer_and_says_by_how_much(kind, method)
 def test_repairs_come_in_the_order_of_what_they_may_change():
     """On one block's calibration error: LIAR <= bias and LIAR <= scale <= the mask; two streams <= one."""
     dense, w = small_llama(blocks=1), windows(32)
-    found = {
+    errors = {
         m: error(prune(dense, Recipe.parse(f"flap-neurons-50% {m}"), w))
         for m in ("LR", "compensate", "scale[penalty=0]", "LIAR[penalty=0]")
     }
-    mask, bias, scale, liar = found.values()
+    mask, bias, scale, liar = errors.values()
     assert liar < bias < mask and liar < scale < mask
     dense = small_llama(blocks=4)
     one, two = (
@@ -249,7 +237,7 @@ def test_units_of_several_new_blocks_repair_each_after_the_one_before():
         {"o": windows(4, seed=1)},
     )
     walk = prune(dense, Recipe.parse("flap-structures-50% LIAR+GP"), w, {"o": windows(4, seed=1)})
-    assert all(torch.equal(whole.structures[name], mask) for name, mask in walk.structures.items())
+    assert all(torch.equal(whole.structure_masks[name], mask) for name, mask in walk.structure_masks.items())
     columns = ["error_before", "error_after"]
     torch.testing.assert_close(
         torch.tensor(whole.tables["layers"][columns].to_numpy()),
@@ -298,7 +286,7 @@ def test_masks_alone_of_the_windows_that_are_not_added():
             prune(small_llama(), Recipe.parse(f"flap-neurons-50%{scope} LIAR"), data) for data in (w, append(w, added))
         )
         assert torch.equal(
-            alone.structures["model.layers.0.mlp.down_proj"], more.structures["model.layers.0.mlp.down_proj"]
+            alone.structure_masks["model.layers.0.mlp.down_proj"], more.structure_masks["model.layers.0.mlp.down_proj"]
         )
         assert not same(alone.model, more.model), "the repair sees all"
         everything = prune(
@@ -306,7 +294,9 @@ def test_masks_alone_of_the_windows_that_are_not_added():
             Recipe.parse(f"flap-neurons-50%{scope.replace('[', '[added=all,') or '[added=all]'} LIAR"),
             append(w, added),
         )
-        assert any(not torch.equal(everything.structures[name], mask) for name, mask in more.structures.items())
+        assert any(
+            not torch.equal(everything.structure_masks[name], mask) for name, mask in more.structure_masks.items()
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -339,7 +329,7 @@ def test_on_a_gpu_the_result_is_the_cpus_within_rounding(recipe, tmp_path):
         prune(model, Recipe.parse(recipe), windows(16), {"o": windows(4, seed=1)})
         for model in (small_llama(), small_llama().cuda())
     )
-    assert all(torch.equal(gpu.structures[name], mask) for name, mask in cpu.structures.items())
+    assert all(torch.equal(gpu.structure_masks[name], mask) for name, mask in cpu.structure_masks.items())
     assert error(gpu) == pytest.approx(error(cpu), rel=0.02) and next(gpu.model.parameters()).is_cuda
     small = gpu.shrink()
     assert load_model(str(save_shrunk(small, None, tmp_path / "small")), device="cuda").device.type == "cuda"
@@ -442,7 +432,7 @@ def test_what_no_mask_meets_is_refused(recipe, said):
 
 def test_single_weights_do_not_shrink():
     result = prune(small_llama(blocks=1), Recipe.parse("wanda-50% LR"), windows(4))
-    assert result.found is None and not result.structures
+    assert not list(result.structures) and not result.structure_masks
     with pytest.raises(
         UsageError,
         match="wanda-50% LR removes single weights, so no matrix gets smaller; a pattern of heads, neurons, structures",

@@ -9,22 +9,18 @@ import numpy as np
 import pytest
 
 from analysis.errors import RecipeError, UsageError
-from analysis.recipe.parts import (
-    CRITERIA,
-    REFINEMENTS,
-    SETTINGS,
-    STRUCTURED,
-    UNITS,
-    WHOLE,
-    Criterion,
-    Pattern,
-    Refinement,
-    Repair,
-    Solver,
-    Unit,
-)
+from analysis.recipe.parts import WHOLE, Criterion, Pattern, Refinement, Repair, Solver, Unit
 from analysis.recipe.presets import PRESETS
-from analysis.recipe.recipe import METHODS, REPAIRING, Recipe
+from analysis.recipe.recipe import Recipe
+from analysis.recipe.words import (
+    CRITERION_WORDS,
+    REFINEMENT_WORDS,
+    REPAIR_METHODS,
+    SETTING_WORDS,
+    STRUCTURED_WORDS,
+    UNIT_WORDS,
+    WEIGHT_METHODS,
+)
 
 GOOD = [
     "wanda-50% BR+GP+CR",
@@ -68,23 +64,23 @@ def test_text_toml_and_dict_round_trip(text):
 
 def test_every_combination_of_criterion_pattern_and_method_round_trips():
     digests = set()
-    for parts in itertools.product(CRITERIA, ("50%", "2:4"), METHODS):
+    for parts in itertools.product(CRITERION_WORDS, ("50%", "2:4"), WEIGHT_METHODS):
         recipe = Recipe.parse("{}-{} {}".format(*parts))
         assert (recipe.criterion.name, str(recipe.pattern), recipe.method) == parts, recipe
         assert str(recipe) == recipe.label == "{}-{} {}".format(*parts)
         digests.add(recipe.digest())
-    assert len(digests) == len(CRITERIA) * 2 * len(METHODS)
+    assert len(digests) == len(CRITERION_WORDS) * 2 * len(WEIGHT_METHODS)
 
 
 def test_every_combination_of_structured_criterion_pattern_and_method_round_trips():
-    digests, methods = set(), [*(name for name in METHODS if name != "ridge"), *REPAIRING]
-    for parts in itertools.product(STRUCTURED, (f"{kind}-50%" for kind in WHOLE), methods):
+    digests, methods = set(), [*(name for name in WEIGHT_METHODS if name != "ridge"), *REPAIR_METHODS]
+    for parts in itertools.product(STRUCTURED_WORDS, (f"{kind}-50%" for kind in WHOLE), methods):
         recipe = Recipe.parse("{}-{} {}".format(*parts))
         assert (recipe.criterion.name, str(recipe.pattern), recipe.method) == parts, recipe
         assert str(recipe) == recipe.label == "{}-{} {}".format(*parts)
         assert Recipe.from_toml(recipe.to_toml()) == Recipe.from_dict(recipe.to_dict()) == recipe
         digests.add(recipe.digest())
-    assert len(digests) == len(STRUCTURED) * 3 * len(methods)
+    assert len(digests) == len(STRUCTURED_WORDS) * 3 * len(methods)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +203,7 @@ def test_the_settings_of_paper_2_are_its_code_s():
     assert str(Recipe.from_toml(text)) == "wanda-50% BR[settings=paper2,epochs=3]", (
         "what is written beside the settings wins"
     )
-    assert set(SETTINGS) == {"paper1", "paper2"}
+    assert set(SETTING_WORDS) == {"paper1", "paper2"}
 
 
 def test_a_structure_without_a_name_is_the_nearest_method_with_its_difference():
@@ -233,7 +229,7 @@ def test_sparsity_survives_the_text_digit_for_digit():
 
 
 def test_groups_default_to_each_paper_s_own():
-    groups = {name: Pattern(0.5).resolve(name).group for name in CRITERIA}
+    groups = {name: Pattern(0.5).resolve(name).group for name in CRITERION_WORDS}
     assert groups == {"random": "matrix", "magnitude": "matrix", "wanda": "row", "sparsegpt": "block", "ria": "matrix"}
     assert Pattern(0.5, group="matrix").resolve("wanda").group == "matrix"
     assert Pattern(keep=2, of=4).resolve("wanda") == Pattern(keep=2, of=4)
@@ -549,8 +545,8 @@ def test_every_preset_is_one_word_for_a_recipe_with_a_source():
         "wanda-sp",
         "fisher",
     }
-    assert {Recipe.parse(name).unit.name for name in PRESETS} == set(UNITS)
-    assert {Recipe.parse(name).refinement.name for name in PRESETS} == set(REFINEMENTS)
+    assert {Recipe.parse(name).unit.name for name in PRESETS} == set(UNIT_WORDS)
+    assert {Recipe.parse(name).refinement.name for name in PRESETS} == set(REFINEMENT_WORDS)
     assert str(Recipe.parse("shin-sparsegpt-CR")) == "sparsegpt-50% BR+GP+CR"
 
 

@@ -19,8 +19,8 @@ from analysis.reconstruction.gradient import unit_error
 from analysis.reconstruction.targets import Problem
 from analysis.streams.streams import advance
 from tests.helpers.families import tiny
+from tests.helpers.gradient import block_piece, block_problem, case, pruned, solve, weights
 from tests.helpers.small import small_llama, windows
-from tests.reconstruction.test_gradient import block_piece, block_problem, case, pruned, solve, weights
 
 ROWS, COLUMNS = 6, 9
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis.errors import DataError, NumericalError, UsageError
+from analysis.errors import NumericalError, UsageError
 from analysis.masks.notes import Note
 from analysis.masks.sparsegpt import sparsegpt
 from analysis.recipe.parts import Pattern
 from analysis.reconstruction import closed_form
 from analysis.reconstruction.closed_form import layer_loss, ridge
-from analysis.streams.moments import Moments, MomentsCollector
+from analysis.streams.moments import Moments
 from tests.helpers.references import correlated, normal, statistics_of
 
 SPARSITIES = [0.2, 0.5, 0.8]
@@ -379,44 +379,6 @@ def test_same_inputs_same_bits_and_nothing_given_is_changed():
         torch.equal(*pair)
         for pair in zip(copies, (dense, mask, moments.gram, moments.cross, moments.target), strict=True)
     )
-
-
-@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
-def test_collected_moments_equal_their_definition(precision):
-    """300 inputs: more than one panel; batches of different sizes, one of them empty."""
-    student, target = streams(90, 300, 1, True)
-    one, two = MomentsCollector(300, precision), MomentsCollector(300, precision)
-    for rows in torch.arange(90).split([40, 0, 13, 37]):
-        one.add(student[rows])
-        two.add(student[rows].float() if precision == torch.float32 else student[rows], target[rows])
-    expected = moments_of(student, target)
-    tolerance = {"rtol": 1e-5, "atol": 1e-4} if precision == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
-    single, double = one.result("m"), two.result("m")
-    assert single.one_stream and not double.one_stream and single.tokens == double.tokens == 90
-    assert single.cross is single.gram and single.target is single.gram
-    pairs = [(single.gram, expected.gram)] + [
-        (getattr(double, sums), getattr(expected, sums)) for sums in ("gram", "cross", "target")
-    ]
-    for found, wanted in pairs:
-        assert found.dtype == precision
-        torch.testing.assert_close(found.double(), wanted, **tolerance)
-    assert torch.equal(double.gram, double.gram.T) and torch.equal(double.target, double.target.T)
-
-
-def test_wrong_collections():
-    with pytest.raises(DataError, match="moments of m: no real token"):
-        MomentsCollector(3).result("m")
-    collector = MomentsCollector(3)
-    with pytest.raises(UsageError, match=r"target rows have shape \(4, 3\); expected \(5, 3\)"):
-        collector.add(torch.ones(5, 3), torch.ones(4, 3))
-    with pytest.raises(UsageError, match=r"student rows have shape \(5, 2\); expected \(5, 3\)"):
-        collector.add(torch.ones(5, 2))
-    collector.add(torch.ones(5, 3), torch.ones(5, 3))
-    with pytest.raises(UsageError, match="always or never"):
-        collector.add(torch.ones(5, 3))
-    collector.add(torch.ones(5, 3), torch.tensor([[1.0, float("inf"), 1.0]] * 5))
-    with pytest.raises(NumericalError, match=r"the target's input of m is not finite in 1 of 3 features \(first: 1\)"):
-        collector.result("m")
 
 
 def test_wrong_calls():

@@ -15,31 +15,17 @@ from analysis.errors import NumericalError, UsageError
 from analysis.models.anatomy import anatomy
 from analysis.models.block_arguments import HIDDEN
 from analysis.models.replay import record, run
-from analysis.recipe.parts import Solver, Unit
+from analysis.recipe.parts import Solver
 from analysis.reconstruction.gradient import held_bytes, learning_rate, reconstruct, unit_error
 from analysis.reconstruction.losses import LOSSES
 from analysis.reconstruction.targets import Problem
-from analysis.reconstruction.units import Piece, pieces, whole_model
-from analysis.streams.streams import advance
+from analysis.reconstruction.units import Piece, whole_model
+from tests.helpers.gradient import block_piece, block_problem, case, pruned, solve, weights
 from tests.helpers.small import small_llama, windows
-
-
-def block_piece(model) -> Piece:
-    """Block 0 of a model."""
-    return pieces(anatomy(model).blocks[:1], Unit("block", 1, 0))[0]
 
 
 def whole_piece(model) -> Piece:
     return whole_model(model, dict(anatomy(model).matrices()))
-
-
-def block_problem(model, label="calibration", seed=0, count=10, padded=False) -> Problem:
-    """Block 0 of the dense model on random windows."""
-    parts = anatomy(model)
-    recording = record(model, parts, windows(count, seed=seed, padded=padded))
-    return Problem(
-        label, recording.hidden, advance([parts.blocks[0].module], 0, recording, recording.hidden), recording
-    )
 
 
 def text_problem(model, targets=None, label="calibration", seed=0, count=8, padded=False) -> Problem:
@@ -50,32 +36,6 @@ def text_problem(model, targets=None, label="calibration", seed=0, count=8, padd
     ids = (torch.arange(w.length) + w.ids[:, :1]) % 90 + 1
     recording = record(model, anatomy(model), replace(w, ids=ids * w.mask))
     return Problem(label, recording.ids, recording.ids if targets is None else targets, recording)
-
-
-def pruned(piece: Piece, seed: int = 3) -> dict:
-    """Zeroes half of each matrix at random; returns the masks."""
-    generator = torch.Generator().manual_seed(seed)
-    masks = {
-        matrix.module.weight: torch.rand(matrix.module.weight.shape, generator=generator) > 0.5
-        for matrix in piece.matrices.values()
-    }
-    for weight, mask in masks.items():
-        weight.data *= mask
-    return masks
-
-
-def case(dtype=torch.float32, **problem):
-    """A pruned block with its masks, and the problem its dense self poses."""
-    piece = block_piece(small_llama(dtype=dtype))
-    return piece, pruned(piece), block_problem(small_llama(dtype=dtype), **problem)
-
-
-def solve(piece, masks, problem, solver, *held_out, seed=0):
-    return reconstruct(piece, masks, problem, held_out, solver, torch.Generator().manual_seed(seed)).steps
-
-
-def weights(piece: Piece) -> dict:
-    return {name: parameter.detach().clone() for host in piece.hosts for name, parameter in host.named_parameters()}
 
 
 def plain_loop(piece, masks, problem, solver, seed, dtype, optimiser_of):

@@ -6,25 +6,10 @@ from torch import Tensor, nn
 
 from analysis.errors import DataError, ModelError, NumericalError, UsageError
 from analysis.models.anatomy import Matrix
-from analysis.streams.collect import PANEL, collect
+from analysis.streams.collect import collect
+from analysis.streams.moments import PANEL
+from tests.helpers.attention import Attention
 from tests.helpers.references import correlated
-
-
-class Attention(nn.Module):
-    """Three maps fed one tensor and one fed another, like an attention half."""
-
-    def __init__(self, width: int = 12):
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        for name in ("query", "key", "value", "out"):
-            setattr(self, name, nn.Linear(width, width, bias=False))
-            getattr(self, name).weight.data = torch.randn(width, width, generator=generator)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(torch.tanh(self.query(x) + self.key(x) * self.value(x)))
-
-    def matrices(self) -> list[Matrix]:
-        return [Matrix(name, module, False, "attention") for name, module in self.named_children()]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 
 from analysis.models.anatomy import anatomy
 from analysis.streams import streams as module
-from analysis.streams.streams import advance, allocate, chunks, open_streams
+from analysis.streams.streams import advance, advance_streams, allocate, chunks, open_streams, streams_past
 from tests.helpers.small import block_outputs, small_llama, windows
 
 
@@ -34,6 +34,33 @@ def test_a_unit_of_two_blocks_is_both_in_turn():
     one = advance([parts.blocks[0].module], 0, streams.recording, streams.dense)
     assert torch.equal(both, advance([parts.blocks[1].module], 1, streams.recording, one))
     assert torch.equal(streams.dense, streams.sparse), "inputs are left alone unless `out` says otherwise"
+
+
+def test_both_streams_pass_a_block_and_one_that_is_both_passes_it_once():
+    dense, pruned, w = small_llama(0), small_llama(1), windows(3)
+    modules = [anatomy(model).blocks[0].module for model in (dense, pruned)]
+    streams = open_streams(dense, anatomy(dense), "calibration", w)
+    expected = [advance([module], 0, streams.recording, streams.dense) for module in modules]
+    advance_streams(streams, *modules, 0)
+    assert torch.equal(streams.dense, expected[0]) and torch.equal(streams.sparse, expected[1])
+    together = open_streams(dense, anatomy(dense), "calibration", w, apart=False)
+    advance_streams(together, *modules, 0)
+    assert together.dense is together.sparse and torch.equal(together.sparse, expected[1])
+
+
+def test_streams_past_a_block_leave_those_before_it_where_they_are():
+    model, w = small_llama(), windows(3)
+    parts = anatomy(model)
+    streams = open_streams(model, parts, "calibration", w)
+    start = streams.dense.clone()
+    first = advance([parts.blocks[0].module], 0, streams.recording, start)
+    for count in (2, 3):
+        modules = {"sparse": parts.blocks[0].module}
+        past = streams_past(streams.first(count), modules, 0, fresh=True)
+        assert past.dense is past.sparse and torch.equal(past.sparse, first[:count])
+        assert torch.equal(streams.dense, start) and torch.equal(streams.sparse, start)
+    further = streams_past(past, dict.fromkeys(("dense", "sparse"), parts.blocks[1].module), 1, fresh=False)
+    assert further.dense.data_ptr() == past.dense.data_ptr(), "written over"
 
 
 def test_where_there_is_no_room_streams_live_in_a_file(monkeypatch):

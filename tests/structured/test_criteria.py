@@ -11,16 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from analysis.errors import DataError, NumericalError, UsageError
+from analysis.recipe.words import STRUCTURED_WORDS
 from analysis.structured.budget import cost, select
 from analysis.structured.criteria import (
-    CRITERIA,
     Evidence,
     consumer_statistics,
     mask_gradients,
+    ranking,
     structure_scores,
     token_batches,
 )
-from analysis.structured.find import Structures, masked, structures
+from analysis.structured.find import structures
+from analysis.structured.pairs import Structures, masked
 from analysis.windows import Windows
 from tests.helpers.encoders import encoder
 from tests.helpers.families import tiny, tokens
@@ -111,7 +113,7 @@ def by_hand(criterion: str, pair, inputs: Tensor, gradients: Tensor) -> list[flo
     return scores
 
 
-@pytest.mark.parametrize("criterion", [name for name in CRITERIA if name != "random"])
+@pytest.mark.parametrize("criterion", [name for name in STRUCTURED_WORDS if name != "random"])
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_equal_a_loop_over_columns(name, criterion):
     model = build(name)
@@ -304,6 +306,7 @@ def every_mask(pairs):
         yield {pair.name: mask for pair, mask in zip(pairs, choice, strict=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [None, 64])
 @pytest.mark.parametrize(
     "counts", [{"heads": 3, "neurons": 4}, {"heads": 4}, {"neurons": 5}], ids=["both", "heads", "neurons"]
@@ -400,7 +403,7 @@ def test_structures_of_different_cost_need_the_threshold():
     assert cost(odd, masks) <= 0.5 * cost(odd)
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("criterion", STRUCTURED_WORDS)
 def test_every_criterion_gives_masks_the_model_can_run_with(criterion):
     model = tiny("llama")
     found = structures(model)
@@ -412,7 +415,7 @@ def test_every_criterion_gives_masks_the_model_can_run_with(criterion):
         )
         for pair in found
     }
-    masks = select(found, scores, 0.4, scope="global", rule=CRITERIA[criterion].rule)
+    masks = select(found, scores, 0.4, scope="global", rule=ranking(criterion))
     with masked(found, masks):
         assert bool(model(input_ids=given[0]["input_ids"]).logits.isfinite().all())
     assert 0.6 * cost(found) - max(pair.parameters() for pair in found) < cost(found, masks) <= 0.6 * cost(found)

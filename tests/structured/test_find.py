@@ -12,23 +12,21 @@ from torch import nn
 from analysis.errors import UnsupportedModel, UsageError
 from analysis.models.anatomy import anatomy, anatomy_of_copy
 from analysis.models.widths import head_shape
-from analysis.structured.find import (
-    KINDS,
+from analysis.structured.find import KINDS, removal_error, structures
+from analysis.structured.pairs import (
     check_masks,
     column_mask,
     element_masks,
     masked,
-    removal_error,
     remove,
     row_mask,
     structure_of_column,
-    structures,
     structures_of_copy,
 )
 from tests.helpers.encoders import ENCODERS, encoder
 from tests.helpers.families import FAMILIES, REFUSED, tiny, tokens
+from tests.helpers.structures import ACROSS_HEADS, half_kept, logits
 
-ACROSS_HEADS = ("olmo2",)  # their query and key norms span all heads
 HEADED = [family for family in FAMILIES if family not in ACROSS_HEADS]
 GROUPED = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "glm4", "falcon"]
 
@@ -38,40 +36,23 @@ def build(name: str) -> nn.Module:
 
 
 def kinds_of(name: str) -> tuple[str, ...]:
-    return ("neurons",) if name in ACROSS_HEADS else KINDS
-
-
-def half_kept(found, seed: int = 0) -> dict[str, torch.Tensor]:
-    """About half of every pair's structures, equally many in every group."""
-    generator = torch.Generator().manual_seed(seed)
-    masks = {}
-    for pair in found:
-        mask = torch.zeros(pair.count, dtype=torch.bool)
-        for group in torch.arange(pair.count).view(-1, pair.units):
-            mask[group[torch.rand(pair.units, generator=generator).argsort()[: (pair.units + 1) // 2]]] = True
-        masks[pair.name] = mask
-    return masks
-
-
-def logits(model: nn.Module, ids, mask) -> torch.Tensor:
-    output = model(input_ids=ids, attention_mask=mask.long())
-    return output[0][mask] if output[0].ndim == 3 else output[0]
+    return ("neurons",) if name in ACROSS_HEADS else tuple(KINDS)
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *ENCODERS])
 def test_every_row_and_column_belongs_to_one_structure(name):
     model = build(name)
-    found = structures(model, kinds=kinds_of(name))
-    assert [(pair.block, pair.kind) for pair in found] == [
+    removable = structures(model, kinds=kinds_of(name))
+    assert [(pair.block, pair.kind) for pair in removable] == [
         (block.index, kind) for block in anatomy(model).blocks for kind in kinds_of(name)
     ]
-    for pair in found:
+    for pair in removable:
         assert sorted(pair.columns.flatten().tolist()) == list(range(pair.consumer.columns))
         for producer in pair.producers:
             assert len(producer.rows) == pair.count
             assert sorted(producer.rows.flatten().tolist()) == list(range(producer.matrix.rows))
         assert structure_of_column(pair)[pair.columns].eq(torch.arange(pair.count)[:, None]).all()
-    covered = {full for pair in found for full in (pair.name, *(producer.name for producer in pair.producers))}
+    covered = {full for pair in removable for full in (pair.name, *(producer.name for producer in pair.producers))}
     halves = [{"heads": "attention", "neurons": "mlp"}[kind] for kind in kinds_of(name)]
     assert covered == {full for full, matrix in anatomy(model).matrices() if matrix.half in halves}
 
@@ -79,19 +60,19 @@ def test_every_row_and_column_belongs_to_one_structure(name):
 @pytest.mark.parametrize("name", [*FAMILIES, *ENCODERS])
 def test_reading_columns_as_zero_is_removing_the_structure(name):
     model = build(name)
-    found = structures(model, kinds=kinds_of(name))
-    assert removal_error(model, found.pairs, seed=7) <= 1e-6
+    removable = structures(model, kinds=kinds_of(name))
+    assert removal_error(model, removable.pairs, seed=7) <= 1e-6
     ids, mask = tokens(4, padding="right")
-    masks = half_kept(found)
+    masks = half_kept(removable)
     before = copy.deepcopy(model.state_dict())
     dense = logits(model, ids, mask)
-    with masked(found, masks):
+    with masked(removable, masks):
         expected = logits(model, ids, mask)
     assert (dense - expected).norm() > 0.01 * dense.norm()
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items()), "no weight was touched"
-    remove(found, masks)
+    remove(removable, masks)
     torch.testing.assert_close(logits(model, ids, mask), expected, rtol=1e-5, atol=1e-5)
-    elements = element_masks(found, masks)
+    elements = element_masks(removable, masks)
     for full, matrix in anatomy(model).matrices():
         if full in elements:
             assert bool((matrix.weight()[~elements[full]] == 0).all())
@@ -205,10 +186,10 @@ def test_heads_that_do_not_divide_the_matrices_are_refused():
 
 
 def test_masks_that_do_not_fit_are_refused():
-    found = structures(tiny("llama"), heads="queries")
-    heads, neurons = found.pairs[:2]
+    removable = structures(tiny("llama"), heads="queries")
+    heads, neurons = removable.pairs[:2]
     right = {heads.name: torch.tensor([True, False, False, True]), neurons.name: torch.arange(48) < 5}
-    check_masks(found.pairs, right)
+    check_masks(removable.pairs, right)
     for wrong, message in [
         ({"lm_head": torch.ones(4, dtype=torch.bool)}, "consumer of no pair"),
         ({neurons.name: torch.ones(48)}, "expected bool"),
@@ -217,7 +198,7 @@ def test_masks_that_do_not_fit_are_refused():
         ({heads.name: torch.tensor([True, True, False, True])}, r"keeps \[2, 1\] query heads"),
     ]:
         with pytest.raises(UsageError, match=message):
-            check_masks(found.pairs, wrong)
+            check_masks(removable.pairs, wrong)
 
 
 def test_costs_are_counted_as_by_hand():
@@ -234,12 +215,12 @@ def test_costs_are_counted_as_by_hand():
 
 def test_structures_of_a_copy_are_in_the_copy():
     model = tiny("gpt2")
-    found = structures(model)
+    removable = structures(model)
     twin = copy.deepcopy(model)
-    moved = structures_of_copy(found, anatomy_of_copy(found.parts, twin))
+    moved = structures_of_copy(removable, anatomy_of_copy(removable.parts, twin))
     remove(moved, half_kept(moved))
-    assert removal_error(model, found.pairs) <= 1e-6
-    for pair, other in zip(found, moved, strict=True):
+    assert removal_error(model, removable.pairs) <= 1e-6
+    for pair, other in zip(removable, moved, strict=True):
         assert pair.name == other.name and pair.consumer.module is not other.consumer.module
         mask = half_kept(moved)[pair.name]
         assert bool((other.consumer.weight()[:, ~column_mask(pair, mask)] == 0).all()) and not bool(

@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from analysis.errors import DataError, NumericalError, UsageError
+from analysis.errors import NumericalError, UsageError
 from analysis.masks.notes import Note
 from analysis.models.save import save_shrunk
 from analysis.models.sub_blocks import half_output, matrix_inputs
 from analysis.models.uneven import load_shrunk
-from analysis.streams.moments import Sums, SumsCollector, one_stream
+from analysis.streams.moments import Accumulator, Sums, one_stream
 from analysis.streams.streams import Streams, advance, open_streams
 from analysis.structured.budget import select
 from analysis.structured.criteria import Evidence, consumer_statistics, mask_gradients, structure_scores, token_batches
-from analysis.structured.find import column_mask, masked, structure_of_column, structures
+from analysis.structured.find import structures
+from analysis.structured.pairs import column_mask, masked, structure_of_column
 from analysis.structured.repair import METHODS, Repaired, repair
 from analysis.structured.shrink import shrink
 from analysis.structured.targets import two_streams
@@ -23,7 +24,7 @@ from analysis.windows import Windows
 from tests.helpers.encoders import encoder
 from tests.helpers.families import tiny, tokens
 from tests.helpers.references import correlated, normal, statistics_of
-from tests.structured.test_find import half_kept
+from tests.helpers.structures import half_kept
 
 WIDTH, ROWS, TOKENS = 24, 7, 300
 OWNER = torch.arange(WIDTH) // 3
@@ -63,20 +64,6 @@ def test_one_stream_is_the_layers_own_output(biased):
     for name in ("gram", "inputs", "cross", "outputs", "energy"):
         torch.testing.assert_close(getattr(ours, name), getattr(expected, name), rtol=1e-10, atol=1e-9)
     assert ours.loss(weight, bias) == pytest.approx(0, abs=1e-10) and ours.tokens == len(inputs)
-
-
-def test_a_collector_adds_batches():
-    weight, bias, _, inputs = problem()
-    outputs = inputs @ weight.T + bias + 0.1 * normal((TOKENS, ROWS), 9)
-    collector = SumsCollector(WIDTH, ROWS)
-    for part, wanted in zip(inputs.split(70), outputs.split(70), strict=True):
-        collector.add(part, wanted)
-    ours, expected = collector.result("m"), sums_of(inputs, outputs)
-    for name in ("gram", "inputs", "cross", "outputs", "energy"):
-        torch.testing.assert_close(getattr(ours, name), getattr(expected, name), rtol=1e-10, atol=1e-9)
-    assert ours.scale == pytest.approx(float(outputs.square().mean())) and ours.loss(2 * weight, None) == pytest.approx(
-        error(2 * weight, None, inputs, outputs)
-    )
 
 
 @pytest.mark.parametrize("two", [False, True], ids=["one stream", "two streams"])
@@ -326,14 +313,6 @@ def test_what_does_not_fit_is_refused():
             repair(**arguments)
     with pytest.raises(UsageError, match="want='gram'"):
         one_stream(weight, bias, type(statistics_of(inputs))(None, inputs.square().sum(0), inputs.mean(0), TOKENS))
-    collector = SumsCollector(WIDTH, ROWS)
-    with pytest.raises(DataError, match="no real token"):
-        collector.result("m")
-    with pytest.raises(UsageError, match="expected"):
-        collector.add(inputs, inputs)
-    collector.add(inputs, torch.full((TOKENS, ROWS), float("inf")))
-    with pytest.raises(NumericalError, match="target of m"):
-        collector.result("m")
 
 
 def test_weights_that_are_not_finite_are_refused_by_name():
@@ -370,6 +349,7 @@ def layer_output(model: nn.Module, matrix, batch: dict[str, Tensor]) -> tuple[Te
     return tuple(value.reshape(-1, value.shape[-1])[mask] for value in seen[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "opt", "gpt2", "gpt_neox", "bert"])
 def test_liar_brings_the_model_closer_and_survives_shrinking(name, tmp_path):
     def build() -> nn.Module:
@@ -385,12 +365,12 @@ def test_liar_brings_the_model_closer_and_survives_shrinking(name, tmp_path):
         for source, pair in zip(original, found, strict=True):
             weight, bias = source.consumer.weight(), source.consumer.module.bias
             if method == "two streams":
-                collector = SumsCollector(pair.consumer.columns, pair.consumer.rows)
+                collected = Accumulator(Sums.PARTS, pair.consumer.columns, pair.consumer.rows, precision=torch.float64)
                 for batch in batches:
-                    collector.add(
+                    collected.add(
                         layer_output(model, pair.consumer, batch)[0], layer_output(dense, source.consumer, batch)[1]
                     )
-                sums = collector.result(pair.name)
+                sums = Sums.of(collected, pair.name)
             else:
                 sums = one_stream(weight, bias, statistics[pair.name])
             kept = column_mask(pair, masks[pair.name])

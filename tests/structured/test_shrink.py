@@ -15,11 +15,12 @@ from analysis.models.load import load_model
 from analysis.models.save import save_shrunk
 from analysis.models.uneven import MANIFEST, WEIGHTS, load_shrunk
 from analysis.models.widths import Widths, assign_bias, widths
-from analysis.structured.find import masked, row_mask, structures
+from analysis.structured.find import structures
+from analysis.structured.pairs import masked, row_mask
 from analysis.structured.shrink import check_shrinks, footprint, holds_bias, shrink
 from tests.helpers.encoders import ENCODERS, encoder
 from tests.helpers.families import FAMILIES, tiny, tokens
-from tests.structured.test_find import ACROSS_HEADS, half_kept, logits
+from tests.helpers.structures import ACROSS_HEADS, half_kept, logits
 
 SLOPES = ("bloom",)  # a slope per head is made outside the blocks
 FIXED_WIDTH = (
@@ -43,9 +44,11 @@ def shrunk_pair(name: str, kind: str, even: bool = True, heads: str = "groups"):
     model.
     """
     model = build(name)
-    found = structures(model, kinds=[kind], heads=heads)
-    masks = {pair.name: half_kept(found, seed=pair.block)[pair.name] for pair in found if even or pair.block % 2}
-    return model, found, masks, shrink(model, found, masks)
+    removable = structures(model, kinds=[kind], heads=heads)
+    masks = {
+        pair.name: half_kept(removable, seed=pair.block)[pair.name] for pair in removable if even or pair.block % 2
+    }
+    return model, removable, masks, shrink(model, removable, masks)
 
 
 CASES = [
@@ -59,10 +62,10 @@ CASES = [
 @pytest.mark.parametrize(("name", "kind"), CASES)
 @pytest.mark.parametrize("even", [True, False], ids=["even", "uneven"])
 def test_shrunk_equals_masked_and_comes_back(name, kind, even, tmp_path):
-    model, found, masks, small = shrunk_pair(name, kind, even)
+    model, removable, masks, small = shrunk_pair(name, kind, even)
     ids, mask = tokens(4, padding="right" if name in ENCODERS else "both")
     dense = logits(model, ids, mask)
-    with masked(found, masks):
+    with masked(removable, masks):
         expected = logits(model, ids, mask)
     assert not torch.allclose(dense, expected, rtol=1e-2, atol=1e-2) and torch.equal(logits(model, ids, mask), dense), (
         "the model itself stays"
@@ -83,9 +86,9 @@ def test_shrunk_equals_masked_and_comes_back(name, kind, even, tmp_path):
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "phi3", "falcon"])
 @pytest.mark.parametrize("even", [True, False], ids=["even", "uneven"])
 def test_query_heads_leave_their_groups(name, even, tmp_path):
-    model, found, masks, small = shrunk_pair(name, "heads", even, heads="queries")
+    model, removable, masks, small = shrunk_pair(name, "heads", even, heads="queries")
     ids, mask = tokens(4, padding="left")
-    with masked(found, masks):
+    with masked(removable, masks):
         torch.testing.assert_close(logits(small, ids, mask), logits(model, ids, mask), rtol=1e-5, atol=1e-5)
     assert widths(small)[1] == Widths(2, 2, 8, widths(model)[1].neurons)
     folder = save_shrunk(small, None, tmp_path / "model")
@@ -95,26 +98,28 @@ def test_query_heads_leave_their_groups(name, even, tmp_path):
 @pytest.mark.parametrize("name", ["llama", "opt", "gpt2", "gpt_neox", "gemma2", "qwen3", "bert"])
 def test_heads_and_neurons_together_take_what_they_cost(name):
     model = build(name)
-    found = structures(model)
-    masks = half_kept(found)
-    small = shrink(model, found, masks)
-    gone = {pair.name: int((~masks[pair.name]).sum()) for pair in found}
+    removable = structures(model)
+    masks = half_kept(removable)
+    small = shrink(model, removable, masks)
+    gone = {pair.name: int((~masks[pair.name]).sum()) for pair in removable}
     before, after = footprint(model, 64), footprint(small, 64)
     assert (
         before.parameters - after.parameters
         == before.in_blocks - after.in_blocks
-        == sum(pair.parameters() * gone[pair.name] for pair in found)
+        == sum(pair.parameters() * gone[pair.name] for pair in removable)
     )
-    assert before.multiply_adds - after.multiply_adds == sum(pair.multiply_adds(64) * gone[pair.name] for pair in found)
+    assert before.multiply_adds - after.multiply_adds == sum(
+        pair.multiply_adds(64) * gone[pair.name] for pair in removable
+    )
     again = structures(small)
-    assert [pair.count for pair in again] == [int(masks[pair.name].sum()) for pair in found]
+    assert [pair.count for pair in again] == [int(masks[pair.name].sum()) for pair in removable]
 
 
 def test_a_shrunk_model_can_be_shrunk_again(tmp_path):
     _, _, _, small = shrunk_pair("opt", "heads", even=False)
-    found = structures(small)
-    masks = half_kept(found)
-    smaller = shrink(small, found, masks)
+    removable = structures(small)
+    masks = half_kept(removable)
+    smaller = shrink(small, removable, masks)
     again = load_shrunk(save_shrunk(smaller, None, tmp_path / "model"))
     assert widths(again) == widths(smaller) and [w.heads for w in widths(again)] == [2, 1, 2, 1]
 
@@ -159,13 +164,13 @@ def test_a_created_bias_is_held_by_the_config_or_by_the_manifest(name, tmp_path)
     assert (holds_bias(model, "heads"), holds_bias(model, "neurons")) == HOLDS[name]
     for place, kind in enumerate(("heads", "neurons")):
         model = build(name)
-        found = structures(model, kinds=["neurons"])
-        parts = found.parts
+        removable = structures(model, kinds=["neurons"])
+        parts = removable.parts
         for block in parts.blocks:
             consumer = [matrix for matrix in block.matrices if matrix.half == ("attention", "mlp")[place]][-1]
             assign_bias(consumer, torch.linspace(-1, 1, consumer.rows))
-        masks = half_kept(found)
-        small = shrink(model, found, dict.fromkeys(masks, masks[found.pairs[0].name]))
+        masks = half_kept(removable)
+        small = shrink(model, removable, dict.fromkeys(masks, masks[removable.pairs[0].name]))
         folder = save_shrunk(small, None, tmp_path / kind)
         assert is_shrunk(folder) is not HOLDS[name][place]
         again = load_shrunk(folder) if is_shrunk(folder) else type(model).from_pretrained(folder).eval()
@@ -204,21 +209,21 @@ def test_load_model_reads_either_kind_of_folder(even, tmp_path):
 
 def test_half_precision_comes_back_in_half_precision(tmp_path):
     model = tiny("llama").to(torch.bfloat16)
-    found = structures(model, kinds=["neurons"])
-    masks = half_kept(found)
-    masks.pop(found.pairs[0].name)
-    again = load_shrunk(save_shrunk(shrink(model, found, masks), None, tmp_path / "model"))
+    removable = structures(model, kinds=["neurons"])
+    masks = half_kept(removable)
+    masks.pop(removable.pairs[0].name)
+    again = load_shrunk(save_shrunk(shrink(model, removable, masks), None, tmp_path / "model"))
     assert next(again.parameters()).dtype == torch.bfloat16
 
 
 def test_heads_that_the_model_counts_elsewhere_are_refused():
     model = tiny("bloom")
-    found = structures(model, kinds=["heads"])
+    removable = structures(model, kinds=["heads"])
     with pytest.raises(UnsupportedModel, match="masks work, smaller matrices do not"):
-        shrink(model, found, half_kept(found))
+        shrink(model, removable, half_kept(removable))
     assert anatomy(model).blocks[0].matrices[0].rows == 96, "the model itself stays"
     with pytest.raises(UnsupportedModel, match="masks work, smaller matrices do not"):
-        check_shrinks(model, found)
+        check_shrinks(model, removable)
 
 
 @pytest.mark.parametrize("heads", ["groups", "queries"])
@@ -230,10 +235,10 @@ def test_whether_a_model_can_shrink_is_known_before_any_mask(heads):
 
 def test_a_smaller_model_that_is_not_the_masked_one_is_refused(monkeypatch):
     model = tiny("llama")
-    found = structures(model, kinds=["neurons"])
-    monkeypatch.setattr("analysis.structured.shrink.row_mask", lambda producer, mask: row_mask(producer, mask.flip(0)))
+    removable = structures(model, kinds=["neurons"])
+    monkeypatch.setattr("analysis.structured.pairs.row_mask", lambda producer, mask: row_mask(producer, mask.flip(0)))
     with pytest.raises(UnsupportedModel, match="differs from the masked one"):
-        shrink(model, found, half_kept(found))
+        shrink(model, removable, half_kept(removable))
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ def load(tmp_path_factory):
     tokenizer = byte_tokenizer(eos_token=END)
     path = tmp_path_factory.mktemp("texts") / "a.txt"
     path.write_text("\n\n".join(f"Line {n}: {n * n} of {n**3 % 101}." for n in range(200)))
-    return lambda source, samples: load_tokens(source.format(a=path), tokenizer, samples=samples, length=16, seed=3)
+    return lambda source, samples: load_tokens(
+        source.format(a=path), tokenizer=tokenizer, samples=samples, length=16, seed=3
+    )
 
 
 def test_nothing_added_is_the_calibration_text(load):

@@ -16,6 +16,7 @@ from analysis import errors, paths
 from analysis.errors import AnalysisError, NumericalError, RecipeError
 from analysis.study import pool
 from tests.helpers import fakes
+from tests.helpers.processes import alive, wait_until
 
 
 @pytest.fixture
@@ -33,19 +34,7 @@ def done(log) -> list[list[str]]:
     return [line.split() for line in log.read_text().splitlines()]
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be collected does not."""
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
-    return bool(state) and not state.startswith("Z")
-
-
-def wait_until(what, seconds: float = 20.0) -> None:
-    limit = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.05)
-
-
+@pytest.mark.slow
 def test_every_item_once_and_a_slow_one_blocks_nobody(log, monkeypatch, tmp_path):
     monkeypatch.setenv("ANALYSIS_PROGRESS_FILE", str(tmp_path / "bars"))
     wishes = [{"until": 4, "sleep": 0.3}, {"print": "noise on stdout"}, {}, {}, {}]
@@ -58,6 +47,7 @@ def test_every_item_once_and_a_slow_one_blocks_nobody(log, monkeypatch, tmp_path
     assert not any(alive(int(row[1])) for row in rows)
 
 
+@pytest.mark.slow
 def test_after_an_error_nothing_is_begun_and_what_runs_is_let_finish(log):
     wrong = RecipeError("wnada", ["no such criterion", "no pattern"])
     answers = dict(
@@ -91,6 +81,7 @@ def test_what_cannot_be_sent_is_an_error_here():
         list(pool.spread(lambda item: None, [1], workers=1, threads=1))
 
 
+@pytest.mark.slow
 def test_closing_ends_workers_at_once(log):
     started = time.monotonic()
     with closing(pool.spread(fakes.act, items(log, {}, {"sleep": 60}), workers=2, threads=1)) as answers:
@@ -98,11 +89,13 @@ def test_closing_ends_workers_at_once(log):
     assert time.monotonic() - started < 30 and len(done(log)) == 1
 
 
+@pytest.mark.slow
 def test_the_caller_killed_leaves_no_worker(log):
     code = f"""
 import os
 from analysis.study import pool
 from tests.helpers import fakes
+from tests.helpers.processes import alive, wait_until
 hire = pool._hire
 def told(threads):
     worker = hire(threads)

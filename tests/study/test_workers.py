@@ -15,7 +15,7 @@ from analysis.errors import AnalysisError, NumericalError, UsageError
 from analysis.study.store import list_runs
 from analysis.study.sweep import Job, run_study
 from tests.helpers.fakes import lines, tables
-from tests.study.test_pool import alive, wait_until
+from tests.helpers.processes import alive, wait_until
 
 
 def pids(log: Path) -> set[int]:

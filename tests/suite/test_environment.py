@@ -37,7 +37,12 @@ def test_the_build_backend_is_pinned_too():
     assert any(r.name == "setuptools" for r in pinned())  # the editable install is built without isolation
 
 
-def test_conda_gets_the_same_list_and_ci_runs_make_test():
+def test_make_check_and_make_test_lint_and_ci_runs_make_test():
+    lines = (paths.ROOT / "Makefile").read_text("utf-8").splitlines()
+    assert "check: lint" in lines and "test: lint" in lines
+    assert "\nmake test\n" in (paths.ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_conda_gets_the_same_list():
     conda = (paths.ROOT / "environment.yml").read_text("utf-8")
     assert "-e .[dev]" in conda and "pytorch" not in conda
-    assert "make test" in (paths.ROOT / ".ci" / "run").read_text("utf-8")

@@ -12,7 +12,7 @@ from analysis.lab.examples import EXAMPLES, examples
 from analysis.text.example_sets import HUB_SETS
 from analysis.text.examples import load_examples
 from analysis.text.load import load_tokens
-from analysis.text.sources import SOURCES, parse_source, source_fingerprint
+from analysis.text.sources import SOURCE_FORMS, parse_source, source_fingerprint
 from analysis.windows import disjoint
 from tests.helpers.alphabet import byte_tokenizer
 from tests.helpers.answerers import pair_tokenizer, tiny_answerer
@@ -120,7 +120,7 @@ def test_what_cannot_be_understood_is_refused_with_its_reason(text, message):
 
 
 def test_every_set_is_listed_pinned_and_told_apart(tmp_path):
-    assert {f"examples:{name}" for name in (*EXAMPLES, *HUB_SETS)} <= set(SOURCES)
+    assert {f"examples:{name}" for name in (*EXAMPLES, *HUB_SETS)} <= set(SOURCE_FORMS)
     assert all(len(known.dataset[1]) == 40 for known in HUB_SETS.values())
     one, two = (table(tmp_path / name, ("a", 1)) for name in ("one.tsv", "two.tsv"))
     assert source_fingerprint(one) == source_fingerprint(two) != source_fingerprint(f"{two}#sentence,label")
@@ -142,7 +142,7 @@ def test_every_set_is_listed_pinned_and_told_apart(tmp_path):
 
 
 def test_sentences_become_windows_with_special_tokens_and_classes_in_the_order_of_their_names(tmp_path, tokenizer):
-    windows = load_tokens(table(tmp_path / "s.tsv", *SENTENCES), tokenizer, length=32)
+    windows = load_tokens(table(tmp_path / "s.tsv", *SENTENCES), tokenizer=tokenizer, length=32)
     assert said(windows, tokenizer) == [f"[CLS] {text} [SEP]" for text, _ in SENTENCES]
     assert windows.ids.shape == (4, 9) and not windows.ids[~windows.mask].any()  # padded to the longest, by [PAD]
     assert torch.equal(windows.types, torch.zeros_like(windows.ids))
@@ -172,7 +172,7 @@ def test_pairs_carry_token_types_and_scores_are_numbers(tmp_path, tokenizer):
     source = table(
         tmp_path / "p.tsv", ("the cat", "a dog is old", "2.5"), ("red", "red", 5), header="sentence1\tsentence2\tscore"
     )
-    windows = load_tokens(source, tokenizer, length=32)
+    windows = load_tokens(source, tokenizer=tokenizer, length=32)
     assert said(windows, tokenizer) == ["[CLS] the cat [SEP] a dog is old [SEP]", "[CLS] red [SEP] red [SEP]"]
     assert windows.types[0].tolist() == [0] * 4 + [1] * 5
     assert (windows.labelled.head, windows.labelled.metric, windows.labelled.classes) == ("regression", "spearman", ())
@@ -181,7 +181,9 @@ def test_pairs_carry_token_types_and_scores_are_numbers(tmp_path, tokenizer):
 
 def test_answers_become_tokens_and_offsets_of_the_passage(tmp_path, tokenizer):
     rows = [("who sees ?", "the old cat sees the red dog .", "red dog"), ("who is old ?", "the cat", "the")]
-    windows = load_tokens(table(tmp_path / "q.tsv", *rows, header="question\tcontext\tanswer"), tokenizer, length=32)
+    windows = load_tokens(
+        table(tmp_path / "q.tsv", *rows, header="question\tcontext\tanswer"), tokenizer=tokenizer, length=32
+    )
     told = windows.labelled
     assert (told.head, told.metric) == ("span", "f1") and told.texts == (
         ("the old cat sees the red dog .", "red dog"),
@@ -205,7 +207,7 @@ def test_answers_become_tokens_and_offsets_of_the_passage(tmp_path, tokenizer):
 )
 def test_columns_are_known_by_the_names_glue_gives_them(header, row, first, second, tmp_path, tokenizer):
     (tmp_path / "t.tsv").write_text(f"\ufeff{header}\r\n{row}\r\n\r\n")
-    windows = load_tokens(f"examples:{tmp_path}/t.tsv", tokenizer, length=16)
+    windows = load_tokens(f"examples:{tmp_path}/t.tsv", tokenizer=tokenizer, length=16)
     middle = f" [SEP] {second} [SEP]" if second else " [SEP]"
     assert said(windows, tokenizer) == [f"[CLS] {first}{middle}"]
 
@@ -213,7 +215,7 @@ def test_columns_are_known_by_the_names_glue_gives_them(header, row, first, seco
 def test_columns_can_be_named_and_quotes_are_letters(tmp_path):
     rows = [('"the', 'a "b"', "dog", "yes"), ("is", "c", "cat", "no")]
     source = table(tmp_path / "t.tsv", *rows, header="sentence\tone\ttwo\tverdict")
-    windows = load_examples(f"{source}#two,one,verdict", byte_tokenizer(pad_token="_"), length=32)
+    windows = load_examples(f"{source}#two,one,verdict", tokenizer=byte_tokenizer(pad_token="_"), length=32)
     assert byte_tokenizer(pad_token="_").decode(
         windows.ids[0][windows.mask[0]]
     ) == 'doga "b"' and windows.labelled.classes == ("no", "yes")
@@ -230,7 +232,7 @@ def test_columns_can_be_named_and_quotes_are_letters(tmp_path):
 )
 def test_labels_are_numbers_of_classes_scores_or_names(labels, head, classes, values, tmp_path, tokenizer):
     told = load_examples(
-        table(tmp_path / "t.tsv", *(("the cat", label) for label in labels)), tokenizer, length=16
+        table(tmp_path / "t.tsv", *(("the cat", label) for label in labels)), tokenizer=tokenizer, length=16
     ).labelled
     assert (told.head, told.classes, told.labels.tolist()) == (head, classes, values)
 
@@ -240,7 +242,7 @@ def test_slices_agree_on_the_classes_and_share_no_example(tmp_path, tokenizer):
         tmp_path / "t.tsv",
         *((f"the cat {'a' if number < 4 else 'b'} {'d ' * number}", "x" if number < 4 else "y") for number in range(5)),
     )
-    parts = [load_examples(f"{source}{cut}", tokenizer, length=16) for cut in ("[:80%]", "[80%:]")]
+    parts = [load_examples(f"{source}{cut}", tokenizer=tokenizer, length=16) for cut in ("[:80%]", "[80%:]")]
     assert [part.labelled.labels.tolist() for part in parts] == [[0] * 4, [1]] and parts[1].labelled.classes == (
         "x",
         "y",
@@ -253,7 +255,7 @@ def test_slices_agree_on_the_classes_and_share_no_example(tmp_path, tokenizer):
 def test_a_draw_is_without_replacement_and_fewer_are_the_first_of_more(tmp_path, tokenizer):
     source = table(tmp_path / "t.tsv", *((" ".join("abcdefgh"[: 1 + number]), number % 3) for number in range(8)))
     few, many, other = (
-        load_examples(source, tokenizer, samples=samples, length=16, seed=seed)
+        load_examples(source, tokenizer=tokenizer, samples=samples, length=16, seed=seed)
         for samples, seed in ((3, 0), (8, 0), (8, 1))
     )
     assert (
@@ -266,12 +268,12 @@ def test_a_draw_is_without_replacement_and_fewer_are_the_first_of_more(tmp_path,
         and said(many, tokenizer) != said(other, tokenizer)
     )
     with pytest.raises(DataError, match="too few examples: examples:t.tsv holds 8, 9 asked"):
-        load_examples(source, tokenizer, samples=9, length=16)
+        load_examples(source, tokenizer=tokenizer, samples=9, length=16)
 
 
 def test_long_examples_are_cut_and_counted_and_lost_answers_dropped(tmp_path, tokenizer):
     source = table(tmp_path / "t.tsv", ("a " * 30, "b b", 1), ("a", "b", 0), header="premise\thypothesis\tlabel")
-    windows = load_examples(source, tokenizer, length=9)
+    windows = load_examples(source, tokenizer=tokenizer, length=9)
     assert (
         said(windows, tokenizer) == ["[CLS] a a a a [SEP] b b [SEP]", "[CLS] a [SEP] b [SEP]"]
         and windows.provenance["cut"] == 1
@@ -283,17 +285,17 @@ def test_long_examples_are_cut_and_counted_and_lost_answers_dropped(tmp_path, to
         ("who ?", "c c c red dog", "red dog"),
     ]
     questions = table(tmp_path / "q.tsv", *rows, header="question\tcontext\tanswer")
-    windows = load_examples(questions, tokenizer, length=10)
+    windows = load_examples(questions, tokenizer=tokenizer, length=10)
     assert said(windows, tokenizer) == [
         "[CLS] who ? [SEP] red dog c c c [SEP]",
         "[CLS] who ? [SEP] c c c red dog [SEP]",
     ]
     assert (windows.provenance["cut"], windows.provenance["beyond"], windows.provenance["documents"]) == (1, 2, 4)
-    assert len(load_examples(questions, tokenizer, length=32).ids) == 4
+    assert len(load_examples(questions, tokenizer=tokenizer, length=32).ids) == 4
     with pytest.raises(
         DataError, match="of 4 read 2 can be used .2 have the answer beyond 10 tokens, 0 are broken., 3 asked; ask for"
     ):
-        load_examples(questions, tokenizer, length=10, samples=3)
+        load_examples(questions, tokenizer=tokenizer, length=10, samples=3)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +332,7 @@ def test_long_examples_are_cut_and_counted_and_lost_answers_dropped(tmp_path, to
 def test_a_broken_table_is_named_with_its_line(header, rows, message, tmp_path, tokenizer):
     (tmp_path / "t.tsv").write_text("\n".join([header, *rows]))
     with pytest.raises(DataError, match=message) as caught:
-        load_examples(f"examples:{tmp_path}/t.tsv", tokenizer, length=16)
+        load_examples(f"examples:{tmp_path}/t.tsv", tokenizer=tokenizer, length=16)
     assert "\n" not in str(caught.value)
 
 
@@ -345,7 +347,7 @@ def test_a_file_that_is_none(tmp_path, tokenizer):
         (f"{source.removeprefix('examples:')}[9:]", "the slice selects none of its 4 examples; widen the slice"),
     ):
         with pytest.raises(DataError, match=message):
-            load_tokens(f"examples:{name}", tokenizer, length=16)
+            load_tokens(f"examples:{name}", tokenizer=tokenizer, length=16)
 
 
 # the lab
@@ -356,7 +358,7 @@ def test_the_labs_examples_are_taken_in_the_order_of_the_seed(name, tokenizer):
     reader = byte_tokenizer(pad_token="_")
     asked = ((5, "held-out"), (3, "held-out"), (5, "train"))
     many, few, other = (
-        load_tokens(f"examples:{name}", reader, samples=samples, length=900, seed=1, split=split)
+        load_tokens(f"examples:{name}", tokenizer=reader, samples=samples, length=900, seed=1, split=split)
         for samples, split in asked
     )
     made = list(islice(examples(name, split="held-out", seed=1), 5))
@@ -384,17 +386,17 @@ def test_the_labs_examples_are_taken_in_the_order_of_the_seed(name, tokenizer):
             assert reader.decode(many.ids[row, first : last + 1]) == many.labelled.texts[row][1]
     else:
         assert many.labelled.labels.tolist() == [example.label for example in made]
-    sliced = load_tokens(f"examples:{name}/held-out[2:5]", reader, length=900, seed=1)
+    sliced = load_tokens(f"examples:{name}/held-out[2:5]", tokenizer=reader, length=900, seed=1)
     assert sliced.provenance["available"] == 3 and torch.equal(sliced.mask.sum(1), many.mask[2:].sum(1))
     with pytest.raises(
         UsageError, match=rf"examples:{name}: the lab's examples have no end; say how many .samples., or slice them"
     ):
-        load_tokens(f"examples:{name}", reader, length=64)
+        load_tokens(f"examples:{name}", tokenizer=reader, length=64)
 
 
 def test_endless_examples_that_never_fit_are_given_up():
     with pytest.raises(DataError, match="0 can be used .* have the answer beyond 12 tokens, 0 are broken., 3 asked"):
-        load_tokens("examples:answers", byte_tokenizer(pad_token="_"), samples=3, length=12)
+        load_tokens("examples:answers", tokenizer=byte_tokenizer(pad_token="_"), samples=3, length=12)
 
 
 def test_wrong_requests_are_refused(tmp_path, tokenizer):
@@ -407,14 +409,14 @@ def test_wrong_requests_are_refused(tmp_path, tokenizer):
         ({"length": 8, "split": "test"}, "unknown split 'test'"),
     ):
         with pytest.raises(UsageError, match=message):
-            load_tokens(source, tokenizer, **options)
+            load_tokens(source, tokenizer=tokenizer, **options)
     with pytest.raises(UsageError, match="lab:stories: has no labels"):
-        load_examples("lab:stories", tokenizer, length=8)
+        load_examples("lab:stories", tokenizer=tokenizer, length=8)
 
 
 def test_text_the_tokenizer_does_not_know_is_refused(tmp_path, tokenizer):
     with pytest.raises(DataError, match="of its tokens are unknown to the tokenizer"):
-        load_examples(table(tmp_path / "t.tsv", ("der rote Kater sieht den Hund", 1)), tokenizer, length=16)
+        load_examples(table(tmp_path / "t.tsv", ("der rote Kater sieht den Hund", 1)), tokenizer=tokenizer, length=16)
 
 
 # models
@@ -442,7 +444,9 @@ def test_the_models_names_order_the_classes(tmp_path):
         tmp_path / "s.tsv", *rows[:2], header="premise\thypothesis\tlabel"
     )  # a table that shows two of the three classes
     assert load_tokens(small, roberta, length=16).labelled.labels.tolist() == [1, 2]
-    assert load_examples(small, pair_tokenizer(), length=16, classes=told.classes).labelled.labels.tolist() == [1, 2]
+    assert load_examples(
+        small, tokenizer=pair_tokenizer(), length=16, classes=told.classes
+    ).labelled.labels.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -484,7 +488,7 @@ def test_a_decoder_is_refused_and_its_tokenizer_is_not(tmp_path):
             ),
         ):
             load_tokens(name, tiny_writer(), samples=1, length=8)
-    assert load_tokens(source, tiny_writer().tokenizer, length=8).ids.shape == (1, 3)
+    assert load_tokens(source, tokenizer=tiny_writer().tokenizer, length=8).ids.shape == (1, 3)
 
 
 def test_token_types_go_to_models_that_read_them(tmp_path):
@@ -537,12 +541,12 @@ def hub(monkeypatch):
 
 
 def test_sets_of_the_hub_are_read_by_name_at_a_pinned_revision(hub, tokenizer):
-    windows = load_tokens("examples:sst2", tokenizer, length=8, split="held-out")
+    windows = load_tokens("examples:sst2", tokenizer=tokenizer, length=8, split="held-out")
     (
-        load_tokens("examples:mnli", tokenizer, length=16, split="held-out"),
-        load_tokens("examples:mnli-mismatched/held-out", tokenizer, length=16),
+        load_tokens("examples:mnli", tokenizer=tokenizer, length=16, split="held-out"),
+        load_tokens("examples:mnli-mismatched/held-out", tokenizer=tokenizer, length=16),
     )
-    load_tokens("examples:mnli-mismatched", tokenizer, length=16)
+    load_tokens("examples:mnli-mismatched", tokenizer=tokenizer, length=16)
     glue = ("nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c")
     asked = (
         ("sst2", "validation"),
@@ -563,11 +567,11 @@ def test_sets_of_the_hub_are_read_by_name_at_a_pinned_revision(hub, tokenizer):
     )
     model = tiny_answerer(classes=("Contradiction", "Neutral", "Entailment"))
     assert load_tokens("examples:mnli[:2]", model, length=16).labelled.labels.tolist() == [2, 1]
-    assert len(load_tokens("examples:sst2", tokenizer, samples=3, length=8, seed=3)) == 3
+    assert len(load_tokens("examples:sst2", tokenizer=tokenizer, samples=3, length=8, seed=3)) == 3
 
 
 def test_squad_keeps_every_accepted_answer(hub, tokenizer):
-    windows = load_tokens("examples:squad", tokenizer, length=24)
+    windows = load_tokens("examples:squad", tokenizer=tokenizer, length=24)
     assert (
         windows.labelled.texts == (("the old cat sees the dog", "old cat", "cat"),)
         and windows.provenance["unusable"] == 1
@@ -579,13 +583,13 @@ def test_squad_keeps_every_accepted_answer(hub, tokenizer):
 
 def test_rows_without_labels_and_other_classes_are_refused(hub, tokenizer):
     with pytest.raises(DataError, match="examples:stsb/validation, row 1: has no label .-1.0."):
-        load_tokens("examples:stsb/validation", tokenizer, length=16)
+        load_tokens("examples:stsb/validation", tokenizer=tokenizer, length=16)
     with pytest.raises(DataError, match="examples:wnli, row 0: has no label .-1."):
-        load_tokens("examples:wnli", tokenizer, length=16)
+        load_tokens("examples:wnli", tokenizer=tokenizer, length=16)
     with pytest.raises(
         DataError, match="nyu-mll/glue has the classes no, yes and not entailment, not_entailment; give a local table"
     ):
-        load_tokens("examples:rte", tokenizer, length=16)
+        load_tokens("examples:rte", tokenizer=tokenizer, length=16)
 
 
 def test_a_hub_out_of_reach_gives_one_message_with_the_way_out(monkeypatch, tokenizer):
@@ -602,16 +606,16 @@ def test_a_hub_out_of_reach_gives_one_message_with_the_way_out(monkeypatch, toke
             " .examples:PATH.tsv., or"
         ),
     ) as caught:
-        load_tokens("examples:sst2", tokenizer, samples=2, length=16)
+        load_tokens("examples:sst2", tokenizer=tokenizer, samples=2, length=16)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.real_assets
 def test_the_real_tables_of_glue(assets, tokenizer):
     reader = byte_tokenizer(pad_token="_", unk_token="_")
-    sentiment = load_tokens(f"examples:{assets}/glue/SST-2/dev.tsv", reader, length=300)
+    sentiment = load_tokens(f"examples:{assets}/glue/SST-2/dev.tsv", tokenizer=reader, length=300)
     assert len(sentiment) == 872 and sentiment.labelled.classes == ("0", "1") and sentiment.labelled.labels.sum() == 444
-    pairs = load_tokens(f"examples:{assets}/glue/STS-B/train.tsv", reader, samples=64, length=300)
+    pairs = load_tokens(f"examples:{assets}/glue/STS-B/train.tsv", tokenizer=reader, samples=64, length=300)
     assert (
         pairs.provenance["available"] == 5749
         and pairs.labelled.head == "regression"

@@ -14,9 +14,9 @@ from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.load import LoadedModel
 from analysis.text.generate import IN_A_ROW, Writer, detected, generate, loops
 from analysis.text.generation import Generation
-from tests import families
 from tests.helpers.families import FAMILIES
-from tests.helpers.writers import END, WORDS, tiny_writer, word_tokenizer
+from tests.helpers.families import tiny as tiny_model
+from tests.helpers.writers import END, WORDS, one_word, tiny_writer, word_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_without_chance_a_text_is_the_models_likeliest(tiny):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_writes_what_a_plain_loop_finds(family):
     """Caches, sliding windows and positions, also where the library's loop is left and entered again as rows end."""
-    model = families.tiny(family)
+    model = tiny_model(family)
     loaded = LoadedModel(model, word_tokenizer([f"w{n}" for n in range(62)]), family, family)
     found = [greedy(loaded, [1, n], 12) for n in range(1, 6)]
     end = Counter(row[5] for row in found if len(row) > 5).most_common(1)[0][0]  # a token that ends some of the texts
@@ -194,16 +194,6 @@ def test_loops_are_found_exactly():
             ids[generator.randrange(length)] = 9
         assert loops(ids) == brute(ids)
     assert not loops([1] * 63) and loops([1] * 64) and not loops([])
-
-
-def one_word(word: str):
-    """A model that says one word, whatever it reads."""
-    loaded = tiny_writer(context=80)
-    token = torch.tensor(loaded.tokenizer.convert_tokens_to_ids(word))
-    loaded.model.lm_head = torch.nn.Linear(16, len(loaded.tokenizer)).requires_grad_(False)
-    loaded.model.lm_head.weight.zero_()
-    loaded.model.lm_head.bias.copy_(50.0 * torch.nn.functional.one_hot(token, len(loaded.tokenizer)))
-    return loaded
 
 
 def test_a_model_that_only_ends_or_repeats_itself_is_told():

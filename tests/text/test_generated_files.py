@@ -17,8 +17,7 @@ from analysis.text.generated_files import file_of, written
 from analysis.text.load import load_tokens
 from analysis.text.tokens import tokenise
 from analysis.windows import append, disjoint
-from tests.helpers.writers import END, tiny_writer
-from tests.text.test_generate import one_word
+from tests.helpers.writers import END, one_word, tiny_writer
 
 SOURCE = "self:batch=8"
 
@@ -235,13 +234,13 @@ def test_crops_of_it_are_one_of_each_long_text(tiny):
 
 
 def test_wrong_requests_are_refused_before_anything_is_written(tiny, asked):
-    for loaded, options, message in (
-        (tiny.tokenizer, dict(samples=2), "self: is written by the model of the run; give the loaded model"),
-        (tiny, dict(samples=None), "the text of a model has no natural number of windows; give samples"),
-        (replace(tiny, tokenizer=None), dict(samples=2), "has no tokenizer"),
+    for options, message in (
+        (dict(tokenizer=tiny.tokenizer, samples=2), "self: is written by the model of the run; give the loaded model"),
+        (dict(model=tiny, samples=None), "the text of a model has no natural number of windows; give samples"),
+        (dict(model=replace(tiny, tokenizer=None), samples=2), "has no tokenizer"),
     ):
         with pytest.raises(UsageError, match=message):
-            load_tokens("self", loaded, length=16, **options)
+            load_tokens("self", length=16, **options)
     with pytest.raises(UsageError, match="lab:stories: is not text a model writes"):
         file_of(tiny, "lab:stories")
     assert not asked

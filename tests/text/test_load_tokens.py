@@ -5,7 +5,6 @@ mistake.
 import json
 import logging
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -27,7 +26,7 @@ def text_of(windows, tokenizer) -> str:
 
 def everything(source, tokenizer, **options) -> str:
     """The whole stream, read one two-token window at a time."""
-    return text_of(load_tokens(str(source), tokenizer, length=2, **options), tokenizer)
+    return text_of(load_tokens(str(source), tokenizer=tokenizer, length=2, **options), tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -76,15 +75,15 @@ def test_every_kind_of_file_gives_the_same_documents(form, tmp_path, tokenizer):
 def test_end_of_text_wins_over_blank_lines_and_is_stated(tmp_path, tokenizer):
     path = tmp_path / "s.txt"
     path.write_text("one\n\nstill one<|endoftext|>two\n\nstill two")
-    windows = load_tokens(str(path), tokenizer, length=2)
+    windows = load_tokens(str(path), tokenizer=tokenizer, length=2)
     assert windows.provenance["documents"] == 2 and windows.provenance["separator"] == "'<|endoftext|>'"
-    assert load_tokens(str(path), tokenizer, length=2, separator="\n\n").provenance["documents"] == 3
+    assert load_tokens(str(path), tokenizer=tokenizer, length=2, separator="\n\n").provenance["documents"] == 3
 
 
 def test_provenance_states_everything_and_no_folder(tmp_path, tokenizer):
     path = tmp_path / "s.txt"
     path.write_text("\n\n".join(STORIES))
-    windows = load_tokens(f"{path}[:80%]", tokenizer, samples=3, length=16, seed=4)
+    windows = load_tokens(f"{path}[:80%]", tokenizer=tokenizer, samples=3, length=16, seed=4)
     stated = windows.provenance
     assert stated | {"fingerprint": 0, "tokenizer": 0, "available": 0} == {
         "source": "s.txt[:80%]",
@@ -104,7 +103,7 @@ def test_provenance_states_everything_and_no_folder(tmp_path, tokenizer):
     }
     assert (
         windows.label == "s.txt[:80%]"
-        and stated["available"] == load_tokens(f"{path}[:80%]", tokenizer, length=16).ids.shape[0]
+        and stated["available"] == load_tokens(f"{path}[:80%]", tokenizer=tokenizer, length=16).ids.shape[0]
     )
     assert str(tmp_path) not in json.dumps(stated)
 
@@ -120,10 +119,10 @@ def test_the_boundary_is_the_end_token_else_the_start_token_else_a_newline():
 def test_slices_of_one_file_serve_both_sides(tmp_path, tokenizer):
     path = tmp_path / "s.txt"
     path.write_text("\n\n".join(f"{number} " * 40 for number in range(1000, 1040)))
-    sides = [load_tokens(f"{path}{part}", tokenizer, samples=16, length=64) for part in ("[:80%]", "[80%:]")]
+    sides = [load_tokens(f"{path}{part}", tokenizer=tokenizer, samples=16, length=64) for part in ("[:80%]", "[80%:]")]
     disjoint(sides[0], {"held out": sides[1]})
     with pytest.raises(DataError, match="overlap"):
-        disjoint(sides[0], {"held out": load_tokens(str(path), tokenizer, length=64)})
+        disjoint(sides[0], {"held out": load_tokens(str(path), tokenizer=tokenizer, length=64)})
 
 
 def test_tokenising_adds_no_special_tokens_and_warns_of_nothing(caplog, tokenizer):
@@ -167,7 +166,7 @@ def test_a_bad_file_gives_one_clear_message(name, content, message, tmp_path, to
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
-        load_tokens(str(path), tokenizer, samples=4, length=8)
+        load_tokens(str(path), tokenizer=tokenizer, samples=4, length=8)
     assert "\n" not in str(caught.value)
 
 
@@ -180,7 +179,7 @@ def test_a_parquet_column_is_checked(tmp_path, tokenizer):
         ("#note", "row 1: 'note' is empty"),
     ):
         with pytest.raises(DataError, match=message):
-            load_tokens(f"{path}{column}", tokenizer, samples=1, length=2)
+            load_tokens(f"{path}{column}", tokenizer=tokenizer, samples=1, length=2)
 
 
 def test_folders_missing_files_slices_and_separators_are_named(tmp_path, tokenizer):
@@ -195,7 +194,7 @@ def test_folders_missing_files_slices_and_separators_are_named(tmp_path, tokeniz
         (path, {"separator": ""}, "separates nothing"),
     ):
         with pytest.raises(AnalysisError, match=message):
-            load_tokens(str(source), tokenizer, samples=1, length=2, **options)
+            load_tokens(str(source), tokenizer=tokenizer, samples=1, length=2, **options)
 
 
 def test_wrong_requests_are_refused_before_anything_is_read(tokenizer):
@@ -205,46 +204,56 @@ def test_wrong_requests_are_refused_before_anything_is_read(tokenizer):
         (dict(mode="streams"), "possible: stream, crop, documents"),
     ):
         with pytest.raises(UsageError, match=message):
-            load_tokens("no/such/file.txt", tokenizer, **{"samples": 1, "length": 8} | options)
+            load_tokens("no/such/file.txt", tokenizer=tokenizer, **{"samples": 1, "length": 8} | options)
 
 
-def test_a_loaded_model_bounds_the_length_by_its_context(tmp_path, tokenizer):
+def test_a_loaded_model_bounds_the_length_by_its_context(tmp_path):
     path = tmp_path / "s.txt"
-    path.write_text("\n\n".join(STORIES))
-    loaded = SimpleNamespace(tokenizer=tokenizer, context=16, name="tiny")
+    path.write_text("the red cat sees a dog " * 10)
+    loaded = tiny_writer(context=16)
     assert load_tokens(str(path), loaded, samples=2, length=16).length == 16
     with pytest.raises(UsageError, match="a window of 17 tokens is longer than its context of 16"):
         load_tokens(str(path), loaded, samples=2, length=17)
     with pytest.raises(UsageError, match="has no tokenizer"):
-        load_tokens(str(path), SimpleNamespace(tokenizer=None, context=16, name="tiny"), samples=2, length=8)
+        load_tokens(str(path), replace(loaded, tokenizer=None), samples=2, length=8)
+
+
+def test_a_text_is_read_with_a_model_or_with_a_tokenizer(tmp_path, tokenizer):
+    path, loaded = tmp_path / "s.txt", tiny_writer()
+    path.write_text("the red cat sees no dog")
+    alone = load_tokens(str(path), tokenizer=loaded.tokenizer, samples=1, length=4)
+    assert alone.ids.tolist() == load_tokens(str(path), loaded, samples=1, length=4).ids.tolist()
+    for reader in ({}, {"model": tokenizer}, {"model": loaded, "tokenizer": tokenizer}):
+        with pytest.raises(UsageError, match="s.txt: is read with a loaded model or with a tokenizer alone"):
+            load_tokens(str(path), **reader, samples=1, length=4)
 
 
 def test_lab_text_is_made_as_needed_and_few_windows_are_the_first_of_many(tokenizer):
-    few, many = (load_tokens("lab:stories", tokenizer, samples=n, length=64) for n in (3, 40))
+    few, many = (load_tokens("lab:stories", tokenizer=tokenizer, samples=n, length=64) for n in (3, 40))
     assert len(many) == 40 and torch.equal(few.ids, many.ids[:3]) and many.provenance["available"] == "unbounded"
     others = [
-        load_tokens("lab:stories", tokenizer, samples=3, length=64, **options)
+        load_tokens("lab:stories", tokenizer=tokenizer, samples=3, length=64, **options)
         for options in (dict(seed=1), dict(split="held-out"))
     ]
     assert not any(torch.equal(few.ids, other.ids) for other in others)
-    named = load_tokens("lab:stories/held-out", tokenizer, samples=3, length=64)
+    named = load_tokens("lab:stories/held-out", tokenizer=tokenizer, samples=3, length=64)
     assert torch.equal(named.ids, others[1].ids) and named.provenance == others[1].provenance
     assert (few.label, named.label, others[1].label) == ("lab:stories", "lab:stories/held-out", "lab:stories/held-out")
     assert (few.provenance["split"], named.provenance["split"]) == ("train", "held-out")
     with pytest.raises(UsageError, match="unknown split 'test'; valid: train, held-out"):
-        load_tokens("lab:stories", tokenizer, samples=3, length=64, split="test")
+        load_tokens("lab:stories", tokenizer=tokenizer, samples=3, length=64, split="test")
 
 
 def test_lab_text_can_be_sliced_cropped_and_padded(tokenizer):
-    sliced = load_tokens("lab:stories[2:5]", tokenizer, length=64)
+    sliced = load_tokens("lab:stories[2:5]", tokenizer=tokenizer, length=64)
     assert sliced.provenance["documents"] == 3 and sliced.provenance["available"] == len(sliced)
-    assert load_tokens("lab:stories", tokenizer, samples=5, length=64, mode="crop").ids.shape == (5, 64)
-    padded = load_tokens("lab:stories", tokenizer, samples=5, length=2000, mode="documents")
+    assert load_tokens("lab:stories", tokenizer=tokenizer, samples=5, length=64, mode="crop").ids.shape == (5, 64)
+    padded = load_tokens("lab:stories", tokenizer=tokenizer, samples=5, length=2000, mode="documents")
     assert len(padded) == 5 and not padded.mask.all()
     with pytest.raises(UsageError, match="no end; say how many windows"):
-        load_tokens("lab:stories", tokenizer, length=64)
+        load_tokens("lab:stories", tokenizer=tokenizer, length=64)
     with pytest.raises(DataError, match="longer than a window of 1000000 tokens"):
-        load_tokens("lab:stories", tokenizer, samples=1, length=1_000_000, mode="crop")
+        load_tokens("lab:stories", tokenizer=tokenizer, samples=1, length=1_000_000, mode="crop")
 
 
 @pytest.fixture
@@ -299,7 +308,7 @@ def hub(monkeypatch):
     ],
 )
 def test_evaluation_corpora_are_joined_as_in_the_paper(source, call, joiner, rows, hub, tokenizer):
-    windows = load_tokens(source, tokenizer, length=32)
+    windows = load_tokens(source, tokenizer=tokenizer, length=32)
     assert hub == [call]
     texts = [f"{call[0]} row {number} of {call[2]}." * (number % 5) for number in range(rows)]
     expected = tokenizer(joiner.join(texts), add_special_tokens=False)["input_ids"]
@@ -309,7 +318,7 @@ def test_evaluation_corpora_are_joined_as_in_the_paper(source, call, joiner, row
 
 
 def test_calibration_on_c4_is_random_crops_of_its_first_shard(hub, tokenizer):
-    windows = load_tokens("hub:c4", tokenizer, samples=6, length=64)
+    windows = load_tokens("hub:c4", tokenizer=tokenizer, samples=6, length=64)
     assert hub == [
         (
             "allenai/c4",
@@ -320,14 +329,17 @@ def test_calibration_on_c4_is_random_crops_of_its_first_shard(hub, tokenizer):
         )
     ]
     assert windows.provenance["mode"] == "crop" and all("allenai" in tokenizer.decode(row) for row in windows.ids)
-    assert load_tokens("hub:c4[:50]", tokenizer, samples=2, length=8, mode="stream").provenance["documents"] == 50
+    assert (
+        load_tokens("hub:c4[:50]", tokenizer=tokenizer, samples=2, length=8, mode="stream").provenance["documents"]
+        == 50
+    )
 
 
 def test_any_hub_dataset_can_be_named(hub, tokenizer):
-    load_tokens("hub:org/name/config:test@abc[:10%]", tokenizer, samples=2, length=16)
+    load_tokens("hub:org/name/config:test@abc[:10%]", tokenizer=tokenizer, samples=2, length=16)
     assert hub == [("org/name", "config", "test", "abc", None)]
     with pytest.raises(DataError, match="no column 'body'; it has text, id; name one as hub:ORG/NAME#COLUMN"):
-        load_tokens("hub:org/name#body", tokenizer, samples=2, length=16)
+        load_tokens("hub:org/name#body", tokenizer=tokenizer, samples=2, length=16)
 
 
 def test_a_hub_out_of_reach_gives_one_message_with_the_way_out(monkeypatch, tokenizer):
@@ -338,7 +350,7 @@ def test_a_hub_out_of_reach_gives_one_message_with_the_way_out(monkeypatch, toke
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(DataError, match="cannot fetch org/name .*Couldn't reach .*local file .*lab:stories") as caught:
-        load_tokens("hub:org/name", tokenizer, samples=2, length=16)
+        load_tokens("hub:org/name", tokenizer=tokenizer, samples=2, length=16)
     assert "\n" not in str(caught.value)
 
 
@@ -348,10 +360,10 @@ def test_real_text_with_a_real_tokenizer(assets):
 
     real = AutoTokenizer.from_pretrained(assets / "stories260K")
     text = assets / "text" / "tiny.utf8"
-    sides = [load_tokens(f"{text}{part}", real, samples=64, length=128) for part in ("[:80%]", "[80%:]")]
+    sides = [load_tokens(f"{text}{part}", tokenizer=real, samples=64, length=128) for part in ("[:80%]", "[80%:]")]
     disjoint(sides[0], {"held out": sides[1]})
     assert [side.provenance["documents"] for side in sides] == [253, 64] and sides[0].provenance["available"] == 795
-    whole = load_tokens(str(text), real, length=128)
+    whole = load_tokens(str(text), tokenizer=real, length=128)
     stories = [story.strip() for story in text.read_text().split("<|endoftext|>")]
     total = sum(len(real(story, add_special_tokens=False)["input_ids"]) + 1 for story in stories) - 1
     assert len(whole) == total // 128 and "Lily" in real.decode(whole.ids[0])
@@ -370,11 +382,11 @@ def test_a_revision_that_is_gone_is_named(monkeypatch, tokenizer):
         DataError,
         match="hub:org/name@gone: the hub's org/name has no revision 'gone' .*hub:org/name@REVISION, or a local file",
     ):
-        load_tokens("hub:org/name@gone", tokenizer, samples=1, length=2)
+        load_tokens("hub:org/name@gone", tokenizer=tokenizer, samples=1, length=2)
     with pytest.raises(
         DataError, match="Salesforce/wikitext has no revision 'b08601e0.* hub:Salesforce/wikitext@REVISION"
     ):
-        load_tokens("hub:wikitext2", tokenizer, samples=1, length=2)
+        load_tokens("hub:wikitext2", tokenizer=tokenizer, samples=1, length=2)
 
 
 def test_a_text_the_tokenizer_does_not_know_is_refused(tmp_path):
@@ -383,19 +395,22 @@ def test_a_text_the_tokenizer_does_not_know_is_refused(tmp_path):
     path.write_text("the red cat sees no dog")
     assert len(load_tokens(str(path), loaded, samples=1, length=4)) == 1
     path.write_text("Der rote Kater sieht the Hund")
-    for tokenizer in (loaded, loaded.tokenizer):
+    for reader in ({"model": loaded}, {"tokenizer": loaded.tokenizer}):
         with pytest.raises(
             DataError,
             match="s.txt: 100% of its tokens are unknown to the tokenizer .'<unk>'.; give text in the language",
         ):
-            load_tokens(str(path), tokenizer, samples=1, length=4)
+            load_tokens(str(path), **reader, samples=1, length=4)
 
 
 def test_unknown_tokens_that_are_boundaries_are_none(tmp_path):
     """GPT-2's tokenizer calls its end-of-text token unknown, too."""
     path = tmp_path / "s.txt"
     path.write_text("\n\n".join("a" * 20))
-    assert len(load_tokens(str(path), byte_tokenizer(eos_token="</s>", unk_token="</s>"), samples=2, length=8)) == 2
+    assert (
+        len(load_tokens(str(path), tokenizer=byte_tokenizer(eos_token="</s>", unk_token="</s>"), samples=2, length=8))
+        == 2
+    )
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path, tokenizer):

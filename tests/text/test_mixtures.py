@@ -52,19 +52,19 @@ def files(tmp_path):
 
 def test_windows_come_from_the_parts_in_order(files, tokenizer):
     source = f"{files}/a.txt:0.5+{files}/b.txt[:50%]:0.25+{files}/c.txt:1/4"
-    windows = load_tokens(source, tokenizer, samples=12, length=8, seed=3)
+    windows = load_tokens(source, tokenizer=tokenizer, samples=12, length=8, seed=3)
     letters = ["".join(sorted(set(tokenizer.decode(row).replace("</s>", "")))) for row in windows.ids]
     assert letters == ["abc"[part] for part in order([Fraction(1, 2), Fraction(1, 4), Fraction(1, 4)], 12)]
     for letter, name in (("a", "a.txt"), ("b", "b.txt[:50%]"), ("c", "c.txt")):
-        alone = load_tokens(f"{files}/{name}", tokenizer, samples=letters.count(letter), length=8, seed=3)
+        alone = load_tokens(f"{files}/{name}", tokenizer=tokenizer, samples=letters.count(letter), length=8, seed=3)
         assert torch.equal(windows.ids[[found == letter for found in letters]], alone.ids)
     assert windows.label == "a.txt:0.5+b.txt[:50%]:0.25+c.txt:0.25" and windows.mask.all()
-    few = load_tokens(source, tokenizer, samples=5, length=8, seed=3)
+    few = load_tokens(source, tokenizer=tokenizer, samples=5, length=8, seed=3)
     assert torch.equal(few.ids, windows.ids[:5])
 
 
 def test_provenance_keeps_every_parts_own_and_no_folder(files, tokenizer):
-    stated = load_tokens(f"{files}/a.txt:0.9+lab:stories:0.1", tokenizer, samples=3, length=8).provenance
+    stated = load_tokens(f"{files}/a.txt:0.9+lab:stories:0.1", tokenizer=tokenizer, samples=3, length=8).provenance
     assert (stated["source"], stated["samples"], stated["tokens"], stated["length"]) == (
         "a.txt:0.9+lab:stories:0.1",
         3,
@@ -79,14 +79,18 @@ def test_provenance_keeps_every_parts_own_and_no_folder(files, tokenizer):
 
 
 def test_parts_keep_their_own_way_of_cutting_and_their_half(tokenizer):
-    windows = load_tokens("lab:stories:0.5+lab:recipes/held-out:0.5", tokenizer, samples=4, length=32, split="train")
+    windows = load_tokens(
+        "lab:stories:0.5+lab:recipes/held-out:0.5", tokenizer=tokenizer, samples=4, length=32, split="train"
+    )
     assert [part["split"] for part in windows.provenance["parts"]] == ["train", "held-out"]
-    padded = load_tokens("lab:stories:0.5+lab:recipes:0.5", tokenizer, samples=4, length=2000, mode="documents")
+    padded = load_tokens(
+        "lab:stories:0.5+lab:recipes:0.5", tokenizer=tokenizer, samples=4, length=2000, mode="documents"
+    )
     assert not padded.mask.all() and padded.tokens == padded.provenance["tokens"]
 
 
 def test_wrong_requests_of_a_mixture_are_refused(files, tokenizer):
     with pytest.raises(UsageError, match="a mixture has no natural number of windows; give samples"):
-        load_tokens("lab:stories:0.5+lab:recipes:0.5", tokenizer, length=8)
+        load_tokens("lab:stories:0.5+lab:recipes:0.5", tokenizer=tokenizer, length=8)
     with pytest.raises(DataError, match=r"a.txt\[:1\]: 40 tokens hold 5 windows of 8 tokens, 10 asked"):
-        load_tokens(f"{files}/a.txt[:1]:0.5+lab:recipes:0.5", tokenizer, samples=20, length=8)
+        load_tokens(f"{files}/a.txt[:1]:0.5+lab:recipes:0.5", tokenizer=tokenizer, samples=20, length=8)

@@ -13,7 +13,7 @@ from analysis.errors import DataError, UsageError
 from analysis.lab.documents import REGISTERS
 from analysis.text.generation import Generation
 from analysis.text.hub import ALIASES
-from analysis.text.sources import SOURCES, parse_source, source_fingerprint
+from analysis.text.sources import SOURCE_FORMS, parse_source, source_fingerprint
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_every_alias_is_pinned_and_every_source_listed():
     for splits in ALIASES.values():
         for split, hub in splits.items():
             assert hub.split == split and hub.revision not in ("", "main")
-    assert {f"lab:{register}" for register in REGISTERS} | {f"hub:{alias}" for alias in ALIASES} <= set(SOURCES)
+    assert {f"lab:{register}" for register in REGISTERS} | {f"hub:{alias}" for alias in ALIASES} <= set(SOURCE_FORMS)
 
 
 @pytest.mark.parametrize(
@@ -239,13 +239,13 @@ def test_a_name_too_long_for_a_path_is_a_missing_file():
     [
         "sources",
         "readers",
-        "corpora",
-        "settings",
+        "load",
+        "generation",
         "generate",
-        "generated",
+        "generated_files",
         "mixtures",
         "example_sets",
-        "example_tables",
+        "example_readers",
     ],
 )
 def test_reading_sources_loads_no_torch(module):

@@ -42,7 +42,7 @@ def small_samples():
     whole, tokenizer = decoder.evaluate, decoder.train_tokenizer(TINY.vocabulary, sample=60)
     patch.setattr(decoder, "train_tokenizer", lambda vocabulary, seed=0: tokenizer)
     patch.setattr(decoder, "evaluate", lambda model, tokenizer: whole(model, tokenizer, documents_each=1))
-    patch.setattr(decoder.Batches, "per_shard", 8)
+    patch.setattr(decoder.StreamBatches, "per_shard", 8)
     yield whole
     patch.undo()
 
@@ -142,7 +142,7 @@ def test_rate_warms_up_stays_and_decays():
 
 def test_batches_depend_on_the_step_alone(small_samples):
     tokenizer = decoder.train_tokenizer(TINY.vocabulary)
-    forward, backward = decoder.Batches(TINY, tokenizer), decoder.Batches(TINY, tokenizer)
+    forward, backward = decoder.StreamBatches(TINY, tokenizer), decoder.StreamBatches(TINY, tokenizer)
     steps = [0, 7, 8, TINY.decay_start, TINY.steps - 1]
     one, two = {step: forward[step] for step in steps}, {step: backward[step] for step in reversed(steps)}
     assert all(torch.equal(one[step], two[step]) for step in steps)

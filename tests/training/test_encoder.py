@@ -39,7 +39,7 @@ def tokenizer():
     whole, made = trainer.evaluate, trainer.train_tokenizer(TINY.vocabulary, sample=60)
     patch.setattr(trainer, "train_tokenizer", lambda vocabulary, seed=0: made)
     patch.setattr(trainer, "evaluate", lambda model, tokenizer, masked: whole(model, tokenizer, masked, rows=2))
-    patch.setattr(trainer.Batches, "per_shard", 8)
+    patch.setattr(trainer.StreamBatches, "per_shard", 8)
     yield made
     patch.undo()
 
@@ -117,7 +117,7 @@ def test_whole_words_are_masked_and_special_tokens_never(tokenizer):
     share = lambda what: (what & asked).sum().item() / asked.sum().item()
     assert share(masked == tokenizer.mask_token_id) == pytest.approx(0.8, abs=0.05)
     assert share(masked == ids) == pytest.approx(0.1, abs=0.04)
-    starts, _ = trainer._kinds(tokenizer)
+    starts, _ = trainer.token_kinds(tokenizer)
     inside = ~starts[ids[:, 1:]] & ~special[:, :-1]
     assert torch.equal(
         asked[:, 1:][inside], asked[:, :-1][inside]

@@ -119,7 +119,7 @@ def test_resume_is_bit_equal_with_dropout_too(body, tmp_path):
 
 def test_batches_read_every_window_once_an_epoch_and_cut_padding():
     given = windows("span", 96)
-    batches = trainer.Batches(replace(TINY, batch=3), given)
+    batches = trainer.ExampleBatches(replace(TINY, batch=3), given)
     rows = lambda epoch: sorted(
         tuple(row.tolist()) for step in range(32 * epoch, 32 * (epoch + 1)) for row in _full(batches[step])
     )
@@ -127,7 +127,7 @@ def test_batches_read_every_window_once_an_epoch_and_cut_padding():
     assert rows(0) == rows(1) == once
     one = batches[5]
     assert one.ids.shape[1] == int(one.mask.sum(1).max()) == one.labelled.offsets.shape[1]
-    again = trainer.Batches(replace(TINY, batch=3), given)[5]
+    again = trainer.ExampleBatches(replace(TINY, batch=3), given)[5]
     assert torch.equal(one.ids, again.ids) and not torch.equal(_full(one), _full(batches[6]))
 
 

@@ -1,0 +1,16 @@
+"""Who chooses the masks, by the pattern's kind."""
+
+from analysis.pruning.steps import ChooserSteps
+from analysis.pruning.structures import choose_first, choose_whole, describe_in_config, find_structures, reads_evidence
+from analysis.pruning.weights import choose_weights, reads_statistics
+
+_whole = ChooserSteps(
+    choose_whole, reads=reads_evidence, find=find_structures, begin=choose_first, finish=describe_in_config
+)
+
+CHOOSERS: dict[str, ChooserSteps] = {
+    "weights": ChooserSteps(choose_weights, reads=reads_statistics),
+    "heads": _whole,
+    "neurons": _whole,
+    "structures": _whole,
+}

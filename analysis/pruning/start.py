@@ -1,0 +1,77 @@
+"""Before the first visit: everything checked, both streams at the first block, the state of the run laid out."""
+
+import copy
+
+import torch
+
+from analysis.measure.cost import Meter
+from analysis.measure.quality import DenseModel
+from analysis.models.anatomy import anatomy, anatomy_of_copy
+from analysis.models.replay import verify
+from analysis.models.sub_blocks import check_halves
+from analysis.models.task_heads import head
+from analysis.pruning.checks import _check_recipe, _check_windows, _witnesses
+from analysis.pruning.choosers import CHOOSERS
+from analysis.pruning.solvers import REPAIRS, SOLVERS
+from analysis.pruning.state import State
+from analysis.recipe.recipe import Recipe
+from analysis.reconstruction.schedule import visits
+from analysis.schema import CALIBRATION
+from analysis.streams.streams import open_streams
+from analysis.structured.pairs import structures_of_copy
+from analysis.windows import Windows
+
+
+def open_run(
+    dense_model: DenseModel,
+    recipe: Recipe,
+    calibration: Windows,
+    held_out: dict[str, Windows],
+    *,
+    measure: bool,
+    precision: torch.dtype,
+) -> State:
+    """The state before the first visit: the model taken apart, its replay proven, a copy made, both streams opened.
+
+    Raises what `prune` raises before any work.
+    """
+    model = dense_model.model.eval()
+    held_out = _check_windows(model, calibration, held_out)
+    dense = anatomy(model)
+    plan = visits(len(dense.blocks), recipe.unit)
+    _check_recipe(dense, head(model), recipe, held_out)
+    chooser, repair, solver = CHOOSERS[recipe.pattern.kind], REPAIRS[recipe.repair.name], SOLVERS[recipe.solver.name]
+    meter = Meter(next(model.parameters()).device)
+    structures = chooser.find(model, dense, recipe, meter)
+    pruned_model = copy.deepcopy(model).requires_grad_(False)
+    apart = measure or any("dense" in part.reads(recipe) for part in (chooser, repair, solver))
+    with meter.stage(-1, "record", tokens=calibration.tokens + sum(w.tokens for w in held_out.values())):
+        streams = open_streams(model, dense, CALIBRATION, calibration, apart=apart)
+        verify(model, dense, streams.recording, rows=_witnesses(calibration))
+        if repair.halves(recipe) or solver.halves(recipe):
+            check_halves(dense, streams.recording, _witnesses(calibration))
+        others = [open_streams(model, dense, label, windows, apart=apart) for label, windows in held_out.items()]
+    pruned = anatomy_of_copy(dense, pruned_model)
+    state = State(
+        recipe=recipe,
+        plan=plan,
+        dense_model=dense_model,
+        dense=dense,
+        model=pruned_model,
+        pruned=pruned,
+        structures=structures_of_copy(structures, pruned),
+        calibration=streams,
+        held_out=others,
+        shown=len(calibration) if recipe.added == "all" else calibration.own,
+        outputs={
+            split.label: dense_model.outputs_on(split.recording.windows, split.dense, len(dense.blocks))
+            for split in (streams, *others)
+        },
+        meter=meter,
+        precision=precision,
+        measure=measure,
+    )
+    state.rows["cost"] = meter.rows
+    repair.prepare(state)
+    solver.prepare(state)
+    return state

@@ -1,0 +1,98 @@
+"""The runs of a question, part by part, beside the grids they are made of."""
+
+import pytest
+
+from analysis.errors import UsageError
+from analysis.study import questions
+from analysis.study.grids import recipes
+from analysis.study.sweep import grid
+
+TEXTS = {"held_out": {"held-out": "lab:mixed/held-out"}, "held_out_samples": 4, "length": 32, "seeds": [0, 1]}
+
+
+def test_added_text_in_all_amounts_settings_patience_and_sources_alone():
+    chosen, longer = recipes(["wanda"], "50%", ["BR"], epochs=1), recipes(["wanda"], "50%", ["BR"], epochs=9)
+    jobs = questions.generated_text(
+        chosen,
+        longer,
+        calibration="lab:mixed",
+        samples=3,
+        added=["self", "lab:recipes"],
+        added_samples=[4],
+        asked_samples=[0, 8],
+        settings=["self:top-k=50"],
+        settings_samples=5,
+        sources=["self", "lab:news"],
+        sources_samples=6,
+        tasks=["lab:yes-no"],
+        documents=7,
+        model="lab",
+        **TEXTS,
+    )
+    own = {"model": "lab", "recipes": chosen, "calibration": "lab:mixed", "samples": 3, **TEXTS}
+    asked = {**own, "tasks": ["lab:yes-no"], "documents": 7}
+    assert jobs.added == [
+        *grid(added="self", added_samples=[0, 8], **asked),
+        *grid(added="lab:recipes", added_samples=[0, 8], **asked),
+        *grid(added="self", added_samples=[4], **own),
+        *grid(added="lab:recipes", added_samples=[4], **own),
+    ]
+    assert jobs.settings == grid(added="self:top-k=50", added_samples=5, **own)
+    assert jobs.longer == grid(**{**asked, "recipes": longer})
+    assert jobs.alone == [
+        job for source in ("self", "lab:news") for job in grid(**{**own, "calibration": source, "samples": 6})
+    ]
+    assert jobs.every == [*jobs.added, *jobs.settings, *jobs.longer, *jobs.alone]
+
+
+def test_encoders_with_the_first_repair_timed_and_criteria_on_the_first_tasks():
+    models = ["lab/encoder-truth", "lab/encoder-similarity"]
+    sources = ["examples:truth", "examples:similarity"]
+    pattern = "heads-50%"
+    common = {"samples": 4, "length": 32}
+    jobs = questions.structured_encoder(
+        models,
+        sources,
+        sources,
+        repairs=recipes(["flap"], pattern, ["LR", "LIAR"]),
+        parts=recipes(["flap"], pattern, ["LIAR[bias=false]"]),
+        criteria=recipes(["magnitude", "flap"], pattern, ["LR"]),
+        criteria_tasks=1,
+        **common,
+    )
+    seen = [(job.model, job.calibration, str(job.recipe), job.shrink) for job in jobs.repairs]
+    assert seen == [
+        (model, source, f"flap-heads-50% {method}", method == "LR")
+        for model, source in zip(models, sources, strict=True)
+        for method in ("LR", "LIAR")
+    ]
+    assert [(job.model, job.recipe.method, job.shrink) for job in jobs.parts] == [
+        (model, "LIAR[bias=false]", False) for model in models
+    ]
+    assert [(job.model, job.recipe.criterion.name, job.shrink) for job in jobs.criteria] == [
+        (models[0], "magnitude", False),
+        (models[0], "flap", True),
+    ]
+    assert jobs.every == [*jobs.repairs, *jobs.parts, *jobs.criteria]
+    with pytest.raises(UsageError, match="no repairs"):
+        questions.structured_encoder(
+            models, sources, sources, repairs=[], parts=[], criteria=[], criteria_tasks=1, **common
+        )
+
+
+def test_decoders_where_only_some_recipes_are_asked_and_with_one_seed():
+    common = {"model": "lab", "calibration": "lab:mixed", "samples": 3, **TEXTS}
+    jobs = questions.structured_decoder(
+        recipes(["flap"], "heads-50%", ["LR"]),
+        recipes(["wanda"], "50%", ["LR"]),
+        tasks=["lab:yes-no"],
+        documents=7,
+        **common,
+    )
+    assert [(job.recipe.criterion.name, job.seed, job.tasks) for job in jobs] == [
+        ("flap", 0, ()),
+        ("flap", 1, ()),
+        ("wanda", 0, ("lab:yes-no",)),
+        ("wanda", 1, ()),
+    ]
+    assert jobs[2].documents == 7
