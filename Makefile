@@ -2,20 +2,23 @@
 # make check     format, lint, types and the quick tests: two minutes on two cores, before every commit
 # make test      the same, then all tests, and the notebooks at their smoke size
 # make lab       JupyterLab on the notebooks
+# make docs      the documentation as a site, in build/docs; executes nothing
 # make clean     remove the environment and whatever can be made again at no cost (results in data/runs stay)
 #
-# PYTHON=python3.12 chooses the interpreter (3.11 or newer); PRESET=smoke or ONLY=01_compounding_error narrow `make figures`.
+# PYTHON=python3.12 chooses the interpreter (3.11 or newer); PRESET=smoke or ONLY=01_compounding_error narrow `make figures`;
+# NOTEBOOKS=FOLDER names the executed notebooks that `make docs` shows (default data/runs/notebooks/lab).
 
 PYTHON ?= python3
 PRESET ?= lab
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+DOCS   := $(VENV)/.docs
 
 TESTS  := folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; set -ex; \
 	ANALYSIS_HOME="$$folder" ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadscope
 
-.PHONY: figures lint check test lab clean
+.PHONY: figures lint check test lab docs clean
 .DELETE_ON_ERROR:
 
 figures: $(READY)
@@ -35,6 +38,11 @@ test: lint
 lab: $(READY)
 	$(RUN) -m jupyter lab notebooks
 
+docs: $(DOCS)
+	$(RUN) docs/generate.py --check
+	ANALYSIS_NOTEBOOKS="$(NOTEBOOKS)" $(RUN) -m sphinx -q -E -n -W --keep-going -c docs -b html . build/docs
+	$(RUN) docs/links.py build/docs
+
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache data/cache
 	find analysis tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
@@ -45,4 +53,8 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check -r requirements.lock
 	$(RUN) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DOCS): $(READY)
+	$(RUN) -m pip install --disable-pip-version-check --quiet --no-build-isolation -r requirements.lock -e ".[docs]"
 	@touch $@

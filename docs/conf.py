@@ -1,0 +1,124 @@
+"""Sphinx: the pages of the repository as they lie, and the notebooks as they were executed.
+
+The source folder is the repository itself, so that a relative link means the same on the site as in the repository.
+Nothing is executed; `ANALYSIS_NOTEBOOKS` names the folder of executed copies.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from analysis import paths
+
+EXECUTED = Path(os.environ.get("ANALYSIS_NOTEBOOKS") or paths.runs() / "notebooks" / "lab")
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+project = "Pruning analysis"
+author = "The pruning-analysis developers"
+project_copyright = author
+root_doc = "README"
+include_patterns = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/*.md",
+    "data/README.md",
+    "benchmarks/claims.md",
+    "notebooks/*.ipynb",
+]
+extensions = ["myst_nb"]
+nb_execution_mode = "off"
+nb_merge_streams = True
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # widgets are left out: they need a kernel
+myst_heading_anchors = 3
+highlight_language = "none"  # of blocks that name no language
+html_theme = "furo"
+html_title = "Pruning analysis"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_copy_source = False
+
+CONTENTS = """
+```{toctree}
+:hidden:
+:caption: What it shows
+
+docs/gallery
+docs/results
+benchmarks/claims
+```
+
+```{toctree}
+:hidden:
+:caption: Using it
+
+docs/own-model
+docs/recipes
+docs/words
+docs/encoders
+docs/tables
+docs/glossary
+docs/exit-codes
+docs/speed
+```
+
+```{toctree}
+:hidden:
+:caption: Notebooks
+:glob:
+
+notebooks/*
+```
+
+```{toctree}
+:hidden:
+:caption: The project
+
+docs/extending
+CONTRIBUTING
+CHANGELOG
+docs/data-and-licences
+data/README
+```
+"""
+NOT_EXECUTED = (
+    "```{{note}}\nThis notebook is shown without results. `make figures ONLY={name}` executes it and leaves a copy with"
+    " results, which `make docs` then shows here.\n```"
+)
+
+
+def read_source(app, docname: str, source: list[str]) -> None:
+    """Put the table of contents under the README, and executed copies in the place of notebooks."""
+    if docname == root_doc:
+        source[0] += CONTENTS
+    elif docname.startswith("notebooks/"):
+        source[0] = executed_copy(Path(docname).name, source[0])
+
+
+def executed_copy(name: str, source: str) -> str:
+    """The executed copy of a notebook, or its source with a note; without what only a kernel can use."""
+    file = EXECUTED / f"{name}.ipynb"
+    notebook = json.loads(file.read_text("utf-8") if file.is_file() else source)
+    notebook["metadata"].pop("widgets", None)
+    cells = notebook["cells"]
+    for cell in cells:
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in cell["outputs"] if WIDGET not in output.get("data", {})]
+    if not file.is_file():
+        note = {"cell_type": "markdown", "metadata": {}, "source": NOT_EXECUTED.format(name=name)}
+        cells.insert(1, note | ({"id": "not-executed"} if "id" in cells[0] else {}))
+    return json.dumps(notebook)
+
+
+def write_index(app, exception) -> None:
+    """The start page under the name that servers look for."""
+    if exception is None:
+        shutil.copy(Path(app.outdir) / "README.html", Path(app.outdir) / "index.html")
+
+
+def setup(app) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", read_source)
+    app.connect("build-finished", write_index)
