@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from analysis.errors import UsageError
+from analysis.masks.shares import matrix_shares
 from analysis.models.anatomy import Anatomy
 from analysis.models.hub import check_weights, find, weight_files
+from analysis.pruning.shares import block_sizes
 from analysis.recipe.recipe import Recipe
 from analysis.schema import CALIBRATION
 from analysis.windows import Windows, disjoint
@@ -102,5 +104,9 @@ def _check_recipe(dense: Anatomy, answered: str, recipe: Recipe, held_out: dict[
         problems.append("penalty=held-out needs at least one held-out source to choose on; give one, or a number")
     if solver.select == "held-out" and not held_out:
         problems.append("select=held-out needs at least one held-out source to select on; give one, or use select=last")
+    try:
+        matrix_shares(recipe.pattern, block_sizes(dense), [0.0] * len(dense.blocks))
+    except UsageError as error:
+        problems.append(str(error))
     if problems:
         raise UsageError(f"recipe {recipe}: " + "; ".join(problems))

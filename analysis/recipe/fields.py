@@ -152,7 +152,11 @@ class Part:
         values.
         """
         value = getattr(self, key)
-        return value not in values and (not rule.choices or value in rule.choices)
+        try:
+            value = value if value is None else rule.coerce(value)
+        except ValueError:
+            return False
+        return value not in values
 
     def _check_more(self) -> Iterator[str]:
         """The same for the options of a word from outside the package."""
