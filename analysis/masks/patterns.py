@@ -3,7 +3,7 @@
 Of equal scores the first in reading order (row by row, left to right) is kept.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -14,6 +14,10 @@ from analysis.recipe.parts import Pattern
 
 COLUMNS = 128  # width of a column block, SparseGPT's default
 RANKED = 16  # largest N:M group whose weights are compared pair by pair rather than sorted
+
+PATTERNS: dict[str, Callable[..., Tensor]] = {}
+"""Patterns from outside the package, by the word of their kind: functions of scores (out, in), the share to remove and
+the options of the word, which give a bool mask (out, in) with an exact count in the matrix (`extend.py`)."""
 
 
 def kept(size: int, sparsity: float) -> int:
@@ -100,6 +104,14 @@ def choose(scores: Tensor, pattern: Pattern, *, name: str, columns: int = COLUMN
     Returns a bool mask (out, in), True = kept. Raises UsageError when N:M does not fit or the group is unresolved.
     """
     rows, width = scores.shape
+    if pattern.kind in PATTERNS:
+        mask = PATTERNS[pattern.kind](scores, pattern.sparsity, **pattern.own_options())
+        if mask.dtype != torch.bool or mask.shape != scores.shape:
+            raise SparsityError(
+                f"pattern {pattern.kind} of {name}: the mask must be bool of shape {(rows, width)}, got {mask.dtype} of"
+                f" shape {tuple(mask.shape)}"
+            )
+        return mask.to(scores.device)
     check_width(width, pattern, name)
     if shape := n_of_m(pattern):
         return keep_n_of_m(scores, *shape)
@@ -118,6 +130,9 @@ def choose(scores: Tensor, pattern: Pattern, *, name: str, columns: int = COLUMN
 def check_mask(mask: Tensor, pattern: Pattern, *, name: str, columns: int = COLUMNS) -> None:
     """Raises SparsityError unless every group of the mask (out, in) keeps exactly what the pattern says."""
     rows, width = mask.shape
+    if pattern.kind in PATTERNS:
+        _check_counts(mask.sum().view(1), kept(mask.numel(), pattern.sparsity), "matrix", name)
+        return
     check_width(width, pattern, name)
     if shape := n_of_m(pattern):
         keep, of = shape

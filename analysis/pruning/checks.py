@@ -146,6 +146,13 @@ def _check_windows(model: "nn.Module", calibration: "Windows", held_out: "dict[s
 
 def _check_recipe(dense: "Anatomy", answers: str, recipe: Recipe, held_out: "dict[str, Windows]") -> None:
     """Raises UsageError listing what the recipe asks of this model and these texts that they cannot give."""
+    from analysis.masks.shares import block_sizes, matrix_shares
+
     shapes = {name: (matrix.rows, matrix.columns) for name, matrix in dense.matrices()}
-    if problems := misfits(recipe, shapes=shapes, answers=answers, held_out=bool(held_out)):
+    problems = misfits(recipe, shapes=shapes, answers=answers, held_out=bool(held_out))
+    try:
+        matrix_shares(recipe.pattern, block_sizes(dense), [0.0] * len(dense.blocks))
+    except UsageError as error:
+        problems.append(str(error))
+    if problems:
         raise UsageError(f"recipe {recipe}: " + "; ".join(problems))

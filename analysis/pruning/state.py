@@ -74,6 +74,9 @@ class State:
     of the held-out texts for a repair that looks at them. Only the streams that somebody reads; only the first `shown`
     windows where no repair reads them."""
 
+    shares: dict[str, float] = field(default_factory=dict)
+    """Full matrix name -> share to remove, where the pattern is uneven; 0: the matrix stays dense."""
+
     masks: dict[str, Tensor] = field(default_factory=dict)
     """Full matrix name -> (out, in) bool, True = kept: of the blocks masked so far."""
 
