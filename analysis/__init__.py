@@ -32,7 +32,7 @@ _HOMES = {
     "Job": "analysis.study.sweep",
     "LoadedModel": "analysis.models.load",
     "Perplexity": "analysis.measure.perplexity",
-    "Pruned": "analysis.pruning.loop",
+    "Pruned": "analysis.pruning.state",
     "Recipe": "analysis.recipe.recipe",
     "Study": "analysis.study.sweep",
     "Windows": "analysis.windows",
