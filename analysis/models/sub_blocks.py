@@ -142,14 +142,15 @@ def module_inputs(block: Block, names: Sequence[str], hidden: Tensor, call: Call
     return {name: _per_token(f"{block.name}.{name}", found.get(name), hidden) for name in names}
 
 
-def _per_token(name: str, given: Tensor | None, hidden: Tensor) -> Tensor:
+def _per_token(name: str, tensor: Tensor | None, hidden: Tensor) -> Tensor:
     """What a module was given, one row per token of `hidden`: some families flatten windows and tokens."""
-    if given is None or given.shape[:-1].numel() != hidden.shape[:-1].numel():
-        what = "nothing" if given is None else f"a tensor {tuple(given.shape)}"
+    if tensor is None or tensor.shape[:-1].numel() != hidden.shape[:-1].numel():
+        description = "nothing" if tensor is None else f"a tensor {tuple(tensor.shape)}"
         raise ReplayError(
-            f"{name} was given {what} in a forward of hidden states {tuple(hidden.shape)}; needed is one row per token"
+            f"{name} was given {description} in a forward of hidden states {tuple(hidden.shape)}; needed is one row"
+            " per token"
         )
-    return given if given.shape[:-1] == hidden.shape[:-1] else given.reshape(*hidden.shape[:-1], given.shape[-1])
+    return tensor if tensor.shape[:-1] == hidden.shape[:-1] else tensor.reshape(*hidden.shape[:-1], tensor.shape[-1])
 
 
 @contextmanager
@@ -178,9 +179,9 @@ def _stub(child: Child, hidden: Tensor) -> Callable:
     """
 
     def forward(*args, **kwargs):
-        given = tensor_given(args, kwargs)
-        shape = (*given.shape[:-1], child.width)
-        output = hidden.reshape(shape) if child.handed else given.new_zeros(shape)
+        tensor = tensor_given(args, kwargs)
+        shape = (*tensor.shape[:-1], child.width)
+        output = hidden.reshape(shape) if child.handed else tensor.new_zeros(shape)
         return (output, *[None] * (child.returns - 1)) if child.returns else output
 
     return forward

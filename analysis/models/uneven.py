@@ -93,7 +93,7 @@ def _full_size(folder: Path) -> nn.Module:
     for parameter in model.parameters():
         nn.init.zeros_(parameter)
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    return model.to(dtype).eval()
+    return model.to(dtype).eval()  # type: ignore[arg-type]  # wrapped without its signature
 
 
 def _cut_to(model: nn.Module, parts: Anatomy, shapes: dict[str, tuple[int, ...]]) -> None:
