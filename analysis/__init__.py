@@ -18,30 +18,39 @@ if (
     TYPE_CHECKING
 ):  # what editors and type checkers see; at run time `__getattr__` below does the same, one name at a time
     from analysis.errors import AnalysisError
+    from analysis.extend import register_criterion, register_pattern, register_solver, register_structured_criterion
     from analysis.measure.perplexity import Perplexity, perplexity
     from analysis.models.load import LoadedModel, load_model
     from analysis.pruning.loop import prune
     from analysis.pruning.state import Pruned
     from analysis.recipe.recipe import Recipe
-    from analysis.study.sweep import Job, Study, grid, run_study
+    from analysis.recipe.words import Word
+    from analysis.study.job import Job, grid
+    from analysis.study.results import Study
+    from analysis.study.sweep import run_study
     from analysis.text.load import load_tokens
     from analysis.windows import Windows, disjoint
 
 _HOMES = {
     "AnalysisError": "analysis.errors",
-    "Job": "analysis.study.sweep",
+    "Job": "analysis.study.job",
     "LoadedModel": "analysis.models.load",
     "Perplexity": "analysis.measure.perplexity",
     "Pruned": "analysis.pruning.state",
     "Recipe": "analysis.recipe.recipe",
-    "Study": "analysis.study.sweep",
+    "Study": "analysis.study.results",
     "Windows": "analysis.windows",
+    "Word": "analysis.recipe.words",
     "disjoint": "analysis.windows",
-    "grid": "analysis.study.sweep",
+    "grid": "analysis.study.job",
     "load_model": "analysis.models.load",
     "load_tokens": "analysis.text.load",
     "perplexity": "analysis.measure.perplexity",
     "prune": "analysis.pruning.loop",
+    "register_criterion": "analysis.extend",
+    "register_pattern": "analysis.extend",
+    "register_solver": "analysis.extend",
+    "register_structured_criterion": "analysis.extend",
     "run_study": "analysis.study.sweep",
 }
 

@@ -98,13 +98,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "layers": (
         _BLOCK,
         _MATRIX,
-        Column(
-            "action",
-            "str",
-            "",
-            "what was done to its mask or its weights",
-            ("swaps", "fw", "ridge", "compensate", "scale", "liar"),
-        ),
+        Column("action", "str", "", "what was done to its mask or its weights: a refinement, a repair or a solver"),
         Column(
             "error_before",
             "float64",

@@ -25,7 +25,9 @@ import pandas as pd
 from claims_base import Claim, Results, verdict
 
 from analysis import paths
-from analysis.study.sweep import Study, grid, run_study
+from analysis.study.job import grid
+from analysis.study.results import Study
+from analysis.study.sweep import run_study
 
 ABOUT = ("methods", "data", "structured")
 

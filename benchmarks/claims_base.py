@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.recipe.parts import TRAINED
 from analysis.recipe.recipe import Recipe
-from analysis.study.sweep import Study
+from analysis.study.results import Study
 
 SHIN = ("LR", "BR", "BR+GP", "BR+GP+CR")
 CRITERIA = ("magnitude", "wanda", "sparsegpt")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from claims_base import CRITERIA, P1, SHIN, Claim, Results, less, with_options
 
 from analysis.lab.tasks import TASKS
-from analysis.study.sweep import Job, grid
+from analysis.study.job import Job, grid
 
 SIZES = ("lab/small", "lab", "lab/large")
 ADDED = (16, 64)  # windows added to 16

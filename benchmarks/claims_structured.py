@@ -7,7 +7,7 @@ from claims_base import Claim, Results, less
 
 from analysis.recipe.recipe import Recipe
 from analysis.study.grids import paired
-from analysis.study.sweep import Job, grid
+from analysis.study.job import Job, grid
 
 LIAR, FLAP = "2407.13331", "2312.11983"
 TASKS = ("truth", "entailment", "similarity", "answers")
@@ -15,11 +15,8 @@ REPAIRS = ("LR", "compensate", "LIAR", "LIAR+GP")
 CRITERIA = ("flap", "magnitude", "snip", "random")
 WEIGHTS = "LIAR[bias=false]"
 HALF, HIGH, HEADS = "neurons-50%", "neurons-70%", "heads-25%"
-DECODED = (
-    "neurons-20%",
-    HALF,
-    "heads-50%",
-)  # the lab's decoder has two query heads to a KV group: half of its heads or none
+# the lab's decoder has two query heads to a KV group: half of its heads or none
+DECODED = ("neurons-20%", HALF, "heads-50%")
 SEEN, ASKED, LENGTH = 128, 256, 160  # examples that calibrate, examples held out, most tokens of one
 
 

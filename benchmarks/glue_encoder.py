@@ -21,7 +21,8 @@ from analysis import paths
 from analysis.lab.examples import Example
 from analysis.measure.scores import score
 from analysis.recipe.recipe import Recipe
-from analysis.study.sweep import grid, run_study
+from analysis.study.job import grid
+from analysis.study.sweep import run_study
 from analysis.text.example_readers import read_table
 from analysis.text.examples import load_examples
 from analysis.text.sources import parse_source

@@ -14,7 +14,8 @@ import math
 import pandas as pd
 
 from analysis.recipe.recipe import Recipe
-from analysis.study.sweep import grid, run_study
+from analysis.study.job import grid
+from analysis.study.sweep import run_study
 
 METHODS = ("LR", "BR", "BR+GP", "BR+GP+CR")
 

@@ -7,7 +7,8 @@ Held-out perplexity on 100 windows of 256 tokens of the mixed register, masks fr
 
 import sys
 
-from analysis.study.sweep import grid, run_study
+from analysis.study.job import grid
+from analysis.study.sweep import run_study
 
 CRITERIA = ("magnitude", "wanda", "sparsegpt")
 SPARSITIES = ("50%", "60%")

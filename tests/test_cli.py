@@ -14,6 +14,7 @@ import pytest
 
 from analysis import paths
 from analysis.cli import main
+from analysis.study.job import Job
 
 WORDS = [
     "a",
@@ -164,7 +165,7 @@ WRONG = {  # name: (changes to a right call, exit code, what the message must sa
     "fewer than none added": (
         {"recipe": "wanda-50% BR", "added": "{world}/other.txt", "added_samples": -4},
         2,
-        "--added-samples must be at least 0, got -4",
+        "--added-samples must be a whole number of at least 0, got -4",
     ),
     "added for nobody": ({"added": "{world}/other.txt", "added_samples": 4}, 2, "nothing would see these windows"),
     "shrinking of single weights": (
@@ -190,7 +191,11 @@ WRONG = {  # name: (changes to a right call, exit code, what the message must sa
         "8 of 8 windows are calibration windows",
     ),
     "unknown task": ({"task": "lab:story-endign"}, 2, "story-endign.*story-ending"),
-    "no questions": ({"task": "lab:yes-no", "documents": 1}, 2, "--documents must be at least 2, got 1"),
+    "no questions": (
+        {"task": "lab:yes-no", "documents": 1},
+        2,
+        "--documents must be a whole number of at least 2, got 1",
+    ),
     "no out": ({"out": None}, 2, "--out"),
     "no held-out": ({"held_out": None}, 2, "--held-out"),
 }
@@ -227,6 +232,7 @@ def test_all_mistakes_are_told_at_once_before_the_model_is_touched(world, tmp_pa
     assert "loading" not in message
 
 
+@pytest.mark.slow
 def test_wrong_arguments_load_no_torch(world, tmp_path):
     argv = arguments(world, tmp_path / "out", recipe="wonda-50% BR")
     code = f"import sys; from analysis.cli import main; print(main({argv!r}), 'torch' in sys.modules)"
@@ -316,6 +322,8 @@ def test_summary_says_what_was_asked_what_came_out_and_what_it_cost(finished, wo
     assert {"torch", "transformers", "python"} <= set(summary["versions"])
     assert summary["provenance"]["calibration"] and summary["provenance"]["held_out"]["other"]
     assert summary["request"]["model content"] == summary["model"]["fingerprint"]
+    request = {name: value for name, value in summary["request"].items() if name != "schema"}
+    assert Job(**summary["job"]).identity() == request, "the run that a study would store"
 
 
 def test_the_model_loads_back_pruned(finished):
@@ -331,7 +339,7 @@ def test_the_model_loads_back_pruned(finished):
 
 
 def test_repeating_a_finished_call_prints_the_result_and_computes_nothing(finished, world, capsys, monkeypatch):
-    monkeypatch.setattr("analysis.commands.prune.load", lambda *_: pytest.fail("loaded the model again"))
+    monkeypatch.setattr("analysis.study.run.Bench.prepare", lambda *_: pytest.fail("loaded the model again"))
     texts = [f"{world}/text.txt[70%:]", f"other={world}/other.txt"]
     argv = arguments(world, finished, recipe="wanda-50% BR+GP[epochs=2,lr=1e-3]", held_out=texts, held_out_samples=6)
     assert main([*argv, "--json"]) == 0
@@ -404,6 +412,7 @@ def test_an_altered_result_is_not_served(world, tmp_path, capsys):
     assert "blocks.csv is altered" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_repeated_ends_bit_equal(world, tmp_path, capsys):
     recipe = "sparsegpt-50% BR+GP[epochs=40]"
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -505,7 +514,7 @@ def test_check_prints_blocks_and_matrices(world, capsys):
 
 
 def test_check_exits_3_above_the_tolerance(world, capsys, monkeypatch):
-    from analysis.commands.check import check
+    from analysis.commands import check
 
     true_error = check.replay_error
     monkeypatch.setattr(
@@ -570,6 +579,7 @@ def test_list_prints_a_table_or_json(what, says, world, capsys, monkeypatch):
     assert all(isinstance(row, dict) for row in rows) and bool(rows) is (what != "runs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe, plain", [("flap-neurons-50% LIAR+GP", True), ("fisher-structures-40%[scope=global,flops=16] LIAR", False)]
 )
@@ -598,7 +608,7 @@ def test_shrinking_writes_a_smaller_model_that_evaluates_alike(recipe, plain, wo
     )
     assert (out / "summary.json").read_bytes() == before
     assert (
-        main(arguments(world, out, recipe=recipe)) == 6 and "shrink there True, asked None" in capsys.readouterr().err
+        main(arguments(world, out, recipe=recipe)) == 6 and "shrink there True, asked False" in capsys.readouterr().err
     )
 
 

@@ -30,108 +30,15 @@ LOGIC = (
     ast.IfExp,
 )
 # Line magics of IPython: alone in a cell, `time: int = 3` would run %time.
-MAGICS = {
-    "alias",
-    "autoawait",
-    "autocall",
-    "automagic",
-    "autosave",
-    "bookmark",
-    "cd",
-    "clear",
-    "cls",
-    "colors",
-    "conda",
-    "config",
-    "connect_info",
-    "cp",
-    "debug",
-    "dhist",
-    "dirs",
-    "doctest_mode",
-    "echo",
-    "ed",
-    "edit",
-    "env",
-    "gui",
-    "hist",
-    "history",
-    "killbgscripts",
-    "ldir",
-    "less",
-    "lf",
-    "lk",
-    "ll",
-    "load",
-    "load_ext",
-    "loadpy",
-    "logoff",
-    "logon",
-    "logstart",
-    "logstate",
-    "logstop",
-    "ls",
-    "lsmagic",
-    "lx",
-    "macro",
-    "magic",
-    "mamba",
-    "man",
-    "matplotlib",
-    "micromamba",
-    "mkdir",
-    "more",
-    "mv",
-    "notebook",
-    "page",
-    "pastebin",
-    "pdb",
-    "pdef",
-    "pdoc",
-    "pfile",
-    "pinfo",
-    "pinfo2",
-    "pip",
-    "popd",
-    "pprint",
-    "precision",
-    "prun",
-    "psearch",
-    "psource",
-    "pushd",
-    "pwd",
-    "pycat",
-    "pylab",
-    "qtconsole",
-    "quickref",
-    "recall",
-    "rehashx",
-    "reload_ext",
-    "rep",
-    "rerun",
-    "reset",
-    "reset_selective",
-    "rm",
-    "rmdir",
-    "run",
-    "save",
-    "sc",
-    "set_env",
-    "store",
-    "sx",
-    "system",
-    "tb",
-    "time",
-    "timeit",
-    "unalias",
-    "unload_ext",
-    "uv",
-    "who",
-    "who_ls",
-    "whos",
-    "xdel",
-    "xmode",
-}
+LINE_MAGICS = """
+    alias autoawait autocall automagic autosave bookmark cd clear cls colors conda config connect_info cp debug
+    dhist dirs doctest_mode echo ed edit env gui hist history killbgscripts ldir less lf lk ll load load_ext
+    loadpy logoff logon logstart logstate logstop ls lsmagic lx macro magic mamba man matplotlib micromamba
+    mkdir more mv notebook page pastebin pdb pdef pdoc pfile pinfo pinfo2 pip popd pprint precision prun psearch
+    psource pushd pwd pycat pylab qtconsole quickref recall rehashx reload_ext rep rerun reset reset_selective
+    rm rmdir run save sc set_env store sx system tb time timeit unalias unload_ext uv who who_ls whos xdel xmode
+"""
+MAGICS = set(LINE_MAGICS.split())
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -173,13 +80,19 @@ def test_it_begins_with_prose_under_one_title_and_ends_with_exercises(path):
 
 
 @each
+def test_lines_of_its_source_fit_a_diff(path):
+    lines = [line for cell in json.loads(path.read_text("utf-8"))["cells"] for line in source(cell).splitlines()]
+    assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]  # rows of tables are one line
+
+
+@each
 def test_code_cells_are_short_and_hold_calls_only(path):
     for cell in cells(path, "code"):
         text = source(cell)
         assert len(text.splitlines()) <= 15 or "parameters" in cell["metadata"].get("tags", []), text
         assert not re.search(r"^\s*[%!]", text, re.M), text
-        found = [type(node).__name__ for node in ast.walk(ast.parse(text)) if isinstance(node, LOGIC)]
-        assert not found, f"{found} in: {text}"
+        logic = [type(node).__name__ for node in ast.walk(ast.parse(text)) if isinstance(node, LOGIC)]
+        assert not logic, f"{logic} in: {text}"
 
 
 @each

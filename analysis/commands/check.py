@@ -4,6 +4,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
+from analysis.commands.arguments import add_model, add_verb
 from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, say, table
 from analysis.errors import ReplayError
 
@@ -12,6 +13,22 @@ if TYPE_CHECKING:
     from analysis.windows import Windows
 
 CHECKED = 8  # windows of a given text that `check` replays
+
+
+def add(verbs) -> None:
+    """The verb and its arguments."""
+    verb = add_verb(
+        verbs,
+        "check",
+        check,
+        "replay a model block by block, compare with its own forward, and list its prunable matrices",
+        "  analysis check lab\n  analysis check ./my-llama --text notes.txt --length 512",
+        "The replay error of a block is relative: |replayed - true| / |true| over its outputs. Above the tolerance"
+        " (1e-5 in float32)\nthe model would be pruned wrongly, so pruning refuses it too.",
+    )
+    add_model(verb)
+    verb.add_argument("--text", metavar="SOURCE", help="text to replay; default random tokens, some of them padded")
+    verb.add_argument("--length", type=int, default=128, metavar="L", help="tokens per window of the text; default 128")
 
 
 def check(args: argparse.Namespace) -> Report:

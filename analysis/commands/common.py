@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from analysis.errors import AnalysisError, UsageError
+from analysis.study.job import LEAST, count_problems, device_problems
 from analysis.text.sources import parse_source, source_fingerprint
 
 LABEL = re.compile(r"[\w.-]+")
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a verb found: `text` for people, `document` (plain lists, dicts, numbers) for machines.
+    """What a verb has to say: `text` for people, `document` (plain lists, dicts, numbers) for machines.
 
     `failure` is set when the verb did its work and the answer is bad (a replay error above the tolerance):
     the report is printed all the same, then the error, and its exit code is returned.
@@ -35,10 +35,10 @@ class Problems:
     One mistake is raised as it is; several become one UsageError that lists them.
     """
 
-    found: list[AnalysisError] = field(default_factory=list)
+    errors: list[AnalysisError] = field(default_factory=list)
 
     def add(self, message: str) -> None:
-        self.found.append(UsageError(message))
+        self.errors.append(UsageError(message))
 
     @contextmanager
     def catch(self):
@@ -46,31 +46,31 @@ class Problems:
         try:
             yield
         except AnalysisError as error:
-            self.found.append(error)
+            self.errors.append(error)
 
     def raise_any(self) -> None:
-        """Raise what was found.
+        """Raise what was collected.
 
         Raises: the one error itself, or UsageError listing all of them.
         """
-        if len(self.found) == 1:
-            raise self.found[0]
-        if self.found:
-            raise UsageError("\n  - ".join([f"{len(self.found)} things to mend first:", *map(str, self.found)]))
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            raise UsageError("\n  - ".join([f"{len(self.errors)} things to mend first:", *map(str, self.errors)]))
 
     def check_count(self, flag: str, value: int | None, least: int = 1) -> None:
-        if value is not None and value < least:
-            self.add(f"{flag} must be at least {least}, got {value}")
+        for problem in [] if value is None else count_problems(flag, value, least):
+            self.add(problem)
 
     def check_device(self, device: str) -> None:
-        if not DEVICE.fullmatch(device):
-            self.add(f"--device must be auto, cpu, mps, cuda or cuda:NUMBER, got {device!r}")
+        for problem in device_problems("--device", device):
+            self.add(problem)
 
 
 def check_counts(problems: Problems, args) -> None:
     """The counts every verb with windows takes, those it has."""
-    for flag, least in (("samples", 1), ("held_out_samples", 1), ("length", 2), ("seed", 0)):
-        problems.check_count("--" + flag.replace("_", "-"), getattr(args, flag, None), least)
+    for name in ("samples", "length", "seed", "documents"):
+        problems.check_count(f"--{name}", getattr(args, name, None), LEAST[name])
     problems.check_device(args.device)
 
 
@@ -115,11 +115,11 @@ def fingerprints(sources: dict[str, str], problems: Problems, model: str | None 
     """Fingerprint of each source, which also tells that it exists; mistakes are collected. model: the fingerprint of
     who writes `self`.
     """
-    found = {}
+    fingerprints = {}
     for label, source in sources.items():
         with problems.catch():
-            found[label] = source_fingerprint(source, model)
-    return found
+            fingerprints[label] = source_fingerprint(source, model)
+    return fingerprints
 
 
 def unescape(separator: str | None) -> str | None:

@@ -1,14 +1,14 @@
 """The verbs about text: `analysis data describe` and `analysis data generate`."""
 
 import argparse
-import hashlib
 import json
-import os
 import re
 from dataclasses import asdict
 from pathlib import Path
 
+from analysis import storage
 from analysis.commands import out_folder
+from analysis.commands.arguments import SOURCES, Parser, add_device, add_model, add_verb, add_windows, folder
 from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, say, table, unescape
 from analysis.errors import StoreError, UsageError
 from analysis.progress import bar
@@ -16,6 +16,61 @@ from analysis.text.generation import Generation
 from analysis.text.sources import named, parse_source
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # how tokenizers with byte fallback write a byte they know no word for
+
+
+def add(verbs) -> None:
+    """The verb and its arguments."""
+    from analysis.text.generation import OPTIONS
+
+    data = verbs.add_parser("data", help="look at texts, and write some", description="Look at texts, and write some.")
+    data = data.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
+    verb = add_verb(
+        data,
+        "describe",
+        describe,
+        "say what a model meets in a text, and how far it is from another one",
+        "  analysis data describe lab:recipes --against lab:stories\n  analysis data describe self:temperature=0.8"
+        " --model lab --against lab:mixed --json\n  analysis data describe 'notes.txt[:80%]' --model ./my-llama"
+        " --against hub:wikitext2 --samples 128 --length 1024",
+        "Blocks are compared by the second moments S of their outputs' hidden states: |S - S'| / |S'|, S' of the other"
+        ' text.\nA lab register that names no half is read as in `analysis prune`: SOURCE "train", --against'
+        ' "held-out".\n\n' + SOURCES,
+    )
+    verb.add_argument("source", metavar="SOURCE", help="the text")
+    verb.add_argument(
+        "--model", default="lab", metavar="MODEL", help="who reads it: a lab model, a folder, or a hub id; default lab"
+    )
+    add_device(verb)
+    verb.add_argument("--against", metavar="SOURCE", help="another text, to compare it with")
+    add_windows(verb, "windows of each text; default 64", "which windows are drawn; default 0", length=128)
+    verb.set_defaults(samples=64)
+    verb = add_verb(
+        data,
+        "generate",
+        generate,
+        "let a model write texts, as the source `self` does",
+        "  analysis data generate lab --texts 64 --out own.jsonl\n  analysis data generate ./my-llama --texts 512"
+        ' --settings "language=en,top-k=50" --seed 1 --out own.jsonl --device cuda',
+        "settings, as OPTION=VALUE,...:\n"
+        + "\n".join(f"  {name:12} {meaning}" for name, meaning in OPTIONS.items())
+        + "\n\nTexts are kept, and an interrupted command goes on when it is repeated.",
+    )
+    add_model(verb)
+    verb.add_argument("--texts", type=int, required=True, metavar="N", help="how many")
+    verb.add_argument(
+        "--out",
+        type=folder,
+        required=True,
+        metavar="FILE.jsonl",
+        help="one text a line; its provenance is put beside it",
+    )
+    verb.add_argument(
+        "--settings",
+        default="",
+        metavar="OPTIONS",
+        help='such as "temperature=0.8,top-p=0.95"; default those of Shin et al. 2024',
+    )
+    verb.add_argument("--seed", type=int, default=0, metavar="S", help="of the texts; default 0")
 
 
 def describe(args: argparse.Namespace) -> Report:
@@ -151,11 +206,11 @@ def generate(args: argparse.Namespace) -> Report:
     problems.check_count("--texts", args.texts)
     check_counts(problems, args)
     source = f"self:{args.settings}".removesuffix(":")
-    print_ = check_model(problems, args.model)
+    model = check_model(problems, args.model)
     with problems.catch():
         Generation.parse(args.settings)
-        if print_ is not None:
-            fingerprints({"text": source}, problems, print_)
+        if model is not None:
+            fingerprints({"text": source}, problems, model)
     with problems.catch():
         if args.out.suffix != ".jsonl" or args.out.is_dir():
             raise UsageError(f"--out {args.out}: must be a file that ends in .jsonl")
@@ -168,7 +223,7 @@ def generate(args: argparse.Namespace) -> Report:
     loaded = load_model(args.model, device=args.device, dtype=args.dtype)
     request = generated_files.file_of(loaded, parse_source(source), seed=args.seed).request | {"asked": args.texts}
     beside = args.out.with_suffix(".provenance.json")
-    if (told := _finished(args.out, beside, request)) is None:
+    if (record := _finished(args.out, beside, request)) is None:
         batches, texts = [], 0
         with bar(total=args.texts, desc="texts", unit="text") as progress:
             for batch in generated_files.written(loaded, source, seed=args.seed):
@@ -185,14 +240,11 @@ def generate(args: argparse.Namespace) -> Report:
             "rejected": generated_files.tally(batches)["rejected"],
         }
         settings = named(Generation.parse(args.settings), lambda reference: reference.label).to_dict()
-        told = request | {"settings": settings, "sha256": hashlib.sha256(data).hexdigest(), **counts}
-        told["versions"] = generated_files.versions()
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        for path, content in ((args.out, data), (beside, json.dumps(told, indent=2).encode())):
-            part = path.with_name(path.name + ".part")
-            part.write_bytes(content)
-            os.replace(part, path)
-    return Report(_generate_text(args.out, beside, told), {"file": str(args.out), **told})
+        record = request | {"settings": settings, "sha256": storage.sha256(data), **counts}
+        record["versions"] = generated_files.versions()
+        storage.write(args.out, data)
+        storage.write(beside, json.dumps(record, indent=2))
+    return Report(_generate_text(args.out, beside, record), {"file": str(args.out), **record})
 
 
 def _finished(out: Path, beside: Path, request: dict) -> dict | None:
@@ -202,11 +254,9 @@ def _finished(out: Path, beside: Path, request: dict) -> dict | None:
     if not out.exists():
         return None
     try:
-        told = json.loads(beside.read_bytes())
-        if {key: told.get(key) for key in request} == request and hashlib.sha256(out.read_bytes()).hexdigest() == told[
-            "sha256"
-        ]:
-            return told
+        record = json.loads(beside.read_bytes())
+        if {key: record.get(key) for key in request} == request and storage.file_sha256(out) == record["sha256"]:
+            return record
     except (OSError, ValueError, KeyError, AttributeError):
         pass
     raise StoreError(
@@ -214,17 +264,17 @@ def _finished(out: Path, beside: Path, request: dict) -> dict | None:
     )
 
 
-def _generate_text(out: Path, beside: Path, told: dict) -> str:
+def _generate_text(out: Path, beside: Path, record: dict) -> str:
     from analysis.text.generate import REJECTIONS
 
     rejected = [
-        f"rejected {number:,} for {reason}: {REJECTIONS[reason]}" for reason, number in told["rejected"].items()
+        f"rejected {number:,} for {reason}: {REJECTIONS[reason]}" for reason, number in record["rejected"].items()
     ] or ["rejected none"]
     return "\n".join(
         [
             (
-                f"{told['texts']:,} texts of {told['tokens']:,} tokens by {told['model']} ({told['source']}, seed"
-                f" {told['seed']})"
+                f"{record['texts']:,} texts of {record['tokens']:,} tokens by {record['model']}"
+                f" ({record['source']}, seed {record['seed']})"
             ),
             *rejected,
             "",

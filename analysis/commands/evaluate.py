@@ -1,8 +1,9 @@
-"""The verbs that look and change nothing: `analysis check` and `analysis evaluate`."""
+"""`analysis evaluate`: measure a model on texts and tasks."""
 
 import argparse
 from dataclasses import asdict
 
+from analysis.commands.arguments import SOURCES, add_model, add_verb, add_windows
 from analysis.commands.common import (
     Problems,
     Report,
@@ -17,6 +18,37 @@ from analysis.commands.common import (
 from analysis.text.tasks import check_tasks, task_fingerprint
 
 
+def add(verbs) -> None:
+    """The verb and its arguments."""
+    verb = add_verb(
+        verbs,
+        "evaluate",
+        evaluate,
+        "measure the perplexity of a model on texts, and its accuracy on tasks",
+        "  analysis evaluate lab --text lab:stories --length 128 --samples 200\n"
+        "  analysis evaluate out/wanda/model --text 'notes.txt[80%:]' --text wiki=hub:wikitext2 --length 1024 --json\n"
+        "  analysis evaluate lab --task lab:story-ending --task questions.jsonl --documents 200",
+        SOURCES,
+    )
+    add_model(verb)
+    verb.add_argument(
+        "--text",
+        default=[],
+        action="append",
+        metavar="[LABEL=]SOURCE",
+        help="text to measure on; may be given several times",
+    )
+    verb.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="multiple-choice task (`analysis list tasks`); may be given several times",
+    )
+    verb.add_argument("--documents", type=int, default=100, metavar="N", help="questions per task; default 100")
+    add_windows(verb, "windows per text; default all", "which windows and questions are drawn; default 0", length=128)
+
+
 def evaluate(args: argparse.Namespace) -> Report:
     """Perplexity of a model on each text, its score on labelled examples, and its accuracy on each task.
 
@@ -29,7 +61,6 @@ def evaluate(args: argparse.Namespace) -> Report:
     fingerprints(sources, problems, model)
     with problems.catch():
         check_tasks(args.task)
-    problems.check_count("--documents", args.documents, least=2)
     if not args.text and not args.task:
         problems.add("nothing to measure; give --text, --task, or both")
     problems.raise_any()
@@ -72,10 +103,10 @@ def evaluate(args: argparse.Namespace) -> Report:
         )
     if args.task:
         say(f"asking {args.documents} questions of {', '.join(args.task)}")
-        asked = [
+        answers = [
             asdict(answered)
             for answered in zero_shot(dense.model, dense.tokenizer, args.task, documents=args.documents, seed=args.seed)
         ]
-        document["tasks"] = [row | {"fingerprint": task_fingerprint(row["task"])} for row in asked]
-        tables.append(table([name.replace("_", " ") for name in asked[0]], [tuple(row.values()) for row in asked]))
+        document["tasks"] = [row | {"fingerprint": task_fingerprint(row["task"])} for row in answers]
+        tables.append(table([name.replace("_", " ") for name in answers[0]], [tuple(row.values()) for row in answers]))
     return Report("\n\n".join(tables), document)

@@ -2,9 +2,37 @@
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 
+from analysis.commands.arguments import add_verb
 from analysis.commands.common import Report, table
 from analysis.errors import UsageError
+
+
+def add(verbs) -> None:
+    """The verb and its arguments."""
+    verb = add_verb(
+        verbs,
+        "figures",
+        figures,
+        "run the notebooks and draw the figures, reusing results that are stored",
+        "  analysis figures\n  analysis figures --only 01_compounding_error --set EPOCHS=5",
+    )
+    verb.add_argument("--preset", default="lab", help="a preset of notebooks/suite.toml; default lab")
+    verb.add_argument("--only", action="append", metavar="NAME", help="this notebook only; may be given several times")
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a notebook parameter; may be given several times",
+    )
+    verb.add_argument(
+        "--figures",
+        type=Path,
+        metavar="DIR",
+        help="where figures go; default figures/ for the lab preset as it stands, else data/runs/figures/PRESET",
+    )
 
 
 def figures(args: argparse.Namespace) -> Report:

@@ -1,4 +1,4 @@
-"""The verbs around the study: `analysis figures`, `analysis list`, `analysis lab`."""
+"""`analysis lab`: train the models of the embedded lab."""
 
 import argparse
 import json
@@ -7,8 +7,50 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from analysis import paths
+from analysis.commands.arguments import Parser, add_verb
 from analysis.commands.common import Report
 from analysis.errors import UsageError
+
+
+def add(verbs) -> None:
+    """The verb and its arguments."""
+    from analysis.training import decoder, encoder, finetune
+
+    lab = verbs.add_parser(
+        "lab", help="train the embedded lab's models", description="Train the embedded lab's models."
+    )
+    lab = lab.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
+    resuming = "An interrupted training continues from its checkpoint when the same command is repeated."
+    train = add_verb(
+        lab,
+        "train",
+        lab_train,
+        "train a lab decoder on the lab's mixed stream and write it with its tokenizer and training card",
+        "  analysis lab train --out my-decoder --tokens 5000000\n  analysis lab train --hidden 128 --blocks 12 --device"
+        " cuda",
+        resuming,
+    )
+    decoder.add_arguments(train)
+    masked = add_verb(
+        lab,
+        "encoder",
+        lab_encoder,
+        "train a lab encoder to fill in masked words of the lab's mixed stream",
+        "  analysis lab encoder --out my-encoder --tokens 2000000\n  analysis lab encoder --hidden 128 --masked 0.15"
+        " --device cuda",
+        resuming,
+    )
+    encoder.add_arguments(masked)
+    tune = add_verb(
+        lab,
+        "finetune",
+        lab_finetune,
+        "fine-tune an encoder on labelled examples: a class, a score, or a span of a passage",
+        "  analysis lab finetune lab/encoder examples:truth --out my-truth --examples 20000\n  analysis lab finetune"
+        " ./my-bert 'examples:train.tsv[:90%]' --held-out 'examples:train.tsv[90%:]' --learning-rate 1e-4",
+        "Examples without end are read once, a table as often as --examples asks. " + resuming,
+    )
+    finetune.add_arguments(tune)
 
 
 def lab_train(args: argparse.Namespace) -> Report:

@@ -3,7 +3,20 @@
 import argparse
 from dataclasses import fields, replace
 
+from analysis.commands.arguments import add_verb
 from analysis.commands.common import Report, table
+
+
+def add(verbs) -> None:
+    """The verb and its arguments."""
+    verb = add_verb(
+        verbs,
+        "list",
+        list_things,
+        "list models, text sources, tasks, recipes or stored runs",
+        "  analysis list models\n  analysis list recipes",
+    )
+    verb.add_argument("what", choices=("models", "sources", "tasks", "recipes", "runs"))
 
 
 def list_things(args: argparse.Namespace) -> Report:

@@ -4,21 +4,17 @@ While a run is under way the folder holds `.request.json` (what was asked), `.lo
 written under temporary names and moved into place, `summary.json` last: a folder with a summary is complete.
 """
 
-import errno
-import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-
+from analysis import storage
 from analysis.commands.common import existing_parent, jsonable
 from analysis.errors import StoreError, UsageError
 
-SCHEMA = 2  # of the request and the summary; raise it when either changes meaning
 REQUEST, LOCK, CHECKPOINT, SUMMARY, MODEL, SHRUNK = (
     ".request.json",
     ".lock",
@@ -65,34 +61,32 @@ def state(folder: Path, request: dict) -> str:
 
 
 @contextmanager
-def claimed(folder: Path, request: dict, seen: str):
+def claimed(folder: Path, request: dict, seen: str) -> Iterator[None]:
     """Hold the folder for one process: makes it, locks it and notes the request. `seen` is the state it was found in.
 
     Raises: StoreError if another process holds it, or changed it since.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as held:
+
+    def busy() -> None:
         raise StoreError(
             f"--out {folder}: another `analysis prune` is writing this folder; wait for it or name another"
-        ) from held
-    with lock:
+        )
+
+    with storage.locked(folder / LOCK, busy):
         if state(folder, request) != seen:
             raise StoreError(
                 f"--out {folder}: another `analysis prune` has just written this folder; repeat the command to see its"
                 " result"
             )
-        write_text(folder / REQUEST, json.dumps(request, indent=2))
+        storage.write(folder / REQUEST, json.dumps(request, indent=2))
         yield
 
 
 def release(folder: Path) -> None:
     """Take back the marks of a run that ended or never started; a folder left empty is removed."""
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
-    for name in (REQUEST, LOCK):
-        (folder / name).unlink(missing_ok=True)
+    for path in (folder / REQUEST, folder / LOCK, *folder.glob(".*.partial*")):
+        path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
 
@@ -108,30 +102,10 @@ def check_room(folder: Path, needed: int) -> None:
         )
 
 
-def place_model(folder: Path, save, name: str = MODEL) -> None:
+def place_model(folder: Path, save: Callable[[Path], object], name: str = MODEL) -> None:
     """Let `save(folder / name)` write a model (whole or not at all), after removing what a killed attempt left."""
-    for left in folder.glob(f".{name}-*"):
-        shutil.rmtree(left)
-    try:
-        save(folder / name)
-    except SafetensorError as error:  # its own class for what the operating system says
-        if "os error 28" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, "no space left", str(folder / name)) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, flush to disk, then put in place."""
-    partial = path.with_name(f".{path.name.lstrip('.')}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    storage.remove_partial_folders(folder / name)
+    save(folder / name)
 
 
 def place_summary(folder: Path, summary: dict) -> dict:
@@ -139,21 +113,11 @@ def place_summary(folder: Path, summary: dict) -> dict:
     files = [
         path for path in folder.rglob("*") if path.is_file() and not path.relative_to(folder).parts[0].startswith(".")
     ]
-    summary = summary | {"files": {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(files)}}
-    write_text(folder / SUMMARY, json.dumps(jsonable(summary), indent=2, allow_nan=False) + "\n")
+    summary = summary | {
+        "files": {path.relative_to(folder).as_posix(): storage.file_sha256(path) for path in sorted(files)}
+    }
+    storage.write(folder / SUMMARY, json.dumps(jsonable(summary), indent=2, allow_nan=False) + "\n")
     return summary
-
-
-def explain(error: OSError) -> StoreError | None:
-    """A full disk or a forbidden path as a message for people; None for any other OSError."""
-    where = error.filename or "the output"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(
-            f"writing {where}: no space left; free some and repeat the command (`analysis prune` resumes)"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StoreError(f"opening {where}: permission denied; choose a place you may read and write")
-    return None
 
 
 def _read(path: Path) -> dict:
@@ -163,7 +127,7 @@ def _read(path: Path) -> dict:
         raise StoreError(f"{path} is not readable JSON ({broken}); delete the folder or name another") from broken
 
 
-def _refuse_other(folder: Path, earlier: dict | None, request: dict, what: str) -> None:
+def _refuse_other(folder: Path, earlier: dict | None, request: dict, reason: str) -> None:
     if earlier == request:
         return
     earlier = earlier or {}
@@ -172,19 +136,14 @@ def _refuse_other(folder: Path, earlier: dict | None, request: dict, what: str) 
         for key in sorted({*earlier, *request})
         if earlier.get(key) != request.get(key)
     ]
-    raise StoreError(f"--out {folder} {what} ({'; '.join(differences)}); delete the folder or name another")
+    raise StoreError(f"--out {folder} {reason} ({'; '.join(differences)}); delete the folder or name another")
 
 
 def _refuse_altered(folder: Path, summary: dict) -> None:
     for name, digest in summary.get("files", {}).items():
         path = folder / name
-        if not path.is_file() or _sha256(path) != digest:
+        if not path.is_file() or storage.file_sha256(path) != digest:
             wrong = "altered" if path.is_file() else "missing"
             raise StoreError(
                 f"--out {folder} holds these results already, but {name} is {wrong}; delete the folder to prune again"
             )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

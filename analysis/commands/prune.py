@@ -1,147 +1,161 @@
 """`analysis prune`: from a model and a recipe to a folder with the pruned model, its tables and a summary.
 
-Everything that can be checked without loading torch is checked first and reported at once; then the model and texts
-are loaded, the folder is claimed, and the loop runs with its checkpoint inside the folder.
+The arguments are a `Job`; everything that can be checked without loading torch is checked first and reported at once.
+Then the job is carried out as any other (`study/run.py`), with its checkpoint inside the folder.
 """
 
 import argparse
 import json
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from analysis import schema
+from analysis import storage
 from analysis.commands import out_folder
-from analysis.commands.common import (
-    Problems,
-    Report,
-    check_counts,
-    check_model,
-    fingerprints,
-    label_sources,
-    say,
-    table,
-    unescape,
-)
+from analysis.commands.arguments import SOURCES, add_model, add_verb, add_windows, folder
+from analysis.commands.common import Problems, Report, label_sources, say, table, unescape
 from analysis.errors import DataError, ModelError, UsageError
-from analysis.pruning.checks import misfits
-from analysis.recipe.parts import WHOLE
 from analysis.recipe.recipe import Recipe
-from analysis.study.answers import with_answers
-from analysis.study.calibration import draw
-from analysis.study.store import versions
-from analysis.text.tasks import check_tasks, task_fingerprint
+from analysis.study.job import Contents, Job, job_problems, unpaired
+
+if TYPE_CHECKING:
+    from analysis.study.run import Bench, Inputs, Outcome
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What was asked, checked as far as it can be without torch."""
-
-    recipe: Recipe
-    held_out: dict[str, str]  # label -> source
-    request: dict  # everything that decides the result; see out_folder.state
-    out: Path
-    state: str
+def add(verbs) -> None:
+    """The verb and its arguments."""
+    verb = add_verb(
+        verbs,
+        "prune",
+        run,
+        "prune a model by a recipe and write it, its tables and a summary",
+        '  analysis prune lab --recipe "wanda-50% BR+GP" --calibration lab:stories --held-out lab:stories \\\n     '
+        ' --samples 32 --length 128 --out out/wanda\n  analysis prune ./my-llama --recipe "sparsegpt-2:4 LR"'
+        ' --calibration "notes.txt[:80%]" --held-out "notes.txt[80%:]" \\\n      --held-out wiki=hub:wikitext2'
+        ' --samples 128 --length 1024 --seed 1 --out out/notes\n  analysis prune lab --recipe "magnitude-50%'
+        ' BR+GP+CR[lr=2e-3,epochs=20]" ...   (`analysis list recipes`)\n  analysis prune lab --recipe "wanda-50% BR"'
+        ' --added self --added-samples 32 --task lab:story-ending ...\n  analysis prune lab --recipe "flap-neurons-50%'
+        ' LIAR+GP" --shrink ...',
+        SOURCES + "\n\nAn interrupted run resumes when the same command is repeated.",
+    )
+    add_model(verb)
+    verb.add_argument("--recipe", metavar="TEXT", help='criterion, pattern and method, such as "wanda-50%% BR+GP"')
+    verb.add_argument("--recipe-file", type=Path, metavar="TOML", help="the recipe as a TOML file instead")
+    verb.add_argument("--calibration", required=True, metavar="SOURCE", help="text that masks and reconstruction see")
+    verb.add_argument(
+        "--held-out",
+        required=True,
+        action="append",
+        metavar="[LABEL=]SOURCE",
+        help="text they never see; may be given several times, LABEL names it in the tables",
+    )
+    add_windows(
+        verb,
+        "calibration windows; default 128",
+        "of the windows drawn, and of masks and shuffling unless the recipe has its own `[seed=N]`; default 0",
+    )
+    verb.set_defaults(samples=128)
+    verb.add_argument(
+        "--held-out-samples", type=int, metavar="N", help="windows per held-out text; default as many as --samples"
+    )
+    verb.add_argument(
+        "--added",
+        metavar="SOURCE",
+        help=(
+            "text whose windows are put behind the calibration windows; masks see them only with `[added=all]` in the"
+            " recipe"
+        ),
+    )
+    verb.add_argument("--added-samples", type=int, default=0, metavar="N", help="windows of it")
+    verb.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="multiple-choice task for both models (`analysis list tasks`); may be given several times",
+    )
+    verb.add_argument("--documents", type=int, default=100, metavar="N", help="questions per task; default 100")
+    verb.add_argument(
+        "--shrink",
+        action="store_true",
+        help=(
+            "cut removed heads and neurons out: a smaller, faster model in DIR/shrunk, measured (recipes of whole"
+            " structures)"
+        ),
+    )
+    verb.add_argument(
+        "--out", type=folder, required=True, metavar="DIR", help="a new or empty folder, or that of the interrupted run"
+    )
 
 
 def run(args: argparse.Namespace) -> Report:
     """The verb. Raises: AnalysisError of every kind, each before any work where it can be known."""
-    plan = make_plan(args)
-    if plan.state == "complete":
-        say(f"{plan.out} holds these results already")
-        out_folder.release(plan.out)  # marks left by a kill right after the summary was written
-        return report(plan.out, json.loads((plan.out / out_folder.SUMMARY).read_text(encoding="utf-8")))
-    if plan.state == "resume":
-        say(f"resuming the run in {plan.out}")
-    dense, calibration, held_out = load(args, plan)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in dense.model.parameters())
+    from analysis.study.run import Bench
+
+    contents = Contents()
+    job = read_job(args, contents)
+    request = {"schema": storage.SCHEMA} | job.identity(contents)
+    state = out_folder.state(args.out, request)
+    if state == "complete":
+        say(f"{args.out} holds these results already")
+        out_folder.release(args.out)  # marks left by a kill right after the summary was written
+        return report(args.out, json.loads((args.out / out_folder.SUMMARY).read_text(encoding="utf-8")))
+    if state == "resume":
+        say(f"resuming the run in {args.out}")
+    bench = Bench(reuse=False, say=say)
+    inputs = bench.prepare(job)
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in inputs.dense.model.parameters())
     out_folder.check_room(
-        plan.out, weights * (1 + args.shrink + plan.recipe.unit.width)
+        args.out, weights * (1 + job.shrink + job.recipe.unit.width)
     )  # a checkpoint keeps every block as often as it is visited
-    with out_folder.claimed(plan.out, plan.request, plan.state):
-        summary = work(args, plan, dense, calibration, held_out)
-        out_folder.release(plan.out)
-    return report(plan.out, summary)
+    with out_folder.claimed(args.out, request, state):
+        outcome = work(job, bench, inputs, args.out, state)
+        summary = write(job, request, inputs, outcome, args.out)
+        out_folder.release(args.out)
+    return report(args.out, summary)
 
 
-def make_plan(args: argparse.Namespace) -> Plan:
-    """Check recipe, counts, names, sources and the folder; collect what is wrong.
+def read_job(args: argparse.Namespace, contents: Contents) -> Job:
+    """The job that the arguments ask for, with model, texts, tasks and the folder looked at.
 
-    Raises: the one problem, or UsageError listing all of them.
+    Raises: the one thing that is wrong, or UsageError listing all of them.
     """
     problems, recipe = Problems(), None
     with problems.catch():
         recipe = read_recipe(args.recipe, args.recipe_file)
         recipe = replace(recipe, seed=recipe.seed or max(args.seed, 0))
-    check_counts(problems, args)
-    held_out = label_sources("--held-out", args.held_out, problems)
-    if "calibration" in held_out:
-        problems.add("--held-out: the label 'calibration' is taken by the calibration text; choose another")
-    request = {
-        "schema": out_folder.SCHEMA,
-        "recipe": str(recipe),
-        "model": args.model,
-        "model content": check_model(problems, args.model),
+    values: dict[str, Any] = {
+        "recipe": recipe,
+        "held_out": tuple(label_sources("--held-out", args.held_out, problems).items()),
+        "tasks": tuple(args.task),
+        "separator": unescape(args.separator),
     }
-    check_added(problems, args, recipe)
-    added = {} if args.added is None else {"added": args.added}
-    sides = (
-        {"calibration": args.calibration} | added | {f"held-out {label}": source for label, source in held_out.items()}
-    )
-    if recipe is not None and request["model content"] is not None:
-        with problems.catch():
-            for misfit in misfits(args.model, recipe):
-                problems.add(f"recipe {recipe}: {misfit}")
-    request |= sides | {
-        f"{side} content": mark
-        for side, mark in fingerprints(sides, problems, request["model content"] or "unknown").items()
-    }
-    with problems.catch():
-        check_tasks(args.task)
-        request["tasks"] = {task: task_fingerprint(task) for task in args.task}
-    for name in (
-        "samples",
-        "added_samples",
-        "documents",
-        "held_out_samples",
-        "length",
-        "seed",
-        "separator",
-        "mode",
-        "device",
-        "dtype",
-    ):
-        request[name] = getattr(args, name)
-    if args.shrink:
-        request["shrink"] = True
-        if recipe is not None and not recipe.pattern.whole:
-            problems.add(
-                f"--shrink: {recipe} removes single weights, so no matrix gets smaller; {', '.join(WHOLE)} do that, as"
-                " in flap-neurons-50%"
-            )
+    same = ("model", "calibration", "samples", "held_out_samples", "length", "seed", "dtype", "device", "mode")
+    values |= {name: getattr(args, name) for name in (*same, "added", "added_samples", "documents", "shrink")}
+    problems.errors += job_problems(values, flag, contents)
+    if args.added is not None and args.added_samples == 0:
+        problems.add(unpaired(flag))
+    elif recipe is not None:
+        check_seen(problems, recipe, args.added is not None)
     with problems.catch():
         out_folder.check_writable(args.out)
     problems.raise_any()
-    return Plan(recipe, held_out, request, args.out, out_folder.state(args.out, request))
+    return Job(**values)
 
 
-def check_added(problems: Problems, args: argparse.Namespace, recipe: Recipe | None) -> None:
-    """Added windows need a source, a number, and somebody who sees them."""
-    problems.check_count("--documents", args.documents, 2)
-    problems.check_count("--added-samples", args.added_samples, 0)
-    if str(args.added).startswith("examples:"):
-        problems.add(
-            f"--added {args.added}: labelled examples cannot be added; ask for more of them with --samples, or give"
-            " plain text or self"
-        )
-    if (args.added is None) != (args.added_samples == 0):
-        problems.add("--added and --added-samples go together: a source, and how many windows of it")
-    elif recipe is not None and args.added is None and recipe.added == "all":
+def flag(name: str) -> str:
+    """The argument that sets a field of `Job`."""
+    return "--task" if name == "tasks" else "--" + name.replace("_", "-")
+
+
+def check_seen(problems: Problems, recipe: Recipe, added: bool) -> None:
+    """Added windows need somebody who sees them, and somebody who shall see them needs windows."""
+    if not added and recipe.added == "all":
         problems.add(
             f"recipe {recipe}: added=all says who sees added windows, and none are added; give --added and"
             " --added-samples"
         )
-    elif recipe is not None and args.added is not None and recipe.added == "solver" and not recipe.changes_weights:
+    if added and recipe.added == "solver" and not recipe.changes_weights:
         problems.add(
             f"--added: nothing would see these windows, since {recipe.method} solves nothing; add added=all to the"
             " recipe's first word, or use another method"
@@ -153,10 +167,10 @@ def read_recipe(text: str | None, file: Path | None) -> Recipe:
 
     Raises: UsageError, RecipeError.
     """
-    if (text is None) == (file is None):
-        raise UsageError("give the recipe once: --recipe TEXT or --recipe-file FILE")
-    if file is None:
+    if text is not None and file is None:
         return Recipe.parse(text)
+    if text is not None or file is None:
+        raise UsageError("give the recipe once: --recipe TEXT or --recipe-file FILE")
     try:
         return Recipe.from_toml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -165,107 +179,61 @@ def read_recipe(text: str | None, file: Path | None) -> Recipe:
         ) from error
 
 
-def load(args: argparse.Namespace, plan: Plan):
-    """The dense model and both sides' windows, checked to share no text.
-
-    Returns: LoadedModel, Windows, dict label -> Windows.
+def work(job: Job, bench: "Bench", inputs: "Inputs", out: Path, state: str) -> "Outcome":
+    """Carry the job out. Raises: AnalysisError; a run refused before it started leaves nothing in a folder that was
+    free.
     """
-    from analysis.models.load import load_model
-    from analysis.pruning.structures import check_pattern_shrinks
-    from analysis.text.load import load_tokens
-    from analysis.windows import disjoint
-
-    say(f"loading {args.model}")
-    dense = load_model(args.model, device=args.device, dtype=args.dtype)
-    if args.shrink:
-        check_pattern_shrinks(dense.model, plan.recipe.pattern)
-    tokens = partial(
-        load_tokens,
-        tokenizer=dense,
-        length=args.length,
-        seed=args.seed,
-        separator=unescape(args.separator),
-        mode=args.mode,
-    )
-    calibration = draw(
-        lambda source, samples: tokens(source, samples=samples, split="train"),
-        args.calibration,
-        args.samples,
-        args.added,
-        args.added_samples,
-    )
-    held_out = {
-        label: tokens(source, samples=args.held_out_samples or args.samples, split="held-out")
-        for label, source in plan.held_out.items()
-    }
-    return dense, calibration, disjoint(calibration, held_out)
-
-
-def work(args: argparse.Namespace, plan: Plan, dense, calibration, held_out) -> dict:
-    """Prune, write every file, the summary last.
-
-    Raises: AnalysisError; a run refused before it started leaves nothing in a folder that was free.
-    """
-    from analysis.pruning.loop import prune
-
+    calibration, checkpoint = inputs.calibration, out / out_folder.CHECKPOINT
     added = f" ({calibration.added} of them added)" if calibration.added else ""
-    say(f"pruning {args.model}: {plan.recipe}, {len(calibration)} windows{added} of {calibration.length} tokens")
+    say(f"pruning {job.model}: {job.recipe}, {len(calibration)} windows{added} of {calibration.length} tokens")
     try:
-        pruned = prune(dense, plan.recipe, calibration, held_out, checkpoint=plan.out / out_folder.CHECKPOINT)
+        return bench.carry_out(job, inputs, checkpoint)
     except (ModelError, DataError, UsageError):
-        if plan.state == "free":
-            out_folder.release(plan.out)
+        if state == "free" and not any(checkpoint.rglob("*")):
+            out_folder.release(out)
         raise
-    if args.task:
-        say(f"asking both models {args.documents} questions of {', '.join(args.task)}")
-        pruned.tables = with_answers(pruned, dense, args.task, args.documents, {})
-    if args.shrink:
-        shrink(plan, pruned, dense, calibration)
-    out_folder.place_model(plan.out, pruned.save)
+
+
+def write(job: Job, request: dict, inputs: "Inputs", outcome: "Outcome", out: Path) -> dict:
+    """Write every file of a finished run, the summary last; returns that."""
+    from analysis import schema
+
+    out_folder.place_model(out, outcome.pruned.save)
+    if outcome.shrunk is not None:
+        from analysis.models.save import save_shrunk
+
+        smaller, tokenizer = outcome.shrunk, outcome.pruned.tokenizer
+        out_folder.place_model(out, lambda path: save_shrunk(smaller, tokenizer, path), out_folder.SHRUNK)
     for name in schema.TABLES:
-        frame = schema.validate(name, pruned.tables[name])
-        out_folder.write_text(plan.out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
-    return out_folder.place_summary(plan.out, summarise(args, plan, dense, pruned))
+        frame = schema.validate(name, outcome.tables[name])
+        storage.write(out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+    return out_folder.place_summary(out, summarise(job, request, inputs, outcome))
 
 
-def shrink(plan: Plan, pruned, dense, calibration) -> None:
-    """Write the smaller model and put its size and speed beside the dense model's."""
-    from analysis.measure.size import size_table
-    from analysis.models.save import save_shrunk
-
-    say("cutting out what was removed")
-    small = pruned.shrink()
-    pruned.tables["size"] = size_table({"dense": dense.model, "pruned": small}, calibration)
-    out_folder.place_model(plan.out, lambda path: save_shrunk(small, pruned.tokenizer, path), out_folder.SHRUNK)
-
-
-def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
+def summarise(job: Job, request: dict, inputs: "Inputs", outcome: "Outcome") -> dict:
     """The content of summary.json: what was asked, what came out, what it cost, where everything came from."""
-    matrices, cost, blocks = (pruned.tables[name] for name in ("matrices", "cost", "blocks"))
+    tables, dense, recipe = outcome.tables, inputs.dense, job.recipe
+    matrices, cost, blocks = (tables[name] for name in ("matrices", "cost", "blocks"))
     weights = (matrices["rows"] * matrices["columns"]).sum()
     last = blocks[(blocks.block == blocks.block.max()) & (blocks.kind == "total")]
     perplexity: dict[str, dict[str, float]] = {}
-    for row in pruned.tables["perplexity"].itertuples():
+    for row in tables["perplexity"].itertuples():
         perplexity.setdefault(row.split, {})[row.which] = row.perplexity
-    texts = pruned.tables["texts"]
+    texts = tables["texts"]
     scores: dict[str, dict] = {}
-    for row in pruned.tables["scores"].itertuples():
-        of = scores.setdefault(row.split, {"metric": row.metric, "examples": row.examples})
-        of[row.which] = {"score": row.score, "standard_error": row.standard_error, "loss": row.loss}
+    for row in tables["scores"].itertuples():
+        entry = scores.setdefault(row.split, {"metric": row.metric, "examples": row.examples})
+        entry[row.which] = {"score": row.score, "standard_error": row.standard_error, "loss": row.loss}
     zero_shot: dict[str, dict] = {}
-    for row in pruned.tables["zero_shot"].itertuples():
+    for row in tables["zero_shot"].itertuples():
         task = zero_shot.setdefault(
             row.task, {"documents": row.documents, "choices": row.choices, "chance": row.chance}
         )
         task[row.which] = {"accuracy": row.accuracy, "standard_error": row.standard_error}
     return {
-        "request": plan.request,
-        "recipe": {
-            "text": str(plan.recipe),
-            "method": plan.recipe.method,
-            "digest": plan.recipe.digest(),
-            **plan.recipe.to_dict(),
-        },
+        "request": request,
+        "job": job.to_dict(),
+        "recipe": {"text": str(recipe), "method": recipe.method, "digest": recipe.digest(), **recipe.to_dict()},
         "model": {
             "name": dense.name,
             "fingerprint": dense.fingerprint,
@@ -275,7 +243,7 @@ def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
         "sparsity": {
             "overall": 1 - matrices.kept.sum() / weights,
             "weights": int(weights),
-            "matrices": {name: 1 - mask.sum().item() / mask.numel() for name, mask in pruned.masks.items()},
+            "matrices": {name: 1 - mask.sum().item() / mask.numel() for name, mask in outcome.pruned.masks.items()},
         },
         "perplexity": perplexity,
         "scores": scores,
@@ -285,17 +253,17 @@ def summarise(args: argparse.Namespace, plan: Plan, dense, pruned) -> dict:
         "final_block_distance": {
             row.split: row.distance for row in texts[texts.block == texts.block.max()].itertuples()
         },
-        "structures": pruned.tables["structures"].groupby("kind")[["structures", "kept"]].sum().to_dict("index"),
+        "structures": tables["structures"].groupby("kind")[["structures", "kept"]].sum().to_dict("index"),
         "size": {
             row["which"]: {key: value for key, value in row.items() if key != "which"}
-            for row in pruned.tables["size"].to_dict("records")
+            for row in tables["size"].to_dict("records")
         },
         "zero_shot": zero_shot,
         "seconds": cost.seconds.sum(),
         "seconds_by_stage": cost.groupby("stage").seconds.sum().to_dict(),
         "peak_memory_mib": cost.peak_memory_mib.max(),
-        "provenance": pruned.provenance,
-        "versions": versions(),
+        "provenance": outcome.provenance,
+        "versions": storage.environment(),
     }
 
 
@@ -303,6 +271,8 @@ def report(out: Path, summary: dict) -> Report:
     """The closing tables: per split, perplexity before and after and the final block's error; per task, both
     accuracies.
     """
+    from analysis import schema
+
     perplexity = summary["perplexity"]
     rows = [
         (
@@ -342,12 +312,12 @@ def sizes(size: dict) -> list[str]:
     rows = [
         (
             which,
-            f"{of['parameters']:,}",
-            f"{of['flops_per_token']:,}",
-            of["latency_ms"],
-            f"{of['tokens_per_second']:,.0f}",
+            f"{entry['parameters']:,}",
+            f"{entry['flops_per_token']:,}",
+            entry["latency_ms"],
+            f"{entry['tokens_per_second']:,.0f}",
         )
-        for which, of in size.items()
+        for which, entry in size.items()
     ]
     return [table(("size", "parameters", "FLOPs per token", "ms per window", "tokens/s"), rows), ""]
 
@@ -359,11 +329,11 @@ def scored(scores: dict) -> list[str]:
     rows = [
         (
             split,
-            of["metric"],
-            of["examples"],
-            *(of[which][value] for which in ("dense", "pruned") for value in ("score", "standard_error")),
+            entry["metric"],
+            entry["examples"],
+            *(entry[which][value] for which in ("dense", "pruned") for value in ("score", "standard_error")),
         )
-        for split, of in scores.items()
+        for split, entry in scores.items()
     ]
     return [table(("split", "metric", "examples", "dense score", "+-", "pruned score", "+-"), rows), ""]
 
@@ -375,11 +345,11 @@ def answers(zero_shot: dict) -> list[str]:
     rows = [
         (
             task,
-            of["documents"],
-            of["chance"],
-            *(of[which][value] for which in ("dense", "pruned") for value in ("accuracy", "standard_error")),
+            entry["documents"],
+            entry["chance"],
+            *(entry[which][value] for which in ("dense", "pruned") for value in ("accuracy", "standard_error")),
         )
-        for task, of in zero_shot.items()
+        for task, entry in zero_shot.items()
     ]
     if len(rows) > 1:
         means = [sum(row[place] for row in rows) / len(rows) for place in (2, 3, 5)]

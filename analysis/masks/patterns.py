@@ -3,7 +3,7 @@
 Of equal scores the first in reading order (row by row, left to right) is kept.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -14,6 +14,10 @@ from analysis.recipe.parts import Pattern
 
 COLUMNS = 128  # width of a column block, SparseGPT's default
 RANKED = 16  # largest N:M group whose weights are compared pair by pair rather than sorted
+
+PATTERNS: dict[str, Callable[..., Tensor]] = {}
+"""Patterns from outside the package, by the word of their kind: functions of scores (out, in), the share to remove and
+the options of the word, which give a bool mask (out, in) with an exact count in the matrix (`extend.py`)."""
 
 
 def kept(size: int, sparsity: float) -> int:
@@ -63,6 +67,18 @@ def keep_n_of_m(scores: Tensor, keep: int, of: int) -> Tensor:
     return torch.stack((rank < keep).unbind(), 1).view(scores.shape)
 
 
+def n_of_m(pattern: Pattern) -> tuple[int, int] | None:
+    """N and M of an N:M pattern; None for a sparsity."""
+    return None if pattern.keep is None or pattern.of is None else (pattern.keep, pattern.of)
+
+
+def sparsity_of(pattern: Pattern, name: str) -> float:
+    """The share of weights that a pattern removes of `name`. Raises UsageError where it is N:M."""
+    if pattern.sparsity is None:
+        raise UsageError(f"pattern of {name}: {pattern.keep}:{pattern.of} has no sparsity of its own")
+    return pattern.sparsity
+
+
 def check_width(width: int, pattern: Pattern, name: str) -> None:
     """Raises UsageError when an N:M pattern does not fit `width` inputs."""
     if pattern.of is not None and width % pattern.of:
@@ -88,13 +104,22 @@ def choose(scores: Tensor, pattern: Pattern, *, name: str, columns: int = COLUMN
     Returns a bool mask (out, in), True = kept. Raises UsageError when N:M does not fit or the group is unresolved.
     """
     rows, width = scores.shape
+    if pattern.kind in PATTERNS:
+        mask = PATTERNS[pattern.kind](scores, pattern.sparsity, **pattern.own_options())
+        if mask.dtype != torch.bool or mask.shape != scores.shape:
+            raise SparsityError(
+                f"pattern {pattern.kind} of {name}: the mask must be bool of shape {(rows, width)}, got {mask.dtype} of"
+                f" shape {tuple(mask.shape)}"
+            )
+        return mask.to(scores.device)
     check_width(width, pattern, name)
-    if pattern.of is not None:
-        return keep_n_of_m(scores, pattern.keep, pattern.of)
+    if shape := n_of_m(pattern):
+        return keep_n_of_m(scores, *shape)
+    sparsity = sparsity_of(pattern, name)
     if pattern.group == "row":
-        return keep_largest(scores, kept(width, pattern.sparsity))
+        return keep_largest(scores, kept(width, sparsity))
     if pattern.group == "matrix":
-        return keep_largest(scores.reshape(1, -1), kept(rows * width, pattern.sparsity)).view(rows, width)
+        return keep_largest(scores.reshape(1, -1), kept(rows * width, sparsity)).view(rows, width)
     if pattern.group == "block":
         whole = Pattern(sparsity=pattern.sparsity, group="matrix")
         parts = [choose(scores[:, start:stop], whole, name=name) for start, stop in column_blocks(width, columns)]
@@ -105,25 +130,31 @@ def choose(scores: Tensor, pattern: Pattern, *, name: str, columns: int = COLUMN
 def check_mask(mask: Tensor, pattern: Pattern, *, name: str, columns: int = COLUMNS) -> None:
     """Raises SparsityError unless every group of the mask (out, in) keeps exactly what the pattern says."""
     rows, width = mask.shape
-    check_width(width, pattern, name)
-    if pattern.of is not None:
-        _check_counts(mask.reshape(-1, pattern.of).sum(1), pattern.keep, f"group of {pattern.of}", name)
-    elif pattern.group == "row":
-        _check_counts(mask.sum(1), kept(width, pattern.sparsity), "row", name)
-    elif pattern.group == "matrix":
+    if pattern.kind in PATTERNS:
         _check_counts(mask.sum().view(1), kept(mask.numel(), pattern.sparsity), "matrix", name)
+        return
+    check_width(width, pattern, name)
+    if shape := n_of_m(pattern):
+        keep, of = shape
+        _check_counts(mask.reshape(-1, of).sum(1), keep, f"group of {of}", name)
+        return
+    sparsity = sparsity_of(pattern, name)
+    if pattern.group == "row":
+        _check_counts(mask.sum(1), kept(width, sparsity), "row", name)
+    elif pattern.group == "matrix":
+        _check_counts(mask.sum().view(1), kept(mask.numel(), sparsity), "matrix", name)
     elif pattern.group == "block":
         for start, stop in column_blocks(width, columns):
-            expected = kept(rows * (stop - start), pattern.sparsity)
+            expected = kept(rows * (stop - start), sparsity)
             _check_counts(mask[:, start:stop].sum().view(1), expected, f"columns {start}:{stop}, block", name)
     else:
         raise UsageError(f"pattern of {name}: group {pattern.group!r} must be resolved first (Pattern.resolve)")
 
 
-def _check_counts(counts: Tensor, expected: int, what: str, name: str) -> None:
+def _check_counts(counts: Tensor, expected: int, group: str, name: str) -> None:
     wrong = (counts != expected).nonzero().flatten().tolist()
     if wrong:
         raise SparsityError(
-            f"mask of {name}: {what} {wrong[0]} keeps {int(counts[wrong[0]])} weights instead of {expected} "
+            f"mask of {name}: {group} {wrong[0]} keeps {int(counts[wrong[0]])} weights instead of {expected} "
             f"({len(wrong)} of {len(counts)} groups are wrong)"
         )

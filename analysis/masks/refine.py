@@ -23,6 +23,7 @@ from analysis.masks.swap_tables import LargeGroups, SmallGroups
 from analysis.recipe.parts import Pattern, Refinement
 from analysis.streams.moments import Statistics
 
+Table = type[SmallGroups] | type[LargeGroups]
 CHUNK, CHUNK_CUDA = (
     2**24,
     2**30,
@@ -92,35 +93,35 @@ def swaps(
     with c = e G; all pairs of a row are looked at for every swap. Raises UsageError without a Gram matrix,
     SparsityError for a mask that breaks the pattern.
     """
-    _check("swaps", statistics, mask, pattern, tuple(weight.shape), name, columns)
+    coarse = _checked_gram("swaps", statistics, mask, pattern, weight.shape, name, columns)
     width = weight.shape[1]
     size = pattern.of or (columns if pattern.group == "block" else width)
-    work, gram = weight.detach().double(), statistics.gram.double()
+    work, gram = weight.detach().double(), coarse.double()
     removed = work.masked_fill(mask, 0)
     correlation = removed @ gram
     before = (correlation * removed).sum(1).clamp(min=0)
-    table = SmallGroups if pattern.of else LargeGroups
+    table: Table = SmallGroups if pattern.of else LargeGroups
     order = table.order(width, size).to(mask.device)
-    matrices = [pad(matrix, (0, 1, 0, 1))[order][:, order] for matrix in (gram, statistics.gram)]
+    exact, searched = (pad(matrix, (0, 1, 0, 1))[order][:, order] for matrix in (gram, coarse))
     refined, done = pad(mask, (0, 1)), 0
-    held = (
-        table.held(mask, size) * statistics.gram.dtype.itemsize + 64 * width
+    row_bytes = (
+        table.held(mask, size) * coarse.dtype.itemsize + 64 * width
     )  # bytes of a row: its pairs, eight numbers for every input
-    for rows in _chunks(mask, held):
-        status = torch.where(mask[rows], 1, -1).to(statistics.gram.dtype)
+    for rows in _chunks(mask, row_bytes):
+        status = torch.where(mask[rows], 1, -1).to(coarse.dtype)
         weights, status, correlations = (
             pad(part, (0, 1))[:, order] for part in (work[rows], status, correlation[rows])
         )
-        done += _swap(weights, status, correlations, *matrices, table, size, rounds)
+        done += _swap(weights, status, correlations, exact, searched, table, size, rounds)
         refined[rows[:, None], order] = status > 0
     return _finish(work, gram, mask, refined[:, :width], before, done, statistics.tokens, by_row=True)
 
 
-def _chunks(mask: Tensor, held: int) -> Iterator[Tensor]:
+def _chunks(mask: Tensor, row_bytes: int) -> Iterator[Tensor]:
     """Row numbers that take CHUNK bytes together, `held` each, equally many; rows that keep about as many together, so
     that little is padding.
     """
-    chunks = -(-len(mask) * held // (CHUNK_CUDA if mask.is_cuda else CHUNK))
+    chunks = -(-len(mask) * row_bytes // (CHUNK_CUDA if mask.is_cuda else CHUNK))
     yield from mask.sum(1).argsort(stable=True).tensor_split(min(chunks, len(mask)))
 
 
@@ -130,7 +131,7 @@ def _swap(
     correlation: Tensor,
     gram: Tensor,
     coarse: Tensor,
-    table: type,
+    table: Table,
     size: int,
     rounds: int,
 ) -> int:
@@ -141,12 +142,12 @@ def _swap(
     """
     result, status = status, status.clone()
     number, done, diagonal = torch.arange(len(status), device=status.device), 0, gram.diagonal().contiguous()
-    own = (weight.square() * diagonal).to(coarse.dtype).masked_fill_(status == 0, torch.inf)
+    alone_cost = (weight.square() * diagonal).to(coarse.dtype).masked_fill_(status == 0, torch.inf)
     signed = (2 * weight * status).to(coarse.dtype)
     pairs = table(weight.to(coarse.dtype), status, coarse, size)
-    price, line = torch.empty_like(own), torch.empty_like(weight)  # memory that every round uses again
+    price, line = torch.empty_like(alone_cost), torch.empty_like(weight)  # memory that every round uses again
     for _ in range(rounds):
-        torch.addcmul(own, signed, price.copy_(correlation), out=price)
+        torch.addcmul(alone_cost, signed, price.copy_(correlation), out=price)
         both = pairs.best(price, status)
         before = status.gather(1, both)
         freed = weight.gather(1, both) * before  # what a swap adds to the removed weights of the row
@@ -162,8 +163,8 @@ def _swap(
         if 2 * count <= len(going):
             result[number] = status
             rows = going.nonzero().flatten()
-            number, weight, status, correlation, own, signed = (
-                part[rows] for part in (number, weight, status, correlation, own, signed)
+            number, weight, status, correlation, alone_cost, signed = (
+                part[rows] for part in (number, weight, status, correlation, alone_cost, signed)
             )
             both, before, freed, going = both[rows], before[rows], freed[rows], going[rows]
             price, line = price[:count], line[:count]
@@ -171,8 +172,8 @@ def _swap(
         done += count
         if count < len(going):
             freed *= going[:, None]
-        for one in (0, 1):
-            correlation.addcmul_(torch.index_select(gram, 0, both[:, one], out=line), freed[:, one : one + 1])
+        for end in (0, 1):
+            correlation.addcmul_(torch.index_select(gram, 0, both[:, end], out=line), freed[:, end : end + 1])
         flip = torch.where(going, -1.0, 1.0).to(status.dtype)[:, None]
         status.scatter_(1, both, before * flip)
         signed.scatter_(1, both, signed.gather(1, both) * flip)
@@ -207,13 +208,13 @@ def frank_wolfe(
     row by row where rows have counts of their own, as a whole elsewhere. Raises UsageError without a Gram matrix,
     SparsityError for a mask that breaks the pattern.
     """
-    _check("fw", statistics, mask, pattern, tuple(weight.shape), name, columns)
+    gram = _checked_gram("fw", statistics, mask, pattern, weight.shape, name, columns)
     if scores.shape != weight.shape or not 0 <= protect < 1:
         raise UsageError(
             f"fw on {name}: scores must be {tuple(weight.shape)}, got {tuple(scores.shape)}; protect must be from 0 to"
             f" below 1, got {protect:g}"
         )
-    work, gram = weight.detach().to(statistics.gram.dtype), statistics.gram
+    work = weight.detach().to(gram.dtype)
     protected = _protected(scores, mask, pattern, protect, columns)
     relaxed = mask.to(work.dtype)
     votes = torch.zeros_like(
@@ -253,23 +254,28 @@ def _protected(scores: Tensor, mask: Tensor, pattern: Pattern, share: float, col
     scores = torch.where(mask, scores, -torch.inf)
     parts = []
     for start, stop in column_blocks(scores.shape[1], columns if pattern.group == "block" else scores.shape[1]):
-        part, here = scores[:, start:stop], mask[:, start:stop]
+        part, part_mask = scores[:, start:stop], mask[:, start:stop]
         size = pattern.of or (stop if pattern.group == "row" else part.numel())
-        keep = int(share * int(here.reshape(-1, size)[0].sum()) + 1e-9)
+        keep = int(share * int(part_mask.reshape(-1, size)[0].sum()) + 1e-9)
         parts.append(keep_largest(part.reshape(-1, size), keep).view_as(part))
     return torch.cat(parts, 1)
 
 
-def _check(
-    what: str, statistics: Statistics, mask: Tensor, pattern: Pattern, shape: tuple[int, int], name: str, columns: int
-) -> None:
+def _checked_gram(
+    method: str, statistics: Statistics, mask: Tensor, pattern: Pattern, shape: torch.Size, name: str, columns: int
+) -> Tensor:
+    """The Gram matrix of the statistics. Raises UsageError where there is none or the mask has another shape,
+    SparsityError for a mask that breaks the pattern.
+    """
     if statistics.gram is None:
-        raise UsageError(f"{what} needs the Gram matrix of {name}'s input; collect it with want='gram'")
+        raise UsageError(f"{method} needs the Gram matrix of {name}'s input; collect it with want='gram'")
     if mask.dtype != torch.bool or mask.shape != shape:
         raise UsageError(
-            f"{what} on {name}: the mask must be bool of shape {shape}, got {mask.dtype} of shape {tuple(mask.shape)}"
+            f"{method} on {name}: the mask must be bool of shape {tuple(shape)}, got {mask.dtype} of shape"
+            f" {tuple(mask.shape)}"
         )
     check_mask(mask, pattern, name=name, columns=columns)
+    return statistics.gram
 
 
 def _row_losses(weight: Tensor, mask: Tensor, gram: Tensor) -> Tensor:

@@ -16,7 +16,16 @@ from torch import Tensor
 from analysis.errors import NumericalError, UsageError
 from analysis.masks.damping import attempts, unsolvable
 from analysis.masks.notes import Note
-from analysis.masks.patterns import check_mask, check_width, column_blocks, keep_largest, keep_n_of_m, kept
+from analysis.masks.patterns import (
+    check_mask,
+    check_width,
+    column_blocks,
+    keep_largest,
+    keep_n_of_m,
+    kept,
+    n_of_m,
+    sparsity_of,
+)
 from analysis.recipe.parts import Pattern
 from analysis.streams.moments import Statistics
 
@@ -110,27 +119,26 @@ def sparsegpt(
     """
     width = weight.shape[1]
     check_width(width, pattern, name)
-    fixed = mask is not None
-    if fixed and (mask.dtype != torch.bool or mask.shape != weight.shape):
-        shape = tuple(weight.shape)
-        raise UsageError(
-            f"sparsegpt on {name}: the mask must be bool of shape {shape}, got {mask.dtype} of shape"
-            f" {tuple(mask.shape)}"
-        )
-    if fixed:
+    if mask is not None:
+        if mask.dtype != torch.bool or mask.shape != weight.shape:
+            raise UsageError(
+                f"sparsegpt on {name}: the mask must be bool of shape {tuple(weight.shape)}, got {mask.dtype} of shape"
+                f" {tuple(mask.shape)}"
+            )
         check_mask(mask, pattern, name=name, columns=columns)
     factor = inverse_factor(statistics, damping, name)
     work = weight.detach().T.to(factor.upper.dtype, copy=True, memory_format=torch.contiguous_format)  # (in, out)
     work[factor.dead] = 0
-    stays = mask.T.contiguous() if fixed else torch.empty_like(work, dtype=torch.bool)
+    stays = torch.empty_like(work, dtype=torch.bool) if mask is None else mask.T.contiguous()
+    to_choose = pattern if mask is None else None
     if pattern.of is not None:
         columns = max(columns // pattern.of, 1) * pattern.of
     elif pattern.group == "matrix":
         columns = width
     for start, stop in column_blocks(width, columns):
-        here = slice(start, stop)
-        errors = _sweep(work[here], stays[here], factor.upper[here, here], None if fixed else pattern, start)
-        work[stop:].addmm_(factor.upper[here, stop:].T, errors, alpha=-1)
+        block = slice(start, stop)
+        errors = _sweep(work[block], stays[block], factor.upper[block, block], to_choose, start)
+        work[stop:].addmm_(factor.upper[block, stop:].T, errors, alpha=-1)
     work.masked_fill_(~stays, 0)
     updated = work.T.to(weight.dtype).contiguous()
     if not bool(updated.isfinite().all()):
@@ -150,22 +158,26 @@ def _sweep(block: Tensor, mask: Tensor, upper: Tensor, pattern: Pattern | None, 
     scale = upper.diagonal()[:, None]
     errors = torch.empty_like(block)
     share = torch.empty_like(block)  # 1 / U_qq where removed, 0 where kept
-    of = pattern.of if pattern else None
-    if pattern and of is None:
+    groups = n_of_m(pattern) if pattern else None
+    if pattern and groups is None:
         mask.copy_(_threshold((block / scale).square().T, pattern, start).T)
-    if of is None:
+    if groups is None:
         torch.div(~mask, scale, out=share)
-    panel = of or PANEL
+    panel = groups[1] if groups else PANEL
     for first in range(0, width, panel):
         last = min(first + panel, width)
-        here = slice(first, last)
+        columns = slice(first, last)
         if first:
-            block[here].addmm_(upper[:first, here].T, errors[:first], alpha=-1)
-        if of is not None:
-            mask[here] = keep_n_of_m((block[here] / scale[here]).square().T, pattern.keep, of).T
-            torch.div(~mask[here], scale[here], out=share[here])
+            block[columns].addmm_(upper[:first, columns].T, errors[:first], alpha=-1)
+        if groups is not None:
+            mask[columns] = keep_n_of_m((block[columns] / scale[columns]).square().T, *groups).T
+            torch.div(~mask[columns], scale[columns], out=share[columns])
         rows = zip(
-            block[here].unbind(), share[here].unbind(), errors[here].unbind(), upper[here, here].unbind(), strict=True
+            block[columns].unbind(),
+            share[columns].unbind(),
+            errors[columns].unbind(),
+            upper[columns, columns].unbind(),
+            strict=True,
         )
         for column, (weight, removed, error, factor) in enumerate(rows, start=1):
             torch.mul(weight, removed, out=error)
@@ -178,6 +190,7 @@ def _threshold(scores: Tensor, pattern: Pattern, start: int) -> Tensor:
     width.
     """
     rows, width = scores.shape
+    sparsity = sparsity_of(pattern, "a column block")
     if pattern.group == "row":
-        return keep_largest(scores, kept(start + width, pattern.sparsity) - kept(start, pattern.sparsity))
-    return keep_largest(scores.reshape(1, -1), kept(rows * width, pattern.sparsity)).view(rows, width)
+        return keep_largest(scores, kept(start + width, sparsity) - kept(start, sparsity))
+    return keep_largest(scores.reshape(1, -1), kept(rows * width, sparsity)).view(rows, width)

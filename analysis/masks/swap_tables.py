@@ -51,12 +51,12 @@ class SmallGroups:
         price, sign = (part.view(len(price), self.size, -1) for part in (price, torch.mul(status, torch.inf, out=sign)))
         start = 0
         for step in range(1, self.size):
-            here = slice(start, start + self.size - step)
-            torch.add(price[:, :-step], price[:, step:], out=costs[:, here])
+            span = slice(start, start + self.size - step)
+            torch.add(price[:, :-step], price[:, step:], out=costs[:, span])
             torch.mul(
-                sign[:, :-step], sign[:, step:], out=same[:, here]
+                sign[:, :-step], sign[:, step:], out=same[:, span]
             )  # infinite for two kept or two removed weights
-            start = here.stop
+            start = span.stop
         torch.maximum(costs.add_(self.pairs), same, out=costs)
         group = costs.amin(1).argmin(1, keepdim=True)
         pair = costs.gather(2, group[:, None].expand(-1, costs.shape[1], 1)).argmin(1)
@@ -180,6 +180,6 @@ def _positions(which: Tensor, size: int, lanes: int = 1) -> Tensor:
     which = pad(which, (0, groups * size - width)).view(rows, groups, size)
     slot = which.cumsum(2)
     slots = max(-(-int(slot[..., -1].max()) // lanes), 1) * lanes
-    found = torch.full((rows, groups, slots + 1), width, device=which.device)
+    positions = torch.full((rows, groups, slots + 1), width, device=which.device)
     column = torch.arange(groups * size, device=which.device).view(1, groups, size).expand_as(which)
-    return found.scatter_(2, torch.where(which, slot - 1, slots), column)[..., :slots].contiguous()
+    return positions.scatter_(2, torch.where(which, slot - 1, slots), column)[..., :slots].contiguous()

@@ -26,12 +26,12 @@ def hooked(
     gradients  (parameter, hook): hook(parameter) once a backward pass has left its gradient on it
     """
     with ExitStack() as stack:
-        for module, hook in before:
-            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-        for module, hook in after:
-            stack.callback(module.register_forward_hook(hook).remove)
-        for parameter, hook in gradients:
-            stack.callback(parameter.register_post_accumulate_grad_hook(hook).remove)
+        for module, prepare in before:
+            stack.callback(module.register_forward_pre_hook(prepare, with_kwargs=True).remove)
+        for module, finish in after:
+            stack.callback(module.register_forward_hook(finish).remove)
+        for parameter, take in gradients:
+            stack.callback(parameter.register_post_accumulate_grad_hook(take).remove)
         yield
 
 

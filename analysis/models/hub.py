@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import paths
+from analysis import paths, storage
 from analysis.errors import ModelError
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
@@ -190,9 +190,7 @@ def _local_fingerprint(folder: Path, name: str) -> str:
     manifest = [folder / SHRUNK_MANIFEST] * is_shrunk(folder)
     for path in [folder / "config.json", *manifest, *tokenizer, *weight_files(folder, name)]:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 24):
-                digest.update(chunk)
+        storage.add_file(digest, path)
     return digest.hexdigest()
 
 

@@ -2,15 +2,15 @@
 
 import copy
 import json
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from analysis import storage
 from analysis.errors import ModelError, SparsityError, UsageError
 from analysis.models.anatomy import Anatomy, anatomy, evaluating
 from analysis.models.hub import is_shrunk
@@ -58,42 +58,53 @@ def save_model(model: nn.Module, tokenizer, folder: Path | str, masks: Mapping[s
     replaced. Raises SparsityError where a promise is broken, UsageError for a path that is a file or a folder that
     holds something else.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"save_model: {folder} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
-        raise UsageError(f"save_model: {folder} is not empty and holds no model; give a new folder")
+
+    def prove(folder: Path) -> None:
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        again = load_model(str(folder), device="cpu", dtype=dtype).model
+        assert_sparsity(again, masks)
+        if different := _differing(model, again):
+            raise SparsityError(f"save_model: {different}")
+
     assert_sparsity(model, masks)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
-        fresh = Path(made) / "model"
-        _write(model, tokenizer, fresh)
-        _prove(model, fresh, masks)
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.rename(folder)
+    return _save("save_model", model, tokenizer, Path(folder), prove)
+
+
+def _save(
+    verb: str, model: nn.Module, tokenizer, folder: Path, prove: Callable[[Path], None], plain: bool = True
+) -> Path:
+    """Write a model into a temporary folder, `prove` what is read back from it, and put it in place.
+
+    plain: as `from_pretrained` reads it, else with a manifest. Raises UsageError for a path that is a file or holds
+    something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{verb}: {folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise UsageError(f"{verb}: {folder} is not empty and holds no model; give a new folder")
+    with storage.replacing_folder(folder) as fresh:
+        _write(model, tokenizer, fresh, plain)
+        prove(fresh)
     return folder
 
 
-def _write(model: nn.Module, tokenizer, folder: Path) -> None:
+def _write(model: nn.Module, tokenizer, folder: Path, plain: bool) -> None:
     with quiet(), caching(model):
-        model.save_pretrained(folder)
+        if plain:
+            model.save_pretrained(folder)
+        else:
+            _write_shrunk(model, folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
 
 
-def _prove(model: nn.Module, folder: Path, masks: Mapping[str, Tensor]) -> None:
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    again = load_model(str(folder), device="cpu", dtype=dtype).model
-    assert_sparsity(again, masks)
+def _differing(model: nn.Module, again: nn.Module) -> str:
+    """Which tensors of a model read back are not those of `model`, as words; empty where all are."""
     written, read = model.state_dict(), again.state_dict()
     different = sorted(written.keys() ^ read.keys()) or [
-        key for key, value in written.items() if not torch.equal(value.cpu(), read[key])
+        key for key, value in written.items() if not torch.equal(value.cpu(), read[key].cpu())
     ]
-    if different:
-        raise SparsityError(
-            f"save_model: {len(different)} tensors differ after reading {folder.name} back: {', '.join(different[:5])}"
-        )
+    return f"{len(different)} tensors differ after reading back: {', '.join(different[:5])}" if different else ""
 
 
 def save_shrunk(model: nn.Module, tokenizer, folder: Path | str) -> Path:
@@ -104,27 +115,7 @@ def save_shrunk(model: nn.Module, tokenizer, folder: Path | str) -> Path:
     model in its place is replaced. Raises UsageError for a path that is a file or holds something else, ModelError
     where what is read back differs.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"save_shrunk: {folder} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
-        raise UsageError(f"save_shrunk: {folder} is not empty and holds no model; give a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
-        fresh = Path(made) / "model"
-        fresh.mkdir()
-        with quiet(), caching(model):
-            if is_plain(model):
-                model.save_pretrained(fresh)
-            else:
-                _write_shrunk(model, fresh)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(fresh)
-        _prove_shrunk(model, fresh)
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.rename(folder)
-    return folder
+    return _save("save_shrunk", model, tokenizer, Path(folder), partial(_prove_shrunk, model), is_plain(model))
 
 
 def is_plain(model: nn.Module) -> bool:
@@ -157,18 +148,14 @@ def _prove_shrunk(model: nn.Module, folder: Path) -> None:
             again = type(model).from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=next(model.parameters()).dtype
             )
-    written, read = model.state_dict(), again.state_dict()
-    different = sorted(written.keys() ^ read.keys()) or [
-        key for key, value in written.items() if not torch.equal(value.cpu(), read[key])
-    ]
-    if different:
-        raise ModelError(f"save_shrunk: {len(different)} tensors differ after reading back: {', '.join(different[:5])}")
+    if different := _differing(model, again):
+        raise ModelError(f"save_shrunk: {different}")
     ids = torch.arange(16).view(2, 8) % model.get_input_embeddings().weight.shape[0]
     again.to(next(model.parameters()).device)
     with evaluating(model), evaluating(again):
-        ours, theirs = last_hidden(model, ids), last_hidden(again, ids)
+        hidden, read_back = last_hidden(model, ids), last_hidden(again, ids)
     allowed = tolerance_for(next(model.parameters()).dtype)
-    if not (error := float((ours - theirs).norm() / ours.norm())) <= allowed:
+    if not (error := float((hidden - read_back).norm() / hidden.norm())) <= allowed:
         raise ModelError(
             f"save_shrunk: the model read back differs from the one written by {error:.3g} (allowed {allowed:.1g})"
         )

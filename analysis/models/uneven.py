@@ -52,8 +52,7 @@ def load_shrunk(folder: Path | str) -> nn.Module:
             f"{folder / WEIGHTS}: missing, cut short or not of the sizes that {MANIFEST} and config.json describe"
             f" ({_line(error)})"
         ) from error
-    found = [asdict(block) for block in widths(model, parts)]
-    if found != [asdict(block) for block in counts]:
+    if [asdict(block) for block in widths(model, parts)] != [asdict(block) for block in counts]:
         raise ModelError(f"{folder / MANIFEST}: states counts that the matrices in {WEIGHTS} do not have")
     return model.eval().requires_grad_(False)
 

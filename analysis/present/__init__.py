@@ -1,8 +1,13 @@
 """Tables in, figures and widgets out.
 
-`tables` shapes a study's tables into what is drawn, `plots` draws it (on the panels of `panels`), `style.save_figure`
-writes it with the numbers behind it, `findings` and `claims` say what it shows beside the papers' numbers and claims,
-`widgets` lets a reader choose. `data`, `scale`, `zero_shot`, `structured` and `shrunk` hold tables, figures and
-findings of one question each, all from the runs' last numbers (`ends`). Nothing here imports torch: a figure can be
-redrawn wherever its table is.
+One module for each question, which is a notebook: its tables (shaped from a study's), its figures (`plot_*`, which
+draw such a table) and its findings (`say_*`, sentences, and `beside_*`, tables beside the papers' numbers).
+
+    compounding 01, calibration 02, generated_text 03, granularity 04, criteria 05, retraining 06, scale 07,
+    zero_shot 08, structured_encoder 09, structured_decoder 10
+
+They stand on a small base: `tables` chooses rows and takes means over seeds, `final` holds what every run ended with,
+`panels` and `style` draw, `paper` holds the papers' numbers, `finding` is what a notebook shows as text, `provenance`
+saves a figure with its rows and where they come from, `widgets` lets a reader choose. Nothing here imports torch: a
+figure can be redrawn wherever its table is.
 """

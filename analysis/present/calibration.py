@@ -1,4 +1,6 @@
-"""Calibration error against test error: how both follow the number of windows and the epochs (notebook 02)."""
+"""Calibration error against test error: how both follow the number of windows and the epochs.
+Tables, figures and findings of notebook 02.
+"""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -9,7 +11,6 @@ from analysis.present.finding import Finding
 from analysis.present.panels import (
     MEASURES,
     RELATIVE_ERROR,
-    _share_log,
     draw_lines,
     finish,
     label_axes,
@@ -17,11 +18,91 @@ from analysis.present.panels import (
     number_axis,
     panel_grid,
     plain_number,
+    share_log_scale,
 )
 from analysis.present.paper import CALIBRATION_AND_TEST, MODELS
 from analysis.present.style import CRITERIA, METHODS, in_style, looks, say_split
 from analysis.present.tables import choose, last_block, over_seeds, perplexities
 from analysis.schema import CALIBRATION
+
+
+def sample_size(blocks: pd.DataFrame, perplexity: pd.DataFrame, *, criterion=None, split=None) -> pd.DataFrame:
+    """`last_block` and `perplexities` in one table, told apart by a first column `measure`."""
+    error = last_block(blocks, criterion=criterion, split=split).assign(measure="relative error")
+    text = perplexities(perplexity, criterion=criterion, split=split).assign(measure="perplexity")
+    both = pd.concat([error, text], ignore_index=True)
+    return both[["measure", *both.columns.drop("measure")]]
+
+
+def epochs(steps: pd.DataFrame, *, unit: int = -1, criterion=None, split=None) -> pd.DataFrame:
+    """Relative error of one unit's output while it is optimised: [criterion, split, method, samples, epoch, ...,
+    lowest].
+
+    `unit` counts from the front, or from the back if negative (a method with overlapping windows has one unit more).
+    `lowest` marks, on each line, the epoch with the lowest error: where the held-out line turns up again, the unit
+    overfits.
+    """
+    rows = choose(steps, criterion=criterion, split=split)
+    count = rows.groupby(["run"])["unit"].transform("max") + 1
+    rows = rows[rows["unit"] == (unit if unit >= 0 else count + unit)]
+    line = ["criterion", "split", "method", "samples"]
+    out = over_seeds(rows, [*line, "epoch"], "relative_error")
+    return out.assign(lowest=out.index.isin(out.groupby(line)["value"].idxmin()))
+
+
+def plot_sample_size(table: pd.DataFrame) -> Figure:
+    """Final error and perplexity against the number of calibration windows, one column of panels per split.
+
+    `table` is that of `sample_size`: rows with `measure` "relative error" (drawn on a log scale shared by all
+    splits) or "perplexity" (on its own scale per split, with the dense model as a dotted black line).
+    """
+    with in_style():
+        fig, panels = panel_grid(table, "measure", "split", height=2.1, sharey=False)
+        sizes = sorted(table["samples"].unique())
+        for (measure, split), ax in panels.items():
+            draw_lines(ax, table[(table["measure"] == measure) & (table["split"] == split)], "samples")
+            number_axis(ax, sizes)
+            ax.yaxis.set_major_formatter(FuncFormatter(plain_number))
+        share_log_scale([ax for (measure, _), ax in panels.items() if measure == RELATIVE_ERROR])
+        label_axes(
+            panels, "calibration windows", {name: MEASURES.get(name, name) for name in table["measure"].unique()}
+        )
+        finish(fig, looks(table["method"]))
+    return fig
+
+
+def plot_epochs(table: pd.DataFrame) -> Figure:
+    """Error of one unit while it is optimised: calibration (dashed) against held-out (solid), a ring at the held-out
+    minimum.
+
+    `table` is that of `epochs`; one column of panels per number of calibration windows, one row per held-out
+    register. Where the solid line turns up after its ring while the dashed one goes on falling, reconstruction
+    overfits.
+    """
+    with in_style():
+        held_out = table[table["split"] != CALIBRATION]
+        fig, panels = panel_grid(held_out, "split", "samples", height=2.1, sharey=True)
+        for (split, samples), ax in panels.items():
+            panel_rows = table[table["samples"] == samples]
+            draw_lines(ax, panel_rows[panel_rows["split"] == CALIBRATION], "epoch", line=(0, (3, 1.5)), hollow=True)
+            draw_lines(ax, panel_rows[panel_rows["split"] == split], "epoch", line="-")
+            best = panel_rows[(panel_rows["split"] == split) & panel_rows["lowest"]]
+            ax.scatter(
+                best["epoch"], best["value"], s=75, facecolors="none", edgecolors="black", linewidths=1.1, zorder=5
+            )
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        log_scale(panels.values())
+        label_axes(panels, "epoch", {split: say_split(split) for split in held_out["split"].unique()})
+        fig.supylabel(f"{RELATIVE_ERROR} of the unit", fontsize=9)
+        notes = [
+            Line2D([], [], color="black", linestyle=(0, (3, 1.5)), label="calibration"),
+            Line2D([], [], color="black", label="held-out"),
+            Line2D(
+                [], [], color="black", marker="o", fillstyle="none", markersize=8, linestyle="", label="lowest held-out"
+            ),
+        ]
+        finish(fig, looks(table["method"]), notes)
+    return fig
 
 
 def beside_gap(error: pd.DataFrame) -> pd.DataFrame:
@@ -99,82 +180,3 @@ def say_worth(perplexity: pd.DataFrame) -> Finding:
             f" {'; '.join(parts)}."
         )
     return Finding("\n".join(lines))
-
-
-def plot_sample_size(table: pd.DataFrame) -> Figure:
-    """Final error and perplexity against the number of calibration windows, one column of panels per split.
-
-    `table` is that of `tables.sample_size`: rows with `measure` "relative error" (drawn on a log scale shared by all
-    splits) or "perplexity" (on its own scale per split, with the dense model as a dotted black line).
-    """
-    with in_style():
-        fig, panels = panel_grid(table, "measure", "split", height=2.1, sharey=False)
-        sizes = sorted(table["samples"].unique())
-        for (measure, split), ax in panels.items():
-            draw_lines(ax, table[(table["measure"] == measure) & (table["split"] == split)], "samples")
-            number_axis(ax, sizes)
-            ax.yaxis.set_major_formatter(FuncFormatter(plain_number))
-        _share_log([ax for (measure, _), ax in panels.items() if measure == RELATIVE_ERROR])
-        label_axes(
-            panels, "calibration windows", {name: MEASURES.get(name, name) for name in table["measure"].unique()}
-        )
-        finish(fig, looks(table["method"]))
-    return fig
-
-
-def plot_epochs(table: pd.DataFrame) -> Figure:
-    """Error of one unit while it is optimised: calibration (dashed) against held-out (solid), a ring at the held-out
-    minimum.
-
-    `table` is that of `tables.epochs`; one column of panels per number of calibration windows, one row per held-out
-    register. Where the solid line turns up after its ring while the dashed one goes on falling, reconstruction
-    overfits.
-    """
-    with in_style():
-        held_out = table[table["split"] != CALIBRATION]
-        fig, panels = panel_grid(held_out, "split", "samples", height=2.1, sharey=True)
-        for (split, samples), ax in panels.items():
-            here = table[table["samples"] == samples]
-            draw_lines(ax, here[here["split"] == CALIBRATION], "epoch", line=(0, (3, 1.5)), hollow=True)
-            draw_lines(ax, here[here["split"] == split], "epoch", line="-")
-            best = here[(here["split"] == split) & here["lowest"]]
-            ax.scatter(
-                best["epoch"], best["value"], s=75, facecolors="none", edgecolors="black", linewidths=1.1, zorder=5
-            )
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        log_scale(panels.values())
-        label_axes(panels, "epoch", {split: say_split(split) for split in held_out["split"].unique()})
-        fig.supylabel(f"{RELATIVE_ERROR} of the unit", fontsize=9)
-        notes = [
-            Line2D([], [], color="black", linestyle=(0, (3, 1.5)), label="calibration"),
-            Line2D([], [], color="black", label="held-out"),
-            Line2D(
-                [], [], color="black", marker="o", fillstyle="none", markersize=8, linestyle="", label="lowest held-out"
-            ),
-        ]
-        finish(fig, looks(table["method"]), notes)
-    return fig
-
-
-def sample_size(blocks: pd.DataFrame, perplexity: pd.DataFrame, *, criterion=None, split=None) -> pd.DataFrame:
-    """`last_block` and `perplexities` in one table, told apart by a first column `measure`."""
-    error = last_block(blocks, criterion=criterion, split=split).assign(measure="relative error")
-    text = perplexities(perplexity, criterion=criterion, split=split).assign(measure="perplexity")
-    both = pd.concat([error, text], ignore_index=True)
-    return both[["measure", *both.columns.drop("measure")]]
-
-
-def epochs(steps: pd.DataFrame, *, unit: int = -1, criterion=None, split=None) -> pd.DataFrame:
-    """Relative error of one unit's output while it is optimised: [criterion, split, method, samples, epoch, ...,
-    lowest].
-
-    `unit` counts from the front, or from the back if negative (a method with overlapping windows has one unit more).
-    `lowest` marks, on each line, the epoch with the lowest error: where the held-out line turns up again, the unit
-    overfits.
-    """
-    rows = choose(steps, criterion=criterion, split=split)
-    count = rows.groupby(["run"])["unit"].transform("max") + 1
-    rows = rows[rows["unit"] == (unit if unit >= 0 else count + unit)]
-    line = ["criterion", "split", "method", "samples"]
-    out = over_seeds(rows, [*line, "epoch"], "relative_error")
-    return out.assign(lowest=out.index.isin(out.groupby(line)["value"].idxmin()))

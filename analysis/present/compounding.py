@@ -1,4 +1,4 @@
-"""How errors grow from block to block, and what they are made of (notebook 01)."""
+"""How errors grow from block to block, and what they are made of. Table, figure and findings of notebook 01."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,10 +12,35 @@ from analysis.present.tables import choose, over_seeds
 from analysis.schema import CALIBRATION
 
 
-def _to_first(table: pd.DataFrame, value: str, method: str = "LR") -> pd.Series:
-    """`value` of every row divided by that of `method` in the same criterion; NaN where that method was not run."""
-    first = table[table["method"] == method].set_index("criterion")[value]
-    return table[value] / table["criterion"].map(first)
+def block_profile(blocks: pd.DataFrame, *, kind="total", criterion=None, split=None) -> pd.DataFrame:
+    """Relative error at every block's output: [criterion, split, kind, method, block, value, std, seeds].
+
+    The error is the mean squared difference over the mean square of the dense output: `total` between dense and sparse
+    stream, `inherited` between a dense block's outputs on both, `local` between pruned and dense block on the sparse
+    stream. The first block inherits nothing; its zero has no place on a log scale and is left out.
+    """
+    rows = choose(blocks, kind=kind, criterion=criterion, split=split)
+    rows = rows[(rows["kind"] != "inherited") | (rows["block"] > 0)]
+    return over_seeds(rows, ["criterion", "split", "kind", "method", "block"], "relative_error")
+
+
+def plot_block_profile(table: pd.DataFrame, *, rows: str = "split", columns: str = "criterion") -> Figure:
+    """Relative error at every block's output, one line per method, log scale: how error compounds with depth.
+
+    `table` is that of `block_profile`; `rows` and `columns` name the columns (split, criterion or kind) that its
+    panels tell apart. Paper: figures 3, 5 and 6 of 2406.15524, there without the division by the dense output's mean
+    square.
+    """
+    with in_style():
+        fig, panels = panel_grid(table, rows, columns, height=1.75, sharey=True)
+        for (row, column), ax in panels.items():
+            draw_lines(ax, table[(table[rows] == row) & (table[columns] == column)], "block")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+        log_scale(panels.values())
+        label_axes(panels, "block", {row: say(rows, row) for row in table[rows].unique()})
+        fig.supylabel(RELATIVE_ERROR, fontsize=9)
+        finish(fig, looks(table["method"]))
+    return fig
 
 
 def beside_results(error: pd.DataFrame, perplexity: pd.DataFrame, split: str | None = None) -> pd.DataFrame:
@@ -28,13 +53,13 @@ def beside_results(error: pd.DataFrame, perplexity: pd.DataFrame, split: str | N
     key = ["criterion", "method"]
     parts = {}
     split = split or next(name for name in perplexity["split"] if name != CALIBRATION)
-    ours = {
+    tables = {
         "error": error[error["split"] == CALIBRATION],
         "perplexity": perplexity[(perplexity["split"] == split) & (perplexity["method"] != "dense")],
     }
     for measure, column in {"error": "error", "perplexity": "wikitext2"}.items():
-        mine = ours[measure]
-        parts[f"{measure} / LR", "here"] = mine.assign(ratio=_to_first(mine, "value")).set_index(key)["ratio"]
+        rows = tables[measure]
+        parts[f"{measure} / LR", "here"] = rows.assign(ratio=_to_first(rows, "value")).set_index(key)["ratio"]
         for model in MODELS:
             paper = RESULTS[RESULTS["model"] == model]
             parts[f"{measure} / LR", model] = paper.assign(ratio=_to_first(paper, column)).set_index(key)["ratio"]
@@ -77,36 +102,11 @@ def say_parts(profile: pd.DataFrame, split: str = CALIBRATION) -> Finding:
     return Finding("\n".join(lines))
 
 
+def _to_first(table: pd.DataFrame, value: str, method: str = "LR") -> pd.Series:
+    """`value` of every row divided by that of `method` in the same criterion; NaN where that method was not run."""
+    first = table[table["method"] == method].set_index("criterion")[value]
+    return table[value] / table["criterion"].map(first)
+
+
 def _less(percent: float) -> str:
     return f"{percent:.0f} % less" if percent >= 0 else f"{-percent:.0f} % more"
-
-
-def plot_block_profile(table: pd.DataFrame, *, rows: str = "split", columns: str = "criterion") -> Figure:
-    """Relative error at every block's output, one line per method, log scale: how error compounds with depth.
-
-    `table` is that of `tables.block_profile`; `rows` and `columns` name the columns (split, criterion or kind) that its
-    panels tell apart. Paper: figures 3, 5 and 6 of 2406.15524, there without the division by the dense output's mean
-    square.
-    """
-    with in_style():
-        fig, panels = panel_grid(table, rows, columns, height=1.75, sharey=True)
-        for (row, column), ax in panels.items():
-            draw_lines(ax, table[(table[rows] == row) & (table[columns] == column)], "block")
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
-        log_scale(panels.values())
-        label_axes(panels, "block", {row: say(rows, row) for row in table[rows].unique()})
-        fig.supylabel(RELATIVE_ERROR, fontsize=9)
-        finish(fig, looks(table["method"]))
-    return fig
-
-
-def block_profile(blocks: pd.DataFrame, *, kind="total", criterion=None, split=None) -> pd.DataFrame:
-    """Relative error at every block's output: [criterion, split, kind, method, block, value, std, seeds].
-
-    The error is the mean squared difference over the mean square of the dense output: `total` between dense and sparse
-    stream, `inherited` between a dense block's outputs on both, `local` between pruned and dense block on the sparse
-    stream. The first block inherits nothing; its zero has no place on a log scale and is left out.
-    """
-    rows = choose(blocks, kind=kind, criterion=criterion, split=split)
-    rows = rows[(rows["kind"] != "inherited") | (rows["block"] > 0)]
-    return over_seeds(rows, ["criterion", "split", "kind", "method", "block"], "relative_error")

@@ -1,4 +1,4 @@
-"""Criteria and refinements of masks, before and after reconstruction (notebook 05)."""
+"""Criteria and refinements of masks, before and after reconstruction. Tables, figures and findings of notebook 05."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -9,13 +9,121 @@ from analysis.present.finding import Finding
 from analysis.present.panels import category_axis, draw_levels, draw_points, finish, label_axes, log_scale, panel_grid
 from analysis.present.paper import REFINED
 from analysis.present.style import CRITERIA, REFINEMENT_NAMES, REFINEMENTS, in_style, looks, say_method, say_split
-from analysis.present.tables import _held_out, _with_dense, choose, over_seeds
+from analysis.present.tables import choose, held_out, over_seeds, with_dense
+
+
+def criteria(perplexity: pd.DataFrame, *, pattern=None, split=None) -> pd.DataFrame:
+    """Held-out perplexity of every criterion: [pattern, criterion, refinement, split, method, value, std, seeds];
+    "dense" is the dense model.
+    """
+    by = ["pattern", "split", "criterion", "refinement", "method"]
+    rows = with_dense(choose(held_out(perplexity, None, split), pattern=pattern), ["pattern", "split", "criterion"])
+    rows = rows.assign(refinement=rows["refinement"].where(rows["method"] != "dense", "none"))
+    return over_seeds(rows, by, "perplexity")
+
+
+def layer_changes(layers: pd.DataFrame, *, method: str = "LR", pattern=None) -> pd.DataFrame:
+    """What a refinement leaves of each matrix's error, before any reconstruction: [pattern, criterion, refinement,
+    block, matrix, ...].
+
+    `value` is the squared difference from the dense matrix's outputs under the refined mask over that under the plain
+    one, on the calibration text. `method` chooses the runs it is read from: with LR the streams are those of the masks
+    alone.
+    """
+    rows = choose(layers[layers["action"].isin(("swaps", "fw"))], method=method, pattern=pattern)
+    rows = rows.assign(left=rows["error_after"] / rows["error_before"])
+    return over_seeds(rows, ["pattern", "criterion", "refinement", "block", "matrix"], "left")
+
+
+def plot_criteria(table: pd.DataFrame) -> Figure:
+    """Perplexity of every criterion, with its mask as chosen and refined, before (hollow) and after reconstruction
+    (filled).
+
+    `table` is that of `criteria`; one column of panels per pattern, each with a log scale of its own, one row
+    per held-out text; dotted: the dense model.
+    """
+    with in_style():
+        criteria = [name for name in CRITERIA if name in set(table["criterion"])]
+        fig, panels = panel_grid(table, "split", "pattern", height=2.4, sharey=False)
+        marked = {method: look.marker for method, look in looks(table["method"]).items() if method != "dense"}
+        for (split, pattern), ax in panels.items():
+            panel_rows = table[(table["split"] == split) & (table["pattern"] == pattern)]
+            dense = panel_rows[panel_rows["method"] == "dense"].drop_duplicates("method")
+            draw_levels(ax, dense, (-0.5, len(criteria) - 0.5))
+            for (refinement, method), rows in panel_rows[panel_rows["method"] != "dense"].groupby(
+                ["refinement", "method"], sort=False
+            ):
+                x = rows["criterion"].map(criteria.index) + _aside(refinement, table)
+                draw_points(
+                    ax,
+                    x,
+                    rows,
+                    color=REFINEMENTS[refinement].color,
+                    marker=marked[method],
+                    hollow=method == "LR",
+                    size=4.5,
+                    gid=f"method {method} {refinement}",
+                )
+            category_axis(ax, [CRITERIA[name] for name in criteria], rotation=45)
+        for ax in panels.values():
+            log_scale([ax])
+        label_axes(panels, "", {split: f"perplexity\n{say_split(split)}" for split in table["split"].unique()})
+        notes = [
+            Line2D(
+                [],
+                [],
+                color="black",
+                marker=marker,
+                linestyle="",
+                markerfacecolor="white" if method == "LR" else "black",
+                label="mask alone" if method == "LR" else f"after {say_method(method)}",
+            )
+            for method, marker in marked.items()
+        ]
+        finish(fig, looks(["dense"]), [*_refinement_legend(table), *notes])
+    return fig
+
+
+def plot_layers(table: pd.DataFrame) -> Figure:
+    """What a refinement leaves of every matrix's error: one dot per matrix, within each criterion from the first block
+    to the last.
+
+    `table` is that of `layer_changes`; one panel per pattern. 1 is the plain mask's error; lower is better.
+    """
+    with in_style():
+        criteria = [name for name in CRITERIA if name in set(table["criterion"])]
+        table = table.assign(row="")
+        fig, panels = panel_grid(table, "row", "pattern", height=2.3, sharey=True)
+        last = max(1, table["block"].max())
+        for (_, pattern), ax in panels.items():
+            panel_rows = table[table["pattern"] == pattern]
+            for refinement, rows in panel_rows.groupby("refinement", sort=False):
+                x = (
+                    rows["criterion"].map(criteria.index)
+                    + _aside(refinement, table)
+                    + 0.22 * (rows["block"] / last - 0.5)
+                )
+                ax.plot(
+                    x,
+                    rows["value"],
+                    color=REFINEMENTS[refinement].color,
+                    marker=".",
+                    markersize=3.5,
+                    linestyle="",
+                    alpha=0.8,
+                    gid=f"refinement {refinement}",
+                )
+            category_axis(ax, [CRITERIA[name] for name in criteria], rotation=45)
+            ax.set_ylim(0, 1.02)
+        label_axes(panels, "", {"": "error left of the\nplain mask's"})
+        finish(fig, {}, _refinement_legend(table))
+    return fig
 
 
 def say_spread(table: pd.DataFrame) -> Finding:
     """Per pattern and held-out text: how far the criteria lie apart before and after reconstruction, masks as chosen.
 
-    `table` is that of `tables.criteria`. 2510.14444 (v2) claims that the criterion matters less after reconstruction.
+    `table` is that of `criteria`. 2510.14444 (v2) claims that the criterion matters less after reconstruction.
     """
     lines = []
     plain = table[(table["refinement"] == "none") & (table["method"] != "dense")]
@@ -64,7 +172,7 @@ def say_layers(changes: pd.DataFrame) -> Finding:
     """Per pattern and refinement: how much of the matrices' own error it removes, in the mean over matrices and at
     most.
 
-    `changes` is that of `tables.layer_changes`. The papers: up to 60 % less than Wanda's with swaps (2512.10922), up to
+    `changes` is that of `layer_changes`. The papers: up to 60 % less than Wanda's with swaps (2512.10922), up to
     80 % and typically 20 to 40 % with Frank-Wolfe (2510.13713).
     """
     lines = []
@@ -84,7 +192,7 @@ def beside_refinement(table: pd.DataFrame) -> pd.DataFrame:
     """Perplexity with Frank-Wolfe's mask over that with the criterion's own, before reconstruction, ours beside table 1
     of 2510.13713.
 
-    `table` is that of `tables.criteria`. Rows (pattern, criterion); columns: one per held-out text, then the least and
+    `table` is that of `criteria`. Rows (pattern, criterion); columns: one per held-out text, then the least and
     the most of the paper's six models. Below 1 the refinement helps. The paper gives Wanda and RIA at 50 %, 60 % and
     2:4.
     """
@@ -99,124 +207,16 @@ def beside_refinement(table: pd.DataFrame) -> pd.DataFrame:
     return out.reindex(rows.set_index(key).index.unique()).rename_axis(columns=None).round(3)
 
 
-def plot_criteria(table: pd.DataFrame) -> Figure:
-    """Perplexity of every criterion, with its mask as chosen and refined, before (hollow) and after reconstruction
-    (filled).
-
-    `table` is that of `tables.criteria`; one column of panels per pattern, each with a log scale of its own, one row
-    per held-out text; dotted: the dense model.
-    """
-    with in_style():
-        criteria = [name for name in CRITERIA if name in set(table["criterion"])]
-        fig, panels = panel_grid(table, "split", "pattern", height=2.4, sharey=False)
-        marked = {method: look.marker for method, look in looks(table["method"]).items() if method != "dense"}
-        for (split, pattern), ax in panels.items():
-            here = table[(table["split"] == split) & (table["pattern"] == pattern)]
-            dense = here[here["method"] == "dense"].drop_duplicates("method")
-            draw_levels(ax, dense, (-0.5, len(criteria) - 0.5))
-            for (refinement, method), rows in here[here["method"] != "dense"].groupby(
-                ["refinement", "method"], sort=False
-            ):
-                x = rows["criterion"].map(criteria.index) + _aside(refinement, table)
-                draw_points(
-                    ax,
-                    x,
-                    rows,
-                    color=REFINEMENTS[refinement].color,
-                    marker=marked[method],
-                    hollow=method == "LR",
-                    size=4.5,
-                    gid=f"method {method} {refinement}",
-                )
-            category_axis(ax, [CRITERIA[name] for name in criteria], rotation=45)
-        for ax in panels.values():
-            log_scale([ax])
-        label_axes(panels, "", {split: f"perplexity\n{say_split(split)}" for split in table["split"].unique()})
-        notes = [
-            Line2D(
-                [],
-                [],
-                color="black",
-                marker=marker,
-                linestyle="",
-                markerfacecolor="white" if method == "LR" else "black",
-                label="mask alone" if method == "LR" else f"after {say_method(method)}",
-            )
-            for method, marker in marked.items()
-        ]
-        finish(fig, looks(["dense"]), [*_refinement_legend(table), *notes])
-    return fig
-
-
-def plot_layers(table: pd.DataFrame) -> Figure:
-    """What a refinement leaves of every matrix's error: one dot per matrix, within each criterion from the first block
-    to the last.
-
-    `table` is that of `tables.layer_changes`; one panel per pattern. 1 is the plain mask's error; lower is better.
-    """
-    with in_style():
-        criteria = [name for name in CRITERIA if name in set(table["criterion"])]
-        table = table.assign(row="")
-        fig, panels = panel_grid(table, "row", "pattern", height=2.3, sharey=True)
-        last = max(1, table["block"].max())
-        for (_, pattern), ax in panels.items():
-            here = table[table["pattern"] == pattern]
-            for refinement, rows in here.groupby("refinement", sort=False):
-                x = (
-                    rows["criterion"].map(criteria.index)
-                    + _aside(refinement, table)
-                    + 0.22 * (rows["block"] / last - 0.5)
-                )
-                ax.plot(
-                    x,
-                    rows["value"],
-                    color=REFINEMENTS[refinement].color,
-                    marker=".",
-                    markersize=3.5,
-                    linestyle="",
-                    alpha=0.8,
-                    gid=f"refinement {refinement}",
-                )
-            category_axis(ax, [CRITERIA[name] for name in criteria], rotation=45)
-            ax.set_ylim(0, 1.02)
-        label_axes(panels, "", {"": "error left of the\nplain mask's"})
-        finish(fig, {}, _refinement_legend(table))
-    return fig
-
-
 def _aside(refinement: str, table: pd.DataFrame) -> float:
     """How far right of its criterion's place a refinement is drawn."""
-    there = [name for name in REFINEMENTS if name in set(table["refinement"])]
-    return 0.26 * (there.index(refinement) - (len(there) - 1) / 2)
+    refinements = [name for name in REFINEMENTS if name in set(table["refinement"])]
+    return 0.26 * (refinements.index(refinement) - (len(refinements) - 1) / 2)
 
 
 def _refinement_legend(table: pd.DataFrame) -> list[Line2D]:
-    there = set(table["refinement"])
+    refinements = set(table["refinement"])
     return [
         Line2D([], [], color=look.color, marker="s", linestyle="", label=REFINEMENT_NAMES[name])
         for name, look in REFINEMENTS.items()
-        if name in there
+        if name in refinements
     ]
-
-
-def criteria(perplexity: pd.DataFrame, *, pattern=None, split=None) -> pd.DataFrame:
-    """Held-out perplexity of every criterion: [pattern, criterion, refinement, split, method, value, std, seeds];
-    "dense" is the dense model.
-    """
-    by = ["pattern", "split", "criterion", "refinement", "method"]
-    rows = _with_dense(choose(_held_out(perplexity, None, split), pattern=pattern), ["pattern", "split", "criterion"])
-    rows = rows.assign(refinement=rows["refinement"].where(rows["method"] != "dense", "none"))
-    return over_seeds(rows, by, "perplexity")
-
-
-def layer_changes(layers: pd.DataFrame, *, method: str = "LR", pattern=None) -> pd.DataFrame:
-    """What a refinement leaves of each matrix's error, before any reconstruction: [pattern, criterion, refinement,
-    block, matrix, ...].
-
-    `value` is the squared difference from the dense matrix's outputs under the refined mask over that under the plain
-    one, on the calibration text. `method` chooses the runs it is read from: with LR the streams are those of the masks
-    alone.
-    """
-    rows = choose(layers[layers["action"].isin(("swaps", "fw"))], method=method, pattern=pattern)
-    rows = rows.assign(left=rows["error_after"] / rows["error_before"])
-    return over_seeds(rows, ["pattern", "criterion", "refinement", "block", "matrix"], "left")

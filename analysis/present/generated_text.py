@@ -110,7 +110,7 @@ def plot_added(table: pd.DataFrame) -> Figure:
     with in_style():
         table = table.assign(recipe=_recipe(table), place=table["added_samples"].map(_places(table)))
         fig, panels = panel_grid(table, "recipe", "measure", height=2.5, sharey=False)
-        known = source_looks(table["added"])
+        styles = source_looks(table["added"])
         for (recipe, measure), ax in panels.items():
             ax.axhline(0, color="#999999", linewidth=0.8, zorder=1)
             draw_named(
@@ -118,7 +118,7 @@ def plot_added(table: pd.DataFrame) -> Figure:
                 table[(table["recipe"] == recipe) & (table["measure"] == measure)],
                 "place",
                 "added",
-                known,
+                styles,
                 "source",
             )
             category_axis(ax, [str(number) for number in _places(table)])
@@ -127,7 +127,7 @@ def plot_added(table: pd.DataFrame) -> Figure:
         for (recipe, measure), ax in panels.items():
             ax.set_ylabel(recipe if measure == table["measure"].iloc[0] else "")
         fig.supxlabel("windows added to the calibration text", fontsize=9)
-        finish(fig, {}, [handle(look, say_source(source)) for source, look in known.items()])
+        finish(fig, {}, [handle(look, say_source(source)) for source, look in styles.items()])
     return fig
 
 

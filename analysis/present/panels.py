@@ -6,6 +6,7 @@ Everything is drawn inside `style.in_style`; nothing is computed and no global s
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import log10
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -31,10 +32,11 @@ KIND_TITLES = {
 BESIDE = [(5, 0), (-5, 0), (0, 5), (0, -5), (4, 4), (-4, 4), (4, -4), (-4, -4)]  # points right of and above a marker
 PRICES = {"tokens": "tokens in training", "solve_seconds": "seconds in the solver"}
 Panels = dict[tuple, Axes]
+Shared = bool | Literal["row", "col"]  # an axis of several panels
 
 
 def panel_grid(
-    table: pd.DataFrame, rows: str, columns: str, *, height: float, sharey: bool | str, sharex: bool | str = True
+    table: pd.DataFrame, rows: str, columns: str, *, height: float, sharey: Shared, sharex: Shared = True
 ) -> tuple[Figure, Panels]:
     """A figure of README width with one panel for each pair of values of two columns; column titles are set.
 
@@ -151,10 +153,10 @@ def size_axis(ax: Axes, sizes: Sequence[float]) -> None:
     ax.margins(x=0.12)
 
 
-def draw_named(ax: Axes, table: pd.DataFrame, x: str, name: str, known: Mapping[str, Look], kind: str) -> None:
+def draw_named(ax: Axes, table: pd.DataFrame, x: str, name: str, styles: Mapping[str, Look], kind: str) -> None:
     """One line for each value of column `name`, drawn as `known` says, with its band over seeds."""
     for value, rows in table.groupby(name, sort=False):
-        look = known[value]
+        look = styles[value]
         ax.plot(
             rows[x],
             rows["value"],
@@ -279,9 +281,8 @@ def _legend(fig: Figure, handles: Sequence[Line2D]) -> None:
     """The handles above all panels, row by row, in as few rows as the figure is wide for."""
     for rows in range(1, len(handles) + 1):
         columns = -(-len(handles) // rows)
-        read = [
-            handles[place] for column in range(columns) for place in range(column, len(handles), columns)
-        ]  # matplotlib fills column by column
+        # matplotlib fills column by column
+        read = [handles[place] for column in range(columns) for place in range(column, len(handles), columns)]
         legend = fig.legend(
             handles=read, loc="outside upper center", ncols=columns, columnspacing=1.4, handlelength=2.0
         )
@@ -301,7 +302,7 @@ def say(column: str, value) -> str:
     return {**CRITERIA, **KIND_TITLES, **PRICES}.get(value, str(value))
 
 
-def _share_log(axes: list[Axes]) -> None:
+def share_log_scale(axes: list[Axes]) -> None:
     """One log scale for panels of one row whose other rows keep scales of their own."""
     first, *others = axes
     for ax in others:

@@ -1,18 +1,18 @@
-"""Where a figure comes from: commit, versions, runs; and the files it is saved as."""
+"""Where a figure comes from (commit, versions, parameters, runs), and the files it is saved as: the same bytes for the
+same table.
+"""
 
-import hashlib
 import json
 import platform
 import subprocess
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import paths
+from analysis import paths, storage
 from analysis.errors import UsageError
 from analysis.present.style import in_style
 
@@ -50,17 +50,17 @@ def save_figure(
         raise UsageError(f"save figure {name}: {folder} is a file, a folder is needed")
     if table.empty:
         raise UsageError(f"save figure {name}: its table has no rows, so the figure shows nothing")
-    folder.mkdir(parents=True, exist_ok=True)
     if preset == "smoke":
         _watermark(fig)
     with in_style():
-        fig.savefig(folder / f"{name}.svg", metadata={"Date": None})
-        fig.savefig(folder / f"{name}.png", metadata={"Software": None})
+        for suffix, metadata in {"svg": {"Date": None}, "png": {"Software": None}}.items():
+            with storage.replacing(folder / f"{name}.{suffix}") as partial:
+                fig.savefig(partial, metadata=metadata)
     rows = table.to_csv(index=False, lineterminator="\n")
-    (folder / f"{name}.csv").write_text(rows, "utf-8")
-    about = {"figure": name, **provenance, "rows": len(table), "sha256_csv": hashlib.sha256(rows.encode()).hexdigest()}
+    storage.write(folder / f"{name}.csv", rows)
+    about = {"figure": name, **provenance, "rows": len(table), "sha256_csv": storage.sha256(rows.encode())}
     about |= {"commit": _commit(), "versions": _versions()}
-    (folder / f"{name}.json").write_text(json.dumps(about, indent=2, sort_keys=True, default=str) + "\n", "utf-8")
+    storage.write(folder / f"{name}.json", json.dumps(about, indent=2, sort_keys=True, default=str) + "\n")
     return folder
 
 
@@ -88,5 +88,6 @@ def _commit() -> str | None:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("torch", "transformers", "numpy", "pandas", "matplotlib")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    return {"python": platform.python_version()} | storage.versions(
+        "torch", "transformers", "numpy", "pandas", "matplotlib"
+    )

@@ -1,10 +1,12 @@
-"""Local reconstruction against retraining at equal tokens, time and memory (notebook 06)."""
+"""Local reconstruction against retraining at equal tokens, time and memory. Tables, figures and findings of
+notebook 06.
+"""
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.errors import UsageError
-from analysis.present.finding import Finding, _value
+from analysis.present.finding import Finding, say_value
 from analysis.present.panels import (
     draw_levels,
     draw_lines,
@@ -16,14 +18,96 @@ from analysis.present.panels import (
     without_markers,
 )
 from analysis.present.style import CRITERIA, LEVELS, in_style, looks, say_method, say_split
-from analysis.present.tables import _held_out, _priced, _with_dense, over_seeds
+from analysis.present.tables import held_out, over_seeds, priced, with_dense
+
+
+def budgets(
+    perplexity: pd.DataFrame, steps: pd.DataFrame, cost: pd.DataFrame, *, criterion=None, split=None
+) -> pd.DataFrame:
+    """Held-out perplexity by what training was given: [criterion, split, method, samples, epochs, ..., tokens,
+    solve_seconds, solver_memory_mib].
+
+    epochs: done, 0 for LR and the dense model. tokens: calibration tokens times epochs, what passes every trained
+    weight however the model is cut into units. seconds and memory are the solver's, means over seeds.
+    """
+    by = ["criterion", "split", "method", "samples", "epochs"]
+    prices = ["tokens", "solve_seconds", "solver_memory_mib"]
+    rows = priced(with_dense(held_out(perplexity, criterion, split), ["criterion", "split", "samples"]), cost)
+    epochs = rows["run"].map(steps.groupby("run")["epoch"].max()).fillna(0)
+    nothing = rows["method"].isin(LEVELS)
+    rows = rows.assign(
+        epochs=epochs.mask(nothing, 0).astype(int), **{name: rows[name].mask(nothing, 0) for name in prices}
+    )
+    means = rows.groupby(by, sort=False)[prices].mean().reset_index()
+    return over_seeds(rows, by, "perplexity").merge(means, on=by)
+
+
+def training_costs(budget: pd.DataFrame) -> pd.DataFrame:
+    """Prices of `budgets` for reading: rows (method, samples, epochs), columns tokens, seconds and memory."""
+    trained = budget[budget["epochs"] > 0].drop_duplicates(["method", "samples", "epochs"])
+    wide = trained.set_index(["method", "samples", "epochs"])[["tokens", "solve_seconds", "solver_memory_mib"]]
+    return wide.round(2).rename(index=say_method, level="method")
+
+
+def plot_budget(table: pd.DataFrame) -> Figure:
+    """Held-out perplexity against the tokens and the seconds that training took, one line per method through its
+    numbers of epochs.
+
+    `table` is that of `budgets` for one number of windows; left: tokens that pass every trained weight, right:
+    seconds in the solver; one row of panels per held-out text. Level lines: LR and the dense model, which train
+    nothing.
+    """
+    prices = ["tokens", "solve_seconds"]
+    with in_style():
+        splits = list(table["split"].unique())
+        places = pd.DataFrame([(split, price) for split in splits for price in prices], columns=["split", "price"])
+        fig, panels = panel_grid(places, "split", "price", height=2.6, sharey="row", sharex="col")
+        for (split, price), ax in panels.items():
+            panel_rows = table[table["split"] == split]
+            draw_lines(ax, panel_rows[~panel_rows["method"].isin(LEVELS)], price)
+        for price in prices:
+            log_scale([ax for (_, column), ax in panels.items() if column == price], "x")
+        for (split, _), ax in panels.items():
+            low, high = ax.get_xlim()
+            draw_levels(ax, table[(table["split"] == split) & table["method"].isin(LEVELS)], (low, high))
+            ax.set_xlim(low, high)
+        for split in splits:
+            log_scale([ax for (row, _), ax in panels.items() if row == split])
+        label_axes(panels, "", {split: f"perplexity\n{say_split(split)}" for split in splits})
+        finish(fig, without_markers(looks(table["method"])))
+    return fig
+
+
+def plot_more_text(table: pd.DataFrame) -> Figure:
+    """Held-out perplexity against the number of calibration windows, one column of panels per number of epochs, one
+    line per method.
+
+    `table` is that of `budgets`. Methods of one panel and one x have seen the same text equally often.
+    """
+    with in_style():
+        trained = table[~table["method"].isin(LEVELS)]
+        fig, panels = panel_grid(trained, "split", "epochs", height=2.4, sharey="row")
+        sizes = sorted(trained["samples"].unique())
+        for (split, epochs), ax in panels.items():
+            panel_rows = table[(table["split"] == split) & (table["epochs"].isin((0, epochs)))]
+            draw_lines(ax, panel_rows, "samples")
+            number_axis(ax, sizes)
+        for split in trained["split"].unique():
+            log_scale([ax for (row, _), ax in panels.items() if row == split])
+        label_axes(
+            panels,
+            "calibration windows",
+            {split: f"perplexity\n{say_split(split)}" for split in trained["split"].unique()},
+        )
+        finish(fig, looks(table["method"]))
+    return fig
 
 
 def say_equal_tokens(budget: pd.DataFrame) -> Finding:
     """Per held-out text, number of windows and of epochs: the methods from best to worst, all having seen the same text
     equally often.
 
-    `budget` is that of `tables.budgets`.
+    `budget` is that of `budgets`.
     """
     lines = []
     for (criterion, split, samples, epochs), rows in _trained(budget).groupby(
@@ -77,7 +161,7 @@ def say_less(budget: pd.DataFrame) -> Finding:
         again = rows["method"].str.startswith("retrain")
         for method, runs in rows[again].groupby("method", sort=False):
             best = runs.loc[runs["above"].idxmin()]
-            said = f"at best {_value(best)} with {best['samples']} windows and {_epochs(best['epochs'])}"
+            said = f"at best {say_value(best)} with {best['samples']} windows and {_epochs(best['epochs'])}"
             where = f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {say_method(method)}: {said}"
             enough = rows[~again & (rows["above"] <= best["above"])]
             claimed = "train=" in method
@@ -86,7 +170,7 @@ def say_less(budget: pd.DataFrame) -> Finding:
                 continue
             tokens, fast = enough.loc[enough["tokens"].idxmin()], enough.loc[enough["solve_seconds"].idxmin()]
             text, time = tokens["tokens"] / best["tokens"], fast["solve_seconds"] / best["solve_seconds"]
-            found = (
+            cheapest = (
                 f"{say_method(tokens['method'])} is there with {100 * text:.3g} % of its tokens,"
                 f" {say_method(fast['method'])} with {100 * time:.3g} % of its time"
             )
@@ -95,7 +179,7 @@ def say_less(budget: pd.DataFrame) -> Finding:
                 if max(text, time) < 0.1
                 else "a match, but not with more than 10 times less of both"
             )
-            lines.append(f"{where}; {found}{': ' + verdict if claimed else ''}.")
+            lines.append(f"{where}; {cheapest}{': ' + verdict if claimed else ''}.")
     return Finding("\n".join(lines))
 
 
@@ -130,85 +214,3 @@ def _above_dense(budget: pd.DataFrame) -> pd.DataFrame:
 
 def _epochs(number: int) -> str:
     return f"{number} epoch" if number == 1 else f"{number} epochs"
-
-
-def plot_budget(table: pd.DataFrame) -> Figure:
-    """Held-out perplexity against the tokens and the seconds that training took, one line per method through its
-    numbers of epochs.
-
-    `table` is that of `tables.budgets` for one number of windows; left: tokens that pass every trained weight, right:
-    seconds in the solver; one row of panels per held-out text. Level lines: LR and the dense model, which train
-    nothing.
-    """
-    prices = ["tokens", "solve_seconds"]
-    with in_style():
-        splits = list(table["split"].unique())
-        places = pd.DataFrame([(split, price) for split in splits for price in prices], columns=["split", "price"])
-        fig, panels = panel_grid(places, "split", "price", height=2.6, sharey="row", sharex="col")
-        for (split, price), ax in panels.items():
-            here = table[table["split"] == split]
-            draw_lines(ax, here[~here["method"].isin(LEVELS)], price)
-        for price in prices:
-            log_scale([ax for (_, column), ax in panels.items() if column == price], "x")
-        for (split, _), ax in panels.items():
-            low, high = ax.get_xlim()
-            draw_levels(ax, table[(table["split"] == split) & table["method"].isin(LEVELS)], (low, high))
-            ax.set_xlim(low, high)
-        for split in splits:
-            log_scale([ax for (row, _), ax in panels.items() if row == split])
-        label_axes(panels, "", {split: f"perplexity\n{say_split(split)}" for split in splits})
-        finish(fig, without_markers(looks(table["method"])))
-    return fig
-
-
-def plot_more_text(table: pd.DataFrame) -> Figure:
-    """Held-out perplexity against the number of calibration windows, one column of panels per number of epochs, one
-    line per method.
-
-    `table` is that of `tables.budgets`. Methods of one panel and one x have seen the same text equally often.
-    """
-    with in_style():
-        trained = table[~table["method"].isin(LEVELS)]
-        fig, panels = panel_grid(trained, "split", "epochs", height=2.4, sharey="row")
-        sizes = sorted(trained["samples"].unique())
-        for (split, epochs), ax in panels.items():
-            here = table[(table["split"] == split) & (table["epochs"].isin((0, epochs)))]
-            draw_lines(ax, here, "samples")
-            number_axis(ax, sizes)
-        for split in trained["split"].unique():
-            log_scale([ax for (row, _), ax in panels.items() if row == split])
-        label_axes(
-            panels,
-            "calibration windows",
-            {split: f"perplexity\n{say_split(split)}" for split in trained["split"].unique()},
-        )
-        finish(fig, looks(table["method"]))
-    return fig
-
-
-def budgets(
-    perplexity: pd.DataFrame, steps: pd.DataFrame, cost: pd.DataFrame, *, criterion=None, split=None
-) -> pd.DataFrame:
-    """Held-out perplexity by what training was given: [criterion, split, method, samples, epochs, ..., tokens,
-    solve_seconds, solver_memory_mib].
-
-    epochs: done, 0 for LR and the dense model. tokens: calibration tokens times epochs, what passes every trained
-    weight however the model is cut into units. seconds and memory are the solver's, means over seeds.
-    """
-    by = ["criterion", "split", "method", "samples", "epochs"]
-    prices = ["tokens", "solve_seconds", "solver_memory_mib"]
-    rows = _priced(_with_dense(_held_out(perplexity, criterion, split), ["criterion", "split", "samples"]), cost)
-    epochs = rows["run"].map(steps.groupby("run")["epoch"].max()).fillna(0)
-    nothing = rows["method"].isin(LEVELS)
-    rows = rows.assign(
-        epochs=epochs.mask(nothing, 0).astype(int), **{name: rows[name].mask(nothing, 0) for name in prices}
-    )
-    means = rows.groupby(by, sort=False)[prices].mean().reset_index()
-    return over_seeds(rows, by, "perplexity").merge(means, on=by)
-
-
-def training_costs(budget: pd.DataFrame) -> pd.DataFrame:
-    """Prices of `budgets` for reading: rows (method, samples, epochs), columns tokens, seconds and memory."""
-    trained = budget[budget["epochs"] > 0].drop_duplicates(["method", "samples", "epochs"])
-    wide = trained.set_index(["method", "samples", "epochs"])[["tokens", "solve_seconds", "solver_memory_mib"]]
-    return wide.round(2).rename(index=say_method, level="method")

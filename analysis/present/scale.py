@@ -28,11 +28,12 @@ from analysis.present.style import CRITERIA, CRITERION_LOOKS, Look, in_style, lo
 from analysis.present.tables import over_seeds
 
 GAP, INCREASE = "held-out / calibration error", "perplexity increase, %"
+# what CR changes
 CHANGED = {
     CALIBRATION_ERROR: Look("#777777", "v", (0, (3, 1.5))),
     HELD_OUT_ERROR: Look("#CC79A7", "D", "-"),
     PERPLEXITY: Look("#000000", "o", "-"),
-}  # what CR changes
+}
 BY = ["pattern", "criterion", "method", "model", "weights"]
 
 

@@ -10,6 +10,7 @@ from math import log
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.typing import LineStyleType
 
 from analysis.errors import UsageError
 from analysis.present.finding import Finding
@@ -20,7 +21,6 @@ from analysis.schema import CALIBRATION
 
 REMOVED, FLOPS, LATENCY, THROUGHPUT = "parameters removed, %", "FLOPs per token", "one window", "several windows"
 PERPLEXITY, ACCURACY = "perplexity", "mean zero-shot accuracy, %"
-
 REPAIRED = {
     "LR": METHODS["LR"],
     "compensate": Look("#56B4E9", "P", (0, (4, 1.2))),
@@ -30,29 +30,20 @@ REPAIRED = {
     "BR+GP": Look("#882255", "X", (0, (5, 1.2))),
     "BR+GP[repair=liar]": Look("#CC79A7", "D", "-"),
 }
-
 SPOKEN = {
     "LR": "mask alone (LR)",
     "compensate": "bias compensation",
     "scale": "one scale each",
     "BR+GP[repair=liar]": "LIAR, then BR+GP",
 }
-
-LEFT = [
-    Look("#777777", "o", (0, (4, 1.5))),
-    Look("#333333", "^", (0, (1.5, 1.2))),
-    *OTHERS,
-]  # single weights, by method
-
-LINES = {"neurons": "-", "heads": (0, (1.5, 1.2)), "structures": (0, (5, 1.2, 1, 1.2))}
-
+# Looks of single weights, by method.
+LEFT = [Look("#777777", "o", (0, (4, 1.5))), Look("#333333", "^", (0, (1.5, 1.2))), *OTHERS]
+LINES: dict[str, LineStyleType] = {"neurons": "-", "heads": (0, (1.5, 1.2)), "structures": (0, (5, 1.2, 1, 1.2))}
 SPEEDS = {
     FLOPS: "operations of a token,\ntimes fewer (counted)",
     LATENCY: "one window alone,\ntimes faster (measured)",
     THROUGHPUT: "several windows at once,\ntimes faster (measured)",
 }
-
-
 GAINS = (FLOPS, LATENCY, THROUGHPUT)
 SHAPE = ["pattern", "criterion"]
 
@@ -122,10 +113,12 @@ def priced(repaired: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     times = shapes.set_index(["measure", *SHAPE])
     parts = []
     for speed in GAINS:
-        found = times.reindex([(speed, row.pattern, row.criterion) for row in repaired.itertuples()])
+        measured = times.reindex([(speed, row.pattern, row.criterion) for row in repaired.itertuples()])
         parts.append(
             repaired.assign(
-                speed=speed, times=found["value"].fillna(1.0).to_numpy(), times_std=found["std"].fillna(0.0).to_numpy()
+                speed=speed,
+                times=measured["value"].fillna(1.0).to_numpy(),
+                times_std=measured["std"].fillna(0.0).to_numpy(),
             )
         )
     out = pd.concat(parts, ignore_index=True)
@@ -167,40 +160,20 @@ def same_size(
     return out.assign(standard_error=out["standard_error"].fillna(0.0), kind=out["pattern"].map(_kind))
 
 
-def say_repairs(table: pd.DataFrame) -> Finding:
-    """Per criterion and pattern: perplexity of every repair, the best one, and those that are no better than the mask
-    alone.
-    """
-    pruned, (dense,) = apart(table)
-    lines = []
-    for (criterion, pattern), rows in pruned.groupby(["criterion", "pattern"], sort=False):
-        value = ordered(rows, method_looks(rows["method"])).set_index("method")["value"]
-        said = ", ".join(f"{say(name)} {number:.3g}" for name, number in value.items())
-        none = [say(name) for name, number in value.items() if name != "LR" and "LR" in value and number >= value["LR"]]
-        verdict = f"lowest: {say(value.idxmin())}" + (
-            f"; no lower than the mask alone: {', '.join(none)}" if none else ""
-        )
-        lines.append(
-            f"- **{say_criterion(criterion)} {pattern}**, {rows['removed'].iloc[0]:.1f} % of all parameters (dense"
-            f" {dense.value:.3g}): {said}; {verdict}."
-        )
-    return Finding("\n".join(lines))
-
-
 def won_back(table: pd.DataFrame) -> pd.DataFrame:
     """How much of the nats per token that the mask alone (LR) loses each repair wins back, per cent: rows (criterion,
     pattern), columns methods.
 
     Below 0 a repair adds to the loss. Raises UsageError where LR was not run.
     """
-    pruned, (dense,) = apart(table)
+    pruned, (dense,) = _apart(table)
     wide = pruned.pivot(index=["criterion", "pattern"], columns="method", values="value")
     wide = wide.reindex(pruned.set_index(["criterion", "pattern"]).index.unique())[list(method_looks(pruned["method"]))]
     if "LR" not in wide:
         raise UsageError(f"won back: the mask alone (LR) was not run; the methods are {', '.join(wide)}")
     nats = wide.map(log)
     share = 100 * nats.rsub(nats["LR"], axis=0).div(nats["LR"] - log(dense.value), axis=0)
-    return share.drop(columns="LR").rename(columns=say, index=say_criterion).rename_axis(columns=None).round(0)
+    return share.drop(columns="LR").rename(columns=say, index=_say_criterion).rename_axis(columns=None).round(0)
 
 
 def compounding(layers: pd.DataFrame, blocks: pd.DataFrame, repaired: pd.DataFrame) -> pd.DataFrame:
@@ -230,7 +203,7 @@ def compounding(layers: pd.DataFrame, blocks: pd.DataFrame, repaired: pd.DataFra
         for method in method_looks(own["method"])
     ]
     rows = {
-        (say_criterion(criterion), pattern, say(method)): (
+        (_say_criterion(criterion), pattern, say(method)): (
             layer[place],
             *(table[place] / table[pattern, criterion, "LR"] for table in (total, text)),
         )
@@ -242,6 +215,136 @@ def compounding(layers: pd.DataFrame, blocks: pd.DataFrame, repaired: pd.DataFra
     return pd.DataFrame(
         rows.values(), columns=names, index=pd.MultiIndex.from_tuples(rows, names=["criterion", "pattern", "method"])
     ).round(3)
+
+
+def plot_repaired(table: pd.DataFrame) -> Figure:
+    """Held-out perplexity (log scale) against the share of all parameters that is gone: a line per repair, a panel per
+    criterion (down) and kind of structure (across).
+
+    `table` is that of `repaired`; lines start at the dense model, which is dotted too. Every panel has a scale of its
+    own.
+    """
+    with in_style():
+        pruned, (dense,) = _apart(table)
+        styles = method_looks(pruned["method"])
+        fig, panels = panel_grid(pruned, "criterion", "kind", height=2.9, sharex="col", sharey=False)
+        for (criterion, kind), ax in panels.items():
+            _dense_line(ax, dense.value)
+            own = pruned[(pruned["criterion"] == criterion) & (pruned["kind"] == kind)]
+            for method, rows in _ordered(own, styles).groupby("method", sort=False):
+                _draw(ax, rows, styles[method], dense.value, f"method {method}")
+            plain_axis(ax.xaxis)
+            log_scale([ax])
+        label_axes(
+            panels,
+            "parameters removed, % of all",
+            {name: f"held-out perplexity\n{_say_criterion(name)}" for name in dict.fromkeys(pruned["criterion"])},
+        )
+        finish(fig, {}, [*_legend(styles), handle(METHODS["dense"], "dense")])
+    return fig
+
+
+def plot_speed(table: pd.DataFrame) -> Figure:
+    """Held-out perplexity (log scale) against what the smaller model wins: a line per repair, a column per gain, a row
+    per criterion and kind.
+
+    `table` is that of `priced`; lines start at the dense model, at 1; bars across, on the lowest line: one standard
+    deviation of the measured ratio over seeds.
+    """
+    with in_style():
+        pruned, (dense, *_) = _apart(table)
+        groups = [f"{_say_criterion(row.criterion)}, {row.kind}" for row in pruned.itertuples()]
+        pruned = pruned.assign(group=groups, speed=pruned["speed"].map(SPEEDS))
+        styles = method_looks(pruned["method"])
+        fig, panels = panel_grid(pruned, "group", "speed", height=2.2, sharex="col", sharey="row")
+        for (group, speed), ax in panels.items():
+            own = pruned[(pruned["group"] == group) & (pruned["speed"] == speed)]
+            for method, rows in _ordered(own, styles).groupby("method", sort=False):
+                _draw(ax, rows.assign(seeds=1), styles[method], dense.value, f"method {method}", along="times", start=1)
+            lowest = own.loc[own.groupby("pattern")["value"].idxmin()]
+            ax.hlines(
+                lowest["value"],
+                lowest["times"] - lowest["times_std"],
+                lowest["times"] + lowest["times_std"],
+                color="black",
+                linewidth=1.0,
+                zorder=4,
+            )
+            _dense_line(ax, dense.value)
+            plain_axis(ax.xaxis)
+        for group in dict.fromkeys(groups):
+            log_scale([ax for (row, _), ax in panels.items() if row == group])
+        label_axes(
+            panels, "times, dense = 1", {group: f"held-out perplexity\n{group}" for group in dict.fromkeys(groups)}
+        )
+        finish(fig, {}, [*_legend(styles), handle(METHODS["dense"], "dense")])
+    return fig
+
+
+def plot_same_size(table: pd.DataFrame) -> Figure:
+    """Perplexity (log scale) and mean zero-shot accuracy against the share of all parameters that is gone or zero.
+
+    `table` is that of `same_size`. Whole structures in colour, single weights grey and hollow; bands: one standard
+    deviation over seeds; bars: one standard error from the questions; lines start at the dense model, which is dotted
+    too.
+    """
+    with in_style():
+        pruned, dense = _apart(table)
+        whole, single = pruned[pruned["kind"] != "weights"], pruned[pruned["kind"] == "weights"]
+        styles, level = method_looks(whole["method"]), {row.measure: row.value for row in dense}
+        grey = {
+            name: LEFT[i % len(LEFT)]
+            for i, name in enumerate(dict.fromkeys(zip(single["criterion"], single["method"], strict=True)))
+        }
+        grid = pd.DataFrame(
+            [(criterion, measure) for criterion in dict.fromkeys(whole["criterion"]) for measure in level],
+            columns=["criterion", "measure"],
+        )
+        fig, panels = panel_grid(grid, "criterion", "measure", height=3.2, sharex=True, sharey=False)
+        for (criterion, measure), ax in panels.items():
+            _dense_line(ax, level[measure])
+            for name, rows in single[single["measure"] == measure].groupby(["criterion", "method"], sort=False):
+                _draw(ax, rows, grey[name], level[measure], f"weights {' '.join(name)}", hollow=True)
+            own = whole[(whole["criterion"] == criterion) & (whole["measure"] == measure)]
+            for (kind, method), rows in own.groupby(["kind", "method"], sort=False):
+                _draw(ax, rows, styles[method]._replace(line=LINES[kind]), level[measure], f"{kind} {method}")
+            plain_axis(ax.xaxis)
+            log_scale([ax]) if measure == PERPLEXITY else plain_axis(ax.yaxis)
+        label_axes(
+            panels,
+            "parameters gone or zero, % of all",
+            {name: f"structures by {_say_criterion(name)}" for name in dict.fromkeys(whole["criterion"])},
+        )
+        notes = [
+            *_legend(styles),
+            *(handle(Look("black", "", LINES[kind]), kind) for kind in dict.fromkeys(whole["kind"])),
+        ]
+        notes += [
+            handle(look, f"weights, {_say_criterion(name)} {say_method(method)}", markerfacecolor="white")
+            for (name, method), look in grey.items()
+        ]
+        finish(fig, {}, [*notes, handle(METHODS["dense"], "dense")])
+    return fig
+
+
+def say_repairs(table: pd.DataFrame) -> Finding:
+    """Per criterion and pattern: perplexity of every repair, the best one, and those that are no better than the mask
+    alone.
+    """
+    pruned, (dense,) = _apart(table)
+    lines = []
+    for (criterion, pattern), rows in pruned.groupby(["criterion", "pattern"], sort=False):
+        value = _ordered(rows, method_looks(rows["method"])).set_index("method")["value"]
+        said = ", ".join(f"{say(name)} {number:.3g}" for name, number in value.items())
+        none = [say(name) for name, number in value.items() if name != "LR" and "LR" in value and number >= value["LR"]]
+        verdict = f"lowest: {say(value.idxmin())}" + (
+            f"; no lower than the mask alone: {', '.join(none)}" if none else ""
+        )
+        lines.append(
+            f"- **{_say_criterion(criterion)} {pattern}**, {rows['removed'].iloc[0]:.1f} % of all parameters (dense"
+            f" {dense.value:.3g}): {said}; {verdict}."
+        )
+    return Finding("\n".join(lines))
 
 
 def say_speed(shapes: pd.DataFrame) -> Finding:
@@ -260,7 +363,7 @@ def say_speed(shapes: pd.DataFrame) -> Finding:
         )
         verdict = "no faster" if most <= 1 else part
         lines.append(
-            f"- **{say_criterion(criterion)} {pattern}**: {at.loc[REMOVED, 'value']:.1f} % of all parameters gone,"
+            f"- **{_say_criterion(criterion)} {pattern}**: {at.loc[REMOVED, 'value']:.1f} % of all parameters gone,"
             f" {few:.2f} times fewer operations; one window {one:.2f} ± {at.loc[LATENCY, 'std']:.2f} times faster,"
             f" several at once {many:.2f} ± {at.loc[THROUGHPUT, 'std']:.2f}: {verdict}."
         )
@@ -271,35 +374,66 @@ def say_same_size(table: pd.DataFrame) -> Finding:
     """Per pattern of whole structures: the best of its methods beside the best one of single weights at the nearest
     parameter count, in perplexity and in accuracy.
     """
-    pruned, _ = apart(table)
+    pruned, _ = _apart(table)
     lines = []
     for (criterion, pattern), own in pruned[pruned["kind"] != "weights"].groupby(["criterion", "pattern"], sort=False):
         parts = []
         for measure, words in {PERPLEXITY: "perplexity", ACCURACY: "accuracy"}.items():
             sign = 1 if measure == PERPLEXITY else -1
-            mine, others = (
+            cut, others = (
                 own[own["measure"] == measure],
                 pruned[(pruned["kind"] == "weights") & (pruned["measure"] == measure)],
             )
-            if mine.empty or others.empty:
+            if cut.empty or others.empty:
                 continue
-            distance = (others["removed"] - mine["removed"].mean()).abs().round(3)
+            distance = (others["removed"] - cut["removed"].mean()).abs().round(3)
             near = others[distance == distance.min()]
-            one, other = (rows.loc[(sign * rows["value"]).idxmin()] for rows in (mine, near))
+            one, other = (rows.loc[(sign * rows["value"]).idxmin()] for rows in (cut, near))
             clear = (
                 abs(one["value"] - other["value"]) > (one["standard_error"] ** 2 + other["standard_error"] ** 2) ** 0.5
             )
             better = "structures" if sign * (one["value"] - other["value"]) < 0 else "single weights"
-            theirs = f"{say_criterion(other['criterion'])} {other['pattern']} {say_method(other['method'])}"
+            weights_name = f"{_say_criterion(other['criterion'])} {other['pattern']} {say_method(other['method'])}"
             verdict = f"better: {better}" if clear else "undecided"
             parts.append(
-                f"{words} {_number(one)} ({say(one['method'])}) against {_number(other)} ({theirs}), {verdict}"
+                f"{words} {_number(one)} ({say(one['method'])}) against {_number(other)} ({weights_name}), {verdict}"
             )
         lines.append(
-            f"- **{say_criterion(criterion)} {pattern}**, {own['removed'].mean():.1f} % of all parameters:"
+            f"- **{_say_criterion(criterion)} {pattern}**, {own['removed'].mean():.1f} % of all parameters:"
             f" {'; '.join(parts)}."
         )
     return Finding("\n".join(lines))
+
+
+def say(method: str) -> str:
+    """How legends and findings write a repair."""
+    return SPOKEN.get(method, say_method(method))
+
+
+def method_looks(methods) -> dict[str, Look]:
+    """The look of each repair, in the order of `REPAIRED`; others share three spare ones."""
+    present = set(methods)
+    return {name: look for name, look in REPAIRED.items() if name in present} | {
+        name: OTHERS[i % len(OTHERS)] for i, name in enumerate(sorted(present - set(REPAIRED)))
+    }
+
+
+def _apart(table: pd.DataFrame) -> tuple[pd.DataFrame, list]:
+    """The rows of pruned models, and those of the dense one."""
+    dense = table["method"] == "dense"
+    return table[~dense], list(table[dense].itertuples())
+
+
+def _ordered(rows: pd.DataFrame, styles) -> pd.DataFrame:
+    """Rows in the order of the legend."""
+    return rows.sort_values(
+        "method", key=lambda names: names.map({name: i for i, name in enumerate(styles)}), kind="stable"
+    )
+
+
+def _say_criterion(name: str) -> str:
+    """How figures and findings write a criterion."""
+    return CRITERIA.get(name, name)
 
 
 def _held_out(perplexity: pd.DataFrame) -> pd.DataFrame:
@@ -335,149 +469,8 @@ def _number(row: pd.Series) -> str:
     )
 
 
-def plot_repaired(table: pd.DataFrame) -> Figure:
-    """Held-out perplexity (log scale) against the share of all parameters that is gone: a line per repair, a panel per
-    criterion (down) and kind of structure (across).
-
-    `table` is that of `repaired`; lines start at the dense model, which is dotted too. Every panel has a scale of its
-    own.
-    """
-    with in_style():
-        pruned, (dense,) = apart(table)
-        known = method_looks(pruned["method"])
-        fig, panels = panel_grid(pruned, "criterion", "kind", height=2.9, sharex="col", sharey=False)
-        for (criterion, kind), ax in panels.items():
-            _dense_line(ax, dense.value)
-            own = pruned[(pruned["criterion"] == criterion) & (pruned["kind"] == kind)]
-            for method, rows in ordered(own, known).groupby("method", sort=False):
-                _draw(ax, rows, known[method], dense.value, f"method {method}")
-            plain_axis(ax.xaxis)
-            log_scale([ax])
-        label_axes(
-            panels,
-            "parameters removed, % of all",
-            {name: f"held-out perplexity\n{say_criterion(name)}" for name in dict.fromkeys(pruned["criterion"])},
-        )
-        finish(fig, {}, [*_legend(known), handle(METHODS["dense"], "dense")])
-    return fig
-
-
-def plot_speed(table: pd.DataFrame) -> Figure:
-    """Held-out perplexity (log scale) against what the smaller model wins: a line per repair, a column per gain, a row
-    per criterion and kind.
-
-    `table` is that of `priced`; lines start at the dense model, at 1; bars across, on the lowest line: one standard
-    deviation of the measured ratio over seeds.
-    """
-    with in_style():
-        pruned, (dense, *_) = apart(table)
-        groups = [f"{say_criterion(row.criterion)}, {row.kind}" for row in pruned.itertuples()]
-        pruned = pruned.assign(group=groups, speed=pruned["speed"].map(SPEEDS))
-        known = method_looks(pruned["method"])
-        fig, panels = panel_grid(pruned, "group", "speed", height=2.2, sharex="col", sharey="row")
-        for (group, speed), ax in panels.items():
-            own = pruned[(pruned["group"] == group) & (pruned["speed"] == speed)]
-            for method, rows in ordered(own, known).groupby("method", sort=False):
-                _draw(ax, rows.assign(seeds=1), known[method], dense.value, f"method {method}", along="times", start=1)
-            lowest = own.loc[own.groupby("pattern")["value"].idxmin()]
-            ax.hlines(
-                lowest["value"],
-                lowest["times"] - lowest["times_std"],
-                lowest["times"] + lowest["times_std"],
-                color="black",
-                linewidth=1.0,
-                zorder=4,
-            )
-            _dense_line(ax, dense.value)
-            plain_axis(ax.xaxis)
-        for group in dict.fromkeys(groups):
-            log_scale([ax for (row, _), ax in panels.items() if row == group])
-        label_axes(
-            panels, "times, dense = 1", {group: f"held-out perplexity\n{group}" for group in dict.fromkeys(groups)}
-        )
-        finish(fig, {}, [*_legend(known), handle(METHODS["dense"], "dense")])
-    return fig
-
-
-def plot_same_size(table: pd.DataFrame) -> Figure:
-    """Perplexity (log scale) and mean zero-shot accuracy against the share of all parameters that is gone or zero.
-
-    `table` is that of `same_size`. Whole structures in colour, single weights grey and hollow; bands: one standard
-    deviation over seeds; bars: one standard error from the questions; lines start at the dense model, which is dotted
-    too.
-    """
-    with in_style():
-        pruned, dense = apart(table)
-        whole, single = pruned[pruned["kind"] != "weights"], pruned[pruned["kind"] == "weights"]
-        known, level = method_looks(whole["method"]), {row.measure: row.value for row in dense}
-        grey = {
-            name: LEFT[i % len(LEFT)]
-            for i, name in enumerate(dict.fromkeys(zip(single["criterion"], single["method"], strict=True)))
-        }
-        grid = pd.DataFrame(
-            [(criterion, measure) for criterion in dict.fromkeys(whole["criterion"]) for measure in level],
-            columns=["criterion", "measure"],
-        )
-        fig, panels = panel_grid(grid, "criterion", "measure", height=3.2, sharex=True, sharey=False)
-        for (criterion, measure), ax in panels.items():
-            _dense_line(ax, level[measure])
-            for name, rows in single[single["measure"] == measure].groupby(["criterion", "method"], sort=False):
-                _draw(ax, rows, grey[name], level[measure], f"weights {' '.join(name)}", hollow=True)
-            own = whole[(whole["criterion"] == criterion) & (whole["measure"] == measure)]
-            for (kind, method), rows in own.groupby(["kind", "method"], sort=False):
-                _draw(ax, rows, known[method]._replace(line=LINES[kind]), level[measure], f"{kind} {method}")
-            plain_axis(ax.xaxis)
-            log_scale([ax]) if measure == PERPLEXITY else plain_axis(ax.yaxis)
-        label_axes(
-            panels,
-            "parameters gone or zero, % of all",
-            {name: f"structures by {say_criterion(name)}" for name in dict.fromkeys(whole["criterion"])},
-        )
-        notes = [
-            *_legend(known),
-            *(handle(Look("black", "", LINES[kind]), kind) for kind in dict.fromkeys(whole["kind"])),
-        ]
-        notes += [
-            handle(look, f"weights, {say_criterion(name)} {say_method(method)}", markerfacecolor="white")
-            for (name, method), look in grey.items()
-        ]
-        finish(fig, {}, [*notes, handle(METHODS["dense"], "dense")])
-    return fig
-
-
-def say(method: str) -> str:
-    """How legends and findings write a repair."""
-    return SPOKEN.get(method, say_method(method))
-
-
-def say_criterion(name: str) -> str:
-    """How figures and findings write a criterion."""
-    return CRITERIA.get(name, name)
-
-
-def method_looks(methods) -> dict[str, Look]:
-    """The look of each repair, in the order of `REPAIRED`; others share three spare ones."""
-    present = set(methods)
-    return {name: look for name, look in REPAIRED.items() if name in present} | {
-        name: OTHERS[i % len(OTHERS)] for i, name in enumerate(sorted(present - set(REPAIRED)))
-    }
-
-
-def apart(table: pd.DataFrame) -> tuple[pd.DataFrame, list]:
-    """The rows of pruned models, and those of the dense one."""
-    dense = table["method"] == "dense"
-    return table[~dense], list(table[dense].itertuples())
-
-
-def ordered(rows: pd.DataFrame, known) -> pd.DataFrame:
-    """Rows in the order of the legend."""
-    return rows.sort_values(
-        "method", key=lambda names: names.map({name: i for i, name in enumerate(known)}), kind="stable"
-    )
-
-
-def _legend(known) -> list:
-    return [handle(look, say(name)) for name, look in known.items()]
+def _legend(styles) -> list:
+    return [handle(look, say(name)) for name, look in styles.items()]
 
 
 def _dense_line(ax, value: float) -> None:

@@ -40,6 +40,7 @@ OVER = {"tokens": "single tokens", "windows": "whole examples"}
 METRICS = {"accuracy": "accuracy", "matthews": "Matthews", "spearman": "Spearman", "f1": "F1"}
 ENOUGH = 0.98  # of the dense score: what the paper's abstract claims at half of the parameters
 HALF = 50.0
+# repairs and simpler ones
 ORDER = [
     ("compensate", "LR"),
     ("scale", "LR"),
@@ -48,7 +49,7 @@ ORDER = [
     ("LIAR", "scale"),
     ("LIAR+GP", "LIAR"),
     ("BR+GP[repair=liar]", "LIAR"),
-]  # repairs and simpler ones
+]
 TASK = ["task", "metric"]
 PLACE = ["task", "kind", "removed"]
 SIZES = {
@@ -116,15 +117,15 @@ def plot_survival(table: pd.DataFrame) -> Figure:
     near.
     """
     with in_style():
-        known = _looks(table["method"])
+        styles = _looks(table["method"])
         fig, panels = panel_grid(table, "kind", "task", height=2.05, sharey=False, sharex="row")
         for (kind, task), ax in panels.items():
-            _draw_shares(ax, table[(table["kind"] == kind) & (table["task"] == task)], known)
+            _draw_shares(ax, table[(table["kind"] == kind) & (table["task"] == task)], styles)
         _titles(panels, table)
         label_axes(panels, "", dict.fromkeys(table["kind"], "held-out score"))
         for (kind, _), ax in panels.items():
             ax.set_xlabel(f"{kind} removed, %")
-        finish(fig, {}, [*_legend(known), *_level_handles(table)])
+        finish(fig, {}, [*_legend(styles), *_level_handles(table)])
     return fig
 
 
@@ -136,25 +137,25 @@ def plot_crossed(table: pd.DataFrame) -> Figure:
     compared.
     """
     with in_style():
-        known, table = _looks(table["method"]), table.assign(row=list(zip(table["task"], table["kind"], strict=True)))
+        styles, table = _looks(table["method"]), table.assign(row=list(zip(table["task"], table["kind"], strict=True)))
         fig, panels = panel_grid(
             table[table["method"] != "dense"], "row", "criterion", height=1.75, sharey="row", sharex="row"
         )
         for (row, criterion), ax in panels.items():
-            _draw_shares(ax, table[(table["row"] == row) & table["criterion"].isin([criterion, ""])], known)
+            _draw_shares(ax, table[(table["row"] == row) & table["criterion"].isin([criterion, ""])], styles)
         label_axes(panels, "", {(task, kind): f"{task}, {kind}:\nheld-out score" for task, kind in table["row"]})
         for ax in panels.values():
             ax.set_xlabel("removed, %")
-        finish(fig, {}, [*_legend(known), *_level_handles(table)])
+        finish(fig, {}, [*_legend(styles), *_level_handles(table)])
     return fig
 
 
-def _draw_shares(ax: Axes, rows: pd.DataFrame, known: Mapping[str, Look]) -> None:
+def _draw_shares(ax: Axes, rows: pd.DataFrame, styles: Mapping[str, Look]) -> None:
     """One panel: the repairs' lines over the shares removed, the dense model's level, and that of guessing where it is
     known.
     """
     pruned, dense = rows[rows["method"] != "dense"], rows[rows["method"] == "dense"].iloc[0]
-    draw_named(ax, pruned, "removed", "method", known, "method")
+    draw_named(ax, pruned, "removed", "method", styles, "method")
     _level(ax, dense["value"], METHODS["dense"], "dense")
     if dense["chance"] == dense["chance"]:
         line = Line2D(
@@ -182,11 +183,11 @@ def plot_lost(table: pd.DataFrame) -> Figure:
     of `lost`.
     """
     with in_style():
-        known, names = _looks(table["method"]), list(dict.fromkeys(table["criterion"]))
+        styles, names = _looks(table["method"]), list(dict.fromkeys(table["criterion"]))
         fig, panels = panel_grid(table, "pattern", "task", height=2.6, sharey=True)
         for (pattern, task), ax in panels.items():
             rows = table[(table["pattern"] == pattern) & (table["task"] == task)]
-            draw_named(ax, rows.assign(place=rows["criterion"].map(names.index)), "place", "method", known, "method")
+            draw_named(ax, rows.assign(place=rows["criterion"].map(names.index)), "place", "method", styles, "method")
             _level(ax, 0, METHODS["dense"], "dense")
             category_axis(ax, [CRITERIA.get(name, name) for name in names], rotation=35)
         _titles(panels, table)
@@ -195,7 +196,7 @@ def plot_lost(table: pd.DataFrame) -> Figure:
             "",
             {pattern: f"{pattern.replace('-', ' ')}:\npoints lost" for pattern in dict.fromkeys(table["pattern"])},
         )
-        finish(fig, {}, [*_legend(known), handle(METHODS["dense"], "dense")])
+        finish(fig, {}, [*_legend(styles), handle(METHODS["dense"], "dense")])
     return fig
 
 
@@ -206,10 +207,10 @@ def plot_spread(table: pd.DataFrame) -> Figure:
     the median.
     """
     with in_style():
-        known = _looks(table["method"])
+        styles = _looks(table["method"])
         fig, panels = panel_grid(table, "over", "task", height=1.9, sharey="row")
         for (over, task), ax in panels.items():
-            for place, (method, look) in enumerate(known.items()):
+            for place, (method, look) in enumerate(styles.items()):
                 at = table[(table["over"] == over) & (table["task"] == task) & (table["method"] == method)].set_index(
                     "quantile"
                 )["value"]
@@ -226,11 +227,11 @@ def plot_spread(table: pd.DataFrame) -> Figure:
                     zorder=3,
                     gid=f"median {method}",
                 )
-            ax.set(xlim=(-0.6, len(known) - 0.4), xticks=[])
+            ax.set(xlim=(-0.6, len(styles) - 0.4), xticks=[])
         for over in dict.fromkeys(table["over"]):
             log_scale([ax for (row, _), ax in panels.items() if row == over])
         label_axes(panels, "", {over: f"{OVER[over]}:\nrelative error" for over in dict.fromkeys(table["over"])})
-        finish(fig, {}, [handle(look, _say(name), linestyle="") for name, look in known.items()])
+        finish(fig, {}, [handle(look, _say(name), linestyle="") for name, look in styles.items()])
     return fig
 
 
@@ -338,14 +339,14 @@ def say_parts(table: pd.DataFrame) -> Finding:
 
     Raises UsageError unless LR, compensate, LIAR[bias=false] and LIAR were all run.
     """
-    wanted, lines = {"LR": "", "compensate": "bias", WEIGHTS_ALONE: "weights", "LIAR": "both"}, []
-    if missing := [method for method in wanted if method not in set(table["method"])]:
+    needed, lines = {"LR": "", "compensate": "bias", WEIGHTS_ALONE: "weights", "LIAR": "both"}, []
+    if missing := [method for method in needed if method not in set(table["method"])]:
         raise UsageError(
-            f"what bias and weights give back: no runs of {', '.join(missing)}; put {', '.join(wanted)} into the parts"
+            f"what bias and weights give back: no runs of {', '.join(missing)}; put {', '.join(needed)} into the parts"
         )
     for (task, kind), rows in table[table["method"] != "dense"].groupby(["task", "kind"], sort=False):
         wide = 100 * rows.pivot(index="removed", columns="method", values="value")
-        gains = wide[list(wanted)[1:]].sub(wide["LR"], axis=0).rename(columns=wanted)
+        gains = wide[list(needed)[1:]].sub(wide["LR"], axis=0).rename(columns=needed)
         parts = [
             f"{removed:g} % removed: " + ", ".join(f"{word} {gain:+.1f}" for word, gain in row.items())
             for removed, row in gains.iterrows()
@@ -440,11 +441,11 @@ def _kinds(rows: pd.DataFrame) -> pd.Series:
     return rows["pattern"].str.rpartition("-")[0]
 
 
-def _first_text(table: pd.DataFrame, what: str) -> pd.DataFrame:
+def _first_text(table: pd.DataFrame, purpose: str) -> pd.DataFrame:
     rows = table[table["split"] != CALIBRATION]
     if rows.empty:
         raise UsageError(
-            f"{what}: no run was measured on held-out examples; give encoders with a head, and labelled examples"
+            f"{purpose}: no run was measured on held-out examples; give encoders with a head, and labelled examples"
             " (examples:NAME or examples:PATH.tsv) held out"
         )
     first = rows.groupby("run")["split"].transform("first")
@@ -503,8 +504,8 @@ def _looks(methods: pd.Series) -> dict[str, Look]:
     }
 
 
-def _legend(known: Mapping[str, Look]) -> list:
-    return [handle(look, _say(name)) for name, look in known.items()]
+def _legend(styles: Mapping[str, Look]) -> list:
+    return [handle(look, _say(name)) for name, look in styles.items()]
 
 
 def _say(method: str) -> str:

@@ -1,4 +1,4 @@
-"""How figures look, and how they are kept: colours by meaning, and files that are the same bytes for the same table.
+"""How figures look: colours by meaning, and the words that stand on them.
 
 A colour, a marker and a line style belong to a method wherever it appears, and black is the dense model, so that a
 reader who has seen one figure can read the next. The colours are Okabe and Ito's, which colour-blind readers can tell
@@ -10,6 +10,7 @@ from itertools import cycle
 from typing import NamedTuple, TypeVar
 
 import matplotlib as mpl
+from matplotlib.typing import LineStyleType
 
 from analysis.recipe.words import CRITERION_WORDS, METHOD_WORDS, REFINEMENT_WORDS, STRUCTURED_WORDS, Word, outside
 from analysis.schema import CALIBRATION
@@ -49,7 +50,7 @@ class Look(NamedTuple):
 
     color: str
     marker: str
-    line: str | tuple
+    line: LineStyleType
 
 
 OUTSIDE = [  # criteria from outside the package
@@ -175,8 +176,8 @@ def say_count(number: float) -> str:
 
 
 def unit_order(units: Iterable[str]) -> list[str]:
-    """Units as `records` names them ("matrix", "sub-block", "2 blocks", "model"), each once, from fine to coarse; no
-    unit ("") left out.
+    """Units as tables name them ("matrix", "sub-block", "2 blocks", "model"), each once, from fine to coarse; no unit
+    ("") left out.
     """
     ends = {"matrix": 0.0, "sub-block": 0.5, "model": float("inf")}
     return sorted(

@@ -57,11 +57,11 @@ def _in_order(table: pd.DataFrame) -> pd.DataFrame:
     ]
 
     def rank(column: pd.Series) -> pd.Series:
-        known = orders.get(column.name)
-        if known is None:
+        order = orders.get(column.name)
+        if order is None:
             return column
         seen = list(dict.fromkeys(column))
-        places = {name: i for i, name in enumerate([*known, *(name for name in seen if name not in known)])}
+        places = {name: i for i, name in enumerate([*order, *(name for name in seen if name not in order)])}
         return column.map(places)
 
     return table.sort_values(keys, key=rank, kind="stable", ignore_index=True)
@@ -76,12 +76,12 @@ def choose(table: pd.DataFrame, **wanted) -> pd.DataFrame:
         if values is None:
             continue
         values = [values] if isinstance(values, (str, int, float)) else list(values)
-        there = list(dict.fromkeys(table[name]))
-        missing = [value for value in values if value not in there]
+        available = list(dict.fromkeys(table[name]))
+        missing = [value for value in values if value not in available]
         if missing:
             raise UsageError(
                 f"choose rows: {name} {', '.join(map(str, missing))} is not in the table; it has"
-                f" {', '.join(map(str, there))}"
+                f" {', '.join(map(str, available))}"
             )
         table = table[table[name].isin(values)]
     return table
@@ -100,7 +100,7 @@ def perplexities(perplexity: pd.DataFrame, *, criterion=None, split=None) -> pd.
     """Perplexity of every pruned model and, as method "dense", of the dense one: [criterion, split, method, samples,
     ...].
     """
-    rows = _with_dense(choose(perplexity, criterion=criterion, split=split), ["criterion", "split", "samples"])
+    rows = with_dense(choose(perplexity, criterion=criterion, split=split), ["criterion", "split", "samples"])
     return over_seeds(rows, ["criterion", "split", "method", "samples"], "perplexity")
 
 
@@ -159,17 +159,18 @@ def solver_costs(cost: pd.DataFrame) -> pd.DataFrame:
     return solve.reindex(pd.unique(cost["run"]), fill_value=0).rename_axis("run").reset_index()
 
 
-def _held_out(perplexity: pd.DataFrame, criterion, split) -> pd.DataFrame:
+def held_out(perplexity: pd.DataFrame, criterion, split) -> pd.DataFrame:
+    """The chosen rows without those of the calibration text."""
     rows = choose(perplexity, criterion=criterion, split=split)
     return rows[rows["split"] != CALIBRATION]
 
 
-def _priced(perplexity: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
+def priced(perplexity: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
     """Each row with what its run's solver took; `tokens` is then the solver's."""
     return perplexity.drop(columns="tokens").merge(solver_costs(cost), on="run", validate="many_to_one")
 
 
-def _with_dense(perplexity: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+def with_dense(perplexity: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Rows of pruned models and, as method "dense", of the dense one: every run measures it anew on windows of its own
     seed, one is kept.
     """

@@ -1,7 +1,8 @@
 """One small explorer of a study's block errors, for a reader in JupyterLab.
 
-It shows what `plots` draws from a table that is already there: moving a control never prunes anything. `draw` is the
-whole of its behaviour, without widgets, so that it is tested without a browser and any choice can be saved as a figure.
+It shows what `compounding` draws from a table that is already there: moving a control never prunes anything. `draw` is
+the whole of its behaviour, without widgets, so that it is tested without a browser and any choice can be saved as a
+figure.
 """
 
 import io

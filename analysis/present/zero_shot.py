@@ -7,6 +7,7 @@ draws, used here, is too large rather than too small.
 """
 
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,13 @@ from analysis.present.style import CRITERIA, CRITERION_LOOKS, OTHERS, in_style, 
 from analysis.present.tables import over_seeds
 
 RECIPE = ["pattern", "criterion", "method", "added", "added_samples"]
-RING = {"marker": "o", "markersize": 10.5, "fillstyle": "none", "color": "black", "markeredgewidth": 0.8}
+RING: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 10.5,
+    "fillstyle": "none",
+    "color": "black",
+    "markeredgewidth": 0.8,
+}
 FILLS = ("full", "none", "left", "top", "right")  # of markers, by pattern
 
 

@@ -6,7 +6,6 @@ another model, recipe or data, and files from the first torn or altered one on, 
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from analysis.errors import StoreError
+from analysis import storage
 from analysis.models.save import assert_sparsity
 from analysis.pruning.solvers import REPAIRS, SOLVERS
 from analysis.pruning.state import State
@@ -58,7 +57,7 @@ class Checkpoint:
             done.append(visit)
         if self.folder.is_dir():
             kept = {self._file(index) for index in range(len(done))}
-            for file in self.folder.glob("visit-*"):
+            for file in self.folder.glob("*visit-*"):
                 if file not in kept:
                     file.unlink()
         return done
@@ -77,20 +76,11 @@ class Checkpoint:
     def write(self, index: int, tensors: dict[str, Tensor], rows: dict[str, list[dict]]) -> None:
         """Keep one finished visit. Raises StoreError when the folder cannot be written (a full disk loses nothing)."""
         file = self._file(index)
-        partial = file.with_suffix(".partial")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         meta = {"identity": self.identity, "tensors": tensors_digest(tensors), "rows": json.dumps(rows)}
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        remedy = "finished visits before it are kept, free space and run again"
+        with storage.explained(f"checkpoint {file}: cannot be written", remedy), storage.replacing(file) as partial:
             save_file(tensors, partial, metadata=meta)
-            with partial.open("rb") as handle:
-                os.fsync(handle.fileno())
-            partial.replace(file)
-        except (OSError, SafetensorError) as error:
-            raise StoreError(
-                f"checkpoint {file}: cannot be written ({error}); finished visits before it are kept, free space and"
-                " run again"
-            ) from error
 
 
 def visit_tensors(state: State, visit: Visit) -> dict[str, Tensor]:
@@ -142,4 +132,4 @@ def identity(state: State) -> str:
         str(state.precision),
         state.measure,
     ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return storage.identity_digest(parts)

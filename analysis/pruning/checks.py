@@ -1,29 +1,84 @@
-"""What a recipe asks of a model and of its texts, checked before any work."""
+"""What a recipe asks of a model and of its texts, checked before any work. Importing this loads no torch.
+
+Each rule stands here once and is fed from what is at hand: a job, the headers of weight files, or the loaded model.
+"""
 
 import re
-
-import torch
-from torch import Tensor, nn
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UsageError
-from analysis.models.anatomy import Anatomy
 from analysis.models.hub import check_weights, find, weight_files
+from analysis.recipe.parts import WHOLE
 from analysis.recipe.recipe import Recipe
-from analysis.schema import CALIBRATION
-from analysis.windows import Windows, disjoint
+from analysis.reconstruction.schedule import visits
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from analysis.models.anatomy import Anatomy
+    from analysis.windows import Windows
 
 _IN_BLOCK = re.compile(r"\.(\d+)\.")
 
 
-def misfits(name: str, recipe: Recipe) -> list[str]:
-    """What a recipe asks of a model that the headers of its weight files show it cannot give; nothing is loaded.
+def misfits(
+    recipe: Recipe,
+    *,
+    blocks: int | None = None,
+    shapes: Mapping[str, tuple[int, int]] | None = None,
+    oriented: bool = True,
+    answers: str | None = None,
+    held_out: bool | None = None,
+) -> list[str]:
+    """What a recipe asks that a model and its texts cannot give, one sentence each; what is None is not known yet.
+
+    blocks: how many the model has. shapes: matrix name -> (outputs, inputs), in either order unless `oriented`.
+    answers: what the model answers (`models/task_heads.py`). held_out: whether there is a held-out text.
+    """
+    solver, problems = recipe.solver, []
+    if blocks is not None:
+        try:
+            visits(blocks, recipe.unit)
+        except UsageError as error:
+            problems.append(str(error))
+    if solver.name == "retrain" and answers not in (None, "next token"):
+        problems.append(
+            f"retrain follows a language model's loss, and this model answers with {answers}; choose a local method"
+            " such as BR+GP"
+        )
+    shapes = shapes or {}
+    if oriented and (group := recipe.pattern.of):
+        undivided = [name for name, (_, inputs) in shapes.items() if inputs % group]
+        if undivided:
+            problems.append(
+                f"pattern {recipe.pattern} does not divide the inputs of {len(undivided)} matrices, the first is"
+                f" {undivided[0]}; choose another pattern or an unstructured sparsity"
+            )
+    if solver.train == "masklora":
+        small = [(min(shape), name) for name, shape in shapes.items() if min(shape) < solver.rank]
+        if small:
+            rank, name = min(small)
+            problems.append(
+                f"rank={solver.rank} is above the rank of {len(small)} matrices, the smallest is {name}; give a rank of"
+                f" at most {rank}"
+            )
+    if held_out is False and recipe.repair.penalty == "held-out":
+        problems.append("penalty=held-out needs at least one held-out source to choose on; give one, or a number")
+    if held_out is False and solver.select == "held-out":
+        problems.append("select=held-out needs at least one held-out source to select on; give one, or use select=last")
+    return problems
+
+
+def header_misfits(name: str, recipe: Recipe) -> list[str]:
+    """`misfits` as far as the headers of a model's weight files show them; no tensor is loaded.
 
     Empty for a hub model, whose files may not be here yet: `prune` checks the loaded model anyway. Raises ModelError as
     `check_weights`.
     """
     from safetensors import safe_open
 
-    folder, solver, unit = find(name).folder, recipe.solver, recipe.unit
+    folder = find(name).folder
     if folder is None:
         return []
     check_weights(folder, name)
@@ -31,36 +86,53 @@ def misfits(name: str, recipe: Recipe) -> list[str]:
     for path in weight_files(folder, name):
         with safe_open(path, "numpy") as file:
             shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
-    inside = {key: match for key in shapes if (match := _IN_BLOCK.search(key))}
-    if not inside:
+    places = {key: int(match[1]) for key in shapes if (match := _IN_BLOCK.search(key))}
+    if not places:
         return []
-    blocks = 1 + max(int(match[1]) for match in inside.values())
-    small, where = min((min(shapes[key]), key) for key in inside if len(shapes[key]) == 2)
-    problems = []
-    if solver.train == "masklora" and small < solver.rank:
-        problems.append(
-            f"rank={solver.rank} is above the rank of {where.removesuffix('.weight')} {shapes[where]}; give a rank of"
-            f" at most {small}"
-        )
-    if not unit.overlap and unit.width > blocks:
-        problems.append(
-            f"width={unit.width}: the model has {blocks} blocks; give a width of at most {blocks}, or unit=model for"
-            " all of them"
-        )
-    return problems
+    matrices = {
+        key.removesuffix(".weight"): (shape[0], shape[1])
+        for key, shape in shapes.items()
+        if key in places and len(shape) == 2
+    }
+    return misfits(recipe, blocks=1 + max(places.values()), shapes=matrices, oriented=False)
 
 
-def _witnesses(windows: Windows) -> Tensor:
+def label_problem(labels: Iterable[str]) -> str | None:
+    """What is wrong with a held-out text that is named like the calibration text; None where none is."""
+    from analysis.schema import CALIBRATION
+
+    if CALIBRATION not in labels:
+        return None
+    return f"the held-out label {CALIBRATION!r} is taken by the calibration text; choose another"
+
+
+def shrink_problem(recipe: Recipe) -> str | None:
+    """Why a model pruned by this recipe cannot be made smaller; None where it can."""
+    if recipe.pattern.whole:
+        return None
+    return (
+        f"{recipe} removes single weights, so no matrix gets smaller; a pattern of {', '.join(WHOLE)} does that, as in"
+        " flap-neurons-50%"
+    )
+
+
+def _witnesses(windows: "Windows") -> "Tensor":
     """The windows that replay is proven on: the first, and the first with padding where that is another."""
+    import torch
+
     padded = int((~windows.mask.all(dim=1)).int().argmax())
     return torch.tensor([0, padded] if padded else [0])
 
 
-def _check_windows(model: nn.Module, calibration: Windows, held_out: dict[str, Windows]) -> dict[str, Windows]:
+def _check_windows(model: "nn.Module", calibration: "Windows", held_out: "dict[str, Windows]") -> "dict[str, Windows]":
     """The held-out sets without chance repeats of calibration text, once all windows fit the model."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if CALIBRATION in held_out:
-        raise UsageError(f"held_out: the name {CALIBRATION!r} is taken by the calibration windows; choose another")
+    from analysis.schema import CALIBRATION
+    from analysis.windows import disjoint
+
+    config: Any = model.config  # of transformers
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if problem := label_problem(held_out):
+        raise UsageError(f"held_out: {problem}")
     for label, windows in {CALIBRATION: calibration, **held_out}.items():
         if len(windows) == 0:
             raise UsageError(f"{label}: no windows; give at least one")
@@ -72,35 +144,15 @@ def _check_windows(model: nn.Module, calibration: Windows, held_out: dict[str, W
     return disjoint(calibration, held_out)
 
 
-def _check_recipe(dense: Anatomy, answered: str, recipe: Recipe, held_out: dict[str, Windows]) -> None:
+def _check_recipe(dense: "Anatomy", answers: str, recipe: Recipe, held_out: "dict[str, Windows]") -> None:
     """Raises UsageError listing what the recipe asks of this model and these texts that they cannot give."""
-    problems = []
-    of, solver = recipe.pattern.of, recipe.solver
-    if solver.name == "retrain" and answered != "next token":
-        problems.append(
-            f"retrain follows a language model's loss, and this model answers with {answered}; choose a local method"
-            " such as BR+GP"
-        )
-    matrices = list(dense.matrices())
-    if of and (odd := [name for name, matrix in matrices if matrix.columns % of]):
-        problems.append(
-            f"pattern {recipe.pattern} does not divide the inputs of {len(odd)} matrices, the first is {odd[0]}; choose"
-            " another pattern or an unstructured sparsity"
-        )
-    if solver.train == "masklora" and (
-        small := [
-            (min(matrix.rows, matrix.columns), name)
-            for name, matrix in matrices
-            if min(matrix.rows, matrix.columns) < solver.rank
-        ]
-    ):
-        problems.append(
-            f"rank={solver.rank} is above the rank of {len(small)} matrices, the smallest is {min(small)[1]}; give a"
-            f" rank of at most {min(small)[0]}"
-        )
-    if recipe.repair.penalty == "held-out" and not held_out:
-        problems.append("penalty=held-out needs at least one held-out source to choose on; give one, or a number")
-    if solver.select == "held-out" and not held_out:
-        problems.append("select=held-out needs at least one held-out source to select on; give one, or use select=last")
+    from analysis.masks.shares import block_sizes, matrix_shares
+
+    shapes = {name: (matrix.rows, matrix.columns) for name, matrix in dense.matrices()}
+    problems = misfits(recipe, shapes=shapes, answers=answers, held_out=bool(held_out))
+    try:
+        matrix_shares(recipe.pattern, block_sizes(dense), [0.0] * len(dense.blocks))
+    except UsageError as error:
+        problems.append(str(error))
     if problems:
         raise UsageError(f"recipe {recipe}: " + "; ".join(problems))

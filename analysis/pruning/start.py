@@ -12,6 +12,7 @@ from analysis.models.sub_blocks import check_halves
 from analysis.models.task_heads import head
 from analysis.pruning.checks import _check_recipe, _check_windows, _witnesses
 from analysis.pruning.choosers import CHOOSERS
+from analysis.pruning.shares import choose_shares
 from analysis.pruning.solvers import REPAIRS, SOLVERS
 from analysis.pruning.state import State
 from analysis.recipe.recipe import Recipe
@@ -72,6 +73,7 @@ def open_run(
         measure=measure,
     )
     state.rows["cost"] = meter.rows
+    state.shares = choose_shares(state)
     repair.prepare(state)
     solver.prepare(state)
     return state

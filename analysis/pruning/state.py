@@ -15,7 +15,7 @@ from analysis.measure.cost import Meter
 from analysis.measure.quality import DenseModel
 from analysis.models.anatomy import Anatomy, Block, Matrix
 from analysis.models.save import assert_sparsity, is_plain, save_model, save_shrunk
-from analysis.recipe.parts import WHOLE
+from analysis.pruning.checks import shrink_problem
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import Visit
 from analysis.schema import TABLES
@@ -73,6 +73,9 @@ class State:
     """Streams at the input of the block whose masks are being chosen, inside a visit: the calibration text's, and those
     of the held-out texts for a repair that looks at them. Only the streams that somebody reads; only the first `shown`
     windows where no repair reads them."""
+
+    shares: dict[str, float] = field(default_factory=dict)
+    """Full matrix name -> share to remove, where the pattern is uneven; 0: the matrix stays dense."""
 
     masks: dict[str, Tensor] = field(default_factory=dict)
     """Full matrix name -> (out, in) bool, True = kept: of the blocks masked so far."""
@@ -175,8 +178,5 @@ class Pruned:
         fewer heads.
         """
         if not self.structure_masks:
-            raise UsageError(
-                f"shrink: {self.recipe} removes single weights, so no matrix gets smaller; a pattern of"
-                f" {', '.join(WHOLE)} does that, as in flap-neurons-50%"
-            )
+            raise UsageError(f"shrink: {shrink_problem(self.recipe)}")
         return shrink(self.model, self.structures, self.structure_masks)

@@ -2,6 +2,8 @@
 
 from collections.abc import Set
 
+import torch
+
 from analysis.masks.choose import choose_mask, wanted_statistics
 from analysis.measure.cost import Meter
 from analysis.models.anatomy import Block, Matrix
@@ -41,8 +43,13 @@ def choose_weights(state: State, visit: Visit, meter: Meter) -> None:
 def _choose_mask(state: State, block: Block, matrix: Matrix, statistics: Statistics | None) -> None:
     name, recipe = f"{block.name}.{matrix.name}", state.recipe
     source = generator(recipe.seed, "mask", name)
+    share = state.shares.get(name)
+    if share == 0:
+        state.keep(block, matrix, torch.ones_like(matrix.weight(), dtype=torch.bool))
+        return
+    pattern = recipe.pattern if share is None or recipe.pattern.of else recipe.pattern.at(share)
     chosen = choose_mask(
-        recipe.criterion, recipe.pattern, matrix.weight(), statistics, source, name=name, refinement=recipe.refinement
+        recipe.criterion, pattern, matrix.weight(), statistics, source, name=name, refinement=recipe.refinement
     )
     if chosen.weight is not None:
         matrix.assign(chosen.weight)

@@ -95,6 +95,11 @@ def choice(default: Any, choices: Collection[str], **more: Any) -> Any:
 def option(name: str, *words: Mapping[str, Any]) -> Any:
     """The field of an option that some of the words declare (`Word.options`): it applies to these words alone."""
     owners = {word.name: word.options[name] for group in words for word in group.values() if name in word.options}
+    return _for_words(owners)
+
+
+def _for_words(owners: Mapping[str, Any]) -> Any:
+    """A field that applies to some words alone, as the first of them declares it."""
     declared = next(iter(owners.values()))
     return field(default=declared.default, metadata={"rule": replace(declared.metadata["rule"], only=tuple(owners))})
 
@@ -147,14 +152,22 @@ class Part:
         values.
         """
         value = getattr(self, key)
-        return value not in values and (not rule.choices or value in rule.choices)
+        try:
+            value = value if value is None else rule.coerce(value)
+        except ValueError:
+            return False
+        return value not in values
 
     def _check_more(self) -> Iterator[str]:
         """The same for the options of a word from outside the package."""
         if not hasattr(self, "more"):
             return
         word, declared, values = getattr(self, self.KEY), self.declared(getattr(self, self.KEY)), {}
+        others = self.declared()
         for name, value in dict(self.more).items():
+            if name not in declared and name in others:
+                yield f"{name} is an option of {' and '.join(others[name].metadata['rule'].only)}, not of {word}"
+                continue
             if name not in declared:
                 yield f"unknown option {name!r} of {word}; {suggest(name, declared)}"
                 continue
@@ -177,14 +190,12 @@ class Part:
     def declared(cls, name: object = None) -> dict[str, Field]:
         """The options that words of this part, or one of them, declare beyond the part's own fields."""
         own = {f.name for f in fields(cls)}
-        return {
-            key: declared
-            for words in cls.WORDS
-            for word in words.values()
-            if name is None or word.name == name
-            for key, declared in word.options.items()
-            if key not in own
-        }
+        owners: dict[str, dict[str, Field]] = {}
+        for words in cls.WORDS:
+            for word in words.values():
+                for key in word.options.keys() - own if name in (None, word.name) else ():
+                    owners.setdefault(key, {})[word.name] = word.options[key]
+        return {key: _for_words(by_word) for key, by_word in owners.items()}
 
     def changed(self) -> dict[str, Any]:
         """Options (not `name`) that are not at their defaults, in the order of the fields."""
@@ -202,10 +213,14 @@ class Part:
         """
         relevant = (key for key, rule in self._rules().items() if self._applies(rule))
         values = {key: getattr(self, key) for key in relevant if getattr(self, key) is not None}
-        if hasattr(self, "more"):
-            declared = self.declared(getattr(self, self.KEY))
-            values |= {name: option.default for name, option in declared.items()} | dict(self.more)
-        return values
+        return values | self.own_options()
+
+    def own_options(self) -> dict[str, Any]:
+        """Those that the part's word from outside the package declares."""
+        if not hasattr(self, "more"):
+            return {}
+        declared = self.declared(getattr(self, self.KEY))
+        return {name: option.default for name, option in declared.items()} | dict(self.more)
 
     def _applies(self, rule: Rule) -> bool:
         return (not rule.only or getattr(self, "name", None) in rule.only) and (

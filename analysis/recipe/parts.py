@@ -8,7 +8,8 @@ from dataclasses import MISSING, dataclass, replace
 from typing import Any, ClassVar
 
 from analysis.recipe import notation
-from analysis.recipe.fields import Part, choice, count, option, rule
+from analysis.recipe.fields import Part, choice, count, option, positive, rule, share
+from analysis.recipe.shares import OWL, SHARES_SAYS, SKIP_SAYS, parse_shares, read_shares, read_skip
 from analysis.recipe.words import (
     CRITERION_WORDS,
     KIND_WORDS,
@@ -17,6 +18,7 @@ from analysis.recipe.words import (
     SOLVER_WORDS,
     STRUCTURED_WORDS,
     UNIT_WORDS,
+    WEIGHT_KINDS,
     Word,
 )
 
@@ -26,6 +28,7 @@ TRAINED = tuple(name for name, word in SOLVER_WORDS.items() if word.evidence == 
 """Solvers that take gradient steps."""
 STREAMS = ("sparse", "dense")
 CRITERIA_OF_BOTH: Collection[str] = ChainMap(STRUCTURED_WORDS, CRITERION_WORDS)  # weights' first; live
+ROUNDED = 1e-3  # how far the mean of given shares may be from the sparsity
 MORE: tuple[tuple[str, Any], ...] = ()
 
 
@@ -115,6 +118,20 @@ class Pattern(Part):
         meaning="count that cost in multiply-adds per token with so many keys; default: in parameters",
     )
     """Count that cost in multiply-adds per token with so many keys; None: in parameters."""
+    skip: str | None = rule(
+        None, str, read=read_skip, when=("kind", WEIGHT_KINDS), meaning=f"what stays dense: {SKIP_SAYS}"
+    )
+    """What stays dense: blocks at the ends, matrices by name (`shares.py`)."""
+    shares: str | None = rule(
+        None, str, read=read_shares, when=("kind", WEIGHT_KINDS), meaning=f"uneven shares: {SHARES_SAYS}"
+    )
+    """The share of each block or matrix, or "owl" (2310.05175); None: all lose the same (`shares.py`)."""
+    outliers: float = positive(
+        5.0, when=("shares", (OWL,)), meaning="OWL's M: an outlier is a score above so many times its block's mean"
+    )
+    """OWL's M: an outlier is a score above so many times its block's mean."""
+    spread: float = share(0.08, when=("shares", (OWL,)), meaning="OWL's lambda: shares are at most twice this apart")
+    """OWL's lambda: the shares of blocks are at most twice this apart."""
     more: tuple[tuple[str, Any], ...] = MORE
     """Options of a kind from outside the package."""
 
@@ -141,6 +158,18 @@ class Pattern(Part):
         if self.of is not None and self.kind != "weights" and self.kind in KIND_WORDS:
             yield f"N:M is a pattern of single weights; {self.kind} take a share, as in {self.kind}-50%"
 
+        if self.of is not None and self.shares is not None:
+            yield f"shares={self.shares} does not go with N:M, which keeps the same in every matrix; skip does"
+        mean = _mean(self.shares)
+        if mean is not None and isinstance(self.sparsity, float) and abs(mean - self.sparsity) > ROUNDED:
+            share = notation.percent(round(mean, 6))
+            yield f"shares={self.shares} have a mean of {share}: write {share}, not {notation.percent(self.sparsity)}"
+
+    def at(self, share: float) -> "Pattern":
+        """The pattern of one matrix that loses this share."""
+        even = {"skip": None, "shares": None, "outliers": Pattern.outliers, "spread": Pattern.spread}
+        return replace(self, sparsity=share, **even)
+
     def resolve(self, criterion: str) -> "Pattern":
         """The same with group "default" made explicit: each criterion's paper decides. N:M and other kinds than single
         weights have no group and stay.
@@ -152,6 +181,15 @@ class Pattern(Part):
     def __str__(self) -> str:
         share = f"{self.keep}:{self.of}" if self.of is not None else notation.percent(self.sparsity or 0.0)
         return share if self.kind == "weights" else f"{self.kind}-{share}"
+
+
+def _mean(shares: object) -> float | None:
+    """The mean of shares that are given for every block; None for others, and for what cannot be read."""
+    try:
+        values = None if shares is None or read_shares(shares) == OWL else parse_shares(read_shares(shares))
+    except ValueError:
+        return None
+    return sum(values) / len(values) if isinstance(values, list) else None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from analysis.recipe import notation
 from analysis.recipe.fields import Part, choice, count, rule
 from analysis.recipe.parts import STREAMS, WHOLE, Criterion, Pattern, Refinement, Repair, Solver, Unit
 from analysis.recipe.presets import PRESETS
+from analysis.recipe.shares import OWL
 from analysis.recipe.words import (
     CRITERION_WORDS,
     KIND_WORDS,
@@ -80,6 +81,8 @@ class Recipe(Part):
             if getattr(self, option) != getattr(Recipe, option)
         }
         if self._criterion_known and self.criterion_word.evidence is None and self.refinement.name == "none":
+            if self.pattern.shares == OWL:
+                changed.pop("added", None)
             for option, value in changed.items():
                 yield (
                     f"{option}={value} does not apply to {self.criterion.name} without refinement, which looks at no"

@@ -439,6 +439,7 @@ SETTING_WORDS = _by_name(
 """Settings of the optimiser: options of the training solvers in one word."""
 
 WEIGHT_METHODS = Names(METHOD_WORDS, lambda word: word.group == "weights")
+WEIGHT_KINDS = Names(KIND_WORDS, lambda word: word.group == "weights")
 REPAIR_METHODS = Names(METHOD_WORDS, lambda word: word.group == "structures")
 
 

@@ -47,6 +47,8 @@ class MaskLoRA:
     @torch.no_grad()
     def take(self, weight: nn.Parameter) -> None:
         """Turn the gradient of the model's weight into the gradients of A and B, and drop it."""
+        if weight.grad is None:
+            return
         gradient = (weight.grad.T if self.matrix.transposed else weight.grad).mul_(self.kept)
         self.up.grad = (gradient @ self.down.T).mul_(self.scale)
         self.down.grad = (self.up.T @ gradient).mul_(self.scale)
@@ -75,7 +77,7 @@ def mask_lora(
                 f"masklora: rank {rank} is above {side}, the smaller side of {name} ({rows} x {columns}); choose a"
                 " smaller rank"
             )
-        mask = masks.get(matrix.module.weight)
+        mask = masks.get(matrix.module.get_parameter("weight"))
         kept = torch.ones_like(start) if mask is None else (mask.T if matrix.transposed else mask).to(start)
         down = torch.empty(rank, columns).uniform_(-(columns**-0.5), columns**-0.5, generator=generator).to(start)
         adapters.append(MaskLoRA(matrix, start, kept, start.new_zeros(rows, rank), down, alpha / rank))
@@ -87,7 +89,7 @@ def adapting(adapters: Sequence[MaskLoRA]) -> Iterator[None]:
     """While open, every backward pass leaves gradients on A and B; each weight's own is dropped as soon as it is
     used.
     """
-    weights = [adapter.matrix.module.weight for adapter in adapters]
+    weights = [adapter.matrix.module.get_parameter("weight") for adapter in adapters]
     try:
         for weight in weights:
             weight.requires_grad_(True)

@@ -120,13 +120,13 @@ def ridge(dense: Tensor, mask: Tensor, moments: Moments, *, penalty: float, name
     support = mask & ~dead
     notes = [Note("dead input", float(dead.sum()))] * bool(dead.any())
 
-    step, used = _steps(quadratic, support, unexplained, penalty, moments.gram.dtype, name)
+    step, rules = _steps(quadratic, support, unexplained, penalty, moments.gram.dtype, name)
     weight = (plain.double() + step).to(dense.dtype)
     after, _ = quadratic.at(weight)
     worse = ~(after <= before)
     weight = torch.where(worse[:, None], plain, weight)
     after = torch.where(worse, before, after)
-    notes += used + [Note("kept plain mask", float(worse.sum()))] * bool(worse.any())
+    notes += rules + [Note("kept plain mask", float(worse.sum()))] * bool(worse.any())
     return Refit(weight, float(before.mean()), float(after.mean()), tuple(notes))
 
 
@@ -191,7 +191,7 @@ def _solve(
     inverse = _inverse(system, least) if any(fewer_removed for _, fewer_removed in batches) else None
     padded_inverse = None if inverse is None else pad(inverse, (0, 1, 0, 1)).to(precision)
     for rows, fewer_removed in batches:
-        if fewer_removed and inverse is not None:
+        if fewer_removed and inverse is not None and padded_inverse is not None:
             solve, singular = _eliminating(inverse, padded_inverse, support[rows])
             solution[rows], sound[rows] = _corrected(solve, singular, system, support[rows], right[rows])
             rows = rows[~sound[rows]]  # the whole system can be singular where a row's own part of it is not
@@ -219,8 +219,8 @@ def _batches(support: Tensor, itemsize: int) -> Iterator[tuple[Tensor, bool]]:
     they keep.
     """
     width = support.shape[1]
-    counts, order = support.sum(1).sort(descending=True, stable=True)
-    counts = counts.tolist()
+    sorted_counts, order = support.sum(1).sort(descending=True, stable=True)
+    counts: list[int] = sorted_counts.tolist()
     budget = BUDGET.get(support.device.type, BUDGET["cuda"])
     start = 0
     while start < len(counts):
@@ -252,9 +252,9 @@ def _restricted(padded: Tensor, chosen: Tensor, least: float) -> tuple[Callable[
     lower, singular = _cholesky(blocks, least)
 
     def solve(right: Tensor) -> Tensor:
-        given = pad(right, (0, 1)).gather(1, index).to(lower.dtype)
-        found = torch.cholesky_solve(given[:, :, None], lower).squeeze(2)
-        return right.new_zeros(len(right), width + 1).scatter_(1, index, found.to(right.dtype))[:, :-1]
+        known_side = pad(right, (0, 1)).gather(1, index).to(lower.dtype)
+        solution = torch.cholesky_solve(known_side[:, :, None], lower).squeeze(2)
+        return right.new_zeros(len(right), width + 1).scatter_(1, index, solution.to(right.dtype))[:, :-1]
 
     return solve, singular
 

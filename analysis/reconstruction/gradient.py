@@ -56,7 +56,8 @@ def unit_error(piece: Piece, problem: Problem, objective: str | None = None) -> 
     """
     loss = LOSSES[objective or "mse"]
     error = scale = tokens = 0.0
-    for rows in chunks(*problem.inputs.shape[:2], _device(piece)):
+    windows, length = problem.inputs.shape[:2]
+    for rows in chunks(windows, length, _device(piece)):
         output, targets, mask = _run(piece, problem, rows)
         count = counted(objective or "mse", problem.recording.mask[rows])
         error += float(loss(output, targets, mask)) * count
@@ -118,29 +119,31 @@ def held_bytes(piece: Piece, adapters: Sequence[MaskLoRA], problems: Sequence[Pr
     the forward of one batch, with the targets of that batch where they are computed anew; and inputs and targets of all
     windows where they are kept.
     """
-    own = piece.parameters()
-    trained = [p for p in own if p.requires_grad and not any(p is adapter.matrix.module.weight for adapter in adapters)]
+    weights = piece.parameters()
+    trained = [
+        p for p in weights if p.requires_grad and not any(p is adapter.matrix.module.weight for adapter in adapters)
+    ]
     low_rank = [tensor for adapter in adapters for tensor in adapter.parameters]
-    extra = [*low_rank, *(tensor for adapter in adapters for tensor in (adapter.start, adapter.kept))]
-    kept = [x for problem in problems for x in (problem.inputs, problem.targets) if isinstance(x, Tensor)]
-    saved: dict[int, int] = {}
+    adapter_tensors = [*low_rank, *(tensor for adapter in adapters for tensor in (adapter.start, adapter.kept))]
+    whole_problems = [x for problem in problems for x in (problem.inputs, problem.targets) if isinstance(x, Tensor)]
+    activations: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage.nbytes()
+        activations[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output, targets, mask = _run(piece, problems[0], slice(0, solver.batch))
         loss = LOSSES[solver.objective if solver.name == "retrain" else solver.loss](output, targets, mask)
-    for tensor in (*kept, *(x for host in piece.hosts for x in (*host.parameters(), *host.buffers()))):
-        saved.pop(tensor.untyped_storage().data_ptr(), None)
+    for tensor in (*whole_problems, *(x for host in piece.hosts for x in (*host.parameters(), *host.buffers()))):
+        activations.pop(tensor.untyped_storage().data_ptr(), None)
     del output, loss
     batch = targets.nbytes if callable(problems[0].targets) else 0
     return (
-        sum(saved.values())
+        sum(activations.values())
         + batch
-        + sum(x.nbytes for x in (*own, *extra, *kept))
+        + sum(x.nbytes for x in (*weights, *adapter_tensors, *whole_problems))
         + 3 * sum(x.nbytes for x in (*trained, *low_rank))
     )
 
@@ -190,7 +193,7 @@ def _train(
 ) -> list[Step]:
     objective = solver.objective if solver.name == "retrain" else None
     optimised = [*parameters, *(tensor for adapter in adapters for tensor in adapter.parameters)]
-    changed = [*parameters, *(adapter.matrix.module.weight for adapter in adapters)]
+    changed = [*parameters, *(adapter.matrix.module.get_parameter("weight") for adapter in adapters)]
     pruned = [(parameter, masks[parameter]) for parameter in parameters if parameter in masks]
     fused = _device(piece).type in ("cpu", "cuda")
     optimiser = torch.optim.Adam(
@@ -201,7 +204,8 @@ def _train(
 
     def update(step: int) -> None:
         for parameter, kept in pruned:
-            parameter.grad.mul_(kept)
+            if parameter.grad is not None:
+                parameter.grad.mul_(kept)
         if solver.clip:
             nn.utils.clip_grad_norm_(optimised, solver.clip)
         optimiser.param_groups[0]["lr"] = learning_rate(solver, step, total)
@@ -269,7 +273,7 @@ def _epoch(
     Returns the mean error; NaN or infinity where a loss was not finite.
     """
     train, measure = objective or solver.loss, objective or "mse"
-    sums = tokens = 0
+    sums, tokens = torch.zeros(2, device=_device(piece)), 0
     for step, rows in enumerate(batches, first):
         count = counted(measure, problem.recording.mask[rows])
         sums += _backward(piece, problem, rows, train, measure) * count

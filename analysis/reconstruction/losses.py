@@ -49,8 +49,8 @@ def ce(logits: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
 
 def distill(logits: Tensor, dense: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean over real tokens of KL(dense || pruned) of the next-token distributions, in nats; both logits (B, T, V)."""
-    ours, theirs = (log_softmax(_real(x, mask), dim=-1) for x in (logits, dense))
-    return kl_div(ours, theirs, reduction="sum", log_target=True) / ours[..., 0].numel()
+    pruned, reference = (log_softmax(_real(x, mask), dim=-1) for x in (logits, dense))
+    return kl_div(pruned, reference, reduction="sum", log_target=True) / pruned[..., 0].numel()
 
 
 LOSSES = {"mse": mse, "relative": relative, "cosine": cosine, "ce": ce, "distill": distill}

@@ -77,14 +77,13 @@ class Accumulator:
                 f" {'y is missing' if y is None else 'y was given too'}"
             )
         rows = {}
-        for letter, given in (("x", x), ("y", y)):
-            if given is None:
+        for letter, activation in (("x", x), ("y", y)):
+            if activation is None:
                 continue
-            if given.shape != (len(x), self.sizes[letter]):
-                raise UsageError(
-                    f"moments: rows {letter} have shape {tuple(given.shape)}; expected ({len(x)}, {self.sizes[letter]})"
-                )
-            rows[letter] = given.detach().to(self.device, self._products)
+            if activation.shape != (len(x), self.sizes[letter]):
+                shape, expected = tuple(activation.shape), (len(x), self.sizes[letter])
+                raise UsageError(f"moments: rows {letter} have shape {shape}; expected {expected}")
+            rows[letter] = activation.detach().to(self.device, self._products)
         for part, total in self._sums.items():
             first, last = rows[part[0]], rows.get(part[-1])
             if len(part) == 1:
@@ -278,7 +277,8 @@ class Sums:
     @classmethod
     def of(cls, sums: Accumulator, name: str) -> "Sums":
         """From sums of `PARTS`; raises as `Accumulator.total`."""
-        return cls(*(sums.total(part, name) for part in cls.PARTS), sums.tokens, sums.precision)
+        gram, inputs, cross, outputs, energy = (sums.total(part, name) for part in cls.PARTS)
+        return cls(gram, inputs, cross, outputs, energy, sums.tokens, sums.precision)
 
     def loss(self, weight: Tensor, bias: Tensor | None) -> float:
         """Mean over tokens of |y - weight x - bias|^2 / out."""
@@ -295,11 +295,15 @@ class Sums:
 
     def __add__(self, other: "Sums") -> "Sums":
         """Sums over the tokens of both."""
-        parts = (
-            getattr(self, name) + getattr(other, name)
-            for name in ("gram", "inputs", "cross", "outputs", "energy", "tokens")
+        return Sums(
+            self.gram + other.gram,
+            self.inputs + other.inputs,
+            self.cross + other.cross,
+            self.outputs + other.outputs,
+            self.energy + other.energy,
+            self.tokens + other.tokens,
+            self.precision,
         )
-        return Sums(*parts, self.precision)
 
     @property
     def nbytes(self) -> int:

@@ -165,7 +165,7 @@ def token_batches(windows: Windows, size: int) -> Iterator[dict[str, Tensor]]:
 
 def consumer_statistics(
     model: nn.Module,
-    found: Structures,
+    structures: Structures,
     batches: Iterable[Batch],
     *,
     want: str = "diagonal",
@@ -184,9 +184,9 @@ def consumer_statistics(
     with ExitStack() as stack:
         collectors = {
             pair.name: stack.enter_context(
-                collect([pair.consumer], want, precision, block=found.parts.blocks[pair.block].name)
+                collect([pair.consumer], want, precision, block=structures.parts.blocks[pair.block].name)
             )
-            for pair in found
+            for pair in structures
         }
         stack.enter_context(evaluating(model))
         for batch in batches:
@@ -198,15 +198,16 @@ def consumer_statistics(
             )
             for collector in collectors.values():
                 collector.mask = mask
-            model.base_model(**{name: batch[name].to(device) for name in _INPUTS if name in batch}, use_cache=False)
+            tensors = {name: batch[name].to(device) for name in _INPUTS if name in batch}
+            model.base_model(**tensors, use_cache=False)  # type: ignore[operator]  # attributes of modules: Tensor | Module
     if not seen:
         raise DataError("consumer_statistics: no batch was given; there is nothing to look at")
-    return {pair.name: collectors[pair.name].result()[pair.consumer.name] for pair in found}
+    return {pair.name: collectors[pair.name].result()[pair.consumer.name] for pair in structures}
 
 
 def mask_gradients(
     model: nn.Module,
-    found: Structures,
+    structures: Structures,
     batches: Iterable[Batch],
     loss: Callable[[nn.Module, Batch], Tensor] | None = None,
 ) -> dict[str, Tensor]:
@@ -218,8 +219,8 @@ def mask_gradients(
     Raises DataError without a batch or without labels, NumericalError naming the consumer whose gradient is not finite.
     """
     device = next(model.parameters()).device
-    rows: dict[str, list[Tensor]] = {pair.name: [] for pair in found}
-    with _factors(found, device) as factors, evaluating(model), torch.enable_grad():
+    rows: dict[str, list[Tensor]] = {pair.name: [] for pair in structures}
+    with _factors(structures, device) as factors, evaluating(model), torch.enable_grad():
         for batch in batches:
             batch = {name: value.to(device) for name, value in batch.items()}
             value = (_own_loss if loss is None else loss)(model, batch)
@@ -246,14 +247,14 @@ def _own_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 @contextmanager
-def _factors(found: Structures, device: torch.device) -> Iterator[dict[str, Tensor]]:
+def _factors(structures: Structures, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """While open every structure's columns are multiplied by its factor, which is 1 and wants a gradient."""
 
     def multiply(factor: Tensor, owner: Tensor):
         return lambda module, args, kwargs: ((args[0] * factor[owner], *args[1:]), kwargs)
 
     hooks, factors = [], {}
-    for pair in found:
+    for pair in structures:
         weight = pair.consumer.weight()
         factors[pair.name] = factor = torch.ones(
             pair.count, device=weight.device, dtype=weight.dtype, requires_grad=True

@@ -115,36 +115,39 @@ def repair(
     weight, kept = weight.detach(), kept.to(weight.device)
     plain = weight.masked_fill(~kept, 0)
     base = plain.double()
-    old = None if bias is None else bias.detach().double()
+    old_bias = None if bias is None else bias.detach().double()
     notes: list[Note] = []
     affine = create_bias
-    attempts: list[_Attempt] = []
+    candidates: list[_Attempt] = []
     if method == "none":
-        attempts = [_Attempt(base, old)]
+        candidates = [_Attempt(base, old_bias)]
     elif method == "bias":
-        attempts = [_Attempt(base, (sums.outputs - base @ sums.inputs) / sums.tokens)]
+        candidates = [_Attempt(base, (sums.outputs - base @ sums.inputs) / sums.tokens)]
     elif method == "scale":
-        attempts = [_scaled(base, old, kept, sums, owner, share, name) for share in penalties]
+        assert owner is not None  # by the check above
+        candidates = [_scaled(base, old_bias, kept, sums, owner, share, name) for share in penalties]
     else:
         notes += [Note("through the origin", float(len(weight)))] * (not affine)
         notes += [Note("few tokens", float(sums.tokens))] * (sums.tokens <= int(kept.sum()))
-        attempts = _absorbed(base, old, kept, sums, penalties, affine, name)
+        candidates = _absorbed(base, old_bias, kept, sums, penalties, affine, name)
 
-    before = sums.loss(plain, old)
+    before = sums.loss(plain, old_bias)
     if not math.isfinite(before):
         raise NumericalError(
             f"repair: the weights or sums of {name} are not finite; look at the dense model and the calibration text"
         )
-    losses = [(held_out or sums).loss(attempt.weight, attempt.bias) for attempt in attempts]
-    best = attempts[losses.index(min(losses))]
-    found, moved = best.weight.to(weight.dtype), None if best.bias is None else best.bias.to(weight.dtype)
-    after = sums.loss(found, moved)
+    losses = [(held_out or sums).loss(candidate.weight, candidate.bias) for candidate in candidates]
+    best = candidates[losses.index(min(losses))]
+    new_weight, new_bias = best.weight.to(weight.dtype), None if best.bias is None else best.bias.to(weight.dtype)
+    after = sums.loss(new_weight, new_bias)
     notes += best.notes
     if method != "none" and not after <= before:
-        found, moved, after = plain, None if bias is None else bias.detach().clone(), before
+        new_weight, new_bias, after = plain, None if bias is None else bias.detach().clone(), before
         notes.append(Note("kept plain mask", float(len(weight))))
-    outside = None if held_out is None else held_out.loss(found, moved)
-    return Repaired(found, moved, before, after, outside, sums.scale, best.penalty, best.condition, tuple(notes))
+    held_out_loss = None if held_out is None else held_out.loss(new_weight, new_bias)
+    return Repaired(
+        new_weight, new_bias, before, after, held_out_loss, sums.scale, best.penalty, best.condition, tuple(notes)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,14 +212,14 @@ def _absorbed(
     gram = gram.masked_fill(steady[:, None] | steady, 0)
     right = (cross - base[:, kept] @ gram).masked_fill(steady, 0)
     level = float(ordinary.mean())
-    attempts = []
+    candidates = []
     for share in penalties:
-        step, used, condition, raised = _solve(gram, right, steady, share, level, sums, name)
+        step, penalty, condition, raised = _solve(gram, right, steady, share, level, sums, name)
         weight = base.clone()
         weight[:, kept] += step
-        moved = (sums.outputs - weight @ sums.inputs) / sums.tokens if affine else bias
-        attempts.append(_Attempt(weight, moved, used, condition, notes + raised))
-    return attempts
+        new_bias = (sums.outputs - weight @ sums.inputs) / sums.tokens if affine else bias
+        candidates.append(_Attempt(weight, new_bias, penalty, condition, notes + raised))
+    return candidates
 
 
 def _scaled(
@@ -225,16 +228,16 @@ def _scaled(
     """Kwon et al.'s scales: with u_g the part of the output that comes from kept structure g, s minimises sum |y - b -
     sum_g s_g u_g|^2 + penalty |s - 1|^2.
     """
-    left, place = owner.to(kept.device)[kept].unique(return_inverse=True)
+    structures, place = owner.to(kept.device)[kept].unique(return_inverse=True)
     weight = base[:, kept]
     gram = (weight.T @ weight) * sums.gram[kept][:, kept]
     offset = sums.cross if bias is None else sums.cross - torch.outer(bias, sums.inputs)
     pull = (weight * offset[:, kept]).sum(0)
-    system = gram.new_zeros(len(left), len(left)).index_put_((place[:, None], place), gram, accumulate=True)
-    right = pull.new_zeros(len(left)).index_add_(0, place, pull) - system.sum(1)
+    system = gram.new_zeros(len(structures), len(structures)).index_put_((place[:, None], place), gram, accumulate=True)
+    right = pull.new_zeros(len(structures)).index_add_(0, place, pull) - system.sum(1)
     silent = system.diagonal() <= 0
     system = system.masked_fill(silent[:, None] | silent, 0)
-    step, used, condition, notes = _solve(
+    step, penalty, condition, notes = _solve(
         system, right.masked_fill(silent, 0)[None], silent, share, float(system.diagonal().mean()), sums, name
     )
     scales = 1 + step[0]
@@ -243,7 +246,7 @@ def _scaled(
         scales = torch.ones_like(scales)
     scaled = base.clone()
     scaled[:, kept] *= scales[place]
-    return _Attempt(scaled, bias, used, condition, notes)
+    return _Attempt(scaled, bias, penalty, condition, notes)
 
 
 def _solve(

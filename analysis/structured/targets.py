@@ -37,12 +37,18 @@ def consumer_sums(dense: Block, pruned: Block, name: str, streams: Streams, reci
     pruned: the block with its earlier half repaired; where student and target are both sparse, the producers of this
     half must still be whole.
     """
-    ours, theirs = (next(matrix for matrix in block.matrices if matrix.name == name) for block in (pruned, dense))
+    consumer, dense_consumer = (
+        next(matrix for matrix in block.matrices if matrix.name == name) for block in (pruned, dense)
+    )
     if reads_two_streams(recipe):
-        return two_streams(dense, pruned, ours, streams)
-    block, matrix = (pruned, ours) if recipe.student == "sparse" else (dense, theirs)
+        return two_streams(dense, pruned, consumer, streams)
+    block, matrix = (pruned, consumer) if recipe.student == "sparse" else (dense, dense_consumer)
     statistics = input_statistics(block, [matrix], streams, streams.of(recipe.student), "gram", torch.float64)
-    return one_stream(theirs.weight(), theirs.module.bias, statistics[name])
+    return one_stream(dense_consumer.weight(), _bias(dense_consumer), statistics[name])
+
+
+def _bias(matrix: Matrix) -> Tensor | None:
+    return dict(matrix.module.named_parameters(recurse=False)).get("bias")
 
 
 def remove_and_repair(
@@ -60,32 +66,32 @@ def remove_and_repair(
     pair  of the pruned model. held_out: looked at only where held-out error chooses the penalty.
     Gives the repair, None where the recipe has none, and the bytes of the sums it held. Raises as `repair`.
     """
-    repaired, held = None, 0
+    repaired, held_bytes = None, 0
     if recipe.repair.name != "none":
-        name, searched = pair.consumer.name, recipe.repair.penalty == "held-out"
+        name, penalty = pair.consumer.name, recipe.repair.penalty
         sums = consumer_sums(dense, pruned, name, calibration, recipe)
-        outside = (
+        held_out_sums = (
             reduce(add, (consumer_sums(dense, pruned, name, streams, recipe) for streams in held_out))
-            if searched
+            if isinstance(penalty, str)
             else None
         )
-        held = sums.nbytes + (outside.nbytes if outside else 0)
+        held_bytes = sums.nbytes + (held_out_sums.nbytes if held_out_sums else 0)
         matrix = next(matrix for matrix in dense.matrices if matrix.name == name)
         repaired = repair(
             METHODS[recipe.repair.name],
             matrix.weight(),
-            matrix.module.bias,
+            _bias(matrix),
             column_mask(pair, mask),
             sums,
             owner=structure_of_column(pair),
-            penalty=SEARCHED if searched else recipe.repair.penalty,
-            held_out=outside,
+            penalty=SEARCHED if isinstance(penalty, str) else penalty,
+            held_out=held_out_sums,
             create_bias=recipe.repair.bias,
             name=pair.name,
         )
         repaired.install(pair.consumer)
     remove([pair], {pair.name: mask})
-    return repaired, held
+    return repaired, held_bytes
 
 
 @torch.inference_mode()
@@ -101,22 +107,25 @@ def two_streams(dense: Block, pruned: Block, matrix: Matrix, streams: Streams) -
     Kwon et al. do: the block's total error is then what is minimised. Elsewhere (a norm between consumer and residual)
     y is the consumer's output alone.
     """
-    device = matrix.module.weight.device
+    device = matrix.weight().device
+    count, length = streams.mask.shape
     sums = Accumulator(Sums.PARTS, matrix.columns, matrix.rows, precision=torch.float64, device=device)
     adds = None
-    for rows in chunks(*streams.mask.shape, device):
-        real, true = streams.mask[rows].to(device), streams.dense[rows].to(device)
-        call = call_of(streams.recording, dense.index, true, rows)
-        student, ours = _student(pruned, matrix, streams.sparse[rows].to(device), call)
-        given, residual = _student(dense, matrix, true, call)
-        target = dense.module.get_submodule(matrix.name)(given)
+    for rows in chunks(count, length, device):
+        real, dense_hidden = streams.mask[rows].to(device), streams.dense[rows].to(device)
+        call = call_of(streams.recording, dense.index, dense_hidden, rows)
+        student, sparse_residual = _student(pruned, matrix, streams.sparse[rows].to(device), call)
+        dense_inputs, dense_residual = _student(dense, matrix, dense_hidden, call)
+        target = dense.module.get_submodule(matrix.name)(dense_inputs)
         if adds is None:
             after = (
-                run(dense.module, true, call) if matrix.half == "mlp" else half_output(dense, "attention", true, call)
+                run(dense.module, dense_hidden, call)
+                if matrix.half == "mlp"
+                else half_output(dense, "attention", dense_hidden, call)
             )
-            adds = _adds_to(dense, matrix.half, residual, target, after)
+            adds = _adds_to(dense, matrix.half, dense_residual, target, after)
         if adds:
-            target = target.double() + residual.double() - ours.double()
+            target = target.double() + dense_residual.double() - sparse_residual.double()
         sums.add(student[real], target[real])
     return Sums.of(sums, f"{dense.name}.{matrix.name}")
 
@@ -132,8 +141,8 @@ def _student(block: Block, matrix: Matrix, hidden: Tensor, call: Call) -> tuple[
             block, "attention", hidden, call
         )
     entry = next(child.name for child in block.children if child.half == "mlp")
-    given = module_inputs(block, [entry, matrix.name], hidden, call)
-    return given[matrix.name], given[entry]
+    inputs = module_inputs(block, [entry, matrix.name], hidden, call)
+    return inputs[matrix.name], inputs[entry]
 
 
 def _adds_to(block: Block, half: str, residual: Tensor, output: Tensor, after: Tensor) -> bool:

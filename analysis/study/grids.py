@@ -12,7 +12,7 @@ from analysis.errors import UsageError
 from analysis.recipe.notation import brackets
 from analysis.recipe.parts import TRAINED, WHOLE, Pattern
 from analysis.recipe.recipe import Recipe
-from analysis.study.sweep import Job, grid
+from analysis.study.job import Job, grid
 from analysis.text.example_sets import example_set
 from analysis.text.sources import parse_source
 
@@ -52,8 +52,10 @@ def recipes(
     for shape, criterion, refinement, method in product(patterns, criteria, refinements, methods):
         refined = "" if refinement == "none" else f"+{refinement}"
         recipe = Recipe.parse(f"{criterion}{refined}-{shape} {method}")
-        own = re.findall(r"(\w+)=", method)
-        common = {name: value for name, value in solver.items() if name not in own and recipe.solver.name in TRAINED}
+        bracketed = re.findall(r"(\w+)=", method)
+        common = {
+            name: value for name, value in solver.items() if name not in bracketed and recipe.solver.name in TRAINED
+        }
         unit_words = units if units and recipe.solver.name == "gradient" else [None]
         made += [_completed(recipe, unit, iterations, options) for unit, options in product(unit_words, _each(common))]
     return made
@@ -178,11 +180,13 @@ def paired(models: Sequence[str], calibration: Sequence[str], held_out: Sequence
             f"pairs: {len(models)} models and {' and '.join(odd)}; give one text for each model in the same order, or"
             " one for all"
         )
-    one, other = (list(sources) * (len(models) if len(sources) == 1 else 1) for sources in texts.values())
+    calibration_texts, held_out_texts = (
+        list(sources) * (len(models) if len(sources) == 1 else 1) for sources in texts.values()
+    )
     return [
         job
-        for model, seen, asked in zip(models, one, other, strict=True)
-        for job in grid(model=model, calibration=seen, held_out={"held-out": asked}, **arguments)
+        for model, text, held_out_text in zip(models, calibration_texts, held_out_texts, strict=True)
+        for job in grid(model=model, calibration=text, held_out={"held-out": held_out_text}, **arguments)
     ]
 
 

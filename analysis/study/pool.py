@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -67,18 +67,23 @@ def _weights(name: str) -> int:
 
 
 def spread(
-    function: Callable[[Any], object], items: Sequence, *, workers: int, threads: int
+    function: Callable[[Any], object],
+    items: Sequence,
+    *,
+    workers: int,
+    threads: int,
+    environments: Sequence[Mapping[str, str]] = (),
 ) -> Iterator[tuple[int, Exception | None]]:
     """Call `function(item)` in `workers` processes of `threads` threads, items in order, one by one to whoever is free.
 
     Yields (number of the item, None or what it raised) as they end; what the function returns is dropped. After the
     first error no item is begun and those under way are let finish. A worker that dies gives AnalysisError for its
     item. The function is picklable, hence of a module. Closing the generator, or an interrupt, ends the workers at
-    once; close it explicitly.
+    once; close it explicitly. environments: variables of each worker's own, one mapping for each.
     """
     numbers, failed = iter(range(len(items))), False
     with ThreadPoolExecutor(workers) as waiting, ExitStack() as stack:
-        crew = [stack.enter_context(_hire(threads)) for _ in range(workers)]
+        crew = [stack.enter_context(_hire(threads, pins)) for pins in environments or [{}] * workers]
         try:
             busy = {
                 waiting.submit(_ask, worker, function, items[number]): (number, worker)
@@ -100,15 +105,22 @@ def spread(
             raise
 
 
-def _hire(threads: int) -> subprocess.Popen:
+def _hire(threads: int, environment: Mapping[str, str]) -> subprocess.Popen:
     silent = {name: value for name, value in os.environ.items() if name != "ANALYSIS_PROGRESS_FILE"} | {
         "ANALYSIS_PROGRESS": "0"
     }
     passive = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
     few = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    code = f"import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = {sys.path!r}; {WORKER}"
+    extend = sys.modules.get("analysis.extend")  # words from outside the package are registered in every worker
+    known = "".join(f"import {module}; " for module in (extend.modules() if extend else ()))
+    code = (
+        f"import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = {sys.path!r}; {known}{WORKER}"
+    )
     return subprocess.Popen(
-        [sys.executable, "-c", code], env=silent | passive | few, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", code],
+        env=silent | passive | few | dict(environment),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
 
 
@@ -156,10 +168,10 @@ def serve() -> None:
 
 def _portable(error: Exception) -> Exception:
     """The error with the worker's traceback as a note, or a RuntimeError that quotes it where it cannot be pickled."""
-    told = "in a worker process:\n" + "".join(traceback.format_exception(error))
+    trace = "in a worker process:\n" + "".join(traceback.format_exception(error))
     try:
         error = pickle.loads(pickle.dumps(error))
     except Exception:  # whatever an error of another package does when taken apart and put together
         error = RuntimeError(f"{type(error).__name__}: {error}")
-    error.add_note(told)
+    error.add_note(trace)
     return error

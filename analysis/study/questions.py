@@ -11,7 +11,7 @@ from typing import Any
 from analysis.errors import UsageError
 from analysis.recipe.recipe import Recipe
 from analysis.study.grids import asked_once, grids, paired, timed
-from analysis.study.sweep import Job, grid
+from analysis.study.job import Job, grid
 
 
 @dataclass(frozen=True)

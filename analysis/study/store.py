@@ -13,30 +13,24 @@ A folder without a manifest is incomplete, one whose files do not match it is al
 all three are done again. No torch.
 """
 
-import hashlib
 import json
 import logging
-import os
-import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
-from analysis import paths, schema
+from analysis import paths, schema, storage
 from analysis.errors import StoreError
 
-SCHEMA = 5  # raise by hand when the meaning of a run changes: its tables, or what any recipe computes
 KIND = "prune"
 JOB, PROVENANCE, MANIFEST, CHECKPOINT = "job.json", "provenance.json", "manifest.json", "checkpoint"
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "pruning-analysis")
+REMEDY = "free space, mend its permissions, or set ANALYSIS_HOME to a folder that can be written"
 
 log = logging.getLogger(__name__)
 
@@ -94,18 +88,14 @@ class RunFolder:
         """Keep other processes out of this folder. Waits while another one does the same run, which then is there to
         read.
         """
-        with _explained(self.path):
-            paths.runs().mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path.with_name(self.name + ".lock"))
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                log.warning("run %s is under way in another process; waiting for it", self.name)
-                lock.acquire()
-        try:
+
+        def busy() -> None:
+            log.warning("run %s is under way in another process; waiting for it", self.name)
+
+        with ExitStack() as stack:
+            with _explained(self.path):
+                stack.enter_context(storage.locked(self.path.with_name(self.name + ".lock"), busy))
             yield
-        finally:
-            lock.release()
 
     def begin(self, job: Mapping[str, Any]) -> None:
         """Make the folder ready for a run: nothing in it but `job.json`, and the checkpoint of the same run where there
@@ -116,14 +106,14 @@ class RunFolder:
         with _explained(self.path):
             if self.path.exists() or self.path.is_symlink():
                 before = _loads(_bytes(self.path / JOB))
-                same = (before.get("schema"), before.get("digest")) == (SCHEMA, self.digest) and not (
+                same = (before.get("schema"), before.get("digest")) == (storage.SCHEMA, self.digest) and not (
                     self.path / MANIFEST
                 ).exists()
                 for entry in list(self.path.iterdir()):
                     if not (same and entry.name in (JOB, CHECKPOINT)):
                         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
             self.path.mkdir(parents=True, exist_ok=True)
-            _put(self.path / JOB, _json({"schema": SCHEMA, "digest": self.digest, "job": dict(job)}))
+            storage.write(self.path / JOB, _json({"schema": storage.SCHEMA, "digest": self.digest, "job": dict(job)}))
 
     def write(self, tables: Mapping[str, pd.DataFrame], provenance: Mapping[str, Any]) -> StoredRun:
         """Write everything, the manifest last, and read it back. Raises StoreError; the folder is complete or has no
@@ -135,10 +125,18 @@ class RunFolder:
         files[PROVENANCE] = _json(provenance)
         with _explained(self.path):
             for name, data in files.items():
-                _put(self.path / name, data)
-            hashes = {name: _sha256(data) for name, data in {JOB: _bytes(self.path / JOB), **files}.items()}
-            manifest = {"schema": SCHEMA, "kind": KIND, "digest": self.digest, "files": hashes, "versions": versions()}
-            _put(self.path / MANIFEST, _json(manifest | {"created": datetime.now(UTC).isoformat(timespec="seconds")}))
+                storage.write(self.path / name, data)
+            hashes = {name: storage.sha256(data) for name, data in {JOB: _bytes(self.path / JOB), **files}.items()}
+            manifest = {
+                "schema": storage.SCHEMA,
+                "kind": KIND,
+                "digest": self.digest,
+                "files": hashes,
+                "versions": storage.environment(),
+            }
+            storage.write(
+                self.path / MANIFEST, _json(manifest | {"created": datetime.now(UTC).isoformat(timespec="seconds")})
+            )
             shutil.rmtree(self.checkpoint, ignore_errors=True)  # complete without it; `read` tries again
         state, run = _read(self.path, self.digest)
         if run is None:
@@ -150,29 +148,18 @@ class RunFolder:
 
 def list_runs() -> list[RunInfo]:
     """Every run folder of the store, oldest first, verified."""
-    found = []
+    infos = []
     with _explained(paths.runs()):
         folders = (
             [path for path in sorted(paths.runs().glob(f"{KIND}-*")) if path.is_dir()] if paths.runs().is_dir() else []
         )
         for folder in folders:
-            asked = _loads(_bytes(folder / JOB))
-            state, run = _read(folder, asked.get("digest", ""))
+            record = _loads(_bytes(folder / JOB))
+            state, run = _read(folder, record.get("digest", ""))
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             created = run.manifest["created"] if run else ""
-            found.append(RunInfo(folder.name, state, created, asked.get("job", {}), size / 2**20))
-    return sorted(found, key=lambda info: (info.created == "", info.created, info.run))
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages the numbers depend on, without importing them."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            infos.append(RunInfo(folder.name, state, created, record.get("job", {}), size / 2**20))
+    return sorted(infos, key=lambda info: (info.created == "", info.created, info.run))
 
 
 def _read(path: Path, digest: str) -> tuple[str, StoredRun | None]:
@@ -185,12 +172,12 @@ def _read(path: Path, digest: str) -> tuple[str, StoredRun | None]:
         manifest = _loads(_bytes(path / MANIFEST))
         if not (path / MANIFEST).exists():
             return "incomplete" if path.exists() else "absent", None
-        if manifest.get("schema") != SCHEMA or manifest.get("kind") != KIND:
+        if manifest.get("schema") != storage.SCHEMA or manifest.get("kind") != KIND:
             return "foreign" if manifest else "altered", None
         files = {
             name: _bytes(path / name) for name in (JOB, PROVENANCE, *(f"{name}.parquet" for name in schema.TABLES))
         }
-        hashes = {name: _sha256(data) for name, data in files.items() if data is not None}
+        hashes = {name: storage.sha256(data) for name, data in files.items() if data is not None}
         if (
             manifest.get("digest") != digest
             or manifest.get("files") != hashes
@@ -207,32 +194,12 @@ def _read(path: Path, digest: str) -> tuple[str, StoredRun | None]:
         return "complete", StoredRun(tables, _loads(files[PROVENANCE]), manifest)
 
 
-def _put(path: Path, data: bytes) -> None:
-    """Write under a temporary name, flush to the disk, then rename: the name holds all of `data` or what it held
-    before.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def _bytes(path: Path) -> bytes | None:
     """Content of a file, None where there is none."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _json(value: Any) -> bytes:
@@ -256,14 +223,5 @@ def _loads(data: bytes | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn the system's errors into one message that names the folder and what to do."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StoreError(
-            f"run folder {path}: cannot be used ({reason}: {error.filename or path}); "
-            "free space, mend its permissions, or set ANALYSIS_HOME to a folder that can be written"
-        ) from error
+def _explained(path: Path) -> AbstractContextManager[None]:
+    return storage.explained(f"run folder {path}", REMEDY)

@@ -94,9 +94,8 @@ def run_notebook(one: Plan, path: Path, *, progress: bool = False) -> NotebookRu
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    logging.getLogger("papermill").setLevel(
-        logging.ERROR
-    )  # it warns of values with "=" in them, which it cannot read; `suite` has read them
+    # it warns of values with "=" in them, which it cannot read; `suite` has read them
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     path.parent.mkdir(parents=True, exist_ok=True)
     start, error = time.perf_counter(), ""
     shown = {"desc": f"  {one.name}", "leave": False, "position": 1, "dynamic_ncols": True} if progress else False

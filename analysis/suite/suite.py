@@ -54,14 +54,12 @@ class Plan:
 
 
 def _scalar(kind: str, value: Any) -> Any:
-    if isinstance(value, str) and kind != "str":
-        value = (
-            {"true": True, "false": False}.get(value.lower(), value)
-            if kind == "bool"
-            else (int if kind == "int" else float)(value)
-        )
-    exact = {"str": str, "int": int, "float": (int, float), "bool": bool}[kind]
-    if not isinstance(value, exact) or isinstance(value, bool) is not (kind == "bool"):
+    if isinstance(value, str) and kind == "bool":
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    elif isinstance(value, str) and kind != "str":
+        value = int(value) if kind == "int" else float(value)
+    exact: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool}
+    if not isinstance(value, exact[kind]) or isinstance(value, bool) is not (kind == "bool"):
         raise ValueError
     return float(value) if kind == "float" else value
 
@@ -70,8 +68,7 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
     """Parameters of a notebook from its cell tagged `parameters`, in order, without running anything.
 
     Raises SuiteError if the file is missing or no notebook, has not exactly one such cell, or the cell holds anything
-    but
-    `NAME: type = literal` lines (a value derived there would keep its default when another parameter is injected).
+    but `NAME: type = literal` lines (a value derived there would keep its default when another parameter is injected).
     """
     try:
         cells = json.loads(path.read_text("utf-8"))["cells"]
@@ -84,12 +81,9 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
     if len(tagged) != 1:
         raise SuiteError(f"notebook {path.stem}: {len(tagged)} cells are tagged `parameters`, exactly one is needed")
     try:
-        lines = ast.parse(tagged[0]).body
-        found = [
-            Parameter(line.target.id, ast.unparse(line.annotation), ast.literal_eval(line.value)) for line in lines
-        ]
-        bad = [p.name for p in found if p.type not in TYPES or p.read(p.default) != p.default]
-    except (SyntaxError, AttributeError, ValueError, TypeError):
+        parameters = [_parameter(line) for line in ast.parse(tagged[0]).body]
+        bad = [p.name for p in parameters if p.type not in TYPES or p.read(p.default) != p.default]
+    except (SyntaxError, ValueError, TypeError):
         raise SuiteError(
             f"notebook {path.stem}: its parameters cell may hold only lines `NAME: type = literal`"
         ) from None
@@ -98,7 +92,14 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
             f"notebook {path.stem}: {', '.join(bad)} must be annotated {' or '.join(TYPES)}, with a default of that"
             " type"
         )
-    return {p.name: p for p in found}
+    return {p.name: p for p in parameters}
+
+
+def _parameter(line: ast.stmt) -> Parameter:
+    """The parameter of a line `NAME: type = literal`; ValueError for any other line."""
+    if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name) or line.value is None:
+        raise ValueError
+    return Parameter(line.target.id, ast.unparse(line.annotation), ast.literal_eval(line.value))
 
 
 def read_suite(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:

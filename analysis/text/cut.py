@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from analysis.errors import DataError, UsageError
+from analysis.text.sources import MODES
 from analysis.windows import Windows, check_count
 
 Documents = Sequence[Sequence[int]] | Sequence[np.ndarray]  # token ids of each
-MODES = ("stream", "crop", "documents")
 
 
 def check_request(label: str, length: int, samples: int | None, mode: str) -> None:

@@ -10,22 +10,18 @@ The provenance is written after the lines it speaks of: what lies beyond is of a
 that is not as it was written is written again, and all after it.
 """
 
-import hashlib
 import json
 import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
-from analysis import paths
+from analysis import paths, storage
 from analysis.errors import DataError, UsageError
 from analysis.text.generate import Batch, Text, Writer, check_barren
 from analysis.text.sources import SELF, Source, parse_source, source_fingerprint
@@ -68,7 +64,7 @@ def file_of(loaded: "LoadedModel", source: Source | str, *, seed: int = 0) -> Fi
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "seed": seed,
     }
-    key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
+    key = storage.sha256(json.dumps(request, sort_keys=True).encode())[:16]
     return File(
         paths.cache() / "generated" / f"{key}.jsonl",
         request | {"source": source.label, "model": Path(loaded.name).name},
@@ -90,11 +86,11 @@ def written(loaded: "LoadedModel", source: Source | str, *, seed: int = 0) -> It
             with _hold(file):
                 if (batch := _read(file, number)) is None:  # another process may have written it while this one waited
                     writer = writer or Writer(loaded.model, loaded.tokenizer, source.generation, seed)
-                    with _told(source, loaded, texts, file):
+                    with _naming(source, loaded, texts, file):
                         batch = writer.batch(number)
                     _add(file, number, batch, str(loaded.model.device))
         texts, barren = texts + len(batch.texts), 0 if batch.texts else barren + 1
-        with _told(source, loaded, texts, file):
+        with _naming(source, loaded, texts, file):
             check_barren(barren, source.generation, batch.rejected)
         yield batch
 
@@ -114,7 +110,7 @@ def tally(batches: list[Batch]) -> dict:
 
 def versions() -> dict[str, str]:
     """Of the packages that have a say in what is written."""
-    return {name: version(name) for name in PACKAGES}
+    return storage.versions(*PACKAGES)
 
 
 def line(text: Text, number: int) -> bytes:
@@ -141,20 +137,20 @@ def _read(file: File, number: int) -> Batch | None:
     batches = _state(file)["batches"]
     if number >= len(batches):
         return None
-    told, start = batches[number], sum(batch["bytes"] for batch in batches[:number])
+    record, start = batches[number], sum(batch["bytes"] for batch in batches[:number])
     try:
         with file.path.open("rb") as lines:
             lines.seek(start)
-            data = lines.read(told["bytes"])
+            data = lines.read(record["bytes"])
     except FileNotFoundError:
         data = b""
-    if hashlib.sha256(data).hexdigest() != told["sha256"]:
+    if storage.sha256(data) != record["sha256"]:
         log.warning(
             "batch %d of generated text %s is not as it was written; it is written again", number, file.path.name
         )
         return None
     rows = [json.loads(row) for row in data.splitlines()]
-    return Batch(tuple(Text(row["text"], row["tokens"]) for row in rows), told["rejected"])
+    return Batch(tuple(Text(row["text"], row["tokens"]) for row in rows), record["rejected"])
 
 
 def _add(file: File, number: int, batch: Batch, device: str) -> None:
@@ -165,45 +161,28 @@ def _add(file: File, number: int, batch: Batch, device: str) -> None:
         return
     data = b"".join(line(text, number) for text in batch.texts)
     with file.path.open("r+b" if file.path.exists() else "wb") as lines:
-        lines.truncate(sum(told["bytes"] for told in before))
+        lines.truncate(sum(batch["bytes"] for batch in before))
         lines.seek(0, os.SEEK_END)
         lines.write(data)
         lines.flush()
         os.fsync(lines.fileno())
-    told = {
-        "texts": len(batch.texts),
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "rejected": batch.rejected,
-    }
-    state |= {"batches": [*before, told | {"device": device, "versions": versions()}]}
-    partial = file.provenance.with_suffix(".json.part")
-    partial.write_text(json.dumps(state, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, file.provenance)
+    record = {"texts": len(batch.texts), "bytes": len(data), "sha256": storage.sha256(data), "rejected": batch.rejected}
+    state |= {"batches": [*before, record | {"device": device, "versions": versions()}]}
+    storage.write(file.provenance, json.dumps(state, indent=1, ensure_ascii=False))
 
 
-@contextmanager
-def _hold(file: File):
+def _hold(file: File) -> AbstractContextManager[None]:
     """Keep other processes from writing the same text; waits while one does."""
-    file.path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(file.path.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.warning(
-            "%s of model %s is being written by another process; waiting for it",
-            file.request["source"],
-            file.request["model"],
-        )
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+
+    def busy() -> None:
+        source, model = file.request["source"], file.request["model"]
+        log.warning("%s of model %s is being written by another process; waiting for it", source, model)
+
+    return storage.locked(file.path.with_suffix(".lock"), busy)
 
 
 @contextmanager
-def _told(source: Source, loaded: "LoadedModel", texts: int, file: File):
+def _naming(source: Source, loaded: "LoadedModel", texts: int, file: File):
     """Put source and model in front of a DataError, and what is kept behind it."""
     try:
         yield

@@ -8,7 +8,6 @@ stories.txt[:80%]:1/3+self:2/3 examples:truth   examples:sst2/validation
 examples:train.tsv#premise,hypothesis,label[:80%]
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +15,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+from analysis import storage
 from analysis.errors import DataError, UsageError, suggest
 from analysis.lab import versions
 from analysis.lab.documents import REGISTERS, SPLITS
@@ -29,6 +29,8 @@ from analysis.text.hub import ALIASES, Hub, parse_hub
 T = TypeVar("T")
 TABLES = (".jsonl", ".ndjson", ".parquet")  # files whose rows are documents
 Edge = int | Fraction  # a number of documents, or a share of them
+Mode = Literal["stream", "crop", "documents"]
+MODES: tuple[Mode, ...] = ("stream", "crop", "documents")  # how `cut` makes windows of documents
 SHARE = r"\d+/[1-9]\d*|\d+(?:\.\d+)?|\.\d+"
 PART = re.compile(rf"(.+?):({SHARE})(?:\+(?!$)|$)")
 JOINED = re.compile(r"\+(lab:|hub:|examples:|self($|[:+]))")
@@ -349,11 +351,8 @@ def source_fingerprint(source: str | Source, model: str | None = None) -> str:
     if source.hub is not None:
         hub = source.hub
         return f"hub:{hub.dataset}@{hub.revision}/{hub.config or hub.file or ''}:{hub.split}#{hub.column}{source.slice}"
-    digest = hashlib.sha256()
-    with open(check_file(source), "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return f"{source.kind}:{digest.hexdigest()}{'#' + source.column if source.column else ''}{source.slice}"
+    digest = storage.file_sha256(check_file(source))
+    return f"{source.kind}:{digest}{'#' + source.column if source.column else ''}{source.slice}"
 
 
 def check_file(source: Source) -> Path:

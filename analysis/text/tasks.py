@@ -6,7 +6,6 @@ lm_eval.
 A file holds one JSON object per line: `{"query": "Predators eat", "choices": ["bunnies", "lions"], "gold": 0}`.
 """
 
-import hashlib
 import json
 import os
 import random
@@ -16,6 +15,7 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
+from analysis import storage
 from analysis.errors import DataError, UsageError, suggest
 from analysis.lab import tasks as lab
 from analysis.lab import versions
@@ -72,7 +72,7 @@ def task_fingerprint(name: str) -> str:
         return f"{name}@{versions.DOCUMENTS}.{versions.TASKS}"
     if kind == "hub":
         return f"{name}@lm-eval-{version('lm_eval')}"
-    return f"file:{hashlib.sha256(_read(name)).hexdigest()}"
+    return f"file:{storage.sha256(_read(name))}"
 
 
 def task_items(name: str, *, documents: int, seed: int = 0) -> list[Item]:

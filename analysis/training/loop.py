@@ -7,7 +7,6 @@ before a run starts.
 
 import argparse
 import json
-import os
 import platform
 import signal
 import threading
@@ -18,10 +17,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from analysis import storage
 from analysis.errors import StoreError, UsageError
 from analysis.progress import bar
 
-_CHECKPOINT = "checkpoint.pt"
+_CHECKPOINT = "checkpoint.safetensors"
 MAY_BE_ZERO = ("seed", "weight_decay", "warmup", "dropout")
 OPTIONS = {
     "tokens": "tokens to train on",
@@ -225,30 +225,38 @@ class _Run:
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
-        import torch
+        from safetensors.torch import save_file
 
-        state = {
+        optimizer = self.optimizer.state_dict()
+        record = {
             "config": asdict(self.config),
             "step": self.step,
             "seconds": self.seconds,
             "curve": self.curve,
             "sum": self._sum,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "groups": optimizer["param_groups"],
         }
-        torch.save(state, self.out / (_CHECKPOINT + ".part"))
-        os.replace(self.out / (_CHECKPOINT + ".part"), self.out / _CHECKPOINT)
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()} | {
+            f"optimizer/{number}/{name}": tensor
+            for number, moments in optimizer["state"].items()
+            for name, tensor in moments.items()
+        }
+        copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        with storage.replacing(self.out / _CHECKPOINT) as partial:
+            save_file(copies, partial, metadata={"record": json.dumps(record)})
 
     def load(self) -> None:
         """Read the checkpoint if there is one."""
-        import torch
+        from safetensors import SafetensorError, safe_open
 
         path, unit = self.out / _CHECKPOINT, self.config.unit
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:
+            with safe_open(path, framework="pt", device=self.device) as file:
+                state = json.loads(file.metadata()["record"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise StoreError(
                 f"train: the checkpoint {path} cannot be read ({error}); delete it to start again"
             ) from error
@@ -263,8 +271,14 @@ class _Run:
             raise StoreError(
                 f"train: {path} was made for {saved[unit]} {unit} and is too far on to change to {config[unit]}"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        moments: dict[int, dict[str, Any]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer/"):
+                _, number, kind = name.split("/")
+                moments.setdefault(int(number), {})[kind] = tensor
+        weights = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict({"state": moments, "param_groups": state["groups"]})
         self.step, self.seconds, self.curve, self._sum = state["step"], state["seconds"], state["curve"], state["sum"]
 
     def finish(self) -> None:

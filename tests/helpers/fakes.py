@@ -63,7 +63,7 @@ def install(
     one that ends its process.
     """
     import analysis.models.load
-    import analysis.study.sweep
+    import analysis.study.run
     import analysis.text.load
     from analysis.errors import NumericalError
 
@@ -107,7 +107,7 @@ def install(
         module = types.ModuleType(name)
         setattr(module, function.__name__, function)
         (setitem or (lambda where, key, value: where.__setitem__(key, value)))(sys.modules, name, module)
-    setattr_(analysis.study.sweep, "draw", draw)
+    setattr_(analysis.study.run, "draw", draw)
     setattr_(analysis.models.load, "load_model", load_model)
     setattr_(analysis.text.load, "load_tokens", load_tokens)
 
@@ -150,3 +150,11 @@ class Unportable(Exception):
 
 def fail_unportably(item) -> None:
     raise Unportable(*item)
+
+
+def note_gpu(log: str) -> None:
+    """Add the GPU that this process is shown to the log, once two processes are there to do so."""
+    with open(log, "a") as file:
+        file.write(f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+    while len({line.split()[0] for line in Path(log).read_text().splitlines()}) < 2:
+        time.sleep(0.02)

@@ -361,6 +361,7 @@ def spoilt(kind: str, width: int, tokens: int = 60):
     return inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "huge", "huge and shared", "dead", "all dead", "rank 3", "equal", "tiny"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("pattern", [ROW, MATRIX, BLOCK, Pattern(keep=2, of=4)], ids=name_of)

@@ -29,6 +29,7 @@ def test_the_dense_model_is_measured_once_and_the_pruned_one_every_time():
     assert tables[1]["pruned", "held"] == perplexity(second.model, held_out).perplexity != tables[0]["pruned", "held"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [

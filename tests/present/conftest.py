@@ -11,7 +11,7 @@ import pytest
 
 from analysis.schema import conform, study_columns
 from analysis.study.grids import grids, recipes
-from analysis.study.sweep import grid
+from analysis.study.job import grid
 
 METHODS = {"LR": 1.0, "BR": 0.45, "BR+GP": 0.25, "BR+GP+CR": 0.17}
 TASKS = ("lab:yes-no", "lab:entailment")

@@ -222,9 +222,8 @@ def test_every_matrix_is_a_dot(made):
     drawn = sorted((panel, name, y) for panel, name, _, y in points(fig, "refinement"))
     assert drawn == sorted((patterns.index(row.pattern), row.refinement, row.value) for row in table.itertuples())
     magnitude = [x for panel, name, x, _ in points(fig, "refinement") if (panel, name) == (0, "swaps") and x < 0]
-    assert (
-        magnitude == sorted(magnitude) and len(set(magnitude)) == table["block"].nunique()
-    )  # by depth, left of Frank-Wolfe's
+    # by depth, left of Frank-Wolfe's
+    assert magnitude == sorted(magnitude) and len(set(magnitude)) == table["block"].nunique()
 
 
 def test_budgets_are_drawn_against_both_prices(made):

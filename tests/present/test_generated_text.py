@@ -89,9 +89,10 @@ def test_representatives_have_the_middle_blocks_distance_and_the_dense_loss(fina
     plain = out[
         (out["measure"] == generated_text.RISE) & (out["method"] == "BR+GP") & (out["calibration"] == "lab:stories")
     ]["value"].item()
+    # 2.1: the dense model's
     assert plain == pytest.approx(
         (100 * (stories[stories["added_samples"] == 0].drop_duplicates("seed")["value"] / 2.1 - 1)).mean()
-    )  # 2.1: the dense model's
+    )
     other = generated_text.representatives(final, mixed.texts, mixed.perplexity, split="lab:entries/held-out")
     assert not np.allclose(other["distance"], out["distance"])
 
@@ -170,9 +171,8 @@ def test_the_share_of_the_gap_is_said_and_turns_with_the_numbers(own):
         error == "- **Wanda 50% BR+GP**, held-out error, 32 windows added: stories -20.0 ± 0.5 %; "
         "self-generated -5.0 ± 0.5 %, 25% of that; recipes +4.0 ± 0.5 %, -20% of that."
     )
-    assert (
-        "real text of the right kind does not help here" in accuracy and "of that" not in accuracy
-    )  # accuracy should rise
+    # accuracy should rise
+    assert "real text of the right kind does not help here" in accuracy and "of that" not in accuracy
     with pytest.raises(UsageError, match="lab:news is none of the added texts"):
         generated_text.say_closing(table, "lab:news")
 

@@ -96,9 +96,8 @@ def test_every_row_is_drawn_over_its_size(overfit, damaged, changes):
     assert points(scale.plot_criteria_gap(damaged), "criterion") == sorted(
         (methods.index(r.method), r.criterion, r.weights, r.value) for r in damaged.itertuples()
     )
-    below = scale.plot_criteria_gap(
-        damaged.assign(value=damaged["value"] - damaged["value"].max())
-    )  # a pruned model can be better than the dense one
+    # a pruned model can be better than the dense one
+    below = scale.plot_criteria_gap(damaged.assign(value=damaged["value"] - damaged["value"].max()))
     assert below.axes[0].get_yscale() == "linear"
 
 

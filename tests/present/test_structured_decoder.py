@@ -14,18 +14,12 @@ from analysis.present import structured_decoder
 from analysis.present.style import OTHERS
 from analysis.schema import conform, study_columns
 from analysis.study.grids import asked_once, recipes, structured
-from analysis.study.sweep import grid
+from analysis.study.job import grid
 
 TASKS = ("lab:yes-no", "lab:entailment")
 PARAMETERS, ENTRIES = 1000, 800  # of the made-up model, and those of its matrices
-WHAT_IS_LEFT = {
-    "LR": 1.0,
-    "compensate": 1.1,
-    "LIAR": 0.6,
-    "LIAR+GP": 0.5,
-    "BR+GP[repair=liar]": 0.3,
-    "BR+GP": 0.1,
-}  # of the mask's nats
+# of the mask's nats
+WHAT_IS_LEFT = {"LR": 1.0, "compensate": 1.1, "LIAR": 0.6, "LIAR+GP": 0.5, "BR+GP[repair=liar]": 0.3, "BR+GP": 0.1}
 COMMON = {
     "model": "lab",
     "samples": 8,
@@ -191,12 +185,8 @@ def test_methods_measured_beside_each_other_count_as_one(timed):
 
 
 def test_single_weights_are_given_the_same_count(timed, study):
-    assert structured_decoder.same_count(timed.size, timed.matrices) == [
-        "6.1%",
-        "12.4%",
-        "18.6%",
-        "37.4%",
-    ]  # 49, 99, 149 and 299 of 800
+    # 49, 99, 149 and 299 of 800
+    assert structured_decoder.same_count(timed.size, timed.matrices) == ["6.1%", "12.4%", "18.6%", "37.4%"]
     kept = study.matrices[
         (study.matrices["pattern"] == "37.4%") & (study.matrices["method"] == "LR") & (study.matrices["seed"] == 0)
     ]["kept"].sum()
@@ -221,9 +211,8 @@ def test_perplexity_stands_over_what_its_shape_removes(repaired, perplexity, sha
         and dense["removed"].item() == 0
         and dense["value"].item() == pytest.approx((np.exp(0.8) + np.exp(0.82)) / 2)
     )
-    assert (
-        "weights" not in set(repaired["kind"]) and len(repaired) == 4 * 5 + 1
-    )  # LIAR was run twice, timed and not, and counts once
+    # LIAR was run twice, timed and not, and counts once
+    assert "weights" not in set(repaired["kind"]) and len(repaired) == 4 * 5 + 1
     with pytest.raises(UsageError, match="flap heads-50%"):
         structured_decoder.repaired(perplexity, shapes[shapes["pattern"] != "heads-50%"])
     with pytest.raises(UsageError, match="no held-out text"):
@@ -286,13 +275,8 @@ def test_every_gain_is_priced_and_drawn(repaired, shapes):
 
 
 def test_structures_and_weights_stand_over_the_same_count(compared, study):
-    assert set(compared["method"]) == {
-        "dense",
-        "LR",
-        "BR+GP",
-        "LIAR+GP",
-        "BR+GP[repair=liar]",
-    }  # who was not asked is not compared
+    # who was not asked is not compared
+    assert set(compared["method"]) == {"dense", "LR", "BR+GP", "LIAR+GP", "BR+GP[repair=liar]"}
     assert set(compared[compared["method"] == "LR"]["kind"]) == {"weights"}
     place = compared.set_index(["measure", "pattern", "method"])
     assert (

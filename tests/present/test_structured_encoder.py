@@ -458,6 +458,5 @@ def test_the_papers_claim_stands_beside(kept, ran):
         and out["LIAR, %"].iloc[-1] == 98
     )
     assert out["parameters removed, %"].iloc[[0, -1]].tolist() == [25, 50]
-    assert out["seconds, LIAR"].iloc[0] == pytest.approx(
-        1.0
-    )  # statistics and repair of two units; measuring is no part of it
+    # statistics and repair of two units; measuring is no part of it
+    assert out["seconds, LIAR"].iloc[0] == pytest.approx(1.0)

@@ -42,9 +42,8 @@ def test_a_recipe_is_one_row_of_means(scores, final, asked):
         (asked.zero_shot["recipe"].str.startswith("wanda-2:4 BR[")) & (asked.zero_shot["which"] == "pruned")
     ]
     assert len(answers) == 4 and row["accuracy"] == pytest.approx(answers["accuracy"].mean())
-    error = answers.groupby("seed")["standard_error"].agg(
-        lambda e: np.sqrt((e**2).sum()) / 2
-    )  # of the mean of two tasks
+    # of the mean of two tasks
+    error = answers.groupby("seed")["standard_error"].agg(lambda e: np.sqrt((e**2).sum()) / 2)
     assert row["standard_error"] == pytest.approx(error.mean())
     pruned = (
         final[(final["recipe"].str.startswith("wanda-2:4 BR[")) & (final["which"] == "pruned")]

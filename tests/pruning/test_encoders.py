@@ -66,6 +66,7 @@ def test_every_way_of_pruning_gives_scores_and_errors(name, recipe):
     assert result.tables["perplexity"].empty and 0 < last(result) < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ("bert", "distilbert"))
 def test_padding_changes_nothing(name):
     """The same examples, two more columns of padding: the same model."""
@@ -99,6 +100,7 @@ def test_two_streams_never_end_further_from_the_dense_model(name):
         assert last(two) <= last(one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_saved_and_shrunk_models_load_again(name, tmp_path):
     model, w = encoder(name), examples(name)

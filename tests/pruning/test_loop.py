@@ -417,6 +417,7 @@ def test_wrong_calls(call, message):
         call(small_llama())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_pruned_and_reconstructed(family):
     """Cross-block windows on padded text: targets, statistics and errors of every family, mixed attention included."""
@@ -428,6 +429,7 @@ def test_every_family_is_pruned_and_reconstructed(family):
     assert (result.tables["matrices"].sparsity == 0.5).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "method", ["BR+GP[unit=matrix,epochs=4,lr=2e-3]", "BR+GP[unit=sub-block,epochs=4,lr=2e-3]", "ridge[target=dense]"]
@@ -444,6 +446,7 @@ def test_matrices_and_halves_of_every_family(family, method):
         assert (last < first).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     "method", ["BR+GP", "BR+GP[unit=sub-block]", "IR[unit=matrix,train=masklora,rank=4]", "ridge", "retrain"]

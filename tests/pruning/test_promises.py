@@ -49,6 +49,7 @@ def test_1_pruning_refuses_a_model_that_cannot_be_replayed():
 # 2. Sparsity is a contract -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["30%", "50%", "2:4", "1:4", "0%"])
 @pytest.mark.parametrize("criterion", ["magnitude", "wanda", "sparsegpt"])
 def test_2_exact_counts_after_every_stage_and_after_reload(criterion, pattern, tmp_path):
@@ -155,6 +156,7 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe, visits",
     [
@@ -255,6 +257,7 @@ def test_6_shared_text_is_refused_before_any_work():
 # 7. Every number carries its cost ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", WEIGHT_METHODS)
 def test_7_seconds_memory_tokens_and_parameters_of_every_stage(method):
     result = prune(small_llama(), Recipe.parse(f"wanda-50% {method}"), windows(4), {"x": windows(2, seed=1)})
@@ -284,6 +287,7 @@ def test_7_seconds_memory_tokens_and_parameters_of_every_stage(method):
 # 8. Offline by default -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_8_no_socket_is_opened(tmp_path):
     script = textwrap.dedent("""
         import socket, sys
@@ -306,6 +310,7 @@ def test_8_no_socket_is_opened(tmp_path):
 # 9. Padding changes nothing ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [

@@ -62,6 +62,7 @@ def with_zeros(model):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "criterion, kind, kinds",
     [("flap", "neurons", ["neurons"]), ("fisher", "structures", ["heads", "neurons"]), ("snip", "heads", ["heads"])],
@@ -149,6 +150,7 @@ def test_scores_look_at_the_stream_of_the_recipe(stream):
 # ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", STRUCTURED_WORDS)
 @pytest.mark.parametrize("scope", ["uniform", "global"])
 def test_every_criterion_removes_what_the_pattern_says(criterion, scope):
@@ -180,6 +182,7 @@ def test_every_criterion_removes_what_the_pattern_says(criterion, scope):
         assert torch.equal(new, old if mask is None else old * mask), "the mask alone: kept weights stay"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, method", EVERY)
 def test_every_repair_brings_the_model_closer_and_says_by_how_much(kind, method):
     dense, w = small_llama(), windows(32)
@@ -299,6 +302,7 @@ def test_masks_alone_of_the_windows_that_are_not_added():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_loses_structures_and_is_repaired(family):
     dense, kind = tiny(family), "neurons" if family in ACROSS_HEADS else "structures"
@@ -308,6 +312,7 @@ def test_every_family_loses_structures_and_is_repaired(family):
     assert_sparsity(result.model, result.masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_models_stay_half_and_improve(dtype):
     dense, w = small_llama(dtype=dtype), windows(32)
@@ -371,6 +376,7 @@ def test_created_biases_are_never_lost_in_saving(family, tmp_path):
     assert_sparsity(reloaded.model, result.masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [

@@ -27,6 +27,7 @@ def _weights_equal(a, b) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "criterion",
     ["wanda-50%", "sparsegpt-50%", "ria-2:4", "magnitude+swaps-50%[group=row]", "wanda-50%[statistics=dense]"],
@@ -52,6 +53,7 @@ def test_masks_do_not_see_added_windows_unless_the_recipe_says_so(criterion):
     assert tokens == {"default": 8 * 16, "shown": 20 * 16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     ["LR", "BR[unit=matrix,epochs=2]", "BR+CR[epochs=2]", "BR[unit=model,epochs=2]", "retrain[epochs=2,lr=1e-3]"],

@@ -113,6 +113,7 @@ def by_hand(criterion: str, pair, inputs: Tensor, gradients: Tensor) -> list[flo
     return scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", [name for name in STRUCTURED_WORDS if name != "random"])
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_equal_a_loop_over_columns(name, criterion):

@@ -59,6 +59,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), CASES)
 @pytest.mark.parametrize("even", [True, False], ids=["even", "uneven"])
 def test_shrunk_equals_masked_and_comes_back(name, kind, even, tmp_path):

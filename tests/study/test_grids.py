@@ -5,7 +5,7 @@ import pytest
 from analysis.errors import RecipeError, UsageError
 from analysis.recipe.recipe import Recipe
 from analysis.study.grids import asked_once, closed_forms, grids, labelled, recipes, retrained, structured
-from analysis.study.sweep import grid
+from analysis.study.job import grid
 
 
 def test_every_criterion_with_every_method_and_the_solver_where_there_is_one():
@@ -49,11 +49,8 @@ def test_a_methods_own_options_win_over_the_common_ones():
         lr=2e-3,
         epochs=4,
     )
-    assert [recipe.solver.lr for recipe in (plain, distilled, slow)] == [
-        2e-3,
-        2e-3,
-        2e-4,
-    ]  # also where the own value is the default
+    # also where the own value is the default
+    assert [recipe.solver.lr for recipe in (plain, distilled, slow)] == [2e-3, 2e-3, 2e-4]
     assert (
         distilled.solver.objective == "distill"
         and slow.solver.train == "masklora"

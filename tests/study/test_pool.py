@@ -97,8 +97,8 @@ from analysis.study import pool
 from tests.helpers import fakes
 from tests.helpers.processes import alive, wait_until
 hire = pool._hire
-def told(threads):
-    worker = hire(threads)
+def told(*options):
+    worker = hire(*options)
     print(worker.pid, flush=True)
     return worker
 pool._hire = told

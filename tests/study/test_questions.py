@@ -5,7 +5,7 @@ import pytest
 from analysis.errors import UsageError
 from analysis.study import questions
 from analysis.study.grids import recipes
-from analysis.study.sweep import grid
+from analysis.study.job import grid
 
 TEXTS = {"held_out": {"held-out": "lab:mixed/held-out"}, "held_out_samples": 4, "length": 32, "seeds": [0, 1]}
 

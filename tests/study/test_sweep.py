@@ -14,8 +14,10 @@ import pytest
 from analysis import paths, schema
 from analysis.errors import DataError, NumericalError, RecipeError, UsageError
 from analysis.recipe.recipe import Recipe
+from analysis.study.job import Contents, Job, grid
+from analysis.study.run import run_job
 from analysis.study.store import RunFolder, list_runs
-from analysis.study.sweep import Job, grid, run_job, run_study
+from analysis.study.sweep import run_study
 from tests.helpers import fakes
 from tests.helpers.fakes import lines
 
@@ -38,8 +40,9 @@ def script(job: Job, log: Path, **install) -> str:
     return f"""
 from pathlib import Path
 from tests.helpers import fakes
-from analysis.study import store
-from analysis.study.sweep import Job, run_job
+from analysis import storage
+from analysis.study.job import Job
+from analysis.study.run import run_job
 fakes.install(Path({str(log)!r}), **{install!r})
 job = Job(**{job.to_dict()!r})
 """
@@ -63,7 +66,7 @@ def test_a_job_is_plain_and_comes_back_from_its_dict(job_args):
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        ({"held_out": [("a", "lab:stories"), ("a", "lab:mixed")]}, "two held-out texts are labelled 'a'"),
+        ({"held_out": [("a", "lab:stories"), ("a", "lab:mixed")]}, "held_out: two texts are labelled 'a'"),
         ({"held_out": {"calibration": "lab:stories"}}, "'calibration' is taken by the calibration text"),
         ({"held_out": {"": "lab:stories"}}, "empty label"),
         ({"held_out": {"a": "lab:storys"}}, "unknown register 'storys'"),
@@ -76,7 +79,7 @@ def test_a_job_is_plain_and_comes_back_from_its_dict(job_args):
         ({"length": 8.5}, "got 8.5"),
         ({"seed": -1}, "seed must be"),
         ({"added": "lab:storys"}, "unknown register 'storys'"),
-        ({"added_samples": 3}, "3 added windows of no source; give added, such as added='self'"),
+        ({"added_samples": 3}, "added and added_samples go together: a source, and how many windows of it"),
         ({"added": "lab:stories", "added_samples": -1}, "added_samples must be a whole number of at least 0, got -1"),
         ({"added": "lab:stories", "added_samples": 1.5}, "added_samples must be"),
         ({"tasks": ["lab:story-endign"]}, "story-ending"),
@@ -87,6 +90,8 @@ def test_a_job_is_plain_and_comes_back_from_its_dict(job_args):
         ),
         ({"dtype": "float8"}, "dtype must be one of float32, bfloat16, float16, got 'float8'"),
         ({"device": "gpu"}, "device must be auto, cpu, mps, cuda or cuda:NUMBER, got 'gpu'"),
+        ({"mode": "sideways"}, "mode must be one of stream, crop, documents, got 'sideways'"),
+        ({"recipe": "flap-neurons-50% LIAR[penalty=held-out]", "held_out": {}}, "needs at least one held-out source"),
         ({"recipe": 3}, "recipe must be a Recipe or its text, got 3"),
     ],
 )
@@ -177,6 +182,9 @@ def test_everything_that_matters_changes_the_digest(job_args, monkeypatch):
         {"dtype": "bfloat16"},
         {"device": "cuda"},
         {"separator": "\n"},
+        {"mode": "documents"},
+        {"recipe": "flap-neurons-50% LR"},
+        {"recipe": "flap-neurons-50% LR", "shrink": True},
         {"held_out": {}},
         {"calibration": job_args["calibration"] + "[:50%]"},
         {"held_out": {"renamed": job_args["held_out"]["other"]}},
@@ -192,7 +200,7 @@ def test_everything_that_matters_changes_the_digest(job_args, monkeypatch):
         {"tasks": ["lab:yes-no", "lab:pronouns"]},
     ]
     digests = [Job(**job_args | change).digest() for change in changes]
-    monkeypatch.setattr("analysis.study.sweep.SCHEMA", 99)
+    monkeypatch.setattr("analysis.storage.SCHEMA", 99)
     digests.append(Job(**job_args).digest())
     assert len(set(digests)) == len(digests)
     assert Job(**job_args | {"device": "cuda:1"}).digest() == Job(**job_args | {"device": "cuda"}).digest()
@@ -200,16 +208,10 @@ def test_everything_that_matters_changes_the_digest(job_args, monkeypatch):
 
 def test_the_text_a_model_writes_is_that_model_s(job_args, tmp_path):
     """The weights decide what `self` says: the digest of the source changes with them, not only that of the model."""
-    from analysis.study.sweep import _Desk
-
     job = Job(**job_args, added="self", added_samples=2)
-    desk = _Desk()
-    desk.digest(job)
-    before = {key: value for key, value in desk.prints.items() if "self" in key}
+    before = job.identity(Contents())["added content"]
     flip_one_byte(tmp_path / "model" / "model.safetensors")
-    desk = _Desk()
-    desk.digest(job)
-    assert len(before) == 1 and not before.items() & desk.prints.items()
+    assert before is not None and job.identity(Contents())["added content"] != before
 
 
 @pytest.fixture
@@ -364,18 +366,19 @@ def test_each_model_is_loaded_once_whatever_the_order_of_the_jobs(home, calls, j
     ]
 
 
+@pytest.mark.slow
 def test_killed_between_two_tables_is_redone_from_the_checkpoint(home, calls, job_args):
     job = Job(**job_args)
     kill = """
 import os
-put, names = store._put, []
+put, names = storage.write, []
 def dying(path, data):
     names.append(path.name)
     if len(names) == 4:
         path.with_name(f".{path.name}.partial").write_bytes(data[:10])
         os._exit(9)
     put(path, data)
-store._put = dying
+storage.write = dying
 run_job(job)
 """
     process = python(script(job, calls) + kill, home)
@@ -401,6 +404,7 @@ run_job(job)
     )
 
 
+@pytest.mark.slow
 def test_two_processes_do_a_run_once(home, calls, job_args):
     job = Job(**job_args)
     code = script(job, calls, seconds=1.5) + "print(float(run_job(job).tables['blocks'].error.sum()))"
@@ -411,6 +415,7 @@ def test_two_processes_do_a_run_once(home, calls, job_args):
     assert answers[0][0] == answers[1][0] == "0.5\n"
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_no_lock(home, calls, job_args):
     job = Job(**job_args)
     process = python(script(job, calls, seconds=60) + "run_job(job)", home)
@@ -422,12 +427,14 @@ def test_a_killed_process_leaves_no_lock(home, calls, job_args):
     assert [line.split()[3] for line in lines(calls, "prune")] == ["fresh", "resumed"]
 
 
+@pytest.mark.slow
 def test_a_stored_study_is_read_without_torch(home, calls, job_args):
     job = Job(**job_args)
     run_study([job])
     code = f"""
 import sys
-from analysis.study.sweep import Job, run_study
+from analysis.study.job import Job
+from analysis.study.sweep import run_study
 study = run_study([Job(**{job.to_dict()!r})], workers=2)
 assert len(study.blocks) == 2
 assert not {{"torch", "transformers", "datasets"}} & set(sys.modules)
@@ -487,6 +494,7 @@ def tiny_world(folder) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_a_study_of_structures_measures_the_smaller_models(home, tmp_path):
     given, recipes = tiny_world(tmp_path), ["flap-neurons-50% LIAR", "snip-structures-40%[scope=global] LIAR+GP"]
     study = run_study(grid(**given, recipes=recipes, shrink=True), workers=1)
@@ -503,10 +511,11 @@ def test_a_study_of_structures_measures_the_smaller_models(home, tmp_path):
     )
     plain = run_study(grid(**given, recipes=recipes[:1]), workers=1)
     assert plain.size.empty and plain.jobs[0].digest() != study.jobs[0].digest()
-    with pytest.raises(UsageError, match="shrink=True: wanda-50% LR removes single weights"):
+    with pytest.raises(UsageError, match="shrink: wanda-50% LR removes single weights"):
         grid(**given, recipes=["wanda-50% LR"], shrink=True)
 
 
+@pytest.mark.slow
 def test_a_real_study_of_a_tiny_model(home, tmp_path, monkeypatch):
     """The true loop behind it all; and the same bits from workers of one thread."""
     given = tiny_world(tmp_path) | {"added": f"{tmp_path}/text.txt[:60%]", "added_samples": 2}

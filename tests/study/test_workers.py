@@ -12,8 +12,9 @@ import pytest
 
 from analysis import paths, schema
 from analysis.errors import AnalysisError, NumericalError, UsageError
+from analysis.study.job import Job
 from analysis.study.store import list_runs
-from analysis.study.sweep import Job, run_study
+from analysis.study.sweep import run_study
 from tests.helpers.fakes import lines, tables
 from tests.helpers.processes import alive, wait_until
 
@@ -22,6 +23,7 @@ def pids(log: Path) -> set[int]:
     return {int(line.split()[-1]) for line in lines(log, "prune")}
 
 
+@pytest.mark.slow
 def test_workers_share_the_jobs_and_the_order_stays(home, calls, staff, job_args):
     staff(seconds=1.5, slow="LR")
     jobs = [Job(**job_args | {"recipe": f"wanda-50% {method}"}) for method in ("LR", "BR", "BR+GP", "BR+CR")]
@@ -36,6 +38,7 @@ def test_workers_share_the_jobs_and_the_order_stays(home, calls, staff, job_args
         pd.testing.assert_frame_equal(getattr(alone, name), getattr(study, name), check_exact=True)
 
 
+@pytest.mark.slow
 def test_jobs_that_time_a_model_come_first_and_alone(home, calls, staff, job_args, monkeypatch):
     staff()
     monkeypatch.setattr("analysis.pruning.structures.check_pattern_shrinks", lambda model, pattern: None)
@@ -56,7 +59,7 @@ def test_jobs_that_time_a_model_come_first_and_alone(home, calls, staff, job_arg
 
 
 def test_no_process_where_none_is_needed(home, calls, job_args, monkeypatch):
-    monkeypatch.setattr("analysis.study.pool._hire", lambda threads: pytest.fail("a worker was started"))
+    monkeypatch.setattr("analysis.study.pool._hire", lambda *options: pytest.fail("a worker was started"))
     jobs = [Job(**job_args | {"seed": seed}) for seed in range(3)]
     run_study(jobs[:1], workers=4)
     run_study(jobs[:2], workers=4)
@@ -65,6 +68,7 @@ def test_no_process_where_none_is_needed(home, calls, job_args, monkeypatch):
     assert pids(calls) == {os.getpid()} and len(lines(calls, "prune")) == 3
 
 
+@pytest.mark.slow
 def test_workers_are_as_many_as_fit_unless_told(home, calls, staff, job_args, monkeypatch):
     staff()
     monkeypatch.setattr("analysis.study.pool.cores", lambda: 2)
@@ -78,6 +82,7 @@ def test_workers_are_as_many_as_fit_unless_told(home, calls, staff, job_args, mo
             run_study(jobs, workers=wrong)
 
 
+@pytest.mark.slow
 def test_a_job_failing_in_a_worker_is_named_and_the_others_are_kept(home, calls, staff, job_args):
     staff(fail="BR+GP", seconds=1.0, slow="BR")
     jobs = [Job(**job_args | {"recipe": f"wanda-50% {method}"}) for method in ("BR+GP", "BR")]
@@ -94,6 +99,7 @@ def test_a_job_failing_in_a_worker_is_named_and_the_others_are_kept(home, calls,
     ]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_names_its_job(home, calls, staff, job_args):
     staff(die="BR")
     jobs = [Job(**job_args | {"recipe": f"wanda-50% {method}"}) for method in ("LR", "BR")]
@@ -108,12 +114,14 @@ def test_a_worker_that_dies_names_its_job(home, calls, staff, job_args):
     assert len(lines(calls, "prune")) == 3
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_workers_of_a_script_without_a_guard(home, calls, staff, job_args, tmp_path):
     """The script is not run again by its workers, and a second call goes on from its checkpoints."""
     jobs = [Job(**job_args | {"seed": seed}) for seed in range(3)]
     (tmp_path / "script.py").write_text(f"""
 from analysis.study import pool
-from analysis.study.sweep import Job, run_study
+from analysis.study.job import Job
+from analysis.study.sweep import run_study
 print("once")
 fake = "from pathlib import Path; from tests.helpers import fakes; fakes.install(Path({str(calls)!r}), seconds=60); "
 pool.WORKER = fake + pool.WORKER
@@ -141,6 +149,7 @@ run_study([Job(**job) for job in {[job.to_dict() for job in jobs]!r}], workers=2
     assert sorted(line.split()[3] for line in lines(calls, "prune")) == ["fresh"] * 3 + ["resumed"] * 2
 
 
+@pytest.mark.slow
 def test_one_bar_counts_the_jobs(home, calls, staff, job_args, monkeypatch):
     drawn = []
 

@@ -15,6 +15,7 @@ def outputs(path):
     return "".join("".join(output.get("text", "")) for cell in cells for output in cell.get("outputs", []))
 
 
+@pytest.mark.slow
 def test_typed_parameters_reach_the_notebooks_and_copies_are_kept(folder, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("ANALYSIS_HOME", str(tmp_path / "home {with braces}"))
     source = (folder / "01_first.ipynb").read_bytes()
@@ -26,6 +27,7 @@ def test_typed_parameters_reach_the_notebooks_and_copies_are_kept(folder, tmp_pa
     assert capfd.readouterr() == ("", "")  # nothing from kernels or papermill
 
 
+@pytest.mark.slow
 def test_a_failing_notebook_keeps_its_copy_and_the_others_still_run(folder, write_notebook):
     write_notebook(
         folder / "01_first.ipynb",
@@ -44,6 +46,7 @@ def test_a_failing_notebook_keeps_its_copy_and_the_others_still_run(folder, writ
     assert outputs(copies / "02_second.ipynb") == "still run\n"
 
 
+@pytest.mark.slow
 def test_a_dead_kernel_is_a_failure_of_its_notebook(folder, write_notebook):
     write_notebook(folder / "01_first.ipynb", "import os; os._exit(1)")
     with pytest.raises(SuiteError, match="01_first, its kernel died"):
@@ -58,6 +61,7 @@ def test_nothing_runs_if_anything_is_wrong(folder, monkeypatch, tmp_path):
     assert not paths.runs().exists()
 
 
+@pytest.mark.slow
 def test_kernels_are_told_that_nobody_watches_and_the_environment_is_put_back(folder, write_notebook, monkeypatch):
     monkeypatch.setenv("ANALYSIS_PROGRESS", "auto")
     write_notebook(folder / "01_first.ipynb", "import os; print(os.environ['ANALYSIS_PROGRESS'])")
@@ -66,6 +70,7 @@ def test_kernels_are_told_that_nobody_watches_and_the_environment_is_put_back(fo
     assert os.environ["ANALYSIS_PROGRESS"] == "auto"
 
 
+@pytest.mark.slow
 def test_a_watched_run_shows_the_suite_the_notebook_and_what_it_is_doing(folder, write_notebook, monkeypatch, capfd):
     monkeypatch.setenv("ANALYSIS_PROGRESS", "1")
     doing = (

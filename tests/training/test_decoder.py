@@ -70,19 +70,20 @@ def _weights(folder):
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(finished):
     card = json.loads((finished / "training.json").read_text())
     losses = [loss for _, loss in card["loss_curve"]["points"]]
     assert losses[-1] < losses[0] - 0.5
     assert card["tokens"] == TINY.tokens and set(card["held_out"]) == set(REGISTERS)
-    assert not (finished / "checkpoint.pt").exists()
+    assert not (finished / "checkpoint.safetensors").exists()
 
 
 @pytest.mark.parametrize("stop_at", [5, 21])
 def test_resume_is_bit_equal(finished, tmp_path, stop_at):
     """Promise 5, for training: once in the stable phase, once in the decay with its longer windows."""
     decoder.train(TINY, tmp_path, device="cpu", stop=lambda step: step == stop_at)
-    assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "model.safetensors").exists()
+    assert (tmp_path / "checkpoint.safetensors").exists() and not (tmp_path / "model.safetensors").exists()
     decoder.train(TINY, tmp_path, device="cpu")
     whole, resumed = _weights(finished), _weights(tmp_path)
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -115,7 +116,7 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
     decoder.train(TINY, tmp_path, device="cpu", stop=lambda step: step == 1)
     with pytest.raises(StoreError, match="learning_rate"):
         decoder.train(replace(TINY, learning_rate=1e-3), tmp_path, device="cpu")
-    (tmp_path / "checkpoint.pt").write_bytes(b"torn")
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"torn")
     with pytest.raises(StoreError, match="cannot be read"):
         decoder.train(TINY, tmp_path, device="cpu")
 
@@ -179,6 +180,7 @@ def test_shipped_model_is_what_the_lab_promises(shipped):
     assert sum(file.stat().st_size for file in paths.lab().rglob("*") if file.is_file()) < 36e6
 
 
+@pytest.mark.slow
 def test_shipped_model_has_the_loss_of_its_card(shipped, small_samples):
     """A third of the documents the card was made with, all registers: the same losses within sampling error, never
     below the source.

@@ -143,14 +143,14 @@ def test_training_lowers_the_loss(finished):
     assert losses[-1] < losses[0] - 0.5
     assert card["tokens"] == TINY.tokens and set(card["held_out"]) == set(REGISTERS)
     assert all(0 <= row["accuracy"] <= 1 and row["tokens"] > 0 for row in card["held_out"].values())
-    assert not (finished / "checkpoint.pt").exists()
+    assert not (finished / "checkpoint.safetensors").exists()
 
 
 @pytest.mark.parametrize("stop_at", [5, 21])
 def test_resume_is_bit_equal(finished, tmp_path, stop_at):
     """Promise 5, for training: once in the stable phase, once in the decay with its longer windows."""
     trainer.train(TINY, tmp_path, device="cpu", stop=lambda step: step == stop_at)
-    assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "model.safetensors").exists()
+    assert (tmp_path / "checkpoint.safetensors").exists() and not (tmp_path / "model.safetensors").exists()
     trainer.train(TINY, tmp_path, device="cpu")
     whole, resumed = _weights(finished), _weights(tmp_path)
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -75,6 +75,7 @@ def _weights(folder):
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, guess", [("classification", 0.693), ("regression", 2.25), ("span", 1.79)])
 def test_every_head_learns(body, tmp_path, kind, guess):
     """Held-out loss far below that of guessing by frequency; the folder opens as what it is."""
@@ -110,7 +111,7 @@ def test_resume_is_bit_equal_with_dropout_too(body, tmp_path):
     config = replace(TINY, dropout=0.1)
     whole = _weights(tune(body, "classification", tmp_path / "whole", config))
     tune(body, "classification", tmp_path / "parts", config, stop=lambda step: step == 13)
-    assert (tmp_path / "parts" / "checkpoint.pt").exists()
+    assert (tmp_path / "parts" / "checkpoint.safetensors").exists()
     resumed = _weights(tune(body, "classification", tmp_path / "parts", config))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     plain = _weights(tune(body, "classification", tmp_path / "plain"))
@@ -150,6 +151,7 @@ def test_wrong_calls_are_refused_before_the_work(body, tmp_path):
     assert not (tmp_path / "training.json").exists()
 
 
+@pytest.mark.slow
 def test_command_line_trains_on_the_lab_and_on_a_table(body, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ANALYSIS_PROGRESS", "0")
     more = ["--length", "32", "--examples", "64", "--scored", "20", "--batch", "8", "--device", "cpu"]
@@ -175,6 +177,7 @@ def test_command_line_trains_on_the_lab_and_on_a_table(body, tmp_path, capsys, m
     assert "spearman" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_shipped_encoders_have_the_score_of_their_cards(name):
     from analysis.measure.scores import score

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from analysis.errors import OverlapError, UsageError
-from analysis.study.calibration import draw
+from analysis.study.run import draw
 from analysis.text.load import load_tokens
 from analysis.windows import Windows
 from tests.helpers.alphabet import END, byte_tokenizer

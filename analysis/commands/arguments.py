@@ -1,0 +1,97 @@
+"""What the arguments of every verb share: the parser, texts of the help, and options that several verbs take."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from analysis.errors import UsageError
+from analysis.models.load import DTYPES
+from analysis.text.sources import MODES
+
+EXIT_CODES = """exit codes:
+  0    done
+  2    wrong arguments: a count, a name, a recipe, a path of the wrong kind
+  3    model missing, broken or not supported; replay error above the tolerance
+  4    text missing, empty, binary or too short; calibration and held-out overlap
+  5    sparsity contract broken, or numbers not finite
+  6    a folder or file cannot be written, read or trusted; disk full
+  7    a notebook failed
+  130  interrupted (Ctrl-C); repeat the same `analysis prune` to resume
+  1    anything else, with a traceback: a bug"""
+
+SOURCES = """a SOURCE is text to draw token windows from:
+  lab:stories            a register of the embedded lab (`analysis list sources`); no download
+  stories.txt            a file: .txt or .utf8, .jsonl with a text field, .parquet with a text column
+  hub:wikitext2          a dataset of the Hugging Face hub; the only kind that uses the network
+  examples:truth         labelled examples, for encoders: sets of the lab, of GLUE, SQuAD, or a table,
+                         examples:train.tsv[:80%]
+  self                   text the model writes itself, as self:temperature=0.8,top-p=0.95
+                         (`analysis data generate --help`)
+  lab:stories:0.7+lab:recipes:0.3
+                         a mixture by windows; the shares make 1
+  stories.txt[:80%]      a slice by document, in per cent or counts, so that one file serves both sides: [:80%]
+                         and [80%:]
+                         (quote it: the shell gives brackets a meaning of their own)"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are UsageErrors, so that they look like every other mistake."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message: str):
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+def add_verb(verbs, name: str, run: Callable, summary: str, examples: str, more: str = "") -> Parser:
+    """A verb with its summary, examples, notes and `--json`."""
+    epilog = "\n\n".join(part for part in ("examples:\n" + examples, more, EXIT_CODES) if part)
+    verb = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=epilog)
+    verb.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else there")
+    verb.set_defaults(run=run)
+    return verb
+
+
+def add_model(verb: Parser) -> None:
+    """Who is looked at, and where it runs."""
+    verb.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a lab model (`analysis list models`), a folder, or a hub id, optionally @revision",
+    )
+    add_device(verb)
+
+
+def add_device(verb: Parser) -> None:
+    """Where a model runs, and in what numbers."""
+    verb.add_argument(
+        "--device", default="auto", help="auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps; default auto"
+    )
+    verb.add_argument("--dtype", default="float32", choices=DTYPES, help="default float32")
+
+
+def add_windows(verb: Parser, samples_help: str, seed_help: str, length: int | None = None) -> None:
+    """Which windows of a text; `length` is their default length, None = it must be given."""
+    verb.add_argument("--samples", type=int, metavar="N", help=samples_help)
+    meaning = "tokens per window; at most the model's context" + (f"; default {length}" if length else "")
+    verb.add_argument("--length", type=int, required=length is None, default=length, metavar="L", help=meaning)
+    verb.add_argument("--seed", type=int, default=0, metavar="S", help=seed_help)
+    verb.add_argument(
+        "--separator",
+        metavar="SEP",
+        help=r"text between the documents of a .txt file, such as '<|endoftext|>' or '\n\n'",
+    )
+    verb.add_argument(
+        "--mode",
+        choices=MODES,
+        help=(
+            "stream: documents joined by a boundary token and cut into consecutive windows (default; hub:c4: crop); "
+            "crop: a random crop of a random document; documents: one document per window, padded"
+        ),
+    )
+
+
+def folder(text: str) -> Path:
+    """A path as the shell would have it."""
+    return Path(text).expanduser()

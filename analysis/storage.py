@@ -1,0 +1,203 @@
+"""Files and folders on disk: whole or not at all, held by one process at a time, recognised by their content.
+
+Everything that is kept goes through here: stored runs, `analysis prune --out`, checkpoints, models, generated text,
+figures. The system's errors become messages that name the file and say what to do. No torch.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from analysis.errors import StoreError
+
+SCHEMA = 6  # what a run means: its identity, its tables, or what any recipe computes; raise by hand when one changes
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "pruning-analysis")
+
+_REASONS = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "no space left",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "permission denied",
+}
+_REMEDIES = {
+    "no space left": "free some and repeat the command, which goes on where it stopped if it can",
+    "permission denied": "choose a place you may read and write",
+}
+_SYSTEM_ERROR = re.compile(r"os error (\d+)")
+
+
+# Content --------------------------------------------------------------------------------------------------------------
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal sha256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_sha256(path: Path | str) -> str:
+    """Hexadecimal sha256 of a file's content."""
+    digest = hashlib.sha256()
+    add_file(digest, path)
+    return digest.hexdigest()
+
+
+def add_file(digest: "hashlib._Hash", path: Path | str) -> None:
+    """Update a hash with a file's content, read piece by piece."""
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+
+
+def identity_digest(identity: Any) -> str:
+    """sha256 of a JSON-ready value that says everything a result depends on, and of `SCHEMA`: what a stored run, an
+    `--out` folder and a checkpoint are recognised by.
+    """
+    return sha256(json.dumps([SCHEMA, identity], sort_keys=True).encode())
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of packages, which are not imported; "not installed" where there is none."""
+    installed = {}
+    for name in packages:
+        try:
+            installed[name] = version(name)
+        except PackageNotFoundError:
+            installed[name] = "not installed"
+    return installed
+
+
+def environment() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on, and the kind of machine."""
+    return {"python": platform.python_version(), "machine": platform.machine()} | versions(*PACKAGES)
+
+
+# Errors of the system -------------------------------------------------------------------------------------------------
+
+
+def is_foreseen(error: OSError) -> bool:
+    """Whether an OSError is no bug but a full disk or a forbidden path."""
+    return error.errno in _REASONS
+
+
+def as_store_error(error: OSError, place: object = None, remedy: str | None = None) -> StoreError:
+    """An OSError as one message: `place` (default: the file it names), the reason, and what to do."""
+    reason = _REASONS.get(error.errno or 0)
+    file = error.filename or place or "the output"
+    where = f"{place}: {file}" if place not in (None, file) else f"{file}"
+    remedy = remedy or _REMEDIES.get(reason or "", "mend that and repeat the command")
+    return StoreError(f"{where}: {reason or error.strerror or error}; {remedy}")
+
+
+@contextmanager
+def explained(place: object, remedy: str | None = None) -> Iterator[None]:
+    """Turn the OSErrors of the body into StoreErrors (`as_store_error`)."""
+    try:
+        yield
+    except OSError as error:
+        raise as_store_error(error, place, remedy) from error
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """OSErrors name `path`, not a temporary file; safetensors' own error for what the system says becomes one."""
+    try:
+        yield
+    except SafetensorError as error:
+        if not (number := _SYSTEM_ERROR.search(str(error))):
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """A temporary path beside `path` (same suffix) to be written in the body; afterwards it is flushed to the disk and
+    renamed, so that `path` holds everything or what it held before. Makes the folder. Raises OSError naming `path`.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.stem.lstrip('.')}.{os.getpid()}.partial{path.suffix}")
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            _flush(partial)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def write(path: Path | str, content: bytes | str) -> None:
+    """Write a file whole or not at all; text as UTF-8. Raises OSError naming `path`."""
+    with replacing(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing_folder(folder: Path | str) -> Iterator[Path]:
+    """A temporary folder to be filled, and proven, in the body; afterwards it is flushed and takes the place of
+    `folder`, which otherwise stays as it was. Raises OSError naming `folder`.
+    """
+    folder = Path(folder)
+    with _naming(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
+            fresh = Path(made) / folder.name
+            fresh.mkdir()
+            yield fresh
+            for file in fresh.rglob("*"):
+                if file.is_file():
+                    _flush(file)
+            if folder.exists():
+                shutil.rmtree(folder)
+            fresh.rename(folder)
+
+
+def remove_partial_folders(folder: Path) -> None:
+    """Remove what killed attempts at `replacing_folder(folder)` left; for a caller who alone writes there."""
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        shutil.rmtree(left)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+# Locks ----------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(path: Path | str, busy: Callable[[], object]) -> Iterator[None]:
+    """Hold the lock file `path` (its folder is made) against other processes. Where one holds it `busy` is called,
+    which raises, or says so and returns: then this process waits.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        busy()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

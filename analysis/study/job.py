@@ -1,0 +1,278 @@
+"""One run as plain data: a model, a recipe, and the texts it sees and is measured on. No torch.
+
+`Job.identity` says everything that decides the result; from it follow the name of a stored run, whether a folder of
+`analysis prune` holds this run, and what is recomputed.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from itertools import product
+from typing import Any
+
+from analysis import storage
+from analysis.errors import AnalysisError, UsageError
+from analysis.models.hub import fingerprint
+from analysis.models.load import DTYPES
+from analysis.pruning.checks import header_misfits, label_problem, misfits, shrink_problem
+from analysis.recipe.recipe import Recipe
+from analysis.text.sources import MODES, parse_source, source_fingerprint
+from analysis.text.tasks import check_tasks, task_fingerprint
+
+LEAST = {"samples": 1, "held_out_samples": 1, "length": 2, "seed": 0, "added_samples": 0, "documents": 2}
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+class Contents:
+    """What names stand for now: fingerprints of models, sources and tasks, each read once."""
+
+    def __init__(self) -> None:
+        self.model = cache(fingerprint)
+        self.source = cache(source_fingerprint)
+        self.task = cache(task_fingerprint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run: a model, a recipe, and the texts it sees and is measured on.
+
+    calibration: a source; held_out: {label: source} or (label, source) pairs, kept as pairs. Where a lab source names
+    no half, calibration reads "train" and held-out texts "held-out". samples, held_out_samples: windows of `length`
+    tokens of each (held_out_samples None = as many as samples). seed: which windows are drawn; the recipe has a seed of
+    its own for masks and training order. separator: between documents of plain-text files. mode: how windows are cut
+    (`text.cut`; None: as is usual for the source). device "auto" takes what there is, and is served what any device
+    computed; a named device is served only its own kind's results.
+
+    added: a source of `added_samples` more windows, put behind the calibration windows (`study.run.draw`);
+    `recipe.added` says who sees them. With 0 of them the run is that without. tasks: multiple-choice tasks that the
+    dense and the pruned model answer, `documents` questions of each, the same ones for every seed. shrink: measure size
+    and speed of the model with removed structures cut out (table `size`), beside the dense one's.
+
+    Raises UsageError listing everything that is wrong, RecipeError for a recipe text that is.
+    """
+
+    model: str
+    recipe: Recipe
+    calibration: str
+    held_out: tuple[tuple[str, str], ...] = ()
+    samples: int
+    held_out_samples: int | None = None
+    length: int
+    seed: int = 0
+    dtype: str = "float32"
+    device: str = "auto"
+    separator: str | None = None
+    mode: str | None = None
+    added: str | None = None
+    added_samples: int = 0
+    tasks: tuple[str, ...] = ()
+    documents: int = 100
+    shrink: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.recipe, str):
+            object.__setattr__(self, "recipe", Recipe.parse(self.recipe))
+        pairs = self.held_out.items() if isinstance(self.held_out, Mapping) else self.held_out
+        object.__setattr__(self, "held_out", tuple((label, source) for label, source in pairs))
+        object.__setattr__(self, "added", self.added or None)
+        object.__setattr__(self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks))
+        problems: list[object] = list(job_problems(self._fields()))
+        if not isinstance(self.recipe, Recipe):
+            problems.insert(0, f"recipe must be a Recipe or its text, got {self.recipe!r}")
+        if problems:
+            raise UsageError(f"job {self}: " + "; ".join(map(str, problems)))
+
+    def _fields(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __str__(self) -> str:
+        added = f" and {self.added_samples} of {self.added}" if self.added_samples else ""
+        return (
+            f"{self.recipe} on {self.model}, {self.samples} x {self.length} tokens of {self.calibration}{added}, seed"
+            f" {self.seed}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, with the recipe in its text form; `Job(**job.to_dict())` is the same job."""
+        return asdict(self) | {"recipe": str(self.recipe), "held_out": dict(self.held_out), "tasks": list(self.tasks)}
+
+    def columns(self, run: str) -> dict[str, Any]:
+        """What stands in front of each of its rows in a study (`schema.JOB_COLUMNS`)."""
+        recipe = self.recipe
+        return {
+            "run": run,
+            "model": self.model,
+            "recipe": recipe.label if recipe.seed == self.seed else str(recipe),
+            "criterion": recipe.criterion.name,
+            "refinement": recipe.refinement.name,
+            "pattern": str(recipe.pattern),
+            "method": recipe.method,
+            "granularity": str(recipe.unit),
+            "student": recipe.student,
+            "target": recipe.target,
+            "calibration": self.calibration,
+            "samples": self.samples,
+            "added": self.added or "",
+            "added_samples": self.added_samples,
+            "length": self.length,
+            "seed": self.seed,
+        }
+
+    def identity(self, contents: Contents | None = None) -> dict[str, Any]:
+        """Everything that decides the result, as JSON-ready values: contents of model, texts and tasks rather than
+        their names, and nothing that this run does not use. Raises AnalysisError for contents that are not there.
+        """
+        contents = contents or Contents()
+        model = contents.model(self.model)
+        pattern = self.recipe.pattern.resolve(self.recipe.criterion.name)
+        return {
+            "recipe": str(replace(self.recipe, pattern=pattern)),
+            "model content": model,
+            "calibration content": contents.source(self.calibration, model),
+            "held-out content": [[label, contents.source(source, model)] for label, source in self.held_out],
+            "added content": contents.source(self.added, model) if self.added and self.added_samples else None,
+            "added_samples": self.added_samples,
+            "tasks": [[task, contents.task(task)] for task in self.tasks],
+            "documents": self.documents if self.tasks else None,
+            "samples": self.samples,
+            "held_out_samples": self.held_out_samples or self.samples,
+            "length": self.length,
+            "seed": self.seed,
+            "separator": self.separator,
+            "mode": self.mode,
+            "device": self.device.partition(":")[0],
+            "dtype": self.dtype,
+            "shrink": self.shrink,
+        }
+
+    def digest(self, contents: Contents | None = None) -> str:
+        """sha256 of `identity`, and of the schema of what is stored. No torch."""
+        return storage.identity_digest(self.identity(contents))
+
+
+def job_problems(
+    values: Mapping[str, Any], named: Callable[[str], str] = str, contents: Contents | None = None
+) -> Iterator[AnalysisError]:
+    """Everything that is wrong with the fields of a job, one error each.
+
+    values: by field name; held_out as pairs, a recipe that is no Recipe is passed over. named: how a field is called in
+    messages, such as `--held-out`. contents: if given, model, texts and tasks must be there, and the headers of the
+    model's weight files fit the recipe.
+    """
+    recipe, labels = values["recipe"], [label for label, _ in values["held_out"]]
+    yield from map(UsageError, _plain_problems(values, labels, named))
+    words = {
+        "source": [
+            values["calibration"],
+            *(source for _, source in values["held_out"]),
+            *filter(None, [values["added"]]),
+        ],
+        "task": values["tasks"],
+    }
+    if odd := [f"{kind} {word!r}" for kind, given in words.items() for word in given if not isinstance(word, str)]:
+        yield UsageError(f"{', '.join(odd)}: must be a text, such as 'lab:stories' or 'lab:yes-no'")
+        return
+    errors: dict[str, AnalysisError] = {}
+
+    def attempt(check: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return check(*arguments)
+        except AnalysisError as error:
+            errors.setdefault(str(error), error)
+
+    attempt(check_tasks, values["tasks"])
+    if contents is None:
+        for source in words["source"]:
+            attempt(parse_source, source)
+    else:
+        model = attempt(contents.model, values["model"])
+        for source in words["source"]:
+            attempt(contents.source, source, model or "unknown")
+        for task in values["tasks"]:
+            attempt(contents.task, task)
+        if model and isinstance(recipe, Recipe):
+            for misfit in attempt(header_misfits, values["model"], recipe) or ():
+                yield UsageError(f"recipe {recipe}: {misfit}")
+    yield from errors.values()
+
+
+def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Callable[[str], str]) -> Iterator[str]:
+    """What is wrong with the values as they stand, as sentences."""
+    recipe = values["recipe"] if isinstance(values["recipe"], Recipe) else None
+    if not isinstance(values["shrink"], bool):
+        yield f"{named('shrink')} must be True or False, got {values['shrink']!r}"
+    elif values["shrink"] and recipe is not None and (problem := shrink_problem(recipe)):
+        yield f"{named('shrink')}: {problem}"
+    if recipe is not None:
+        yield from misfits(recipe, held_out=bool(labels))
+    for label in sorted({label for label in labels if labels.count(label) > 1}):
+        yield f"{named('held_out')}: two texts are labelled {label!r}; name them apart"
+    if problem := label_problem(labels):
+        yield f"{named('held_out')}: {problem}"
+    if not all(labels):
+        yield f"{named('held_out')}: a text has an empty label; name it"
+    for name, least in LEAST.items():
+        if not (values[name] is None and name == "held_out_samples"):
+            yield from count_problems(named(name), values[name], least)
+    if values["dtype"] not in DTYPES:
+        yield f"{named('dtype')} must be one of {', '.join(DTYPES)}, got {values['dtype']!r}"
+    if values["mode"] not in (None, *MODES):
+        yield f"{named('mode')} must be one of {', '.join(MODES)}, got {values['mode']!r}"
+    yield from device_problems(named("device"), values["device"])
+    if str(values["added"]).startswith("examples:"):
+        yield (
+            f"{named('added')} {values['added']!r}: labelled examples cannot be added; ask for more of them as"
+            " calibration, or give plain text or 'self'"
+        )
+    if values["added"] is None and values["added_samples"] != 0:
+        yield unpaired(named)
+
+
+def unpaired(named: Callable[[str], str]) -> str:
+    """The sentence on added windows that lack their source, or a source that lacks their number."""
+    return f"{named('added')} and {named('added_samples')} go together: a source, and how many windows of it"
+
+
+def count_problems(name: str, value: object, least: int) -> Iterator[str]:
+    """The sentence on a count that is none, or is below `least`; nothing where it is right."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        yield f"{name} must be a whole number of at least {least}, got {value!r}"
+
+
+def device_problems(name: str, value: object) -> Iterator[str]:
+    """The sentence on a device that is none; nothing where it is right."""
+    if not DEVICE.fullmatch(str(value)):
+        yield f"{name} must be auto, cpu, mps, cuda or cuda:NUMBER, got {value!r}"
+
+
+def grid(
+    *,
+    model: str,
+    recipes: Sequence[str | Recipe],
+    samples: int | Sequence[int],
+    added_samples: int | Sequence[int] = 0,
+    seeds: Sequence[int] = (0,),
+    **job: Any,
+) -> list[Job]:
+    """Every recipe at every number of samples and of added ones with every seed; `job` holds the other fields of `Job`,
+    the same for all.
+
+    A seed is the job's and the recipe's at once. Raises UsageError for a recipe that brings its own, or nothing to run.
+    """
+    parsed = [Recipe.parse(recipe) if isinstance(recipe, str) else recipe for recipe in recipes]
+    for recipe in parsed:
+        if recipe.seed:
+            raise UsageError(
+                f"grid: recipe {recipe} has a seed of its own; leave it out and give seeds=[{recipe.seed}]"
+            )
+    counts, more = ([numbers] if isinstance(numbers, int) else numbers for numbers in (samples, added_samples))
+    jobs = [
+        Job(model=model, recipe=replace(recipe, seed=seed), samples=count, added_samples=added, seed=seed, **job)
+        for count, added in product(counts, more)
+        for recipe in parsed
+        for seed in seeds
+    ]
+    if not jobs:
+        raise UsageError("grid: no jobs; give at least one recipe, number of samples and seed")
+    return jobs

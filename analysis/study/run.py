@@ -1,0 +1,239 @@
+"""One job carried out: checks, model, windows, masks and reconstruction, tasks, shrinking, tables.
+
+The command line, notebooks and workers all come through here. No torch before a job is carried out.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from analysis.errors import AnalysisError, OverlapError, UsageError
+from analysis.pruning.checks import header_misfits
+from analysis.schema import TABLES, validate
+from analysis.study.job import Job
+from analysis.study.store import RunFolder, StoredRun
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from analysis.measure.quality import DenseModel
+    from analysis.measure.zero_shot import TaskScore
+    from analysis.models.load import LoadedModel
+    from analysis.pruning.state import Pruned
+    from analysis.windows import Windows
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a job is carried out on: the dense model and the windows of both sides."""
+
+    dense: "LoadedModel"
+    calibration: "Windows"
+    held_out: "dict[str, Windows]"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a job gave: the pruned model, all its tables, where they come from, and the smaller model if wanted."""
+
+    pruned: "Pruned"
+    tables: dict[str, pd.DataFrame]
+    provenance: dict[str, Any]
+    shrunk: "nn.Module | None" = None
+
+
+@dataclass(eq=False)
+class Bench:
+    """Carries out jobs, one after another. Between them it keeps the last model, its windows, its answers to tasks and
+    what was measured of it; `reuse=False`, for a single job, keeps nothing that only a next one would need.
+
+    say: is told what begins, in one line.
+    """
+
+    reuse: bool = True
+    say: Callable[[str], object] = lambda message: None
+    key: tuple | None = None
+    dense: "LoadedModel | None" = None
+    windows: "dict[tuple, Windows]" = field(default_factory=dict)
+    answers: "dict[tuple, list[TaskScore]]" = field(default_factory=dict)
+    memory: "DenseModel | None" = None  # the dense model with what runs find out about it
+
+    def prepare(self, job: Job) -> Inputs:
+        """Check what a job asks, load its model and draw its windows. Raises UsageError, ModelError, DataError."""
+        if problems := header_misfits(job.model, job.recipe):
+            raise UsageError(f"recipe {job.recipe}: " + "; ".join(problems))
+        dense = self._load(job)
+        if job.shrink:
+            from analysis.pruning.structures import check_pattern_shrinks
+
+            check_pattern_shrinks(dense.model, job.recipe.pattern)
+        load = partial(self._tokens, dense, job, split="train")
+        calibration = draw(load, job.calibration, job.samples, job.added, job.added_samples)
+        held_out = {
+            label: self._tokens(dense, job, source, job.held_out_samples or job.samples, split="held-out")
+            for label, source in job.held_out
+        }
+        return Inputs(dense, calibration, held_out)
+
+    def carry_out(self, job: Job, inputs: Inputs, checkpoint: "Path") -> Outcome:
+        """Prune, ask tasks and shrink, resuming from the folder `checkpoint`. Raises AnalysisError as `prune`."""
+        from analysis.pruning.loop import prune
+
+        dense, calibration = inputs.dense, inputs.calibration
+        model = self.memory if self.memory is not None else dense
+        pruned = prune(model, job.recipe, calibration, inputs.held_out, checkpoint=checkpoint)
+        tables, shrunk = dict(pruned.tables), None
+        if job.tasks:
+            self.say(f"asking both models {job.documents} questions of {', '.join(job.tasks)}")
+            tables |= answer_tables(pruned, dense, job.tasks, job.documents, self.answers)
+        if job.shrink:
+            from analysis.measure.size import size_table
+
+            self.say("cutting out what was removed")
+            shrunk = pruned.shrink()
+            tables["size"] = size_table({"dense": dense.model, "pruned": shrunk}, calibration)
+        provenance = {**pruned.provenance, "device": str(dense.device), "dtype": job.dtype}
+        return Outcome(pruned, tables, provenance, shrunk)
+
+    def _load(self, job: Job) -> "LoadedModel":
+        from analysis.measure.quality import DenseModel
+        from analysis.models.load import load_model
+
+        key = (job.model, job.device, job.dtype)
+        if self.dense is None or self.key != key:
+            self.dense = self.key = self.memory = None  # let go of one model before taking the next
+            self.windows.clear()
+            self.answers.clear()
+            self.say(f"loading {job.model}")
+            self.dense, self.key = load_model(job.model, device=job.device, dtype=job.dtype), key
+            self.memory = DenseModel(self.dense) if self.reuse else None
+        return self.dense
+
+    def _tokens(self, dense: "LoadedModel", job: Job, source: str, samples: int, *, split: str) -> "Windows":
+        from analysis.text.load import load_tokens
+
+        key = (source, samples, job.length, job.seed, job.separator, job.mode, split)
+        if key not in self.windows:
+            self.windows[key] = load_tokens(
+                source,
+                dense,
+                samples=samples,
+                length=job.length,
+                seed=job.seed,
+                separator=job.separator,
+                mode=job.mode,
+                split=split,
+            )
+        return self.windows[key]
+
+
+def draw(
+    load: "Callable[[str, int], Windows]", calibration: str, samples: int, added: str | None, added_samples: int
+) -> "Windows":
+    """`samples` windows of the source `calibration`, and `added_samples` of the source `added` appended to them.
+
+    load(source, samples): the first so many windows of a source, the same ones for the same arguments. Where both are
+    one source, the added windows are those that follow the calibration windows.
+
+    Raises OverlapError where an added window is a calibration window again.
+    """
+    if added is None or not added_samples:
+        return load(calibration, samples)
+    from analysis.windows import append
+
+    if added == calibration:
+        both = load(calibration, samples + added_samples)
+        rest = replace(both, ids=both.ids[samples:], mask=both.mask[samples:])
+        first = both.subset(samples)
+        rest = replace(rest, provenance={**both.provenance, "samples": added_samples, "tokens": rest.tokens})
+    else:
+        first, rest = load(calibration, samples), load(added, added_samples)
+    rows = {row.tobytes() for row in first.ids.cpu().numpy()}
+    if repeated := sum(row.tobytes() in rows for row in rest.ids.cpu().numpy()):
+        raise OverlapError(
+            f"added {added!r}: {repeated} of {added_samples} windows are calibration windows of {calibration!r} again;"
+            " give each its own documents with slices, such as text.txt[:50%] and text.txt[50%:], or the one source"
+            " under the same name"
+        )
+    return append(first, rest)
+
+
+def answer_tables(
+    pruned: "Pruned",
+    dense: "LoadedModel",
+    tasks: Sequence[str],
+    documents: int,
+    dense_scores: "dict[tuple, list[TaskScore]]",
+) -> dict[str, pd.DataFrame]:
+    """The tables `zero_shot`, what the dense and the pruned model answer to multiple-choice tasks, and `cost` with what
+    asking took.
+
+    dense_scores: the dense model's by (tasks, documents), looked up here and added to, since they are the same for all
+    its runs.
+    """
+    from analysis.measure.cost import Meter
+    from analysis.measure.zero_shot import zero_shot
+
+    key, meter = (tuple(tasks), documents), Meter(dense.device)
+    with meter.stage(-1, "tasks"):
+        if key not in dense_scores:
+            dense_scores[key] = zero_shot(dense.model, dense.tokenizer, tasks, documents=documents)
+        scores = {
+            "dense": dense_scores[key],
+            "pruned": zero_shot(pruned.model, dense.tokenizer, tasks, documents=documents),
+        }
+    rows = [{"which": which, **asdict(score)} for which, answers in scores.items() for score in answers]
+    answers = pd.DataFrame(rows)[[column.name for column in TABLES["zero_shot"]]]
+    cost = pd.concat([pruned.tables["cost"], pd.DataFrame(meter.rows)], ignore_index=True)
+    return {"zero_shot": validate("zero_shot", answers), "cost": validate("cost", cost)}
+
+
+def run_job(job: Job) -> StoredRun:
+    """One job: read from the store, else carried out and stored; a second process asking for it waits for the first.
+
+    Raises the AnalysisError of whatever failed, with the job's name in front.
+    """
+    with named(job):
+        folder = RunFolder(job.digest())
+        return folder.read() or store_run(job, folder, Bench(reuse=False))
+
+
+def store_run(job: Job, folder: RunFolder, bench: Bench) -> StoredRun:
+    """Carry out a job and store it, unless another process has meanwhile."""
+    with folder.hold():
+        if (run := folder.read()) is not None:
+            return run
+        folder.begin(job.to_dict())
+        outcome = bench.carry_out(job, bench.prepare(job), folder.checkpoint)
+        return folder.write(outcome.tables, outcome.provenance)
+
+
+def work(item: tuple[Job, RunFolder]) -> None:
+    """What an executor does with one run of a study, in whatever process: carry it out and store it."""
+    job, folder = item
+    store_run(job, folder, process_bench())
+
+
+@cache
+def process_bench() -> Bench:
+    """The one bench of this process; `process_bench.cache_clear()` lets go of its model."""
+    return Bench()
+
+
+@contextmanager
+def named(job: Job) -> Iterator[None]:
+    """Put the job in front of the message of an AnalysisError, and in the notes of any other error."""
+    try:
+        yield
+    except AnalysisError as error:
+        error.args = (f"job {job}: {error}", *error.args[1:])
+        raise
+    except Exception as error:
+        error.add_note(f"while running job {job}")
+        raise

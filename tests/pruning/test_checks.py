@@ -1,0 +1,50 @@
+"""What a recipe asks: every rule once, from whatever is known, before torch is."""
+
+import subprocess
+import sys
+
+import pytest
+
+from analysis import paths
+from analysis.pruning.checks import label_problem, misfits, shrink_problem
+from analysis.recipe.recipe import Recipe
+
+SHAPES = {"0.q_proj": (8, 20), "0.down_proj": (20, 6)}
+
+
+@pytest.mark.parametrize(
+    "recipe, known, said",
+    [
+        ("wanda-50% BR[width=9]", {"blocks": 8}, "width=9: the model has 8 blocks"),
+        ("wanda-50% BR[width=9,overlap=1]", {"blocks": 8}, None),
+        ("wanda-50% retrain", {"answers": "classes"}, "this model answers with classes"),
+        ("wanda-50% retrain", {"answers": "next token"}, None),
+        ("wanda-2:4 LR", {"shapes": SHAPES}, "does not divide the inputs of 1 matrices, the first is 0.down_proj"),
+        ("wanda-2:4 LR", {"shapes": SHAPES, "oriented": False}, None),
+        (
+            "wanda-50% BR[train=masklora,rank=7]",
+            {"shapes": SHAPES, "oriented": False},
+            "rank=7 is above the rank of 1 matrices, the smallest is 0.down_proj; give a rank of at most 6",
+        ),
+        ("wanda-50% BR[select=held-out]", {"held_out": False}, "select=held-out needs at least one held-out source"),
+        ("flap-neurons-50% LIAR[penalty=held-out]", {"held_out": False}, "penalty=held-out needs at least one"),
+        ("flap-neurons-50% LIAR[penalty=held-out]", {"held_out": True}, None),
+    ],
+)
+def test_each_rule_speaks_where_its_facts_are_known(recipe, known, said):
+    parsed = Recipe.parse(recipe)
+    assert misfits(parsed) == []
+    problems = misfits(parsed, **known)
+    assert len(problems) == (said is not None) and all(said in problem for problem in problems), problems
+
+
+def test_labels_and_shrinking():
+    assert label_problem(["a"]) is None and "'calibration' is taken" in label_problem(["a", "calibration"])
+    assert shrink_problem(Recipe.parse("flap-neurons-50% LR")) is None
+    assert "wanda-50% LR removes single weights" in shrink_problem(Recipe.parse("wanda-50% LR"))
+
+
+def test_checking_loads_no_torch():
+    code = "import sys, analysis.pruning.checks, analysis.study.job; print({'torch', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
