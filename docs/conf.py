@@ -25,6 +25,7 @@ include_patterns = [
     "docs/*.md",
     "data/README.md",
     "benchmarks/claims.md",
+    "tests/helpers/README.md",
     "notebooks/*.ipynb",
 ]
 extensions = ["myst_nb"]
@@ -78,6 +79,7 @@ notebooks/*
 
 docs/extending
 CONTRIBUTING
+tests/helpers/README
 CHANGELOG
 docs/data-and-licences
 data/README
