@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from analysis import storage
 from analysis.commands import out_folder
@@ -100,11 +101,13 @@ def describe(args: argparse.Namespace) -> Report:
     windows = load_tokens(args.source, dense, split="train", **how)
     if windows.labelled is None:
         loss = perplexity(dense.model, windows)
-        met = {"nats_per_token": loss.nats_per_token, "perplexity": loss.perplexity}
+        met: dict[str, Any] = {"nats_per_token": loss.nats_per_token, "perplexity": loss.perplexity}
     else:
         met = {"score": asdict(score(dense.model, windows))}
-    unknown = getattr(dense.tokenizer, "unk_token_id", None)
-    fallback = [number for token, number in dense.tokenizer.get_vocab().items() if BYTE.fullmatch(token)]
+    tokenizer = dense.tokenizer
+    assert tokenizer is not None  # `load_tokens` has refused a model without one
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    fallback = [number for token, number in tokenizer.get_vocab().items() if BYTE.fullmatch(token)]
     document = {
         "model": {"name": dense.name, "fingerprint": dense.fingerprint},
         "source": windows.label,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,14 @@ from analysis import storage
 from analysis.errors import ModelError, SparsityError, UsageError
 from analysis.models.anatomy import Anatomy, anatomy, evaluating
 from analysis.models.hub import is_shrunk
-from analysis.models.load import load_model
+from analysis.models.load import embedding_rows, load_model, unwrapped
 from analysis.models.quiet import caching, quiet
 from analysis.models.replay import last_hidden, tolerance_for
 from analysis.models.uneven import MANIFEST, VERSION, WEIGHTS, load_shrunk
 from analysis.models.widths import empty_model, widths
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def assert_sparsity(model: nn.Module | Anatomy, masks: Mapping[str, Tensor]) -> None:
@@ -67,11 +71,11 @@ def save_model(model: nn.Module, tokenizer, folder: Path | str, masks: Mapping[s
             raise SparsityError(f"save_model: {different}")
 
     assert_sparsity(model, masks)
-    return _save("save_model", model, tokenizer, Path(folder), prove)
+    return _save("save_model", unwrapped(model), tokenizer, Path(folder), prove)
 
 
 def _save(
-    verb: str, model: nn.Module, tokenizer, folder: Path, prove: Callable[[Path], None], plain: bool = True
+    verb: str, model: "PreTrainedModel", tokenizer, folder: Path, prove: Callable[[Path], None], plain: bool = True
 ) -> Path:
     """Write a model into a temporary folder, `prove` what is read back from it, and put it in place.
 
@@ -88,7 +92,7 @@ def _save(
     return folder
 
 
-def _write(model: nn.Module, tokenizer, folder: Path, plain: bool) -> None:
+def _write(model: "PreTrainedModel", tokenizer, folder: Path, plain: bool) -> None:
     with quiet(), caching(model):
         if plain:
             model.save_pretrained(folder)
@@ -115,7 +119,8 @@ def save_shrunk(model: nn.Module, tokenizer, folder: Path | str) -> Path:
     model in its place is replaced. Raises UsageError for a path that is a file or holds something else, ModelError
     where what is read back differs.
     """
-    return _save("save_shrunk", model, tokenizer, Path(folder), partial(_prove_shrunk, model), is_plain(model))
+    network = unwrapped(model)
+    return _save("save_shrunk", network, tokenizer, Path(folder), partial(_prove_shrunk, network), is_plain(network))
 
 
 def is_plain(model: nn.Module) -> bool:
@@ -125,7 +130,7 @@ def is_plain(model: nn.Module) -> bool:
     return empty is not None and {name: value.shape for name, value in empty.state_dict().items()} == shapes
 
 
-def _write_shrunk(model: nn.Module, folder: Path) -> None:
+def _write_shrunk(model: "PreTrainedModel", folder: Path) -> None:
     from safetensors.torch import save_model
 
     config = copy.deepcopy(model.config)
@@ -139,7 +144,7 @@ def _write_shrunk(model: nn.Module, folder: Path) -> None:
     )
 
 
-def _prove_shrunk(model: nn.Module, folder: Path) -> None:
+def _prove_shrunk(model: "PreTrainedModel", folder: Path) -> None:
     """Raise ModelError unless the folder gives back the same tensors and the same hidden states."""
     if is_shrunk(folder):
         again = load_shrunk(folder)
@@ -150,7 +155,7 @@ def _prove_shrunk(model: nn.Module, folder: Path) -> None:
             )
     if different := _differing(model, again):
         raise ModelError(f"save_shrunk: {different}")
-    ids = torch.arange(16).view(2, 8) % model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(16).view(2, 8) % embedding_rows(model)
     again.to(next(model.parameters()).device)
     with evaluating(model), evaluating(again):
         hidden, read_back = last_hidden(model, ids), last_hidden(again, ids)
