@@ -76,7 +76,7 @@ def flap_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> T
     compare), then the mean over a structure's columns. What bias compensation cannot restore is the fluctuation. All 0
     where every column has the same score. May be negative.
     """
-    variance = (_mean_squares(evidence) - evidence.statistics.mean.double().cpu().square()).clamp(min=0)
+    variance = (_mean_squares(evidence) - _statistics(evidence).mean.double().cpu().square()).clamp(min=0)
     columns = variance * pair.consumer.weight().double().square().sum(0).cpu()
     if pair.half == "attention":
         columns = columns.square()
@@ -91,14 +91,14 @@ def snip_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> T
 
     It equals |sum of w dL/dw| over the structure's columns of W: what the loss loses to first order when they go.
     """
-    return evidence.gradients.double().mean(0).abs().cpu()
+    return _gradients(evidence).double().mean(0).abs().cpu()
 
 
 def fisher_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> Tensor:
     """Diagonal Fisher information of the factors (Kwon et al. 2022, arXiv 2204.09656): squared gradients, summed over
     batches as in its code.
     """
-    return evidence.gradients.double().square().sum(0).cpu()
+    return _gradients(evidence).double().square().sum(0).cpu()
 
 
 STRUCTURE_SCORES: dict[str, Callable[..., Tensor]] = {
@@ -149,7 +149,18 @@ def _per_structure(pair: Pair, columns: Tensor) -> Tensor:
 
 
 def _mean_squares(evidence: Evidence) -> Tensor:
-    return evidence.statistics.diagonal.double().cpu() / evidence.statistics.tokens
+    statistics = _statistics(evidence)
+    return statistics.diagonal.double().cpu() / statistics.tokens
+
+
+def _statistics(evidence: Evidence) -> Statistics:
+    assert evidence.statistics is not None  # `structure_scores` has looked
+    return evidence.statistics
+
+
+def _gradients(evidence: Evidence) -> Tensor:
+    assert evidence.gradients is not None  # `structure_scores` has looked
+    return evidence.gradients
 
 
 # --- evidence --------------------------------------------------------------------------------------------------------
