@@ -82,7 +82,7 @@ def choose_mask(
         scores = SCORES[criterion.name](weight, statistics, generator, **options)
         mask = choose(scores, pattern, name=name)
     check_mask(mask, pattern, name=name, columns=columns)
-    if refinement is not None and statistics is not None and _refines(refinement):
+    if refinement is not None and _refines(refinement) and statistics is not None:
         if scores is None:
             scores = SCORES[criterion.name](weight, statistics, generator, **options)
         refined = refine(refinement, weight, statistics, mask, pattern, scores, name=name, columns=columns)

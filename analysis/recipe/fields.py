@@ -45,8 +45,8 @@ class Rule:
         if isinstance(value, str) and value in self.words:
             return value
         if self.kind in (int, float):
-            fits = isinstance(value, Real) and not isinstance(value, bool) and abs(value) < 1e300
-            fits = fits and (self.kind is float or value == int(value))
+            fits = isinstance(value, Real) and not isinstance(value, bool)
+            fits = fits and abs(value) < 1e300 and (self.kind is float or value == int(value))
         else:
             fits = isinstance(value, self.kind)
         if fits and self.choices and value not in self.choices:
@@ -124,7 +124,7 @@ class Part:
 
     def _check_fields(self) -> Iterator[str]:
         """One sentence per field that holds what it may not; values are coerced on the way."""
-        name, rules = getattr(self, "name", None), self._rules()
+        name, rules = str(getattr(self, "name", "")), self._rules()
         for f in fields(self):
             if f.name == "more":
                 continue

@@ -167,8 +167,7 @@ class Pattern(Part):
 
     def at(self, share: float) -> "Pattern":
         """The pattern of one matrix that loses this share."""
-        even = {"skip": None, "shares": None, "outliers": Pattern.outliers, "spread": Pattern.spread}
-        return replace(self, sparsity=share, **even)
+        return replace(self, sparsity=share, skip=None, shares=None, outliers=Pattern.outliers, spread=Pattern.spread)
 
     def resolve(self, criterion: str) -> "Pattern":
         """The same with group "default" made explicit: each criterion's paper decides. N:M and other kinds than single

@@ -313,7 +313,7 @@ class Recipe(Part):
 
 
 _KINDS = ("loss", "objective", "train", "bias")
-PARTS = {
+PARTS: dict[str, type[Part]] = {
     "criterion": Criterion,
     "refinement": Refinement,
     "pattern": Pattern,
@@ -324,20 +324,20 @@ PARTS = {
 _FREE = ("sparsity", "keep", "of", "kind", "name", "more")  # fields that are no options
 
 
-def _places(key: str) -> notation.Places:
+def _places(key: str) -> dict[str, tuple[str, str]]:
     """The options of one part: its fields, and what its words from outside the package declare."""
     part = PARTS[key]
     names = [f.name for f in fields(part) if f.name not in _FREE] + list(part.declared())
     return {name: (key, name) for name in names}
 
 
-def _first_places() -> notation.Places:
+def _first_places() -> dict[str, tuple[str, str]]:
     """The options after the pattern."""
     known = {**_places("criterion"), **_places("refinement"), **_places("pattern")}
     return known | {"statistics": ("", "statistics"), "added": ("", "added")}
 
 
-def _second_places(method: str) -> notation.Places:
+def _second_places(method: str) -> dict[str, tuple[str, str]]:
     """The options after a method; a penalty is the repair's, or the solver's where the method is a solver's own
     closed form.
     """
@@ -413,7 +413,7 @@ def _expand_method(data: Mapping[str, Any], problems: list[str]) -> dict[str, An
         problems.append(f"no method given; one of {', '.join(METHOD_WORDS)}")
     elif not method:
         return data
-    base = METHOD_WORDS[
+    base: Mapping[str, Any] = METHOD_WORDS[
         method if method in METHOD_WORDS else "BR"
     ].implies  # BR stands in so that the rest is checked too
     merged = {key: base[key] | data[key] for key in ("unit", "solver", "repair") if isinstance(data.get(key), Mapping)}
@@ -435,7 +435,7 @@ def _expand_settings(data: dict[str, Any], problems: list[str]) -> dict[str, Any
         solvers = " and ".join(SETTING_WORDS[settings].implies)
         problems.append(f"settings is an option of {solvers}, not of {Solver.SPOKEN.get(name, name)}")
     else:
-        written = SETTING_WORDS[settings].implies[name] | written
+        written = {**SETTING_WORDS[settings].implies[name], **written}
     return data | {"solver": written}
 
 
@@ -445,11 +445,12 @@ def _make_part(part: type[Part], data: Any, kind: str) -> tuple[Part, list[str]]
     """
     title = part.__name__.lower()
     criterion = "flap" if kind in WHOLE else "sparsegpt" if kind == "weights" else "magnitude"
-    harmless: dict[str, Any] = {
+    stand_ins: dict[str, dict[str, Any]] = {
         "criterion": {"name": criterion},
         "pattern": {"sparsity": 0.5, "kind": kind},
         "solver": {"name": "gradient"},
-    }.get(title, {})
+    }
+    harmless = stand_ins.get(title, {})
     if not isinstance(data, Mapping):
         return part(**harmless), [f"{title} must be a table of options, got {data!r}"]
     known, declared = {f.name: f for f in fields(part) if f.name != "more"}, part.declared()

@@ -63,8 +63,7 @@ def read_shares(value: Any) -> str:
     if isinstance(value, str):
         if value == OWL:
             return value
-        items = [tuple(item.rpartition(":")[::2]) for item in value.split("+")]
-        return _written(items, value)
+        return _written([_pair(item) for item in value.split("+")], value)
     if isinstance(value, Mapping):
         return _written(value.items(), value)
     return _written([("", item) for item in (value if isinstance(value, (list, tuple)) else [value])], value)
@@ -72,10 +71,16 @@ def read_shares(value: Any) -> str:
 
 def parse_shares(text: str) -> list[float] | dict[str, float]:
     """`shares` that are not "owl" as a list by block or a dict by block number or matrix name."""
-    items = [item.rpartition(":")[::2] for item in text.split("+")]
+    items = [_pair(item) for item in text.split("+")]
     if items[0][0]:
         return {key: float(number) for key, number in items}
     return [float(number) for _, number in items]
+
+
+def _pair(item: str) -> tuple[str, str]:
+    """`q_proj:0.6` as its key and its number; `0.6` has the key ""."""
+    key, _, number = item.rpartition(":")
+    return key, number
 
 
 def _from_file(path: Path) -> Iterable[tuple[Any, Any]]:
