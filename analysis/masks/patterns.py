@@ -130,7 +130,7 @@ def choose(scores: Tensor, pattern: Pattern, *, name: str, columns: int = COLUMN
 def check_mask(mask: Tensor, pattern: Pattern, *, name: str, columns: int = COLUMNS) -> None:
     """Raises SparsityError unless every group of the mask (out, in) keeps exactly what the pattern says."""
     rows, width = mask.shape
-    if pattern.kind in PATTERNS:
+    if pattern.kind in PATTERNS and pattern.sparsity is not None:
         _check_counts(mask.sum().view(1), kept(mask.numel(), pattern.sparsity), "matrix", name)
         return
     check_width(width, pattern, name)

@@ -208,7 +208,9 @@ def consumer_statistics(
             )
             for collector in collectors.values():
                 collector.mask = mask
-            model.base_model(**{name: batch[name].to(device) for name in _INPUTS if name in batch}, use_cache=False)
+            unwrapped(model).base_model(
+                **{name: batch[name].to(device) for name in _INPUTS if name in batch}, use_cache=False
+            )
     if not seen:
         raise DataError("consumer_statistics: no batch was given; there is nothing to look at")
     return {pair.name: collectors[pair.name].result()[pair.consumer.name] for pair in found}

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -98,7 +98,7 @@ def spread(
                         busy[waiting.submit(_ask, worker, function, items[following])] = following, worker
                     yield number, error
             for worker in crew:
-                worker.stdin.close()
+                _pipes(worker)[0].close()
         except BaseException:
             for worker in crew:
                 worker.kill()
@@ -124,15 +124,22 @@ def _hire(threads: int, environment: Mapping[str, str]) -> subprocess.Popen:
     )
 
 
+def _pipes(worker: subprocess.Popen) -> tuple[IO[bytes], IO[bytes]]:
+    """What a worker reads and what it writes."""
+    assert worker.stdin is not None and worker.stdout is not None  # `_hire` opens both
+    return worker.stdin, worker.stdout
+
+
 def _ask(worker: subprocess.Popen, function: Callable, item: object) -> Exception | None:
     """Have the worker do one item, and wait for what it raised."""
+    requests, answers = _pipes(worker)
     try:
-        pickle.dump((function, item), worker.stdin)
-        worker.stdin.flush()
-        return pickle.load(worker.stdout)
+        pickle.dump((function, item), requests)
+        requests.flush()
+        return pickle.load(answers)
     except (OSError, EOFError, pickle.UnpicklingError):  # the pipe ended: so has the worker
         with suppress(OSError):
-            worker.stdin.close()
+            requests.close()
         return AnalysisError(
             f"its worker process {_end(worker.wait())}; finished runs are stored and this one goes on where it stopped:"
             " run again with fewer workers (workers=1 needs the least memory)"

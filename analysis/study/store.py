@@ -126,7 +126,9 @@ class RunFolder:
         with _explained(self.path):
             for name, data in files.items():
                 storage.write(self.path / name, data)
-            hashes = {name: storage.sha256(data) for name, data in {JOB: _bytes(self.path / JOB), **files}.items()}
+            hashes = {
+                name: storage.sha256(data) for name, data in {JOB: (self.path / JOB).read_bytes(), **files}.items()
+            }
             manifest = {
                 "schema": storage.SCHEMA,
                 "kind": KIND,
