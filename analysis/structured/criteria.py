@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.anatomy import evaluating
+from analysis.models.hooks import hooked
 from analysis.models.task_heads import inputs
 from analysis.recipe.words import STRUCTURED_WORDS
 from analysis.streams.collect import collect
@@ -77,7 +78,8 @@ def flap_scores(pair: Pair, evidence: Evidence, generator: torch.Generator) -> T
     compare), then the mean over a structure's columns. What bias compensation cannot restore is the fluctuation. All 0
     where every column has the same score. May be negative.
     """
-    variance = (_mean_squares(evidence) - _statistics(evidence).mean.double().cpu().square()).clamp(min=0)
+    mean = _statistics(evidence).mean.double().cpu()
+    variance = (_mean_squares(evidence) - mean.square()).clamp(min=0)
     columns = variance * pair.consumer.weight().double().square().sum(0).cpu()
     if pair.half == "attention":
         columns = columns.square()
@@ -155,12 +157,12 @@ def _mean_squares(evidence: Evidence) -> Tensor:
 
 
 def _statistics(evidence: Evidence) -> Statistics:
-    assert evidence.statistics is not None  # `structure_scores` has looked
+    assert evidence.statistics is not None  # `structure_scores` has refused what is missing
     return evidence.statistics
 
 
 def _gradients(evidence: Evidence) -> Tensor:
-    assert evidence.gradients is not None  # `structure_scores` has looked
+    assert evidence.gradients is not None  # `structure_scores` has refused what is missing
     return evidence.gradients
 
 
@@ -175,7 +177,7 @@ def token_batches(windows: Windows, size: int) -> Iterator[dict[str, Tensor]]:
 
 def consumer_statistics(
     model: nn.Module,
-    found: Structures,
+    structures: Structures,
     batches: Iterable[Batch],
     *,
     want: str = "diagonal",
@@ -194,9 +196,9 @@ def consumer_statistics(
     with ExitStack() as stack:
         collectors = {
             pair.name: stack.enter_context(
-                collect([pair.consumer], want, precision, block=found.parts.blocks[pair.block].name)
+                collect([pair.consumer], want, precision, block=structures.parts.blocks[pair.block].name)
             )
-            for pair in found
+            for pair in structures
         }
         stack.enter_context(evaluating(model))
         for batch in batches:
@@ -208,17 +210,16 @@ def consumer_statistics(
             )
             for collector in collectors.values():
                 collector.mask = mask
-            unwrapped(model).base_model(
-                **{name: batch[name].to(device) for name in _INPUTS if name in batch}, use_cache=False
-            )
+            tensors = {name: batch[name].to(device) for name in _INPUTS if name in batch}
+            model.base_model(**tensors, use_cache=False)  # type: ignore[operator]  # attributes of modules: Tensor | Module
     if not seen:
         raise DataError("consumer_statistics: no batch was given; there is nothing to look at")
-    return {pair.name: collectors[pair.name].result()[pair.consumer.name] for pair in found}
+    return {pair.name: collectors[pair.name].result()[pair.consumer.name] for pair in structures}
 
 
 def mask_gradients(
     model: nn.Module,
-    found: Structures,
+    structures: Structures,
     batches: Iterable[Batch],
     loss: Callable[[nn.Module, Batch], Tensor] | None = None,
 ) -> dict[str, Tensor]:
@@ -230,8 +231,8 @@ def mask_gradients(
     Raises DataError without a batch or without labels, NumericalError naming the consumer whose gradient is not finite.
     """
     device = next(model.parameters()).device
-    rows: dict[str, list[Tensor]] = {pair.name: [] for pair in found}
-    with _factors(found, device) as factors, evaluating(model), torch.enable_grad():
+    rows: dict[str, list[Tensor]] = {pair.name: [] for pair in structures}
+    with _factors(structures, device) as factors, evaluating(model), torch.enable_grad():
         for batch in batches:
             batch = {name: value.to(device) for name, value in batch.items()}
             value = (_own_loss if loss is None else loss)(model, batch)
@@ -258,22 +259,19 @@ def _own_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 @contextmanager
-def _factors(found: Structures, device: torch.device) -> Iterator[dict[str, Tensor]]:
+def _factors(structures: Structures, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """While open every structure's columns are multiplied by its factor, which is 1 and wants a gradient."""
 
     def multiply(factor: Tensor, owner: Tensor):
-        return lambda module, args: (args[0] * factor[owner], *args[1:])
+        return lambda module, args, kwargs: ((args[0] * factor[owner], *args[1:]), kwargs)
 
-    handles, factors = [], {}
-    for pair in found:
+    hooks, factors = [], {}
+    for pair in structures:
         weight = pair.consumer.weight()
         factors[pair.name] = factor = torch.ones(
             pair.count, device=weight.device, dtype=weight.dtype, requires_grad=True
         )
         owner = structure_of_column(pair).to(weight.device)
-        handles.append(pair.consumer.module.register_forward_pre_hook(multiply(factor, owner)))
-    try:
+        hooks.append((pair.consumer.module, multiply(factor, owner)))
+    with hooked(hooks):
         yield factors
-    finally:
-        for handle in handles:
-            handle.remove()
