@@ -34,7 +34,7 @@ from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.solvers import SOLVERS
 from analysis.pruning.steps import SolverSteps, Step, reads_both
 from analysis.recipe.parts import Criterion, Pattern, Solver
-from analysis.recipe.recipe import PARTS, Recipe
+from analysis.recipe.recipe import RECIPE_PARTS, Recipe
 from analysis.recipe.words import (
     CRITERION_WORDS,
     KIND_WORDS,
@@ -53,7 +53,7 @@ REGISTERED: tuple[tuple[dict[str, Word], dict[str, Any]], ...] = (
     (KIND_WORDS, PATTERNS),
     (SOLVER_WORDS, SOLVERS),
 )
-NAME = re.compile(r"[A-Za-z]\w*(-[A-Za-z]\w*)*")
+WORD_NAME = re.compile(r"[A-Za-z]\w*(-[A-Za-z]\w*)*")
 CLAIMED = {"settings", "unit", "repair", "method", "more", *(f for f in Recipe.__dataclass_fields__)}
 
 
@@ -137,7 +137,7 @@ def _refuse(kind: str, word: Word, problems: list[str]) -> None:
 def _problems(word: Word, part: type, words: Mapping[str, Word], evidence: tuple[str | None, ...]) -> list[str]:
     """What is wrong with a word for one part of a recipe, a sentence each."""
     problems = []
-    if not NAME.fullmatch(word.name):
+    if not WORD_NAME.fullmatch(word.name):
         problems.append("a name is letters and digits, with single dashes between, as in my-criterion")
     if word.name in words:
         problems.append("the name is taken; choose another")
@@ -152,7 +152,7 @@ def _problems(word: Word, part: type, words: Mapping[str, Word], evidence: tuple
             problems.append(f"option {name!r} is no Python name")
         elif rule is None or not rule.meaning:
             problems.append(f"option {name!r} is not made by recipe/fields.py, as in share(0.5, meaning='...')")
-        if name in CLAIMED or any(name in _claimed(other, other is part) for other in PARTS.values()):
+        if name in CLAIMED or any(name in _claimed(other, other is part) for other in RECIPE_PARTS.values()):
             problems.append(f"option {name!r} is an option of other words already; choose another")
     return problems
 

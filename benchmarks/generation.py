@@ -20,13 +20,13 @@ from transformers import GenerationConfig
 
 from analysis.models.load import load_model
 from analysis.text.generated_files import written
-from analysis.text.generation import LONGEST
+from analysis.text.generation import LONGEST_TEXT
 
 
 def library(loaded, batch: int, seed: int) -> int:
     """Tokens of one batch by `model.generate`, end-of-text not counted."""
     end = loaded.tokenizer.eos_token_id
-    longest = min(loaded.context or LONGEST, LONGEST)
+    longest = min(loaded.context or LONGEST_TEXT, LONGEST_TEXT)
     config = GenerationConfig(
         do_sample=True,
         temperature=1.0,

@@ -36,7 +36,7 @@ from analysis.structured.criteria import (
 )
 from analysis.structured.find import KINDS, structures
 from analysis.structured.pairs import Structures, column_mask, remove, structure_of_column, structures_of_copy
-from analysis.structured.repair import METHODS, repair
+from analysis.structured.repair import UPDATES, repair
 from analysis.structured.shrink import footprint, shrink
 from analysis.structured.targets import two_streams
 from analysis.text.load import load_tokens
@@ -106,7 +106,7 @@ def time_steps(model: nn.Module, windows: Windows, given) -> None:
         "score and select": lambda: chosen(found, criterion, gathered, gradients, given),
         **{
             f"repair: {method}": lambda method=method: repaired(found, masks, gathered, method, given.penalty)
-            for method in METHODS
+            for method in UPDATES
         },
         "shrink": lambda: shrink(model, found, masks),
         "two streams": lambda: walked(model, found, masks, windows, given.penalty),
@@ -207,7 +207,7 @@ def compare(model: nn.Module, windows: Windows, held_out: Windows, given) -> Non
     found = structures(model, kinds=given.kinds, heads=given.heads)
     gathered = consumer_statistics(model, found, batches, want="gram")
     gradients = mask_gradients(model, found, batches)
-    columns = (*METHODS, "two streams")
+    columns = (*UPDATES, "two streams")
     print(
         f"held-out perplexity, dense {perplexity(model, held_out).perplexity:.3f}\n{'':>12}"
         + "".join(f"{name:>13}" for name in columns)

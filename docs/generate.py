@@ -103,9 +103,9 @@ def listing(what: str) -> str:
 
 def generation(_: str) -> str:
     """The settings of self-generated text."""
-    from analysis.text.generation import OPTIONS
+    from analysis.text.generation import GENERATION_OPTIONS
 
-    return table(("option", "meaning"), ((f"`{name}`", meaning) for name, meaning in OPTIONS.items()))
+    return table(("option", "meaning"), ((f"`{name}`", meaning) for name, meaning in GENERATION_OPTIONS.items()))
 
 
 def exit_codes(_: str) -> str:

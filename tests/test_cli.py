@@ -630,7 +630,7 @@ def test_list_recipes_explains_every_word_and_every_option(capsys):
     from dataclasses import fields
 
     from analysis.recipe import words
-    from analysis.recipe.recipe import PARTS
+    from analysis.recipe.recipe import RECIPE_PARTS
 
     assert main(["list", "recipes", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["recipes"]
@@ -645,7 +645,7 @@ def test_list_recipes_explains_every_word_and_every_option(capsys):
         assert {word for kind, word in listed if kind == part} == set(records)
         assert all(word.meaning in listed[part, word.name] for word in records.values())
     free = {"name", "more", "sparsity", "keep", "of", "kind"}
-    options = {f.name for part in PARTS.values() for f in fields(part)} - free
+    options = {f.name for part in RECIPE_PARTS.values() for f in fields(part)} - free
     assert options <= {word for kind, word in listed if kind == "option"}
     assert listed["option", "damping"].startswith("of sparsegpt: ") and "default 0.01" in listed["option", "damping"]
 

@@ -19,7 +19,7 @@ EXIT_CODES = """exit codes:
   130  interrupted (Ctrl-C); repeat the same `analysis prune` to resume
   1    anything else, with a traceback: a bug"""
 
-SOURCES = """a SOURCE is text to draw token windows from:
+SOURCE_HELP = """a SOURCE is text to draw token windows from:
   lab:stories            a register of the embedded lab (`analysis list sources`); no download
   stories.txt            a file: .txt or .utf8, .jsonl with a text field, .parquet with a text column
   hub:wikitext2          a dataset of the Hugging Face hub; the only kind that uses the network

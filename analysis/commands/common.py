@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from analysis.errors import AnalysisError, UsageError
-from analysis.study.job import LEAST, count_problems, device_problems
+from analysis.study.job import SMALLEST, count_problems, device_problems
 from analysis.text.sources import parse_source, source_fingerprint
 
-LABEL = re.compile(r"[\w.-]+")
+HELD_OUT_LABEL = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Problems:
 def check_counts(problems: Problems, args) -> None:
     """The counts every verb with windows takes, those it has."""
     for name in ("samples", "length", "seed", "documents"):
-        problems.check_count(f"--{name}", getattr(args, name, None), LEAST[name])
+        problems.check_count(f"--{name}", getattr(args, name, None), SMALLEST[name])
     problems.check_device(args.device)
 
 
@@ -93,7 +93,7 @@ def split_label(text: str) -> tuple[str | None, str]:
     A label is letters, digits, `_`, `.` and `-`, so a path with `=` in it can be given as `./a=b.txt`.
     """
     label, equals, source = text.partition("=")
-    return (label, source) if equals and LABEL.fullmatch(label) else (None, text)
+    return (label, source) if equals and HELD_OUT_LABEL.fullmatch(label) else (None, text)
 
 
 def label_sources(flag: str, texts: Sequence[str], problems: Problems) -> dict[str, str]:

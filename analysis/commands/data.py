@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis import storage
 from analysis.commands import out_folder
-from analysis.commands.arguments import SOURCES, Parser, add_device, add_model, add_verb, add_windows, folder
+from analysis.commands.arguments import SOURCE_HELP, Parser, add_device, add_model, add_verb, add_windows, folder
 from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, say, table, unescape
 from analysis.errors import StoreError, UsageError
 from analysis.progress import bar
@@ -21,7 +21,7 @@ BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # how tokenizers with byte fallback write
 
 def add(verbs) -> None:
     """The verb and its arguments."""
-    from analysis.text.generation import OPTIONS
+    from analysis.text.generation import GENERATION_OPTIONS
 
     data = verbs.add_parser("data", help="look at texts, and write some", description="Look at texts, and write some.")
     data = data.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
@@ -35,7 +35,7 @@ def add(verbs) -> None:
         " --against hub:wikitext2 --samples 128 --length 1024",
         "Blocks are compared by the second moments S of their outputs' hidden states: |S - S'| / |S'|, S' of the other"
         ' text.\nA lab register that names no half is read as in `analysis prune`: SOURCE "train", --against'
-        ' "held-out".\n\n' + SOURCES,
+        ' "held-out".\n\n' + SOURCE_HELP,
     )
     verb.add_argument("source", metavar="SOURCE", help="the text")
     verb.add_argument(
@@ -53,7 +53,7 @@ def add(verbs) -> None:
         "  analysis data generate lab --texts 64 --out own.jsonl\n  analysis data generate ./my-llama --texts 512"
         ' --settings "language=en,top-k=50" --seed 1 --out own.jsonl --device cuda',
         "settings, as OPTION=VALUE,...:\n"
-        + "\n".join(f"  {name:12} {meaning}" for name, meaning in OPTIONS.items())
+        + "\n".join(f"  {name:12} {meaning}" for name, meaning in GENERATION_OPTIONS.items())
         + "\n\nTexts are kept, and an interrupted command goes on when it is repeated.",
     )
     add_model(verb)

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import asdict
 
-from analysis.commands.arguments import SOURCES, add_model, add_verb, add_windows
+from analysis.commands.arguments import SOURCE_HELP, add_model, add_verb, add_windows
 from analysis.commands.common import (
     Problems,
     Report,
@@ -28,7 +28,7 @@ def add(verbs) -> None:
         "  analysis evaluate lab --text lab:stories --length 128 --samples 200\n"
         "  analysis evaluate out/wanda/model --text 'notes.txt[80%:]' --text wiki=hub:wikitext2 --length 1024 --json\n"
         "  analysis evaluate lab --task lab:story-ending --task questions.jsonl --documents 200",
-        SOURCES,
+        SOURCE_HELP,
     )
     add_model(verb)
     verb.add_argument(

@@ -41,9 +41,9 @@ def _sources():
 
 
 def _tasks():
-    from analysis.text.tasks import TASKS
+    from analysis.text.tasks import TASK_FORMS
 
-    return ("task", "what it asks"), list(TASKS.items())
+    return ("task", "what it asks"), list(TASK_FORMS.items())
 
 
 def _recipes():
@@ -95,10 +95,10 @@ def _explained(word):
 
 def _options():
     """The options after a pattern and after a method: what takes them, their default, what they mean."""
-    from analysis.recipe.recipe import PARTS, Recipe
+    from analysis.recipe.recipe import RECIPE_PARTS, Recipe
 
     rows = {}
-    for part in (*PARTS.values(), Recipe):
+    for part in (*RECIPE_PARTS.values(), Recipe):
         for name, declared in {**{f.name: f for f in fields(part)}, **part.declared()}.items():
             rule = declared.metadata.get("rule")
             if rule is None or not rule.meaning:

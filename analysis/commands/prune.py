@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import storage
 from analysis.commands import out_folder
-from analysis.commands.arguments import SOURCES, add_model, add_verb, add_windows, folder
+from analysis.commands.arguments import SOURCE_HELP, add_model, add_verb, add_windows, folder
 from analysis.commands.common import Problems, Report, label_sources, say, table, unescape
 from analysis.errors import DataError, ModelError, UsageError
 from analysis.recipe.recipe import Recipe
@@ -36,7 +36,7 @@ def add(verbs) -> None:
         ' BR+GP+CR[lr=2e-3,epochs=20]" ...   (`analysis list recipes`)\n  analysis prune lab --recipe "wanda-50% BR"'
         ' --added self --added-samples 32 --task lab:story-ending ...\n  analysis prune lab --recipe "flap-neurons-50%'
         ' LIAR+GP" --shrink ...',
-        SOURCES + "\n\nAn interrupted run resumes when the same command is repeated.",
+        SOURCE_HELP + "\n\nAn interrupted run resumes when the same command is repeated.",
     )
     add_model(verb)
     verb.add_argument("--recipe", metavar="TEXT", help='criterion, pattern and method, such as "wanda-50%% BR+GP"')

@@ -29,8 +29,8 @@ from analysis.masks.patterns import (
 from analysis.recipe.parts import Pattern
 from analysis.streams.moments import Statistics
 
-RAISES = 3  # how often a failed factorisation may raise the damping tenfold
-PANEL = 32  # columns updated one by one between two products
+SWEEP_RAISES = 3  # how often a failed factorisation may raise the damping tenfold
+SWEEP_COLUMNS = 32  # columns updated one by one between two products
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ def _inverse_factor(gram: Tensor, statistics: Statistics, damping: float, name: 
     dead = statistics.diagonal == 0
     hessian.diagonal()[dead] = 1
     mean = hessian.diagonal().mean()
-    ladder = attempts(damping, hessian.dtype, raises=RAISES, least=0, double=False)
+    ladder = attempts(damping, hessian.dtype, raises=SWEEP_RAISES, least=0, double=False)
     for attempt in ladder:
         damped = hessian.clone()
         damped.diagonal().add_(attempt.share * mean)
@@ -163,7 +163,7 @@ def _sweep(block: Tensor, mask: Tensor, upper: Tensor, pattern: Pattern | None, 
         mask.copy_(_threshold((block / scale).square().T, pattern, start).T)
     if groups is None:
         torch.div(~mask, scale, out=share)
-    panel = groups[1] if groups else PANEL
+    panel = groups[1] if groups else SWEEP_COLUMNS
     for first in range(0, width, panel):
         last = min(first + panel, width)
         columns = slice(first, last)

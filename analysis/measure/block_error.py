@@ -20,7 +20,7 @@ from analysis.errors import NumericalError
 from analysis.streams.moments import Accumulator, real_rows
 from analysis.streams.streams import Streams, chunks, unit_output
 
-KINDS = ("total", "inherited", "local", "cross")
+ERROR_KINDS = ("total", "inherited", "local", "cross")
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -87,7 +87,7 @@ def advance_and_measure(
             "error": errors[kind],
             "relative_error": errors[kind] / scale if scale else math.nan,
         }
-        for kind in KINDS
+        for kind in ERROR_KINDS
     ]
 
 

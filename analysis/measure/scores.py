@@ -36,7 +36,7 @@ METRICS: dict[str, str] = {
 """What may be scored, and the head that answers it."""
 RESAMPLES = 200
 """Bootstrap samples behind the standard error of a correlation."""
-LONGEST = 30
+LONGEST_ANSWER = 30
 """Most tokens of a predicted answer, as in BERT's evaluation of SQuAD (Devlin et al. 2019)."""
 
 
@@ -126,7 +126,7 @@ def _spans(starts: Tensor, ends: Tensor, offsets: Tensor) -> Tensor:
     passage = offsets[..., 1] > offsets[..., 0]  # (B, T)
     starts, ends = (logits.masked_fill(~passage, -torch.inf) for logits in (starts, ends))
     length = starts.shape[1]
-    allowed = torch.ones(length, length, dtype=torch.bool).triu().tril(LONGEST - 1)  # [first, last]
+    allowed = torch.ones(length, length, dtype=torch.bool).triu().tril(LONGEST_ANSWER - 1)  # [first, last]
     sums = (starts[:, :, None] + ends[:, None, :]).masked_fill(~allowed, -torch.inf)  # (B, T, T)
     best = sums.flatten(1).argmax(1)
     return torch.stack([best // length, best % length], 1)

@@ -16,7 +16,7 @@ from analysis.models.load import LoadedModel, unwrapped
 from analysis.streams.moments import Accumulator, hidden_accumulator, mean_square, real_rows
 from analysis.windows import Windows
 
-BATCH = 8  # windows per forward
+WINDOWS_PER_FORWARD = 8  # windows per forward
 
 
 def second_moment(model: LoadedModel | nn.Module, windows: Windows) -> list[Tensor]:
@@ -40,8 +40,8 @@ def second_moment(model: LoadedModel | nn.Module, windows: Windows) -> list[Tens
         return hook
 
     with hooked(after=[(block.module, count(index)) for index, block in enumerate(blocks)]), evaluating(model):
-        for start in range(0, len(windows), BATCH):
-            rows = slice(start, start + BATCH)
+        for start in range(0, len(windows), WINDOWS_PER_FORWARD):
+            rows = slice(start, start + WINDOWS_PER_FORWARD)
             types = None if windows.types is None else windows.types[rows]
             run_body(model, windows.ids[rows], windows.mask[rows], types)
     return [mean_square(total, block.name) for total, block in zip(sums, blocks, strict=True)]

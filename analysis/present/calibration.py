@@ -21,7 +21,7 @@ from analysis.present.panels import (
     share_log_scale,
 )
 from analysis.present.paper import CALIBRATION_AND_TEST, MODELS
-from analysis.present.style import CRITERIA, METHODS, in_style, looks, say_split
+from analysis.present.style import CRITERIA, METHOD_LOOKS, in_style, looks, say_split
 from analysis.present.tables import choose, last_block, over_seeds, perplexities
 from analysis.schema import CALIBRATION
 
@@ -167,7 +167,7 @@ def say_worth(perplexity: pd.DataFrame) -> Finding:
     for (criterion, split), rows in pruned.groupby(["criterion", "split"], sort=False):
         wide = rows.pivot(index="samples", columns="method", values="value")
         parts = []
-        for method in [name for name in METHODS if name in wide and name != "LR"]:
+        for method in [name for name in METHOD_LOOKS if name in wide and name != "LR"]:
             wins = wide[method] < wide["LR"]
             from_here = wins[::-1].cummin()[::-1]  # True where this and every larger number of windows wins
             parts.append(

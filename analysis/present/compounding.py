@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.present.finding import Finding
 from analysis.present.panels import RELATIVE_ERROR, draw_lines, finish, label_axes, log_scale, panel_grid, say
 from analysis.present.paper import MODELS, RESULTS
-from analysis.present.style import CRITERIA, METHODS, in_style, looks, say_split
+from analysis.present.style import CRITERIA, METHOD_LOOKS, in_style, looks, say_split
 from analysis.present.tables import choose, over_seeds
 from analysis.schema import CALIBRATION
 
@@ -72,7 +72,7 @@ def say_order(error: pd.DataFrame) -> Finding:
     """
     lines = []
     for (criterion, split), rows in error.groupby(["criterion", "split"], sort=False):
-        rows = rows.set_index("method")["value"].reindex([name for name in METHODS if name in set(rows["method"])])
+        rows = rows.set_index("method")["value"].reindex([name for name in METHOD_LOOKS if name in set(rows["method"])])
         path = " → ".join(f"{value:.3g} ({method})" for method, value in rows.items())
         worse = [method for method, step in rows.diff().items() if step > 0]
         change = 100 * (1 - rows.iloc[-1] / rows.iloc[0])

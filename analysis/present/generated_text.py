@@ -25,9 +25,9 @@ from analysis.present.style import CRITERIA, in_style, say_method, say_source, s
 from analysis.present.tables import choose, over_seeds
 from analysis.schema import CALIBRATION
 
-RECIPE = ["pattern", "criterion", "method"]
+RECIPE_COLUMNS = ["pattern", "criterion", "method"]
 RISE = "perplexity above\nthe dense model's, %"
-MEASURES = (HELD_OUT_ERROR, PERPLEXITY, ACCURACY)
+ADDED_MEASURES = (HELD_OUT_ERROR, PERPLEXITY, ACCURACY)
 DISTANCE, NATS = "distance", "nats"  # columns of `representatives`
 
 
@@ -40,18 +40,18 @@ def added(ends: pd.DataFrame, *, sources=None, samples=None, longer: pd.DataFram
     the quantity itself. longer: `ends` of runs without added windows that were trained for more epochs, drawn beside
     the most windows as the source "" (nothing).
     """
-    pruned = ends[(ends["which"] == "pruned") & ends["measure"].isin(MEASURES)]
+    pruned = ends[(ends["which"] == "pruned") & ends["measure"].isin(ADDED_MEASURES)]
     base = pruned[pruned["added_samples"] == 0]
     if base.empty:
         raise UsageError("added text: no run without added windows; put 0 into the numbers of windows to add")
-    by = ["measure", *RECIPE, "added", "added_samples"]
+    by = ["measure", *RECIPE_COLUMNS, "added", "added_samples"]
     chosen = choose(pruned[pruned["added"] != ""], added=sources, added_samples=samples)
     if longer is not None:
-        alone = longer[(longer["which"] == "pruned") & longer["measure"].isin(MEASURES)]
+        alone = longer[(longer["which"] == "pruned") & longer["measure"].isin(ADDED_MEASURES)]
         chosen = pd.concat(
             [chosen, alone.assign(added="", added_samples=chosen["added_samples"].max())], ignore_index=True
         )
-    changed = against(chosen, base, RECIPE)
+    changed = against(chosen, base, RECIPE_COLUMNS)
     level = over_seeds(changed, by, "level").rename(columns={"value": "level"})
     return over_seeds(changed, by, "value").merge(level[[*by, "level"]], on=by)
 
@@ -82,8 +82,8 @@ def representatives(
         measure=own["measure"].mask(rise, RISE),
     )
     out = over_seeds(
-        own.drop_duplicates(["measure", *RECIPE, "calibration", "seed", "value"]),
-        ["measure", *RECIPE, "calibration"],
+        own.drop_duplicates(["measure", *RECIPE_COLUMNS, "calibration", "seed", "value"]),
+        ["measure", *RECIPE_COLUMNS, "calibration"],
         "value",
     )
     split = split or next(name for name in texts["split"] if name != CALIBRATION)
@@ -175,7 +175,7 @@ def plot_representatives(table: pd.DataFrame) -> Figure:
         NATS: "dense model's loss on the\ncalibration text, nats per token",
     }
     with in_style():
-        recipe = "" if len(table[RECIPE].drop_duplicates()) == 1 else _recipe(table) + "\n"
+        recipe = "" if len(table[RECIPE_COLUMNS].drop_duplicates()) == 1 else _recipe(table) + "\n"
         table = table.assign(row=recipe + table["measure"])
         places = pd.DataFrame([(row, x) for row in dict.fromkeys(table["row"]) for x in xs], columns=["row", "x"])
         fig, panels = panel_grid(places, "row", "x", height=2.6, sharey="row", sharex="col")
@@ -223,7 +223,7 @@ def say_closing(table: pd.DataFrame, right: str) -> Finding:
     """
     most = table[table["added_samples"] == table["added_samples"].max()]
     lines = []
-    for (pattern, criterion, method, measure), rows in most.groupby([*RECIPE, "measure"], sort=False):
+    for (pattern, criterion, method, measure), rows in most.groupby([*RECIPE_COLUMNS, "measure"], sort=False):
         at = rows.set_index("added")
         if right not in at.index:
             raise UsageError(f"share of the gap: {right} is none of the added texts {', '.join(at.index)}")
@@ -256,7 +256,7 @@ def say_settings(table: pd.DataFrame) -> Finding:
             f"settings: none of the added texts {', '.join(dict.fromkeys(table['added']))} is self-generated"
         )
     plain = written["added"].iloc[0]
-    for (pattern, criterion, method, measure), rows in written.groupby([*RECIPE, "measure"], sort=False):
+    for (pattern, criterion, method, measure), rows in written.groupby([*RECIPE_COLUMNS, "measure"], sort=False):
         rows = rows.sort_values("value", ascending=measure != ACCURACY)
         own = rows[rows["added"] == plain].iloc[0]
         other = rows[(rows["value"] - own["value"]).abs() > rows["std"].clip(lower=own["std"])]
@@ -275,7 +275,7 @@ def say_representative(table: pd.DataFrame) -> Finding:
     foretells their order.
     """
     lines = []
-    for (pattern, criterion, method, measure), rows in table.groupby([*RECIPE, "measure"], sort=False):
+    for (pattern, criterion, method, measure), rows in table.groupby([*RECIPE_COLUMNS, "measure"], sort=False):
         order = [f"{say_source(row.calibration)} {row.value:.3g}" for row in rows.sort_values("value").itertuples()]
         by = {
             "distance of second moments": spearman(rows[DISTANCE], rows["value"]),
@@ -295,7 +295,9 @@ def levels(table: pd.DataFrame) -> pd.DataFrame:
     added windows.
     """
     return (
-        table.pivot_table(index=[*RECIPE, "measure", "added"], columns="added_samples", values="level", sort=False)
+        table.pivot_table(
+            index=[*RECIPE_COLUMNS, "measure", "added"], columns="added_samples", values="level", sort=False
+        )
         .rename(index=say_source, level="added")
         .round(4)
     )

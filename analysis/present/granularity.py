@@ -26,7 +26,7 @@ from analysis.present.panels import (
 from analysis.present.style import (
     CRITERIA,
     LEVELS,
-    METHODS,
+    METHOD_LOOKS,
     Look,
     in_style,
     looks,
@@ -39,7 +39,7 @@ from analysis.present.tables import choose, held_out, over_seeds, priced, with_d
 from analysis.schema import CALIBRATION
 
 # (student, target): the method known for it
-STREAMS = {("sparse", "sparse"): "BR", ("sparse", "dense"): "BR+GP", ("dense", "dense"): "IR"}
+STREAM_METHODS = {("sparse", "sparse"): "BR", ("sparse", "dense"): "BR+GP", ("dense", "dense"): "IR"}
 NO_UNIT = (*LEVELS, "retrain")  # methods whose unit is not a choice
 
 
@@ -124,7 +124,7 @@ def plot_granularity(table: pd.DataFrame) -> Figure:
                     ax,
                     row[1]["place"],
                     row[1],
-                    color=METHODS[row[0]].color,
+                    color=METHOD_LOOKS[row[0]].color,
                     marker="*",
                     size=9,
                     hollow=True,
@@ -162,7 +162,7 @@ def plot_cost(table: pd.DataFrame) -> Figure:
                     ax,
                     rows["cost"],
                     rows,
-                    color=METHODS[streams].color,
+                    color=METHOD_LOOKS[streams].color,
                     marker=marker,
                     size=size,
                     hollow=method == "ridge",
@@ -345,7 +345,7 @@ def _by_streams(table: pd.DataFrame) -> pd.DataFrame:
     method = table["method"].str.partition("[")[0]
     without = method.isin(NO_UNIT)
     streams = pd.Series(
-        [STREAMS[pair] for pair in zip(table["student"], table["target"], strict=True)], index=table.index
+        [STREAM_METHODS[pair] for pair in zip(table["student"], table["target"], strict=True)], index=table.index
     )
     return table.assign(
         method=method, streams=streams.mask(without, ""), granularity=table["granularity"].mask(without, "")

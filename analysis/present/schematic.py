@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from analysis.present.style import METHODS, WIDTH, in_style
+from analysis.present.style import METHOD_LOOKS, WIDTH, in_style
 
 BLOCKS = 4
 GAP, SIDE = 1.0, 0.62  # distance of two blocks' centres, and a block's width; a lane is one unit long per block
@@ -44,7 +44,7 @@ def draw_methods() -> Figure:
 
 
 def _draw_method(ax: Axes, method: str) -> None:
-    color = METHODS[method].color
+    color = METHOD_LOOKS[method].color
     last = {"LR": -1, "BR": 1, "BR+GP": 1, "BR+GP+CR": 2}[method]  # the unit is blocks 1 (from 0) to `last`
     ax.set_axis_off()
     ax.set_xlim(-0.62, BLOCKS - 0.3)
@@ -115,13 +115,18 @@ def _draw_legend(fig: Figure) -> None:
     boxes: dict[str, dict[str, Any]] = {
         "dense block": {"facecolor": "white", "edgecolor": INK},
         "pruned": {"facecolor": "#f0f0f0", "edgecolor": "#777777", "hatch": "////"},
-        "pruned, being trained": {"facecolor": "white", "edgecolor": METHODS["BR"].color, "hatch": "////", "lw": 2.4},
+        "pruned, being trained": {
+            "facecolor": "white",
+            "edgecolor": METHOD_LOOKS["BR"].color,
+            "hatch": "////",
+            "lw": 2.4,
+        },
         "not pruned yet": {"facecolor": "white", "edgecolor": FAINT, "linestyle": (0, (1.5, 1.5))},
     }
     for left, (label, look) in zip((0.5, 17, 28, 52), boxes.items()):
         ax.add_patch(FancyBboxPatch((left, 3), 3.2, 4, boxstyle="round,pad=0,rounding_size=0.6", **look))
         ax.text(left + 4.2, 5, label, va="center", fontsize=9, color=INK)
-    _arrow(ax, (72, 1), (72, 9), METHODS["BR"].color, style="<|-|>", width=2)
+    _arrow(ax, (72, 1), (72, 9), METHOD_LOOKS["BR"].color, style="<|-|>", width=2)
     ax.text(73.5, 5, "difference made small", va="center", fontsize=9, color=INK)
 
 

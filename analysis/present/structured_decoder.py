@@ -15,14 +15,14 @@ from matplotlib.typing import LineStyleType
 from analysis.errors import UsageError
 from analysis.present.finding import Finding
 from analysis.present.panels import finish, handle, label_axes, log_scale, panel_grid, plain_axis
-from analysis.present.style import CRITERIA, METHODS, OTHERS, Look, in_style, say_method
+from analysis.present.style import CRITERIA, METHOD_LOOKS, OTHERS, Look, in_style, say_method
 from analysis.present.tables import over_seeds
 from analysis.schema import CALIBRATION
 
 REMOVED, FLOPS, LATENCY, THROUGHPUT = "parameters removed, %", "FLOPs per token", "one window", "several windows"
 PERPLEXITY, ACCURACY = "perplexity", "mean zero-shot accuracy, %"
 REPAIRED = {
-    "LR": METHODS["LR"],
+    "LR": METHOD_LOOKS["LR"],
     "compensate": Look("#56B4E9", "P", (0, (4, 1.2))),
     "scale": Look("#E69F00", "v", (0, (3, 1.2, 1, 1.2))),
     "LIAR": Look("#0072B2", "s", "-"),
@@ -30,7 +30,7 @@ REPAIRED = {
     "BR+GP": Look("#882255", "X", (0, (5, 1.2))),
     "BR+GP[repair=liar]": Look("#CC79A7", "D", "-"),
 }
-SPOKEN = {
+REPAIR_LABELS = {
     "LR": "mask alone (LR)",
     "compensate": "bias compensation",
     "scale": "one scale each",
@@ -240,7 +240,7 @@ def plot_repaired(table: pd.DataFrame) -> Figure:
             "parameters removed, % of all",
             {name: f"held-out perplexity\n{_say_criterion(name)}" for name in dict.fromkeys(pruned["criterion"])},
         )
-        finish(fig, {}, [*_legend(styles), handle(METHODS["dense"], "dense")])
+        finish(fig, {}, [*_legend(styles), handle(METHOD_LOOKS["dense"], "dense")])
     return fig
 
 
@@ -277,7 +277,7 @@ def plot_speed(table: pd.DataFrame) -> Figure:
         label_axes(
             panels, "times, dense = 1", {group: f"held-out perplexity\n{group}" for group in dict.fromkeys(groups)}
         )
-        finish(fig, {}, [*_legend(styles), handle(METHODS["dense"], "dense")])
+        finish(fig, {}, [*_legend(styles), handle(METHOD_LOOKS["dense"], "dense")])
     return fig
 
 
@@ -323,7 +323,7 @@ def plot_same_size(table: pd.DataFrame) -> Figure:
             handle(look, f"weights, {_say_criterion(name)} {say_method(method)}", markerfacecolor="white")
             for (name, method), look in grey.items()
         ]
-        finish(fig, {}, [*notes, handle(METHODS["dense"], "dense")])
+        finish(fig, {}, [*notes, handle(METHOD_LOOKS["dense"], "dense")])
     return fig
 
 
@@ -407,7 +407,7 @@ def say_same_size(table: pd.DataFrame) -> Finding:
 
 def say(method: str) -> str:
     """How legends and findings write a repair."""
-    return SPOKEN.get(method, say_method(method))
+    return REPAIR_LABELS.get(method, say_method(method))
 
 
 def method_looks(methods) -> dict[str, Look]:
@@ -475,7 +475,12 @@ def _legend(styles) -> list:
 
 def _dense_line(ax, value: float) -> None:
     ax.axhline(
-        value, color=METHODS["dense"].color, linestyle=METHODS["dense"].line, linewidth=1.2, zorder=1, gid="dense"
+        value,
+        color=METHOD_LOOKS["dense"].color,
+        linestyle=METHOD_LOOKS["dense"].line,
+        linewidth=1.2,
+        zorder=1,
+        gid="dense",
     )
 
 

@@ -28,16 +28,16 @@ from analysis.present.panels import (
     plain_axis,
     plain_number,
 )
-from analysis.present.structured_decoder import REPAIRED, SPOKEN
-from analysis.present.style import CRITERIA, METHODS, OTHERS, Look, in_style, say_method, say_model, say_source
+from analysis.present.structured_decoder import REPAIR_LABELS, REPAIRED
+from analysis.present.style import CRITERIA, METHOD_LOOKS, OTHERS, Look, in_style, say_method, say_model, say_source
 from analysis.present.tables import over_seeds
 from analysis.schema import CALIBRATION
 
 WEIGHTS_ALONE = "LIAR[bias=false]"
-LOOKS = REPAIRED | {WEIGHTS_ALONE: Look("#CC79A7", "D", (0, (1.5, 1.2)))}
-NAMES = SPOKEN | {WEIGHTS_ALONE: "LIAR, weights alone"}
+REPAIR_LOOKS = REPAIRED | {WEIGHTS_ALONE: Look("#CC79A7", "D", (0, (1.5, 1.2)))}
+NAMES = REPAIR_LABELS | {WEIGHTS_ALONE: "LIAR, weights alone"}
 OVER = {"tokens": "single tokens", "windows": "whole examples"}
-METRICS = {"accuracy": "accuracy", "matthews": "Matthews", "spearman": "Spearman", "f1": "F1"}
+METRIC_LABELS = {"accuracy": "accuracy", "matthews": "Matthews", "spearman": "Spearman", "f1": "F1"}
 ENOUGH = 0.98  # of the dense score: what the paper's abstract claims at half of the parameters
 HALF = 50.0
 # repairs and simpler ones
@@ -156,7 +156,7 @@ def _draw_shares(ax: Axes, rows: pd.DataFrame, styles: Mapping[str, Look]) -> No
     """
     pruned, dense = rows[rows["method"] != "dense"], rows[rows["method"] == "dense"].iloc[0]
     draw_named(ax, pruned, "removed", "method", styles, "method")
-    _level(ax, dense["value"], METHODS["dense"], "dense")
+    _level(ax, dense["value"], METHOD_LOOKS["dense"], "dense")
     if dense["chance"] == dense["chance"]:
         line = Line2D(
             [0, 1],
@@ -175,7 +175,10 @@ def _draw_shares(ax: Axes, rows: pd.DataFrame, styles: Mapping[str, Look]) -> No
 
 
 def _level_handles(table: pd.DataFrame) -> list:
-    return [handle(METHODS["dense"], "dense"), *([handle(GUESS, "guessing")] if table["chance"].notna().any() else [])]
+    return [
+        handle(METHOD_LOOKS["dense"], "dense"),
+        *([handle(GUESS, "guessing")] if table["chance"].notna().any() else []),
+    ]
 
 
 def plot_lost(table: pd.DataFrame) -> Figure:
@@ -188,7 +191,7 @@ def plot_lost(table: pd.DataFrame) -> Figure:
         for (pattern, task), ax in panels.items():
             rows = table[(table["pattern"] == pattern) & (table["task"] == task)]
             draw_named(ax, rows.assign(place=rows["criterion"].map(names.index)), "place", "method", styles, "method")
-            _level(ax, 0, METHODS["dense"], "dense")
+            _level(ax, 0, METHOD_LOOKS["dense"], "dense")
             category_axis(ax, [CRITERIA.get(name, name) for name in names], rotation=35)
         _titles(panels, table)
         label_axes(
@@ -196,7 +199,7 @@ def plot_lost(table: pd.DataFrame) -> Figure:
             "",
             {pattern: f"{pattern.replace('-', ' ')}:\npoints lost" for pattern in dict.fromkeys(table["pattern"])},
         )
-        finish(fig, {}, [*_legend(styles), handle(METHODS["dense"], "dense")])
+        finish(fig, {}, [*_legend(styles), handle(METHOD_LOOKS["dense"], "dense")])
     return fig
 
 
@@ -246,7 +249,8 @@ def say_survival(table: pd.DataFrame) -> Finding:
         last = pruned[pruned["removed"] == pruned["removed"].max()]
         ends = ", ".join(f"{_say(row.method)} {row.value:.3f}" for row in last.itertuples())
         lines.append(
-            f"- **{task}, {kind}**: dense {METRICS[metric]} {dense['value']:.3f}. {100 * ENOUGH:.0f} % of it is kept up"
+            f"- **{task}, {kind}**: dense {METRIC_LABELS[metric]} {dense['value']:.3f}."
+            f" {100 * ENOUGH:.0f} % of it is kept up"
             f" to: {reach}. With {last['removed'].iloc[0]:g} % removed: {ends}."
         )
     return Finding("\n".join(lines))
@@ -319,7 +323,7 @@ def say_spread(table: pd.DataFrame) -> Finding:
     lines = []
     for (over, task), rows in table.groupby(["over", "task"], sort=False):
         wide = rows.pivot(index="method", columns="quantile", values="value").reindex(
-            [name for name in LOOKS if name in set(rows["method"])]
+            [name for name in REPAIR_LOOKS if name in set(rows["method"])]
         )
         first = wide.index[0]
         parts = [
@@ -392,7 +396,7 @@ def beside_claims(
     away = (pruned["removed"] - removed).abs()
     near = pruned[away == away.groupby([pruned["task"], pruned["kind"]]).transform("min")]
     out = (100 * near.pivot(index=PLACE, columns="method", values="kept")).round(1)
-    out = out[[name for name in LOOKS if name in out]].rename(columns=lambda name: f"{_say(name)}, %")
+    out = out[[name for name in REPAIR_LOOKS if name in out]].rename(columns=lambda name: f"{_say(name)}, %")
     work = cost[cost["stage"].isin(("structures", "statistics", "mask", "repair"))]
     work = work.assign(task=_tasks(work), kind=_kinds(work))
     spent = (
@@ -485,7 +489,7 @@ def _sorted(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         for name in ("over", "task", "kind", "pattern", "criterion")
         if name in table and name in rows
     }
-    orders["method"] = [*LOOKS, *(name for name in dict.fromkeys(rows["method"]) if name not in LOOKS)]
+    orders["method"] = [*REPAIR_LOOKS, *(name for name in dict.fromkeys(rows["method"]) if name not in REPAIR_LOOKS)]
     keys = [*orders, *(name for name in ("removed", "quantile") if name in table)]
     return table.sort_values(
         keys,
@@ -499,8 +503,8 @@ def _looks(methods: pd.Series) -> dict[str, Look]:
     """The look of each repair, others in the spare ones."""
     seen = [name for name in dict.fromkeys(methods) if name != "dense"]
     spare = iter(OTHERS * len(seen))
-    return {name: LOOKS[name] for name in LOOKS if name in seen} | {
-        name: next(spare) for name in seen if name not in LOOKS
+    return {name: REPAIR_LOOKS[name] for name in REPAIR_LOOKS if name in seen} | {
+        name: next(spare) for name in seen if name not in REPAIR_LOOKS
     }
 
 
@@ -522,4 +526,4 @@ def _titles(panels: Panels, table: pd.DataFrame) -> None:
     first = next(iter(panels))[0]
     for (row, task), ax in panels.items():
         if row == first:
-            ax.set_title(f"{task}\n{METRICS[metrics[task]]}")
+            ax.set_title(f"{task}\n{METRIC_LABELS[metrics[task]]}")

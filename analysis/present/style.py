@@ -85,7 +85,7 @@ def _labels(first: Iterable[str], *words: Mapping[str, Word]) -> dict[str, str]:
     return {name: labels[name] for name in order}
 
 
-METHODS = {
+METHOD_LOOKS = {
     "dense": Look("#000000", "", (0, (1, 1.2))),
     "LR": Look("#D55E00", "o", "-"),
     "BR": Look("#0072B2", "s", "-"),
@@ -100,7 +100,7 @@ METHODS = {
     "retrain[train=masklora]": Look("#B8860B", "h", (0, (3, 1.2, 1, 1.2))),
     "retrain[train=norms-biases]": Look("#777777", "<", (0, (1.5, 1.2))),
 }
-SPOKEN = {  # methods with options, whose text form is too long for a legend
+METHOD_LABELS = {  # methods with options, whose text form is too long for a legend
     "BR+GP[unit=sub-block]": "BR+GP, sub-blocks",
     "retrain[objective=distill]": "retrain, distilled",
     "retrain[train=masklora]": "retrain, MaskLoRA",
@@ -122,7 +122,7 @@ CRITERION_LOOKS: Mapping[str, Look] = Known(
 )
 CRITERIA: Mapping[str, str] = Known({}, lambda: _labels(CRITERION_LOOKS, CRITERION_WORDS, STRUCTURED_WORDS))
 """Criteria as figures write them, in the order they are drawn."""
-SOURCES = [
+SOURCE_LOOKS = [
     Look(color, marker, "-")
     for color, marker in [
         ("#0072B2", "o"),
@@ -157,7 +157,7 @@ def say_source(source: str) -> str:
 def source_looks(sources: Iterable[str]) -> dict[str, Look]:
     """The look of each source of text, in the order given; from the seventh on the looks repeat."""
     return {
-        source: SOURCES[i % len(SOURCES)] if source else Look("#000000", "x", "")
+        source: SOURCE_LOOKS[i % len(SOURCE_LOOKS)] if source else Look("#000000", "x", "")
         for i, source in enumerate(dict.fromkeys(sources))
     }
 
@@ -198,7 +198,7 @@ def unit_glyph(unit: str) -> str:
 
 def say_method(method: str) -> str:
     """How legends and findings write a method."""
-    return SPOKEN.get(method) or (METHOD_WORDS[method].label if method in METHOD_WORDS else method)
+    return METHOD_LABELS.get(method) or (METHOD_WORDS[method].label if method in METHOD_WORDS else method)
 
 
 def looks(methods) -> dict[str, Look]:
@@ -206,8 +206,8 @@ def looks(methods) -> dict[str, Look]:
     ones.
     """
     present = set(methods)
-    known = {name: look for name, look in METHODS.items() if name in present}
-    return known | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(sorted(present - set(METHODS)))}
+    known = {name: look for name, look in METHOD_LOOKS.items() if name in present}
+    return known | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(sorted(present - set(METHOD_LOOKS)))}
 
 
 def in_style():

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.errors import UsageError
-from analysis.present.style import CRITERIA, METHODS, REFINEMENTS, say_split, unit_order
+from analysis.present.style import CRITERIA, METHOD_LOOKS, REFINEMENTS, say_split, unit_order
 from analysis.schema import CALIBRATION
 
-KINDS = ("total", "inherited", "local")
+DRAWN_KINDS = ("total", "inherited", "local")
 
 
 def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
@@ -44,9 +44,9 @@ def _in_order(table: pd.DataFrame) -> pd.DataFrame:
         "pattern": [],
         "criterion": list(CRITERIA),
         "split": [CALIBRATION],
-        "kind": list(KINDS),
-        "method": list(METHODS),
-        "streams": list(METHODS),
+        "kind": list(DRAWN_KINDS),
+        "method": list(METHOD_LOOKS),
+        "streams": list(METHOD_LOOKS),
         "refinement": list(REFINEMENTS),
         "granularity": unit_order(table.get("granularity", [])),
         "calibration": [],

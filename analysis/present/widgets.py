@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.present.compounding import block_profile, plot_block_profile
-from analysis.present.tables import KINDS
+from analysis.present.tables import DRAWN_KINDS
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -33,7 +33,7 @@ def explore(blocks: pd.DataFrame) -> "VBox":
     from ipywidgets import Dropdown, HBox, Image, VBox
 
     menus = {name: Dropdown(options=list(blocks[name].unique()), description=name) for name in ("criterion", "split")}
-    menus["kind"] = Dropdown(options=KINDS, description="error")
+    menus["kind"] = Dropdown(options=DRAWN_KINDS, description="error")
     image = Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
 
     def redraw(_change: object = None) -> None:

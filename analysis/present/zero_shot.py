@@ -22,7 +22,7 @@ from analysis.present.paper import MODELS, RESULTS
 from analysis.present.style import CRITERIA, CRITERION_LOOKS, OTHERS, in_style, looks, say_method, say_source
 from analysis.present.tables import over_seeds
 
-RECIPE = ["pattern", "criterion", "method", "added", "added_samples"]
+RUN_COLUMNS = ["pattern", "criterion", "method", "added", "added_samples"]
 RING: dict[str, Any] = {
     "marker": "o",
     "markersize": 10.5,
@@ -49,12 +49,14 @@ def scores(ends: pd.DataFrame, zero_shot: pd.DataFrame) -> pd.DataFrame:
         .agg(lambda squares: squares.sum() ** 0.5 / len(squares))
     )
     rows = _dense_last(ends).join(errors.rename("standard_error"), on=["run", "which"])
-    accuracy = over_seeds(rows[rows["measure"] == ACCURACY], RECIPE, "value").rename(
+    accuracy = over_seeds(rows[rows["measure"] == ACCURACY], RUN_COLUMNS, "value").rename(
         columns={"value": "accuracy", "std": "spread"}
     )
-    out = accuracy.join(rows[rows["measure"] == ACCURACY].groupby(RECIPE)["standard_error"].mean(), on=RECIPE)
+    out = accuracy.join(rows[rows["measure"] == ACCURACY].groupby(RUN_COLUMNS)["standard_error"].mean(), on=RUN_COLUMNS)
     for name, measure in {"perplexity": PERPLEXITY, "error": HELD_OUT_ERROR}.items():
-        out = out.join(rows[rows["measure"] == measure].groupby(RECIPE)["value"].mean().rename(name), on=RECIPE)
+        out = out.join(
+            rows[rows["measure"] == measure].groupby(RUN_COLUMNS)["value"].mean().rename(name), on=RUN_COLUMNS
+        )
     out["error"] = out["error"].fillna(0.0)
     out["chance"] = zero_shot.drop_duplicates("task")["chance"].mean()
     dense = out["method"] == "dense"
@@ -337,7 +339,7 @@ def _dense_last(ends: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(
         [
             own.assign(added=own["added"].where(own["added_samples"] > 0, "")).drop_duplicates(
-                ["measure", "run", *RECIPE]
+                ["measure", "run", *RUN_COLUMNS]
             ),
             bare,
         ],

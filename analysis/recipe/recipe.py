@@ -71,7 +71,7 @@ class Recipe(Part):
     """Of random scores, of adapters and of the order of training windows."""
 
     def _check_together(self) -> Iterator[str]:
-        if not all(isinstance(getattr(self, key), kind) for key, kind in PARTS.items()):
+        if not all(isinstance(getattr(self, key), kind) for key, kind in RECIPE_PARTS.items()):
             return
         if self.pattern.group == "block" and self.criterion.name != "sparsegpt":
             yield f"group=block is SparseGPT's block of columns; {self.criterion.name} takes matrix or row"
@@ -244,14 +244,14 @@ class Recipe(Part):
 
     def to_dict(self) -> dict[str, Any]:
         """One dict per part and the streams and seed; only what has a meaning, defaults spelled out."""
-        parts = {key: getattr(self, key).to_dict() for key in PARTS}
+        parts = {key: getattr(self, key).to_dict() for key in RECIPE_PARTS}
         return parts | {key: getattr(self, key) for key in ("student", "target", "statistics", "added", "seed")}
 
     def to_toml(self) -> str:
         """`to_dict()` as TOML, complete and readable back by `from_toml`."""
         data = self.to_dict()
-        lines = [f"{key} = {json.dumps(value)}" for key, value in data.items() if key not in PARTS]
-        for part in PARTS:
+        lines = [f"{key} = {json.dumps(value)}" for key, value in data.items() if key not in RECIPE_PARTS]
+        for part in RECIPE_PARTS:
             lines += ["", f"[{part}]", *(f"{key} = {json.dumps(value)}" for key, value in data[part].items())]
         return "\n".join(lines) + "\n"
 
@@ -313,7 +313,7 @@ class Recipe(Part):
 
 
 _KINDS = ("loss", "objective", "train", "bias")
-PARTS: dict[str, type[Part]] = {
+RECIPE_PARTS: dict[str, type[Part]] = {
     "criterion": Criterion,
     "refinement": Refinement,
     "pattern": Pattern,
@@ -326,7 +326,7 @@ _FREE = ("sparsity", "keep", "of", "kind", "name", "more")  # fields that are no
 
 def _places(key: str) -> dict[str, tuple[str, str]]:
     """The options of one part: its fields, and what its words from outside the package declare."""
-    part = PARTS[key]
+    part = RECIPE_PARTS[key]
     names = [f.name for f in fields(part) if f.name not in _FREE] + list(part.declared())
     return {name: (key, name) for name in names}
 
@@ -389,7 +389,7 @@ def _build(text: str, data: Mapping[str, Any], problems: list[str]) -> Recipe:
     made: dict[str, Any] = {}
     pattern = data.get("pattern")
     kind = pattern.get("kind") if isinstance(pattern, Mapping) else None
-    for key, part in PARTS.items():
+    for key, part in RECIPE_PARTS.items():
         made[key], wrong = _make_part(part, data.pop(key, {}), kind if kind in KIND_WORDS else "weights")
         problems += wrong
     known = [f.name for f in fields(Recipe)]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 OWL = "owl"
-NAME = re.compile(r"[A-Za-z_][\w.]*")
+MATRIX_NAME = re.compile(r"[A-Za-z_][\w.]*")
 SKIP_SAYS = "first:N, last:N (blocks) or names of matrices, joined by + as in first:1+last:1+down_proj"
 SHARES_SAYS = (
     "owl, a share for every block as in 0.4+0.5+0.6, shares by block or matrix as in 0:0.3+q_proj:0.6, or a .json or"
@@ -36,7 +36,7 @@ def read_skip(value: Any) -> str:
     written = []
     for item in (item.strip() for item in items):
         ends = re.fullmatch(r"(first|last):(\d+)", item)
-        if not (ends and int(ends[2]) or NAME.fullmatch(item)):
+        if not (ends and int(ends[2]) or MATRIX_NAME.fullmatch(item)):
             raise ValueError(f"must be {SKIP_SAYS}, got {item!r} in {value!r}")
         written.append(f"{ends[1]}:{int(ends[2])}" if ends else item)
     return "+".join(dict.fromkeys(written))
@@ -110,7 +110,7 @@ def _written(items: Iterable[tuple[Any, Any]], given: Any) -> str:
         if not 0 <= share < 1:
             raise ValueError(f"must be {SHARES_SAYS}, each from 0 to below 1; got {number!r} in {given!r}")
         key = str(key).strip()
-        if key and not key.isdecimal() and not NAME.fullmatch(key):
+        if key and not key.isdecimal() and not MATRIX_NAME.fullmatch(key):
             raise ValueError(f"must be {SHARES_SAYS}; {key!r} is neither the number of a block nor a matrix")
         shares.append((str(int(key)) if key.isdecimal() else key, share + 0))
     keys = [key for key, _ in shares]

@@ -16,7 +16,7 @@ from analysis.recipe.parts import Solver, Unit
 from analysis.streams.streams import call_of, unit_output
 
 Forward = Callable[[Recording, Tensor, object], Tensor]  # (recording, x (B, T, in), rows) -> (B, T, out)
-HALVES = ("attention", "mlp")
+BLOCK_HALVES = ("attention", "mlp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Piece:
 def pieces(blocks: Sequence[Block], unit: Unit) -> list[Piece]:
     """The consecutive `blocks` of one visit as pieces, in the order they are solved."""
     if runs_halves(unit):
-        return [_half(block, half) for block in blocks for half in HALVES]
+        return [_half(block, half) for block in blocks for half in BLOCK_HALVES]
     if unit.name == "matrix":
         return [_matrix(block, matrix) for block in blocks for matrix in block.matrices]
     return [_blocks(blocks)]

@@ -24,7 +24,7 @@ from analysis.structured.find import KINDS, structures
 from analysis.structured.pairs import Pair, Structures
 from analysis.windows import Windows
 
-BATCH = 8  # windows whose loss makes one gradient
+WINDOWS_PER_GRADIENT = 8  # windows whose loss makes one gradient
 
 
 def wanted_evidence(criterion: Criterion) -> str | None:
@@ -55,7 +55,7 @@ def dense_evidence(
     model: nn.Module, structures: Structures, windows: Windows, criterion: Criterion, precision: torch.dtype
 ) -> dict[str, Evidence]:
     """The evidence of every pair on the model as it stands, from one pass over the windows."""
-    batches = token_batches(windows, BATCH)
+    batches = token_batches(windows, WINDOWS_PER_GRADIENT)
     if wanted_evidence(criterion) == "gradients":
         check_answers(model, windows, f"criterion {criterion.name}: it follows the loss")
         return {

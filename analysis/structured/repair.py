@@ -41,7 +41,7 @@ from analysis.models.anatomy import Matrix
 from analysis.models.widths import assign_bias
 from analysis.streams.moments import Sums
 
-METHODS = ("none", "bias", "scale", "liar")
+UPDATES = ("none", "bias", "scale", "liar")
 SCALES = 10.0  # scales beyond +-10 are no repair (Kwon et al.'s code stops there)
 ITERATIONS = 30  # of the power method that estimates a condition
 
@@ -165,8 +165,8 @@ class _Attempt:
 
 def _check(method, weight, bias, kept, sums, owner, penalty, held_out, create_bias, name) -> list[float]:
     """The penalties as a list; raises UsageError for what does not fit."""
-    if method not in METHODS:
-        raise UsageError(f"repair: method={method!r} of {name} is unknown; it is one of {', '.join(METHODS)}")
+    if method not in UPDATES:
+        raise UsageError(f"repair: method={method!r} of {name} is unknown; it is one of {', '.join(UPDATES)}")
     if kept.dtype != torch.bool or kept.shape != (weight.shape[1],) or not bool(kept.any()):
         given = f"{kept.dtype} {tuple(kept.shape)} with {int(kept.sum())} True"
         raise UsageError(f"repair: kept of {name} is {given}; expected bool ({weight.shape[1]},), one True at least")

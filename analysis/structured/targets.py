@@ -22,7 +22,7 @@ from analysis.streams.streams import Streams, call_of, chunks, input_statistics
 from analysis.structured.pairs import Pair, column_mask, remove, structure_of_column
 from analysis.structured.repair import Repaired, repair
 
-METHODS = {"compensate": "bias", "scale": "scale", "liar": "liar"}
+REPAIR_UPDATES = {"compensate": "bias", "scale": "scale", "liar": "liar"}
 SEARCHED = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # penalties that penalty=held-out tries
 
 
@@ -78,7 +78,7 @@ def remove_and_repair(
         held_bytes = sums.nbytes + (held_out_sums.nbytes if held_out_sums else 0)
         matrix = next(matrix for matrix in dense.matrices if matrix.name == name)
         repaired = repair(
-            METHODS[recipe.repair.name],
+            REPAIR_UPDATES[recipe.repair.name],
             matrix.weight(),
             _bias(matrix),
             column_mask(pair, mask),

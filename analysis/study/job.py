@@ -20,7 +20,7 @@ from analysis.recipe.recipe import Recipe
 from analysis.text.sources import MODES, parse_source, source_fingerprint
 from analysis.text.tasks import check_tasks, task_fingerprint
 
-LEAST = {"samples": 1, "held_out_samples": 1, "length": 2, "seed": 0, "added_samples": 0, "documents": 2}
+SMALLEST = {"samples": 1, "held_out_samples": 1, "length": 2, "seed": 0, "added_samples": 0, "documents": 2}
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -212,7 +212,7 @@ def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Cal
         yield f"{named('held_out')}: {problem}"
     if not all(labels):
         yield f"{named('held_out')}: a text has an empty label; name it"
-    for name, least in LEAST.items():
+    for name, least in SMALLEST.items():
         if not (values[name] is None and name == "held_out_samples"):
             yield from count_problems(named(name), values[name], least)
     if values["dtype"] not in DTYPES:

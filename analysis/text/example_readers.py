@@ -16,9 +16,9 @@ from analysis.text.lazy import Lazy
 from analysis.text.readers import file_text
 from analysis.text.sources import Source, check_file
 
-FIRST = ("sentence", "text", "sentence1", "premise", "question1", "question")
-SECOND = ("sentence2", "hypothesis", "question2", "context", "passage")
-LABEL = ("label", "gold_label", "is_duplicate", "score", "answer")
+FIRST_COLUMNS = ("sentence", "text", "sentence1", "premise", "question1", "question")
+SECOND_COLUMNS = ("sentence2", "hypothesis", "question2", "context", "passage")
+LABEL_COLUMNS = ("label", "gold_label", "is_duplicate", "score", "answer")
 """Columns that are understood by their names, in any case; where there is a `question` and a `sentence`, the sentence
 is the second text."""
 MOST = 1000
@@ -78,7 +78,9 @@ def _named(source: Source, columns: list[str], header: list[str]) -> list[int]:
 def _known(source: Source, header: list[str]) -> list[int]:
     """Places of the first text, the second where there is one, and the label, by the names in the header."""
     names = [name.casefold() for name in header]
-    first, second, label = ([name for name in columns if name in names] for columns in (FIRST, SECOND, LABEL))
+    first, second, label = (
+        [name for name in columns if name in names] for columns in (FIRST_COLUMNS, SECOND_COLUMNS, LABEL_COLUMNS)
+    )
     if "question" in first and "sentence" in first:
         first.remove("sentence")
         second.append("sentence")

@@ -21,7 +21,7 @@ import numpy as np
 
 from analysis.errors import DataError, NumericalError, UsageError, suggest
 from analysis.models.load import embedding_rows
-from analysis.text.generation import LONGEST, Generation
+from analysis.text.generation import LONGEST_TEXT, Generation
 from analysis.text.readers import read
 from analysis.text.sources import parse_source
 from analysis.text.tokens import tokenise
@@ -128,7 +128,7 @@ class Writer:
     @property
     def longest(self) -> int:
         """Most tokens of a text."""
-        return self.settings.tokens or min(self._context or LONGEST, LONGEST)
+        return self.settings.tokens or min(self._context or LONGEST_TEXT, LONGEST_TEXT)
 
     @property
     def _context(self) -> int | None:

@@ -29,8 +29,8 @@ from analysis.text.sources import SELF, Source, parse_source, source_fingerprint
 if TYPE_CHECKING:
     from analysis.models.load import LoadedModel
 
-SCHEMA = 1  # raise by hand when the same settings come to mean another text
-PACKAGES = ("torch", "transformers", "tokenizers", "langdetect")
+TEXT_VERSION = 1  # raise by hand when the same settings come to mean another text
+TEXT_PACKAGES = ("torch", "transformers", "tokenizers", "langdetect")
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def file_of(loaded: "LoadedModel", source: Source | str, *, seed: int = 0) -> Fi
             f"model {loaded.name}: has no tokenizer to write text with; put its tokenizer files in the model's folder"
         )
     request = {
-        "schema": SCHEMA,
+        "schema": TEXT_VERSION,
         "fingerprint": source_fingerprint(source, loaded.fingerprint),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "seed": seed,
@@ -110,7 +110,7 @@ def tally(batches: list[Batch]) -> dict:
 
 def versions() -> dict[str, str]:
     """Of the packages that have a say in what is written."""
-    return storage.versions(*PACKAGES)
+    return storage.versions(*TEXT_PACKAGES)
 
 
 def line(text: Text, number: int) -> bytes:

@@ -13,11 +13,11 @@ from analysis.errors import UsageError, suggest
 from analysis.recipe.fields import Part, count, positive, rule
 
 UNIFORM = "uniform"
-LONGEST = 2048  # tokens of a text where `tokens` says nothing and the model's context is longer, as in the paper
+LONGEST_TEXT = 2048  # tokens of a text where `tokens` says nothing and the model's context is longer, as in the paper
 OPTION = re.compile(r",(?=[a-z-]+=)")  # between options; a comma in a file's name is none
 LANGUAGE = re.compile(r"[a-z]{2}(-[a-z]{2})?")
 
-OPTIONS: dict[str, str] = {
+GENERATION_OPTIONS: dict[str, str] = {
     "temperature": "logits are divided by it before sampling; default 1",
     "top-k": "sample among the k likeliest tokens; default 0, all of them",
     "top-p": "sample among the likeliest tokens that make this probability together; default 1, all of them",
@@ -30,7 +30,7 @@ OPTIONS: dict[str, str] = {
     ),
     "prompt": "a SOURCE: begin with the first tokens of a document of it, drawn at random, instead of a start token",
     "language": "keep a prefix only where langdetect finds this language in it, such as en; default any",
-    "tokens": f"most tokens of a text; default the model's context, at most {LONGEST}",
+    "tokens": f"most tokens of a text; default the model's context, at most {LONGEST_TEXT}",
     "batch": "texts written at once, which decides the random numbers each gets; default 32",
 }
 

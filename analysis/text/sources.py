@@ -27,7 +27,7 @@ from analysis.text.generation import Generation
 from analysis.text.hub import ALIASES, Hub, parse_hub
 
 T = TypeVar("T")
-TABLES = (".jsonl", ".ndjson", ".parquet")  # files whose rows are documents
+TABLE_ENDINGS = (".jsonl", ".ndjson", ".parquet")  # files whose rows are documents
 Edge = int | Fraction  # a number of documents, or a share of them
 Mode = Literal["stream", "crop", "documents"]
 MODES: tuple[Mode, ...] = ("stream", "crop", "documents")  # how `cut` makes windows of documents
@@ -229,9 +229,9 @@ def parse_source(text: str) -> Source:
         hub = parse_hub(name[4:], text)
         return Source(text, "hub", hub.dataset, start, stop, hub=hub)
     path, mark, column = name.rpartition("#")
-    if mark and column and path.endswith(TABLES):
+    if mark and column and path.endswith(TABLE_ENDINGS):
         return Source(text, "file", path, start, stop, column=column)
-    return Source(text, "file", name, start, stop, column="text" if name.endswith(TABLES) else None)
+    return Source(text, "file", name, start, stop, column="text" if name.endswith(TABLE_ENDINGS) else None)
 
 
 def _split_mixture(text: str) -> list[tuple[str, str]] | None:

@@ -22,7 +22,7 @@ from analysis.lab import versions
 from analysis.lab.tasks import Item
 
 FILES = (".jsonl", ".ndjson")
-TASKS: dict[str, str] = {
+TASK_FORMS: dict[str, str] = {
     **{f"lab:{name}": meaning for name, meaning in lab.TASKS.items()},
     "PATH.jsonl": 'a file of questions, one {"query": ..., "choices": [...], "gold": number} per line; no download',
     "hub:NAME": (

@@ -23,7 +23,7 @@ from analysis.progress import bar
 
 _CHECKPOINT = "checkpoint.safetensors"
 MAY_BE_ZERO = ("seed", "weight_decay", "warmup", "dropout")
-OPTIONS = {
+TRAINING_OPTIONS = {
     "tokens": "tokens to train on",
     "window": "window length before the decay",
     "batch": "windows per step before the decay",
@@ -365,7 +365,7 @@ def add_options(parser: argparse.ArgumentParser, config: Schedule, folder: str, 
             type=type(value),
             default=value,
             metavar="N",
-            help=(OPTIONS | meanings)[name] + " (default: %(default)s)",
+            help=(TRAINING_OPTIONS | meanings)[name] + " (default: %(default)s)",
         )
 
 

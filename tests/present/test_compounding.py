@@ -8,7 +8,7 @@ from analysis.present import calibration, compounding, tables
 
 def test_the_first_block_inherits_nothing_and_the_last_is_the_papers_number(blocks):
     rows = blocks[blocks["samples"] == 32]
-    profile = compounding.block_profile(rows, kind=list(tables.KINDS))
+    profile = compounding.block_profile(rows, kind=list(tables.DRAWN_KINDS))
     assert (
         profile[profile["kind"] == "inherited"]["block"].min() == 1
         and profile[profile["kind"] == "local"]["block"].min() == 0
@@ -48,7 +48,7 @@ def test_the_order_of_methods_is_said_as_it_is(blocks):
 
 def test_the_other_sentences_hold_computed_numbers(blocks):
     parts = compounding.say_parts(
-        compounding.block_profile(blocks[blocks["samples"] == 32], kind=list(tables.KINDS), criterion="wanda")
+        compounding.block_profile(blocks[blocks["samples"] == 32], kind=list(tables.DRAWN_KINDS), criterion="wanda")
     )
     assert parts.count("\n") == 3 and "local part 30%" in parts
     gap = calibration.say_gap(tables.last_block(blocks, criterion="wanda"))

@@ -25,7 +25,7 @@ from analysis.present import (
 )
 from analysis.present.final import ends
 from analysis.present.provenance import provenance, save_figure
-from analysis.present.style import METHODS, OTHERS, SPOKEN, looks
+from analysis.present.style import METHOD_LABELS, METHOD_LOOKS, OTHERS, looks
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def made(blocks, perplexity, steps, sizes, masks, spent, mixed, models, asked):
         ),
         "parts": (
             compounding.plot_block_profile,
-            compounding.block_profile(one_size, kind=list(tables.KINDS), criterion="wanda", split="stories"),
+            compounding.block_profile(one_size, kind=list(tables.DRAWN_KINDS), criterion="wanda", split="stories"),
             "block",
             {"columns": "kind"},
         ),
@@ -346,14 +346,16 @@ def test_drawing_leaves_no_global_state(made):
 
 def test_methods_look_the_same_everywhere_and_unlike_each_other():
     assert (
-        len({look.color for look in METHODS.values()})
-        == len({look.marker for look in METHODS.values()})
-        == len(METHODS)
+        len({look.color for look in METHOD_LOOKS.values()})
+        == len({look.marker for look in METHOD_LOOKS.values()})
+        == len(METHOD_LOOKS)
     )
-    assert not {look.color for look in OTHERS} & {look.color for look in METHODS.values()}
-    assert METHODS["dense"].color == "#000000" and set(SPOKEN) <= set(METHODS)
+    assert not {look.color for look in OTHERS} & {look.color for look in METHOD_LOOKS.values()}
+    assert METHOD_LOOKS["dense"].color == "#000000" and set(METHOD_LABELS) <= set(METHOD_LOOKS)
     some = looks(["BR", "LR", "new", "newer"])
-    assert list(some) == ["LR", "BR", "new", "newer"] and some["LR"] == METHODS["LR"] and some["new"] != some["newer"]
+    assert (
+        list(some) == ["LR", "BR", "new", "newer"] and some["LR"] == METHOD_LOOKS["LR"] and some["new"] != some["newer"]
+    )
 
 
 def test_a_band_is_one_standard_deviation_and_absent_for_one_seed(blocks):
@@ -405,7 +407,7 @@ def test_the_explorer_is_a_plain_function_of_the_table(blocks):
     assert [list(menu.options) for menu in menus] == [
         ["magnitude", "wanda", "sparsegpt"],
         ["calibration", "stories", "entries"],
-        list(tables.KINDS),
+        list(tables.DRAWN_KINDS),
     ]
 
 

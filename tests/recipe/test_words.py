@@ -15,7 +15,7 @@ from analysis.present.style import CRITERIA, CRITERION_LOOKS, REFINEMENT_NAMES, 
 from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.solvers import REPAIRS, SOLVERS
 from analysis.recipe import parts, recipe, words
-from analysis.recipe.recipe import PARTS, Recipe
+from analysis.recipe.recipe import RECIPE_PARTS, Recipe
 from analysis.structured.criteria import STRUCTURE_SCORES
 
 KINDS = {
@@ -58,7 +58,7 @@ def test_every_record_says_what_it_must(records):
 
 
 def test_every_option_of_a_word_is_a_field_of_its_part_and_of_no_other_word():
-    for part in PARTS.values():
+    for part in RECIPE_PARTS.values():
         own = {f.name for f in fields(part)}
         declared = [(name, word.name) for records in part.WORDS for word in records.values() for name in word.options]
         assert {name for name, _ in declared} <= own and not part.declared()
@@ -87,7 +87,7 @@ def test_figures_write_the_labels_of_the_words_in_their_own_order():
 
 
 def test_every_field_of_every_part_has_its_line():
-    for module, classes in ((parts, PARTS.values()), (recipe, [Recipe])):
+    for module, classes in ((parts, RECIPE_PARTS.values()), (recipe, [Recipe])):
         defined = {node.name: node.body for node in ast.parse(inspect.getsource(module)).body if hasattr(node, "body")}
         for part in classes:
             body = defined[part.__name__]

@@ -17,7 +17,7 @@ from analysis.structured.budget import select
 from analysis.structured.criteria import Evidence, consumer_statistics, mask_gradients, structure_scores, token_batches
 from analysis.structured.find import structures
 from analysis.structured.pairs import column_mask, masked, structure_of_column
-from analysis.structured.repair import METHODS, Repaired, repair
+from analysis.structured.repair import UPDATES, Repaired, repair
 from analysis.structured.shrink import shrink
 from analysis.structured.targets import two_streams
 from analysis.windows import Windows
@@ -160,7 +160,7 @@ def test_each_repair_is_at_least_as_good_as_what_it_contains(seed, penalty):
     outputs = (inputs + 0.5 * correlated(TOKENS, WIDTH, seed + 50)) @ weight.T + bias
     for sums in (one_stream(weight, bias, statistics_of(inputs)), sums_of(inputs, outputs)):
         none, compensated, scaled, liar = (
-            fixed(method, weight, bias, kept, sums, penalty=penalty).loss_after for method in METHODS
+            fixed(method, weight, bias, kept, sums, penalty=penalty).loss_after for method in UPDATES
         )
         assert liar <= compensated <= none and scaled <= none
         assert penalty or liar <= scaled

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from analysis.errors import UsageError
-from analysis.text.generation import OPTIONS, Generation
+from analysis.text.generation import GENERATION_OPTIONS, Generation
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_canonical_text_reads_back(settings):
 def test_values_come_in_any_order_and_form_and_defaults_are_not_said():
     assert str(Generation.parse("top-p=.95,temperature=0.80,prefix=5,top-k=0")) == "temperature=0.8,top-p=0.95"
     assert str(Generation()) == "" and Generation.parse("") == Generation()
-    assert list(OPTIONS) == [field.name.replace("_", "-") for field in fields(Generation)]
+    assert list(GENERATION_OPTIONS) == [field.name.replace("_", "-") for field in fields(Generation)]
 
 
 def test_the_defaults_are_the_papers():

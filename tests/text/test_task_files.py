@@ -11,7 +11,7 @@ from analysis.cli import main
 from analysis.errors import DataError, UsageError
 from analysis.lab import tasks as lab
 from analysis.lab.tasks import Item
-from analysis.text.tasks import TASKS, check_tasks, chosen, read_task, task_fingerprint, task_items
+from analysis.text.tasks import TASK_FORMS, check_tasks, chosen, read_task, task_fingerprint, task_items
 
 GOOD = {"query": "Predators eat", "choices": ["grass", "bunnies"], "gold": 1}
 
@@ -131,4 +131,4 @@ def test_names_are_checked_without_torch_or_the_harness():
 def test_every_task_is_listed(capsys):
     assert main(["list", "tasks"]) == 0
     said = capsys.readouterr().out
-    assert all(name in said for name in TASKS) and {f"lab:{name}" for name in lab.TASKS} <= set(TASKS)
+    assert all(name in said for name in TASK_FORMS) and {f"lab:{name}" for name in lab.TASKS} <= set(TASK_FORMS)
