@@ -159,8 +159,8 @@ def _problems(word: Word, part: type, words: Mapping[str, Word], evidence: tuple
 
 def _claimed(part: Any, same: bool) -> set[str]:
     """The options of a part that a new word of the `same` part, or of another one, cannot have."""
-    own = set(part.__dataclass_fields__)
-    return own if same else own | set(part.declared())
+    fields_of_part = set(part.__dataclass_fields__)
+    return fields_of_part if same else fields_of_part | set(part.declared())
 
 
 def _ambiguous(name: str, part: type) -> str:

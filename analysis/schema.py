@@ -244,13 +244,13 @@ def conform(name: str, frame: pd.DataFrame, columns: tuple[Column, ...]) -> pd.D
         return _empty(columns).copy()
     missing, unknown = [n for n in names if n not in frame.columns], [n for n in frame.columns if n not in names]
     if missing or unknown or len(frame.columns) != len(names):
-        what = [
+        problems = [
             f"{word} {', '.join(map(str, which))}"
             for word, which in (("lacks", missing), ("has unknown", unknown))
             if which
         ]
         raise StoreError(
-            f"table {name}: {' and '.join(what) or 'has a column twice'}; its columns are {', '.join(names)}"
+            f"table {name}: {' and '.join(problems) or 'has a column twice'}; its columns are {', '.join(names)}"
         )
     return pd.DataFrame({column.name: _typed(name, column, frame[column.name]) for column in columns}).reset_index(
         drop=True

@@ -90,10 +90,13 @@ def evaluate(args: argparse.Namespace) -> Report:
         else:
             scores.append({"text": label, **asdict(score(dense.model, windows)), "provenance": windows.provenance})
     header = ("text", "perplexity", "nats per token", "tokens", "windows", "context")
-    cells = [(label, of.perplexity, of.nats_per_token, of.tokens, of.windows, of.context) for label, of, _ in rows]
+    cells = [
+        (label, result.perplexity, result.nats_per_token, result.tokens, result.windows, result.context)
+        for label, result, _ in rows
+    ]
     document = {
         "model": {"name": dense.name, "fingerprint": dense.fingerprint},
-        "perplexity": [dict(zip(header, row), provenance=of[2]) for row, of in zip(cells, rows)],
+        "perplexity": [dict(zip(header, row), provenance=result[2]) for row, result in zip(cells, rows)],
     }
     tables = [table(header, cells)] if cells else []
     if scores:

@@ -127,9 +127,9 @@ class LargeGroups:
             len(self.costs),
         )
         for start in range(0, rows, step):
-            here = slice(start, min(start + step, rows))
+            lane = slice(start, min(start + step, rows))
             torch.amin(
-                torch.add(self.pairs[here], revive[here], out=self.costs[: here.stop - start]), 3, out=least[here]
+                torch.add(self.pairs[lane], revive[lane], out=self.costs[: lane.stop - start]), 3, out=least[lane]
             )
         return least.flatten(1)
 

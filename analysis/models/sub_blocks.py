@@ -124,12 +124,12 @@ def module_inputs(block: Block, names: Sequence[str], hidden: Tensor, call: Call
     """What the modules `names` are given when the block runs on `hidden` (B, T, H), each as (B, T, features); the
     forward ends at the last.
     """
-    found: dict[str, Tensor] = {}
+    inputs_by_matrix: dict[str, Tensor] = {}
 
     def see(name: str):
         def hook(module, args, kwargs):
-            found[name] = tensor_given(args, kwargs)
-            if len(found) == len(wanted):
+            inputs_by_matrix[name] = tensor_given(args, kwargs)
+            if len(inputs_by_matrix) == len(wanted):
                 stop()
 
         return hook
@@ -139,7 +139,7 @@ def module_inputs(block: Block, names: Sequence[str], hidden: Tensor, call: Call
     with stoppable() as stop, hooked(hooks):
         if wanted:
             run(block.module, hidden, call)
-    return {name: _per_token(f"{block.name}.{name}", found.get(name), hidden) for name in names}
+    return {name: _per_token(f"{block.name}.{name}", inputs_by_matrix.get(name), hidden) for name in names}
 
 
 def _per_token(name: str, tensor: Tensor | None, hidden: Tensor) -> Tensor:

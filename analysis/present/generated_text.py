@@ -73,16 +73,16 @@ def representatives(
         .drop_duplicates("run")
         .set_index("run")["value"]
     )
-    own = ends[
+    unmixed = ends[
         (ends["which"] == "pruned") & (ends["added_samples"] == 0) & ends["measure"].isin((HELD_OUT_ERROR, PERPLEXITY))
     ]
-    rise = own["measure"] == PERPLEXITY
-    own = own.assign(
-        value=own["value"].mask(rise, 100 * (own["value"] / own["run"].map(dense) - 1)),
-        measure=own["measure"].mask(rise, RISE),
+    rise = unmixed["measure"] == PERPLEXITY
+    unmixed = unmixed.assign(
+        value=unmixed["value"].mask(rise, 100 * (unmixed["value"] / unmixed["run"].map(dense) - 1)),
+        measure=unmixed["measure"].mask(rise, RISE),
     )
     out = over_seeds(
-        own.drop_duplicates(["measure", *RECIPE_COLUMNS, "calibration", "seed", "value"]),
+        unmixed.drop_duplicates(["measure", *RECIPE_COLUMNS, "calibration", "seed", "value"]),
         ["measure", *RECIPE_COLUMNS, "calibration"],
         "value",
     )
@@ -258,8 +258,8 @@ def say_settings(table: pd.DataFrame) -> Finding:
     plain = written["added"].iloc[0]
     for (pattern, criterion, method, measure), rows in written.groupby([*RECIPE_COLUMNS, "measure"], sort=False):
         rows = rows.sort_values("value", ascending=measure != ACCURACY)
-        own = rows[rows["added"] == plain].iloc[0]
-        other = rows[(rows["value"] - own["value"]).abs() > rows["std"].clip(lower=own["std"])]
+        plainly_sampled = rows[rows["added"] == plain].iloc[0]
+        other = rows[(rows["value"] - plainly_sampled["value"]).abs() > rows["std"].clip(lower=plainly_sampled["std"])]
         said = ", ".join(f"{say_source(row.added)} {row.value:+.1f}" for row in rows.itertuples())
         verdict = f"further from the plain one than the spread: {', '.join(map(say_source, other['added'])) or 'none'}"
         verdict = verdict if rows["seeds"].min() > 1 else "one seed, so no spread to compare with"

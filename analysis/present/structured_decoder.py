@@ -185,8 +185,12 @@ def compounding(layers: pd.DataFrame, blocks: pd.DataFrame, repaired: pd.DataFra
     follow their own inputs (not LIAR+GP, where errors are the dense stream's). Raises UsageError where LR was not run.
     """
     key = [*SHAPE, "method"]
-    own = layers[(layers["target"] == "sparse") & layers["method"].isin(["compensate", "scale", "LIAR"])]
-    layer = (own["error_after"] / own["error_before"]).groupby([own[name] for name in key], sort=False).mean()
+    repaired_layers = layers[(layers["target"] == "sparse") & layers["method"].isin(["compensate", "scale", "LIAR"])]
+    layer = (
+        (repaired_layers["error_after"] / repaired_layers["error_before"])
+        .groupby([repaired_layers[name] for name in key], sort=False)
+        .mean()
+    )
     last = blocks[
         (blocks["kind"] == "total") & (blocks["split"] == CALIBRATION) & (blocks["block"] == blocks["block"].max())
     ]
@@ -200,7 +204,7 @@ def compounding(layers: pd.DataFrame, blocks: pd.DataFrame, repaired: pd.DataFra
     places = [
         (pattern, criterion, method)
         for pattern, criterion in repaired[SHAPE].drop_duplicates().itertuples(index=False)
-        for method in method_looks(own["method"])
+        for method in method_looks(repaired_layers["method"])
     ]
     rows = {
         (_say_criterion(criterion), pattern, say(method)): (
@@ -230,8 +234,8 @@ def plot_repaired(table: pd.DataFrame) -> Figure:
         fig, panels = panel_grid(pruned, "criterion", "kind", height=2.9, sharex="col", sharey=False)
         for (criterion, kind), ax in panels.items():
             _dense_line(ax, dense.value)
-            own = pruned[(pruned["criterion"] == criterion) & (pruned["kind"] == kind)]
-            for method, rows in _ordered(own, styles).groupby("method", sort=False):
+            panel_rows = pruned[(pruned["criterion"] == criterion) & (pruned["kind"] == kind)]
+            for method, rows in _ordered(panel_rows, styles).groupby("method", sort=False):
                 _draw(ax, rows, styles[method], dense.value, f"method {method}")
             plain_axis(ax.xaxis)
             log_scale([ax])
@@ -258,10 +262,10 @@ def plot_speed(table: pd.DataFrame) -> Figure:
         styles = method_looks(pruned["method"])
         fig, panels = panel_grid(pruned, "group", "speed", height=2.2, sharex="col", sharey="row")
         for (group, speed), ax in panels.items():
-            own = pruned[(pruned["group"] == group) & (pruned["speed"] == speed)]
-            for method, rows in _ordered(own, styles).groupby("method", sort=False):
+            panel_rows = pruned[(pruned["group"] == group) & (pruned["speed"] == speed)]
+            for method, rows in _ordered(panel_rows, styles).groupby("method", sort=False):
                 _draw(ax, rows.assign(seeds=1), styles[method], dense.value, f"method {method}", along="times", start=1)
-            lowest = own.loc[own.groupby("pattern")["value"].idxmin()]
+            lowest = panel_rows.loc[panel_rows.groupby("pattern")["value"].idxmin()]
             ax.hlines(
                 lowest["value"],
                 lowest["times"] - lowest["times_std"],
@@ -305,8 +309,8 @@ def plot_same_size(table: pd.DataFrame) -> Figure:
             _dense_line(ax, level[measure])
             for name, rows in single[single["measure"] == measure].groupby(["criterion", "method"], sort=False):
                 _draw(ax, rows, grey[name], level[measure], f"weights {' '.join(name)}", hollow=True)
-            own = whole[(whole["criterion"] == criterion) & (whole["measure"] == measure)]
-            for (kind, method), rows in own.groupby(["kind", "method"], sort=False):
+            panel_rows = whole[(whole["criterion"] == criterion) & (whole["measure"] == measure)]
+            for (kind, method), rows in panel_rows.groupby(["kind", "method"], sort=False):
                 _draw(ax, rows, styles[method]._replace(line=LINES[kind]), level[measure], f"{kind} {method}")
             plain_axis(ax.xaxis)
             log_scale([ax]) if measure == PERPLEXITY else plain_axis(ax.yaxis)

@@ -206,8 +206,8 @@ def looks(methods) -> dict[str, Look]:
     ones.
     """
     present = set(methods)
-    known = {name: look for name, look in METHOD_LOOKS.items() if name in present}
-    return known | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(sorted(present - set(METHOD_LOOKS)))}
+    named = {name: look for name, look in METHOD_LOOKS.items() if name in present}
+    return named | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(sorted(present - set(METHOD_LOOKS)))}
 
 
 def in_style():

@@ -130,7 +130,7 @@ def plot_scores(table: pd.DataFrame) -> Figure:
     xs = {"perplexity": "held-out perplexity", "error": "held-out relative error at the last block"}
     with in_style():
         pruned, dense = table[table["method"] != "dense"], table[table["method"] == "dense"].iloc[0]
-        known, fills = (
+        method_looks, fills = (
             looks(pruned["method"]),
             dict(zip(dict.fromkeys(pruned["pattern"]), FILLS * len(pruned), strict=False)),
         )
@@ -139,7 +139,7 @@ def plot_scores(table: pd.DataFrame) -> Figure:
         )
         for (_, x), ax in panels.items():
             for row in pruned.itertuples():
-                look, place = known[row.method], getattr(row, x)
+                look, place = method_looks[row.method], getattr(row, x)
                 low, high = 100 * (row.accuracy - row.standard_error), 100 * (row.accuracy + row.standard_error)
                 ax.vlines(place, low, high, color=look.color, linewidth=0.8, alpha=0.35, zorder=2)
                 ax.plot(
@@ -172,7 +172,9 @@ def plot_scores(table: pd.DataFrame) -> Figure:
             ax.set_title(say_rank(pruned[x], pruned["accuracy"]), fontsize=8.5)
             ax.set_xlabel(xs[x])
         panels["", "perplexity"].set_ylabel("mean zero-shot accuracy, %")
-        notes = [handle(look._replace(marker="s"), say_method(name), linestyle="") for name, look in known.items()]
+        notes = [
+            handle(look._replace(marker="s"), say_method(name), linestyle="") for name, look in method_looks.items()
+        ]
         notes += [
             handle(look, CRITERIA[name], color="black", linestyle="")
             for name, look in CRITERION_LOOKS.items()
@@ -276,8 +278,8 @@ def say_order(table: pd.DataFrame) -> Finding:
     the mask alone (LR) has the best accuracy.
     """
     lines = []
-    own = table[(table["method"] != "dense") & (table["added_samples"] == 0)]
-    for (pattern, criterion), rows in own.groupby(["pattern", "criterion"], sort=False):
+    without_added = table[(table["method"] != "dense") & (table["added_samples"] == 0)]
+    for (pattern, criterion), rows in without_added.groupby(["pattern", "criterion"], sort=False):
         best, fluent = rows.loc[rows["accuracy"].idxmax()], rows.loc[rows["perplexity"].idxmin()]
         verdict = "the same" if best["method"] == fluent["method"] else "another"
         alone = ", LR itself, as with SparseGPT on LLaMA-7B in the paper" if best["method"] == "LR" else ""
@@ -335,10 +337,10 @@ def _dense_last(ends: pd.DataFrame) -> pd.DataFrame:
         .assign(pattern="", criterion="", method="dense", added="", added_samples=0)
         .drop_duplicates(["measure", "seed"])
     )
-    own = ends[~dense]
+    pruned = ends[~dense]
     return pd.concat(
         [
-            own.assign(added=own["added"].where(own["added_samples"] > 0, "")).drop_duplicates(
+            pruned.assign(added=pruned["added"].where(pruned["added_samples"] > 0, "")).drop_duplicates(
                 ["measure", "run", *RUN_COLUMNS]
             ),
             bare,

@@ -189,11 +189,11 @@ class Part:
     @classmethod
     def declared(cls, name: object = None) -> dict[str, Field]:
         """The options that words of this part, or one of them, declare beyond the part's own fields."""
-        own = {f.name for f in fields(cls)}
+        names = {f.name for f in fields(cls)}
         owners: dict[str, dict[str, Field]] = {}
         for words in cls.WORDS:
             for word in words.values():
-                for key in word.options.keys() - own if name in (None, word.name) else ():
+                for key in word.options.keys() - names if name in (None, word.name) else ():
                     owners.setdefault(key, {})[word.name] = word.options[key]
         return {key: _for_words(by_word) for key, by_word in owners.items()}
 

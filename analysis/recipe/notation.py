@@ -73,11 +73,11 @@ def percent(sparsity: float) -> str:
 def _read_pattern(text: str, kinds: tuple[str, ...], problems: list[str]) -> dict[str, Any]:
     """`50%`, `2:4` or, of whole structures, `heads-50%`."""
     kind = max((kind for kind in kinds if text.startswith(f"{kind}-")), key=len, default="")
-    of, share = ({"kind": kind}, text.removeprefix(f"{kind}-")) if kind else ({}, text)
+    kind_field, share = ({"kind": kind}, text.removeprefix(f"{kind}-")) if kind else ({}, text)
     if match := re.fullmatch(r"(-?\d+):(-?\d+)", share):
-        return {"keep": int(match[1]), "of": int(match[2])} | of
+        return {"keep": int(match[1]), "of": int(match[2])} | kind_field
     if re.fullmatch(r"-?(\d+\.?\d*|\.\d+)%", share):
-        return {"sparsity": float(Decimal(share[:-1]) / 100)} | of
+        return {"sparsity": float(Decimal(share[:-1]) / 100)} | kind_field
     problems.append(
         f"pattern {text!r} is not understood; write a percentage as 50% or N:M as 2:4; of whole structures"
         f" {', '.join(f'{kind}-50%' for kind in kinds)}"

@@ -37,10 +37,10 @@ def _wagner() -> dict[str, Preset]:
     }
     presets, source = {}, "2510.14444, defaults of its released code"
     for criterion in ("magnitude", "wanda", "ria", "sparsegpt"):
-        for word, (unit, what) in sizes.items():
+        for word, (unit, meaning) in sizes.items():
             options = ",".join(filter(None, (unit, "settings=paper2")))
             presets[f"wagner-{criterion}-{word}"] = Preset(
-                f"{criterion}-50% IR[{options}]", source, f"granularity: {what}, inputs and targets dense"
+                f"{criterion}-50% IR[{options}]", source, f"granularity: {meaning}, inputs and targets dense"
             )
         presets[f"wagner-{criterion}-retrain"] = Preset(
             f"{criterion}-50% retrain[settings=paper2]", source, "baseline: full retraining under the mask"

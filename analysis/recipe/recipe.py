@@ -333,15 +333,15 @@ def _places(key: str) -> dict[str, tuple[str, str]]:
 
 def _first_places() -> dict[str, tuple[str, str]]:
     """The options after the pattern."""
-    known = {**_places("criterion"), **_places("refinement"), **_places("pattern")}
-    return known | {"statistics": ("", "statistics"), "added": ("", "added")}
+    places = {**_places("criterion"), **_places("refinement"), **_places("pattern")}
+    return places | {"statistics": ("", "statistics"), "added": ("", "added")}
 
 
 def _second_places(method: str) -> dict[str, tuple[str, str]]:
     """The options after a method; a penalty is the repair's, or the solver's where the method is a solver's own
     closed form.
     """
-    known = {
+    places = {
         "unit": ("unit", "name"),
         **_places("unit"),
         "student": ("", "student"),
@@ -352,7 +352,7 @@ def _second_places(method: str) -> dict[str, tuple[str, str]]:
         **_places("repair"),
         "seed": ("", "seed"),
     }
-    return known | _places("solver") if "penalty" in _solver_of(method).options else known
+    return places | _places("solver") if "penalty" in _solver_of(method).options else places
 
 
 def _solver_of(method: str) -> Word:
@@ -392,10 +392,10 @@ def _build(text: str, data: Mapping[str, Any], problems: list[str]) -> Recipe:
     for key, part in RECIPE_PARTS.items():
         made[key], wrong = _make_part(part, data.pop(key, {}), kind if kind in KIND_WORDS else "weights")
         problems += wrong
-    known = [f.name for f in fields(Recipe)]
-    problems += [f"unknown key {key!r}; {suggest(key, ['method', *known])}" for key in data if key not in known]
+    names = [f.name for f in fields(Recipe)]
+    problems += [f"unknown key {key!r}; {suggest(key, ['method', *names])}" for key in data if key not in names]
     try:
-        recipe = Recipe(**made, **{key: value for key, value in data.items() if key in known})
+        recipe = Recipe(**made, **{key: value for key, value in data.items() if key in names})
     except RecipeError as error:
         problems += error.problems
     if problems:
@@ -453,11 +453,13 @@ def _make_part(part: type[Part], data: Any, kind: str) -> tuple[Part, list[str]]
     harmless = stand_ins.get(title, {})
     if not isinstance(data, Mapping):
         return part(**harmless), [f"{title} must be a table of options, got {data!r}"]
-    known, declared = {f.name: f for f in fields(part) if f.name != "more"}, part.declared()
-    unknown = [key for key in data if key not in known and key not in declared]
-    problems = [f"unknown {title} option {key!r}; {suggest(key, [*known, *declared])}" for key in unknown]
-    problems += [f"no {title} {key} given" for key, f in known.items() if f.default is MISSING and key not in data]
-    right = {key: value for key, value in data.items() if key in known}
+    part_fields, declared = {f.name: f for f in fields(part) if f.name != "more"}, part.declared()
+    unknown = [key for key in data if key not in part_fields and key not in declared]
+    problems = [f"unknown {title} option {key!r}; {suggest(key, [*part_fields, *declared])}" for key in unknown]
+    problems += [
+        f"no {title} {key} given" for key, f in part_fields.items() if f.default is MISSING and key not in data
+    ]
+    right = {key: value for key, value in data.items() if key in part_fields}
     if more := {key: value for key, value in data.items() if key in declared}:
         right["more"] = tuple(more.items())
     named = {"name": harmless["name"]} if "name" in harmless else {}

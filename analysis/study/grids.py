@@ -194,7 +194,7 @@ def guessing(sources: Sequence[str]) -> dict[str, float]:
     """The score of guessing for each source of labelled examples where it is known: one in so many classes, 0 for
     correlations; not for tables and spans.
     """
-    known = {source: example_set(name) for source, name in ((s, parse_source(s).name) for s in sources)}
+    example_sets = {source: example_set(name) for source, name in ((s, parse_source(s).name) for s in sources)}
     by_metric = {
         "accuracy": lambda what: 1 / len(what.classes),
         "matthews": lambda what: 0.0,
@@ -202,7 +202,7 @@ def guessing(sources: Sequence[str]) -> dict[str, float]:
     }
     return {
         source: by_metric[what.metric](what)
-        for source, what in known.items()
+        for source, what in example_sets.items()
         if what is not None and what.metric in by_metric
     }
 

@@ -112,10 +112,9 @@ def _hire(threads: int, environment: Mapping[str, str]) -> subprocess.Popen:
     passive = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
     few = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     extend = sys.modules.get("analysis.extend")  # words from outside the package are registered in every worker
-    known = "".join(f"import {module}; " for module in (extend.modules() if extend else ()))
-    code = (
-        f"import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = {sys.path!r}; {known}{WORKER}"
-    )
+    registrations = "".join(f"import {module}; " for module in (extend.modules() if extend else ()))
+    without_interrupts = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    code = f"{without_interrupts}; sys.path[:] = {sys.path!r}; {registrations}{WORKER}"
     return subprocess.Popen(
         [sys.executable, "-c", code],
         env=silent | passive | few | dict(environment),

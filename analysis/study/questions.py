@@ -53,15 +53,15 @@ def generated_text(
     pruning a small model. common: what else `grid` takes. Raises UsageError as `grid` does, and where a list of sources
     is empty.
     """
-    own = {"recipes": recipes, "calibration": calibration, "samples": samples, **common}
-    asked = own | {"tasks": tasks, "documents": documents}
+    plain = {"recipes": recipes, "calibration": calibration, "samples": samples, **common}
+    with_tasks = plain | {"tasks": tasks, "documents": documents}
     return GeneratedText(
         added=[
-            *grids("added", added, added_samples=asked_samples, **asked),
-            *grids("added", added, added_samples=added_samples, **own),
+            *grids("added", added, added_samples=asked_samples, **with_tasks),
+            *grids("added", added, added_samples=added_samples, **plain),
         ],
-        settings=grids("added", settings, added_samples=settings_samples, **own),
-        longer=grid(**asked | {"recipes": longer}),
+        settings=grids("added", settings, added_samples=settings_samples, **plain),
+        longer=grid(**with_tasks | {"recipes": longer}),
         alone=grids("calibration", sources, recipes=recipes, samples=sources_samples, **common),
     )
 
@@ -108,9 +108,9 @@ def structured_encoder(
 
 
 def structured_decoder(
-    recipes: Sequence[Recipe], asked: Sequence[Recipe], *, tasks: Sequence[str], documents: int, **common: Any
+    recipes: Sequence[Recipe], questioned: Sequence[Recipe], *, tasks: Sequence[str], documents: int, **common: Any
 ) -> list[Job]:
-    """Runs of `recipes`, then those of `asked`, which answer `documents` questions of each task with the first seed
+    """Runs of `recipes`, then those of `questioned`, which answer `documents` questions of each task with the first seed
     (notebook 10). common: what else `grid` takes.
     """
-    return [*grid(recipes=recipes, **common), *asked_once(grid(recipes=asked, **common), tasks, documents)]
+    return [*grid(recipes=recipes, **common), *asked_once(grid(recipes=questioned, **common), tasks, documents)]

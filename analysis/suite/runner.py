@@ -65,8 +65,8 @@ def run_suite(
             whole.update()
     failed = [run for run in runs if run.status == "failed"]
     if failed:
-        told = "; ".join(f"{run.name}, {run.error} (executed copy: {run.path})" for run in failed)
-        raise SuiteError(f"suite: {len(failed)} of {len(runs)} notebooks failed: {told}")
+        failures = "; ".join(f"{run.name}, {run.error} (executed copy: {run.path})" for run in failed)
+        raise SuiteError(f"suite: {len(failed)} of {len(runs)} notebooks failed: {failures}")
     return runs
 
 

@@ -171,18 +171,18 @@ def plan(
 
 
 def _typed(
-    notebook: str, given: Mapping[str, Any], known: Mapping[str, Parameter], problems: list[str]
+    notebook: str, given: Mapping[str, Any], parameters: Mapping[str, Parameter], problems: list[str]
 ) -> dict[str, Any]:
     """The given values in the notebook's types; what is unknown or of another type is added to `problems`."""
     out = {}
     for key, value in given.items():
-        if key not in known:
-            problems.append(f"notebook {notebook} has no parameter {key}{_hint(key, known)}")
+        if key not in parameters:
+            problems.append(f"notebook {notebook} has no parameter {key}{_hint(key, parameters)}")
             continue
         try:
-            out[key] = known[key].read(value)
+            out[key] = parameters[key].read(value)
         except ValueError:
-            problems.append(f"notebook {notebook}: {key} is {known[key].type}, got {value!r}")
+            problems.append(f"notebook {notebook}: {key} is {parameters[key].type}, got {value!r}")
     return out
 
 
