@@ -19,11 +19,23 @@ def enabled() -> bool:
     return wish == "1" or (wish != "0" and (sys.stderr.isatty() or "ipykernel" in sys.modules))
 
 
+class _BarInFile(plain_bar):
+    """A bar written to a file of its own, which is closed with it."""
+
+    def __init__(self, iterable, file: Path, **options):
+        self._stream = file.open("a", encoding="utf-8")
+        super().__init__(iterable, file=self._stream, **options)
+
+    def close(self) -> None:
+        super().close()
+        self._stream.close()
+
+
 def bar(iterable=None, *, total: int | None = None, desc: str = "", unit: str = "it", leave: bool = False) -> tqdm:
     """A tqdm bar with steps done and time left, or a silent one."""
     options = {"total": total, "desc": desc, "unit": unit, "leave": leave}
     if file := os.environ.get("ANALYSIS_PROGRESS_FILE"):
-        return plain_bar(iterable, **options, file=Path(file).open("a", encoding="utf-8"), mininterval=0.5, ncols=100)
+        return _BarInFile(iterable, Path(file), **options, mininterval=0.5, ncols=100)
     return tqdm(iterable, **options, disable=not enabled(), dynamic_ncols=True)
 
 

@@ -514,11 +514,11 @@ def test_check_prints_blocks_and_matrices(world, capsys):
 
 
 def test_check_exits_3_above_the_tolerance(world, capsys, monkeypatch):
-    from analysis.commands import check
+    from analysis.models import replay
 
-    true_error = check.replay_error
+    true_error = replay.replay_error
     monkeypatch.setattr(
-        check, "replay_error", lambda *args, **kwargs: true_error(*args, **kwargs).assign(relative_error=0.2)
+        replay, "replay_error", lambda *args, **kwargs: true_error(*args, **kwargs).assign(relative_error=0.2)
     )
     assert main(["check", str(world / "model")]) == 3
     printed = capsys.readouterr()

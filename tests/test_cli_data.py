@@ -173,7 +173,11 @@ WRONG = [
     (("describe", "lab:storys", "--model", "{world}/model"), 2, "unknown register 'storys'"),
     (("describe", "{world}/one.txt", "--model", "{world}/nothing"), 3, "nothing"),
     (("describe", "{world}/one.txt", "--model", "{world}/model", "--against", "{world}/no.txt"), 4, "no such file"),
-    (("describe", "{world}/one.txt", "--model", "{world}/model", "--samples", "0"), 2, "--samples must be at least 1"),
+    (
+        ("describe", "{world}/one.txt", "--model", "{world}/model", "--samples", "0"),
+        2,
+        "--samples must be a whole number of at least 1",
+    ),
     (("describe", "{world}/one.txt", "--model", "{world}/model", "--length", "49"), 2, "context of 48"),
     (
         ("describe", "{world}/one.txt", "--model", "{world}/model", "--length", "16", "--samples", "9999"),
@@ -183,7 +187,11 @@ WRONG = [
     (("describe", "lab:stories", "--model", "{world}/model", "--length", "16"), 4, "unknown to the tokenizer"),
     (("describe", "lab:stories:0.5+lab:recipes:0.6", "--model", "{world}/model"), 2, "make 1.1; they must make 1"),
     (("describe",), 2, "SOURCE"),
-    (("generate", "{world}/model", "--texts", "0", "--out", "{tmp}/own.jsonl"), 2, "--texts must be at least 1"),
+    (
+        ("generate", "{world}/model", "--texts", "0", "--out", "{tmp}/own.jsonl"),
+        2,
+        "--texts must be a whole number of at least 1",
+    ),
     (("generate", "{world}/model", "--texts", "2", "--out", "{tmp}/own.txt"), 2, "must be a file that ends in .jsonl"),
     (("generate", "{world}/model", "--texts", "2", "--out", "{world}/one.txt/own.jsonl"), 2, "is a file"),
     (
@@ -204,7 +212,7 @@ WRONG = [
     (
         ("generate", "{world}/model", "--texts", "2", "--out", "{tmp}/own.jsonl", "--seed", "-1"),
         2,
-        "--seed must be at least 0",
+        "--seed must be a whole number of at least 0",
     ),
     (
         ("generate", "{world}/nothing", "--texts", "0", "--out", "{tmp}/own.txt", "--settings", "heat=2"),

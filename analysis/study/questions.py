@@ -110,7 +110,7 @@ def structured_encoder(
 def structured_decoder(
     recipes: Sequence[Recipe], questioned: Sequence[Recipe], *, tasks: Sequence[str], documents: int, **common: Any
 ) -> list[Job]:
-    """Runs of `recipes`, then those of `questioned`, which answer `documents` questions of each task with the first seed
-    (notebook 10). common: what else `grid` takes.
+    """Runs of `recipes`, then those of `questioned`, which answer `documents` questions of each task with the first
+    seed (notebook 10). common: what else `grid` takes.
     """
     return [*grid(recipes=recipes, **common), *asked_once(grid(recipes=questioned, **common), tasks, documents)]

@@ -6,11 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from analysis.models.anatomy import anatomy_of_copy
-from analysis.present.style import CRITERIA
 from analysis.streams.moments import one_stream
 from analysis.streams.streams import advance, open_streams
 from analysis.structured.budget import select
-from analysis.structured.criteria import Evidence, consumer_statistics, mask_gradients, structure_scores, token_batches
+from analysis.structured.criteria import (
+    Evidence,
+    consumer_statistics,
+    mask_gradients,
+    ranking,
+    structure_scores,
+    token_batches,
+)
 from analysis.structured.find import structures
 from analysis.structured.pairs import Structures, column_mask, remove, structure_of_column, structures_of_copy
 from analysis.structured.repair import Repaired, repair
@@ -47,7 +53,7 @@ def chosen_by_hand(model: nn.Module, windows: Windows, criterion: str, kinds, sc
         pair.name: structure_scores(criterion, pair, Evidence(statistics[pair.name], gradients[pair.name]), generator)
         for pair in pairs
     }
-    return pairs, statistics, select(pairs, scores, removed, scope=scope, rule=CRITERIA[criterion].rule)
+    return pairs, statistics, select(pairs, scores, removed, scope=scope, rule=ranking(criterion))
 
 
 def repaired_by_hand(

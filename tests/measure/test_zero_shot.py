@@ -314,7 +314,7 @@ def test_evaluate_asks_tasks(capsys):
         ([], 2, "give --text, --task, or both"),
         (["--task", "lab:no"], 2, "no task 'no'"),
         (["--task", "x.jsonl"], 4, "no such file"),
-        (["--task", "lab:pronouns", "--documents", "1"], 2, "--documents must be at least 2"),
+        (["--task", "lab:pronouns", "--documents", "1"], 2, "--documents must be a whole number of at least 2"),
     ):
         assert main(["evaluate", "lab", "--device", "cpu", *argv]) == code
         assert says in capsys.readouterr().err

@@ -13,7 +13,7 @@ from analysis.structured.neurons import Neurons
 from analysis.structured.pairs import Structure, masked
 from analysis.structured.shrink import shrink
 from tests.helpers.families import tiny, tokens
-from tests.structured.test_find import logits
+from tests.helpers.structures import logits
 
 
 @dataclass(frozen=True, eq=False)
