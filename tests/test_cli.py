@@ -267,6 +267,7 @@ def test_help_has_examples_and_exit_codes(verb, capsys):
     assert not verb or f"analysis {verb[0]} " in text.split("examples:")[1]
 
 
+@pytest.mark.slow
 def test_python_m_analysis_is_the_command():
     done = subprocess.run([sys.executable, "-m", "analysis", "prune"], cwd=paths.ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: ")
@@ -362,6 +363,7 @@ def test_a_folder_with_another_result_is_refused(finished, world, capsys, change
     assert (finished / "summary.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_json_is_one_document_and_stdout_has_nothing_else(world, tmp_path, capsys):
     assert main([*arguments(world, tmp_path / "out"), "--json"]) == 0
     printed = capsys.readouterr()
@@ -369,6 +371,7 @@ def test_json_is_one_document_and_stdout_has_nothing_else(world, tmp_path, capsy
     assert "pruning" in printed.err
 
 
+@pytest.mark.slow
 def test_the_table_for_people_names_every_split_and_where_things_are(world, tmp_path, capsys):
     assert main(arguments(world, tmp_path / "out", recipe="magnitude-2:4 LR", held_out=f"mine={world}/other.txt")) == 0
     out = capsys.readouterr().out
@@ -378,6 +381,7 @@ def test_the_table_for_people_names_every_split_and_where_things_are(world, tmp_
     )
 
 
+@pytest.mark.slow
 def test_added_windows_and_tasks_are_in_tables_summary_and_report(world, tmp_path, capsys):
     out = tmp_path / "out"
     changes = {
@@ -404,6 +408,7 @@ def test_added_windows_and_tasks_are_in_tables_summary_and_report(world, tmp_pat
     assert "documents there 20, asked 21" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_altered_result_is_not_served(world, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(arguments(world, out)) == 0
@@ -437,6 +442,7 @@ def test_killed_in_the_middle_and_repeated_ends_bit_equal(world, tmp_path, capsy
     assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
 
 
+@pytest.mark.slow
 def test_an_interrupt_exits_130_and_says_how_to_resume(world, tmp_path, capsys, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -492,6 +498,7 @@ def test_the_seed_is_also_the_recipes_unless_it_has_its_own(world, tmp_path, cap
         assert (summary["recipe"]["seed"], summary["request"]["seed"]) == (seed, 3)
 
 
+@pytest.mark.slow
 def test_a_recipe_file_says_the_same_as_its_text(world, tmp_path, capsys):
     from analysis import Recipe
 
@@ -525,6 +532,7 @@ def test_check_exits_3_above_the_tolerance(world, capsys, monkeypatch):
     assert "model.layers.0" in printed.out and re.search("error: .*0.2", printed.err)
 
 
+@pytest.mark.slow
 def test_evaluate_prints_perplexities(world, capsys):
     argv = [
         "evaluate",
@@ -612,6 +620,7 @@ def test_shrinking_writes_a_smaller_model_that_evaluates_alike(recipe, plain, wo
     )
 
 
+@pytest.mark.slow
 def test_heads_that_cannot_be_cut_out_are_refused_before_the_work(world, tmp_path, capsys):
     from tests.helpers.families import tiny
 

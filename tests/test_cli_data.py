@@ -83,6 +83,7 @@ def test_a_text_is_compared_with_another_one(world, capsys):
     assert same["repeated_share"] == 1 and same["distance"] == [0, 0]
 
 
+@pytest.mark.slow
 def test_the_description_reads_well(world, capsys):
     argv = (
         "describe",
@@ -124,6 +125,7 @@ def test_bytes_a_tokenizer_falls_back_to_are_told():
     assert re.search(r"byte-fallback tokens +25.00%", data._describe_text(document))
 
 
+@pytest.mark.slow
 def test_texts_are_written_with_their_provenance(world, capsys, tmp_path):
     out = tmp_path / "new" / "own.jsonl"
     argv = (
@@ -155,6 +157,7 @@ def test_texts_are_written_with_their_provenance(world, capsys, tmp_path):
     assert out.read_bytes().startswith(fewer.read_bytes())
 
 
+@pytest.mark.slow
 def test_what_was_written_can_be_read_back_as_a_source(world, capsys, tmp_path):
     out = tmp_path / "own.jsonl"
     assert call(capsys, "generate", world / "model", "--texts", 20, "--out", out)[0] == 0

@@ -219,6 +219,7 @@ def test_the_same_choices_stand_under_other_verbs():
     assert verbs.pop("day") == EACH // 3 and len(verbs) == 8 and min(verbs.values()) > 0.5 * max(verbs.values())
 
 
+@pytest.mark.slow
 def test_passages_are_none_of_the_training_text():
     passages = {
         line

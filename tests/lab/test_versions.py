@@ -28,6 +28,7 @@ def first(kind: str, number: int = 40) -> str:
     return hashlib.sha256(json.dumps(written, default=str).encode()).hexdigest()[:16]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PINNED)
 def test_a_changed_text_raises_its_version(kind):
     version, digest = PINNED[kind]

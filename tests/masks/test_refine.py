@@ -136,6 +136,7 @@ def test_the_masks_are_those_of_plain_loops(pattern, rounds):
     assert 0 < result.steps <= 4 * rounds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(30, 20), (8, 140)])
 @pytest.mark.parametrize("pattern", PATTERNS, ids=name_of)
 def test_chunks_panels_and_lanes_change_nothing(pattern, shape, monkeypatch):

@@ -194,6 +194,7 @@ def test_owl_prunes_by_the_outliers_of_the_dense_model():
     assert all(torch.equal(mask, again.masks[name]) for name, mask in result.masks.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["wanda-50%", "sparsegpt-50%", "sparsegpt-2:4", "magnitude+swaps-50%"])
 @pytest.mark.parametrize("method", ["LR", "BR[epochs=1]", "ridge"])
 def test_matrices_left_dense_keep_every_weight_and_the_others_their_counts(text, method):
@@ -211,6 +212,7 @@ def test_matrices_left_dense_keep_every_weight_and_the_others_their_counts(text,
                 assert torch.equal(pruned.weight(), matrix.weight())
 
 
+@pytest.mark.slow
 def test_given_shares_are_exact_in_every_group():
     result = prune(small_llama(blocks=2), Recipe.parse("wanda-50%[shares=0.25+0.75] BR[epochs=1]"), windows(6))
     for name, mask in result.masks.items():

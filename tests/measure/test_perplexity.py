@@ -108,6 +108,7 @@ def test_a_loss_that_is_not_finite_names_the_window():
         perplexity(model, Windows(ids, mask), batch=2)
 
 
+@pytest.mark.slow
 @pytest.mark.real_assets
 def test_a_real_model_on_its_own_text(assets):
     from transformers import AutoModelForCausalLM, AutoTokenizer

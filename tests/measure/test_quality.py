@@ -79,6 +79,7 @@ def test_the_dense_stream_is_not_kept_without_room(monkeypatch):
     assert not dense.outputs and len(dense.quality) == 1
 
 
+@pytest.mark.slow
 def test_many_texts_do_not_fill_the_memory(monkeypatch):
     dense, recipe = DenseModel(small_llama()), Recipe.parse("magnitude-50% LR")
     for seed in (0, 1):

@@ -97,6 +97,7 @@ def test_accuracy_and_its_error_by_hand():
     )
 
 
+@pytest.mark.slow
 def test_correlations_are_those_of_scipy_and_scikit_learn():
     from scipy.stats import spearmanr
     from sklearn.metrics import matthews_corrcoef
@@ -191,6 +192,7 @@ def test_the_loss_is_the_models_own_and_batches_change_nothing(name):
     assert len({(result.score, result.standard_error) for result in results}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ASKED, "regression"])
 def test_padding_changes_nothing(name):
     head = ASKED.get(name, name)

@@ -91,11 +91,13 @@ def check_against_hand(model, tokenizer, name, found, documents):
         assert answer.right == (max(range(len(expected)), key=lambda place: expected[place]) == item.gold)
 
 
+@pytest.mark.slow
 def test_log_likelihoods_are_those_computed_by_hand(lab):
     for name, found in answers(lab.model, lab.tokenizer, LAB, documents=2).items():
         check_against_hand(lab.model, lab.tokenizer, name, found, 2)
 
 
+@pytest.mark.slow
 def test_a_file_is_answered_as_by_hand_whatever_the_batches(questions):
     model, tokenizer = byte_model(), byte_tokenizer(eos_token=END)
     found = answers(model, tokenizer, [questions], documents=20)[questions]

@@ -208,6 +208,7 @@ def test_a_block_used_under_two_numbers_is_refused():
         anatomy(Decoder([shared, shared]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_anatomy_of_a_copy_is_that_of_taking_it_apart(family):
     model = tiny(family)

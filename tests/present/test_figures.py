@@ -125,6 +125,7 @@ def points(fig, kind="method"):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LINES)
 def test_every_saved_row_is_drawn_and_nothing_else(made, name, tmp_path, blocks):
     _, fig, table, x, _ = made[name]
@@ -262,6 +263,7 @@ def test_more_text_has_a_panel_for_every_number_of_epochs(made):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*LINES, "cost", "criteria", *SUBJECTS])
 def test_the_same_table_gives_the_same_bytes_also_of_a_figure_shown_before(made, name, tmp_path, blocks):
     plot, _, table, _, options = made[name]
@@ -276,6 +278,7 @@ def test_the_same_table_gives_the_same_bytes_also_of_a_figure_shown_before(made,
         ).read_bytes(), suffix
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same_bytes(made, tmp_path, blocks):
     _, _, table, _, _ = made["total"]
     save_figure(compounding.plot_block_profile(table), "here", table, provenance({"PRESET": "lab"}, blocks), tmp_path)
@@ -289,6 +292,7 @@ def test_another_process_draws_the_same_bytes(made, tmp_path, blocks):
         assert (tmp_path / f"here.{suffix}").read_bytes() == (tmp_path / f"there.{suffix}").read_bytes(), suffix
 
 
+@pytest.mark.slow
 def test_a_smoke_figure_says_so_and_no_other_does(made, tmp_path, blocks):
     plot, _, table, _, _ = made["total"]
     smoke, lab = plot(table), plot(table)
@@ -299,6 +303,7 @@ def test_a_smoke_figure_says_so_and_no_other_does(made, tmp_path, blocks):
     ]
 
 
+@pytest.mark.slow
 def test_provenance_names_runs_versions_preset_and_all_parameters(made, tmp_path, blocks):
     _, fig, table, _, _ = made["total"]
     few = blocks[blocks["samples"] == 32]
@@ -320,6 +325,7 @@ def test_provenance_names_runs_versions_preset_and_all_parameters(made, tmp_path
         provenance({"preset": "lab"}, few)
 
 
+@pytest.mark.slow
 def test_without_a_folder_figures_stay_out_of_the_repository(made, blocks, monkeypatch, tmp_path):
     monkeypatch.setenv("ANALYSIS_HOME", str(tmp_path))
     _, fig, table, _, _ = made["total"]
@@ -358,6 +364,7 @@ def test_methods_look_the_same_everywhere_and_unlike_each_other():
     )
 
 
+@pytest.mark.slow
 def test_a_band_is_one_standard_deviation_and_absent_for_one_seed(blocks):
     one = blocks[(blocks["samples"] == 32) & (blocks["seed"] == 0)]
     assert not any(ax.collections for ax in compounding.plot_block_profile(compounding.block_profile(one)).axes)
@@ -396,6 +403,7 @@ def test_no_text_leaves_the_figure_or_covers_another(made, name, blocks):
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
+@pytest.mark.slow
 def test_the_explorer_is_a_plain_function_of_the_table(blocks):
     one_size = blocks[blocks["samples"] == 32]
     fig = widgets.draw(one_size, "sparsegpt", "entries", "local")
@@ -411,6 +419,7 @@ def test_the_explorer_is_a_plain_function_of_the_table(blocks):
     ]
 
 
+@pytest.mark.slow
 def test_the_explorer_redraws_its_image_and_never_waits_for_an_answer(blocks):
     explorer = widgets.explore(blocks[blocks["samples"] == 32])
     menus, image = explorer.children[0].children, explorer.children[1]

@@ -110,6 +110,7 @@ def panels(table, first="method", second="measure"):
     return [(a, b) for a in dict.fromkeys(table[first]) for b in dict.fromkeys(table[second])]
 
 
+@pytest.mark.slow
 def test_every_row_is_drawn_in_its_panel(own, final, mixed):
     table = generated_text.added(own, sources=["self", "lab:stories"])
     places = [0, 8, 32]

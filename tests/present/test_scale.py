@@ -82,6 +82,7 @@ def points(fig, kind):
     )
 
 
+@pytest.mark.slow
 def test_every_row_is_drawn_over_its_size(overfit, damaged, changes):
     fig = scale.plot_overfitting(overfit)
     panels = [(measure, criterion) for measure in (scale.GAP, HELD_OUT_ERROR) for criterion in ("magnitude", "wanda")]

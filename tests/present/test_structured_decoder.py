@@ -229,6 +229,7 @@ def points(fig, *kinds, start=0):
     )
 
 
+@pytest.mark.slow
 def test_every_row_is_drawn_over_parameters_gone(repaired):
     fig = structured_decoder.plot_repaired(repaired)
     pruned = repaired[repaired["method"] != "dense"]
@@ -246,6 +247,7 @@ def test_every_row_is_drawn_over_parameters_gone(repaired):
     ]
 
 
+@pytest.mark.slow
 def test_every_gain_is_priced_and_drawn(repaired, shapes):
     priced = structured_decoder.priced(repaired, shapes)
     assert len(priced) == 3 * 21 and set(priced[priced["method"] == "dense"]["times"]) == {1.0}

@@ -233,6 +233,7 @@ def points(fig, kind="method"):
     )
 
 
+@pytest.mark.slow
 def test_every_score_is_drawn_with_the_dense_model_and_guessing_as_levels(kept):
     fig = structured_encoder.plot_survival(kept)
     panels = [(kind, task) for kind in ("heads", "neurons") for task in ("truth", "similarity", "answers")]
@@ -257,11 +258,13 @@ def test_every_score_is_drawn_with_the_dense_model_and_guessing_as_levels(kept):
     }
 
 
+@pytest.mark.slow
 def test_guessing_far_below_every_score_does_not_flatten_them(kept):
     low = {ax.get_title(): ax.get_ylim()[0] for ax in structured_encoder.plot_survival(kept).axes[:3]}
     assert low["truth\naccuracy"] > 0.5 and low["similarity\nSpearman"] > 0.5
 
 
+@pytest.mark.slow
 def test_every_criterion_has_a_column_and_every_task_a_row_for_each_kind(across):
     fig = structured_encoder.plot_crossed(across)
     columns, rows = (
@@ -294,6 +297,7 @@ def test_every_criterion_has_its_place(gone):
     assert [label.get_text() for label in fig.axes[0].get_xticklabels()] == ["FLAP", "Random"]
 
 
+@pytest.mark.slow
 def test_boxes_are_the_quantiles_of_the_table(errors):
     fig = structured_encoder.plot_spread(errors)
     assert len(fig.axes) == 6 and [ax.get_ylabel() for ax in fig.axes[::3]] == [
@@ -313,6 +317,7 @@ def test_boxes_are_the_quantiles_of_the_table(errors):
                 assert segment[:, 1].tolist() == ([row[0.05], row[0.95]] if what == "most" else [row[0.25], row[0.75]])
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_bytes_each_time_and_no_text_covers_another(kept, across, gone, errors, ran, tmp_path):
     many = pd.concat(
         [

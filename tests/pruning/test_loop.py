@@ -179,6 +179,7 @@ def test_every_unit_with_every_choice_of_streams_lowers_its_own_error(unit, meth
     assert (result.tables["matrices"].sparsity == 0.5).all()
 
 
+@pytest.mark.slow
 def test_pieces_of_a_block_are_solved_in_order_each_seeing_the_one_before():
     """The error a piece starts from is that of its own pruning on the inputs it gets: for BR+GP the earlier pieces'
     remainder too.
@@ -288,6 +289,7 @@ def test_refinement_lowers_every_layer_s_error_and_keeps_the_counts(refinement, 
     assert any(not torch.equal(plain.masks[name], refined.masks[name]) for name in plain.masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["", "objective=distill,", "train=masklora,rank=2,alpha=4,", "train=norms-biases,"])
 def test_retraining_lowers_the_model_s_own_loss_under_its_masks(options):
     dense, w = small_llama(blocks=2), windows(16)

@@ -120,6 +120,7 @@ def test_3_a_non_finite_activation_names_the_matrix():
 # 4. Same inputs, same result -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -142,6 +143,7 @@ def test_4_bit_for_bit_whatever_the_global_seed(recipe):
         assert results[0].tables[table].equals(results[1].tables[table]), table
 
 
+@pytest.mark.slow
 def test_4_the_seed_is_an_argument():
     a, b = (prune(small_llama(), Recipe.parse(f"random-neurons-50% LR[seed={seed}]"), windows(4)) for seed in (0, 1))
     assert any(not torch.equal(a.structure_masks[name], b.structure_masks[name]) for name in a.structure_masks)
@@ -196,6 +198,7 @@ def test_5_killed_at_any_visit_resumes_bit_equal(recipe, visits, tmp_path, monke
             assert whole.tables[table].equals(resumed.tables[table]), (stop, table)
 
 
+@pytest.mark.slow
 def test_5_another_recipe_or_data_does_not_resume(tmp_path):
     model = small_llama()
     prune(model, Recipe.parse(f"wanda-50% {BR}"), windows(8), checkpoint=tmp_path)

@@ -80,6 +80,7 @@ def test_two_streams_are_the_walk_by_hand(criterion, kind, kinds):
     assert same(result.model, with_zeros(twin), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, word", [("compensate", "bias"), ("scale", "scale"), ("LIAR", "liar")])
 def test_the_dense_stream_is_the_chain_of_one_pass(method, word):
     dense, w = small_llama(), windows(16)
@@ -203,6 +204,7 @@ def test_every_repair_brings_the_model_closer_and_says_by_how_much(kind, method)
         assert (untouched.sparsity == 0).all() and len(untouched) == 12
 
 
+@pytest.mark.slow
 def test_repairs_come_in_the_order_of_what_they_may_change():
     """On one block's calibration error: LIAR <= bias and LIAR <= scale <= the mask; two streams <= one."""
     dense, w = small_llama(blocks=1), windows(32)
@@ -219,6 +221,7 @@ def test_repairs_come_in_the_order_of_what_they_may_change():
     assert two < one
 
 
+@pytest.mark.slow
 def test_gradient_steps_start_from_the_repair_and_stay_under_its_masks():
     dense, w = small_llama(), windows(16)
     repaired_alone = prune(dense, Recipe.parse("flap-structures-50% LIAR+GP"), w)
@@ -230,6 +233,7 @@ def test_gradient_steps_start_from_the_repair_and_stay_under_its_masks():
     assert_sparsity(result.model, result.masks)
 
 
+@pytest.mark.slow
 def test_units_of_several_new_blocks_repair_each_after_the_one_before():
     """unit=model repairs all blocks in one visit; the repairs are those of LIAR+GP, block by block."""
     dense, w = small_llama(), windows(16)
@@ -250,6 +254,7 @@ def test_units_of_several_new_blocks_repair_each_after_the_one_before():
     )
 
 
+@pytest.mark.slow
 def test_held_out_error_chooses_the_penalty():
     dense, w = small_llama(), windows(4)
     other = {"x": windows(16, seed=1), "y": windows(16, seed=2)}
@@ -262,6 +267,7 @@ def test_held_out_error_chooses_the_penalty():
     assert at(result) <= at(fixed)
 
 
+@pytest.mark.slow
 def test_masks_chosen_first_are_not_chosen_again_on_resuming(tmp_path, monkeypatch):
     from analysis.pruning import structures
     from analysis.pruning.checkpoint import Checkpoint
@@ -280,6 +286,7 @@ def test_masks_chosen_first_are_not_chosen_again_on_resuming(tmp_path, monkeypat
     assert same(prune(*arguments, checkpoint=tmp_path).model, uninterrupted.model)
 
 
+@pytest.mark.slow
 def test_masks_alone_of_the_windows_that_are_not_added():
     from analysis.windows import append
 
@@ -347,6 +354,7 @@ def test_on_a_gpu_the_result_is_the_cpus_within_rounding(recipe, tmp_path):
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -363,6 +371,7 @@ def test_the_masked_model_comes_back_by_the_usual_way(recipe, tmp_path):
     assert_sparsity(reloaded, result.masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2", "opt", "gpt2", "gemma2"])
 def test_created_biases_are_never_lost_in_saving(family, tmp_path):
     """Where the config has no word for a bias, the folder is one that only `load_model` reads."""
@@ -453,6 +462,7 @@ def test_fewer_tokens_than_kept_features_is_damped_and_recorded():
     assert all(bool(p.isfinite().all()) for p in result.model.parameters())
 
 
+@pytest.mark.slow
 def test_block_errors_are_those_of_the_model_as_it_ends():
     dense, w = small_llama(), windows(8)
     result = prune(dense, Recipe.parse("flap-structures-50% LIAR+GP"), w)

@@ -76,6 +76,7 @@ def test_of_one_unit_or_none_masks_are_those_of_the_calibration_text_alone(metho
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["LR", f"BR{FAST}", f"BR+GP+CR{FAST}", "ridge", f"retrain{FAST}"])
 def test_the_solver_makes_of_added_windows_what_it_makes_of_any(method):
     """Magnitude looks at no inputs: where the masks are the same, being added is no difference at all."""
@@ -99,6 +100,7 @@ def test_added_windows_must_not_repeat_held_out_text():
         )
 
 
+@pytest.mark.slow
 def test_a_run_with_other_added_windows_does_not_resume(tmp_path):
     """The same windows, counted differently: what was masked for one is not what the other would have masked."""
     dense, together = small_llama(blocks=2), append(windows(8), windows(8, seed=5))
@@ -112,6 +114,7 @@ def test_a_run_with_other_added_windows_does_not_resume(tmp_path):
 # Distances of texts ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["LR", "BR+GP+CR[epochs=1]", "IR[epochs=1]", "retrain[epochs=1]"])
 def test_texts_are_as_far_from_calibration_as_their_second_moments_in_the_dense_model(method):
     dense, together = small_llama(), append(windows(8, padded=True), windows(4, seed=5))

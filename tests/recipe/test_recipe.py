@@ -72,6 +72,7 @@ def test_every_combination_of_criterion_pattern_and_method_round_trips():
     assert len(digests) == len(CRITERION_WORDS) * 2 * len(WEIGHT_METHODS)
 
 
+@pytest.mark.slow
 def test_every_combination_of_structured_criterion_pattern_and_method_round_trips():
     digests, methods = set(), [*(name for name in WEIGHT_METHODS if name != "ridge"), *REPAIR_METHODS]
     for parts in itertools.product(STRUCTURED_WORDS, (f"{kind}-50%" for kind in WHOLE), methods):

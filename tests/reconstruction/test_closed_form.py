@@ -330,6 +330,7 @@ def test_all_rows_full_or_empty(kept):
     torch.testing.assert_close(two.weight, least_squares(dense, mask, student, target, 0), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_never_worse_than_the_plain_mask_row_by_row():
     """Uncorrelated and correlated inputs, few tokens, dead and huge features, every dtype and penalty, one stream and
     two.

@@ -326,6 +326,7 @@ def test_several_held_out_sets_are_judged_by_their_mean_relative_error():
     assert sum(now) / 2 == pytest.approx(min(means), rel=1e-6) and min(means) < means[-1]
 
 
+@pytest.mark.slow
 def test_patience_stops_and_the_schedule_is_that_of_all_epochs():
     runs = []
     for patience in (0, 2):

@@ -396,6 +396,7 @@ def block_error(dense: nn.Module, model: nn.Module, streams: Streams, parts, blo
 ADDS = {"llama": True, "opt": True, "opt_post_norm": True, "gpt_neox": True, "gemma2": False, "bert": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADDS)
 @pytest.mark.parametrize("penalty", [0.0, 1e-3])
 def test_two_streams_minimise_the_blocks_total_error(name, penalty):

@@ -159,6 +159,7 @@ HOLDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOLDS)
 def test_a_created_bias_is_held_by_the_config_or_by_the_manifest(name, tmp_path):
     model = build(name)
@@ -227,6 +228,7 @@ def test_heads_that_the_model_counts_elsewhere_are_refused():
         check_shrinks(model, removable)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", ["groups", "queries"])
 def test_whether_a_model_can_shrink_is_known_before_any_mask(heads):
     model = tiny("llama")

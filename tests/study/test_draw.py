@@ -38,6 +38,7 @@ def test_windows_of_another_text_follow(load):
     assert windows.provenance["source"] == "lab:stories" and windows.provenance["added"]["source"] == "lab:recipes"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["lab:stories", "{a}", "lab:stories:0.5+{a}:0.5"])
 def test_of_the_same_text_the_next_windows_are_added(load, source):
     windows = draw(load, source, 4, source, 6)

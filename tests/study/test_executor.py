@@ -74,6 +74,7 @@ def test_gpus_are_dealt_out_in_turn(monkeypatch):
     assert len(list(Local(8).map(print, "ab"))) == 2 and seen == {"workers": 2, "environments": [{}, {}]}
 
 
+@pytest.mark.slow
 def test_a_worker_sees_its_own_gpu_from_the_start(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     log = tmp_path / "log"
@@ -100,6 +101,7 @@ class Elsewhere:
             yield number, None
 
 
+@pytest.mark.slow
 def test_an_executor_is_given_all_jobs_and_timed_ones_first(home, calls, job_args, monkeypatch):
     monkeypatch.setattr("analysis.pruning.structures.check_pattern_shrinks", lambda model, pattern: None)
     monkeypatch.setattr("analysis.measure.size.size_table", lambda models, windows: tables()["size"])

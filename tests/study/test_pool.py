@@ -59,6 +59,7 @@ def test_after_an_error_nothing_is_begun_and_what_runs_is_let_finish(log):
     assert sorted(row[0] for row in done(log)) == ["0", "1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "end, said",
     [
@@ -71,6 +72,7 @@ def test_a_worker_that_dies_is_told(log, end, said):
     assert number == 0 and type(error) is AnalysisError and said in str(error) and "fewer workers" in str(error)
 
 
+@pytest.mark.slow
 def test_an_error_that_cannot_be_pickled_is_quoted():
     ((_, error),) = pool.spread(fakes.fail_unportably, [("this", "that")], workers=1, threads=1)
     assert type(error) is RuntimeError and str(error) == "Unportable: this and that"
@@ -173,6 +175,7 @@ def test_cores_are_those_of_this_process():
     assert pool.cores() >= 1
 
 
+@pytest.mark.slow
 def test_the_error_of_a_worker_is_its_own_class(log):
     ((_, error),) = pool.spread(
         fakes.act, items(log, {"raise": NumericalError("block 0 mlp.down_proj: not finite")}), workers=1, threads=1

@@ -34,6 +34,7 @@ def do(folder: RunFolder, scale: float = 1.0):
         return folder.write(tables(scale), {"source": "s"})
 
 
+@pytest.mark.slow
 def test_a_run_is_read_back_as_written(folder, home):
     assert folder.read() is None
     written = do(folder)
@@ -162,6 +163,7 @@ def test_a_refused_table_leaves_nothing_that_looks_complete(folder):
     assert os.listdir(folder.path) == ["job.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource limits there")
 def test_a_full_disk_leaves_nothing_that_looks_complete(folder, home):
     """A limit on the size of files stands for a full disk: the write itself fails, in the middle of a file."""
@@ -194,6 +196,7 @@ except StoreError as error:
     assert folder.read() is not None
 
 
+@pytest.mark.slow
 def test_list_runs_tells_what_each_folder_is(folder):
     assert list_runs() == []
     do(folder)
@@ -220,6 +223,7 @@ def test_list_runs_tells_what_each_folder_is(folder):
     assert list_runs()[0].run == folder.name, "complete ones first"
 
 
+@pytest.mark.slow
 def test_importing_the_store_loads_no_torch():
     code = "import sys, analysis.study.store, analysis.schema; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT)

@@ -263,6 +263,7 @@ def test_a_study_is_one_table_of_each_kind(home, calls, job_args):
     )
 
 
+@pytest.mark.slow
 def test_added_windows_and_tasks_are_in_every_table(home, calls, job_args):
     del job_args["samples"], job_args["recipe"]
     jobs = grid(
@@ -298,11 +299,13 @@ def test_added_windows_and_tasks_are_in_every_table(home, calls, job_args):
     assert len(lines(calls, "prune")) == 4 and set(again.texts.added) == {""}, "no window added is the run without"
 
 
+@pytest.mark.slow
 def test_other_documents_are_asked_anew(home, calls, job_args):
     run_study([Job(**job_args, tasks=["lab:yes-no"], documents=documents) for documents in (5, 7)])
     assert lines(calls, "tasks dense") == ["tasks dense lab:yes-no 5", "tasks dense lab:yes-no 7"]
 
 
+@pytest.mark.slow
 def test_a_recipe_s_own_seed_shows_where_it_is_not_the_job_s(home, calls, job_args):
     jobs = [Job(**job_args | {"recipe": f"wanda-50% BR[seed={seed}]"}) for seed in (0, 1)]
     assert list(run_study(jobs).blocks.recipe.unique()) == ["wanda-50% BR", "wanda-50% BR[seed=1]"]
@@ -321,6 +324,7 @@ def test_one_model_by_two_names_is_one_run_and_two_rows(home, calls, job_args, t
     assert len(lines(calls, "prune")) == 1 and study.blocks.model.nunique() == 2 and study.blocks.run.nunique() == 1
 
 
+@pytest.mark.slow
 def test_a_failing_job_is_named_and_the_others_are_kept(home, calls, job_args, monkeypatch):
     fakes.install(calls, fail="BR+GP", setitem=monkeypatch.setitem, setattr_=monkeypatch.setattr)
     jobs = [Job(**job_args | {"recipe": f"wanda-50% {method}"}) for method in ("LR", "BR+GP", "BR")]
@@ -352,6 +356,7 @@ def test_an_edited_table_is_redone(home, calls, job_args):
     pd.testing.assert_frame_equal(after.tables["blocks"], before.tables["blocks"], check_exact=True)
 
 
+@pytest.mark.slow
 def test_each_model_is_loaded_once_whatever_the_order_of_the_jobs(home, calls, job_args, tmp_path):
     other = fakes.model_folder(tmp_path / "other", weights=bytes(8))
     jobs = [
@@ -444,6 +449,7 @@ assert not {{"torch", "transformers", "datasets"}} & set(sys.modules)
     assert process.returncode == 0, error
 
 
+@pytest.mark.slow
 def test_part_of_a_study_is_the_study_of_those_jobs(home, calls, job_args):
     jobs = [
         Job(**job_args | {"recipe": f"wanda-50% {method}", "seed": seed}) for method in ("LR", "BR") for seed in (0, 1)

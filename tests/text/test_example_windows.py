@@ -298,6 +298,7 @@ def test_long_examples_are_cut_and_counted_and_lost_answers_dropped(tmp_path, to
         load_examples(questions, tokenizer=tokenizer, length=10, samples=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("header", "rows", "message"),
     [
@@ -394,6 +395,7 @@ def test_the_labs_examples_are_taken_in_the_order_of_the_seed(name, tokenizer):
         load_tokens(f"examples:{name}", tokenizer=reader, length=64)
 
 
+@pytest.mark.slow
 def test_endless_examples_that_never_fit_are_given_up():
     with pytest.raises(DataError, match="0 can be used .* have the answer beyond 12 tokens, 0 are broken., 3 asked"):
         load_tokens("examples:answers", tokenizer=byte_tokenizer(pad_token="_"), samples=3, length=12)

@@ -38,6 +38,7 @@ def greedy(loaded, ids: list[int], longest: int, end: int | None = None) -> list
     return ids
 
 
+@pytest.mark.slow
 def test_without_chance_a_text_is_the_models_likeliest(tiny):
     """top-k=1 leaves one token to sample: each text is what a plain loop finds, whichever rows of its batch have ended
     before it.
@@ -53,6 +54,7 @@ def test_without_chance_a_text_is_the_models_likeliest(tiny):
     assert texts == expected and len({len(row) for row in found.values()}) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_writes_what_a_plain_loop_finds(family):
     """Caches, sliding windows and positions, also where the library's loop is left and entered again as rows end."""
@@ -67,6 +69,7 @@ def test_every_family_writes_what_a_plain_loop_finds(family):
     assert rows == [row[: row.index(end, 2)] if end in row[2:] else row for row in found] and rows != found
 
 
+@pytest.mark.slow
 def test_prefixes_are_greedy_and_the_rest_follows_the_models_probabilities(tiny):
     """The sixth token's frequencies are the model's probabilities, at a temperature too."""
     end = tiny.tokenizer.eos_token_id
@@ -93,6 +96,7 @@ def test_prefixes_are_greedy_and_the_rest_follows_the_models_probabilities(tiny)
         assert prefix == expected + [end] * (5 - len(expected))
 
 
+@pytest.mark.slow
 def test_batches_depend_on_their_number_and_the_seed_alone(tiny):
     four = write(tiny, 4, batch=8)
     assert write(tiny, 2, batch=8, first=2) == four[2:] and len({batch.texts for batch in four}) == 4
@@ -137,6 +141,7 @@ def test_the_checkpoints_own_settings_change_nothing(tiny):
         tiny.model.generation_config = before
 
 
+@pytest.mark.slow
 def test_texts_keep_within_tokens_and_context_and_leave_end_of_text_out(tiny):
     texts = [text for batch in write(tiny, 3, batch=16) for text in batch.texts]
     assert max(text.tokens for text in texts) == 48 and min(text.tokens for text in texts) > 5
@@ -164,6 +169,7 @@ def test_start_tokens_are_uniform_or_as_frequent_as_in_a_text(tiny, tmp_path):
         write(tiny, start=str(path))
 
 
+@pytest.mark.slow
 def test_prompts_are_the_first_tokens_of_documents(tiny, tmp_path):
     path = tmp_path / "s.txt"
     path.write_text("the red cat sees a dog\n\nold hill\n\na blue bird has the town")
@@ -196,6 +202,7 @@ def test_loops_are_found_exactly():
     assert not loops([1] * 63) and loops([1] * 64) and not loops([])
 
 
+@pytest.mark.slow
 def test_a_model_that_only_ends_or_repeats_itself_is_told():
     with pytest.raises(
         DataError,
@@ -210,6 +217,7 @@ def test_a_model_that_only_ends_or_repeats_itself_is_told():
         write(one_word(END), 99, prefix=1, batch=128)
 
 
+@pytest.mark.slow
 def test_prefixes_in_another_language_are_drawn_again_and_counted(tiny, monkeypatch):
     asked = []
 

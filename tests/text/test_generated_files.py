@@ -45,6 +45,7 @@ def take(loaded, count: int, source: str = SOURCE, **options):
     return list(islice(written(loaded, source, **options), count))
 
 
+@pytest.mark.slow
 def test_text_is_written_once_and_extended(tiny, asked):
     two = take(tiny, 2)
     assert take(tiny, 2) == two and asked == [0, 1]
@@ -53,6 +54,7 @@ def test_text_is_written_once_and_extended(tiny, asked):
     assert take(tiny, 1, seed=1)[0] != two[0]  # another seed, another text
 
 
+@pytest.mark.slow
 def test_the_file_is_one_text_a_line_and_its_provenance_says_how_it_came_about(tiny):
     batches = take(tiny, 3)
     file = file_of(tiny, SOURCE)
@@ -97,6 +99,7 @@ def tiny_writer_in_half():
     return loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -146,6 +149,7 @@ def test_a_file_that_was_cut_short_or_altered_is_made_good(damage, tiny, asked):
     )
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_batch_loses_that_batch_alone(tiny, asked, monkeypatch):
     batch = Writer.batch
 
@@ -165,6 +169,7 @@ def test_a_kill_in_the_middle_of_a_batch_loses_that_batch_alone(tiny, asked, mon
     assert take(tiny, 4) == resumed
 
 
+@pytest.mark.slow
 def test_two_that_ask_for_the_same_text_wait_for_each_other(tiny, asked):
     found = {}
     threads = [threading.Thread(target=lambda name=name: found.update({name: take(tiny, 4)})) for name in "ab"]
@@ -175,6 +180,7 @@ def test_two_that_ask_for_the_same_text_wait_for_each_other(tiny, asked):
     assert found["a"] == found["b"] == take(tiny, 4) and sorted(asked) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_what_was_written_before_nothing_more_came_is_kept_and_told(tiny, monkeypatch):
     before = take(tiny, 2)
     monkeypatch.setattr("analysis.text.generate.Writer._fault", lambda self, row: "language")
@@ -197,6 +203,7 @@ def test_a_text_that_was_found_barren_stays_so(asked):
         assert len(asked) == 2, tries
 
 
+@pytest.mark.slow
 def test_windows_of_a_models_own_text_are_its_texts_tokenised_again(tiny):
     windows = load_tokens("self:batch=16", tiny, samples=8, length=16, seed=3)
     texts = [text.text for batch in take(tiny, 4, "self:batch=16", seed=3) for text in batch.texts]
@@ -216,6 +223,7 @@ def test_windows_of_a_models_own_text_are_its_texts_tokenised_again(tiny):
     assert not torch.equal(windows.ids, load_tokens("self:batch=16", tiny, samples=8, length=16, seed=4).ids)
 
 
+@pytest.mark.slow
 def test_crops_of_it_are_one_of_each_long_text(tiny):
     """The paper's use: a random inner crop of every text that is long enough; fewer are the first of more."""
     many = load_tokens("self:batch=16", tiny, samples=5, length=24, mode="crop")
@@ -246,6 +254,7 @@ def test_wrong_requests_are_refused_before_anything_is_written(tiny, asked):
     assert not asked
 
 
+@pytest.mark.slow
 def test_own_text_is_added_to_a_calibration_text_and_mixes_with_others(tiny, tmp_path):
     path = tmp_path / "s.txt"
     path.write_text("\n\n".join("the red cat sees a blue bird and likes the old hill" for _ in range(40)))
@@ -257,6 +266,7 @@ def test_own_text_is_added_to_a_calibration_text_and_mixes_with_others(tiny, tmp
     assert torch.equal(mixed.ids[1::2], load_tokens("self:batch=8", tiny, samples=4, length=16).ids)
 
 
+@pytest.mark.slow
 @pytest.mark.real_assets
 def test_a_real_model_writes_its_kind_of_text(assets):
     """TinyStories: what the model writes is likelier to it than an encyclopedia."""

@@ -228,6 +228,7 @@ def test_a_text_is_read_with_a_model_or_with_a_tokenizer(tmp_path, tokenizer):
             load_tokens(str(path), **reader, samples=1, length=4)
 
 
+@pytest.mark.slow
 def test_lab_text_is_made_as_needed_and_few_windows_are_the_first_of_many(tokenizer):
     few, many = (load_tokens("lab:stories", tokenizer=tokenizer, samples=n, length=64) for n in (3, 40))
     assert len(many) == 40 and torch.equal(few.ids, many.ids[:3]) and many.provenance["available"] == "unbounded"
@@ -244,6 +245,7 @@ def test_lab_text_is_made_as_needed_and_few_windows_are_the_first_of_many(tokeni
         load_tokens("lab:stories", tokenizer=tokenizer, samples=3, length=64, split="test")
 
 
+@pytest.mark.slow
 def test_lab_text_can_be_sliced_cropped_and_padded(tokenizer):
     sliced = load_tokens("lab:stories[2:5]", tokenizer=tokenizer, length=64)
     assert sliced.provenance["documents"] == 3 and sliced.provenance["available"] == len(sliced)
@@ -354,6 +356,7 @@ def test_a_hub_out_of_reach_gives_one_message_with_the_way_out(monkeypatch, toke
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.real_assets
 def test_real_text_with_a_real_tokenizer(assets):
     from transformers import AutoTokenizer

@@ -234,6 +234,7 @@ def test_a_name_too_long_for_a_path_is_a_missing_file():
         source_fingerprint("x" * 5000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [

@@ -79,6 +79,7 @@ def test_training_lowers_the_loss(finished):
     assert not (finished / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [5, 21])
 def test_resume_is_bit_equal(finished, tmp_path, stop_at):
     """Promise 5, for training: once in the stable phase, once in the decay with its longer windows."""
@@ -101,6 +102,7 @@ def test_interrupt_keeps_the_checkpoint(finished, tmp_path):
     assert all(torch.equal(weight, _weights(tmp_path)[name]) for name, weight in _weights(finished).items())
 
 
+@pytest.mark.slow
 def test_length_of_a_run_can_change_only_before_its_decay(finished, tmp_path):
     longer = replace(TINY, tokens=2 * TINY.tokens)
     early, late = tmp_path / "early", tmp_path / "late"

@@ -146,6 +146,7 @@ def test_training_lowers_the_loss(finished):
     assert not (finished / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [5, 21])
 def test_resume_is_bit_equal(finished, tmp_path, stop_at):
     """Promise 5, for training: once in the stable phase, once in the decay with its longer windows."""

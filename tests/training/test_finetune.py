@@ -90,6 +90,7 @@ def test_every_head_learns(body, tmp_path, kind, guess):
         assert loaded.model.config.id2label == {0: "out", 1: "in"}
 
 
+@pytest.mark.slow
 def test_the_head_of_another_task_is_replaced(body, tmp_path):
     """From a classifier to a score, and to another classification of as many classes: the body stays, the head is drawn
     anew.
@@ -107,6 +108,7 @@ def test_the_head_of_another_task_is_replaced(body, tmp_path):
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_resume_is_bit_equal_with_dropout_too(body, tmp_path):
     config = replace(TINY, dropout=0.1)
     whole = _weights(tune(body, "classification", tmp_path / "whole", config))
