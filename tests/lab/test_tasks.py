@@ -79,6 +79,7 @@ def test_neither_position_nor_length_gives_the_answer_away(name):
         assert abs(sum(guessed) / EACH - chance) < margin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["facts-easy", "facts-hard", "common-sense", "yes-no", "pronouns"])
 def test_how_often_a_choice_is_true_elsewhere_does_not_give_it_away(name):
     """Guess the choice that is most often the true one among other items: what a model that ignores the query could

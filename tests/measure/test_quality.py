@@ -17,6 +17,7 @@ from tests.helpers.encoders import encoder, examples
 from tests.helpers.small import small_llama, windows
 
 
+@pytest.mark.slow
 def test_the_dense_model_is_measured_once_and_the_pruned_one_every_time():
     model, w, held_out = small_llama(), windows(4), windows(4, seed=1)
     dense = DenseModel(model)

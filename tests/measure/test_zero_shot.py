@@ -121,6 +121,7 @@ def test_the_score_is_the_mean_over_questions_with_its_error(questions):
     assert zero_shot(model, tokenizer, []) == []
 
 
+@pytest.mark.slow
 def test_order_seed_and_repetition(questions):
     model, tokenizer = byte_model(1024), byte_tokenizer(eos_token=END)
     scores = zero_shot(model, tokenizer, ["lab:pronouns", questions], documents=10)
@@ -285,6 +286,7 @@ def test_the_lab_model_knows_its_world_and_forgets_when_pruned(lab):
     assert sum(score.accuracy for score in after) < sum(score.accuracy for score in before) - 0.4
 
 
+@pytest.mark.slow
 def test_evaluate_asks_tasks(capsys):
     assert (
         main(

@@ -203,6 +203,7 @@ def test_criteria_stand_side_by_side_with_refinements_beside_each(made):
     assert [label.get_text() for label in fig.axes[-1].get_xticklabels()] == ["Magnitude", "Wanda", "RIA", "SparseGPT"]
 
 
+@pytest.mark.slow
 def test_a_way_of_repairing_without_a_look_of_its_own_is_drawn_all_the_same(masks):
     table = criteria.criteria(masks.perplexity, pattern="2:4")
     fig = criteria.plot_criteria(table.assign(method=table["method"].replace("BR+GP", "BR[unit=matrix]")))
@@ -341,6 +342,7 @@ def test_wrong_calls_of_save_figure(made, tmp_path, blocks):
         save_figure(fig, "x", table.iloc[:0], provenance({"PRESET": "lab"}, blocks), tmp_path)
 
 
+@pytest.mark.slow
 def test_drawing_leaves_no_global_state(made):
     import matplotlib.pyplot as plt
 

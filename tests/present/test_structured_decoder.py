@@ -298,6 +298,7 @@ def test_structures_and_weights_stand_over_the_same_count(compared, study):
         structured_decoder.same_size(study.perplexity, study.zero_shot.iloc[:0], None, study.matrices)
 
 
+@pytest.mark.slow
 def test_structures_are_drawn_in_colour_and_weights_hollow(compared):
     fig = structured_decoder.plot_same_size(compared)
     pruned = compared[compared["method"] != "dense"]

@@ -288,6 +288,7 @@ def test_every_criterion_has_a_column_and_every_task_a_row_for_each_kind(across)
     )
 
 
+@pytest.mark.slow
 def test_every_criterion_has_its_place(gone):
     fig = structured_encoder.plot_lost(gone)
     tasks, names = ["truth", "similarity", "answers"], ["flap", "random"]

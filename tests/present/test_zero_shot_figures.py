@@ -150,6 +150,7 @@ def test_tasks_are_means_over_criteria_and_lose_from_the_dense(tasks, asked):
     assert said.count("most yes-no (30.0), least entailment (10.0), in the mean 10.0 points.") == 7
 
 
+@pytest.mark.slow
 def test_every_recipe_is_a_point_in_both_panels_and_the_dense_model_is_marked(scores):
     fig = zero_shot.plot_scores(scores)
     marked = [(i, line) for i, ax in enumerate(fig.axes) for line in ax.lines]

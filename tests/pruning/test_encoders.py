@@ -119,6 +119,7 @@ def test_saved_and_shrunk_models_load_again(name, tmp_path):
     assert load_model(str(tmp_path / "small")).head == HEADS[name]
 
 
+@pytest.mark.slow
 def test_criteria_that_follow_the_loss_need_labels():
     model, w = encoder("bert"), replace(examples("bert"), labelled=None)
     with pytest.raises(

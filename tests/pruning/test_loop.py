@@ -202,6 +202,7 @@ def test_pieces_of_a_block_are_solved_in_order_each_seeing_the_one_before():
     assert end > 0
 
 
+@pytest.mark.slow
 def test_independent_units_do_not_depend_on_their_order():
     """(dense, dense) with dense statistics: a block solved alone in an otherwise dense model becomes what the whole
     walk made of it.
@@ -335,6 +336,7 @@ def test_statistics_of_the_dense_stream_are_those_of_the_dense_model():
     assert any(not torch.equal(sparse.masks[name], mask) for name, mask in result.masks.items())
 
 
+@pytest.mark.slow
 def test_unit_error_of_the_last_epoch_is_the_block_error():
     """GP's target is the dense stream, so the unit's held-out error at the end is the block's total error."""
     result = prune(small_llama(), _recipe("wanda-50%", "BR+GP"), windows(8), {"other": windows(4, seed=1)})
@@ -388,6 +390,7 @@ def test_removed_weights_are_zeros_without_a_sign():
     assert not any(torch.signbit(matrices[name].weight()[~mask]).any() for name, mask in result.masks.items())
 
 
+@pytest.mark.slow
 def test_float64_statistics_are_an_option():
     recipe = Recipe.parse("sparsegpt-50% LR")
     a, b = (prune(small_llama(), recipe, windows(8), precision=p) for p in (torch.float32, torch.float64))

@@ -529,6 +529,7 @@ def test_recipes_do_not_change():
         Recipe.parse("wanda-50% BR").seed = 3
 
 
+@pytest.mark.slow
 def test_every_preset_is_one_word_for_a_recipe_with_a_source():
     for name, preset in PRESETS.items():
         recipe = Recipe.parse(name)

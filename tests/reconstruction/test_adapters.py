@@ -144,6 +144,7 @@ def test_the_solver_equals_autograd_and_adam_over_the_adapters(clip):
         torch.testing.assert_close(ours, value.detach(), atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_error_falls_and_no_zero_changes(dtype):
     piece, masks, problem = case(dtype=dtype)
@@ -168,6 +169,7 @@ def test_norms_train_too_and_the_same_seed_gives_the_same_bits():
     assert not torch.equal(results[0]["mlp.up_proj.weight"], results[2]["mlp.up_proj.weight"])
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept_with_its_merged_weights():
     piece, masks, problem = case(count=4)
     held_out = block_problem(small_llama(), "other", seed=9)

@@ -163,6 +163,7 @@ def test_the_epochs_error_is_the_mean_over_its_real_tokens():
             assert step.error == pytest.approx(unit_error(piece, problem)[0], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["relative", "cosine"])
 def test_other_losses_fall_too(loss):
     piece, masks, problem = case()
@@ -282,6 +283,7 @@ def test_only_the_piece_changes():
 # --- selection -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_held_out_selection_keeps_the_best_epoch():
     piece, masks, problem = case(count=4)
     held_out = block_problem(small_llama(), "other", seed=9)
@@ -314,6 +316,7 @@ def test_the_start_is_kept_where_every_epoch_is_worse():
         assert all(torch.equal(value, before[name]) for name, value in weights(piece).items())
 
 
+@pytest.mark.slow
 def test_several_held_out_sets_are_judged_by_their_mean_relative_error():
     piece, masks, problem = case(count=4)
     others = [block_problem(small_llama(), label, seed=seed) for label, seed in (("a", 8), ("b", 9))]
@@ -419,6 +422,7 @@ def test_retraining_equals_direct_training_under_masks():
     assert all(torch.equal(parameter != 0, mask) for parameter, mask in masks.items())
 
 
+@pytest.mark.slow
 def test_retraining_lowers_the_nats_of_the_text():
     model = small_llama(blocks=1)
     piece = whole_piece(model)
@@ -441,6 +445,7 @@ def dense_logits(dense, problem: Problem):
     return lambda rows: piece.run(problem.recording, problem.inputs[rows], rows)
 
 
+@pytest.mark.slow
 def test_distillation_stays_at_the_dense_model_and_returns_to_it():
     dense = small_llama(blocks=1)
     problem = text_problem(dense, padded=True)

@@ -57,6 +57,7 @@ def test_every_row_and_column_belongs_to_one_structure(name):
     assert covered == {full for full, matrix in anatomy(model).matrices() if matrix.half in halves}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FAMILIES, *ENCODERS])
 def test_reading_columns_as_zero_is_removing_the_structure(name):
     model = build(name)
@@ -79,6 +80,7 @@ def test_reading_columns_as_zero_is_removing_the_structure(name):
             assert 0 < int(elements[full].sum()) < elements[full].numel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", GROUPED)
 def test_a_kv_group_goes_with_all_its_query_heads(family):
     model = tiny(family)

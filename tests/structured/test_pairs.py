@@ -37,6 +37,7 @@ class Couples(Neurons):
         return replace(widths, neurons=2 * int(mask.sum()))
 
 
+@pytest.mark.slow
 def test_a_new_kind_is_a_class_and_a_registration(monkeypatch):
     monkeypatch.setitem(KINDS, Couples.kind, Couples)
     model = tiny("llama")

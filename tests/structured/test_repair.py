@@ -458,6 +458,7 @@ def test_the_attention_halfs_total_error_too():
     assert float((halves[0] - halves[1])[mask].square().mean()) == pytest.approx(result.loss_after, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_repaired_and_masked_and_shrunk_are_one_model():
     model = tiny("qwen2")
     found = structures(model)
@@ -477,6 +478,7 @@ def test_repaired_and_masked_and_shrunk_are_one_model():
     torch.testing.assert_close(run(model, batches[0]), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_unequal_layers_with_created_biases_come_back(tmp_path):
     model = tiny("llama")
     found = structures(model)

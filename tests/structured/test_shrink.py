@@ -116,6 +116,7 @@ def test_heads_and_neurons_together_take_what_they_cost(name):
     assert [pair.count for pair in again] == [int(masks[pair.name].sum()) for pair in removable]
 
 
+@pytest.mark.slow
 def test_a_shrunk_model_can_be_shrunk_again(tmp_path):
     _, _, _, small = shrunk_pair("opt", "heads", even=False)
     removable = structures(small)
@@ -190,6 +191,7 @@ def test_an_ordinary_shrunk_model_loads_by_the_usual_way(tmp_path):
         load_shrunk(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("even", [True, False], ids=["ordinary", "unequal"])
 def test_load_model_reads_either_kind_of_folder(even, tmp_path):
     model, _, _, small = shrunk_pair("llama", "neurons", even)

@@ -29,6 +29,7 @@ def test_nothing_added_is_the_calibration_text(load):
     assert draw(load, "lab:stories", 4, None, 0).added == 0
 
 
+@pytest.mark.slow
 def test_windows_of_another_text_follow(load):
     windows = draw(load, "lab:stories", 4, "lab:recipes", 3)
     assert (len(windows), windows.own, windows.added) == (7, 4, 3)

@@ -318,6 +318,7 @@ def test_equal_jobs_are_one_and_none_is_an_error(home, calls, job_args):
         run_study([])
 
 
+@pytest.mark.slow
 def test_one_model_by_two_names_is_one_run_and_two_rows(home, calls, job_args, tmp_path):
     os.symlink(tmp_path / "model", tmp_path / "alias")
     study = run_study([Job(**job_args), Job(**job_args | {"model": str(tmp_path / "alias")})])

@@ -103,6 +103,7 @@ def test_batches_depend_on_their_number_and_the_seed_alone(tiny):
     assert write(tiny, 1, batch=8, seed=1)[0].texts != four[0].texts
 
 
+@pytest.mark.slow
 def test_nothing_global_is_touched(tiny):
     state, python = torch.get_rng_state(), random.getstate()
     config = tiny.model.generation_config
@@ -117,6 +118,7 @@ def test_nothing_global_is_touched(tiny):
     assert inside == write(tiny, batch=8)  # written in evaluation mode either way
 
 
+@pytest.mark.slow
 def test_the_checkpoints_own_settings_change_nothing(tiny):
     plain = write(tiny, batch=8)
     before = tiny.model.generation_config

@@ -274,6 +274,7 @@ def hub(monkeypatch):
     return asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "call", "joiner", "rows"),
     [

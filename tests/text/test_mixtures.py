@@ -78,6 +78,7 @@ def test_provenance_keeps_every_parts_own_and_no_folder(files, tokenizer):
     assert str(files) not in repr(stated)
 
 
+@pytest.mark.slow
 def test_parts_keep_their_own_way_of_cutting_and_their_half(tokenizer):
     windows = load_tokens(
         "lab:stories:0.5+lab:recipes/held-out:0.5", tokenizer=tokenizer, samples=4, length=32, split="train"

@@ -90,6 +90,7 @@ def test_resume_is_bit_equal(finished, tmp_path, stop_at):
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_interrupt_keeps_the_checkpoint(finished, tmp_path):
     def interrupt(step):
         if step == 3:
