@@ -1,5 +1,5 @@
 # make figures   run the notebooks on the embedded lab; figures/ is written anew
-# make check     format, lint, types and the quick tests: two minutes on two cores, before every commit
+# make check     format, lint, types and the quick tests: two to three minutes on two cores, before every commit
 # make test      the same, then all tests, and the notebooks at their smoke size
 # make lab       JupyterLab on the notebooks
 # make docs      the documentation as a site, in build/docs; executes nothing
