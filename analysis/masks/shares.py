@@ -57,9 +57,10 @@ def dense_matrices(pattern: Pattern, blocks: Sequence[tuple[str, Sizes]]) -> set
     """The full names of the matrices that `skip` leaves dense. Raises UsageError for what the model does not have."""
     if pattern.skip is None:
         return set()
-    first, last, names = skipped(pattern.skip)
-    whole = {block for block, _ in (*blocks[:first], *blocks[len(blocks) - min(last, len(blocks)) :])}
-    dense = {f"{block}.{name}" for block, sizes in blocks for name in sizes if block in whole}
+    numbers, names = skipped(pattern.skip, len(blocks))
+    for number in numbers:
+        _block(number, blocks, f"skip={pattern.skip}")
+    dense = {f"{block}.{name}" for number in numbers for block, sizes in [blocks[number]] for name in sizes}
     for name in names:
         dense.update(_matching(name, blocks, f"skip={pattern.skip}"))
     if all(f"{block}.{name}" in dense for block, sizes in blocks for name in sizes):
@@ -109,13 +110,18 @@ def _given(text: str, blocks: Sequence[tuple[str, Sizes]]) -> dict[str, float]:
     shares: dict[str, float] = {}
     for key, share in sorted(given.items(), key=lambda item: (not item[0].isdecimal(), len(item[0]))):
         if key.isdecimal():
-            if int(key) >= len(blocks):
-                raise UsageError(f"shares={text}: there is no block {key}; the model has {len(blocks)}, from 0")
-            block, sizes = blocks[int(key)]
+            block, sizes = _block(int(key), blocks, f"shares={text}")
             shares |= {f"{block}.{name}": share for name in sizes}
         else:
             shares |= dict.fromkeys(_matching(key, blocks, f"shares={text}"), share)
     return shares
+
+
+def _block(number: int, blocks: Sequence[tuple[str, Sizes]], option: str) -> tuple[str, Sizes]:
+    """The block of this number."""
+    if number >= len(blocks):
+        raise UsageError(f"{option}: there is no block {number}; the model has {len(blocks)}, from 0")
+    return blocks[number]
 
 
 def _matching(name: str, blocks: Sequence[tuple[str, Sizes]], option: str) -> list[str]:
