@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from analysis.errors import UsageError
+from analysis.masks.patterns import kept_in
 from analysis.models.anatomy import Anatomy
-from analysis.recipe.parts import Pattern
+from analysis.recipe.parts import Criterion, Pattern
 from analysis.recipe.shares import OWL, parse_shares, skipped
 
 Sizes = Mapping[str, int]  # weights of each matrix of a block, by its name within the block
@@ -96,6 +97,31 @@ def matrix_shares(
     elif pattern.shares is not None:
         shares |= _given(pattern.shares, blocks)
     return shares | dict.fromkeys(dense, 0.0)
+
+
+def check_counts(
+    criterion: Criterion, pattern: Pattern, shapes: Mapping[str, tuple[int, int]], shares: Mapping[str, float]
+) -> None:
+    """Raise UsageError for a share that, in whole weights, is all of a matrix, or nothing of every matrix.
+
+    shapes  (outputs, inputs) of every matrix by its full name
+    shares  of `matrix_shares`
+    """
+    resolved, empty, pruned = pattern.resolve(criterion.name), [], False
+    for name, (rows, width) in shapes.items():
+        share = shares.get(name)
+        own = resolved if share is None or resolved.of else resolved.at(share)
+        keeps = kept_in(own, rows, width, criterion.columns)
+        pruned = pruned or keeps < rows * width
+        empty += [name] * (keeps == 0)
+    if empty:
+        raise UsageError(
+            f"{pattern} would remove every weight of {len(empty)} matrices, the first is {empty[0]}; give a smaller"
+            " share"
+        )
+    asked = any(shares.values()) if shares else bool(pattern.sparsity)
+    if asked and not pruned and not pattern.zeros:
+        raise UsageError(f"{pattern} removes no weight of any matrix, by rounding; give a larger share, or 0%")
 
 
 def _given(text: str, blocks: Sequence[tuple[str, Sizes]]) -> dict[str, float]:

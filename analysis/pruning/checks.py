@@ -146,13 +146,17 @@ def _check_windows(model: "nn.Module", calibration: "Windows", held_out: "dict[s
 
 def _check_recipe(dense: "Anatomy", answers: str, recipe: Recipe, held_out: "dict[str, Windows]") -> None:
     """Raises UsageError listing what the recipe asks of this model and these texts that they cannot give."""
-    from analysis.masks.shares import block_sizes, matrix_shares
+    from analysis.masks.shares import block_sizes, check_counts, matrix_shares
 
     shapes = {name: (matrix.rows, matrix.columns) for name, matrix in dense.matrices()}
     problems = misfits(recipe, shapes=shapes, answers=answers, held_out=bool(held_out))
     try:
-        matrix_shares(recipe.pattern, block_sizes(dense), [0.0] * len(dense.blocks))
+        shares = matrix_shares(recipe.pattern, block_sizes(dense), [0.0] * len(dense.blocks))
+        if not recipe.pattern.whole:
+            check_counts(recipe.criterion, recipe.pattern, shapes, shares)
     except UsageError as error:
         problems.append(str(error))
+    if recipe.pattern.zeros and not any(bool((matrix.weight() == 0).any()) for _, matrix in dense.matrices()):
+        problems.append("zeros=stay: no weight of the model's matrices is zero already; leave it out")
     if problems:
         raise UsageError(f"recipe {recipe}: " + "; ".join(problems))

@@ -129,6 +129,13 @@ class Pattern(Part):
         None, str, read=read_shares, when=("kind", WEIGHT_KINDS), meaning=f"uneven shares: {SHARES_SAYS}"
     )
     """The share of each block or matrix, or "owl" (2310.05175); None: all lose the same (`shares.py`)."""
+    zeros: str | None = choice(
+        None,
+        ("stay",),
+        when=("kind", WEIGHT_KINDS),
+        meaning="stay: weights that are zero already stay zero, and count as removed; 0% then removes no others",
+    )
+    """Whether weights that are zero already stay zero and count as removed ("stay"); None: they compete as any."""
     outliers: float = positive(
         5.0,
         1_000_000,

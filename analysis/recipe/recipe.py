@@ -125,6 +125,11 @@ class Recipe(Part):
                 f"{self.criterion.name} updates weights while it chooses, by a share or N:M; {kind} take"
                 f" {', '.join(name for name, word in CRITERION_WORDS.items() if not word.sweeps)}"
             )
+        if self.pattern.zeros and self.refinement.name != "none":
+            yield (
+                f"+{self.refinement.name} exchanges weights one for one; with zeros=stay rows lose unequally many:"
+                f" write {self.criterion.name}-{self.pattern}[zeros=stay]"
+            )
         if kind != "weights" and self.refinement.name != "none":
             yield (
                 f"+{self.refinement.name} exchanges weights within rows, columns or N:M; the masks of {kind} are taken"

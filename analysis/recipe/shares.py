@@ -42,10 +42,11 @@ def read_skip(value: Any) -> str:
     if not isinstance(items, (list, tuple)) or not items:
         raise ValueError(f"must be {SKIP_SAYS}, got {quoted(value)}")
     written = []
-    for item in (str(item).strip() if isinstance(item, (str, int)) else "" for item in items):
+    for one in items:
+        item = str(one) if type(one) is int and 0 <= one < 10**9 else one.strip() if isinstance(one, str) else ""
         number = re.fullmatch(r"(?:(first|last):)?(\d{1,9})", item)
         if not (number and (not number[1] or int(number[2])) or MATRIX_NAME.fullmatch(item)):
-            raise ValueError(f"must be {SKIP_SAYS}, got {quoted(item)} in {quoted(value)}")
+            raise ValueError(f"must be {SKIP_SAYS}, got {quoted(one)} in {quoted(value)}")
         written.append((f"{number[1]}:" if number[1] else "") + str(int(number[2])) if number else item)
     return "+".join(dict.fromkeys(written))
 

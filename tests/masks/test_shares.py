@@ -66,7 +66,7 @@ def test_one_meaning_has_one_digest_however_it_was_given(tmp_path):
     [
         ("wanda-50%[skip=first:0] LR", ["skip must be first:N, last:N (blocks), numbers of blocks or names"]),
         ("wanda-50%[skip=middle:2] LR", ["got 'middle:2'"]),
-        ("wanda-50%[skip=-3] LR", ["skip must be first:N", "got '-3'"]),
+        ("wanda-50%[skip=-3] LR", ["skip must be first:N", "got -3"]),
         ("wanda-50%[shares=0.4+q_proj:0.5] LR", ["all of one kind"]),
         ("wanda-50%[shares=0.4+1.2] LR", ["each from 0 to below 1; got '1.2'"]),
         ("wanda-50%[shares=0.4+half] LR", ["got 'half'"]),

@@ -146,7 +146,7 @@ def test_no_option_takes_what_it_cannot_be(part, word, name, declared):
         name, {"sparsity": 0.5} if part is Pattern else {}
     )
     for value in bad:
-        with pytest.raises(RecipeError, match="must be|is unknown|is outside") as caught:
+        with pytest.raises(RecipeError, match="must be|is unknown|is outside|would keep") as caught:
             part(**least | named | {name: value})
         assert len(str(caught.value)) < 2000, (name, str(caught.value)[:300])
     if numeric and isinstance(declared.default, (int, float)):
