@@ -264,7 +264,7 @@ class Recipe(Part):
         try:
             text = read_small(Path(path))
         except ValueError as error:
-            raise UsageError(f"recipe file {path}: cannot be read ({error})") from None
+            raise UsageError(f"recipe file {quoted(str(path), 400)}: cannot be read ({error})") from None
         return cls.from_toml(text)
 
     @classmethod
