@@ -143,6 +143,19 @@ def _given(text: str, blocks: Sequence[tuple[str, Sizes]]) -> dict[str, float]:
     return shares
 
 
+def check_named(pattern: Pattern, names: Sequence[str]) -> None:
+    """Raise UsageError where `skip` or `shares` names a matrix that is the end of none of these names."""
+    given = skipped(pattern.skip, 0)[1] if pattern.skip is not None else []
+    shares = {} if pattern.shares in (None, OWL) else parse_shares(str(pattern.shares))
+    given += [key for key in shares if not key.isdecimal()] if isinstance(shares, dict) else []
+    for name in given:
+        if not any(f".{matrix}".endswith(f".{name}") for matrix in names):
+            ends = dict.fromkeys(matrix.rpartition(".")[2] for matrix in names)
+            raise UsageError(
+                f"{name} says nothing of {pattern.kind}; name what reads them, {' or '.join(ends)}, or a block"
+            )
+
+
 def _block(number: int, blocks: Sequence[tuple[str, Sizes]], option: str) -> tuple[str, Sizes]:
     """The block of this number."""
     if number >= len(blocks):

@@ -189,8 +189,8 @@ def _check_windows(model: "nn.Module", calibration: "Windows", held_out: "dict[s
 
 def _check_ids(model: "nn.Module", label: str, windows: "Windows") -> None:
     """Raise UsageError for token ids that the model has no embedding of."""
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    rows = getattr(embedding, "num_embeddings", None)
+    embeddings: Any = getattr(model, "get_input_embeddings", None)
+    rows = getattr(embeddings(), "num_embeddings", None) if embeddings else None
     if windows.ids.is_floating_point() or windows.ids.is_complex():
         raise UsageError(f"{label}: token ids must be whole numbers, got {windows.ids.dtype}")
     least, most = (int(end) for end in windows.ids.aminmax())

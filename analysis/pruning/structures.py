@@ -6,7 +6,6 @@ from collections.abc import Callable, Set
 import torch
 from torch import Tensor, nn
 
-from analysis.errors import UsageError
 from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
 from analysis.models.anatomy import Anatomy, anatomy
@@ -17,7 +16,6 @@ from analysis.recipe.parts import Pattern
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import Visit
 from analysis.streams.streams import input_statistics
-from analysis.structured.budget import select
 from analysis.structured.choose import choose_structures, dense_evidence, pattern_structures, wanted_evidence
 from analysis.structured.criteria import Evidence
 from analysis.structured.pairs import Pair, Structures, element_masks, structures_of_copy
@@ -31,12 +29,7 @@ from analysis.structured.targets import remove_and_repair
 def find_structures(model: nn.Module, parts: Anatomy, recipe: Recipe, meter: Meter) -> Structures:
     """The structures of the dense model; a share that they cannot express is refused here, before any work."""
     with meter.stage(-1, "structures"):
-        structures = pattern_structures(model, parts, recipe.pattern)
-        if recipe.pattern.scope == "uniform" and recipe.pattern.sparsity:
-            even = {pair.name: torch.zeros(pair.count) for pair in structures}
-            if all(bool(mask.all()) for mask in select(structures, even, recipe.pattern.sparsity).values()):
-                raise UsageError(f"{recipe.pattern} removes nothing, by rounding; give a larger share, or 0%")
-        return structures
+        return pattern_structures(model, parts, recipe.pattern)
 
 
 def check_pattern_shrinks(model: nn.Module, pattern: Pattern) -> None:
@@ -67,7 +60,12 @@ def choose_first(state: State) -> None:
             evidence = dense_evidence(model, structures, windows, recipe.criterion, state.precision)
     with meter.stage(-1, "mask"):
         state.chosen |= choose_structures(
-            structures, recipe.criterion, recipe.pattern, evidence, lambda name: generator(recipe.seed, "mask", name)
+            structures,
+            recipe.criterion,
+            recipe.pattern,
+            evidence,
+            lambda name: generator(recipe.seed, "mask", name),
+            state.shares,
         )
 
 
@@ -93,6 +91,7 @@ def choose_whole(state: State, visit: Visit, meter: Meter) -> None:
                 recipe.pattern,
                 evidence,
                 lambda name: generator(recipe.seed, "mask", name),
+                state.shares,
             )
         state.structure_masks |= masks
         elements = element_masks(structures, masks)

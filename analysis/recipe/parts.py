@@ -121,13 +121,9 @@ class Pattern(Part):
         meaning="count that cost in multiply-adds per token with so many keys; default: in parameters",
     )
     """Count that cost in multiply-adds per token with so many keys; None: in parameters."""
-    skip: str | None = rule(
-        None, str, read=read_skip, when=("kind", WEIGHT_KINDS), meaning=f"what stays dense: {SKIP_SAYS}"
-    )
+    skip: str | None = rule(None, str, read=read_skip, meaning=f"what stays dense: {SKIP_SAYS}")
     """What stays dense: blocks at the ends, matrices by name (`shares.py`)."""
-    shares: str | None = rule(
-        None, str, read=read_shares, when=("kind", WEIGHT_KINDS), meaning=f"uneven shares: {SHARES_SAYS}"
-    )
+    shares: str | None = rule(None, str, read=read_shares, meaning=f"uneven shares: {SHARES_SAYS}")
     """The share of each block or matrix, or "owl" (2310.05175); None: all lose the same (`shares.py`)."""
     zeros: str | None = choice(
         None,
@@ -175,6 +171,11 @@ class Pattern(Part):
 
         if self.of is not None and self.shares is not None:
             yield f"shares={self.shares} does not go with N:M, which keeps the same in every matrix; skip does"
+        uneven = [key for key in ("skip", "shares") if getattr(self, key) is not None]
+        if self.whole and self.shares == OWL:
+            yield f"shares=owl counts outliers among single weights; {self.kind} take shares that are given"
+        elif self.whole and self.scope == "global" and uneven:
+            yield f"{' and '.join(uneven)} do not go with scope=global, which is one budget for all layers"
         mean = _mean(self.shares)
         if mean is not None and isinstance(self.sparsity, float) and abs(mean - self.sparsity) > ROUNDED:
             share = notation.percent(round(mean, 6))
