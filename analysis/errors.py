@@ -31,9 +31,9 @@ class RecipeError(UsageError):
     `problems` holds one sentence per mistake.
     """
 
-    def __init__(self, text: str, problems: Sequence[str]):
+    def __init__(self, text: object, problems: Sequence[str]):
         self.problems = tuple(problems)
-        super().__init__(f"recipe {text!r}: " + "; ".join(problems))
+        super().__init__(f"recipe {quoted(text, 400)}: " + "; ".join(problems))
 
 
 class ModelError(AnalysisError):
@@ -82,6 +82,15 @@ class SuiteError(AnalysisError):
     """A notebook that is missing, misparameterised or failed."""
 
     exit_code = 7
+
+
+def quoted(value: object, most: int = 120) -> str:
+    """What was given, for a message: its `repr`, of which a text longer than `most` shows beginning and end."""
+    try:
+        text = repr(value)
+    except Exception:  # a number of thousands of digits, a list within lists without end
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-most // 4 :]}"
 
 
 def suggest(typed: object, valid: Iterable[str]) -> str:

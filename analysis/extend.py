@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import Tensor
 
-from analysis.errors import UsageError
+from analysis.errors import UsageError, quoted
 from analysis.masks.criteria import SCORES
 from analysis.masks.patterns import PATTERNS
 from analysis.pruning.choosers import CHOOSERS
@@ -67,7 +67,7 @@ def register_criterion(word: Word, scores: Callable[..., Tensor]) -> None:
 
     Raises UsageError for a word that is taken, cannot be read in a recipe or lacks something.
     """
-    problems = _problems(word, Criterion, CRITERION_WORDS, (None, "diagonal", "gram"))
+    problems = _problems(word, scores, Criterion, CRITERION_WORDS, (None, "diagonal", "gram"))
     group = word.implies.get("group", "matrix")
     if group not in ("matrix", "row"):
         problems.append(f"group {group!r} is none of matrix, row")
@@ -84,7 +84,7 @@ def register_structured_criterion(word: Word, scores: Callable[..., Tensor]) -> 
 
     Raises UsageError as `register_criterion`.
     """
-    problems = _problems(word, Criterion, STRUCTURED_WORDS, (None, "statistics", "gradients"))
+    problems = _problems(word, scores, Criterion, STRUCTURED_WORDS, (None, "statistics", "gradients"))
     rule = word.implies.get("rule", "sum")
     if rule not in ("sum", "threshold"):
         problems.append(f"rule {rule!r} is none of sum, threshold")
@@ -100,7 +100,7 @@ def register_pattern(word: Word, choose: Callable[..., Tensor]) -> None:
 
     Raises UsageError as `register_criterion`.
     """
-    _refuse("pattern", word, _problems(word, Pattern, KIND_WORDS, (None,)))
+    _refuse("pattern", word, _problems(word, choose, Pattern, KIND_WORDS, (None,)))
     _add(replace(word, group="weights"), KIND_WORDS, choose, PATTERNS)
     CHOOSERS[word.name] = CHOOSERS["weights"]
 
@@ -114,8 +114,8 @@ def register_solver(word: Word, solve: Step | SolverSteps) -> None:
 
     Raises UsageError as `register_criterion`.
     """
-    problems = _problems(word, Solver, SOLVER_WORDS, (None, "diagonal", "gram"))
-    if word.name in METHOD_WORDS:
+    problems = _problems(word, solve, Solver, SOLVER_WORDS, (None, "diagonal", "gram"))
+    if isinstance(word.name, str) and word.name in METHOD_WORDS:
         problems.append("the name is that of a method")
     _refuse("solver", word, problems)
     steps = solve if isinstance(solve, SolverSteps) else SolverSteps(solve, reads=reads_both)
@@ -131,13 +131,27 @@ def _add(word: Word, words: MutableMapping[str, Word], function: Any, functions:
 
 def _refuse(kind: str, word: Word, problems: list[str]) -> None:
     if problems:
-        raise UsageError(f"{kind} {word.name!r} cannot be registered: " + "; ".join(problems))
+        raise UsageError(f"{kind} {quoted(word.name)} cannot be registered: " + "; ".join(problems))
 
 
-def _problems(word: Word, part: type, words: Mapping[str, Word], evidence: tuple[str | None, ...]) -> list[str]:
-    """What is wrong with a word for one part of a recipe, a sentence each."""
+def _problems(
+    word: Word, function: object, part: type, words: Mapping[str, Word], evidence: tuple[str | None, ...]
+) -> list[str]:
+    """What is wrong with a word for one part of a recipe, and with its function, a sentence each. Raises UsageError for
+    what is no word at all.
+    """
+    if not isinstance(word, Word):
+        raise UsageError(f"register: the word must be a Word, got {quoted(word)}")
+    if not isinstance(word.options, Mapping) or not isinstance(word.implies, Mapping):
+        raise UsageError(f"register: options and implies of {quoted(word.name)} must be dicts")
     problems = []
-    if not WORD_NAME.fullmatch(word.name):
+    if not callable(function) and not isinstance(function, SolverSteps):
+        problems.append(f"its function must be one, got {quoted(function)}")
+    texts = {key: getattr(word, key) for key in ("name", "label", "meaning", "source", "version")}
+    wrong = [f"{key} must be a text, got {quoted(value)}" for key, value in texts.items() if not isinstance(value, str)]
+    if wrong:
+        return problems + wrong
+    if not WORD_NAME.fullmatch(word.name) or len(word.name) > 60:
         problems.append("a name is letters and digits, with single dashes between, as in my-criterion")
     if word.name in words:
         problems.append("the name is taken; choose another")
@@ -145,16 +159,26 @@ def _problems(word: Word, part: type, words: Mapping[str, Word], evidence: tuple
         problems.append(f"recipes could not tell it from {clash}; choose another name")
     problems += [f"no {key} given" for key in ("label", "meaning", "version") if not getattr(word, key)]
     if word.evidence not in evidence:
-        problems.append(f"evidence {word.evidence!r} is none of {', '.join(map(repr, evidence))}")
+        problems.append(f"evidence {quoted(word.evidence)} is none of {', '.join(map(repr, evidence))}")
     for name, option in word.options.items():
         rule = getattr(option, "metadata", {}).get("rule")
-        if not name.isidentifier():
-            problems.append(f"option {name!r} is no Python name")
+        if not isinstance(name, str) or not name.isidentifier():
+            problems.append(f"option {quoted(name)} is no Python name")
         elif rule is None or not rule.meaning:
             problems.append(f"option {name!r} is not made by recipe/fields.py, as in share(0.5, meaning='...')")
+        elif _unfit(rule, option.default):
+            problems.append(f"option {name!r}: its default {quoted(option.default)} is not what the option may be")
         if name in CLAIMED or any(name in _claimed(other, other is part) for other in RECIPE_PARTS.values()):
             problems.append(f"option {name!r} is an option of other words already; choose another")
     return problems
+
+
+def _unfit(rule: Any, default: object) -> bool:
+    """Whether a rule refuses its own default."""
+    try:
+        return default is not None and rule.coerce(default) is None
+    except ValueError:
+        return True
 
 
 def _claimed(part: Any, same: bool) -> set[str]:

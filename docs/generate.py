@@ -91,6 +91,7 @@ def _option(name: str, default: object, rule: Rule) -> tuple[str, ...]:
     users += [f"`{rule.when[0]}` = {' or '.join(f'`{value}`' for value in rule.when[1])}"] if rule.when else []
     shown = "–" if default in (None, MISSING) else f"`{str(default).lower()}`"
     value = ", ".join(f"`{word}`" for word in rule.choices) or rule.says
+    value += f", at most {rule.most:,}" if rule.most is not None and rule.most < 2**62 else ""
     return f"`{name}`", ", ".join(users) or "all", shown, value, _arxiv(getattr(rule, "meaning", ""))
 
 

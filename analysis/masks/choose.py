@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analysis.errors import NumericalError, UsageError
+from analysis.errors import NumericalError, UsageError, quoted
 from analysis.masks.criteria import SCORES, SWEEPS
 from analysis.masks.notes import Note
 from analysis.masks.patterns import check_mask, choose
@@ -19,7 +19,8 @@ from analysis.streams.moments import Statistics
 class Chosen:
     """Which weights of one matrix stay, and what became of them.
 
-    mask     (out, in) bool, True = kept; counts exact and checked
+    mask     (out, in) bool, True = kept; counts exact and checked. With zeros=stay what was zero is never kept, and
+             where more was zero than the pattern removes, more is gone
     weight   (out, in) SparseGPT's updated weight in the dtype given, zero where the mask is False; None: kept weights
              stay as they are
     notes    the rules that had to be used, the refinement's included
@@ -71,26 +72,52 @@ def choose_mask(
             f"choose_mask: {name} holds weights that are not finite; the model is broken or its dtype too narrow"
         )
     options, columns = criterion.options(), criterion.columns
+    gone = weight == 0 if pattern.zeros == "stay" else None
     sweep, update, scores = SWEEPS.get(criterion.name), options.pop("update", True), None
     updated: Tensor | None = None
     notes: tuple[Note, ...] = ()
     refined = None
     if sweep is not None:
-        swept = sweep(weight, statistics, pattern, **options, name=name)
+        swept = sweep(weight, statistics, pattern, **options, name=name, gone=gone)
         mask, updated, notes = swept.mask, swept.weight if update else None, swept.notes
     else:
-        scores = SCORES[criterion.name](weight, statistics, generator, **options)
-        mask = choose(scores, pattern, name=name)
-    check_mask(mask, pattern, name=name, columns=columns)
+        scores = checked_scores(criterion, weight, statistics, generator, name)
+        mask = choose(scores if gone is None else scores.masked_fill(gone, -torch.inf), pattern, name=name)
+    if sweep is None or gone is None:
+        check_mask(mask, pattern, name=name, columns=columns)
+    if gone is not None:
+        mask = mask & ~gone
     if refinement is not None and _refines(refinement) and statistics is not None:
         if scores is None:
-            scores = SCORES[criterion.name](weight, statistics, generator, **options)
+            scores = checked_scores(criterion, weight, statistics, generator, name)
         refined = refine(refinement, weight, statistics, mask, pattern, scores, name=name, columns=columns)
         mask, notes = refined.mask, notes + refined.notes
         check_mask(mask, pattern, name=name, columns=columns)
         if sweep is not None and updated is not None:
             updated = sweep(weight, statistics, pattern, **options, name=name, mask=mask).weight
     return Chosen(mask, updated, notes, refined)
+
+
+def checked_scores(
+    criterion: Criterion, weight: Tensor, statistics: Statistics | None, generator: torch.Generator, name: str
+) -> Tensor:
+    """The scores (out, in) of a criterion's function. Raises NumericalError naming the matrix for scores that are no
+    numbers, UsageError for those of another shape.
+    """
+    options = {key: value for key, value in criterion.options().items() if key != "update"}
+    try:
+        scores = SCORES[criterion.name](weight, statistics, generator, **options)
+    except NumericalError as error:
+        raise NumericalError(f"criterion {criterion.name} of {name}: {error}") from None
+    if not isinstance(scores, Tensor) or scores.shape != weight.shape or scores.is_complex():
+        found = f"a tensor {tuple(scores.shape)} {scores.dtype}" if isinstance(scores, Tensor) else quoted(scores)
+        raise UsageError(
+            f"criterion {criterion.name} of {name}: the scores must be numbers of shape {tuple(weight.shape)}, got"
+            f" {found}"
+        )
+    if not bool(scores.sum().isfinite()) and bool(scores.isnan().any()):
+        raise NumericalError(f"criterion {criterion.name} of {name}: {int(scores.isnan().sum())} scores are no numbers")
+    return scores if scores.is_floating_point() else scores.double()
 
 
 def _refines(refinement: Refinement | None) -> bool:

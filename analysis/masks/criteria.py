@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from analysis.errors import NumericalError
 from analysis.masks.sparsegpt import Swept, sparsegpt
 from analysis.streams.moments import Statistics
 
@@ -42,12 +43,21 @@ def ria_scores(
     """(|W_ij| / sum of column j of |W| + |W_ij| / sum of row i of |W|) * (sqrt(mean over tokens of x_j^2))^exponent
     (RIA).
 
-    A row or column of zeros scores 0. exponent: RIA's alpha, 0.5 in its code.
+    A row or column of zeros scores 0. exponent: RIA's alpha, 0.5 in its code. Raises NumericalError where a norm to
+    that power is beyond float32.
     """
     sizes = _working(weight).abs()
     tiny = torch.finfo(sizes.dtype).tiny
     share = sizes / sizes.sum(0).clamp(min=tiny) + sizes / sizes.sum(1, keepdim=True).clamp(min=tiny)
-    return share * (statistics.diagonal / statistics.tokens).pow(exponent / 2).to(share.dtype)
+    squares = statistics.diagonal / statistics.tokens
+    norms = squares.pow(exponent / 2).to(share.dtype)
+    if not bool(norms.isfinite().all()) or bool(((norms == 0) & (squares > 0)).any()):
+        least, most = (float(part) for part in squares[squares > 0].sqrt().aminmax())
+        raise NumericalError(
+            f"exponent={exponent:g} takes the norms of the inputs, from {least:.3g} to {most:.3g}, beyond"
+            f" {str(norms.dtype).removeprefix('torch.')}; give a smaller exponent"
+        )
+    return share * norms
 
 
 def sparsegpt_scores(

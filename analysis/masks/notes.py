@@ -18,6 +18,9 @@ class Note:
     "through the origin"   number of rows of a matrix without a bias that was repaired by its weights alone
     "condition"            condition number of the matrix that a repair solved, estimated
     "penalty"              the penalty that held-out error chose, as a share of the mean diagonal
+    "removes nothing"      number of weights of a matrix of which the share asked for removes none, by rounding
+    "zeros kept"           number of weights that were zero before and are kept, so that a solver may change them;
+                           zeros=stay keeps them out
     "scales out of range"  number of structures whose scales were too large to be used; all of the layer's were left
                            at 1
     """

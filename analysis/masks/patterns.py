@@ -79,6 +79,18 @@ def sparsity_of(pattern: Pattern, name: str) -> float:
     return pattern.sparsity
 
 
+def kept_in(pattern: Pattern, rows: int, width: int, columns: int = COLUMNS) -> int:
+    """How many weights of a matrix (rows, width) a pattern, its group resolved, keeps."""
+    if shape := n_of_m(pattern):
+        return rows * width * shape[0] // shape[1]
+    sparsity = sparsity_of(pattern, "a matrix")
+    if pattern.group == "row":
+        return rows * kept(width, sparsity)
+    if pattern.group == "block":
+        return sum(kept(rows * (stop - start), sparsity) for start, stop in column_blocks(width, columns))
+    return kept(rows * width, sparsity)
+
+
 def check_width(width: int, pattern: Pattern, name: str) -> None:
     """Raises UsageError when an N:M pattern does not fit `width` inputs."""
     if pattern.of is not None and width % pattern.of:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from analysis.errors import UsageError
+from analysis.masks.patterns import kept_in
 from analysis.models.anatomy import Anatomy
-from analysis.recipe.parts import Pattern
+from analysis.recipe.parts import Criterion, Pattern
 from analysis.recipe.shares import OWL, parse_shares, skipped
 
 Sizes = Mapping[str, int]  # weights of each matrix of a block, by its name within the block
@@ -57,9 +58,10 @@ def dense_matrices(pattern: Pattern, blocks: Sequence[tuple[str, Sizes]]) -> set
     """The full names of the matrices that `skip` leaves dense. Raises UsageError for what the model does not have."""
     if pattern.skip is None:
         return set()
-    first, last, names = skipped(pattern.skip)
-    whole = {block for block, _ in (*blocks[:first], *blocks[len(blocks) - min(last, len(blocks)) :])}
-    dense = {f"{block}.{name}" for block, sizes in blocks for name in sizes if block in whole}
+    numbers, names = skipped(pattern.skip, len(blocks))
+    for number in numbers:
+        _block(number, blocks, f"skip={pattern.skip}")
+    dense = {f"{block}.{name}" for number in numbers for block, sizes in [blocks[number]] for name in sizes}
     for name in names:
         dense.update(_matching(name, blocks, f"skip={pattern.skip}"))
     if all(f"{block}.{name}" in dense for block, sizes in blocks for name in sizes):
@@ -97,6 +99,31 @@ def matrix_shares(
     return shares | dict.fromkeys(dense, 0.0)
 
 
+def check_counts(
+    criterion: Criterion, pattern: Pattern, shapes: Mapping[str, tuple[int, int]], shares: Mapping[str, float]
+) -> None:
+    """Raise UsageError for a share that, in whole weights, is all of a matrix, or nothing of every matrix.
+
+    shapes  (outputs, inputs) of every matrix by its full name
+    shares  of `matrix_shares`
+    """
+    resolved, empty, pruned = pattern.resolve(criterion.name), [], False
+    for name, (rows, width) in shapes.items():
+        share = shares.get(name)
+        own = resolved if share is None or resolved.of else resolved.at(share)
+        keeps = kept_in(own, rows, width, criterion.columns)
+        pruned = pruned or keeps < rows * width
+        empty += [name] * (keeps == 0)
+    if empty:
+        raise UsageError(
+            f"{pattern} would remove every weight of {len(empty)} matrices, the first is {empty[0]}; give a smaller"
+            " share"
+        )
+    asked = any(shares.values()) if shares else bool(pattern.sparsity)
+    if asked and not pruned and not pattern.zeros:
+        raise UsageError(f"{pattern} removes no weight of any matrix, by rounding; give a larger share, or 0%")
+
+
 def _given(text: str, blocks: Sequence[tuple[str, Sizes]]) -> dict[str, float]:
     """Shares by block, by block number or by matrix; of several the one that names the matrix more exactly."""
     given = parse_shares(text)
@@ -109,13 +136,31 @@ def _given(text: str, blocks: Sequence[tuple[str, Sizes]]) -> dict[str, float]:
     shares: dict[str, float] = {}
     for key, share in sorted(given.items(), key=lambda item: (not item[0].isdecimal(), len(item[0]))):
         if key.isdecimal():
-            if int(key) >= len(blocks):
-                raise UsageError(f"shares={text}: there is no block {key}; the model has {len(blocks)}, from 0")
-            block, sizes = blocks[int(key)]
+            block, sizes = _block(int(key), blocks, f"shares={text}")
             shares |= {f"{block}.{name}": share for name in sizes}
         else:
             shares |= dict.fromkeys(_matching(key, blocks, f"shares={text}"), share)
     return shares
+
+
+def check_named(pattern: Pattern, names: Sequence[str]) -> None:
+    """Raise UsageError where `skip` or `shares` names a matrix that is the end of none of these names."""
+    given = skipped(pattern.skip, 0)[1] if pattern.skip is not None else []
+    shares = {} if pattern.shares in (None, OWL) else parse_shares(str(pattern.shares))
+    given += [key for key in shares if not key.isdecimal()] if isinstance(shares, dict) else []
+    for name in given:
+        if not any(f".{matrix}".endswith(f".{name}") for matrix in names):
+            ends = dict.fromkeys(matrix.rpartition(".")[2] for matrix in names)
+            raise UsageError(
+                f"{name} says nothing of {pattern.kind}; name what reads them, {' or '.join(ends)}, or a block"
+            )
+
+
+def _block(number: int, blocks: Sequence[tuple[str, Sizes]], option: str) -> tuple[str, Sizes]:
+    """The block of this number."""
+    if number >= len(blocks):
+        raise UsageError(f"{option}: there is no block {number}; the model has {len(blocks)}, from 0")
+    return blocks[number]
 
 
 def _matching(name: str, blocks: Sequence[tuple[str, Sizes]], option: str) -> list[str]:

@@ -104,6 +104,7 @@ def sparsegpt(
     columns: int,
     name: str,
     mask: Tensor | None = None,
+    gone: Tensor | None = None,
 ) -> Swept:
     """Prunes and updates one matrix.
 
@@ -113,6 +114,8 @@ def sparsegpt(
     damping  fraction of the mean diagonal added to H, see `inverse_factor`
     mask     (out, in) bool, True = kept, of that pattern: chosen already, so that the sweep only updates the kept
              weights for it
+    gone     (out, in) bool: weights that are zero and stay so; they are removed first, beyond the pattern's count where
+             they are more
 
     Weights of dead inputs become 0. Raises NumericalError naming the matrix, SparsityError for a mask that breaks the
     pattern.
@@ -131,13 +134,15 @@ def sparsegpt(
     work[factor.dead] = 0
     stays = torch.empty_like(work, dtype=torch.bool) if mask is None else mask.T.contiguous()
     to_choose = pattern if mask is None else None
+    lost = None if gone is None else gone.T
     if pattern.of is not None:
         columns = max(columns // pattern.of, 1) * pattern.of
     elif pattern.group == "matrix":
         columns = width
     for start, stop in column_blocks(width, columns):
         block = slice(start, stop)
-        errors = _sweep(work[block], stays[block], factor.upper[block, block], to_choose, start)
+        lost_here = None if lost is None else lost[block]
+        errors = _sweep(work[block], stays[block], factor.upper[block, block], to_choose, start, lost_here)
         work[stop:].addmm_(factor.upper[block, stop:].T, errors, alpha=-1)
     work.masked_fill_(~stays, 0)
     updated = work.T.to(weight.dtype).contiguous()
@@ -148,9 +153,11 @@ def sparsegpt(
     return Swept(stays.T.contiguous(), updated, factor.notes)
 
 
-def _sweep(block: Tensor, mask: Tensor, upper: Tensor, pattern: Pattern | None, start: int) -> Tensor:
-    """Sweeps one column block in place: block and mask (columns, out), upper (columns, columns). pattern None: the mask
-    is given.
+def _sweep(
+    block: Tensor, mask: Tensor, upper: Tensor, pattern: Pattern | None, start: int, gone: Tensor | None = None
+) -> Tensor:
+    """Sweeps one column block in place: block, mask and gone (columns, out), upper (columns, columns). pattern None:
+    the mask is given.
 
     Returns the errors w_q / U_qq of removed weights, (columns, out), zero where kept.
     """
@@ -160,7 +167,10 @@ def _sweep(block: Tensor, mask: Tensor, upper: Tensor, pattern: Pattern | None, 
     share = torch.empty_like(block)  # 1 / U_qq where removed, 0 where kept
     groups = n_of_m(pattern) if pattern else None
     if pattern and groups is None:
-        mask.copy_(_threshold((block / scale).square().T, pattern, start).T)
+        scores = _first(gone, (block / scale).square())
+        mask.copy_(_threshold(scores.T, pattern, start).T)
+        if gone is not None:
+            mask &= ~gone
     if groups is None:
         torch.div(~mask, scale, out=share)
     panel = groups[1] if groups else SWEEP_COLUMNS
@@ -170,7 +180,11 @@ def _sweep(block: Tensor, mask: Tensor, upper: Tensor, pattern: Pattern | None, 
         if first:
             block[columns].addmm_(upper[:first, columns].T, errors[:first], alpha=-1)
         if groups is not None:
-            mask[columns] = keep_n_of_m((block[columns] / scale[columns]).square().T, *groups).T
+            lost = None if gone is None else gone[columns]
+            scores = _first(lost, (block[columns] / scale[columns]).square())
+            mask[columns] = keep_n_of_m(scores.T, *groups).T
+            if lost is not None:
+                mask[columns] &= ~lost
             torch.div(~mask[columns], scale[columns], out=share[columns])
         rows = zip(
             block[columns].unbind(),
@@ -183,6 +197,11 @@ def _sweep(block: Tensor, mask: Tensor, upper: Tensor, pattern: Pattern | None, 
             torch.mul(weight, removed, out=error)
             block[first + column : last].addr_(factor[column:], error, alpha=-1)
     return errors
+
+
+def _first(gone: Tensor | None, scores: Tensor) -> Tensor:
+    """Scores by which the weights that are gone go first."""
+    return scores if gone is None else scores.masked_fill(gone, -torch.inf)
 
 
 def _threshold(scores: Tensor, pattern: Pattern, start: int) -> Tensor:

@@ -5,9 +5,10 @@ Each rule stands here once and is fed from what is at hand: a job, the headers o
 
 import re
 from collections.abc import Iterable, Mapping
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from analysis.errors import UsageError
+from analysis.errors import UsageError, quoted
 from analysis.models.hub import check_weights, find, weight_files
 from analysis.recipe.parts import WHOLE
 from analysis.recipe.recipe import Recipe
@@ -116,6 +117,47 @@ def shrink_problem(recipe: Recipe) -> str | None:
     )
 
 
+def check_arguments(
+    model: Any, calibration: Any, held_out: Any, *, checkpoint: Any, measure: Any, precision: Any
+) -> None:
+    """Raise UsageError listing the arguments of `prune` that are not of the kind it takes."""
+    import torch
+
+    from analysis.measure.quality import DenseModel
+    from analysis.models.load import LoadedModel
+    from analysis.windows import Windows
+
+    problems = []
+    bare = model.source if isinstance(model, DenseModel) else model
+    bare = bare.model if isinstance(bare, LoadedModel) else bare
+    if not isinstance(bare, torch.nn.Module) or not hasattr(bare, "config"):
+        hint = f"; load_model({quoted(model)}) loads it" if isinstance(model, str) else ""
+        problems.append(f"model must be what load_model gives, or a transformers model, got {_kind(model)}{hint}")
+    if not isinstance(calibration, Windows):
+        problems.append(f"calibration must be Windows, as load_tokens gives, got {_kind(calibration)}")
+    if isinstance(held_out, Mapping):
+        for label, windows in held_out.items():
+            if not isinstance(label, str) or not label.strip():
+                problems.append(f"held_out: a label must be a text, got {quoted(label)}")
+            if not isinstance(windows, Windows):
+                problems.append(f"held_out {quoted(label)} must be Windows, as load_tokens gives, got {_kind(windows)}")
+    elif held_out is not None:
+        problems.append(f"held_out must be a dict of Windows by label, as {{'mine': windows}}, got {_kind(held_out)}")
+    if checkpoint is not None and not isinstance(checkpoint, (str, PathLike)):
+        problems.append(f"checkpoint must be a folder's path, got {quoted(checkpoint)}")
+    if not isinstance(measure, bool):
+        problems.append(f"measure must be True or False, got {quoted(measure)}")
+    if not any(precision is sums for sums in (torch.float32, torch.float64)):
+        problems.append(f"precision must be torch.float32 or torch.float64, got {quoted(precision)}")
+    if problems:
+        raise UsageError("prune: " + "; ".join(problems))
+
+
+def _kind(value: object) -> str:
+    """What was given in the place of something large: a short value, or its type."""
+    return quoted(value) if value is None or isinstance(value, (str, int, float)) else f"a {type(value).__name__}"
+
+
 def _witnesses(windows: "Windows") -> "Tensor":
     """The windows that replay is proven on: the first, and the first with padding where that is another."""
     import torch
@@ -134,8 +176,9 @@ def _check_windows(model: "nn.Module", calibration: "Windows", held_out: "dict[s
     if problem := label_problem(held_out):
         raise UsageError(f"held_out: {problem}")
     for label, windows in {CALIBRATION: calibration, **held_out}.items():
-        if len(windows) == 0:
-            raise UsageError(f"{label}: no windows; give at least one")
+        if len(windows) == 0 or windows.tokens == 0:
+            raise UsageError(f"{label}: no {'tokens' if len(windows) else 'windows'}; give at least one")
+        _check_ids(model, label, windows)
         if context is not None and windows.length > context:
             raise UsageError(
                 f"{label}: windows of {windows.length} tokens are longer than the model's context of {context}; give a"
@@ -144,15 +187,33 @@ def _check_windows(model: "nn.Module", calibration: "Windows", held_out: "dict[s
     return disjoint(calibration, held_out)
 
 
+def _check_ids(model: "nn.Module", label: str, windows: "Windows") -> None:
+    """Raise UsageError for token ids that the model has no embedding of."""
+    embeddings: Any = getattr(model, "get_input_embeddings", None)
+    rows = getattr(embeddings(), "num_embeddings", None) if embeddings else None
+    if windows.ids.is_floating_point() or windows.ids.is_complex():
+        raise UsageError(f"{label}: token ids must be whole numbers, got {windows.ids.dtype}")
+    least, most = (int(end) for end in windows.ids.aminmax())
+    if least < 0 or rows is not None and most >= rows:
+        raise UsageError(
+            f"{label}: token ids from {least} to {most}, and the model's vocabulary is 0 to {(rows or 0) - 1}; draw the"
+            " windows with the model's own tokenizer"
+        )
+
+
 def _check_recipe(dense: "Anatomy", answers: str, recipe: Recipe, held_out: "dict[str, Windows]") -> None:
     """Raises UsageError listing what the recipe asks of this model and these texts that they cannot give."""
-    from analysis.masks.shares import block_sizes, matrix_shares
+    from analysis.masks.shares import block_sizes, check_counts, matrix_shares
 
     shapes = {name: (matrix.rows, matrix.columns) for name, matrix in dense.matrices()}
     problems = misfits(recipe, shapes=shapes, answers=answers, held_out=bool(held_out))
     try:
-        matrix_shares(recipe.pattern, block_sizes(dense), [0.0] * len(dense.blocks))
+        shares = matrix_shares(recipe.pattern, block_sizes(dense), [0.0] * len(dense.blocks))
+        if not recipe.pattern.whole:
+            check_counts(recipe.criterion, recipe.pattern, shapes, shares)
     except UsageError as error:
         problems.append(str(error))
+    if recipe.pattern.zeros and not any(bool((matrix.weight() == 0).any()) for _, matrix in dense.matrices()):
+        problems.append("zeros=stay: no weight of the model's matrices is zero already; leave it out")
     if problems:
         raise UsageError(f"recipe {recipe}: " + "; ".join(problems))

@@ -5,7 +5,9 @@ and bought.
 repairs and solves is looked up by the recipe's words (`choosers.py`, `solvers.py`), not branched on here.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -17,6 +19,7 @@ from analysis.models.load import LoadedModel
 from analysis.models.save import assert_sparsity
 from analysis.progress import bar
 from analysis.pruning.checkpoint import Checkpoint, identity, resume, visit_tensors
+from analysis.pruning.checks import check_arguments
 from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.new_blocks import new_blocks
 from analysis.pruning.solvers import REPAIRS, SOLVERS
@@ -32,16 +35,17 @@ from analysis.windows import Windows
 
 def prune(
     model: LoadedModel | nn.Module | DenseModel,
-    recipe: Recipe,
+    recipe: Recipe | str | Path | Mapping[str, Any],
     calibration: Windows,
-    held_out: dict[str, Windows] | None = None,
+    held_out: Mapping[str, Windows] | None = None,
     *,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     measure: bool = True,
     precision: torch.dtype = torch.float32,
 ) -> Pruned:
     """Prune and reconstruct a copy of `model` by `recipe`; the dense model itself is never modified.
 
+    recipe: also its short text, such as "wanda-50% BR+GP", a TOML file's Path, or a dict.
     model: for many runs on the same texts a `DenseModel`, which is measured once.
     calibration: the windows reconstruction sees; of windows `append`ed to it, masks see what `recipe.added` says.
     held_out: name -> windows none of them sees (disjointness is checked).
@@ -54,10 +58,13 @@ def prune(
 
     Raises ReplayError when the model cannot be replayed exactly, OverlapError when calibration and held-out share text,
     NumericalError and SparsityError naming the matrix, UnsupportedModel where its halves cannot be run apart for
-    unit=sub-block, UsageError for windows the model cannot take and for a recipe that this model or these texts cannot
-    give.
+    unit=sub-block, RecipeError for a recipe that is none, UsageError for arguments of another kind, for windows the
+    model cannot take and for a recipe that this model or these texts cannot give.
     """
-    state = open_run(DenseModel.of(model), recipe, calibration, held_out or {}, measure=measure, precision=precision)
+    recipe = Recipe.of(recipe)
+    check_arguments(model, calibration, held_out, checkpoint=checkpoint, measure=measure, precision=precision)
+    texts = dict(held_out or {})
+    state = open_run(DenseModel.of(model), recipe, calibration, texts, measure=measure, precision=precision)
     chooser = CHOOSERS[recipe.pattern.kind]
     folder = None if checkpoint is None else Checkpoint(Path(checkpoint), identity(state))
     done = resume(state, folder) if folder else 0

@@ -1,7 +1,7 @@
 """The share that each matrix of a model loses, before the first visit (`masks/shares.py`)."""
 
 from analysis.masks.criteria import wanda_scores
-from analysis.masks.shares import block_sizes, matrix_shares, outlier_ratio
+from analysis.masks.shares import block_sizes, check_counts, matrix_shares, outlier_ratio
 from analysis.pruning.state import State
 from analysis.recipe.shares import OWL
 from analysis.streams.streams import advance, input_statistics
@@ -13,7 +13,11 @@ def choose_shares(state: State) -> dict[str, float]:
     """
     pattern = state.recipe.pattern
     ratios = outlier_ratios(state, pattern.outliers) if pattern.shares == OWL else None
-    return matrix_shares(pattern, block_sizes(state.dense), ratios)
+    shares = matrix_shares(pattern, block_sizes(state.dense), ratios)
+    if ratios is not None:  # given shares were checked before any work
+        shapes = {name: (matrix.rows, matrix.columns) for name, matrix in state.dense.matrices()}
+        check_counts(state.recipe.criterion, pattern, shapes, shares)
+    return shares
 
 
 def outlier_ratios(state: State, outliers: float) -> list[float]:

@@ -60,7 +60,12 @@ def choose_first(state: State) -> None:
             evidence = dense_evidence(model, structures, windows, recipe.criterion, state.precision)
     with meter.stage(-1, "mask"):
         state.chosen |= choose_structures(
-            structures, recipe.criterion, recipe.pattern, evidence, lambda name: generator(recipe.seed, "mask", name)
+            structures,
+            recipe.criterion,
+            recipe.pattern,
+            evidence,
+            lambda name: generator(recipe.seed, "mask", name),
+            state.shares,
         )
 
 
@@ -86,6 +91,7 @@ def choose_whole(state: State, visit: Visit, meter: Meter) -> None:
                 recipe.pattern,
                 evidence,
                 lambda name: generator(recipe.seed, "mask", name),
+                state.shares,
             )
         state.structure_masks |= masks
         elements = element_masks(structures, masks)

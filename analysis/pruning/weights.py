@@ -3,8 +3,10 @@
 from collections.abc import Set
 
 import torch
+from torch import Tensor
 
 from analysis.masks.choose import choose_mask, wanted_statistics
+from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
 from analysis.models.anatomy import Block, Matrix
 from analysis.pruning.seeds import generator
@@ -41,21 +43,28 @@ def choose_weights(state: State, visit: Visit, meter: Meter) -> None:
 
 
 def _choose_mask(state: State, block: Block, matrix: Matrix, statistics: Statistics | None) -> None:
-    name, recipe = f"{block.name}.{matrix.name}", state.recipe
+    name, recipe, weight = f"{block.name}.{matrix.name}", state.recipe, matrix.weight()
     source = generator(recipe.seed, "mask", name)
     share = state.shares.get(name)
+    zero = weight == 0
     if share == 0:
-        state.keep(block, matrix, torch.ones_like(matrix.weight(), dtype=torch.bool))
+        mask = ~zero if recipe.pattern.zeros else torch.ones_like(zero)
+        state.note(state.keep(block, matrix, mask), _revivable(recipe, mask, zero))
         return
     pattern = recipe.pattern if share is None or recipe.pattern.of else recipe.pattern.at(share)
-    chosen = choose_mask(
-        recipe.criterion, pattern, matrix.weight(), statistics, source, name=name, refinement=recipe.refinement
-    )
+    chosen = choose_mask(recipe.criterion, pattern, weight, statistics, source, name=name, refinement=recipe.refinement)
     if chosen.weight is not None:
         matrix.assign(chosen.weight)
     matrix.weight().mul_(chosen.mask).add_(0.0)  # quicker than masked_fill_; the sum makes +0 of -0
     where = state.keep(block, matrix, chosen.mask)
-    state.note(where, chosen.notes)
+    rounded = (Note("removes nothing", float(zero.numel())),) if pattern.sparsity and bool(chosen.mask.all()) else ()
+    state.note(where, [*chosen.notes, *rounded, *_revivable(recipe, chosen.mask, zero)])
     if (refined := chosen.refined) is not None:
         losses = {"error_before": refined.loss_before, "error_after": refined.loss_after, "steps": refined.steps}
         state.rows["layers"].append({**where, "action": recipe.refinement.name, **losses})
+
+
+def _revivable(recipe: Recipe, mask: Tensor, zero: Tensor) -> tuple[Note, ...]:
+    """The note that weights which were zero already are kept, and so may be zero no more after a solver."""
+    kept = int((mask & zero).sum()) if recipe.changes_weights else 0
+    return (Note("zeros kept", float(kept)),) if kept else ()

@@ -12,7 +12,9 @@ from dataclasses import Field, dataclass, field, fields, replace
 from numbers import Real
 from typing import Any, ClassVar
 
-from analysis.errors import RecipeError, suggest
+from analysis.errors import RecipeError, quoted, suggest
+
+SMALLEST, LARGEST = 1e-30, 1e30  # what float32 holds, with room for products
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Rule:
     """Whether a value of the type is valid."""
     choices: Collection[str] = ()
     """The words it may hold, where only some are possible; read anew each time, so words may be added."""
+    most: float | None = None
+    """The largest number it may hold."""
     words: tuple[str, ...] = ()
     """What it may hold instead of its type."""
     only: Collection[str] = ()
@@ -50,10 +54,12 @@ class Rule:
         else:
             fits = isinstance(value, self.kind)
         if fits and self.choices and value not in self.choices:
-            raise ValueError(f"{value!r} is unknown; {suggest(value, self.choices)}")
+            raise ValueError(f"{quoted(value)} is unknown; {suggest(value, self.choices)}")
         if not fits or not self.test(value):
             valid = f"one of {', '.join(self.choices)}" if self.choices else self.says
-            raise ValueError(f"must be {valid}, got {value!r}")
+            raise ValueError(f"must be {valid}, got {quoted(value)}")
+        if self.most is not None and value > self.most:
+            raise ValueError(f"must be at most {self.most:,}, got {quoted(value)}")
         return self.kind(value) + 0 if self.kind in (int, float) else value  # + 0: -0.0 is 0.0
 
 
@@ -62,19 +68,20 @@ def rule(default: Any, *rule: Any, **more: Any) -> Any:
     return field(default=default, metadata={"rule": Rule(*rule, **more)})
 
 
-def count(default: int | None, low: int, **more: Any) -> Any:
-    """A whole number of at least `low`."""
-    return rule(default, int, f"a whole number of at least {low}", lambda n: low <= n < 2**63, **more)
+def count(default: int | None, low: int, most: int = 2**63 - 1, **more: Any) -> Any:
+    """A whole number from `low` to `most`."""
+    return rule(default, int, f"a whole number of at least {low}", lambda n: n >= low, most=most, **more)
 
 
-def positive(default: float, **more: Any) -> Any:
-    """A number above 0."""
-    return rule(default, float, "a number above 0", lambda x: x > 0, **more)
+def positive(default: float, most: float = LARGEST, **more: Any) -> Any:
+    """A number above 0, to `most`; one that would be 0 in float32 is not above it."""
+    return rule(default, float, "a number above 0", lambda x: x >= SMALLEST, most=most, **more)
 
 
-def amount(default: float, *, words: tuple[str, ...] = (), **more: Any) -> Any:
-    """A number of at least 0, or one of a few words."""
-    return rule(default, float, " or ".join(("a number of at least 0", *words)), lambda x: x >= 0, words=words, **more)
+def amount(default: float, most: float = LARGEST, *, words: tuple[str, ...] = (), **more: Any) -> Any:
+    """A number from 0 to `most`, or one of a few words."""
+    says = " or ".join(("a number of at least 0", *words))
+    return rule(default, float, says, lambda x: x >= 0, words=words, most=most, **more)
 
 
 def share(default: float, **more: Any) -> Any:
@@ -119,12 +126,22 @@ class Part:
     def __post_init__(self) -> None:
         problems = [*self._check_fields(), *self._check_more(), *self._check_together()]
         if problems:
-            given = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default)
+            given = (f"{name}={quoted(value)}" for name, value in vars(self).items() if self._differs(name, value))
             raise RecipeError(f"{type(self).__name__}({', '.join(given)})", problems)
+
+    def _differs(self, name: str, value: Any) -> bool:
+        """Whether a field, of whatever type, does not hold its default."""
+        default = self.__dataclass_fields__[name].default
+        return type(value) is not type(default) or bool(value != default)
+
+    def _said(self, key: str) -> str:
+        """The word that a field holds; nothing where it holds none."""
+        value = getattr(self, key, "")
+        return value if isinstance(value, str) else ""
 
     def _check_fields(self) -> Iterator[str]:
         """One sentence per field that holds what it may not; values are coerced on the way."""
-        name, rules = str(getattr(self, "name", "")), self._rules()
+        name, rules = self._said("name"), self._rules()
         for f in fields(self):
             if f.name == "more":
                 continue
@@ -162,9 +179,14 @@ class Part:
         """The same for the options of a word from outside the package."""
         if not hasattr(self, "more"):
             return
-        word, declared, values = getattr(self, self.KEY), self.declared(getattr(self, self.KEY)), {}
-        others = self.declared()
-        for name, value in dict(self.more).items():
+        word, others, values = self._said(self.KEY), self.declared(), {}
+        declared = self.declared(word)
+        try:
+            given = {f"{name}": value for name, value in dict(self.more).items()}
+        except (TypeError, ValueError):
+            yield f"more must be pairs of an option and its value, got {quoted(self.more)}"
+            return
+        for name, value in given.items():
             if name not in declared and name in others:
                 yield f"{name} is an option of {' and '.join(others[name].metadata['rule'].only)}, not of {word}"
                 continue

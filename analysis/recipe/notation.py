@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from analysis.errors import suggest
+from analysis.errors import quoted, suggest
 
 _WORD = re.compile(r"([^\s\[\]]+)(?:\[([^\[\]]*)\])?")
 
@@ -34,7 +34,9 @@ def read(
     if _WORD.sub("", text).strip():
         problems.append("brackets do not match; options follow their word as in BR+GP[lr=2e-3,epochs=20]")
     elif len(words) > 2:
-        problems.append(f"{' '.join(w for w, _ in words[2:])!r} is too much; a recipe is CRITERION-PATTERN METHOD")
+        problems.append(
+            f"{quoted(' '.join(w for w, _ in words[2:]))} is too much; a recipe is CRITERION-PATTERN METHOD"
+        )
     (head, head_options), (method, method_options), *_ = words + [("", "")] * 2
     known = max(
         (name for name in criteria if head.startswith((f"{name}-", f"{name}+")) or head == name), key=len, default=""
@@ -42,7 +44,7 @@ def read(
     rest, dash, shape = head.removeprefix(known).partition("-")
     name, plus, refinement = (known + rest).partition("+")
     if not dash:
-        problems.append(f"no pattern after {head!r}; write wanda-50%, wanda-2:4 or flap-neurons-50%")
+        problems.append(f"no pattern after {quoted(head)}; write wanda-50%, wanda-2:4 or flap-neurons-50%")
     pattern = _read_pattern(shape, tuple(kinds), problems) if dash else {}
     data: dict[str, Any] = {
         "criterion": {"name": name},
@@ -74,12 +76,12 @@ def _read_pattern(text: str, kinds: tuple[str, ...], problems: list[str]) -> dic
     """`50%`, `2:4` or, of whole structures, `heads-50%`."""
     kind = max((kind for kind in kinds if text.startswith(f"{kind}-")), key=len, default="")
     kind_field, share = ({"kind": kind}, text.removeprefix(f"{kind}-")) if kind else ({}, text)
-    if match := re.fullmatch(r"(-?\d+):(-?\d+)", share):
+    if match := re.fullmatch(r"(-?\d{1,18}):(-?\d{1,18})", share):
         return {"keep": int(match[1]), "of": int(match[2])} | kind_field
     if re.fullmatch(r"-?(\d+\.?\d*|\.\d+)%", share):
         return {"sparsity": float(Decimal(share[:-1]) / 100)} | kind_field
     problems.append(
-        f"pattern {text!r} is not understood; write a percentage as 50% or N:M as 2:4; of whole structures"
+        f"pattern {quoted(text)} is not understood; write a percentage as 50% or N:M as 2:4; of whole structures"
         f" {', '.join(f'{kind}-50%' for kind in kinds)}"
     )
     return {}
@@ -91,15 +93,15 @@ def _read_options(text: str, word: str, mine: Places, other: Places, data: dict[
     for item in filter(None, (piece.strip() for piece in text.split(","))):
         key, _, value = (piece.strip() for piece in item.partition("="))
         if not key or not value:
-            problems.append(f"option {item!r} after {word!r} is not of the form key=value")
+            problems.append(f"option {quoted(item)} after {quoted(word)} is not of the form key=value")
         elif key in seen:
-            problems.append(f"option {key!r} is given twice after {word!r}")
+            problems.append(f"option {quoted(key)} is given twice after {quoted(word)}")
         elif key in other:
             problems.append(
-                f"option {key!r} belongs to the other word, not after {word!r}, which takes {', '.join(mine)}"
+                f"option {key!r} belongs to the other word, not after {quoted(word)}, which takes {', '.join(mine)}"
             )
         elif key not in mine:
-            problems.append(f"unknown option {key!r} after {word!r}; {suggest(key, mine)}")
+            problems.append(f"unknown option {quoted(key)} after {quoted(word)}; {suggest(key, mine)}")
         else:
             part, name = mine[key]
             (data[part] if part else data)[name] = _literal(value)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, replace
 from typing import Any, ClassVar
 
+from analysis.errors import quoted
 from analysis.recipe import notation
 from analysis.recipe.fields import Part, choice, count, option, positive, rule, share
 from analysis.recipe.shares import OWL, SHARES_SAYS, SKIP_SAYS, parse_shares, read_shares, read_skip
@@ -28,6 +29,7 @@ TRAINED = tuple(name for name, word in SOLVER_WORDS.items() if word.evidence == 
 """Solvers that take gradient steps."""
 STREAMS = ("sparse", "dense")
 CRITERIA_OF_BOTH: Collection[str] = ChainMap(STRUCTURED_WORDS, CRITERION_WORDS)  # weights' first; live
+MOST_OF = 1_000_000  # largest M of N:M
 ROUNDED = 1e-3  # how far the mean of given shares may be from the sparsity
 MORE: tuple[tuple[str, Any], ...] = ()
 
@@ -114,20 +116,27 @@ class Pattern(Part):
     flops: int | None = count(
         None,
         1,
+        1_000_000_000,
         when=("scope", ("global",)),
         meaning="count that cost in multiply-adds per token with so many keys; default: in parameters",
     )
     """Count that cost in multiply-adds per token with so many keys; None: in parameters."""
-    skip: str | None = rule(
-        None, str, read=read_skip, when=("kind", WEIGHT_KINDS), meaning=f"what stays dense: {SKIP_SAYS}"
-    )
+    skip: str | None = rule(None, str, read=read_skip, meaning=f"what stays dense: {SKIP_SAYS}")
     """What stays dense: blocks at the ends, matrices by name (`shares.py`)."""
-    shares: str | None = rule(
-        None, str, read=read_shares, when=("kind", WEIGHT_KINDS), meaning=f"uneven shares: {SHARES_SAYS}"
-    )
+    shares: str | None = rule(None, str, read=read_shares, meaning=f"uneven shares: {SHARES_SAYS}")
     """The share of each block or matrix, or "owl" (2310.05175); None: all lose the same (`shares.py`)."""
+    zeros: str | None = choice(
+        None,
+        ("stay",),
+        when=("kind", WEIGHT_KINDS),
+        meaning="stay: weights that are zero already stay zero, and count as removed; 0% then removes no others",
+    )
+    """Whether weights that are zero already stay zero and count as removed ("stay"); None: they compete as any."""
     outliers: float = positive(
-        5.0, when=("shares", (OWL,)), meaning="OWL's M: an outlier is a score above so many times its block's mean"
+        5.0,
+        1_000_000,
+        when=("shares", (OWL,)),
+        meaning="OWL's M: an outlier is a score above so many times its block's mean",
     )
     """OWL's M: an outlier is a score above so many times its block's mean."""
     spread: float = share(0.08, when=("shares", (OWL,)), meaning="OWL's lambda: shares are at most twice this apart")
@@ -151,15 +160,22 @@ class Pattern(Part):
             yield "a pattern is a sparsity (50%, sparsity = 0.5) or N:M (2:4, keep = 2 and of = 4): exactly one of them"
         elif isinstance(self.sparsity, float) and not 0 <= self.sparsity < 1:
             yield f"sparsity {notation.percent(self.sparsity)} is outside 0% to below 100% (the fraction 0.5 means 50%)"
-        elif type(self.keep) is type(self.of) is int and not 1 <= self.keep < self.of:
-            yield f"{self.keep}:{self.of} would keep {self.keep} of every {self.of}; N:M needs 1 <= N < M, as in 2:4"
+        elif type(self.keep) is type(self.of) is int and not 1 <= self.keep < self.of <= MOST_OF:
+            n, m = quoted(self.keep), quoted(self.of)
+            yield f"{n}:{m} would keep {n} of every {m}; N:M needs 1 <= N < M <= {MOST_OF:,}, as in 2:4"
         if self.of is not None and self.group != "default":
             yield f"group={self.group} does not go with N:M, which chooses within each M consecutive inputs"
-        if self.of is not None and self.kind != "weights" and self.kind in KIND_WORDS:
+        known = isinstance(self.kind, str) and self.kind in KIND_WORDS
+        if self.of is not None and self.kind != "weights" and known:
             yield f"N:M is a pattern of single weights; {self.kind} take a share, as in {self.kind}-50%"
 
         if self.of is not None and self.shares is not None:
             yield f"shares={self.shares} does not go with N:M, which keeps the same in every matrix; skip does"
+        uneven = [key for key in ("skip", "shares") if getattr(self, key) is not None]
+        if self.whole and self.shares == OWL:
+            yield f"shares=owl counts outliers among single weights; {self.kind} take shares that are given"
+        elif self.whole and self.scope == "global" and uneven:
+            yield f"{' and '.join(uneven)} do not go with scope=global, which is one budget for all layers"
         mean = _mean(self.shares)
         if mean is not None and isinstance(self.sparsity, float) and abs(mean - self.sparsity) > ROUNDED:
             share = notation.percent(round(mean, 6))

@@ -36,17 +36,18 @@ def _wagner() -> dict[str, Preset]:
         "stack": ("unit=model", "all blocks at once"),
     }
     presets, source = {}, "2510.14444, defaults of its released code"
-    for criterion in ("magnitude", "wanda", "ria", "sparsegpt"):
+    patterns = {"magnitude": "50%", "wanda": "50%", "ria": "50%[group=row]", "sparsegpt": "50%"}  # its RIA goes by rows
+    for criterion, pattern in patterns.items():
         for word, (unit, meaning) in sizes.items():
             options = ",".join(filter(None, (unit, "settings=paper2")))
             presets[f"wagner-{criterion}-{word}"] = Preset(
-                f"{criterion}-50% IR[{options}]", source, f"granularity: {meaning}, inputs and targets dense"
+                f"{criterion}-{pattern} IR[{options}]", source, f"granularity: {meaning}, inputs and targets dense"
             )
         presets[f"wagner-{criterion}-retrain"] = Preset(
-            f"{criterion}-50% retrain[settings=paper2]", source, "baseline: full retraining under the mask"
+            f"{criterion}-{pattern} retrain[settings=paper2]", source, "baseline: full retraining under the mask"
         )
         presets[f"wagner-{criterion}-peft"] = Preset(
-            f"{criterion}-50% retrain[settings=paper2,train=masklora]",
+            f"{criterion}-{pattern} retrain[settings=paper2,train=masklora]",
             source,
             "baseline: MaskLoRA, norms and biases retrained",
         )

@@ -16,11 +16,13 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
-from analysis.errors import RecipeError, suggest
+from analysis.errors import RecipeError, UsageError, quoted, suggest
 from analysis.recipe import notation
 from analysis.recipe.fields import Part, choice, count, rule
+from analysis.recipe.files import read_small
 from analysis.recipe.parts import STREAMS, WHOLE, Criterion, Pattern, Refinement, Repair, Solver, Unit
 from analysis.recipe.presets import PRESETS
 from analysis.recipe.shares import OWL
@@ -123,6 +125,11 @@ class Recipe(Part):
                 f"{self.criterion.name} updates weights while it chooses, by a share or N:M; {kind} take"
                 f" {', '.join(name for name, word in CRITERION_WORDS.items() if not word.sweeps)}"
             )
+        if self.pattern.zeros and self.refinement.name != "none":
+            yield (
+                f"+{self.refinement.name} exchanges weights one for one; with zeros=stay rows lose unequally many:"
+                f" write {self.criterion.name}-{self.pattern}[zeros=stay]"
+            )
         if kind != "weights" and self.refinement.name != "none":
             yield (
                 f"+{self.refinement.name} exchanges weights within rows, columns or N:M; the masks of {kind} are taken"
@@ -204,11 +211,22 @@ class Recipe(Part):
         }
 
     @classmethod
+    def of(cls, recipe: "Recipe | str | Path | Mapping[str, Any]") -> "Recipe":
+        """The recipe itself, or from its short text, a TOML file or a dict. Raises UsageError for anything else,
+        RecipeError for what is wrong with it.
+        """
+        if isinstance(recipe, Recipe):
+            return recipe
+        if isinstance(recipe, Path):
+            return cls.from_file(recipe)
+        return cls.from_dict(recipe) if isinstance(recipe, Mapping) else cls.parse(recipe)
+
+    @classmethod
     def parse(cls, text: str) -> "Recipe":
         """From the short form, such as `wanda-50% BR+GP[lr=2e-3,epochs=20]`, or a preset's name. RecipeError lists
         every problem.
         """
-        text = text.strip()
+        text = _text(text).strip()
         if text in PRESETS:
             return cls.parse(PRESETS[text].text)
         if " " not in text and (near := get_close_matches(text, PRESETS, n=1, cutoff=0.8)):
@@ -233,14 +251,28 @@ class Recipe(Part):
         `method = "BR+GP"` may stand for that method's unit, solver name and streams; what is written beside it wins.
         """
         try:
-            return _build(text, tomllib.loads(text), [])
-        except tomllib.TOMLDecodeError as error:
-            raise RecipeError(text, [f"not TOML: {error}"]) from None
+            data = tomllib.loads(_text(text))
+        except (ValueError, RecursionError) as error:
+            raise RecipeError(text, [f"not TOML: {str(error)[:200]}"]) from None
+        return _build(text, data, [])
+
+    @classmethod
+    def from_file(cls, path: Path | str) -> "Recipe":
+        """From a TOML file, as `from_toml`. Raises UsageError where it cannot be read."""
+        if not isinstance(path, (str, Path)):
+            raise UsageError(f"recipe file: must be a path, got {quoted(path)}")
+        try:
+            text = read_small(Path(path))
+        except ValueError as error:
+            raise UsageError(f"recipe file {quoted(str(path), 400)}: cannot be read ({error})") from None
+        return cls.from_toml(text)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Recipe":
         """From the nested dict of `to_dict()`; `method` is understood as in TOML."""
-        return _build(json.dumps(data, default=str), data, [])
+        if not isinstance(data, Mapping):
+            raise UsageError(f"recipe: must be a dict as `to_dict` gives it, got {quoted(data)}")
+        return _build(data, data, [])
 
     def to_dict(self) -> dict[str, Any]:
         """One dict per part and the streams and seed; only what has a meaning, defaults spelled out."""
@@ -383,17 +415,25 @@ def _solver_options(solver: Solver) -> dict[str, Any]:
     return ({} if name == "paper1" else {"settings": name}) | best[name]
 
 
-def _build(text: str, data: Mapping[str, Any], problems: list[str]) -> Recipe:
+def _text(text: object) -> str:
+    """The text of a recipe. Raises UsageError for anything else."""
+    if not isinstance(text, str):
+        raise UsageError(f"recipe: must be a text such as 'wanda-50% BR+GP', or a Recipe, got {quoted(text)}")
+    return text
+
+
+def _build(text: object, data: Mapping[str, Any], problems: list[str]) -> Recipe:
     """A Recipe from the nested dict; every problem of every part in one error that quotes `text`."""
     data, problems = _expand_settings(_expand_method(data, problems), problems), list(problems)
     made: dict[str, Any] = {}
     pattern = data.get("pattern")
     kind = pattern.get("kind") if isinstance(pattern, Mapping) else None
+    kind = kind if isinstance(kind, str) and kind in KIND_WORDS else "weights"
     for key, part in RECIPE_PARTS.items():
-        made[key], wrong = _make_part(part, data.pop(key, {}), kind if kind in KIND_WORDS else "weights")
+        made[key], wrong = _make_part(part, data.pop(key, {}), kind)
         problems += wrong
     names = [f.name for f in fields(Recipe)]
-    problems += [f"unknown key {key!r}; {suggest(key, ['method', *names])}" for key in data if key not in names]
+    problems += [f"unknown key {quoted(key)}; {suggest(key, ['method', *names])}" for key in data if key not in names]
     try:
         recipe = Recipe(**made, **{key: value for key, value in data.items() if key in names})
     except RecipeError as error:
@@ -408,7 +448,7 @@ def _expand_method(data: Mapping[str, Any], problems: list[str]) -> dict[str, An
     data = dict(data)
     method, solver = str(data.pop("method", "")), data.get("solver", {})
     if method and method not in METHOD_WORDS:
-        problems.append(f"method {method!r} is unknown; {suggest(method, METHOD_WORDS)}")
+        problems.append(f"method {quoted(method)} is unknown; {suggest(method, METHOD_WORDS)}")
     elif not method and isinstance(solver, Mapping) and "name" not in solver:
         problems.append(f"no method given; one of {', '.join(METHOD_WORDS)}")
     elif not method:
@@ -416,7 +456,9 @@ def _expand_method(data: Mapping[str, Any], problems: list[str]) -> dict[str, An
     base: Mapping[str, Any] = METHOD_WORDS[
         method if method in METHOD_WORDS else "BR"
     ].implies  # BR stands in so that the rest is checked too
-    merged = {key: base[key] | data[key] for key in ("unit", "solver", "repair") if isinstance(data.get(key), Mapping)}
+    merged = {
+        key: base[key] | dict(data[key]) for key in ("unit", "solver", "repair") if isinstance(data.get(key), Mapping)
+    }
     if merged.get("unit", base["unit"])["name"] != base["unit"]["name"]:
         merged["unit"] = data["unit"]  # the method's width and overlap belong to its own kind of unit
     return {**base, **data, **merged}
@@ -429,8 +471,8 @@ def _expand_settings(data: dict[str, Any], problems: list[str]) -> dict[str, Any
         return data
     written = {key: value for key, value in solver.items() if key != "settings"}
     settings, name = solver["settings"], str(written.get("name"))
-    if settings not in SETTING_WORDS:
-        problems.append(f"settings {settings!r} are unknown; {suggest(settings, SETTING_WORDS)}")
+    if not isinstance(settings, str) or settings not in SETTING_WORDS:
+        problems.append(f"settings {quoted(settings)} are unknown; {suggest(settings, SETTING_WORDS)}")
     elif name not in SETTING_WORDS[settings].implies:
         solvers = " and ".join(SETTING_WORDS[settings].implies)
         problems.append(f"settings is an option of {solvers}, not of {Solver.SPOKEN.get(name, name)}")
@@ -452,10 +494,10 @@ def _make_part(part: type[Part], data: Any, kind: str) -> tuple[Part, list[str]]
     }
     harmless = stand_ins.get(title, {})
     if not isinstance(data, Mapping):
-        return part(**harmless), [f"{title} must be a table of options, got {data!r}"]
+        return part(**harmless), [f"{title} must be a table of options, got {quoted(data)}"]
     part_fields, declared = {f.name: f for f in fields(part) if f.name != "more"}, part.declared()
     unknown = [key for key in data if key not in part_fields and key not in declared]
-    problems = [f"unknown {title} option {key!r}; {suggest(key, [*part_fields, *declared])}" for key in unknown]
+    problems = [f"unknown {title} option {quoted(key)}; {suggest(key, [*part_fields, *declared])}" for key in unknown]
     problems += [
         f"no {title} {key} given" for key, f in part_fields.items() if f.default is MISSING and key not in data
     ]

@@ -2,6 +2,7 @@
 (`shares`). No torch.
 
     skip=first:1+last:1+down_proj     the first and the last block, and every down_proj, stay dense
+    skip=0+3                          the blocks 0 and 3 stay dense
     shares=0.4+0.5+0.6                a share for every block, in order; their mean is the recipe's sparsity
     shares=0:0.3+q_proj:0.6           other shares for block 0 and for every q_proj
     shares=layers.json, layers.csv    the same from a file: a list, or {"q_proj": 0.6}; lines of `0.4` or `q_proj,0.6`
@@ -19,9 +20,15 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from analysis.errors import quoted
+from analysis.recipe.files import read_small
+
 OWL = "owl"
-MATRIX_NAME = re.compile(r"[A-Za-z_][\w.]*")
-SKIP_SAYS = "first:N, last:N (blocks) or names of matrices, joined by + as in first:1+last:1+down_proj"
+BLOCK_NUMBER = re.compile(r"\d{1,9}")
+MATRIX_NAME = re.compile(r"[A-Za-z_][\w.]{0,299}")
+SKIP_SAYS = (
+    "first:N, last:N (blocks), numbers of blocks or names of matrices, joined by + as in first:1+last:1+down_proj"
+)
 SHARES_SAYS = (
     "owl, a share for every block as in 0.4+0.5+0.6, shares by block or matrix as in 0:0.3+q_proj:0.6, or a .json or"
     " .csv file of these"
@@ -30,28 +37,34 @@ SHARES_SAYS = (
 
 def read_skip(value: Any) -> str:
     """`skip` in its one way of writing, from text or a list of its items; ValueError saying what is valid."""
-    items = value.split("+") if isinstance(value, str) else value
-    if not isinstance(items, (list, tuple)) or not items or not all(isinstance(item, str) for item in items):
-        raise ValueError(f"must be {SKIP_SAYS}, got {value!r}")
+    given = [value] if isinstance(value, int) and not isinstance(value, bool) else value
+    items = given.split("+") if isinstance(given, str) else given
+    if not isinstance(items, (list, tuple)) or not items:
+        raise ValueError(f"must be {SKIP_SAYS}, got {quoted(value)}")
     written = []
-    for item in (item.strip() for item in items):
-        ends = re.fullmatch(r"(first|last):(\d+)", item)
-        if not (ends and int(ends[2]) or MATRIX_NAME.fullmatch(item)):
-            raise ValueError(f"must be {SKIP_SAYS}, got {item!r} in {value!r}")
-        written.append(f"{ends[1]}:{int(ends[2])}" if ends else item)
+    for one in items:
+        item = str(one) if type(one) is int and 0 <= one < 10**9 else one.strip() if isinstance(one, str) else ""
+        number = re.fullmatch(r"(?:(first|last):)?(\d{1,9})", item)
+        if not (number and (not number[1] or int(number[2])) or MATRIX_NAME.fullmatch(item)):
+            raise ValueError(f"must be {SKIP_SAYS}, got {quoted(one)} in {quoted(value)}")
+        written.append((f"{number[1]}:" if number[1] else "") + str(int(number[2])) if number else item)
     return "+".join(dict.fromkeys(written))
 
 
-def skipped(text: str) -> tuple[int, int, list[str]]:
-    """`skip` as (first blocks, last blocks, names of matrices)."""
-    ends, names = {"first": 0, "last": 0}, []
+def skipped(text: str, blocks: int) -> tuple[set[int], list[str]]:
+    """`skip` as the numbers of the blocks it names of so many, and names of matrices. A number too large stays."""
+    numbers: set[int] = set()
+    names = []
     for item in text.split("+"):
         word, _, number = item.partition(":")
         if number:
-            ends[word] = max(ends[word], int(number))
+            count = min(int(number), blocks)
+            numbers.update(range(count) if word == "first" else range(blocks - count, blocks))
+        elif item.isdecimal():
+            numbers.add(int(item))
         else:
             names.append(item)
-    return ends["first"], ends["last"], names
+    return numbers, names
 
 
 def read_shares(value: Any) -> str:
@@ -85,18 +98,18 @@ def _pair(item: str) -> tuple[str, str]:
 
 def _from_file(path: Path) -> Iterable[tuple[Any, Any]]:
     try:
+        text = read_small(path)
         if path.suffix == ".json":
-            data = json.loads(path.read_text())
+            data = json.loads(text)
             if not isinstance(data, (list, dict)):
                 raise ValueError("it holds neither a list nor a dict")
             return list(data.items()) if isinstance(data, dict) else [("", item) for item in data]
-        with path.open(newline="") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if any(row)]
         if not all(len(row) in (1, 2) for row in rows):
             raise ValueError("a line holds a share, or a block or matrix and its share")
         return [(row[0] if len(row) == 2 else "", row[-1]) for row in rows]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot be read from {path}: {error}") from None
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise ValueError(f"cannot be read from {path}: {str(error)[:200]}") from None
 
 
 def _written(items: Iterable[tuple[Any, Any]], given: Any) -> str:
@@ -105,17 +118,17 @@ def _written(items: Iterable[tuple[Any, Any]], given: Any) -> str:
     for key, number in items:
         try:
             share = float(number) if isinstance(number, (str, Real)) and not isinstance(number, bool) else float("nan")
-        except ValueError:
+        except (ValueError, OverflowError):
             share = float("nan")
         if not 0 <= share < 1:
-            raise ValueError(f"must be {SHARES_SAYS}, each from 0 to below 1; got {number!r} in {given!r}")
+            raise ValueError(f"must be {SHARES_SAYS}, each from 0 to below 1; got {quoted(number)} in {quoted(given)}")
         key = str(key).strip()
-        if key and not key.isdecimal() and not MATRIX_NAME.fullmatch(key):
-            raise ValueError(f"must be {SHARES_SAYS}; {key!r} is neither the number of a block nor a matrix")
+        if key and not BLOCK_NUMBER.fullmatch(key) and not MATRIX_NAME.fullmatch(key):
+            raise ValueError(f"must be {SHARES_SAYS}; {quoted(key)} is neither the number of a block nor a matrix")
         shares.append((str(int(key)) if key.isdecimal() else key, share + 0))
     keys = [key for key, _ in shares]
     if not shares or len({bool(key) for key in keys}) > 1:
-        raise ValueError(f"must be {SHARES_SAYS}: all of one kind; got {given!r}")
+        raise ValueError(f"must be {SHARES_SAYS}: all of one kind; got {quoted(given)}")
     if any(keys) and len(set(keys)) < len(keys):
         raise ValueError(f"must be {SHARES_SAYS}; {max(keys, key=keys.count)!r} is given twice")
     return "+".join(f"{key}:{share!r}" if key else repr(share) for key, share in shares)

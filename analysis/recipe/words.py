@@ -83,8 +83,10 @@ CRITERION_WORDS = _by_name(
         "2301.00774 section 3",
         evidence="gram",
         options={
-            "damping": positive(0.01, meaning="share of the Gram matrix's mean diagonal added to its diagonal"),
-            "columns": count(128, 1, meaning="columns of a block; masks and updates are made block by block"),
+            "damping": positive(0.01, 1000, meaning="share of the Gram matrix's mean diagonal added to its diagonal"),
+            "columns": count(
+                128, 1, 1_000_000, meaning="columns of a block; masks and updates are made block by block"
+            ),
             "update": flag(True, meaning="whether kept weights are updated; false keeps the mask alone"),
         },
         implies={"group": "block"},
@@ -96,7 +98,7 @@ CRITERION_WORDS = _by_name(
         "keep the weights that are largest relative to their row and column, times a power of the input's norm",
         "Zhang et al., ICLR 2024 (RIA)",
         evidence="diagonal",
-        options={"exponent": amount(0.5, meaning="power of the input's norm (alpha in RIA's code)")},
+        options={"exponent": amount(0.5, 10, meaning="power of the input's norm (alpha in RIA's code)")},
         implies={"group": "matrix"},
     ),
 )
@@ -148,7 +150,7 @@ REFINEMENT_WORDS = _by_name(
         "SparseSwaps: the best exchange of a kept and a removed weight, row by row, until none helps",
         "2512.10922",
         evidence="gram",
-        options={"rounds": count(100, 1, meaning="most swaps in a row")},
+        options={"rounds": count(100, 1, 1_000_000, meaning="most swaps in a row")},
     ),
     Word(
         "fw",
@@ -157,7 +159,7 @@ REFINEMENT_WORDS = _by_name(
         "2510.13713",
         evidence="gram",
         options={
-            "iterations": count(2000, 1, meaning="iterations of Frank-Wolfe"),
+            "iterations": count(2000, 1, 1_000_000, meaning="iterations of Frank-Wolfe"),
             "protect": share(0.9, meaning="share of the kept weights, those of the highest scores, that must stay"),
         },
     ),
@@ -191,8 +193,8 @@ UNIT_WORDS = _by_name(
         "block",
         "`width` consecutive blocks, `overlap` of them shared with the unit before",
         options={
-            "width": count(1, 1, meaning="consecutive blocks in a unit"),
-            "overlap": count(0, 0, meaning="blocks shared with the unit before (CR: width 2, overlap 1)"),
+            "width": count(1, 1, 10_000, meaning="consecutive blocks in a unit"),
+            "overlap": count(0, 0, 10_000, meaning="blocks shared with the unit before (CR: width 2, overlap 1)"),
         },
     ),
     Word("model", "model", "the whole stack of blocks"),
@@ -207,17 +209,17 @@ _TRAINING = {
         meaning="what is trained: all parameters of the unit, its norms and biases alone, or for every matrix a masked"
         " low-rank change, with norms and biases (MaskLoRA, 2312.15230)",
     ),
-    "rank": count(16, 1, when=_MASKLORA, meaning="rank of MaskLoRA's change"),
-    "alpha": positive(32.0, when=_MASKLORA, meaning="MaskLoRA's change is scaled by alpha / rank"),
-    "epochs": count(10, 1, meaning="passes over the calibration windows"),
-    "batch": count(8, 1, meaning="windows in a step"),
-    "lr": positive(2e-4, meaning="highest learning rate; it falls linearly to 0"),
+    "rank": count(16, 1, 1_000_000, when=_MASKLORA, meaning="rank of MaskLoRA's change"),
+    "alpha": positive(32.0, 1_000_000, when=_MASKLORA, meaning="MaskLoRA's change is scaled by alpha / rank"),
+    "epochs": count(10, 1, 1_000_000, meaning="passes over the calibration windows"),
+    "batch": count(8, 1, 1_000_000, meaning="windows in a step"),
+    "lr": positive(2e-4, 1000, meaning="highest learning rate; it falls linearly to 0"),
     "warmup": share(0.0, meaning="share of all steps in which the learning rate rises linearly"),
     "shuffle": flag(True, meaning="whether windows are reshuffled every epoch"),
-    "clip": amount(0.0, meaning="longest gradient; 0: never shortened"),
+    "clip": amount(0.0, 1_000_000, meaning="longest gradient; 0: never shortened"),
     "beta1": share(0.9, meaning="decay of Adam's mean of gradients"),
     "beta2": share(0.95, meaning="decay of Adam's mean of squared gradients"),
-    "eps": positive(1e-8, meaning="Adam's addition to the root in the denominator"),
+    "eps": positive(1e-8, 1_000_000, meaning="Adam's addition to the root in the denominator"),
     "select": choice(
         "last",
         ("last", "calibration", "held-out"),
@@ -237,7 +239,7 @@ SOLVER_WORDS = _by_name(
         evidence="gram",
         options={
             "penalty": amount(
-                0.01, meaning="on the change of the weights, as a share of the Gram matrix's mean diagonal"
+                0.01, 1_000_000, meaning="on the change of the weights, as a share of the Gram matrix's mean diagonal"
             )
         },
         implies={"unit": "matrix"},
@@ -276,6 +278,7 @@ SOLVER_WORDS = _by_name(
 
 _PENALTY = amount(
     0.01,
+    1_000_000,
     words=("held-out",),
     meaning="as a share of the mean diagonal of the matrix solved, or held-out: of several the one with the smallest"
     " held-out error",

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from analysis.errors import UsageError
+from analysis.masks.shares import block_sizes, check_named, matrix_shares
 from analysis.models.anatomy import Anatomy
 from analysis.models.task_heads import check_answers
 from analysis.recipe.parts import Criterion, Pattern
@@ -35,14 +37,29 @@ def wanted_evidence(criterion: Criterion) -> str | None:
 def pattern_structures(model: nn.Module, parts: Anatomy, pattern: Pattern) -> Structures:
     """The structures that a pattern speaks of.
 
-    Raises UnsupportedModel where the model's cannot be told apart, UsageError for a share of every layer that whole
-    structures cannot express.
+    Raises UnsupportedModel where the model's cannot be told apart, UsageError for a share of a layer that whole
+    structures cannot express, and for shares of matrices that are no consumers of structures.
     """
     kinds = [pattern.kind] if pattern.kind in KINDS else list(KINDS)
     candidates = structures(model, parts, kinds=kinds, heads=pattern.heads)
     if pattern.scope == "uniform":
-        select(candidates, {pair.name: torch.zeros(pair.count) for pair in candidates}, share_of(pattern))
+        shares = matrix_shares(pattern, block_sizes(parts))
+        check_named(pattern, [pair.name for pair in candidates])
+        even = {pair.name: torch.zeros(pair.count) for pair in candidates}
+        masks = _select_each(candidates, even, pattern, shares)
+        if any(shares.values() or [share_of(pattern)]) and all(bool(mask.all()) for mask in masks.values()):
+            raise UsageError(f"{pattern} removes nothing, by rounding; give a larger share, or 0%")
     return candidates
+
+
+def _select_each(
+    pairs: Structures | Sequence[Pair], scores: Mapping[str, Tensor], pattern: Pattern, shares: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """`select` of every pair on its own, by the share of its consumer."""
+    masks: dict[str, Tensor] = {}
+    for pair in pairs:
+        masks |= select([pair], scores, shares.get(pair.name, share_of(pattern)))
+    return masks
 
 
 def share_of(pattern: Pattern) -> float:
@@ -76,12 +93,14 @@ def choose_structures(
     pattern: Pattern,
     evidence: Mapping[str, Evidence],
     generator: Callable[[str], torch.Generator],
+    shares: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
     """Masks: consumer's name -> (count,) bool, True = kept. With the scope "global" the pairs compete, so all of them
     are needed.
 
     evidence   of every pair, by its name, where the criterion wants any
     generator  a source of random scores for each pair's name
+    shares     of each pair, by its name, where the pattern is uneven
 
     Raises as `structure_scores` and `select`.
     """
@@ -91,6 +110,8 @@ def choose_structures(
         )
         for pair in pairs
     }
+    if shares:
+        return _select_each(pairs, scores, pattern, shares)
     return select(
         pairs, scores, share_of(pattern), scope=pattern.scope, context=pattern.flops, rule=ranking(criterion.name)
     )

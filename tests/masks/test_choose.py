@@ -8,7 +8,7 @@ import torch
 
 from analysis.errors import NumericalError, UsageError
 from analysis.masks.choose import choose_mask, wanted_statistics
-from analysis.masks.criteria import random_scores, ria_scores, wanda_scores
+from analysis.masks.criteria import SCORES, random_scores, ria_scores, wanda_scores
 from analysis.masks.notes import Note
 from analysis.masks.patterns import check_mask
 from analysis.masks.refine import frank_wolfe, swaps
@@ -270,3 +270,18 @@ def test_a_gpu_chooses_what_a_cpu_chooses(name):
     expected = chosen(name, weight, statistics_of(inputs)).mask
     mask = chosen(name, weight.cuda(), statistics_of(inputs.cuda())).mask
     assert mask.is_cuda and torch.equal(mask.cpu(), expected)
+
+
+def test_scores_that_are_no_scores_are_refused_by_name(monkeypatch):
+    weight, statistics = torch.ones(4, 6), statistics_of(torch.full((8, 6), 1e-8))
+    with pytest.raises(NumericalError, match="criterion ria of q: exponent=10 takes the norms .*, from 1e-08 to 1e-08"):
+        choose_mask(Criterion("ria", exponent=10), Pattern(0.5), weight, statistics, torch.Generator(), name="q")
+    wrong = {
+        torch.full((4, 6), torch.nan): (NumericalError, "24 scores are no numbers"),
+        torch.ones(6, 4): (UsageError, r"must be numbers of shape \(4, 6\), got a tensor \(6, 4\)"),
+        "scores": (UsageError, "got 'scores'"),
+    }
+    for scores, (kind, said) in wrong.items():
+        monkeypatch.setitem(SCORES, "magnitude", lambda *args, scores=scores: scores)
+        with pytest.raises(kind, match=f"criterion magnitude of q: .*{said}"):
+            choose_mask(Criterion("magnitude"), Pattern(0.5), weight, None, torch.Generator(), name="q")

@@ -64,9 +64,9 @@ def test_one_meaning_has_one_digest_however_it_was_given(tmp_path):
 @pytest.mark.parametrize(
     "text, problems",
     [
-        ("wanda-50%[skip=first:0] LR", ["skip must be first:N, last:N (blocks) or names"]),
+        ("wanda-50%[skip=first:0] LR", ["skip must be first:N, last:N (blocks), numbers of blocks or names"]),
         ("wanda-50%[skip=middle:2] LR", ["got 'middle:2'"]),
-        ("wanda-50%[skip=3] LR", ["skip must be first:N", "got 3"]),
+        ("wanda-50%[skip=-3] LR", ["skip must be first:N", "got -3"]),
         ("wanda-50%[shares=0.4+q_proj:0.5] LR", ["all of one kind"]),
         ("wanda-50%[shares=0.4+1.2] LR", ["each from 0 to below 1; got '1.2'"]),
         ("wanda-50%[shares=0.4+half] LR", ["got 'half'"]),
@@ -78,8 +78,9 @@ def test_one_meaning_has_one_digest_however_it_was_given(tmp_path):
         ("wanda-50%[shares=owl,spread=1] LR", ["spread must be a number from 0 to below 1, got 1"]),
         (
             "flap-heads-50%[skip=first:1,shares=owl] LR",
-            ["skip is an option of kind=weights, not of kind=heads", "shares is an option of kind=weights"],
+            ["shares=owl counts outliers among single weights; heads take shares that are given"],
         ),
+        ("flap-heads-50%[skip=0,scope=global] LR", ["skip do not go with scope=global, which is one budget"]),
         (
             "wanda-150%[skip=x:1,shares=2,outliers=-1] LR",
             ["skip must be", "shares must be", "outliers must be", "sparsity 150% is outside"],
@@ -119,6 +120,7 @@ def test_shares_of_matrices():
         ({"skip": "proj"}, "no pruned matrix is named proj; a block has attn.q_proj, mlp.down_proj"),
         ({"shares": "0.5+0.5"}, "2 shares, the model has 4 blocks"),
         ({"shares": "4:0.5"}, "there is no block 4"),
+        ({"skip": "0+4"}, "there is no block 4; the model has 4, from 0"),
         ({"shares": "nowhere:0.5"}, "no pruned matrix is named nowhere"),
     ],
 )

@@ -470,3 +470,35 @@ def test_block_errors_are_those_of_the_model_as_it_ends():
     blocks = result.tables["blocks"].query("kind == 'total'").set_index("block").error
     for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         assert blocks[index] == pytest.approx(float((a - b).square().mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "text, kept",
+    [
+        ("magnitude-neurons-50%[skip=0] LIAR", [64, 32]),
+        ("snip-neurons-50%[shares=0.25+0.75] LR", [48, 16]),
+        ("magnitude-structures-50%[shares=o_proj:0.5+down_proj:0.25+0:0] LR", [1, 48, 1, 48]),
+        ("magnitude-heads-25%[shares=0+0.5] LR", [2, 1]),
+    ],
+)
+def test_uneven_shares_of_structures_and_blocks_that_stay_dense(text, kept):
+    dense = small_llama(blocks=2)
+    result = prune(dense, Recipe.parse(text), windows(4), measure=False)
+    assert result.tables["structures"].kept.tolist() == kept
+    if "skip=0" in text:
+        same = zip(anatomy(dense).blocks[0].matrices, anatomy(result.model).blocks[0].matrices, strict=True)
+        assert all(torch.equal(before.weight(), after.weight()) for before, after in same)
+
+
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        ("shares=up_proj:0.5", "up_proj says nothing of neurons; name what reads them, down_proj, or a block"),
+        ("skip=o_proj", "o_proj says nothing of neurons"),
+        ("shares=0.999+0.001", "0.999 of .* cannot be removed: it has 64 neurons"),
+        ("skip=2", "there is no block 2"),
+    ],
+)
+def test_uneven_shares_that_structures_cannot_have_are_refused(options, problem):
+    with pytest.raises(UsageError, match=problem):
+        prune(small_llama(blocks=2), Recipe.parse(f"magnitude-neurons-50%[{options}] LR"), windows(2))

@@ -5,16 +5,22 @@ records.
 import ast
 import doctest
 import inspect
-from dataclasses import fields
+import os
+from dataclasses import MISSING, fields
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from analysis.errors import RecipeError, UsageError
 from analysis.masks.criteria import SCORES, SWEEPS
 from analysis.masks.refine import REFINERS
 from analysis.present.style import CRITERIA, CRITERION_LOOKS, REFINEMENT_NAMES, REFINEMENTS, say_method
 from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.solvers import REPAIRS, SOLVERS
 from analysis.recipe import parts, recipe, words
+from analysis.recipe.fields import positive
+from analysis.recipe.parts import Pattern
 from analysis.recipe.recipe import RECIPE_PARTS, Recipe
 from analysis.structured.criteria import STRUCTURE_SCORES
 
@@ -102,3 +108,136 @@ def test_every_field_of_every_part_has_its_line():
 def test_the_example_of_the_module_is_true():
     results = doctest.testmod(recipe)
     assert results.attempted == 2 and results.failed == 0
+
+
+NOTHING_S = ("", "x" * 70_000, True, None, [], {}, object(), 1j, b"1", np.ones(3), np.array("a"))
+NO_NUMBERS = (float("nan"), float("inf"), -float("inf"), -1, -1e-30, 1e31, 1e301, 10**400, -(10**5000), 2**70)
+
+
+def _options():
+    """(part, word or None, option, rule) of every option of every part and word."""
+    for part in RECIPE_PARTS.values():
+        for records in part.WORDS:
+            for word in records.values():
+                for name, declared in word.options.items():
+                    yield part, word.name, name, declared
+        for f in fields(part):
+            if f.name != "more" and not f.metadata["rule"].only:
+                yield part, None, f.name, f
+
+
+@pytest.mark.parametrize(
+    "part, word, name, declared", list(_options()), ids=lambda value: getattr(value, "__name__", None)
+)
+def test_no_option_takes_what_it_cannot_be(part, word, name, declared):
+    """Of the wrong type, not finite, negative, or larger than any computer holds: refused when the part is made, in a
+    few words that say what is valid.
+    """
+    rule = declared.metadata["rule"]
+    numeric = rule.kind in (int, float) and rule.read is None
+    bad = [*NOTHING_S, *(NO_NUMBERS if numeric else (5.5, -1, float("nan"), 10**5000))]
+    if rule.kind is bool:
+        bad.remove(True)
+    if declared.default is None:
+        bad.remove(None)
+    named = {} if word is None else {part.KEY: word}
+    least = {f.name: "none" for f in fields(part) if f.default is MISSING and f.name not in (name, *named)}
+    least |= {"keep": {"of": 4}, "of": {"keep": 2}, "sparsity": {}}.get(
+        name, {"sparsity": 0.5} if part is Pattern else {}
+    )
+    for value in bad:
+        with pytest.raises(RecipeError, match="must be|is unknown|is outside|would keep") as caught:
+            part(**least | named | {name: value})
+        assert len(str(caught.value)) < 2000, (name, str(caught.value)[:300])
+    if numeric and isinstance(declared.default, (int, float)):
+        assert rule.coerce(declared.default) == declared.default
+
+
+def test_what_would_be_zero_in_float32_is_not_above_it():
+    with pytest.raises(ValueError, match="must be a number above 0, got 1e-40"):
+        positive(1.0).metadata["rule"].coerce(1e-40)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"wanda-{'1' * 5000}:4 LR",
+        f"wanda-2:{'4' * 5000} LR",
+        f"wanda-{'1' * 5000}% LR",
+        f"wanda-50% BR[epochs={'1' * 5000}]",
+        f"wanda-50% BR[seed={2**70}]",
+        f"wanda-50%[skip=first:{'1' * 5000}] LR",
+        f"wanda-50%[shares={'1' * 5000}:0.5] LR",
+        f"wanda-50%[shares={'0.5+' * 5000}x] LR",
+        f"{'w' * 60_000}-50% LR",
+        f"wanda-50% BR[{'x' * 60_000}=1]",
+        f"wanda-50% {'BR ' * 20_000}",
+    ],
+    ids=lambda text: text[:22],
+)
+def test_recipes_of_any_length_are_refused_in_few_words(text):
+    with pytest.raises(RecipeError) as caught:
+        Recipe.parse(text)
+    assert len(str(caught.value)) < 3000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + "[" * 50_000,
+        "seed = " + "1" * 5000,
+        "[pattern]\nkeep = 2\nof = " + "1" * 4000,
+        "[pattern]\nkind = ['weights']\nkeep = 2\nof = 4",
+        "[solver]\nsettings = ['paper1']",
+        "[unit]\nname = 1979-05-27",
+        "x" * 60_000,
+    ],
+    ids=lambda text: text[:22],
+)
+def test_toml_that_is_no_recipe_is_refused_in_few_words(text, tmp_path):
+    (tmp_path / "recipe.toml").write_text(text)
+    for read in (lambda: Recipe.from_toml(text), lambda: Recipe.of(tmp_path / "recipe.toml")):
+        with pytest.raises(RecipeError) as caught:
+            read()
+        assert len(str(caught.value)) < 3000
+
+
+def test_recipe_files_are_read_whole_or_refused(tmp_path):
+    recipe = Recipe.parse("wanda-50% BR+GP[lr=1e-3]")
+    good = tmp_path / "good.toml"
+    good.write_bytes(b"\xef\xbb\xbf" + recipe.to_toml().encode())
+    assert Recipe.of(good) == Recipe.from_file(str(good)) == Recipe.of(recipe) == Recipe.of(recipe.to_dict()) == recipe
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
+    with (tmp_path / "huge.toml").open("wb") as file:
+        file.truncate(2**40)
+    said = {
+        "pipe": "a pipe or a device",
+        "loop": "links",
+        "latin.toml": "no UTF-8 text",
+        "huge.toml": "larger than 1 MiB",
+        ".": "a folder",
+        "nowhere": "No such file",
+        "x" * 300: "too long",
+    }
+    for name, reason in said.items():
+        with pytest.raises(UsageError, match=f"cannot be read .*{reason}"):
+            Recipe.from_file(tmp_path / name)
+    with pytest.raises(UsageError, match="a pipe or a device"):
+        Recipe.of(Path("/dev/zero"))
+    os.mkfifo(tmp_path / "pipe.json")
+    for name, text in {"deep.json": "[" * 50_000, "digits.json": f"[{'1' * 5000}]", "wide.csv": "1" * 200_000}.items():
+        (tmp_path / name).write_text(text)
+    for name in ("pipe.json", "deep.json", "digits.json", "wide.csv"):
+        with pytest.raises(RecipeError, match="shares cannot be read"):
+            Recipe.parse(f"wanda-50%[shares={tmp_path / name}] LR")
+
+
+def test_wagner_s_code_goes_by_rows_for_wanda_and_ria():
+    for name in ("half", "block", "retrain"):
+        groups = [
+            recipe.pattern.resolve(recipe.criterion.name).group
+            for recipe in (Recipe.parse(f"wagner-{criterion}-{name}") for criterion in ("magnitude", "wanda", "ria"))
+        ]
+        assert groups == ["matrix", "row", "row"]
