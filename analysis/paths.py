@@ -3,13 +3,29 @@
 import os
 from pathlib import Path
 
+from analysis.errors import UsageError
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def expanded(path: str | Path) -> Path:
+    """A path as the shell would have it, `~` and `~user` opened. Raises UsageError for what can be no path: of another
+    type, empty, with a NUL in it, or of a user there is not.
+    """
+    if not isinstance(path, (str, Path)) or not str(path) or "\0" in str(path):
+        raise UsageError(f"path {path!r}: is none; give the name of a file or folder")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"path {str(path)!r}: there is no user {str(path).partition('/')[0]}; write ./~... for a name"
+        ) from None
 
 
 def home() -> Path:
     """Folder of results and caches: `$ANALYSIS_HOME`, or `data/` of the repository."""
     folder = os.environ.get("ANALYSIS_HOME")
-    return Path(folder).expanduser().resolve() if folder else ROOT / "data"
+    return expanded(folder).resolve() if folder else ROOT / "data"
 
 
 def runs() -> Path:
