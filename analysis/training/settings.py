@@ -3,6 +3,7 @@ command line.
 """
 
 import argparse
+import math
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -149,8 +150,8 @@ def _misfit(name: str, value: object, kind: type) -> str:
     says = "0 or more" if name in MAY_BE_ZERO else "above 0"
     if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
         return f"a {'whole ' if kind is int else ''}number, {says}"
-    if not -(2.0**63) < value < 2.0**63:  # nan too
-        return f"a finite number, {says}"
+    if not abs(value) < (2**63 if kind is int else math.inf):  # nan too
+        return f"a {'number below 2^63' if kind is int else 'finite number'}, {says}"
     if value < 0 or (value == 0 and name not in MAY_BE_ZERO):
         return says
     if (name in BELOW_ONE and value >= 1) or (name == "decay" and value > 1):
