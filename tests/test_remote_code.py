@@ -23,8 +23,8 @@ def literals(tree):
 
 
 def calls(tree):
-    """(line, {option: value}) of every call of a `from_pretrained`, `**name` opened, but those of `type(model)`: a class
-    that is here already.
+    """(line, {option: value}) of every call of a `from_pretrained`, `**name` opened, but those of `type(model)`, a
+    class that is here already.
     """
     named = literals(tree)
     for node in ast.walk(tree):
