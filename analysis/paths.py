@@ -22,10 +22,29 @@ def expanded(path: str | Path) -> Path:
         ) from None
 
 
+def in_checkout() -> bool:
+    """Whether the package lies in the project's repository, where the lab's models and the notebooks are."""
+    return (ROOT / "pyproject.toml").is_file()
+
+
+def elsewhere() -> str:
+    """Why there are no lab models and no notebooks, and what to do: the end of a message; "" in a checkout."""
+    if in_checkout():
+        return ""
+    return (
+        f"; {ROOT / 'analysis'} was installed without the lab's models and the notebooks: they come with the project's"
+        " repository, so work in a checkout of it (`pip install -e .` there), or name a model and texts of your own"
+    )
+
+
 def home() -> Path:
-    """Folder of results and caches: `$ANALYSIS_HOME`, or `data/` of the repository."""
+    """Folder of results and caches: `$ANALYSIS_HOME`, or `data/` of the repository; for a package installed elsewhere
+    `~/.local/share/pruning-analysis`.
+    """
     folder = os.environ.get("ANALYSIS_HOME")
-    return expanded(folder).resolve() if folder else ROOT / "data"
+    if folder:
+        return expanded(folder).resolve()
+    return ROOT / "data" if in_checkout() else expanded("~/.local/share/pruning-analysis")
 
 
 def runs() -> Path:

@@ -66,8 +66,8 @@ def save_figure(
     `provenance` is what the function of that name returns; figures of the preset "smoke" carry that word, so that a
     trial can never pass for a result. Without `folder` they go to `data/runs/figures/PRESET`; only the suite writes
     `figures/`. The same figure, table and provenance give the same bytes; the four files appear together. Raises
-    UsageError for a name that is none (letters, digits, spaces and `_.+=-`, at most 100), a `folder` that is a file or a table
-    without rows, StoreError where the disk refuses.
+    UsageError for a name that is none (letters, digits, spaces and `_.+=-`, at most 100), a `folder` that is a file or
+    a table without rows, StoreError where the disk refuses.
     """
     if not isinstance(fig, Figure):
         raise UsageError(f"save figure: fig must be a matplotlib Figure, got {type(fig).__name__}")
@@ -75,7 +75,8 @@ def save_figure(
     for what, word in {"name": name, "preset": preset}.items():
         if not isinstance(word, str) or not _NAME.fullmatch(word):
             raise UsageError(
-                f"save figure: {what} {word!r:.60} is no name of files; use at most 100 letters, digits, spaces and _.+=-"
+                f"save figure: {what} {word!r:.60} is no name of files; use at most 100 letters, digits, spaces and"
+                " _.+=-"
             )
     check_table(f"save figure {name}", table)
     folder = paths.expanded(folder) if folder else paths.runs() / "figures" / str(preset)

@@ -65,9 +65,9 @@ def test_a_disk_that_fills_leaves_the_figure_that_was_there(failing, tmp_path, m
 )
 def test_a_name_that_is_none_is_refused(name, tmp_path):
     with pytest.raises(UsageError, match="is no name of files"):
-        save_figure(drawn(), name, TABLE, {"preset": "lab"}, tmp_path)
+        save_figure(Figure(), name, TABLE, {"preset": "lab"}, tmp_path)
     with pytest.raises(UsageError, match="preset .* is no name of files"):
-        save_figure(drawn(), "x", TABLE, {"preset": name})
+        save_figure(Figure(), "x", TABLE, {"preset": name})
     assert files(tmp_path) == {}
 
 
