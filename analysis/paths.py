@@ -3,13 +3,48 @@
 import os
 from pathlib import Path
 
+from analysis.errors import UsageError
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def expanded(path: str | Path) -> Path:
+    """A path as the shell would have it, `~` and `~user` opened. Raises UsageError for what can be no path: of another
+    type, empty, with a NUL in it, or of a user there is not.
+    """
+    if not isinstance(path, (str, Path)) or not str(path) or "\0" in str(path):
+        raise UsageError(f"path {path!r}: is none; give the name of a file or folder")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"path {str(path)!r}: there is no user {str(path).partition('/')[0]}; write ./~... for a name"
+        ) from None
+
+
+def in_checkout() -> bool:
+    """Whether the package lies in the project's repository, where the lab's models and the notebooks are."""
+    return (ROOT / "pyproject.toml").is_file()
+
+
+def elsewhere() -> str:
+    """Why there are no lab models and no notebooks, and what to do: the end of a message; "" in a checkout."""
+    if in_checkout():
+        return ""
+    return (
+        f"; {ROOT / 'analysis'} was installed without the lab's models and the notebooks: they come with the project's"
+        " repository, so work in a checkout of it (`pip install -e .` there), or name a model and texts of your own"
+    )
+
+
 def home() -> Path:
-    """Folder of results and caches: `$ANALYSIS_HOME`, or `data/` of the repository."""
+    """Folder of results and caches: `$ANALYSIS_HOME`, or `data/` of the repository; for a package installed elsewhere
+    `~/.local/share/pruning-analysis`.
+    """
     folder = os.environ.get("ANALYSIS_HOME")
-    return Path(folder).expanduser().resolve() if folder else ROOT / "data"
+    if folder:
+        return expanded(folder).resolve()
+    return ROOT / "data" if in_checkout() else expanded("~/.local/share/pruning-analysis")
 
 
 def runs() -> Path:

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from analysis.errors import StoreError
 
+PLACING = ".placing"  # how the temporary folders of `placing` begin
 SCHEMA = 6  # what a run means: its identity, its tables, or what any recipe computes; raise by hand when one changes
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "pruning-analysis")
 
@@ -169,6 +170,26 @@ def replacing_folder(folder: Path | str) -> Iterator[Path]:
             if folder.exists():
                 shutil.rmtree(folder)
             fresh.rename(folder)
+
+
+@contextmanager
+def placing(folder: Path | str, last: str) -> Iterator[Path]:
+    """A temporary folder to be filled with files in the body; afterwards all are flushed and moved into `folder`,
+    `last` at the end: after an error none is there, and where `last` is, all are. Makes the folder. Raises OSError
+    naming it.
+    """
+    folder = Path(folder)
+    with _naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f"{PLACING}-") as made:
+            yield Path(made)
+            files = sorted(Path(made).iterdir(), key=lambda file: (file.name == last, file.name))
+            for file in files:
+                if (folder / file.name).is_dir():
+                    raise IsADirectoryError(errno.EISDIR, f"{file.name} is a folder there")
+                _flush(file)
+            for file in files:
+                os.replace(file, folder / file.name)
 
 
 def remove_partial_folders(folder: Path) -> None:

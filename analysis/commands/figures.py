@@ -2,8 +2,8 @@
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 
+from analysis import paths
 from analysis.commands.arguments import add_verb
 from analysis.commands.common import Report, table
 from analysis.errors import UsageError
@@ -25,11 +25,11 @@ def add(verbs) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a notebook parameter; may be given several times",
+        help="a notebook parameter, a list as words or as JSON: '[\"a b.txt\"]'; may be given several times",
     )
     verb.add_argument(
         "--figures",
-        type=Path,
+        type=paths.expanded,
         metavar="DIR",
         help="where figures go; default figures/ for the lab preset as it stands, else data/runs/figures/PRESET",
     )

@@ -68,12 +68,20 @@ def lab_encoder(args: argparse.Namespace) -> Report:
 
 
 def _trained(train: Callable, config: type, args: argparse.Namespace, default: Path) -> Report:
-    out = args.out or default
+    from analysis.training.folder import out_folder
+
+    out = out_folder(args.out or default)
+    done = _done(out)
     train(_config(config, args), out, device=args.device)
     card = _card(out)
     return Report(
-        f"trained {out}: {card['parameters']:,} parameters, {card['tokens']:,} tokens, {card['seconds']:,.0f} s", card
+        f"{done} {out}: {card['parameters']:,} parameters, {card['tokens']:,} tokens, {card['seconds']:,.0f} s", card
     )
+
+
+def _done(out: Path) -> str:
+    """How the report begins: whether the model was there before, which is read and not trained anew."""
+    return "trained before, in" if (out / "training.json").exists() else "trained"
 
 
 def _config(config: type, args: argparse.Namespace):
@@ -91,10 +99,13 @@ def lab_finetune(args: argparse.Namespace) -> Report:
     from analysis.text.examples import load_examples
     from analysis.text.sources import parse_source
     from analysis.training import finetune
-    from analysis.training.loop import check_config
+    from analysis.training.folder import out_folder, state
+    from analysis.training.loop import pick
+    from analysis.training.settings import check_config
 
     config = _config(finetune.FinetuneConfig, args)
     check_config(config)
+    pick(args.device)
     train, held_out = (
         parse_source(args.source).half("train"),
         parse_source(args.held_out or args.source).half("held-out"),
@@ -104,6 +115,9 @@ def lab_finetune(args: argparse.Namespace) -> Report:
             f"lab finetune: {args.source} has no held-out half; name other examples with --held-out, or slice it, as in"
             f" '{args.source}[:80%]'"
         )
+    out = out_folder(args.out or paths.runs() / f"encoder-{Path(train.name).stem}")
+    state(out, asdict(config), config.unit)
+    done = _done(out)
     folder, _ = fetch(args.model)
     tokenizer = finetune.tokenizer(folder)
     given = load_examples(
@@ -120,7 +134,6 @@ def lab_finetune(args: argparse.Namespace) -> Report:
         length=config.length,
         classes=given.answers.classes or None,
     )
-    out = args.out or paths.runs() / f"encoder-{Path(train.name).stem}"
     finetune.finetune(
         folder,
         given,
@@ -133,9 +146,7 @@ def lab_finetune(args: argparse.Namespace) -> Report:
     )
     card = _card(out)
     result = card["held_out"]
-    text = (
-        f"trained {out}: {card['parameters']:,} parameters, {card['examples']:,} examples, {card['seconds']:,.0f} s\n"
-    )
+    text = f"{done} {out}: {card['parameters']:,} parameters, {card['examples']:,} examples, {card['seconds']:,.0f} s\n"
     return Report(
         text + f"{result['metric']} {result['score']:.3f} +- {result['standard_error']:.3f} over {result['examples']:,}"
         f" examples of {scored.label}",

@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import fields, replace
 
+from analysis import paths
 from analysis.commands.arguments import add_verb
 from analysis.commands.common import Report, table
 
@@ -24,7 +25,7 @@ def list_things(args: argparse.Namespace) -> Report:
     header, rows = {"models": _models, "sources": _sources, "tasks": _tasks, "recipes": _recipes, "runs": _runs}[
         args.what
     ]()
-    text = table(header, rows) if rows else f"no {args.what} yet"
+    text = table(header, rows) if rows else f"no {args.what} yet{paths.elsewhere() if args.what == 'models' else ''}"
     return Report(text, {args.what: [dict(zip(header, row)) for row in rows]})
 
 

@@ -69,7 +69,7 @@ def find(name: str) -> ModelSource:
     if name == "lab" or name.startswith("lab/"):
         raise ModelError(
             f"model {name!r}: the lab ships no such model (it has: {', '.join(lab_models()) or 'none'}); `analysis lab"
-            " train` makes one"
+            f" train` makes one{paths.elsewhere()}"
         )
     folder = Path(name).expanduser()
     if name and folder.is_dir():

@@ -5,14 +5,20 @@ sides are given as ratios: to LR of the same criterion, or of held-out to calibr
 the change.
 """
 
+import re
+
 import pandas as pd
+
+_MARKUP = re.compile(r"[&<>$`\\_~\[\]]|(?<!\*)\*(?!\*)")
 
 
 class Finding(str):
-    """A paragraph that a notebook shows as Markdown."""
+    """A paragraph that a notebook shows as Markdown: lists and bold words are its own, everything else that could be
+    markup or mathematics, as in a file's name, is written as it is.
+    """
 
     def _repr_markdown_(self) -> str:
-        return str(self)
+        return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", self)
 
 
 def say_value(row: pd.Series) -> str:

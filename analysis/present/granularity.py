@@ -17,6 +17,7 @@ from analysis.present.panels import (
     draw_points,
     finish,
     label_axes,
+    letters,
     log_scale,
     panel_grid,
     plain_number,
@@ -154,9 +155,7 @@ def plot_cost(table: pd.DataFrame) -> Figure:
             points = panel_rows[~panel_rows["method"].isin(LEVELS)]
             for (method, streams, unit), rows in points.groupby(["method", "streams", "granularity"], sort=False):
                 marker, size = (
-                    ("*", 9)
-                    if method == "ridge"
-                    else (rf"$\mathrm{{{unit_glyph(unit)}}}$", 5 + 2 * len(unit_glyph(unit)))
+                    ("*", 9) if method == "ridge" else (letters(unit_glyph(unit)), 5 + 2 * len(unit_glyph(unit)))
                 )
                 draw_points(
                     ax,

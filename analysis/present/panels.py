@@ -8,16 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import log10
 from typing import Literal
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
 from analysis.present.style import CRITERIA, LEVELS, WIDTH, Look, looks, say_count, say_method, say_split
+from analysis.present.tables import check_table
 
 RELATIVE_ERROR = "relative error"
 
@@ -40,8 +43,10 @@ def panel_grid(
 ) -> tuple[Figure, Panels]:
     """A figure of README width with one panel for each pair of values of two columns; column titles are set.
 
-    sharex, sharey: as in matplotlib: True, False, "row" or "col".
+    sharex, sharey: as in matplotlib: True, False, "row" or "col". Raises UsageError for a table without rows, the two
+    columns or "value".
     """
+    check_table("figure", table, rows, columns, "value")
     row_values, column_values = list(table[rows].unique()), list(table[columns].unique())
     fig = plt.figure(figsize=(WIDTH, height * len(row_values) + 0.85))
     plt.close(fig)  # pyplot forgets it, so nothing is drawn twice in a notebook and nothing is kept
@@ -106,7 +111,7 @@ def draw_points(
     rows: pd.DataFrame,
     *,
     color: str,
-    marker: str,
+    marker: str | MarkerStyle,
     gid: str,
     hollow: bool = False,
     size: float = 5,
@@ -181,6 +186,12 @@ def draw_named(ax: Axes, table: pd.DataFrame, x: str, name: str, styles: Mapping
 def handle(look: Look, word: str, **more) -> Line2D:
     """An entry of a legend."""
     return Line2D([], [], **({"color": look.color, "marker": look.marker, "linestyle": look.line} | more), label=word)
+
+
+def letters(word: str) -> MarkerStyle:
+    """A marker that is a short word, which matplotlib sets as mathematics."""
+    with mpl.rc_context({"text.parse_math": True}):
+        return MarkerStyle(rf"$\mathrm{{{word}}}$")
 
 
 def label_points(ax: Axes, x: Sequence[float], y: Sequence[float], words: Sequence[str]) -> None:
@@ -278,7 +289,12 @@ def finish(fig: Figure, methods: Mapping[str, Look], notes: Sequence[Line2D] = (
 
 
 def _legend(fig: Figure, handles: Sequence[Line2D]) -> None:
-    """The handles above all panels, row by row, in as few rows as the figure is wide for."""
+    """The handles above all panels, row by row, in as few rows as the figure is wide for. Matplotlib would leave out
+    words that begin with an underscore: a space without width goes before it.
+    """
+    for one in handles:
+        if (word := str(one.get_label())).startswith("_"):
+            one.set_label(f"\u200b{word}")
     for rows in range(1, len(handles) + 1):
         columns = -(-len(handles) // rows)
         # matplotlib fills column by column

@@ -4,6 +4,7 @@ same table.
 
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,15 +16,25 @@ from matplotlib.figure import Figure
 from analysis import paths, storage
 from analysis.errors import UsageError
 from analysis.present.style import in_style
+from analysis.present.tables import check_table
+
+_PLACE = re.compile(r"(?<![^+:=,\s])(?:~[^/\\+]*|\.\.?|[A-Za-z]:)?[/\\](?:[^/\\+]*[/\\])*")
+"""The folders in front of a file's name, at the start of a text or behind a `+`, a prefix or a label."""
+_NAME = re.compile(r"\w[\w.+= -]{0,99}")
 
 
 def provenance(namespace: Mapping[str, Any], *tables: pd.DataFrame, **derived: Any) -> dict[str, Any]:
     """What a figure was made from: the notebook's preset, all its parameters and the runs behind `tables`.
 
     namespace: the notebook's `globals()`, in which parameters are the names in capitals; they are kept in lower case.
-    FIGURES is left out, being a folder of this computer. derived: what the notebook made of its parameters and a reader
-    should not have to make again. Raises UsageError where there is no PRESET.
+    FIGURES is left out, being a folder of this computer, and so are the folders of files and models. derived: what the
+    notebook made of its parameters and a reader should not have to make again. Raises UsageError where there is no
+    PRESET, or a table tells no runs.
     """
+    if not isinstance(namespace, Mapping):
+        raise UsageError(f"provenance: a notebook's globals() are needed, got {type(namespace).__name__}")
+    for table in tables:
+        check_table("provenance", table, "run", rows=False)
     parameters = {name: value for name, value in namespace.items() if name.isupper() and not name.startswith("_")}
     if "PRESET" not in parameters:
         raise UsageError("provenance: no parameter PRESET among the names given; give a notebook's globals()")
@@ -31,7 +42,20 @@ def provenance(namespace: Mapping[str, Any], *tables: pd.DataFrame, **derived: A
     parameters.pop("FIGURES", None)
     runs = sorted({str(run) for table in tables for run in table["run"].unique()})
     named = {name.lower(): value for name, value in parameters.items()}
-    return {"preset": preset, "parameters": named | derived, "runs": runs}
+    return {"preset": preset, "parameters": _without_folders(named | derived), "runs": runs}
+
+
+def _without_folders(value: Any) -> Any:
+    """The value with every path that names a place of this computer (from the root, the home or the folder above) cut
+    to its last name.
+    """
+    if isinstance(value, Mapping):
+        return {_without_folders(key): _without_folders(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_folders(item) for item in value]
+    if isinstance(value, Path):
+        value = str(value)
+    return _PLACE.sub("", value.rstrip("/\\")) if isinstance(value, str) else value
 
 
 def save_figure(
@@ -41,26 +65,36 @@ def save_figure(
 
     `provenance` is what the function of that name returns; figures of the preset "smoke" carry that word, so that a
     trial can never pass for a result. Without `folder` they go to `data/runs/figures/PRESET`; only the suite writes
-    `figures/`. The same figure, table and provenance give the same bytes. Raises UsageError if `folder` is a file or
-    the table has no rows.
+    `figures/`. The same figure, table and provenance give the same bytes; the four files appear together. Raises
+    UsageError for a name that is none (letters, digits, spaces and `_.+=-`, at most 100), a `folder` that is a file or
+    a table without rows, StoreError where the disk refuses.
     """
-    preset = provenance["preset"]
-    folder = Path(folder) if folder else paths.runs() / "figures" / preset
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"save figure {name}: {folder} is a file, a folder is needed")
-    if table.empty:
-        raise UsageError(f"save figure {name}: its table has no rows, so the figure shows nothing")
+    if not isinstance(fig, Figure):
+        raise UsageError(f"save figure: fig must be a matplotlib Figure, got {type(fig).__name__}")
+    preset = provenance.get("preset") if isinstance(provenance, Mapping) else None
+    for what, word in {"name": name, "preset": preset}.items():
+        if not isinstance(word, str) or not _NAME.fullmatch(word):
+            raise UsageError(
+                f"save figure: {what} {word!r:.60} is no name of files; use at most 100 letters, digits, spaces and"
+                " _.+=-"
+            )
+    check_table(f"save figure {name}", table)
+    folder = paths.expanded(folder) if folder else paths.runs() / "figures" / str(preset)
+    with storage.explained(folder):
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"save figure {name}: {folder} is a file, a folder is needed")
     if preset == "smoke":
         _watermark(fig)
-    with in_style():
-        for suffix, metadata in {"svg": {"Date": None}, "png": {"Software": None}}.items():
-            with storage.replacing(folder / f"{name}.{suffix}") as partial:
-                fig.savefig(partial, metadata=metadata)
     rows = table.to_csv(index=False, lineterminator="\n")
-    storage.write(folder / f"{name}.csv", rows)
     about = {"figure": name, **provenance, "rows": len(table), "sha256_csv": storage.sha256(rows.encode())}
     about |= {"commit": _commit(), "versions": _versions()}
-    storage.write(folder / f"{name}.json", json.dumps(about, indent=2, sort_keys=True, default=str) + "\n")
+    with storage.explained(folder), storage.placing(folder, f"{name}.json") as fresh:
+        with in_style():
+            for suffix, metadata in {"svg": {"Date": None}, "png": {"Software": None}}.items():
+                fig.savefig(fresh / f"{name}.{suffix}", metadata=metadata)
+        (fresh / f"{name}.csv").write_bytes(rows.encode())
+        written = json.dumps(about, indent=2, sort_keys=True, default=str) + "\n"
+        (fresh / f"{name}.json").write_bytes(written.encode())
     return folder
 
 

@@ -41,6 +41,7 @@ RC = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
     "svg.fonttype": "path",
+    "text.parse_math": False,  # names of texts and models are drawn as they are, dollars and backslashes too
     "svg.hashsalt": "pruning-analysis",
 }
 

@@ -16,13 +16,25 @@ from analysis.schema import CALIBRATION
 DRAWN_KINDS = ("total", "inherited", "local")
 
 
+def check_table(what: str, table: object, *columns: str, rows: bool = True) -> None:
+    """Raise UsageError unless `table` is a DataFrame with these columns and, where `rows` are needed, any."""
+    if not isinstance(table, pd.DataFrame):
+        raise UsageError(f"{what}: a table (pandas DataFrame) is needed, got {type(table).__name__}")
+    if missing := [name for name in columns if name not in table]:
+        raise UsageError(
+            f"{what}: the table has no column {', '.join(map(str, missing))}; it has"
+            f" {', '.join(map(str, table.columns)) or 'none'}"
+        )
+    if rows and table.empty:
+        raise UsageError(f"{what}: no rows are left after choosing")
+
+
 def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
     """Mean and standard deviation of `value` over seeds, one row for each combination of `by`, in reading order.
 
     Raises UsageError if two rows of one combination share a seed: the table then mixes what `by` does not tell apart.
     """
-    if table.empty:
-        raise UsageError(f"figure table by {', '.join(by)}: no rows are left after choosing")
+    check_table(f"figure table by {', '.join(by)}", table, *by, "seed", value)
     twice = table[table.duplicated([*by, "seed"], keep=False)]
     if len(twice):
         differ = [name for name in table.columns if name not in (*by, "seed", value) and twice[name].nunique() > 1]
@@ -72,9 +84,9 @@ def choose(table: pd.DataFrame, **wanted) -> pd.DataFrame:
 
     Raises UsageError naming the column, what was asked for and what there is, if a value is nowhere in it.
     """
+    wanted = {name: values for name, values in wanted.items() if values is not None}
+    check_table("choose rows", table, *wanted, rows=False)
     for name, values in wanted.items():
-        if values is None:
-            continue
         values = [values] if isinstance(values, (str, int, float)) else list(values)
         available = list(dict.fromkeys(table[name]))
         missing = [value for value in values if value not in available]
@@ -111,6 +123,7 @@ def cost_by_method(cost: pd.DataFrame) -> pd.DataFrame:
     Means over its runs: seconds in all and in the solver, tokens the solver saw, most parameters trained at once; the
     memory is the most that any run held.
     """
+    check_table("cost by method", cost, "run", "criterion", "method", "stage", "seconds", "tokens", rows=False)
     solve = cost["stage"] == "solve"
     cost = cost.assign(solve_seconds=cost["seconds"].where(solve, 0), solve_tokens=cost["tokens"].where(solve, 0))
     runs = (
@@ -134,6 +147,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """A table of values with one column per split: rows (criterion, method, samples), for reading rather than
     drawing.
     """
+    check_table("side by side", table, "criterion", "method", "samples", "split", "value", rows=False)
     wide = table.pivot_table(
         index=["criterion", "method", "samples"], columns="split", values="value", sort=False, observed=True
     )
@@ -146,6 +160,7 @@ def solver_costs(cost: pd.DataFrame) -> pd.DataFrame:
     seconds are summed over units, the rest is the most of any unit: tokens that pass a trained weight, parameters
     trained at once, MiB held at once. Zeros for a run without a solver.
     """
+    check_table("solver costs", cost, "run", "stage", "seconds", "tokens", rows=False)
     solve = (
         cost[cost["stage"] == "solve"]
         .groupby("run", sort=False)

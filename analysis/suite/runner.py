@@ -4,9 +4,11 @@ A notebook that fails keeps its executed copy, error included, and the others st
 which failed, in which cell, and why. Results are kept by the package's store, so a second run only reads them.
 """
 
+import json
 import logging
 import os
 import re
+import sys
 import tempfile
 import threading
 import time
@@ -18,11 +20,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from analysis import paths
+from analysis import paths, storage
 from analysis.errors import SuiteError, UsageError
 from analysis.progress import bar, enabled, last_line
 from analysis.suite.suite import Plan, plan
 
+KERNEL = "python3"  # what the notebooks ask for
 QUIET = ["--log-level=40"]  # kernels log errors only: each start warns of a transport that stays on this machine
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -78,7 +81,7 @@ def figures_folder(preset: str, overrides: Mapping[str, Any] | None = None, give
     file.
     """
     if given:
-        folder = Path(given).expanduser().resolve()
+        folder = paths.expanded(given).resolve()
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"suite: figures folder {given} is a file")
         return folder
@@ -86,26 +89,29 @@ def figures_folder(preset: str, overrides: Mapping[str, Any] | None = None, give
 
 
 def run_notebook(one: Plan, path: Path, *, progress: bool = False) -> NotebookRun:
-    """Execute one notebook with its parameters into `path`; a failure is told in the result, not raised.
+    """Execute one notebook with its parameters into `path`, in this interpreter's kernel; a failure is told in the
+    result, not raised.
 
     With `progress`, a bar counts its cells, and a line below it repeats the newest bar of whatever the cell is doing.
     """
     import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     # it warns of values with "=" in them, which it cannot read; `suite` has read them
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with storage.explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     start, error = time.perf_counter(), ""
     shown = {"desc": f"  {one.name}", "leave": False, "position": 1, "dynamic_ncols": True} if progress else False
     try:
-        with _kernel_environment(progress):
+        with _own_kernel() as kernels, _kernel_environment(progress, {"JUPYTER_PATH": kernels}):
             papermill.execute_notebook(
                 _literal(one.path),
                 _literal(path),
                 parameters=dict(one.parameters),
-                kernel_name="python3",
+                kernel_name=KERNEL,
                 progress_bar=shown,
                 extra_arguments=QUIET,
             )
@@ -113,17 +119,35 @@ def run_notebook(one: Plan, path: Path, *, progress: bool = False) -> NotebookRu
         error = f"cell In [{failure.exec_count}]: {_error_line(failure)}"
     except DeadKernelError:
         error = "its kernel died (out of memory?)"
+    except (NoSuchKernel, RuntimeError, OSError) as failure:
+        reason = (str(failure).strip() or type(failure).__name__).splitlines()[-1]
+        error = f"its kernel ({sys.executable} -m ipykernel_launcher) could not run it: {reason}"
     return NotebookRun(one.name, "failed" if error else "completed", time.perf_counter() - start, path, error)
 
 
 @contextmanager
-def _kernel_environment(watched: bool) -> Iterator[None]:
-    """What kernels inherit: where their bars go, and threads of torch that wait without spinning.
+def _own_kernel() -> Iterator[str]:
+    """A folder of Jupyter's data whose kernel `python3` is this interpreter, before all others on Jupyter's path: what
+    is called so there may belong to another environment, which lacks the package.
+    """
+    with tempfile.TemporaryDirectory(prefix="analysis-kernel-") as folder:
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
+        place = Path(folder) / "kernels" / KERNEL
+        place.mkdir(parents=True)
+        (place / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+        yield os.pathsep.join([folder, *filter(None, [os.environ.get("JUPYTER_PATH")])])
+
+
+@contextmanager
+def _kernel_environment(watched: bool, more: Mapping[str, str]) -> Iterator[None]:
+    """What kernels inherit: `more`, where their bars go, and threads of torch that wait without spinning.
 
     Threads that spin at every barrier of a small model starve each other as soon as anything else runs: minutes for
     seconds.
     """
     with _followed(watched) as wanted:
+        wanted |= dict(more)
         wanted |= {"ANALYSIS_PROGRESS": "0", "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
         before = {name: os.environ.get(name) for name in wanted}
         os.environ.update(wanted)

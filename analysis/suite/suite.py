@@ -9,6 +9,7 @@ problems are reported at once (SuiteError).
 import ast
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,14 +32,14 @@ class Parameter:
     default: Any
 
     def read(self, value: Any) -> Any:
-        """`value` in this parameter's type; text from a command line is read as that type. ValueError if it is of
-        another.
+        """`value` in this parameter's type; text from a command line is read as that type, lists as words with spaces
+        between or as JSON. ValueError if it is of another.
         """
         inner = self.type.removeprefix("list[").removesuffix("]")
         if inner == self.type:
             return _scalar(inner, value)
         if isinstance(value, str):
-            value = value.split()
+            value = json.loads(value) if value.lstrip().startswith("[") else value.split()
         if not isinstance(value, (list, tuple)):
             raise ValueError
         return [_scalar(inner, item) for item in value]
@@ -61,6 +62,8 @@ def _scalar(kind: str, value: Any) -> Any:
     exact: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool}
     if not isinstance(value, exact[kind]) or isinstance(value, bool) is not (kind == "bool"):
         raise ValueError
+    if kind == "float" and not math.isfinite(value):
+        raise ValueError
     return float(value) if kind == "float" else value
 
 
@@ -75,7 +78,7 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
     except FileNotFoundError:
         have = ", ".join(sorted(p.stem for p in path.parent.glob("*.ipynb"))) or "none"
         raise SuiteError(f"notebook {path.stem}: no file {path.name} in {path.parent.name}/ (there: {have})") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SuiteError(f"notebook {path.stem}: {path.name} is not a notebook ({error})") from None
     tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
     if len(tagged) != 1:
@@ -109,9 +112,9 @@ def read_suite(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     try:
         table = tomllib.loads((folder / "suite.toml").read_text("utf-8"))
     except FileNotFoundError:
-        raise SuiteError(f"suite: no suite.toml in {folder}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SuiteError(f"suite: suite.toml does not parse: {error}") from None
+        raise SuiteError(f"suite: no notebooks, no suite.toml in {folder}{paths.elsewhere()}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise SuiteError(f"suite: {folder / 'suite.toml'} cannot be read: {error}") from None
     presets = table.pop("presets", {})
     tables = isinstance(presets, dict) and all(
         isinstance(p, dict) and all(isinstance(part, dict) for part in p.values()) for p in presets.values()
@@ -138,7 +141,7 @@ def plan(
     """
     folder, always = folder or paths.notebooks(), dict(always or {})
     presets, overrides = read_suite(folder), dict(overrides or {})
-    if preset not in presets:
+    if not isinstance(preset, str) or preset not in presets:
         raise SuiteError(f"suite: no preset {preset!r} in suite.toml{_hint(preset, presets)}")
     sections = {name: values for name, values in presets[preset].items() if name != SHARED}
     wanted = [only] if isinstance(only, str) else list(only or sections)
@@ -181,12 +184,22 @@ def _typed(
             continue
         try:
             out[key] = parameters[key].read(value)
-        except ValueError:
-            problems.append(f"notebook {notebook}: {key} is {parameters[key].type}, got {value!r}")
+        except (ValueError, OverflowError, RecursionError):
+            kind = parameters[key].type
+            problems.append(f"notebook {notebook}: {key} is {kind}, got {value!r:.80}{_ways(key, kind)}")
     return out
 
 
-def _hint(name: str, valid) -> str:
+def _ways(name: str, kind: str) -> str:
+    """How a list is written, at the end of a message on one that is none."""
+    if not kind.startswith("list"):
+        return ""
+    words = ["a.txt", "b c.txt"] if kind == "list[str]" else [0, 1] if kind == "list[int]" else [0.5, 1.0]
+    plain = f"{name}='{' '.join(map(str, words))}'" if kind != "list[str]" else f"{name}='a.txt b.txt'"
+    return f"; write a list with spaces, {plain}, or as JSON, {name}='{json.dumps(words)}'"
+
+
+def _hint(name: object, valid) -> str:
     folded = {word.casefold(): word for word in valid}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.6)
     return f"; did you mean {folded[close[0]]}?" if close else f" (there are: {', '.join(valid)})"

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.training.lab_stream import END, StreamBatches, evaluate, train_tokenizer
-from analysis.training.loop import Training, Windowed, add_options, options, run
+from analysis.training.lab_stream import END, StreamBatches, evaluate, mixed_stream, train_tokenizer
+from analysis.training.loop import Training, run
+from analysis.training.settings import Windowed, add_options, check_config, options
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ class TrainConfig(Windowed):
     decay: float = 0.25
     seed: int = 0
     threads: int = 1
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the model, but for a few vectors."""
+        attention = 2 * self.hidden * (self.hidden + self.hidden * self.kv_heads // self.heads)
+        return self.vocabulary * self.hidden + self.blocks * (attention + 3 * self.hidden * self.intermediate)
 
     def problems(self) -> list[str]:
         """What is impossible in the sizes."""
@@ -80,12 +87,13 @@ def build(config: TrainConfig, tokenizer):
         return LlamaForCausalLM(shape).float()
 
 
-def train(config: TrainConfig, out: Path, **options: Any) -> Path:
+def train(config: TrainConfig, out: str | Path, **options: Any) -> Path:
     """Train on the mixed stream into folder `out` and return it; continue from its checkpoint if there is one.
 
     Options and errors are those of `loop.run`.
     """
-    return run(lambda: _training(config), config, out, **options)
+    check_config(config, TrainConfig)
+    return run(lambda: _training(config), config, out, reads={"text": mixed_stream()}, **options)
 
 
 def _training(config: TrainConfig) -> Training:

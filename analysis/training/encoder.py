@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.lab.documents import REGISTERS, documents
-from analysis.training.lab_stream import StreamBatches, train_bpe
-from analysis.training.loop import Training, Windowed, add_options, options, run
+from analysis.training.lab_stream import StreamBatches, mixed_stream, train_bpe
+from analysis.training.loop import Training, run
+from analysis.training.settings import Windowed, add_options, check_config, options
 
 PAD, CLS, SEP, MASK = "[PAD]", "[CLS]", "[SEP]", "[MASK]"
 _IGNORED = -100
@@ -49,6 +50,12 @@ class EncoderConfig(Windowed):
     seed: int = 0
     threads: int = 1
 
+    @property
+    def parameters(self) -> int:
+        """Weights of the model, but for a few vectors."""
+        block = 4 * self.hidden**2 + 2 * self.hidden * self.intermediate
+        return (self.vocabulary + self.context) * self.hidden + self.blocks * block
+
     def problems(self) -> list[str]:
         """What is impossible in the sizes."""
         problems = []
@@ -56,8 +63,6 @@ class EncoderConfig(Windowed):
             problems.append(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
         if self.vocabulary < 256:
             problems.append(f"vocabulary {self.vocabulary} is below 256, the bytes")
-        if self.masked >= 1:
-            problems.append(f"masked {self.masked} is not a share between 0 and 1")
         if self.window < 16:
             problems.append(f"window {self.window} is below 16")
         return problems + super().problems()
@@ -156,12 +161,13 @@ def _settle(model) -> None:
                 matrix.weight.mul_((2 * config.num_hidden_layers) ** -0.5)
 
 
-def train(config: EncoderConfig, out: Path, **options: Any) -> Path:
+def train(config: EncoderConfig, out: str | Path, **options: Any) -> Path:
     """Train on the mixed stream into folder `out` and return it; continue from its checkpoint if there is one.
 
     Options and errors are those of `loop.run`.
     """
-    return run(lambda: _training(config), config, out, **options)
+    check_config(config, EncoderConfig)
+    return run(lambda: _training(config), config, out, reads={"text": mixed_stream()}, **options)
 
 
 def _training(config: EncoderConfig) -> Training:

@@ -17,14 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from analysis import paths
 from analysis.errors import ModelError, UsageError
+from analysis.models.hub import fingerprint
 from analysis.models.quiet import quiet
-from analysis.training.loop import Schedule, Training, add_options, check_config, options, run
+from analysis.training.loop import Training, run
+from analysis.training.settings import Schedule, add_options, check_config, options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from analysis.windows import Windows
+
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,10 @@ class FinetuneConfig(Schedule):
 
     def problems(self) -> list[str]:
         """What is impossible in the number of examples."""
-        return [] if self.steps else [f"examples {self.examples} is less than one batch of {self.batch}"]
+        problems = [] if self.steps else [f"examples {self.examples} is less than one batch of {self.batch}"]
+        if self.scored < 2:
+            problems.append(f"scored is {self.scored}, must be at least 2: a score comes with its error")
+        return problems
 
 
 def finetune(
@@ -65,7 +73,7 @@ def finetune(
     held_out: Windows,
     *,
     config: FinetuneConfig,
-    out: Path,
+    out: str | Path,
     evaluate: Callable[[PreTrainedModel, Windows], dict],
     command: str = "",
     **options: Any,
@@ -74,16 +82,17 @@ def finetune(
     checkpoint if there is one.
 
     The head follows `train.labelled.head`, its classes the names there. `evaluate(model, windows)` gives the scores of
-    the card, measured on `held_out`. Raises UsageError for impossible settings, unlabelled windows or two sets that ask
-    different things, ModelError for a folder that holds no encoder, StoreError if the checkpoint belongs to another
-    configuration. Further options are those of `loop.run`.
+    the card, measured on `held_out`. Raises UsageError for impossible settings, unlabelled windows, two sets that ask
+    different things or windows longer than the model reads, ModelError for a folder that holds no encoder. Further
+    options and errors are those of `loop.run`: the body and both texts are known by their content.
     """
-    check_config(config)
+    check_config(config, FinetuneConfig)
+    folder = _folder(folder)
     for windows in (train, held_out):
-        if windows.labelled is None:
+        if getattr(windows, "labelled", None) is None:
             raise UsageError(
-                f"finetune: {windows.label or 'the text'} has no labels; give labelled examples (`analysis list"
-                " sources`)"
+                f"finetune: {getattr(windows, 'label', '') or 'the text'} has no labels; give labelled examples"
+                " (`analysis list sources`)"
             )
     tasks = [_task(windows) for windows in (train, held_out)]
     if tasks[0] != tasks[1]:
@@ -91,9 +100,13 @@ def finetune(
             f"finetune: {train.label} asks for {tasks[0]}, held-out {held_out.label} for {tasks[1]}; both must ask the"
             " same"
         )
+    if len(held_out) < 2:
+        raise UsageError(f"finetune: held-out {held_out.label} is one example; a score with its error needs at least 2")
 
     def make() -> Training:
         model = open_encoder(folder, train, config)
+        for windows in (train, held_out):
+            _check_fit(model, windows)
         more = {
             "body": str(folder),
             "train": train.label,
@@ -111,7 +124,38 @@ def finetune(
             more,
         )
 
-    return run(make, config, out, **options)
+    reads = {"body": fingerprint(str(folder)), "text": train.digest(), "held-out text": held_out.digest()}
+    return run(make, config, out, reads=reads, **options)
+
+
+def _folder(folder: str | Path) -> Path:
+    """The folder of the encoder. Raises ModelError where there is none: a name is not looked up anywhere."""
+    path = paths.expanded(folder)
+    if not path.is_dir():
+        raise ModelError(
+            f"finetune: {path} is no encoder that can be fine-tuned; give a folder such as data/lab/encoder"
+        )
+    return path
+
+
+def _check_fit(model, windows: Windows) -> None:
+    """Raise UsageError where the model cannot read the windows: too long, or tokens it does not embed."""
+    context, rows = usable_context(model), model.get_input_embeddings().weight.shape[0]
+    if context is not None and windows.length > context:
+        raise UsageError(
+            f"finetune: examples of {windows.length} tokens in {windows.label} are longer than the {context} tokens the"
+            f" model reads; make them shorter (--length {context})"
+        )
+    if windows.ids.min() < 0 or windows.ids.max() >= rows:
+        raise UsageError(
+            f"finetune: {windows.label} has token {int(windows.ids.max())}, the model embeds 0 to {rows - 1}; read the"
+            " examples with the model's own tokenizer"
+        )
+
+
+def usable_context(model) -> int | None:
+    """Most tokens the encoder reads at once; None where its config states no bound."""
+    return getattr(model.config, "max_position_embeddings", None)
 
 
 def _task(windows: Windows) -> str:
@@ -122,7 +166,7 @@ def _task(windows: Windows) -> str:
 
 def open_encoder(folder: str | Path, train: Windows, config: FinetuneConfig):
     """The encoder in `folder`, float32, with an untrained head for what `train` asks, a function of `config.seed`; its
-    own head, if it has one, goes. Raises ModelError.
+    own head, if it has one, goes. No code of the folder is run. Raises ModelError.
     """
     import torch
     from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
@@ -141,19 +185,29 @@ def open_encoder(folder: str | Path, train: Windows, config: FinetuneConfig):
     kind = AutoModelForQuestionAnswering if labelled.head == "span" else AutoModelForSequenceClassification
     try:
         with quiet():  # the head is new, as it should be
-            shape = AutoConfig.from_pretrained(folder, **more)
+            shape = AutoConfig.from_pretrained(folder, **_LOCAL, **more)
+            _refuse_decoder(folder, shape)
             for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
                 if hasattr(shape, name):
                     setattr(shape, name, config.dropout)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
                 model, report = kind.from_pretrained(
-                    folder, config=shape, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+                    folder,
+                    config=shape,
+                    dtype=torch.float32,
+                    use_safetensors=True,
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                    **_LOCAL,
                 )
-                _renew_head(model)
-    except (OSError, ValueError, KeyError) as error:
+                heads = _renew_head(model)
+    except ModelError:
+        raise
+    except Exception as error:  # transformers raises every kind of error for a bad folder
         raise ModelError(
-            f"finetune: {folder} is no encoder that can be fine-tuned ({error}); give a folder such as data/lab/encoder"
+            f"finetune: {folder} is no encoder that can be fine-tuned ({_line(error)}); give a folder such as"
+            " data/lab/encoder"
         ) from error
     body = f"{model.base_model_prefix}."
     if wrong := sorted(
@@ -162,18 +216,44 @@ def open_encoder(folder: str | Path, train: Windows, config: FinetuneConfig):
         raise ModelError(f"finetune: the weights in {folder} do not fit its config ({', '.join(wrong[:5])})")
     if labelled.head == "regression":
         with torch.no_grad():  # start from the mean score
-            list(model.modules())[-1].bias.fill_(labelled.labels.mean())
+            heads[-1].bias.fill_(labelled.labels.mean())
     return model
 
 
-def _renew_head(model) -> None:
-    """Draw the matrices above the body anew: a folder may come with the head of another task."""
+def _refuse_decoder(folder: str, shape) -> None:
+    """Raise ModelError where a config is that of a model that only predicts the next token, or writes a text of its
+    own.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    writes = type(shape) in AutoModelForCausalLM._model_mapping
+    masked = type(shape) in AutoModelForMaskedLM._model_mapping
+    if shape.is_encoder_decoder or (writes and not masked):
+        kind = "an encoder-decoder" if shape.is_encoder_decoder else "a decoder"
+        raise ModelError(
+            f"finetune: {folder} is {kind} ({shape.model_type}), and only encoders are fine-tuned here; give a folder"
+            " such as data/lab/encoder"
+        )
+
+
+def _renew_head(model) -> list:
+    """Draw the matrices above the body anew, and return them: a folder may come with the head of another task."""
     from torch import nn
 
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and not name.startswith(f"{model.base_model_prefix}."):
-            nn.init.normal_(module.weight, std=getattr(model.config, "initializer_range", 0.02))
+    heads = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(f"{model.base_model_prefix}.")
+    ]
+    for module in heads:
+        nn.init.normal_(module.weight, std=getattr(model.config, "initializer_range", 0.02))
+        if module.bias is not None:
             nn.init.zeros_(module.bias)
+    return heads
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def tokenizer(folder: str | Path):
@@ -182,9 +262,9 @@ def tokenizer(folder: str | Path):
 
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"finetune: {folder} has no tokenizer that can be read ({error})") from error
+            return AutoTokenizer.from_pretrained(str(folder), **_LOCAL)
+    except Exception as error:  # as above
+        raise ModelError(f"finetune: {folder} has no tokenizer that can be read ({_line(error)})") from error
 
 
 class ExampleBatches:

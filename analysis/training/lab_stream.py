@@ -11,9 +11,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from analysis.lab.documents import REGISTERS, documents
+from analysis.lab.versions import DOCUMENTS
 
 if TYPE_CHECKING:
-    from analysis.training.loop import Windowed
+    from analysis.training.settings import Windowed
 
 END = "<|endoftext|>"
 """The one special token: it ends every document, and so begins the next."""
@@ -61,6 +62,11 @@ def stream(register: str, tokenizer, *, split: str = "train", seed: int = 0) -> 
     """(token ids ending in `END`, source entropy in nats) of each document of a register, endlessly."""
     for document in documents(register, split=split, seed=seed):
         yield tokenizer.backend_tokenizer.encode(document.text).ids + [tokenizer.eos_token_id], document.nats
+
+
+def mixed_stream() -> str:
+    """The version of the text that lab models are trained on: another one writes other documents."""
+    return f"mixed@{DOCUMENTS}"
 
 
 def take(source: Iterator[tuple[list[int], float]], count: int) -> list[int]:

@@ -5,117 +5,23 @@ checkpoint and ends bit-equal, on CPU with the same thread count, to one that ne
 before a run starts.
 """
 
-import argparse
 import json
+import math
 import platform
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from analysis import storage
-from analysis.errors import StoreError, UsageError
+from analysis.errors import NumericalError, StoreError, UsageError
 from analysis.progress import bar
-
-_CHECKPOINT = "checkpoint.safetensors"
-MAY_BE_ZERO = ("seed", "weight_decay", "warmup", "dropout")
-TRAINING_OPTIONS = {
-    "tokens": "tokens to train on",
-    "window": "window length before the decay",
-    "batch": "windows per step before the decay",
-    "context": "longest window of the model, used in the decay",
-    "vocabulary": "tokens of the tokenizer",
-    "hidden": "hidden size",
-    "intermediate": "MLP size",
-    "blocks": "transformer blocks",
-    "heads": "attention heads",
-    "learning_rate": "highest learning rate",
-    "weight_decay": "AdamW weight decay of the matrices",
-    "warmup": "tokens of rising learning rate",
-    "decay": "share of the tokens over which the rate falls to zero",
-    "seed": "seed of weights and training stream",
-    "threads": "CPU threads of torch",
-}
-"""What the fields of a pretraining mean, for the command line; every training adds, or says otherwise, what differs."""
-
-
-class Schedule:
-    """What every training's frozen dataclass of settings has, and the learning rate that follows from it.
-
-    The field named by `unit` says how much is read in all; `warmup` counts the same. The rate rises over `warmup`,
-    stays, and falls linearly to zero over the last `decay` share.
-    """
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-    unit: ClassVar[str] = "tokens"
-    learning_rate: float
-    weight_decay: float
-    warmup: int
-    decay: float
-    seed: int
-    threads: int
-
-    @property
-    def per_step(self) -> int:
-        """Units read in one step."""
-        raise NotImplementedError
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps in all that is read."""
-        return getattr(self, self.unit) // self.per_step
-
-    @property
-    def decay_start(self) -> int:
-        """First step of the decay."""
-        return self.steps - int(self.decay * self.steps)
-
-    def rate(self, step: int) -> float:
-        """Learning rate of `step`, counted from 0."""
-        warmup = max(1, self.warmup // self.per_step)
-        left = (self.steps - step) / max(1, self.steps - self.decay_start)
-        return self.learning_rate * min(1.0, (step + 1) / warmup, left)
-
-    def problems(self) -> list[str]:
-        """What is impossible in settings that are numbers of the right sign."""
-        return []
-
-
-class Windowed(Schedule):
-    """The settings that pretrainings share: windows of `window` tokens, of `context` once the decay has begun, as many
-    tokens a step throughout.
-    """
-
-    tokens: int
-    window: int
-    batch: int
-    context: int
-
-    @property
-    def per_step(self) -> int:
-        """Tokens read in one step."""
-        return self.batch * self.window
-
-    def length(self, step: int) -> int:
-        """Window length of `step`."""
-        return self.window if step < self.decay_start else self.context
-
-    def problems(self) -> list[str]:
-        """What is impossible in the window lengths."""
-        problems = []
-        if self.window > self.context:
-            problems.append(f"window {self.window} is longer than the context {self.context}")
-        if self.per_step % self.context:
-            problems.append(
-                f"a step of {self.batch} x {self.window} tokens is not a multiple of the context {self.context}"
-            )
-        if self.steps < 1:
-            problems.append(f"tokens {self.tokens} is less than one batch of {self.per_step}")
-        return problems
+from analysis.training.folder import CHECKPOINT, claimed, out_folder, place, record, state, unreadable
+from analysis.training.settings import Schedule, check_config, check_memory
 
 
 @dataclass(frozen=True)
@@ -140,8 +46,9 @@ class Training:
 def run(
     make: Callable[[], Training],
     config: Schedule,
-    out: Path,
+    out: str | Path,
     *,
+    reads: Mapping[str, str],
     device: str = "auto",
     progress: Callable = bar,
     save_every: int = 200,
@@ -149,45 +56,57 @@ def run(
 ) -> Path:
     """Train what `make` returns into folder `out` and return it; continue from its checkpoint if there is one.
 
-    Writes a checkpoint every `save_every` steps and on CTRL-C (after the step in hand, then raises
-    `KeyboardInterrupt`); at the end the model, the tokenizer and the training card `training.json`; the checkpoint then
-    goes. `stop(step)` ends the run early, checkpoint kept. Raises `UsageError` for impossible settings, a device that
-    is not here or a file in the place of the folder, `StoreError` if the checkpoint is of another configuration.
+    reads: fingerprints, by name, of what the training reads besides `config`. Writes a checkpoint every `save_every`
+    steps and on CTRL-C (after the step in hand, then raises `KeyboardInterrupt`); at the end the model, the tokenizer
+    and the training card `training.json`; the checkpoint then goes. A folder that holds this very training, finished,
+    is left as it is. `stop(step)` ends the run early, checkpoint kept.
+
+    Raises `UsageError` for impossible settings, a device that is not here, more memory than there is, or a file in the
+    place of the folder; `StoreError` if the folder holds another training or other files, is being written by another
+    process, or cannot be written; `NumericalError` when loss, gradients or weights are no longer finite.
     """
     check_config(config)
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"train: {out} is a file; the model needs a folder")
-    out.mkdir(parents=True, exist_ok=True)
-    device = pick(device)
-    with _threads(config.threads if device == "cpu" else None):
-        state = _Run(make(), out, device)
-        state.load()
+    check_memory(config)
+    if not isinstance(save_every, int) or save_every < 1:
+        raise UsageError(f"train: save_every must be a whole number of at least 1, got {save_every!r}")
+    out, device, asked = out_folder(out), pick(device), asdict(config) | dict(reads)
+    if state(out, asked, config.unit) == "complete":
+        return out
+    with _threads(config.threads if device == "cpu" else None), claimed(out, asked, config.unit) as found:
+        if found == "complete":  # since
+            return out
+        run = _Run(make(), asked, out, device)
+        if found == "resume":
+            run.load()
         with progress(total=config.steps, desc="train", unit="step") as shown, _interrupts() as interrupted:
-            shown.update(state.step)
-            while state.step < config.steps:
-                stopped = stop is not None and stop(state.step)
+            shown.update(run.step)
+            while run.step < config.steps:
+                stopped = stop is not None and stop(run.step)
                 if stopped or interrupted():
-                    state.save()
+                    run.save()
                     if stopped:
                         return out
                     raise KeyboardInterrupt
-                loss = state.advance()
+                loss = run.advance()
                 shown.update(1)
-                if state.step % 10 == 0:
+                if run.step % 10 == 0:
                     shown.set_postfix(loss=f"{loss:.3f}")
-                if state.step % save_every == 0:
-                    state.save()
-        state.finish()
+                if run.step % save_every == 0:
+                    run.save()
+        run.finish()
     return out
 
 
 class _Run:
     """Model, optimiser and record of a training run: what a checkpoint holds."""
 
-    def __init__(self, training: Training, out: Path, device: str):
+    def __init__(self, training: Training, asked: dict[str, Any], out: Path, device: str):
         import torch
 
-        self.training, self.config, self.out, self.device = training, training.config, out, device
+        from analysis.text.tokens import tokenizer_fingerprint
+
+        self.training, self.config, self.asked, self.out, self.device = training, training.config, asked, out, device
+        self.tokenizer = tokenizer_fingerprint(training.tokenizer)
         self.model = training.model.to(device).train()
         matrices = [p for p in self.model.parameters() if p.dim() > 1]
         vectors = [p for p in self.model.parameters() if p.dim() == 1]
@@ -211,7 +130,9 @@ class _Run:
             torch.manual_seed(1_000_003 * self.config.seed + self.step)
             loss = self.training.loss(self.model, self.training.batches[self.step])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+            raise self._diverged(f"the loss is {loss.item():.3g} and its gradient {norm.item():.3g}")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -223,13 +144,28 @@ class _Run:
         self.seconds += time.perf_counter() - started
         return loss.item()
 
+    def _diverged(self, what: str) -> NumericalError:
+        """The error for a training that has left the numbers."""
+        return NumericalError(
+            f"train: step {self.step + 1} of {self.config.steps}: {what}; begin again, in another folder, with a"
+            f" learning rate below {self.config.learning_rate:g}"
+        )
+
+    def _check_finite(self) -> None:
+        """Raise NumericalError where a weight is not finite."""
+        for name, parameter in self.model.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                raise self._diverged(f"weights of {name} are not finite")
+
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
         from safetensors.torch import save_file
 
+        self._check_finite()
         optimizer = self.optimizer.state_dict()
-        record = {
-            "config": asdict(self.config),
+        saved = {
+            "asked": self.asked,
+            "tokenizer": self.tokenizer,
             "step": self.step,
             "seconds": self.seconds,
             "curve": self.curve,
@@ -242,52 +178,55 @@ class _Run:
             for name, tensor in moments.items()
         }
         copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        with storage.replacing(self.out / _CHECKPOINT) as partial:
-            save_file(copies, partial, metadata={"record": json.dumps(record)})
+        with storage.replacing(self.out / CHECKPOINT) as partial:
+            save_file(copies, partial, metadata={"record": json.dumps(saved)})
 
     def load(self) -> None:
-        """Read the checkpoint if there is one."""
+        """Read the checkpoint. Raises StoreError where it is torn, of another tokenizer, or too far on for the asked
+        length.
+        """
         from safetensors import SafetensorError, safe_open
 
-        path, unit = self.out / _CHECKPOINT, self.config.unit
-        if not path.exists():
-            return
+        path, unit, saved = self.out / CHECKPOINT, self.config.unit, record(self.out)
+        if saved.get("tokenizer") != self.tokenizer:
+            raise StoreError(f"train: {path} was made with another tokenizer; name another folder, or delete it")
         try:
             with safe_open(path, framework="pt", device=self.device) as file:
-                state = json.loads(file.metadata()["record"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            before, step = saved["asked"][unit], saved["step"]
+            moments: dict[int, dict[str, Any]] = {}
+            for name, tensor in tensors.items():
+                if name.startswith("optimizer/"):
+                    _, number, kind = name.split("/")
+                    moments.setdefault(int(number), {})[kind] = tensor
+            weights = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
+            self.model.load_state_dict(weights)
+            self.optimizer.load_state_dict({"state": moments, "param_groups": saved["groups"]})
+            self.step, self.seconds, self.curve, self._sum = step, saved["seconds"], saved["curve"], saved["sum"]
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise unreadable(path, error) from error
+        begun = min(self.config.decay_start, replace(self.config, **{unit: before}).decay_start) < step
+        if begun and getattr(self.config, unit) != before:
             raise StoreError(
-                f"train: the checkpoint {path} cannot be read ({error}); delete it to start again"
-            ) from error
-        config, saved = asdict(self.config), state["config"]
-        different = sorted(name for name in config if config[name] != saved.get(name) and name != unit)
-        if different:
-            raise StoreError(
-                f"train: {path} was made with other values of {', '.join(different)}; use another folder or delete it"
+                f"train: {path} was made for {before} {unit} and is too far on to change to"
+                f" {getattr(self.config, unit)}"
             )
-        begun = min(self.config.decay_start, replace(self.config, **{unit: saved[unit]}).decay_start) < state["step"]
-        if begun and config[unit] != saved[unit]:
-            raise StoreError(
-                f"train: {path} was made for {saved[unit]} {unit} and is too far on to change to {config[unit]}"
-            )
-        moments: dict[int, dict[str, Any]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer/"):
-                _, number, kind = name.split("/")
-                moments.setdefault(int(number), {})[kind] = tensor
-        weights = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
-        self.model.load_state_dict(weights)
-        self.optimizer.load_state_dict({"state": moments, "param_groups": state["groups"]})
-        self.step, self.seconds, self.curve, self._sum = state["step"], state["seconds"], state["curve"], state["sum"]
 
     def finish(self) -> None:
-        """Write model, tokenizer and training card, and remove the checkpoint."""
+        """Place model, tokenizer and training card, and remove the checkpoint."""
+        self._check_finite()
         self.model.eval()
-        self.model.save_pretrained(self.out)
-        self.training.tokenizer.save_pretrained(self.out)
-        (self.out / "training.json").write_text(json.dumps(self._card(), indent=1) + "\n")
-        (self.out / _CHECKPOINT).unlink(missing_ok=True)
+        try:
+            card = self._card()
+            json.dumps(card, allow_nan=False)
+        except (ValueError, OverflowError) as error:
+            raise self._diverged(f"the scores of the trained model are not finite ({error})") from error
+
+        def save(folder: Path) -> None:
+            self.model.save_pretrained(folder)
+            self.training.tokenizer.save_pretrained(folder)
+
+        place(self.out, save, card)
 
     def _card(self) -> dict:
         """The training card: what was trained, on how much, how well, with what."""
@@ -298,6 +237,7 @@ class _Run:
             "command": self.training.command,
             "config": asdict(self.config),
             **self.training.more,
+            "asked": self.asked,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "vocabulary": len(self.training.tokenizer),
             self.config.unit: self.step * self.config.per_step,
@@ -324,49 +264,6 @@ def pick(device: str) -> str:
     if device != "auto" and device not in devices:
         raise UsageError(f"train: device {device!r}: not here; possible are auto, {', '.join(devices)}")
     return devices[-1] if device == "auto" else device
-
-
-def check_config(config: Schedule) -> None:
-    """Raise one `UsageError` that lists everything impossible in `config`: numbers below zero, zeros, and what
-    `config.problems` says where there are none.
-    """
-    problems = [
-        f"{name} is {value}, must be {'0 or more' if name in MAY_BE_ZERO else 'above 0'}"
-        for name, value in asdict(config).items()
-        if value < 0 or (value == 0 and name not in MAY_BE_ZERO)
-    ]
-    if not problems:
-        problems += config.problems()
-    if config.decay > 1:
-        problems.append(f"decay {config.decay} is not a share between 0 and 1")
-    if problems:
-        raise UsageError("train: " + "; ".join(problems))
-
-
-def options(config: Schedule) -> str:
-    """The options of the command line that make `config`: only what differs from its defaults is named."""
-    default = asdict(type(config)())
-    return " ".join(
-        f"--{name.replace('_', '-')} {value}" for name, value in asdict(config).items() if value != default[name]
-    )
-
-
-def add_options(parser: argparse.ArgumentParser, config: Schedule, folder: str, **meanings: str) -> None:
-    """The folder of the model (by default `folder` under the runs folder), the device, and one option per field of
-    `config`, whose value is the default and whose meaning is that of `OPTIONS` where `meanings` has none.
-    """
-    parser.add_argument(
-        "--out", type=Path, default=None, help=f"folder of the model (default: {folder}/ under the runs folder)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
-    for name, value in asdict(config).items():
-        parser.add_argument(
-            "--" + name.replace("_", "-"),
-            type=type(value),
-            default=value,
-            metavar="N",
-            help=(TRAINING_OPTIONS | meanings)[name] + " (default: %(default)s)",
-        )
 
 
 @contextmanager

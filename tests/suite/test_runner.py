@@ -2,11 +2,13 @@
 
 import json
 import os
+import sys
 
 import pytest
+from jupyter_client.kernelspec import NoSuchKernel
 
 from analysis import paths
-from analysis.errors import SuiteError, UsageError
+from analysis.errors import StoreError, SuiteError, UsageError
 from analysis.suite.runner import figures_folder, run_suite
 
 
@@ -50,6 +52,53 @@ def test_a_failing_notebook_keeps_its_copy_and_the_others_still_run(folder, writ
 def test_a_dead_kernel_is_a_failure_of_its_notebook(folder, write_notebook):
     write_notebook(folder / "01_first.ipynb", "import os; os._exit(1)")
     with pytest.raises(SuiteError, match="01_first, its kernel died"):
+        run_suite("tiny", folder=folder)
+
+
+@pytest.fixture
+def foreign(tmp_path, monkeypatch):
+    """A `python3` of another environment, without the package and without any kernel, before all others."""
+    place = tmp_path / "jupyter" / "kernels" / "python3"
+    place.mkdir(parents=True)
+    (place / "kernel.json").write_text(
+        json.dumps({"argv": ["/bin/false", "{connection_file}"], "display_name": "Other", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+
+
+@pytest.mark.slow
+def test_notebooks_run_in_the_interpreter_that_was_started(folder, write_notebook, foreign):
+    write_notebook(folder / "01_first.ipynb", "import sys; print(sys.executable)")
+    before = os.environ["JUPYTER_PATH"]
+    (run,) = run_suite("tiny", folder=folder)
+    assert outputs(run.path) == f"{sys.executable}\n" and os.environ["JUPYTER_PATH"] == before
+
+
+def _raising(error):
+    def execute_notebook(*args, **more):
+        raise error
+
+    return execute_notebook
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("Kernel died before replying to kernel_info"), NoSuchKernel("x"), OSError(28, "No space left")],
+)
+def test_a_kernel_that_does_not_start_is_a_failure_that_names_it(folder, monkeypatch, error):
+    import papermill
+
+    monkeypatch.setattr(papermill, "execute_notebook", _raising(error))
+    with pytest.raises(SuiteError) as caught:
+        run_suite("tiny", folder=folder)
+    assert f"01_first, its kernel ({sys.executable} -m ipykernel_launcher) could not run it: " in str(caught.value)
+    assert str(error).splitlines()[-1] in str(caught.value)
+
+
+def test_a_place_that_cannot_be_written_is_said(folder, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ANALYSIS_HOME", str(tmp_path / "file"))
+    with pytest.raises(StoreError, match="file"):
         run_suite("tiny", folder=folder)
 
 

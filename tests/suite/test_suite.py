@@ -3,8 +3,11 @@
 import pytest
 
 from analysis import paths
+from analysis.cli import main
 from analysis.errors import SuiteError
 from analysis.suite.suite import Parameter, plan, read_parameters, read_suite
+
+PARAMETERS = "PRESET: str = 'smoke'\nFIGURES: str = ''\nN: int = 3\nLR: float = 1e-3\nNAMES: list[str] = ['a']"
 
 
 def test_a_plan_is_shared_then_own_then_override(folder):
@@ -136,3 +139,69 @@ def test_the_smoke_preset_is_the_notebooks_own_defaults():
         defaults = {name: parameter.default for name, parameter in read_parameters(one.path).items()}
         assert defaults["PRESET"] == "smoke"
         assert {**defaults, **one.parameters} == defaults
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "read"),
+    [
+        ("list[str]", '["my notes.txt[:80%]", "b,c.txt"]', ["my notes.txt[:80%]", "b,c.txt"]),
+        ("list[str]", ' ["a"]', ["a"]),
+        ("list[str]", "[]", []),
+        ("list[int]", "[0, 1]", [0, 1]),
+        ("list[float]", "[1, 0.5]", [1.0, 0.5]),
+        ("str", '["a"]', '["a"]'),
+    ],
+)
+def test_lists_are_read_as_json_too(kind, given, read):
+    assert Parameter("X", kind, None).read(given) == read
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (
+            {"NAMES": '["a b.txt"'},
+            r"""list\[str\], got .*NAMES='a.txt b.txt', or as JSON, NAMES='\["a.txt", "b c.txt"\]'""",
+        ),
+        ({"NAMES": "[1]"}, "or as JSON"),
+        ({"SEEDS": "0,1"}, r"SEEDS is list\[int\], got '0,1'; write a list with spaces, SEEDS='0 1', or as JSON"),
+        ({"LR": "nan"}, "LR is float, got 'nan'"),
+        ({"LR": float("inf")}, "LR is float, got inf"),
+        ({"LR": 10**400}, "LR is float"),
+        ({"N": "9" * 5000}, r"N is int, got '9{79}$"),
+        ({"N": None}, "N is int, got None"),
+        ({3: 1}, "has a parameter 3"),
+    ],
+)
+def test_values_that_are_none_are_refused_and_lists_say_how_they_are_written(folder, write_notebook, overrides, says):
+    write_notebook(folder / "01_first.ipynb", parameters=f"{PARAMETERS}\nSEEDS: list[int] = [0]")
+    with pytest.raises(SuiteError, match=says):
+        plan("tiny", overrides=overrides, folder=folder)
+
+
+@pytest.mark.parametrize("preset", [None, ["lab"], "../../esc", 3, ""])
+def test_what_is_no_preset_is_refused(folder, preset):
+    with pytest.raises(SuiteError, match="no preset"):
+        plan(preset, folder=folder)
+
+
+def test_files_that_cannot_be_read_are_named(folder):
+    (folder / "suite.toml").unlink()
+    (folder / "suite.toml").mkdir()
+    with pytest.raises(SuiteError, match="suite.toml cannot be read"):
+        read_suite(folder)
+    (folder / "03_deep.ipynb").write_text("[" * 200_000)
+    with pytest.raises(SuiteError, match="03_deep.ipynb is not a notebook"):
+        read_parameters(folder / "03_deep.ipynb")
+
+
+def test_a_package_without_its_repository_says_where_the_notebooks_are(tmp_path, monkeypatch, capsys):
+    """As after an installation from a wheel: results do not go beside the package."""
+    monkeypatch.setattr(paths, "ROOT", tmp_path / "site")
+    monkeypatch.delenv("ANALYSIS_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paths.home() == tmp_path / ".local" / "share" / "pruning-analysis"
+    for argv, code in ((["figures"], 7), (["check", "lab"], 3), (["list", "models"], 0)):
+        assert main(argv) == code
+        said = capsys.readouterr()
+        assert "installed without the lab's models and the notebooks" in said.err + said.out

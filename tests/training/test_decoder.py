@@ -11,10 +11,11 @@ from itertools import islice
 import pytest
 
 from analysis import paths
-from analysis.errors import StoreError, UsageError
+from analysis.errors import NumericalError, StoreError, UsageError
 from analysis.lab.documents import REGISTERS, documents
-from analysis.training import decoder
+from analysis.training import decoder, encoder
 from analysis.training.decoder import TrainConfig
+from analysis.training.encoder import EncoderConfig
 from analysis.training.lab_stream import END
 
 torch = pytest.importorskip("torch")
@@ -200,3 +201,69 @@ def test_shipped_model_has_the_loss_of_its_card(shipped, small_samples):
 def test_shipped_model_is_what_the_default_command_makes(shipped):
     """The card's configuration is the trainer's default, so `analysis lab train` alone makes it again."""
     assert shipped[2]["config"] == asdict(TrainConfig()) and shipped[2]["command"] == "analysis lab train"
+
+
+def test_settings_that_cannot_be_are_refused_before_the_work(tmp_path):
+    wrong = {
+        "learning_rate": [float("nan"), float("inf"), -1.0, "fast", True],
+        "weight_decay": [float("nan"), float("inf"), -0.1],
+        "decay": [float("nan"), 0.0, 1.5],
+        "blocks": [2.0, 0, 10**30],
+        "seed": [-1, "x", 2**70],
+        "threads": [10**6],
+    }
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(UsageError, match=f"{name} is "):
+                decoder.train(replace(TINY, **{name: value}), tmp_path / "out")
+    for sizes in ({"blocks": 10**8}, {"vocabulary": 10**9}, {"hidden": 2**40, "heads": 2}):
+        with pytest.raises(UsageError, match=r"needs at least [\d,.]+ GiB of memory, [\d,.]+ GiB are free"):
+            decoder.train(replace(TINY, **sizes), tmp_path / "out")
+    for config in ({"tokens": 5}, None, EncoderConfig()):
+        with pytest.raises(UsageError, match="must be a TrainConfig"):
+            decoder.train(config, tmp_path / "out")
+    with pytest.raises(UsageError, match="save_every"):
+        decoder.train(TINY, tmp_path / "out", save_every=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_least_memory_counts_the_weights(small_samples):
+    for trainer, config in ((decoder, TINY), (encoder, EncoderConfig(vocabulary=300, hidden=16, blocks=2, heads=2))):
+        tokenizer = trainer.train_tokenizer(300, **({} if trainer is decoder else {"sample": 60}))
+        built = sum(p.numel() for p in trainer.build(config, tokenizer).parameters())
+        assert 0.85 * built < config.parameters <= built
+
+
+def test_numbers_that_run_away_end_the_training(tmp_path):
+    """The checkpoint before stays, nothing is called trained."""
+    with pytest.raises(NumericalError, match="step .*learning rate below 1e"):
+        decoder.train(replace(TINY, learning_rate=1e30), tmp_path / "out", device="cpu", save_every=10**6)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_and_scores_that_are_not_finite_are_not_written(tmp_path, monkeypatch):
+    def ruined(model):
+        with torch.no_grad():
+            next(model.parameters()).fill_(torch.nan)
+
+    config, made = replace(TINY, tokens=4 * 32), decoder._training
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "_held_out", lambda model, tokenizer: {"stories": {"perplexity": float("inf")}})
+        with pytest.raises(NumericalError, match="scores of the trained model are not finite"):
+            decoder.train(config, tmp_path / "out", device="cpu")
+
+    def wrecked(config):
+        training = made(config)
+        step = torch.optim.AdamW.step
+
+        def broken(self, *args, **more):
+            step(self, *args, **more)
+            ruined(training.model)
+
+        monkeypatch.setattr(torch.optim.AdamW, "step", broken)
+        return training
+
+    monkeypatch.setattr(decoder, "_training", wrecked)
+    with pytest.raises(NumericalError, match="weights of .* are not finite"):
+        decoder.train(config, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()

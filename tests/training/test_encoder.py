@@ -166,7 +166,7 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
 def test_everything_wrong_is_said_at_once(tmp_path):
     with pytest.raises(UsageError, match="heads 3.*vocabulary 100.*window 128"):
         trainer.train(replace(TINY, heads=3, vocabulary=100, window=128, tokens=10_000), tmp_path)
-    with pytest.raises(UsageError, match="masked 1.5"):
+    with pytest.raises(UsageError, match="masked is 1.5, must be a share"):
         trainer.train(replace(TINY, masked=1.5), tmp_path)
 
 

@@ -3,6 +3,7 @@ before the work.
 """
 
 import json
+import shutil
 from dataclasses import asdict, replace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from analysis import paths
 from analysis.cli import main
-from analysis.errors import ModelError, UsageError
+from analysis.errors import ModelError, StoreError, UsageError
 from analysis.lab.examples import EXAMPLES
 from analysis.models.task_heads import head
 from analysis.training import finetune as trainer
@@ -201,3 +202,113 @@ def test_shipped_encoders_have_the_score_of_their_cards(name):
     )
     assert abs(found.score - told["score"]) < 4 * (found.standard_error + told["standard_error"])
     assert card["config"] == asdict(FinetuneConfig(**card["config"]))
+
+
+AUTO = {"AutoConfig": "evil.C", "AutoModelForSequenceClassification": "evil.M", "AutoTokenizer": ["evil.T", None]}
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_the_folder_is_never_run_nor_asked_for(body, tmp_path, file, monkeypatch):
+    folder = tmp_path / "remote"
+    shutil.copytree(body, folder)
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nC = M = T = object\n")
+    settings = json.loads((folder / file).read_text())
+    more = {"auto_map": AUTO, "model_type": "evil"} if file == "config.json" else {"auto_map": AUTO}
+    (folder / file).write_text(json.dumps(settings | more | {"tokenizer_class": "EvilTokenizer"}))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run code"))
+    monkeypatch.setattr("sys.stdin", None)
+    try:
+        tune(folder, "span", tmp_path / "out", replace(TINY, examples=8))
+    except ModelError as error:
+        assert "fine-tuned" in str(error) or "tokenizer" in str(error)
+    else:
+        assert file == "tokenizer_config.json"  # the class the project knows reads it
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_decoder_is_refused_by_name(tmp_path):
+    from tests.helpers.small import small_llama
+
+    small_llama().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="is a decoder .llama., and only encoders are fine-tuned"):
+        trainer.open_encoder(tmp_path, windows("classification"), TINY)
+
+
+def test_another_body_or_text_does_not_continue_a_checkpoint(body, tmp_path):
+    given, out, config = windows("classification"), tmp_path / "out", replace(TINY, examples=16)
+    turned = replace(given, labelled=replace(given.labelled, labels=1 - given.labelled.labels))
+    other = tmp_path / "other"
+    shutil.copytree(body, other)
+    settings = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(settings | {"layer_norm_eps": 1e-6}))
+    options = {"config": config, "evaluate": scores, "device": "cpu"}
+    trainer.finetune(body, given, given, out=out, stop=lambda step: step == 1, **options)
+    for changed, says in (
+        ((other, given, given), "another body"),
+        ((body, turned, given), "another text"),
+        ((body, given, turned), "another held-out text"),
+    ):
+        with pytest.raises(StoreError, match=rf"interrupted training of other values \({says}\)"):
+            trainer.finetune(*changed, out=out, **options)
+    trainer.finetune(body, given, given, out=out, **options)
+    with pytest.raises(StoreError, match=r"finished model of other values \(another text\)"):
+        trainer.finetune(body, turned, given, out=out, **options)
+
+
+def test_a_body_is_never_written_over(body, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(body, folder)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(StoreError, match="holds other files"):
+        tune(folder, "span", folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_windows_that_the_model_cannot_read_are_refused_before_the_work(body, tmp_path):
+    given = windows("classification")
+    wide = torch.nn.functional.pad
+    long = replace(
+        given, ids=wide(given.ids, (0, 40)), mask=wide(given.mask, (0, 40)), types=wide(given.types, (0, 40))
+    )
+    unknown = replace(given, ids=given.ids + 10**6)
+    for train, held_out, says in (
+        (long, given, r"examples of 52 tokens.*longer than the 32 tokens.*--length 32"),
+        (given, long, "examples of 52 tokens"),
+        (unknown, given, "the model embeds 0 to"),
+        (given, given.take(torch.arange(1)), "one example"),
+        (None, given, "has no labels"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            trainer.finetune(body, train, held_out, config=TINY, out=tmp_path / "out", evaluate=scores, device="cpu")
+    for setting, says in (
+        ({"scored": 1}, "scored is 1"),
+        ({"dropout": 5.0}, "dropout is 5.0"),
+        ({"dropout": 1}, "dropout"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            tune(body, "span", tmp_path / "out", replace(TINY, **setting))
+    for wrong in (None, 3, "org/name", tmp_path / "none"):
+        with pytest.raises((ModelError, UsageError)):
+            tune(wrong, "span", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_head_whose_last_module_is_no_matrix_starts_from_the_mean_score(tmp_path):
+    from transformers import DistilBertConfig, DistilBertModel
+
+    shape = DistilBertConfig(vocab_size=64, dim=8, hidden_dim=16, n_layers=1, n_heads=2, max_position_embeddings=16)
+    DistilBertModel(shape).save_pretrained(tmp_path)
+    given = windows("regression")
+    model = trainer.open_encoder(tmp_path, given, TINY)
+    assert model.classifier.bias.item() == pytest.approx(given.labelled.labels.mean().item())
+
+
+def test_the_command_refuses_a_foreign_folder_before_it_reads_examples(body, tmp_path, capsys, monkeypatch):
+    from analysis.text import examples
+
+    monkeypatch.setattr(examples, "load_examples", lambda *args, **more: pytest.fail("examples are read"))
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["lab", "finetune", str(body), "examples:truth", "--out", str(tmp_path)]) == 6
+    assert main(["lab", "finetune", str(body), "examples:truth", "--out", str(tmp_path / "x"), "--scored", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "holds other files (notes.txt)" in said and "scored is 1" in said
