@@ -26,7 +26,7 @@ from analysis.text.cut import check_request
 from analysis.text.example_readers import read_hub_examples, read_table
 from analysis.text.example_sets import HUB_SETS, Question, example_set
 from analysis.text.sources import LABELLED, Source, endless_error, parse_source, source_fingerprint
-from analysis.text.tokens import TEXTS_PER_CALL, check_known, select_tokenizer, tokenizer_fingerprint
+from analysis.text.tokens import TEXTS_PER_CALL, check_known, encode, select_tokenizer, tokenizer_fingerprint
 from analysis.windows import Labelled, Windows, check_count
 
 if TYPE_CHECKING:
@@ -257,8 +257,8 @@ class _Encoder:
         if span:
             counts = [
                 len(ids)
-                for ids in self.tokenizer(
-                    [example.first for example in batch], add_special_tokens=False, verbose=False
+                for ids in encode(
+                    self.tokenizer, self.source.label, [example.first for example in batch], add_special_tokens=False
                 )["input_ids"]
             ]
             fitting = [example for example, count in zip(batch, counts) if count + self.special < self.length]
@@ -285,14 +285,15 @@ class _Encoder:
         texts: list[list] = [[example.first for example in batch]]
         if pair:
             texts.append([example.second for example in batch])
-        encoding = self.tokenizer(
+        encoding = encode(
+            self.tokenizer,
+            self.source.label,
             *texts,
             truncation="only_second" if span else "longest_first",
             max_length=self.length,
             return_attention_mask=False,
             return_token_type_ids=self.typed,
             return_offsets_mapping=span,
-            verbose=False,
         )
         encoded: list[_Encoded | None] = []
         for row, (example, ids) in enumerate(zip(batch, encoding["input_ids"])):

@@ -95,6 +95,7 @@ def _documents(
 ) -> tuple[list[str], str]:
     """The texts in a column of a table; where there is no column `text` but one of conversations, these."""
     place = f"text file {source.name}"
+    room, size = files.free_memory(), 0
     rows = read_rows(path, source.name, place, column)
     first = next(rows, None)
     if first is None:
@@ -108,6 +109,8 @@ def _documents(
             value, separated = _written(turns, tokenizer, where, column), "rows, in the tokenizer's chat template"
         elif not isinstance(value, str):
             raise DataError(f"{where}: {column!r} is {_kind(value)}, not text{_hint(value, column, source.name)}")
+        size += len(value)
+        files.check_room(size, place, room)
         documents.append(sound(value))
         if documents[-1] != value:
             halves.append(where)

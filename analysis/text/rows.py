@@ -243,13 +243,8 @@ def _arrow(path: Path, place: str, column: str) -> Iterator[Row]:
 
 
 def _batches(batches: Iterable[Any], place: str) -> Iterator[Row]:
-    number, size, room = 0, 0, files.free_memory()
-    for batch in batches:
-        size += batch.nbytes
-        files.check_room(size, place, room)
-        for row in batch.to_pylist():
-            yield f"{place}, row {number}", row
-            number += 1
+    rows = (row for batch in batches for row in batch.to_pylist())
+    yield from ((f"{place}, row {number}", row) for number, row in enumerate(rows))
 
 
 def _root(column: str, names: Sequence[str]) -> str | None:

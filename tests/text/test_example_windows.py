@@ -9,6 +9,7 @@ import torch
 
 from analysis.errors import DataError, UsageError
 from analysis.lab.examples import EXAMPLES, examples
+from analysis.text.example_readers import UNLABELLED, read_table
 from analysis.text.example_sets import HUB_SETS
 from analysis.text.examples import load_examples
 from analysis.text.load import load_tokens
@@ -237,6 +238,27 @@ def test_labels_are_numbers_of_classes_scores_or_names(labels, head, classes, va
     assert (told.head, told.classes, told.labels.tolist()) == (head, classes, values)
 
 
+def test_a_table_between_commas_is_read_like_one_between_tabs(tmp_path):
+    path = tmp_path / "t.CSV"
+    path.write_text('text,label\n"a ""b"", c",yes\n"d\ne",no\n')
+    source = parse_source(f"examples:{path}[:50%]")
+    task, found = read_table(source)
+    assert (task.classes, [(one.first, one.label) for one in found]) == (("no", "yes"), [('a "b", c', 1)])
+    assert source.label == "examples:t.CSV[:50%]" and source.table
+    path.write_text("text,label\na,b,yes\n")
+    with pytest.raises(DataError, match="t.CSV, line 2: has 3 cells, the header names 2; part them by ','"):
+        read_table(source)
+
+
+@pytest.mark.parametrize("word", UNLABELLED)
+def test_words_that_stand_for_no_label_are_no_class(word, tmp_path):
+    source = parse_source(table(tmp_path / "t.tsv", ("a", "yes"), ("b", word), ("c", word)))
+    with pytest.raises(DataError, match=f"line 3: label '{word}' stands for no label, as in 2 of 3 rows; leave them"):
+        read_table(source)
+    source = parse_source(table(tmp_path / "t.tsv", ("a", "yes"), ("b", f"{word} at all"), ("c", "NONE")))
+    assert read_table(source)[0].classes == tuple(sorted(["yes", f"{word} at all", "NONE"]))
+
+
 def test_slices_agree_on_the_classes_and_share_no_example(tmp_path, tokenizer):
     source = table(
         tmp_path / "t.tsv",
@@ -416,6 +438,16 @@ def test_wrong_requests_are_refused(tmp_path, tokenizer):
     ):
         with pytest.raises(UsageError, match=message):
             load_tokens(source, tokenizer=tokenizer, **options)
+    for options, message in (
+        ({"seed": -1}, "seed must be a whole number of at least 0, not -1"),
+        ({"seed": "x"}, "seed must be"),
+        ({"classes": "pos"}, "classes must be several different names, not 'pos'"),
+        ({"classes": ["pos", "Pos"]}, "classes must be several different names"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            load_examples(source, tokenizer=tokenizer, length=8, **options)
+    with pytest.raises(UsageError, match="source: must be a text"):
+        load_examples(7, tokenizer=tokenizer, length=8)
     with pytest.raises(UsageError, match="lab:stories: has no labels"):
         load_examples("lab:stories", tokenizer=tokenizer, length=8)
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from analysis.errors import AnalysisError, DataError, UsageError
 from analysis.text import hub as hub_texts
@@ -409,6 +411,19 @@ def test_a_text_the_tokenizer_does_not_know_is_refused(tmp_path):
             match="s.txt: 100% of its tokens are unknown to the tokenizer .'<unk>'.; give text in the language",
         ):
             load_tokens(str(path), **reader, samples=1, length=4)
+
+
+def test_a_tokenizer_of_words_without_an_unknown_token_is_told(tmp_path):
+    core = Tokenizer(models.WordLevel({"a": 0, "cat": 1, ".": 2}))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    words = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=".")
+    text, table = tmp_path / "s.txt", tmp_path / "s.tsv"
+    text.write_text("a cat a dog"), table.write_text("text\tlabel\na cat\tyes\na dog\tno\n")
+    for source in (text, f"examples:{table}"):
+        with pytest.raises(DataError, match="the tokenizer cannot read this text .*Missing .UNK."):
+            load_tokens(source, tokenizer=words, length=2)
+    text.write_text("a cat a cat")
+    assert load_tokens(text, tokenizer=words, length=2).ids.tolist() == [[0, 1], [0, 1]]
 
 
 def test_unknown_tokens_that_are_boundaries_are_none(tmp_path):
