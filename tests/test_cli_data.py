@@ -176,6 +176,7 @@ WRONG = [
     (("describe", "lab:storys", "--model", "{world}/model"), 2, "unknown register 'storys'"),
     (("describe", "{world}/one.txt", "--model", "{world}/nothing"), 3, "nothing"),
     (("describe", "{world}/one.txt", "--model", "{world}/model", "--against", "{world}/no.txt"), 4, "no such file"),
+    (("describe", "{world}/one.txt", "--model", "{world}/model", "--against", ""), 2, "source: nothing given"),
     (
         ("describe", "{world}/one.txt", "--model", "{world}/model", "--samples", "0"),
         2,

@@ -21,7 +21,8 @@ EXIT_CODES = """exit codes:
 
 SOURCE_HELP = """a SOURCE is text to draw token windows from:
   lab:stories            a register of the embedded lab (`analysis list sources`); no download
-  stories.txt            a file: .txt or .utf8, .jsonl with a text field, .parquet with a text column
+  stories.txt            a file: .txt or .utf8; .json, .jsonl, .csv, .tsv, .parquet or .arrow with a column text, or
+                         FILE#COLUMN; any of them packed as .gz or .zst; a folder written by save_to_disk
   hub:wikitext2          a dataset of the Hugging Face hub; the only kind that uses the network
   examples:truth         labelled examples, for encoders: sets of the lab, of GLUE, SQuAD, or a table,
                          examples:train.tsv[:80%]

@@ -82,7 +82,7 @@ def describe(args: argparse.Namespace) -> Report:
     problems = Problems()
     check_counts(problems, args)
     model = check_model(problems, args.model)
-    fingerprints({"text": args.source} | ({"against": args.against} if args.against else {}), problems, model)
+    fingerprints({"text": args.source} | ({} if args.against is None else {"against": args.against}), problems, model)
     problems.raise_any()
     from analysis.measure.perplexity import perplexity
     from analysis.measure.scores import score
@@ -119,7 +119,7 @@ def describe(args: argparse.Namespace) -> Report:
         **met,
         "provenance": windows.provenance,
     }
-    if args.against:
+    if args.against is not None:
         document["against"] = _against(dense, windows, load_tokens(args.against, dense, split="held-out", **how))
     return Report(_describe_text(document), document)
 

@@ -70,14 +70,14 @@ def default_world() -> World:
     return World(0)
 
 
-def documents(register: str, *, split: str = "train", seed: int = 0) -> Iterator[Document]:
-    """Endless documents of one register, a function of (register, split, seed) alone.
+def documents(register: str, *, split: str = "train", seed: int = 0, start: int = 0) -> Iterator[Document]:
+    """Endless documents of one register, a function of (register, split, seed) alone, from number `start` on.
 
     `split` is `train` (what the lab's model is trained on) or `held-out`; the two never share a seed. Other seeds give
     other documents about the same world. Raises `UsageError` for an unknown register or split.
     """
     check_request("documents", "register", register, REGISTERS, split)
-    return _stream(register, split, seed)
+    return _stream(register, split, seed, start)
 
 
 def check_request(operation: str, noun: str, name: str, names: Iterable[str], split: str) -> None:
@@ -88,9 +88,9 @@ def check_request(operation: str, noun: str, name: str, names: Iterable[str], sp
         raise UsageError(f"{operation}: unknown split {split!r}; it is one of {', '.join(SPLITS)}")
 
 
-def _stream(register: str, split: str, seed: int) -> Iterator[Document]:
+def _stream(register: str, split: str, seed: int, start: int) -> Iterator[Document]:
     world = default_world()
-    for number in itertools.count():
+    for number in itertools.count(start):
         draw = Draw(f"{split}/{register}/{seed}/{number}")
         chosen = draw.weighted(MIXTURE) if register == "mixed" else register
         text = tidy(_WRITERS[chosen](draw, world))

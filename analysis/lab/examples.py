@@ -74,19 +74,19 @@ _SUSPECTS = re.compile(r"(?<=Suspicion fell on )[^.]*")
 _LONGEST = 370  # characters of both texts together: some 150 tokens of the lab's encoder
 
 
-def examples(name: str, *, split: str = "train", seed: int = 0) -> Iterator[Example]:
-    """Endless examples of one set, a function of (name, split, seed) alone; every stretch of them mixes the set's kinds
-    and classes evenly.
+def examples(name: str, *, split: str = "train", seed: int = 0, start: int = 0) -> Iterator[Example]:
+    """Endless examples of one set, a function of (name, split, seed) alone, from number `start` on; every stretch of
+    them mixes the set's kinds and classes evenly.
 
     `train` and `held-out` share no example, whatever their seeds. Raises `UsageError` for an unknown set or split.
     """
     check_request("examples", "set", name, EXAMPLES, split)
-    return _stream(name, split, seed)
+    return _stream(name, split, seed, start)
 
 
-def _stream(name: str, split: str, seed: int) -> Iterator[Example]:
+def _stream(name: str, split: str, seed: int, start: int) -> Iterator[Example]:
     world, kinds = default_world(), _KINDS[name]
-    for number in itertools.count():
+    for number in itertools.count(start):
         turn, kind = divmod(number, len(kinds))
         draw = Draw(f"{split}/examples {name}/{seed}/{number}")
         example = None

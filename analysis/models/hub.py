@@ -28,6 +28,7 @@ _SMALL_FILES = [
     "special_tokens_map.json",
     "added_tokens.json",
     "spiece.model",
+    "chat_template.jinja",
 ]
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -37,6 +38,7 @@ _TOKENIZER_FILES = (
     "vocab.txt",
     "merges.txt",
     "spiece.model",
+    "chat_template.jinja",
 )
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 SHRUNK_WEIGHTS, SHRUNK_MANIFEST = "shrunk.safetensors", "shrunk.json"  # layers of unequal widths (`models/uneven.py`)

@@ -472,7 +472,11 @@ def _tasks(rows: pd.DataFrame) -> pd.Series:
 def _say_examples(source: str) -> str:
     """A set by its name, a table by its file's."""
     bare = source.removeprefix("examples:")
-    return say_source(bare) if ".tsv" in bare or bare == source else bare.partition("/")[0].partition("[")[0]
+    return (
+        say_source(bare)
+        if ".tsv" in bare or ".csv" in bare or bare == source
+        else bare.partition("/")[0].partition("[")[0]
+    )
 
 
 def _reach(line: pd.DataFrame) -> str:

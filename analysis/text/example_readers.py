@@ -1,5 +1,5 @@
-"""Labelled examples out of a table: UTF-8 text, tabs between cells, a header, no quoting (the form of GLUE's files).
-Imports no torch.
+"""Labelled examples out of a table: UTF-8 text, a header, cells between tabs without quoting (the form of GLUE's
+files), or between commas. Imports no torch.
 
 sentence	label          question	context	answer          sentence1	sentence2	score
 """
@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 from analysis.errors import DataError
 from analysis.lab.examples import Example, ExampleSet
+from analysis.text import files
 from analysis.text.example_sets import HUB_SETS, HubSet, Question
 from analysis.text.hub import Hub, fetch
 from analysis.text.lazy import Lazy
-from analysis.text.readers import file_text
+from analysis.text.rows import delimited
 from analysis.text.sources import Source, check_file
 
 FIRST_COLUMNS = ("sentence", "text", "sentence1", "premise", "question1", "question")
@@ -24,6 +25,8 @@ is the second text."""
 MOST = 1000
 """Classes are numbered from 0 to below this; larger numbers are scores or identifiers in a column that was taken for
 labels."""
+UNLABELLED = ("-", "nan", "NaN", "None", "null", "NULL", "NA", "N/A", "<NA>", "hidden")
+"""What programs and test splits write where there is no label, letter by letter: `NONE` can be a class."""
 
 
 def read_table(source: Source) -> tuple[ExampleSet, list[Example]]:
@@ -33,22 +36,15 @@ def read_table(source: Source) -> tuple[ExampleSet, list[Example]]:
     called `answer` the words of an answer in the second text (where they first occur), anything else the names of
     classes, numbered in their order by letter. What it asks is read off the whole table, so that all slices of it
     agree. Raises DataError, with the line, for a table that is missing, empty or binary, without the columns, or with a
-    row of another length, an empty text, a missing label, a score that is no number, numbers and names as labels, or an
-    answer that is not in its passage.
+    row of another length, an empty text, a missing label or a word that stands for one (`UNLABELLED`), a score that is
+    no number, numbers and names as labels, or an answer that is not in its passage.
     """
-    lines = file_text(check_file(source), source).split("\n")
-    header = [cell.strip() for cell in lines[0].split("\t")]
+    name = f"table {source.name}"
+    header, lines = delimited(files.decode(files.contents(check_file(source), name), name), name)
     places = _named(source, source.column.split(","), header) if source.column else _known(source, header)
     rows = []  # (line, first, second or None, label)
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
-        where, cells = _where(source, number), line.split("\t")
-        if len(cells) != len(header):
-            raise DataError(
-                f"{where}: has {len(cells)} cells, the header names {len(header)}; part them by tabs, and write no tab"
-                " in a text"
-            )
+    for number, cells in lines:
+        where = _where(source, number)
         texts = [cells[place].strip() for place in places]
         for place, text in zip(places, texts):
             if not text:
@@ -100,6 +96,12 @@ def _labels(source: Source, column: str, rows: list[tuple]) -> tuple[ExampleSet,
     kind, texts = column.casefold(), [row[-1] for row in rows]
     if kind == "answer":
         return ExampleSet("span", (), "f1", ""), [_place(source, row) for row in rows]
+    if unlabelled := [(line, label) for line, *_, label in rows if label in UNLABELLED]:
+        line, label = unlabelled[0]
+        raise DataError(
+            f"{_where(source, line)}: {column} {label!r} stands for no label, as in {len(unlabelled)} of {len(rows)}"
+            " rows; leave them out, or, if it is a class, give it another name"
+        )
     numbers = [number for text in texts if (number := _number(text)) is not None]
     if len(numbers) < len(rows) and (kind == "score" or numbers):
         line, label = next((row[0], row[-1]) for row in rows if _number(row[-1]) is None)

@@ -142,7 +142,7 @@ def parse_examples(
 
     Raises UsageError.
     """
-    if table := re.fullmatch(r"(.+?\.tsv)(?:#(.*))?", name):
+    if table := re.fullmatch(r"(.+?\.[tc]sv(?:\.(?:gz|zst|bz2))?)(?:#(.*))?", name, re.IGNORECASE):
         columns = None if table[2] is None else [column.strip() for column in table[2].split(",")]
         if columns is not None and (len(columns) not in (2, 3) or not all(columns)):
             raise UsageError(
@@ -153,9 +153,9 @@ def parse_examples(
     set_name, slash, split = name.partition("/")
     if set_name not in EXAMPLES and set_name not in HUB_SETS:
         if "." in os.path.basename(name) or os.path.exists(name):
-            unknown, remedy = name, "a table of examples is a file PATH.tsv, texts and labels parted by tabs"
+            unknown, remedy = name, "a table of examples is a file PATH.tsv or PATH.csv, with a header"
         else:
-            unknown, remedy = set_name, suggest(set_name, (*EXAMPLES, *HUB_SETS)) + ", or PATH.tsv"
+            unknown, remedy = set_name, suggest(set_name, (*EXAMPLES, *HUB_SETS)) + ", or PATH.tsv, PATH.csv"
         raise UsageError(f"source {text!r}: unknown set of labelled examples {unknown!r}; {remedy}")
     splits = SPLITS if set_name in EXAMPLES else HUB_SPLITS
     if slash and split not in splits:

@@ -8,6 +8,7 @@ held_out = load_examples("examples:dev.tsv", tokenizer=tokenizer, length=128, cl
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,8 +26,8 @@ from analysis.text.cut import check_request
 from analysis.text.example_readers import read_hub_examples, read_table
 from analysis.text.example_sets import HUB_SETS, Question, example_set
 from analysis.text.sources import LABELLED, Source, endless_error, parse_source, source_fingerprint
-from analysis.text.tokens import TEXTS_PER_CALL, check_known, select_tokenizer, tokenizer_fingerprint
-from analysis.windows import Labelled, Windows
+from analysis.text.tokens import TEXTS_PER_CALL, check_known, encode, select_tokenizer, tokenizer_fingerprint
+from analysis.windows import Labelled, Windows, check_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +36,7 @@ PATIENCE = 16  # endless examples are given up where so many were read for one t
 
 
 def load_examples(
-    source: str | Source,
+    source: str | os.PathLike[str] | Source,
     model: LoadedModel | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -58,12 +59,15 @@ def load_examples(
     used as "unusable". Raises UsageError for wrong arguments or a model that does not fit, DataError for examples that
     are missing, broken, or too few.
     """
-    source = (parse_source(source) if isinstance(source, str) else source).half(split)
+    source = parse_source(source).half(split)
     if source.kind != LABELLED:
         raise UsageError(
             f"{source.label}: has no labels; labelled examples are written examples:NAME or examples:PATH.tsv"
         )
     check_request(source.label, length, samples, "documents")
+    check_count(source.label, "seed", seed, least=0)
+    if isinstance(classes, str) or (classes is not None and len({*map(_plain, classes)}) < len(classes)):
+        raise UsageError(f"{source.label}: classes must be several different names, not {classes!r}")
     if model is not None:
         _check_head(source, model, example_set(source.name))
     tokenizer = select_tokenizer(source.label, model, tokenizer, length)
@@ -105,7 +109,11 @@ def _read(source: Source, seed: int) -> tuple[ExampleSet, Sequence[Example | Non
         return read_table(source)
     if source.name in HUB_SETS:
         return HUB_SETS[source.name].task, read_hub_examples(source)
-    lab_examples = source.cut(examples(source.name, split=source.split or "train", seed=seed))
+    start, stop = source.numbers
+    lab_examples = islice(
+        examples(source.name, split=source.split or "train", seed=seed, start=start),
+        None if stop is None else stop - start,
+    )
     return EXAMPLES[source.name], lab_examples if source.endless else list(lab_examples)
 
 
@@ -249,8 +257,8 @@ class _Encoder:
         if span:
             counts = [
                 len(ids)
-                for ids in self.tokenizer(
-                    [example.first for example in batch], add_special_tokens=False, verbose=False
+                for ids in encode(
+                    self.tokenizer, self.source.label, [example.first for example in batch], add_special_tokens=False
                 )["input_ids"]
             ]
             fitting = [example for example, count in zip(batch, counts) if count + self.special < self.length]
@@ -277,14 +285,15 @@ class _Encoder:
         texts: list[list] = [[example.first for example in batch]]
         if pair:
             texts.append([example.second for example in batch])
-        encoding = self.tokenizer(
+        encoding = encode(
+            self.tokenizer,
+            self.source.label,
             *texts,
             truncation="only_second" if span else "longest_first",
             max_length=self.length,
             return_attention_mask=False,
             return_token_type_ids=self.typed,
             return_offsets_mapping=span,
-            verbose=False,
         )
         encoded: list[_Encoded | None] = []
         for row, (example, ids) in enumerate(zip(batch, encoding["input_ids"])):

@@ -150,7 +150,7 @@ class Writer:
         """Token ids of the documents that start tokens or prompts come from; none where there is no reference text."""
         if self.settings.reference is None:
             return []
-        texts, _ = read(parse_source(self.settings.reference), seed=self.seed)
+        texts, _ = read(parse_source(self.settings.reference), seed=self.seed, tokenizer=self.tokenizer)
         return tokenise(list(islice(texts, REFERENCE)), self.tokenizer)
 
     @cached_property

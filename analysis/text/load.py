@@ -7,6 +7,7 @@ own = load_tokens("self:language=en", loaded, samples=64, length=128)
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def load_tokens(
-    source: str | Source,
+    source: str | os.PathLike[str] | Source,
     model: LoadedModel | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -69,7 +70,7 @@ def load_tokens(
     """
     from analysis.text.cut import check_request, cut
 
-    source = (parse_source(source) if isinstance(source, str) else source).half(split)
+    source = parse_source(source).half(split)
     check_request(source.label, length, samples, mode or "stream")
     if source.kind == LABELLED:
         from analysis.text.examples import load_examples
@@ -89,7 +90,7 @@ def load_tokens(
     texts, separated = (
         (_own_texts(source, model, seed, batches), "texts of the model")
         if source.kind == SELF
-        else read(source, seed=seed, separator=separator)
+        else read(source, seed=seed, separator=separator, tokenizer=tokenizer)
     )
     documents: Sequence[np.ndarray]
     if source.endless and samples is not None:

@@ -1,74 +1,83 @@
 """Documents as strings, out of files, hub datasets and the lab. Imports no torch."""
 
-import json
+import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from analysis.errors import DataError, UsageError
 from analysis.lab.documents import documents
+from analysis.text import files
 from analysis.text.hub import Hub, fetch
+from analysis.text.rows import chat, disguised, field, read_rows, sound, text_fields
 from analysis.text.sources import Source, check_file
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+CONVERSATIONS = ("messages", "conversations", "conversation")  # columns that are read where there is none called text
+MOST_NAMES = 12  # of columns, in a message
 END_OF_TEXT = "<|endoftext|>"
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
 
-def read(source: Source, *, seed: int = 0, separator: str | None = None) -> tuple[Sequence[str] | Iterator[str], str]:
+def read(
+    source: Source, *, seed: int = 0, separator: str | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> tuple[Sequence[str] | Iterator[str], str]:
     """The documents of a lab, file or hub source, and what separates them, in words. `seed` is the lab's, `separator`
-    for plain text.
+    for plain text, `tokenizer` for conversations, which its chat template writes.
     """
     if source.kind == "lab":
         return read_lab(source, seed=seed), "lab documents"
-    return read_hub(source, source.hub) if source.hub is not None else read_file(source, separator=separator)
+    if source.hub is not None:
+        return read_hub(source, source.hub)
+    return read_file(source, separator=separator, tokenizer=tokenizer)
 
 
 def read_lab(source: Source, *, seed: int) -> Iterator[str]:
     """The documents of a register and split (by default "train"), endless unless the slice has an end."""
-    stream = documents(source.name, split=source.split or "train", seed=seed)
-    return (document.text for document in source.cut(stream))
+    start, stop = source.numbers
+    stream = documents(source.name, split=source.split or "train", seed=seed, start=start)
+    return (document.text for document in islice(stream, None if stop is None else stop - start))
 
 
-def read_file(source: Source, *, separator: str | None) -> tuple[list[str], str]:
+def read_file(
+    source: Source, *, separator: str | None, tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> tuple[list[str], str]:
     """The sliced documents of a file, without empty ones, and what separates them, in words.
 
-    `separator` is for plain text; rows of .jsonl and .parquet are documents as they are. Raises DataError for a file
-    that is missing, a folder, empty, not UTF-8 text, broken, or without the column or the separator.
+    `separator` is for plain text; rows of tables are documents as they are, and conversations as the chat template of
+    `tokenizer` writes them. Raises DataError for a file that is missing, a folder, empty, not UTF-8 text, broken, a
+    table that is called a text, or without the column, the separator or the template.
     """
-    path = check_file(source)
-    if source.column and path.suffix == ".parquet":
-        documents, separated = _parquet(path, source, source.column), "rows"
-    elif source.column:
-        documents, separated = _jsonl(file_text(path, source), source, source.column), "rows"
+    path, place = check_file(source), f"text file {source.name}"
+    if source.column is not None:
+        documents, separated = _documents(path, source, source.column, tokenizer)
     else:
-        documents, separated = _split(file_text(path, source), source, separator)
+        documents, separated = _split(_prose(path, source, separator), source, separator)
     documents = [document for document in documents if document.strip()]
     if not documents:
-        raise DataError(f"text file {source.name}: holds no text; every document in it is empty")
+        raise DataError(f"{place}: holds no text; every document in it is empty")
     chosen = source.select(len(documents))
     return documents[chosen.start : chosen.stop], separated
 
 
-def file_text(path: Path, source: Source) -> str:
-    """The text of a file, lines ended by newlines. Raises DataError for a file that is empty, binary, or not UTF-8."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"text file {source.name}: cannot be read: {error.strerror}") from error
-    if not data.strip():
-        raise DataError(f"text file {source.name}: is empty")
-    try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
+def _prose(path: Path, source: Source, separator: str | None) -> str:
+    """The text of a file that is no table."""
+    place = f"text file {source.name}"
+    data = files.contents(path, place)
+    if form := next((form for start, form in files.TABLES.items() if data.startswith(start)), None):
+        raise DataError(f"{place}: is a table ({form}); name its column, as in {source.name}#text")
+    text = files.decode(data, place)
+    if separator is None and (form := disguised(text)):
         raise DataError(
-            f"text file {source.name}: is no UTF-8 text (byte 0x{data[error.start]:02x} at position {error.start});"
-            " give a text file, saved as UTF-8"
-        ) from error
-    if (nul := data.find(b"\0")) >= 0:
-        raise DataError(
-            f"text file {source.name}: is binary (NUL byte at position {nul}); give a text file, saved as UTF-8"
+            f"{place}: holds {form}, whose marks and names would be read as text; name its column, as in"
+            f" {source.name}#text, or give a separator (such as \\n) to read all of it as it is"
         )
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text
 
 
 def _split(text: str, source: Source, separator: str | None) -> tuple[list[str], str]:
@@ -81,51 +90,79 @@ def _split(text: str, source: Source, separator: str | None) -> tuple[list[str],
     return [piece.strip() for piece in pieces], "blank lines" if separator is None else repr(separator)
 
 
-def _jsonl(text: str, source: Source, column: str) -> list[str]:
-    documents = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"text file {source.name}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{place}: is not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{place}: is {_kind(row)}, not an object with the field {column!r}")
-        if column not in row:
-            raise DataError(_no_column(place, column, row))
-        documents.append(_string(row[column], place, column))
-    return documents
+def _documents(
+    path: Path, source: Source, column: str, tokenizer: "PreTrainedTokenizerBase | None"
+) -> tuple[list[str], str]:
+    """The texts in a column of a table; where there is no column `text` but one of conversations, these."""
+    place = f"text file {source.name}"
+    room, size = files.free_memory(), 0
+    rows = read_rows(path, source.name, place, column)
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"{place}: has no row")
+    if column == "text" and isinstance(first[1], dict) and column not in first[1]:
+        column = next((name for name in CONVERSATIONS if chat(first[1].get(name))), column)
+    separated, documents, halves = "rows", [], []
+    for where, row in chain([first], rows):
+        value = row if isinstance(row, str) and column == "text" else _value(row, column, where, source.name)
+        if turns := chat(value):
+            value, separated = _written(turns, tokenizer, where, column), "rows, in the tokenizer's chat template"
+        elif not isinstance(value, str):
+            raise DataError(f"{where}: {column!r} is {_kind(value)}, not text{_hint(value, column, source.name)}")
+        size += len(value)
+        files.check_room(size, place, room)
+        documents.append(sound(value))
+        if documents[-1] != value:
+            halves.append(where)
+    if halves:
+        log.warning(
+            "%s: holds half of a character (a lone surrogate), as do %d documents in all; each half is read as U+FFFD",
+            halves[0],
+            len(halves),
+        )
+    return documents, separated
 
 
-def _parquet(path: Path, source: Source, column: str) -> list[str]:
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
-
+def _value(row: object, column: str, where: str, name: str) -> object:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: is {_kind(row)}, not an object with the field {column!r}")
     try:
-        with ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if column not in names:
-                raise DataError(_no_column(f"text file {source.name}", column, names))
-            values = file.read(columns=[column]).column(column).to_pylist()
-    except (ArrowException, OSError) as error:
-        raise DataError(f"text file {source.name}: is no readable parquet file ({error})") from error
-    return [_string(value, f"text file {source.name}, row {number}", column) for number, value in enumerate(values)]
+        return field(row, column)
+    except KeyError as error:
+        has = ", ".join(_short(key) for key in list(row)[:MOST_NAMES]) or "none"
+        raise DataError(f"{where}: has no column {column!r}; it has {has}{_hint(row, '', name)}") from error
 
 
-def _no_column(place: str, column: str, names: Iterable[object]) -> str:
-    return f"{place}: has no column {column!r}; it has {', '.join(map(str, names)) or 'none'}; name one as FILE#COLUMN"
+def _hint(value: object, column: str, name: str) -> str:
+    """The way on where a value is no text: a field in it that is."""
+    inside = [f"{column}.{path}".removeprefix(".") for path in text_fields(value)]
+    if isinstance(value, dict) and not column:  # a row
+        inside = [talk for talk in CONVERSATIONS if chat(value.get(talk))] + inside
+    more = f" (there is also {', '.join(map(_short, inside[1:MOST_NAMES]))})" if len(inside) > 1 else ""
+    return f"; name one that is text, as in {name}#{_short(inside[0])}{more}" if inside else ""
 
 
-def _string(value: object, place: str, column: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{place}: {column!r} is {_kind(value)}, not text")
-    return value
+def _short(name: object) -> str:
+    return text if len(text := str(name)) <= 60 else f"{text[:60]}..."
 
 
 def _kind(value: object) -> str:
     return "empty (null)" if value is None else f"of type {type(value).__name__}"
+
+
+def _written(turns: list[dict[str, Any]], tokenizer: "PreTrainedTokenizerBase | None", where: str, column: str) -> str:
+    """A conversation as the tokenizer's chat template writes it."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(
+            f"{where}: {column!r} is a conversation, and the tokenizer has no chat template to write it with; give a"
+            f" model that has one, or name one turn, as #{column}.0.content"
+        )
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False))  # type: ignore[union-attr]
+    except Exception as error:  # a template raises what it likes
+        raise DataError(
+            f"{where}: the tokenizer's chat template does not take the conversation in {column!r} ({_short(error)})"
+        ) from error
 
 
 def read_hub(source: Source, hub: Hub) -> tuple[Sequence[str], str]:
@@ -133,13 +170,11 @@ def read_hub(source: Source, hub: Hub) -> tuple[Sequence[str], str]:
 
     Raises DataError where the dataset cannot be fetched or lacks the column.
     """
-    rows = fetch(
-        source.label,
-        hub,
-        gone=f"give one it has, as hub:{hub.dataset}@REVISION, or a local file (PATH.txt, .jsonl or .parquet)",
-        offline="give a local file instead (PATH.txt, .jsonl or .parquet), or text of the lab such as lab:stories",
-    )
+    rows = fetch(source.label, hub)
     if hub.column not in rows.column_names:
-        raise DataError(_no_column(source.label, hub.column, rows.column_names).replace("FILE#", "hub:ORG/NAME#"))
+        names = ", ".join(rows.column_names)
+        raise DataError(
+            f"{source.label}: has no column {hub.column!r}; it has {names}; name one as hub:ORG/NAME#COLUMN"
+        )
     chosen = source.select(min(len(rows), hub.rows or len(rows)))
     return rows.select(chosen)[hub.column], "rows" if hub.joiner is None else f"rows joined by {hub.joiner!r}"

@@ -10,29 +10,31 @@ examples:train.tsv#premise,hypothesis,label[:80%]
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from analysis import storage
 from analysis.errors import DataError, UsageError, suggest
 from analysis.lab import versions
 from analysis.lab.documents import REGISTERS, SPLITS
 from analysis.lab.examples import EXAMPLES
+from analysis.text import files
 from analysis.text.example_sets import HUB_SETS, HUB_SPLITS, parse_examples
 from analysis.text.generation import Generation
-from analysis.text.hub import ALIASES, Hub, parse_hub
+from analysis.text.hub import ALIASES, Hub, commit, parse_hub
+from analysis.text.rows import content_digest, form_of
 
-T = TypeVar("T")
-TABLE_ENDINGS = (".jsonl", ".ndjson", ".parquet")  # files whose rows are documents
+LONGEST = 10_000  # characters of a source: no path, and no mixture that anybody types, has more
+MOST_DIGITS = 18  # of a number in a slice or a share
+MOST_MADE = 10**7  # documents, or examples, of the lab in a slice that has an end
 Edge = int | Fraction  # a number of documents, or a share of them
 Mode = Literal["stream", "crop", "documents"]
 MODES: tuple[Mode, ...] = ("stream", "crop", "documents")  # how `cut` makes windows of documents
 SHARE = r"\d+/[1-9]\d*|\d+(?:\.\d+)?|\.\d+"
-PART = re.compile(rf"(.+?):({SHARE})(?:\+(?!$)|$)")
+PART_END = re.compile(rf":({SHARE})(?:\+(?!$)|$)")
 JOINED = re.compile(r"\+(lab:|hub:|examples:|self($|[:+]))")
 SELF = "self"
 LABELLED = "examples"
@@ -41,7 +43,12 @@ SOURCE_FORMS: dict[str, str] = {
     **{f"lab:{register}": meaning for register, meaning in REGISTERS.items()},
     "lab:REGISTER/held-out": "the same register, documents the lab's model was not trained on",
     "PATH.txt": "any UTF-8 text file; documents end at the given separator, else at <|endoftext|>, else at blank lines",
-    "PATH.jsonl, PATH.parquet": "one document per row, column 'text' or PATH.jsonl#COLUMN",
+    "PATH.jsonl": (
+        "one document per row, column 'text' or PATH.jsonl#COLUMN (#data.text, #turns.0.content for nested ones); also"
+        " .json, .csv, .tsv, .parquet, .arrow; rows of messages go through the tokenizer's chat template"
+    ),
+    "PATH.txt.gz": "any of these packed by gzip, zstd or bzip2",
+    "FOLDER": "a data set that datasets' save_to_disk has written, column 'text' or FOLDER#COLUMN",
     "hub:wikitext2": "WikiText-2 raw, test (also :validation, :train), lines joined with a blank line",
     "hub:ptb": "Penn Treebank, test (also :validation, :train), sentences joined with a space",
     "hub:c4": "C4 English, first train shard, random crops: the calibration text of Shin et al. 2024",
@@ -61,8 +68,8 @@ SOURCE_FORMS: dict[str, str] = {
         " text the other"
     ),
     "examples:PATH.tsv": (
-        "labelled: any UTF-8 table with a header; columns sentence, or sentence1 and sentence2, and label or score; or"
-        " question, context and answer; or as named in PATH.tsv#FIRST,SECOND,LABEL"
+        "labelled: any UTF-8 table with a header, .tsv or .csv; columns sentence, or sentence1 and sentence2, and label"
+        " or score; or question, context and answer; or as named in PATH.tsv#FIRST,SECOND,LABEL"
     ),
     "SOURCE:SHARE+SOURCE:SHARE": "a mixture by windows; the shares (0.7, 1/3) make 1: lab:stories:0.7+lab:recipes:0.3",
     "SOURCE[A:B]": (
@@ -78,7 +85,7 @@ class Source:
     kind: "lab", "file", "hub", "examples", "self" or "mixture". name: register, path, dataset, or set of examples; ""
     for the last two kinds. start, stop: documents, in numbers (int) or shares (Fraction), or None. split: of the lab
     "train" or "held-out", of examples of the hub "train" or "validation"; None: whoever loads it decides. column: of
-    .jsonl and .parquet; of tables of examples FIRST,LABEL or FIRST,SECOND,LABEL, None: by their header. parts: of a
+    tables; of tables of examples FIRST,LABEL or FIRST,SECOND,LABEL, None: by their header. parts: of a
     mixture, with their shares of the windows. generation: how self-generated text is written.
     """
 
@@ -121,7 +128,7 @@ class Source:
     @property
     def table(self) -> bool:
         """Whether these are labelled examples in a file."""
-        return self.kind == LABELLED and self.name.endswith(".tsv")
+        return self.kind == LABELLED and self.name not in EXAMPLES and self.name not in HUB_SETS
 
     @property
     def endless(self) -> bool:
@@ -146,11 +153,12 @@ class Source:
             )
         return chosen
 
-    def cut(self, endless: Iterator[T]) -> Iterator[T]:
-        """The sliced documents, or examples, of a stream that is made without end: edges are numbers there."""
+    @property
+    def numbers(self) -> tuple[int, int | None]:
+        """The slice of what is made without end, whose edges are numbers: where it starts, and where it ends."""
         start, stop = self.start, self.stop
         assert not isinstance(start, Fraction) and not isinstance(stop, Fraction)  # refused where it is parsed
-        return islice(endless, start, stop)
+        return start or 0, stop
 
     def half(self, split: str) -> "Source":
         """This source with the half of its lab registers and of its labelled examples named: `split` is "train" or
@@ -166,7 +174,11 @@ class Source:
 
 
 def _edge_text(edge: Edge | None) -> str:
-    return "" if edge is None else f"{float(edge * 100):g}%" if isinstance(edge, Fraction) else str(edge)
+    if not isinstance(edge, Fraction):
+        return "" if edge is None else str(edge)
+    percent = edge * 100
+    short = f"{float(percent):g}"
+    return f"{short if Fraction(short) == percent else Decimal(percent.numerator) / Decimal(percent.denominator):}%"
 
 
 def _bound(edge: Edge | None, documents: int, default: int) -> int:
@@ -184,12 +196,13 @@ def _split_slice(text: str) -> tuple[str, str]:
 def _edge(text: str, source: str) -> Edge | None:
     if text == "":
         return None
-    if re.fullmatch(r"\d+", text):
+    if re.fullmatch(rf"\d{{1,{MOST_DIGITS}}}", text):
         return int(text)
-    if re.fullmatch(r"\d+(\.\d+)?%", text) and (share := Fraction(text[:-1]) / 100) <= 1:
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?%", text) and (share := Fraction(text[:-1]) / 100) <= 1:
         return share
+    shown = text if len(text) <= 40 else f"{text[:40]}..."
     raise UsageError(
-        f"source {source!r}: {text!r} is no place in a slice; write a number of documents or 0% to 100%, as in [:80%]"
+        f"source {source!r}: {shown!r} is no place in a slice; write a number of documents or 0% to 100%, as in [:80%]"
         " or [100:200]"
     )
 
@@ -205,13 +218,20 @@ def _edges(text: str, source: str) -> tuple[Edge | None, Edge | None]:
     return start, stop
 
 
-def parse_source(text: str) -> Source:
-    """Read a source as typed; nothing is opened.
+def parse_source(text: "str | os.PathLike[str] | Source") -> Source:
+    """Read a source as typed, or a path; nothing is opened. What is a source already comes back as it is.
 
-    Raises UsageError for an empty text, an unknown register, alias, split, option or slice, naming what is possible,
-    and for shares of a mixture that do not make 1.
+    Raises UsageError for what is no text, for an empty text, an unknown register, alias, split, option or slice, naming
+    what is possible, and for shares of a mixture that do not make 1.
     """
-    text = text.strip()
+    if isinstance(text, Source):
+        return text
+    typed = os.fspath(text) if isinstance(text, os.PathLike) else text
+    if not isinstance(typed, str):
+        raise UsageError(f"source: must be a text such as 'lab:stories' or a path, not {type(text).__name__}")
+    if len(typed) > LONGEST:
+        raise UsageError(f"source {typed[:60]!r}...: is {len(typed):,} characters long; at most {LONGEST:,} are read")
+    text = typed.strip()
     if not text:
         raise UsageError("source: nothing given; write lab:REGISTER, a file, hub:NAME, examples:NAME or self")
     if (parts := _split_mixture(text)) is not None:
@@ -224,22 +244,32 @@ def parse_source(text: str) -> Source:
         return _parse_lab(name[4:], Source(text, "lab", "", start, stop))
     if name.startswith(f"{LABELLED}:"):
         name, split, column = parse_examples(name.removeprefix(f"{LABELLED}:"), text=text, start=start, stop=stop)
-        return Source(text, LABELLED, name, start, stop, split=split, column=column)
+        labelled = Source(text, LABELLED, name, start, stop, split=split, column=column)
+        if name in EXAMPLES:
+            _check_made(labelled)
+        return labelled
     if name.startswith("hub:"):
         hub = parse_hub(name[4:], text)
         return Source(text, "hub", hub.dataset, start, stop, hub=hub)
     path, mark, column = name.rpartition("#")
-    if mark and column and path.endswith(TABLE_ENDINGS):
+    if mark and column and (form_of(path) or (_there(path) and not _there(name))):
         return Source(text, "file", path, start, stop, column=column)
-    return Source(text, "file", name, start, stop, column="text" if name.endswith(TABLE_ENDINGS) else None)
+    table = form_of(name) is not None or os.path.isdir(os.path.expanduser(name))
+    return Source(text, "file", name, start, stop, column="text" if table else None)
+
+
+def _there(path: str) -> bool:
+    return os.path.exists(os.path.expanduser(path))
 
 
 def _split_mixture(text: str) -> list[tuple[str, str]] | None:
     """(source, share) of each part where a text is a mixture; a file that is really called so is none."""
     if "+" not in text or os.path.exists(text):
         return None
-    parts = PART.findall(text)
-    whole = "+".join(f"{source}:{share}" for source, share in parts) == text
+    parts, place, whole = [], 0, False
+    for match in PART_END.finditer(text):
+        parts.append((text[place : match.start()], match[1]))
+        place, whole = match.end(), match.end() == len(text)
     if len(parts) > 1 and whole:
         return parts
     if JOINED.search(text) or (parts and not whole):
@@ -250,7 +280,9 @@ def _split_mixture(text: str) -> list[tuple[str, str]] | None:
     return None
 
 
-def _mixture(parts: Iterable[tuple[str, str]], text: str) -> Source:
+def _mixture(parts: Sequence[tuple[str, str]], text: str) -> Source:
+    if long := next((share for _, share in parts if len(share) > 2 * MOST_DIGITS), None):
+        raise UsageError(f"source {text!r}: the share {long[:40]}... has {len(long)} digits; write 0.7 or 1/3")
     sources = tuple((parse_source(source), Fraction(share)) for source, share in parts)
     if labelled := [source.label for source, _ in sources if source.kind == LABELLED]:
         raise UsageError(f"source {text!r}: {labelled[0]} are labelled examples, no part of a mixture; give them alone")
@@ -322,19 +354,30 @@ def _parse_lab(name: str, source: Source) -> Source:
         raise UsageError(
             f"source {text!r}: lab text has no end to take per cent of; slice it by numbers of documents, as in [:1000]"
         )
+    _check_made(source)
     return replace(source, name=register, split=split or None)
 
 
-def source_fingerprint(source: str | Source, model: str | None = None) -> str:
+def _check_made(source: Source) -> None:
+    """Raise UsageError for a slice of the lab that would be written for ever."""
+    start, stop = source.numbers
+    if stop is not None and stop - start > MOST_MADE:
+        raise UsageError(
+            f"source {source.text!r}: a slice that ends holds at most {MOST_MADE:,} documents or examples of the lab,"
+            f" which writes each of them; give a shorter one, or leave its end out: [{start or ''}:]"
+        )
+
+
+def source_fingerprint(source: "str | os.PathLike[str] | Source", model: str | None = None) -> str:
     """What the text of a source is, wherever it lies: equal fingerprints, equal documents.
 
-    A file's is the SHA-256 of its content; the lab's the version of what it writes; the hub's the dataset and revision
+    A file's is the SHA-256 of its content; the lab's the version of what it writes; the hub's the dataset and commit
     (of labelled examples, their short name and revision); a mixture's those of its parts, with their shares; the
     model's own text's the settings and `model`, the fingerprint of the model that writes it. Column and slice are part
     of it. Raises UsageError and DataError as parsing and opening do, and where self-generated text is given without its
     model.
     """
-    source = parse_source(source) if isinstance(source, str) else source
+    source = parse_source(source)
     if source.kind == "mixture":
         return "+".join(f"{source_fingerprint(part, model)}:{share}" for part, share in source.parts)
     if source.generation is not None:
@@ -350,22 +393,26 @@ def source_fingerprint(source: str | Source, model: str | None = None) -> str:
         return f"examples:{source.name}{'/' + source.split if source.split else ''}@{version}{source.slice}"
     if source.hub is not None:
         hub = source.hub
-        return f"hub:{hub.dataset}@{hub.revision}/{hub.config or hub.file or ''}:{hub.split}#{hub.column}{source.slice}"
-    digest = storage.file_sha256(check_file(source))
+        at = commit(source.label, hub)
+        return f"hub:{hub.dataset}@{at}/{hub.config or hub.file or ''}:{hub.split}#{hub.column}{source.slice}"
+    path = check_file(source)
+    try:
+        digest = content_digest(path, f"text file {source.name}")
+    except OSError as error:
+        raise DataError(f"text file {source.name}: cannot be read: {error.strerror or error}") from error
     return f"{source.kind}:{digest}{'#' + source.column if source.column else ''}{source.slice}"
 
 
 def check_file(source: Source) -> Path:
-    """The path of a file source. Raises DataError where it is missing or a folder."""
-    path = os.path.expanduser(source.name)
-    if os.path.isdir(path):
-        raise DataError(f"text file {source.name}: is a folder; name a file in it")
-    if not os.path.isfile(path):
-        meant = [
-            f"{kind}:{source.name}" for kind, names in (("lab", REGISTERS), ("hub", ALIASES)) if source.name in names
-        ]
-        raise DataError(f"text file {source.name}: no such file" + (f"; did you mean {meant[0]}?" if meant else ""))
-    return Path(path)
+    """The path of a file source, or of the folder it is. Raises DataError where there is none that can be read."""
+    meant = [f"{kind}:{source.name}" for kind, names in (("lab", REGISTERS), ("hub", ALIASES)) if source.name in names]
+    place = f"text file {source.name if len(source.name) <= 300 else source.name[:300] + '...'}"
+    try:
+        return files.find(source.name, place, folders=source.kind == "file")
+    except DataError as error:
+        if not meant or _there(source.name):
+            raise
+        raise DataError(f"{error}; did you mean {meant[0]}?") from error
 
 
 def endless_error(source: Source) -> str:

@@ -6,20 +6,19 @@ lm_eval.
 A file holds one JSON object per line: `{"query": "Predators eat", "choices": ["bunnies", "lions"], "gold": 0}`.
 """
 
-import json
-import os
 import random
 import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import islice
-from pathlib import Path
 
 from analysis import storage
 from analysis.errors import DataError, UsageError, suggest
 from analysis.lab import tasks as lab
 from analysis.lab import versions
 from analysis.lab.tasks import Item
+from analysis.text import files
+from analysis.text.rows import parse_json, sound
 
 FILES = (".jsonl", ".ndjson")
 TASK_FORMS: dict[str, str] = {
@@ -38,6 +37,8 @@ def check_tasks(names: Sequence[str]) -> None:
     refuses. Whether a hub task exists is known once it is loaded.
     """
     for number, name in enumerate(names):
+        if not isinstance(name, str):
+            raise UsageError(f"task: must be a text such as 'lab:yes-no', not {type(name).__name__}")
         if name in names[:number]:
             raise UsageError(f"task {name!r}: given twice")
         if _kind(name) == "file":
@@ -104,10 +105,7 @@ def read_task(path: str) -> list[Item]:
     or has a line that is no JSON object, lacks a query, has fewer than two choices or an empty one, or whose gold is no
     number of a choice (counted from 0).
     """
-    try:
-        lines = _read(path).decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"task {path}: is not UTF-8 (byte {error.start})") from error
+    lines = files.decode(_read(path), f"task {path}").split("\n")
     items = [_item(line, f"task {path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if len(items) < 2:
         raise DataError(
@@ -118,17 +116,16 @@ def read_task(path: str) -> list[Item]:
 
 
 def _read(path: str) -> bytes:
-    file = Path(os.path.expanduser(path))
-    if not file.is_file():
-        raise DataError(f"task {path}: {'is a folder; name a file in it' if file.is_dir() else 'no such file'}")
-    return file.read_bytes()
+    place = f"task {_short(path)}"
+    return files.contents(files.find(path, place), place)
+
+
+def _short(value: object) -> str:
+    return text if len(text := str(value)) <= 300 else f"{text[:300]}..."
 
 
 def _item(line: str, where: str) -> Item:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: is not JSON ({error})") from error
+    row = parse_json(line, where)
     missing = (
         [key for key in ("query", "choices", "gold") if key not in row] if isinstance(row, dict) else ["JSON object"]
     )
@@ -138,15 +135,18 @@ def _item(line: str, where: str) -> Item:
         )
     query, choices, gold = row["query"], row["choices"], row["gold"]
     if not isinstance(query, str) or not query.strip():
-        raise DataError(f"{where}: the query is {query!r}, not a text")
+        raise DataError(f"{where}: the query is {_short(repr(query))}, not a text")
     if (
         not isinstance(choices, list)
         or len(choices) < 2
         or not all(isinstance(choice, str) and choice.strip() for choice in choices)
     ):
-        raise DataError(f"{where}: the choices are {choices!r}; at least two texts are needed, none of them empty")
+        raise DataError(
+            f"{where}: the choices are {_short(repr(choices))}; at least two texts are needed, none of them empty"
+        )
     if type(gold) is not int or not 0 <= gold < len(choices):
         raise DataError(
-            f"{where}: gold is {gold!r}; with {len(choices)} choices it is a number from 0 to {len(choices) - 1}"
+            f"{where}: gold is {_short(repr(gold))}; with {len(choices)} choices it is a number from 0 to"
+            f" {len(choices) - 1}"
         )
-    return Item(query, tuple(choices), gold)
+    return Item(sound(query), tuple(map(sound, choices)), gold)

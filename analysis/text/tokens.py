@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -110,9 +110,24 @@ def tokenise(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, desc: 
         for number, text in enumerate(batch, start):
             if not isinstance(text, str):
                 raise DataError(f"{desc or 'tokens'}: row {number} is of type {type(text).__name__}, not text")
-        ids = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        ids = encode(tokenizer, desc or "tokens", batch, add_special_tokens=False, return_attention_mask=False)[
+            "input_ids"
+        ]
         documents += [np.asarray(row, dtype=np.int32) for row in ids]
     return documents
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, what: str, *texts: Any, **options: Any) -> Any:
+    """What a tokenizer makes of texts. Raises DataError where it cannot: a word is unknown, and it has no token for
+    that.
+    """
+    try:
+        return tokenizer(*texts, verbose=False, **options)
+    except Exception as error:  # the library raises no class of its own
+        raise DataError(
+            f"{what}: the tokenizer cannot read this text ({error}); give text in the words of its vocabulary, or a"
+            " tokenizer with an unknown token"
+        ) from error
 
 
 def boundary(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, str]:

@@ -9,6 +9,7 @@ import torch
 
 from analysis.errors import DataError, UsageError
 from analysis.lab.examples import EXAMPLES, examples
+from analysis.text.example_readers import UNLABELLED, read_table
 from analysis.text.example_sets import HUB_SETS
 from analysis.text.examples import load_examples
 from analysis.text.load import load_tokens
@@ -102,7 +103,7 @@ def test_names_are_understood(text, name, split, column, slice_, label):
         ("examples:", "unknown set of labelled examples ''"),
         ("examples:thruth", "unknown set of labelled examples 'thruth'; did you mean 'truth'.*or PATH.tsv"),
         ("examples:sst-2", "did you mean 'sst2'"),
-        ("examples:data.csv", "unknown set of labelled examples 'data.csv'; a table of examples is a file PATH.tsv"),
+        ("examples:data.xlsx", "unknown set of labelled examples 'data.xlsx'; a table of examples is a file PATH.tsv"),
         ("examples:truth/validation", "unknown split 'validation'; .*held-out"),
         ("examples:sst2/test", "the test splits of the hub's sets have no labels; .*validation"),
         ("examples:truth[:80%]", "no end to take per cent of; slice them by number"),
@@ -237,6 +238,27 @@ def test_labels_are_numbers_of_classes_scores_or_names(labels, head, classes, va
     assert (told.head, told.classes, told.labels.tolist()) == (head, classes, values)
 
 
+def test_a_table_between_commas_is_read_like_one_between_tabs(tmp_path):
+    path = tmp_path / "t.CSV"
+    path.write_text('text,label\n"a ""b"", c",yes\n"d\ne",no\n')
+    source = parse_source(f"examples:{path}[:50%]")
+    task, found = read_table(source)
+    assert (task.classes, [(one.first, one.label) for one in found]) == (("no", "yes"), [('a "b", c', 1)])
+    assert source.label == "examples:t.CSV[:50%]" and source.table
+    path.write_text("text,label\na,b,yes\n")
+    with pytest.raises(DataError, match="t.CSV, line 2: has 3 cells, the header names 2; part them by ','"):
+        read_table(source)
+
+
+@pytest.mark.parametrize("word", UNLABELLED)
+def test_words_that_stand_for_no_label_are_no_class(word, tmp_path):
+    source = parse_source(table(tmp_path / "t.tsv", ("a", "yes"), ("b", word), ("c", word)))
+    with pytest.raises(DataError, match=f"line 3: label '{word}' stands for no label, as in 2 of 3 rows; leave them"):
+        read_table(source)
+    source = parse_source(table(tmp_path / "t.tsv", ("a", "yes"), ("b", f"{word} at all"), ("c", "NONE")))
+    assert read_table(source)[0].classes == tuple(sorted(["yes", f"{word} at all", "NONE"]))
+
+
 def test_slices_agree_on_the_classes_and_share_no_example(tmp_path, tokenizer):
     source = table(
         tmp_path / "t.tsv",
@@ -312,7 +334,11 @@ def test_long_examples_are_cut_and_counted_and_lost_answers_dropped(tmp_path, to
             "line 3: label -1 is no class; -1 stands for no label, as in test splits",
         ),
         ("sentence\tlabel", ["a\t123456"], "line 2: label 123456 is no class; .* call a column of scores `score`"),
-        ("sentence\tscore", ["a\t1", "b\tnan"], "line 3: score 'nan' is no number"),
+        (
+            "sentence\tscore",
+            ["a\t1", "b\tnan"],
+            "line 3: score 'nan' stands for no label, as in 1 of 2 rows; leave them out, or",
+        ),
         ("sentence\tscore", ["a\thigh"], "line 2: score 'high' is no number"),
         ("question\tcontext\tanswer", ["who\tthe cat\tdog"], "line 2: the answer 'dog' does not occur in its passage"),
         ("sentence\tanswer", ["the cat\tcat"], "answers are of questions about a passage"),
@@ -412,6 +438,16 @@ def test_wrong_requests_are_refused(tmp_path, tokenizer):
     ):
         with pytest.raises(UsageError, match=message):
             load_tokens(source, tokenizer=tokenizer, **options)
+    for options, message in (
+        ({"seed": -1}, "seed must be a whole number of at least 0, not -1"),
+        ({"seed": "x"}, "seed must be"),
+        ({"classes": "pos"}, "classes must be several different names, not 'pos'"),
+        ({"classes": ["pos", "Pos"]}, "classes must be several different names"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            load_examples(source, tokenizer=tokenizer, length=8, **options)
+    with pytest.raises(UsageError, match="source: must be a text"):
+        load_examples(7, tokenizer=tokenizer, length=8)
     with pytest.raises(UsageError, match="lab:stories: has no labels"):
         load_examples("lab:stories", tokenizer=tokenizer, length=8)
 

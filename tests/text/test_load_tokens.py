@@ -9,8 +9,11 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from analysis.errors import AnalysisError, DataError, UsageError
+from analysis.text import hub as hub_texts
 from analysis.text.load import load_tokens
 from analysis.text.tokens import boundary, tokenise, tokenizer_fingerprint
 from analysis.windows import disjoint
@@ -148,13 +151,13 @@ def test_the_tokenizers_fingerprint_follows_its_rules_and_not_its_last_call(toke
         ("nul.txt", b"text\0text", "is binary .NUL byte at position 4"),
         ("latin.txt", "caf\xe9 au lait".encode("latin-1"), "is no UTF-8 text .byte 0xe9 at position 3"),
         ("cut.txt", "café".encode()[:-1], "byte 0xc3 at position 3"),
-        ("wide.txt", "text".encode("utf-16"), "byte 0xff at position 0"),
+        ("wide.txt", "text".encode("utf-16"), "is UTF-16 text .its first bytes say so."),
         ("broken.jsonl", b'{"text": "a"}\n\n{"text": \n', "line 3: is not JSON"),
-        ("list.jsonl", b'["a"]', "line 1: is of type list, not an object with the field 'text'"),
+        ("list.jsonl", b'["a"]\n["b"]', "line 1: is of type list, not an object with the field 'text'"),
         (
             "column.jsonl",
             b'{"body": "a", "id": 1}',
-            "line 1: has no column 'text'; it has body, id; name one as FILE#COLUMN",
+            "line 1: has no column 'text'; it has body, id; name one that is text, as in .*column.jsonl#body$",
         ),
         ("null.jsonl", b'{"text": null}', "line 1: 'text' is empty .null., not text"),
         ("hollow.jsonl", b'{"text": " "}', "every document in it is empty"),
@@ -271,6 +274,7 @@ def hub(monkeypatch):
         return datasets.Dataset.from_dict({"sentence" if "ptb" in path else "text": rows, "id": list(range(1200))})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(hub_texts, "_resolved", lambda dataset, revision: f"commit of {revision}")
     return asked
 
 
@@ -290,7 +294,7 @@ def hub(monkeypatch):
                 "ptb-text-only/ptb_text_only",
                 None,
                 "test",
-                "refs/convert/parquet",
+                "commit of refs/convert/parquet",
                 {"test": "penn_treebank/test/0000.parquet"},
             ),
             " ",
@@ -340,7 +344,7 @@ def test_calibration_on_c4_is_random_crops_of_its_first_shard(hub, tokenizer):
 
 def test_any_hub_dataset_can_be_named(hub, tokenizer):
     load_tokens("hub:org/name/config:test@abc[:10%]", tokenizer=tokenizer, samples=2, length=16)
-    assert hub == [("org/name", "config", "test", "abc", None)]
+    assert hub == [("org/name", "config", "test", "commit of abc", None)]
     with pytest.raises(DataError, match="no column 'body'; it has text, id; name one as hub:ORG/NAME#COLUMN"):
         load_tokens("hub:org/name#body", tokenizer=tokenizer, samples=2, length=16)
 
@@ -352,6 +356,7 @@ def test_a_hub_out_of_reach_gives_one_message_with_the_way_out(monkeypatch, toke
         raise ConnectionError("Couldn't reach 'org/name' on the Hub\nsecond line")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(hub_texts, "_resolved", lambda dataset, revision: revision)
     with pytest.raises(DataError, match="cannot fetch org/name .*Couldn't reach .*local file .*lab:stories") as caught:
         load_tokens("hub:org/name", tokenizer=tokenizer, samples=2, length=16)
     assert "\n" not in str(caught.value)
@@ -382,6 +387,7 @@ def test_a_revision_that_is_gone_is_named(monkeypatch, tokenizer):
         )
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(hub_texts, "_resolved", lambda dataset, revision: revision)
     with pytest.raises(
         DataError,
         match="hub:org/name@gone: the hub's org/name has no revision 'gone' .*hub:org/name@REVISION, or a local file",
@@ -405,6 +411,19 @@ def test_a_text_the_tokenizer_does_not_know_is_refused(tmp_path):
             match="s.txt: 100% of its tokens are unknown to the tokenizer .'<unk>'.; give text in the language",
         ):
             load_tokens(str(path), **reader, samples=1, length=4)
+
+
+def test_a_tokenizer_of_words_without_an_unknown_token_is_told(tmp_path):
+    core = Tokenizer(models.WordLevel({"a": 0, "cat": 1, ".": 2}))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    words = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=".")
+    text, table = tmp_path / "s.txt", tmp_path / "s.tsv"
+    text.write_text("a cat a dog"), table.write_text("text\tlabel\na cat\tyes\na dog\tno\n")
+    for source in (text, f"examples:{table}"):
+        with pytest.raises(DataError, match="the tokenizer cannot read this text .*Missing .UNK."):
+            load_tokens(source, tokenizer=words, length=2)
+    text.write_text("a cat a cat")
+    assert load_tokens(text, tokenizer=words, length=2).ids.tolist() == [[0, 1], [0, 1]]
 
 
 def test_unknown_tokens_that_are_boundaries_are_none(tmp_path):

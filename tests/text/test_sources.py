@@ -2,9 +2,12 @@
 on.
 """
 
+import contextlib
 import subprocess
 import sys
+import time
 from fractions import Fraction
+from itertools import islice
 
 import pytest
 
@@ -13,6 +16,7 @@ from analysis.errors import DataError, UsageError
 from analysis.lab.documents import REGISTERS
 from analysis.text.generation import Generation
 from analysis.text.hub import ALIASES
+from analysis.text.readers import read
 from analysis.text.sources import SOURCE_FORMS, parse_source, source_fingerprint
 
 
@@ -140,6 +144,15 @@ def test_every_alias_is_pinned_and_every_source_listed():
         ("self[:10]", "no end to slice"),
         ("self:start=self", "not from a self source"),
         ("self:prompt=lab:storys", "unknown register 'storys'"),
+        ("hub:../..", "a hub dataset is written hub:ORG/NAME"),
+        (f"s.txt[:{'9' * 5000}]", "'9{40}...' is no place in a slice"),
+        (f"s.txt[:{'0' * 5000}%]", "is no place in a slice"),
+        (f"s.txt[:0.{'9' * 5000}%]", "is no place in a slice"),
+        (f"lab:stories:0.{'9' * 5000}+lab:news:0.1", "the share 0.9{38}... has 5002 digits"),
+        (f"lab:stories[:{10**20}]", "is no place in a slice"),
+        (f"lab:stories[:{10**17}]", "a slice that ends holds at most 10,000,000 documents or examples of the lab"),
+        (f"examples:truth[5:{10**17}]", "leave its end out: .5:."),
+        ("x" * 32_000, "is 32,000 characters long; at most 10,000 are read"),
     ],
 )
 def test_what_cannot_be_understood_is_refused_with_its_reason(text, message):
@@ -157,6 +170,51 @@ def test_two_slices_at_one_place_share_no_document_and_lose_none():
                 except DataError as error:
                     assert f"selects none of its {documents} document" in str(error)
             assert sides == list(range(documents))
+
+
+def test_a_source_is_a_text_or_a_path(tmp_path):
+    path = tmp_path / "s.jsonl"
+    assert parse_source(path) == parse_source(str(path)) and parse_source(parse_source("self")) == parse_source("self")
+    for wrong in (None, 7, b"lab:stories", ["lab:stories"]):
+        with pytest.raises(UsageError, match="source: must be a text such as 'lab:stories' or a path, not"):
+            parse_source(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "column"),
+    [
+        ("A.JSONL", "A.JSONL", "text"),
+        ("a.json.gz#data.text", "a.json.gz", "data.text"),
+        ("a.csv.zst", "a.csv.zst", "text"),
+        ("a.feather#b", "a.feather", "b"),
+        ("a.json.txt", "a.json.txt", None),
+        ("a.gz", "a.gz", None),
+        ("ajson", "ajson", None),
+    ],
+)
+def test_an_ending_makes_a_table_in_any_case_and_packed(text, name, column):
+    source = parse_source(text)
+    assert (source.kind, source.name, source.column) == ("file", name, column)
+
+
+def test_many_plus_signs_are_read_in_no_time():
+    began = time.process_time()
+    for text in ("a+" * 4990, "a:1+" * 2490, "a:0.5+" * 1660, "+" * 9990, "[" * 9990, ":" * 9990 + "+"):
+        with contextlib.suppress(UsageError):
+            parse_source(text)
+    assert time.process_time() - began < 0.5  # a quadratic search takes 0.6 s for the first alone
+
+
+def test_slices_that_differ_in_the_seventh_digit_are_told_apart():
+    slices = [parse_source(f"s.txt[:{share}%]").slice for share in ("12.345678", "12.345679", "12.50", "100")]
+    assert slices == ["[:12.345678%]", "[:12.345679%]", "[:12.5%]", "[:100%]"]
+
+
+def test_the_lab_begins_where_a_slice_does_however_far():
+    far = [list(islice(read(parse_source(f"lab:stories[{start}:]"))[0], 2)) for start in (10**9, 10**9 + 1)]
+    assert far[0][1] == far[1][0] and far[0][0] != far[0][1]
+    near = list(islice(read(parse_source("lab:stories"))[0], 7))
+    assert list(read(parse_source("lab:stories[3:7]"))[0]) == near[3:]
 
 
 def test_a_file_whose_name_ends_in_brackets_is_a_file(tmp_path):
@@ -238,6 +296,8 @@ def test_a_name_too_long_for_a_path_is_a_missing_file():
 @pytest.mark.parametrize(
     "module",
     [
+        "files",
+        "rows",
         "sources",
         "readers",
         "load",

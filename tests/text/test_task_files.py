@@ -34,6 +34,9 @@ def test_a_file_is_read_line_by_line(tmp_path):
     [
         ('{"query": "x"', "is not JSON"),
         ("[1, 2]", "has no JSON object"),
+        ("[" * 200_000, "is JSON nested too deep to be read"),
+        ('{"gold": ' + "9" * 5000 + "}", "is not JSON (Exceeds the limit"),
+        (GOOD | {"choices": "x" * 5000}, "x...; at least two"),
         ({"query": "x", "choices": ["a", "b"]}, "has no gold"),
         ({"gold": 1}, "has no query and no choices"),
         (GOOD | {"gold": 2}, "gold is 2; with 2 choices it is a number from 0 to 1"),
@@ -56,20 +59,26 @@ def test_a_broken_line_is_named(tmp_path, line, says):
     assert says in str(error.value)
 
 
+def test_halves_of_characters_are_replaced(tmp_path):
+    path = write(tmp_path / "q.jsonl", GOOD, '{"query": "cut \\ud83d", "choices": ["a", "\\ud83d"], "gold": 1}')
+    assert read_task(path)[1] == Item("cut \ufffd", ("a", "\ufffd"), 1)
+
+
 def test_a_file_that_is_none(tmp_path):
+    with pytest.raises(DataError, match="no such file .no name is that long.") as error:
+        check_tasks(["x" * 5000 + ".jsonl"])
+    assert len(str(error.value)) < 500
+    with pytest.raises(UsageError, match="task: must be a text such as 'lab:yes-no', not int"):
+        check_tasks([7])
     one, none = write(tmp_path / "one.jsonl", GOOD), write(tmp_path / "none.jsonl")
-    for path, says in (
-        (str(tmp_path / "no.jsonl"), "no such file"),
-        (one, "holds 1 question;"),
-        (none, "holds 0 questions"),
-    ):
+    for path, says in ((str(tmp_path / "no.jsonl"), "no such file"), (one, "holds 1 question;"), (none, "is empty")):
         with pytest.raises(DataError, match=says):
             check_tasks([path])
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(DataError, match="is a folder"):
         check_tasks([str(tmp_path / "folder.jsonl")])
     (tmp_path / "latin.jsonl").write_bytes(b'{"query": "\xe9"}')
-    with pytest.raises(DataError, match="latin.jsonl: is not UTF-8"):
+    with pytest.raises(DataError, match="latin.jsonl: is no UTF-8 text"):
         check_tasks([str(tmp_path / "latin.jsonl")])
 
 
