@@ -12,7 +12,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +25,7 @@ from analysis.errors import StoreError
 
 PLACING = ".placing"  # how the temporary folders of `placing` begin
 SCHEMA = 6  # what a run means: its identity, its tables, or what any recipe computes; raise by hand when one changes
+LIBRARIES = ("torch", "transformers")  # whose minor version decides bits
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "pruning-analysis")
 
 _REASONS = {
@@ -79,6 +80,14 @@ def versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             installed[name] = "not installed"
     return installed
+
+
+def libraries(installed: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Major and minor version of the packages that compute, such as {"torch": "2.13"}: of those here, or those of an
+    `environment()` written down elsewhere.
+    """
+    given = versions(*LIBRARIES) if installed is None else installed
+    return {name: ".".join(str(given.get(name, "unknown")).split(".")[:2]) for name in LIBRARIES}
 
 
 def environment() -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 from analysis import paths
 
 PACKAGE = paths.ROOT / "analysis"
-GROUND = {"errors", "paths", "progress", "storage"}
+GROUND = {"errors", "memory", "paths", "progress", "storage"}
 TABLES = {"schema"}
 FLOORS = [
     GROUND,

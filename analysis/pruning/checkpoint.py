@@ -1,13 +1,21 @@
 """Interrupted is not lost: the state of a run after each finished visit, one file per visit.
 
-A file is written under a temporary name, flushed and renamed, and carries a checksum of its tensors. A folder left by
-another model, recipe or data, and files from the first torn or altered one on, are removed and their visits done again.
+A file is written under a temporary name, flushed and renamed, and carries a checksum of all it holds and of its place
+in the run. Files of another run (model, recipe, data, what a word of the recipe computes, version of torch), and those
+from the first torn, altered or misplaced one on, are removed with a warning and their visits done again. A run goes on
+with the number of threads it began with.
 """
 
+import functools
 import hashlib
 import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,11 +23,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from analysis import storage
+from analysis.errors import StoreError
 from analysis.models.save import assert_sparsity
 from analysis.pruning.solvers import REPAIRS, SOLVERS
 from analysis.pruning.state import State
 from analysis.reconstruction.schedule import Visit
 from analysis.streams.streams import advance_streams
+
+FIRST = "visit-0000.safetensors"
+MOST_THREADS = 4096
+P = ParamSpec("P")
+R = TypeVar("R")
+
+log = logging.getLogger(__name__)
 
 
 def tensors_digest(tensors: dict[str, Tensor]) -> str:
@@ -53,34 +69,98 @@ class Checkpoint:
     def finished(self) -> list[Finished]:
         """The finished visits in order, verified."""
         done: list[Finished] = []
-        while self._file(len(done)).exists() and (visit := self._read(self._file(len(done)))) is not None:
+        while (visit := self._read(len(done))) is not None:
             done.append(visit)
-        if self.folder.is_dir():
-            kept = {self._file(index) for index in range(len(done))}
-            for file in self.folder.glob("*visit-*"):
-                if file not in kept:
-                    file.unlink()
+        kept = {self._file(index) for index in range(len(done))}
+        strange = sorted(set(self.folder.glob("*visit-*")) - kept) if self.folder.is_dir() else []
+        with storage.explained(f"checkpoint {self.folder}"):
+            for entry in strange:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        if any(entry.name.startswith("visit-") for entry in strange):
+            log.warning(
+                "checkpoint %s: what it holds from visit %d on is torn, altered or of another run (model, recipe, text,"
+                " version of a method or of torch); it is done again",
+                self.folder,
+                len(done),
+            )
         return done
 
-    def _read(self, file: Path) -> Finished | None:
+    def _read(self, index: int) -> Finished | None:
+        """A visit as written, else None."""
+        file = self._file(index)
+        if not file.is_file():
+            return None
         try:
             with safe_open(file, framework="pt") as opened:
-                meta = opened.metadata()
+                meta = opened.metadata() or {}
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}
-        except (SafetensorError, OSError):
+        except (SafetensorError, OSError, ValueError):
             return None
-        if meta.get("identity") != self.identity or meta.get("tensors") != tensors_digest(tensors):
+        rows, threads = meta.get("rows", ""), meta.get("threads", "")
+        if meta.get("identity") != self.identity or meta.get("sha256") != self._digest(index, tensors, rows, threads):
             return None
-        return Finished(tensors, json.loads(meta["rows"]))
+        return Finished(tensors, json.loads(rows))
 
     def write(self, index: int, tensors: dict[str, Tensor], rows: dict[str, list[dict]]) -> None:
         """Keep one finished visit. Raises StoreError when the folder cannot be written (a full disk loses nothing)."""
         file = self._file(index)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        meta = {"identity": self.identity, "tensors": tensors_digest(tensors), "rows": json.dumps(rows)}
+        text, threads = json.dumps(rows), str(torch.get_num_threads())
+        meta = {"identity": self.identity, "rows": text, "threads": threads}
+        meta["sha256"] = self._digest(index, tensors, text, threads)
         remedy = "finished visits before it are kept, free space and run again"
         with storage.explained(f"checkpoint {file}: cannot be written", remedy), storage.replacing(file) as partial:
             save_file(tensors, partial, metadata=meta)
+
+    def _digest(self, index: int, tensors: dict[str, Tensor], rows: str, threads: str) -> str:
+        """sha256 over all that a visit's file holds, and its place."""
+        return storage.sha256(json.dumps([self.identity, index, threads, rows, tensors_digest(tensors)]).encode())
+
+
+def kept_threads(folder: Path | None) -> int | None:
+    """The number of threads that a run with this checkpoint folder began with; None where none is kept. Raises
+    StoreError where the folder is a file.
+    """
+    if folder is None:
+        return None
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise StoreError(f"checkpoint {folder}: is no folder; name another, or remove what is there")
+    if not (file := Path(folder) / FIRST).is_file():
+        return None
+    try:
+        with safe_open(file, framework="pt") as opened:
+            threads = (opened.metadata() or {}).get("threads", "")
+    except (SafetensorError, OSError, ValueError):
+        return None
+    return int(threads) if threads.isdecimal() and len(threads) < 5 and 1 <= int(threads) <= MOST_THREADS else None
+
+
+@contextmanager
+def computing_with(threads: int | None) -> Iterator[None]:
+    """torch computes with so many threads in the body (None: as many as before)."""
+    before = torch.get_num_threads()
+    if threads in (None, before):
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def on_kept_threads(run: Callable[P, R]) -> Callable[P, R]:
+    """`run`, which takes a folder as `checkpoint`, on the number of threads that its checkpoint began with: sums in
+    another order have other bits.
+    """
+
+    @functools.wraps(run)
+    def on_them(*arguments: P.args, **options: P.kwargs) -> R:
+        folder: Any = options.get("checkpoint")
+        with computing_with(kept_threads(folder)):
+            return run(*arguments, **options)
+
+    return on_them
 
 
 def visit_tensors(state: State, visit: Visit) -> dict[str, Tensor]:
@@ -131,5 +211,6 @@ def identity(state: State) -> str:
         calibration.added,
         str(state.precision),
         state.measure,
+        storage.libraries(),
     ]
     return storage.identity_digest(parts)

@@ -13,12 +13,13 @@ import pandas as pd
 import torch
 from torch import nn
 
+from analysis.errors import SparsityError
 from analysis.measure.block_error import advance_and_measure, error_quantiles
 from analysis.measure.quality import DenseModel, measurable, quality_rows
 from analysis.models.load import LoadedModel
 from analysis.models.save import assert_sparsity
 from analysis.progress import bar
-from analysis.pruning.checkpoint import Checkpoint, identity, resume, visit_tensors
+from analysis.pruning.checkpoint import Checkpoint, identity, on_kept_threads, resume, visit_tensors
 from analysis.pruning.checks import check_arguments
 from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.new_blocks import new_blocks
@@ -33,6 +34,7 @@ from analysis.streams.streams import advance_streams
 from analysis.windows import Windows
 
 
+@on_kept_threads
 def prune(
     model: LoadedModel | nn.Module | DenseModel,
     recipe: Recipe | str | Path | Mapping[str, Any],
@@ -49,8 +51,8 @@ def prune(
     model: for many runs on the same texts a `DenseModel`, which is measured once.
     calibration: the windows reconstruction sees; of windows `append`ed to it, masks see what `recipe.added` says.
     held_out: name -> windows none of them sees (disjointness is checked).
-    checkpoint: a folder that keeps finished visits; an identical later call resumes from it and ends with the same
-    bits.
+    checkpoint: a folder that keeps finished visits; an identical later call resumes from it, on as many threads, and
+    ends with the same bits.
     measure: with False no block errors, distances of texts, perplexities and scores are taken (the fastest way to the
     pruned model).
     precision: of the sums that masks and the ridge solver are computed from, float32 or float64; repairs of structures
@@ -78,6 +80,7 @@ def prune(
                 folder.write(visit.index, visit_tensors(state, visit), state.rows_since(before))
             progress.update(1)
     chooser.finish(state)
+    _assert_all_masked(state)
     if measure:
         _measure_quality(state)
     return _finished(state)
@@ -120,6 +123,13 @@ def _advance(state: State, index: int) -> None:
         state.rows["texts"].append({"block": index, "split": streams.label, "distance": apart})
 
 
+def _assert_all_masked(state: State) -> None:
+    """Raise SparsityError for a matrix of the model's blocks that no visit has given a mask."""
+    names = [name for index in range(len(state.pruned.blocks)) for name in state.names(index)]
+    if bare := [name for name in names if name not in state.masks]:
+        raise SparsityError(f"{len(bare)} of {len(names)} matrices were left without a mask, the first is {bare[0]}")
+
+
 def _measure_quality(state: State) -> None:
     texts = measurable(state.dense_model.model, {streams.label: streams.recording.windows for streams in state.splits})
     with state.meter.stage(-1, "measure", tokens=2 * sum(windows.tokens for windows in texts.values())):
@@ -134,6 +144,7 @@ def _finished(state: State) -> Pruned:
         "model": state.dense_model.fingerprint,
         "calibration": state.calibration.recording.windows.provenance,
         "held_out": {streams.label: streams.recording.windows.provenance for streams in state.held_out},
+        "threads": torch.get_num_threads(),
     }
     return Pruned(
         state.model,

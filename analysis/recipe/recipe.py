@@ -30,7 +30,9 @@ from analysis.recipe.words import (
     CRITERION_WORDS,
     KIND_WORDS,
     METHOD_WORDS,
+    REFINEMENT_WORDS,
     REPAIR_METHODS,
+    REPAIR_WORDS,
     SETTING_WORDS,
     SOLVER_WORDS,
     STRUCTURED_WORDS,
@@ -303,17 +305,19 @@ class Recipe(Part):
     def digest(self) -> str:
         """sha256 of the canonical JSON: equal for equal meaning, however the defaults were spelled."""
         meaning = replace(self, pattern=self.pattern.resolve(self.criterion.name)).to_dict()
-        outside = {
-            f"{kind} {word.name}": word.version
-            for kind, word in (
-                ("criterion", self.criterion_word),
-                ("pattern", self.pattern.word),
-                ("solver", self.solver.word),
-            )
-            if word.version
+        return hashlib.sha256(json.dumps([meaning, self.versions()], sort_keys=True).encode()).hexdigest()
+
+    def versions(self) -> dict[str, str]:
+        """Which version of every word of the recipe computes it, such as {"criterion wanda": "1", ...}."""
+        words = {
+            "criterion": self.criterion_word,
+            "refinement": REFINEMENT_WORDS[self.refinement.name],
+            "pattern": self.pattern.word,
+            "unit": UNIT_WORDS[self.unit.name],
+            "solver": self.solver.word,
+            "repair": REPAIR_WORDS[self.repair.name],
         }
-        meaning |= {"outside": outside} if outside else {}
-        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+        return {f"{kind} {word.name}": word.version or str(word.revision) for kind, word in words.items()}
 
     def _method_word(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """Name, structural options that differ from it, other options that differ from their defaults or from the

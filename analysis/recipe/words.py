@@ -41,6 +41,9 @@ class Word:
     """Whether a criterion updates weights while it chooses, and so cannot leave the choice to a pattern's function."""
     version: str = ""
     """Of a word from outside the package: identifies its function in digests; "" for the package's own."""
+    revision: int = 1
+    """Of the package's own words: one more whenever what the word computes changes, so that what was stored before is
+    not taken for it; `tests/pruning/test_words.py` tells when."""
 
 
 class Names(Collection[str]):

@@ -1,21 +1,20 @@
 """The two streams: hidden states of the same windows through the dense model and through what is already pruned.
 
 Hidden states are held as one (N, T, H) tensor per stream where there is room: on the model's device, in main memory, or
-in a memory-mapped file that disappears with the streams.
+in a memory-mapped file without a name, which disappears with the streams or the process.
 """
 
+import os
 import tempfile
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from analysis import memory, storage
 from analysis.models.anatomy import Anatomy, Block, Matrix
 from analysis.models.block_arguments import Call
 from analysis.models.replay import Recording, record, run
@@ -34,24 +33,27 @@ def free_bytes(device: torch.device) -> int:
             + torch.cuda.memory_reserved(device)
             - torch.cuda.memory_allocated(device)
         )
-    return psutil.virtual_memory().available
+    return memory.available()
 
 
 def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """An uninitialised tensor where there is room: `device` if it takes under a tenth of what is free there (a run
-    holds up to six such tensors besides the model's own work), else main memory, else a temporary memory-mapped file.
+    holds up to six such tensors besides the model's own work), else main memory, else a temporary memory-mapped file,
+    whose room on the disk is taken at once. Raises StoreError where the disk has too little.
     """
     size = torch.Size(shape).numel() * dtype.itemsize
     if device.type != "cpu" and size <= 0.1 * free_bytes(device):
         return torch.empty(shape, dtype=dtype, device=device)
     if size <= 0.1 * free_bytes(torch.device("cpu")):
         return torch.empty(shape, dtype=dtype)
-    folder = tempfile.TemporaryDirectory(prefix="analysis-stream-")
-    tensor = torch.from_file(
-        str(Path(folder.name) / "hidden"), shared=True, size=torch.Size(shape).numel(), dtype=dtype
-    ).view(shape)
-    weakref.finalize(tensor, folder.cleanup)
-    return tensor
+    remedy = f"hidden states need {size / 2**20:,.0f} MiB there; free some, or set TMPDIR to a folder on a larger disk"
+    with (
+        storage.explained(f"temporary files in {tempfile.gettempdir()}", remedy),
+        tempfile.NamedTemporaryFile(prefix="analysis-stream-") as file,  # mapped, it needs its name no longer
+    ):
+        if hasattr(os, "posix_fallocate") and size:
+            os.posix_fallocate(file.fileno(), 0, size)
+        return torch.from_file(file.name, shared=True, size=torch.Size(shape).numel(), dtype=dtype).view(shape)
 
 
 @dataclass(eq=False)

@@ -128,6 +128,7 @@ class Job:
         pattern = self.recipe.pattern.resolve(self.recipe.criterion.name)
         return {
             "recipe": str(replace(self.recipe, pattern=pattern)),
+            "words": self.recipe.versions(),
             "model content": model,
             "calibration content": contents.source(self.calibration, model),
             "held-out content": [[label, contents.source(source, model)] for label, source in self.held_out],

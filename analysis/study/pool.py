@@ -2,8 +2,8 @@
 
 A worker is a fresh interpreter that reads (function, item) pairs from a pipe. Unlike multiprocessing's workers it never
 runs the caller's script again, so a notebook, `python -c` and a script without `if __name__ == "__main__"` can all have
-workers; it has the threads it is given before torch loads; and when the caller goes, however it goes, it ends. No
-torch, but to see devices.
+workers; it has the threads it is given before torch loads; and when the caller goes, however it goes, it ends at once:
+a thread of its own sees the end of the pipe. No torch, but to see devices.
 """
 
 import os
@@ -11,14 +11,16 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
+from queue import SimpleQueue
 from typing import IO, Any
 
-import psutil
-
+from analysis import memory
 from analysis.errors import AnalysisError
 from analysis.models.hub import fetch, find, weight_files
 
@@ -26,6 +28,7 @@ WORKER = "from analysis.study.pool import serve; serve()"  # what a worker runs
 # memory a run takes, in sizes of the weights on disk: dense and pruned model in float32, gradients, Adam, streams
 COPIES = 8
 INTERPRETER = 2**29  # bytes a worker takes before it has a model
+WEIGHTS_PER_THREAD = 2**25  # bytes of weights on disk that are worth a thread
 
 
 def cores() -> int:
@@ -33,23 +36,27 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def threads(workers: int) -> int:
-    """Threads for each of so many workers: an equal share of the cores, never more than OMP_NUM_THREADS allows."""
+def threads(model: str) -> int:
+    """Threads of a job on this model: one for every `WEIGHTS_PER_THREAD`, at most all cores, or OMP_NUM_THREADS.
+
+    Whatever else runs beside it, since other threads give other bits; and small models gain more from jobs side by
+    side.
+    """
     allowed = os.environ.get("OMP_NUM_THREADS", "")
-    share = max(1, cores() // workers)
-    return min(share, int(allowed)) if allowed.isdecimal() and int(allowed) else share
+    most = min(cores(), int(allowed)) if allowed.isdecimal() and int(allowed) else cores()
+    return max(1, min(most, -(-_weights(model) // WEIGHTS_PER_THREAD)))
 
 
-def affordable(models: Iterable[str], devices: Iterable[str]) -> int:
-    """Workers this machine has cores and memory for, one where a job takes an accelerator.
+def affordable(models: Iterable[str], devices: Iterable[str], threads: int = 1) -> int:
+    """Workers of so many threads that this machine has cores and memory for, one where a job takes an accelerator.
 
     Memory: the largest model's weights on disk `COPIES` times and an interpreter for each worker, in half of what is
     free.
     """
-    if cores() == 1 or not all(_is_cpu(device) for device in devices):
+    if cores() <= threads or not all(_is_cpu(device) for device in devices):
         return 1
     each = COPIES * max(_weights(name) for name in models) + INTERPRETER
-    return max(1, min(cores(), psutil.virtual_memory().available // 2 // each))
+    return max(1, min(cores() // threads, memory.available() // 2 // each))
 
 
 def _is_cpu(device: str) -> bool:
@@ -76,26 +83,33 @@ def spread(
 ) -> Iterator[tuple[int, Exception | None]]:
     """Call `function(item)` in `workers` processes of `threads` threads, items in order, one by one to whoever is free.
 
-    Yields (number of the item, None or what it raised) as they end; what the function returns is dropped. After the
-    first error no item is begun and those under way are let finish. A worker that dies gives AnalysisError for its
-    item. The function is picklable, hence of a module. Closing the generator, or an interrupt, ends the workers at
-    once; close it explicitly. environments: variables of each worker's own, one mapping for each.
+    Yields (number of the item, None or what it raised) as they end; what the function returns is dropped. An error
+    keeps no other item from being begun. The item of a worker that dies is done once more by another one, after the
+    others, and AnalysisError if that dies too. The function is picklable, hence of a module. Closing the generator, or
+    an interrupt, ends the workers at once; close it explicitly. environments: variables of each worker's own, one
+    mapping for each.
     """
-    numbers, failed = iter(range(len(items))), False
+    left, again = deque(range(len(items))), set[int]()
     with ThreadPoolExecutor(workers) as waiting, ExitStack() as stack:
-        crew = [stack.enter_context(_hire(threads, pins)) for pins in environments or [{}] * workers]
+        crew = {stack.enter_context(_hire(threads, pins)): pins for pins in environments or [{}] * workers}
+        busy: dict[Future, tuple[int, subprocess.Popen]] = {}
         try:
-            busy = {
-                waiting.submit(_ask, worker, function, items[number]): (number, worker)
-                for worker, number in zip(crew, numbers)
-            }
-            while busy:
+            while left or busy:
+                taken = [worker for _, worker in busy.values()]
+                for worker in [worker for worker in crew if worker not in taken][: len(left)]:
+                    number = left.popleft()
+                    busy[waiting.submit(_ask, worker, function, items[number])] = number, worker
                 for answer in wait(busy, return_when=FIRST_COMPLETED).done:
                     number, worker = busy.pop(answer)
                     error = answer.result()
-                    failed = failed or error is not None
-                    if not failed and (following := next(numbers, None)) is not None:
-                        busy[waiting.submit(_ask, worker, function, items[following])] = following, worker
+                    if isinstance(error, WorkerDied):
+                        pins = crew.pop(worker)
+                        if not crew:  # with others left there is more memory for each
+                            crew[stack.enter_context(_hire(threads, pins))] = pins
+                        if number not in again:
+                            again.add(number)
+                            left.append(number)
+                            continue
                     yield number, error
             for worker in crew:
                 _pipes(worker)[0].close()
@@ -103,6 +117,10 @@ def spread(
             for worker in crew:
                 worker.kill()
             raise
+
+
+class WorkerDied(AnalysisError):
+    """A worker process that ended before its item did."""
 
 
 def _hire(threads: int, environment: Mapping[str, str]) -> subprocess.Popen:
@@ -133,15 +151,16 @@ def _ask(worker: subprocess.Popen, function: Callable, item: object) -> Exceptio
     """Have the worker do one item, and wait for what it raised."""
     requests, answers = _pipes(worker)
     try:
-        pickle.dump((function, item), requests)
+        pickle.dump(pickle.dumps((function, item)), requests)
         requests.flush()
         return pickle.load(answers)
     except (OSError, EOFError, pickle.UnpicklingError):  # the pipe ended: so has the worker
         with suppress(OSError):
             requests.close()
-        return AnalysisError(
-            f"its worker process {_end(worker.wait())}; finished runs are stored and this one goes on where it stopped:"
-            " run again with fewer workers (workers=1 needs the least memory)"
+        return WorkerDied(
+            f"its worker process {_end(worker.wait())}, as did one before it; finished runs are stored and this one"
+            " goes on where it stopped: run again with fewer workers, run_study(..., workers=1) or ANALYSIS_WORKERS=1"
+            " in the environment"
         )
 
 
@@ -158,18 +177,27 @@ def serve() -> None:
     """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    asked: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, asked), daemon=True).start()
     while True:
+        request, answer = asked.get(), None
         try:
-            function, item = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        answer = None
-        try:
+            function, item = pickle.loads(request)
             function(item)
         except Exception as error:
             answer = _portable(error)
-        pickle.dump(answer, answers)
-        answers.flush()
+        with suppress(BrokenPipeError):  # nobody is there to hear it: `_listen` ends this process
+            pickle.dump(answer, answers)
+            answers.flush()
+
+
+def _listen(requests: IO[bytes], asked: "SimpleQueue[bytes]") -> None:
+    """Pass on what the caller asks; where the pipe ends, end the process, in the middle of an item too."""
+    while True:
+        try:
+            asked.put(pickle.load(requests))
+        except Exception:
+            os._exit(0)
 
 
 def _portable(error: Exception) -> Exception:

@@ -15,6 +15,7 @@ from analysis.errors import AnalysisError, OverlapError, UsageError
 from analysis.pruning.checks import header_misfits
 from analysis.schema import TABLES, validate
 from analysis.study.job import Job
+from analysis.study.pool import threads
 from analysis.study.store import RunFolder, StoredRun
 
 if TYPE_CHECKING:
@@ -102,10 +103,12 @@ class Bench:
         return Outcome(pruned, tables, provenance, shrunk)
 
     def _load(self, job: Job) -> "LoadedModel":
+        import torch
+
         from analysis.measure.quality import DenseModel
         from analysis.models.load import load_model
 
-        key = (job.model, job.device, job.dtype)
+        key = (job.model, job.device, job.dtype, torch.get_num_threads())
         if self.dense is None or self.key != key:
             self.dense = self.key = self.memory = None  # let go of one model before taking the next
             self.windows.clear()
@@ -201,23 +204,30 @@ def run_job(job: Job) -> StoredRun:
     """
     with named(job):
         folder = RunFolder(job.digest())
-        return folder.read() or store_run(job, folder, Bench(reuse=False))
+        return folder.read() or store_run(job, folder, Bench(reuse=False), threads(job.model))
 
 
-def store_run(job: Job, folder: RunFolder, bench: Bench) -> StoredRun:
-    """Carry out a job and store it, unless another process has meanwhile."""
+def store_run(job: Job, folder: RunFolder, bench: Bench, threads: int) -> StoredRun:
+    """Carry out a job with so many threads, or those that it began with, and store it, unless another process has
+    meanwhile.
+    """
+    from analysis.pruning.checkpoint import computing_with, kept_threads
+
     with folder.hold():
         if (run := folder.read()) is not None:
             return run
         folder.begin(job.to_dict())
-        outcome = bench.carry_out(job, bench.prepare(job), folder.checkpoint)
+        with computing_with(kept_threads(folder.checkpoint) or threads):
+            outcome = bench.carry_out(job, bench.prepare(job), folder.checkpoint)
         return folder.write(outcome.tables, outcome.provenance)
 
 
-def work(item: tuple[Job, RunFolder]) -> None:
-    """What an executor does with one run of a study, in whatever process: carry it out and store it."""
-    job, folder = item
-    store_run(job, folder, process_bench())
+def work(item: tuple[Job, RunFolder, int]) -> None:
+    """What an executor does with one run of a study, in whatever process: carry it out with so many threads and store
+    it.
+    """
+    job, folder, threads = item
+    store_run(job, folder, process_bench(), threads)
 
 
 @cache

@@ -10,6 +10,7 @@ others is an executor's business (`study/executor.py`); what it has done is read
 here.
 """
 
+import logging
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 
@@ -17,9 +18,12 @@ from analysis.errors import StoreError, UsageError
 from analysis.progress import bar
 from analysis.study.executor import Executor, Here, local
 from analysis.study.job import Contents, Job
+from analysis.study.pool import threads
 from analysis.study.results import Study, gather
 from analysis.study.run import named, process_bench, work
 from analysis.study.store import RunFolder, StoredRun
+
+log = logging.getLogger(__name__)
 
 
 def run_study(
@@ -28,13 +32,14 @@ def run_study(
     """Run what the store lacks and read everything back as one table of each kind, in the order of the jobs.
 
     progress: one bar over the jobs to be run. workers: processes on this machine that share the jobs; 1 runs them in
-    this process, None as many as suit it (`executor.local`): small models gain little from several threads for one job.
-    executor: does the jobs instead, on other machines for example. Jobs that time a model (`shrink`) come first and
-    alone. Equal jobs are one.
+    this process, None as many as suit it (`executor.local`). Each job has as many threads as its model is worth
+    (`pool.threads`), or began with, however many workers there are, so that all give the same bits. executor: does the
+    jobs instead, on other machines for example. Jobs that time a model (`shrink`) come first and alone. Equal jobs are
+    one.
 
     Raises UsageError where there is no job, StoreError for a run that was done where this process cannot read it, and
-    the AnalysisError of a job that fails, with the job's name in front (of the first such job in order, once the jobs
-    under way are done); what is finished stays stored.
+    the AnalysisError of a job that fails, with the job's name in front (of the first such job in order, once all the
+    others are done); what is finished stays stored.
     """
     unique = tuple(dict.fromkeys(jobs))
     if not unique:
@@ -65,6 +70,11 @@ def run_study(
                 bar(done, total=len(missing), desc=description, unit="run") if progress and missing else done
             ):
                 runs[job] = run
+    except KeyboardInterrupt:
+        log.warning(
+            "study interrupted: %d of %d runs are stored, the same call goes on from there", len(runs), len(unique)
+        )
+        raise
     finally:
         process_bench.cache_clear()
     return gather({job: (folders[job].name, runs[job]) for job in unique})
@@ -88,7 +98,7 @@ def _run_by(
     """Every job as the executor ends it, read from the store."""
     failures: dict[int, Exception] = {}
     answered: set[int] = set()
-    with closing(executor.map(work, [(job, folders[job]) for job in jobs])) as answers:
+    with closing(executor.map(work, [(job, folders[job], threads(job.model)) for job in jobs])) as answers:
         for number, error in answers:
             answered.add(number)
             if error is not None:
@@ -99,7 +109,11 @@ def _run_by(
                 run = _stored(folders[job])
             yield job, run
     if failures:
-        first = min(failures)
+        first, *others = sorted(failures)
+        if others:
+            log.error(
+                "%d more of %d jobs failed: %s", len(others), len(jobs), "; ".join(str(jobs[n]) for n in others[:3])
+            )
         with named(jobs[first]):
             raise failures[first]
     if left := [job for number, job in enumerate(jobs) if number not in answered]:

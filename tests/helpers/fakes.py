@@ -121,8 +121,8 @@ def lines(log: Path, word: str) -> list[str]:
 
 
 def act(item: tuple[str, dict]) -> None:
-    """Wait for `until` lines in the log and `sleep` seconds, add a line (name, process, threads, its bars); then print,
-    raise or die.
+    """Wait for `until` lines in the log and `sleep` seconds, add a line (name, process, threads, its bars); then,
+    unless there are more than `dies` lines, sleep on, print, raise or die.
     """
     log, do = item
     while len(Path(log).read_text().splitlines()) < do.get("until", 0):
@@ -131,6 +131,9 @@ def act(item: tuple[str, dict]) -> None:
     with open(log, "a") as file:
         seen = os.environ["OMP_NUM_THREADS"], os.environ["ANALYSIS_PROGRESS"], "ANALYSIS_PROGRESS_FILE" in os.environ
         file.write(" ".join(map(str, (do["name"], os.getpid(), *seen))) + "\n")
+    if len(Path(log).read_text().splitlines()) > do.get("dies", 10**6):
+        return
+    time.sleep(do.get("then_sleep", 0))
     if "print" in do:
         print(do["print"], flush=True)
     if "raise" in do:

@@ -1,10 +1,19 @@
 """Checkpoints: what is read back is what was written, and nothing torn, altered or foreign is."""
 
+import os
+import shutil
+
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from analysis.errors import StoreError
-from analysis.pruning.checkpoint import Checkpoint, tensors_digest
+from analysis import storage
+from analysis.errors import SparsityError, StoreError
+from analysis.pruning.checkpoint import Checkpoint, computing_with, kept_threads, tensors_digest
+from analysis.pruning.loop import prune
+from analysis.recipe.recipe import Recipe
+from tests.helpers.small import small_llama, windows
 
 
 def _write(folder, identity="a", count=3):
@@ -25,20 +34,121 @@ def test_round_trip(tmp_path):
     assert torch.equal(done[0].tensors["mask:w"], torch.eye(3, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("damage", ["torn", "altered", "missing"])
-def test_damage_costs_that_visit_and_the_later_ones(tmp_path, damage):
-    keeper = _write(tmp_path)
-    file = tmp_path / "visit-0001.safetensors"
+def _rewrite(file, **changes):
+    """The same tensors, with some of the metadata changed; None: left out."""
+    with safe_open(file, framework="pt") as opened:
+        tensors, meta = {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()
+    meta = {key: value for key, value in (meta | changes).items() if value is not None}
+    save_file(tensors, file, metadata=meta or None)
+
+
+def _torn(file):
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def _bit(file):
     content = bytearray(file.read_bytes())
-    if damage == "torn":
-        file.write_bytes(content[:-5])
-    elif damage == "altered":
-        content[-1] ^= 1
-        file.write_bytes(content)
-    else:
-        file.unlink()
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def _folder(file):
+    file.unlink()
+    (file / "within").mkdir(parents=True)
+
+
+def _fifo(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
+DAMAGES = {
+    "torn": _torn,
+    "one bit": _bit,
+    "rows edited": lambda file: _rewrite(file, rows='{"blocks": [{"block": 1, "error": 123.0}]}'),
+    "rows emptied": lambda file: _rewrite(file, rows="{}"),
+    "no rows": lambda file: _rewrite(file, rows=None),
+    "nested rows": lambda file: _rewrite(file, rows="[" * 100000),
+    "other threads": lambda file: _rewrite(file, threads="3"),
+    "no metadata": lambda file: _rewrite(file, identity=None, rows=None, threads=None, sha256=None),
+    "another visit": lambda file: shutil.copy(file.with_name("visit-0002.safetensors"), file),
+    "a folder": _folder,
+    "a fifo": _fifo,
+    "a link to nothing": lambda file: (file.unlink(), file.symlink_to("nowhere")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_costs_that_visit_and_the_later_ones_and_is_said(tmp_path, damage, caplog):
+    keeper = _write(tmp_path)
+    DAMAGES[damage](tmp_path / "visit-0001.safetensors")
     assert len(keeper.finished()) == 1
     assert sorted(f.name for f in tmp_path.iterdir()) == ["visit-0000.safetensors"]
+    assert "from visit 1 on" in caplog.text and "done again" in caplog.text
+
+
+def test_a_missing_visit_costs_the_later_ones(tmp_path):
+    keeper = _write(tmp_path)
+    (tmp_path / "visit-0001.safetensors").unlink()
+    assert len(keeper.finished()) == 1 and [f.name for f in tmp_path.iterdir()] == ["visit-0000.safetensors"]
+
+
+def test_an_interrupted_write_is_cleared_away_without_a_word(tmp_path, caplog):
+    keeper = _write(tmp_path)
+    (tmp_path / ".visit-0003.77.partial.safetensors").write_text("torn")
+    assert len(keeper.finished()) == 3 and len(list(tmp_path.iterdir())) == 3 and not caplog.text
+
+
+class Interrupted(Exception):
+    pass
+
+
+def _interrupted(monkeypatch, folder):
+    """A run that ended after its first visit; what would go on with it."""
+    arguments = small_llama(blocks=2), Recipe.parse("wanda-50% LR"), windows(2)
+    write = Checkpoint.write
+
+    def stop(*options):
+        write(*options)
+        raise Interrupted
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Checkpoint, "write", stop)
+        prune(*arguments, checkpoint=folder, measure=False)
+    return lambda: prune(*arguments, checkpoint=folder, measure=False)
+
+
+def test_a_run_goes_on_with_the_threads_it_began_with(tmp_path, monkeypatch):
+    with computing_with(3):
+        resume = _interrupted(monkeypatch, tmp_path)
+    assert kept_threads(tmp_path) == 3 and kept_threads(tmp_path / "none") is None and kept_threads(None) is None
+    with computing_with(2):
+        assert resume().provenance["threads"] == 3 and torch.get_num_threads() == 2
+    for threads in ("", "x", "0", "-1", "9" * 5000):
+        _rewrite(tmp_path / "visit-0000.safetensors", threads=threads)
+        assert kept_threads(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["torch", "transformers"])
+def test_visits_of_another_version_of_a_library_are_done_again(tmp_path, monkeypatch, caplog, name):
+    resume = _interrupted(monkeypatch, tmp_path)
+    monkeypatch.setattr(storage, "libraries", lambda: {"torch": "2.13", "transformers": "5.23", name: "1.0"})
+    resume()
+    assert "from visit 0 on" in caplog.text
+
+
+def test_a_matrix_without_a_mask_is_never_a_result(tmp_path, monkeypatch):
+    visit = "analysis.pruning.loop._visit"
+    monkeypatch.setattr(visit, lambda state, visit: None)
+    with pytest.raises(SparsityError, match="14 of 14 matrices were left without a mask"):
+        prune(small_llama(blocks=2), Recipe.parse("wanda-50% LR"), windows(2), measure=False)
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_text(""), os.mkfifo])
+def test_a_file_in_the_place_of_the_folder_is_refused_before_the_work(tmp_path, make):
+    make(tmp_path / "there")
+    with pytest.raises(StoreError, match="is no folder"):
+        prune(None, None, None, checkpoint=tmp_path / "there")
 
 
 def test_another_walk_is_not_served(tmp_path):

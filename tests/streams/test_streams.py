@@ -1,8 +1,13 @@
 """Streams against the model's own hidden states; storage on disk; chunking."""
 
+import errno
+import os
+import tempfile
+
 import pytest
 import torch
 
+from analysis.errors import StoreError
 from analysis.models.anatomy import anatomy
 from analysis.streams import streams as module
 from analysis.streams.streams import advance, advance_streams, allocate, chunks, open_streams, streams_past
@@ -73,6 +78,33 @@ def test_where_there_is_no_room_streams_live_in_a_file(monkeypatch):
     streams = open_streams(model, anatomy(model), "calibration", w)
     advance([anatomy(model).blocks[0].module], 0, streams.recording, streams.dense, out=streams.dense)
     torch.testing.assert_close(streams.dense, block_outputs(model, w)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_stream_in_a_file_leaves_no_name_behind(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    on_disk = allocate((4, 5), torch.float32, torch.device("cpu"))
+    assert list(tmp_path.iterdir()) == [], "a killed process leaves nothing"
+    assert torch.equal(on_disk.fill_(2.0), torch.full((4, 5), 2.0))
+    assert allocate((0, 5), torch.float32, torch.device("cpu")).shape == (0, 5)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room on the disk cannot be taken there")
+def test_a_full_disk_is_one_clear_error_before_anything_is_written(monkeypatch, tmp_path):
+    def full(file, start, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StoreError, match="no space left; hidden states need 8 MiB there.*TMPDIR"):
+        allocate((2**21,), torch.float32, torch.device("cpu"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_limit_of_a_container_is_seen(monkeypatch):
+    monkeypatch.setattr("analysis.memory.available", lambda: 12345)
+    assert module.free_bytes(torch.device("cpu")) == 12345
 
 
 def test_chunks_cover_every_window_once():

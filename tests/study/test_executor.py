@@ -16,7 +16,7 @@ from tests.helpers import fakes
 from tests.helpers.fakes import lines, tables
 
 
-def test_here_does_one_after_another_up_to_the_first_error():
+def test_here_does_one_after_another_whatever_fails():
     done, wrong = [], NumericalError("not finite")
 
     def function(item):
@@ -24,7 +24,7 @@ def test_here_does_one_after_another_up_to_the_first_error():
         if item == "b":
             raise wrong
 
-    assert list(Here().map(function, ["a", "b", "c"])) == [(0, None), (1, wrong)] and done == ["a", "b"]
+    assert list(Here().map(function, ["a", "b", "c"])) == [(0, None), (1, wrong), (2, None)] and done == list("abc")
     assert list(Local(4).map(done.append, ["d"])) == [(0, None)] and done[-1] == "d", "one item needs no process"
     assert isinstance(Here().alone, Here) and isinstance(Local(2).alone, Here)
 
@@ -47,18 +47,33 @@ def jobs_on(*devices: str) -> list:
 
 
 def test_one_worker_for_each_gpu(gpus, monkeypatch):
-    monkeypatch.setattr(executor, "affordable", lambda models, devices: 7)
+    monkeypatch.setattr(executor, "affordable", lambda models, devices, threads: 7)
+    monkeypatch.setattr(executor, "threads", lambda model: 2)
     gpus(3)
-    assert local(jobs_on("auto", "cuda")) == Local(3, ("0", "1", "2"))
-    assert local(jobs_on("auto", "auto"), workers=2) == Local(2, ("0", "1", "2"))
+    assert local(jobs_on("auto", "cuda")) == Local(3, ("0", "1", "2"), 2)
+    assert local(jobs_on("auto", "auto"), workers=2) == Local(2, ("0", "1", "2"), 2)
     for devices in (["cpu", "cpu"], ["auto", "cuda:1"], ["mps", "auto"]):
-        assert local(jobs_on(*devices)) == Local(7), "a named device is not dealt out"
+        assert local(jobs_on(*devices)) == Local(7, (), 2), "a named device is not dealt out"
     assert local(jobs_on("auto", "auto"), workers=1) == local(jobs_on("auto")) == Local(1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-ab, 6")
     assert visible_gpus() == ["4", "GPU-ab", "6"]
     for count in (0, 1):
         gpus(count)
-        assert len(visible_gpus()) == count and local(jobs_on("auto", "auto")) == Local(7)
+        assert len(visible_gpus()) == count and local(jobs_on("auto", "auto")) == Local(7, (), 2)
+
+
+def test_the_environment_may_say_how_many_workers(gpus, monkeypatch):
+    monkeypatch.setattr(executor, "affordable", lambda models, devices, threads: 7)
+    monkeypatch.setattr(executor, "threads", lambda model: 1)
+    gpus(0)
+    for wanted, made in (("", 7), ("3", 3), ("1", 1)):
+        monkeypatch.setenv("ANALYSIS_WORKERS", wanted)
+        assert local(jobs_on("cpu", "cpu")) == Local(made)
+        assert local(jobs_on("cpu", "cpu"), workers=2) == Local(2), "an argument wins"
+    for wrong in ("0", "-1", "two", "1.5"):
+        monkeypatch.setenv("ANALYSIS_WORKERS", wrong)
+        with pytest.raises(UsageError, match="ANALYSIS_WORKERS must be a whole number of at least 1"):
+            local(jobs_on("cpu", "cpu"))
 
 
 def test_gpus_are_dealt_out_in_turn(monkeypatch):
@@ -92,7 +107,7 @@ class Elsewhere:
         self.home, self.given = str(home), []
 
     def map(self, function, items):
-        self.given.append([job for job, _ in items])
+        self.given.append([item[0] for item in items])
         shared = os.environ["ANALYSIS_HOME"]
         for number, item in enumerate(items):
             os.environ["ANALYSIS_HOME"] = self.home

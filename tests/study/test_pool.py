@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from types import SimpleNamespace
 
 import pytest
 
@@ -48,15 +47,13 @@ def test_every_item_once_and_a_slow_one_blocks_nobody(log, monkeypatch, tmp_path
 
 
 @pytest.mark.slow
-def test_after_an_error_nothing_is_begun_and_what_runs_is_let_finish(log):
+def test_an_error_keeps_nothing_from_being_begun(log):
     wrong = RecipeError("wnada", ["no such criterion", "no pattern"])
-    answers = dict(
-        pool.spread(fakes.act, items(log, {"until": 1, "sleep": 0.5}, {"raise": wrong}, {}, {}), workers=2, threads=1)
-    )
-    assert set(answers) == {0, 1} and answers[0] is None
+    answers = dict(pool.spread(fakes.act, items(log, {}, {"raise": wrong}, {}, {}), workers=1, threads=1))
+    assert set(answers) == {0, 1, 2, 3} and [answers[number] for number in (0, 2, 3)] == [None] * 3
     assert type(answers[1]) is RecipeError and str(answers[1]) == str(wrong) and answers[1].problems == wrong.problems
     assert "in act" in answers[1].__notes__[0], "the worker's traceback"
-    assert sorted(row[0] for row in done(log)) == ["0", "1"]
+    assert sorted(row[0] for row in done(log)) == ["0", "1", "2", "3"]
 
 
 @pytest.mark.slow
@@ -67,9 +64,20 @@ def test_after_an_error_nothing_is_begun_and_what_runs_is_let_finish(log):
         ({"signal": signal.SIGKILL}, "ended by SIGKILL, as the system does when memory runs out"),
     ],
 )
-def test_a_worker_that_dies_is_told(log, end, said):
-    ((number, error),) = pool.spread(fakes.act, items(log, end), workers=1, threads=1)
-    assert number == 0 and type(error) is AnalysisError and said in str(error) and "fewer workers" in str(error)
+def test_an_item_whose_worker_dies_is_done_once_more_by_another_then_told(log, end, said):
+    answers = list(pool.spread(fakes.act, items(log, end, {}), workers=1, threads=1))
+    assert [number for number, _ in answers] == [1, 0] and answers[0][1] is None
+    error = answers[1][1]
+    assert isinstance(error, AnalysisError) and said in str(error)
+    assert "workers=1" in str(error) and "ANALYSIS_WORKERS=1" in str(error)
+    rows = done(log)
+    assert [row[0] for row in rows] == ["0", "1", "0"] and len({row[1] for row in rows}) == 2
+
+
+@pytest.mark.slow
+def test_an_item_whose_worker_dies_once_is_done(log):
+    ((number, error),) = pool.spread(fakes.act, items(log, {"status": 3, "dies": 1}), workers=1, threads=1)
+    assert (number, error) == (0, None) and len(done(log)) == 2
 
 
 @pytest.mark.slow
@@ -92,25 +100,26 @@ def test_closing_ends_workers_at_once(log):
 
 
 @pytest.mark.slow
-def test_the_caller_killed_leaves_no_worker(log):
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_the_caller_killed_leaves_no_worker_in_the_middle_of_its_item(log, end):
     code = f"""
-import os
 from analysis.study import pool
 from tests.helpers import fakes
-from tests.helpers.processes import alive, wait_until
 hire = pool._hire
 def told(*options):
     worker = hire(*options)
     print(worker.pid, flush=True)
     return worker
 pool._hire = told
-list(pool.spread(fakes.act, {items(log, {}, {"sleep": 1.0})!r}, workers=2, threads=1))
+list(pool.spread(fakes.act, {items(log, {"then_sleep": 60}, {"then_sleep": 60})!r}, workers=2, threads=1))
 """
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=paths.ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=paths.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     pids = [int(process.stdout.readline()) for _ in range(2)]
-    wait_until(lambda: done(log))
-    process.kill()
-    process.communicate()
+    wait_until(lambda: len(done(log)) == 2)
+    process.send_signal(end)
+    assert "Traceback" not in process.communicate()[1]
     wait_until(lambda: not any(map(alive, pids)))
 
 
@@ -131,13 +140,14 @@ def test_every_error_comes_back_whole_from_pickle(kind):
         )
 
 
-def test_threads_are_shared_out(monkeypatch):
+def test_threads_are_those_the_model_is_worth_whatever_runs_beside_it(monkeypatch):
+    monkeypatch.setattr(pool, "_weights", {"lab": 4 * 2**20, "some": 70 * 2**20, "large": 2**32}.get)
     monkeypatch.setattr(pool, "cores", lambda: 8)
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    assert [pool.threads(count) for count in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
-    for given, allowed in (("3", 3), ("16", 4), ("4,2", 4), ("0", 4), ("", 4)):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [pool.threads(name) for name in ("lab", "some", "large")] == [1, 3, 8]
+    for given, allowed in (("2", 2), ("16", 8), ("4,2", 8), ("0", 8), ("", 8)):
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-        assert pool.threads(2) == allowed
+        assert pool.threads("large") == allowed and pool.threads("lab") == 1
 
 
 def test_as_many_workers_as_fit(monkeypatch, tmp_path):
@@ -146,11 +156,11 @@ def test_as_many_workers_as_fit(monkeypatch, tmp_path):
     )
     size = pool._weights(str(large))
     assert 2**20 < size < 2**20 + 200
-    free = lambda count: lambda: SimpleNamespace(available=2 * count * (8 * size + 2**29) + 1)
+    free = lambda count: lambda: 2 * count * (8 * size + 2**29) + 1
     monkeypatch.setattr(pool, "cores", lambda: 4)
-    for room, fits in ((0, 1), (1, 1), (3, 3), (9, 4)):
-        monkeypatch.setattr(pool.psutil, "virtual_memory", free(room))
-        assert pool.affordable([str(small), str(large)], ["cpu"]) == fits
+    for room, threads, fits in ((0, 1, 1), (1, 1, 1), (3, 1, 3), (9, 1, 4), (9, 2, 2), (9, 3, 1), (9, 4, 1)):
+        monkeypatch.setattr(pool.memory, "available", free(room))
+        assert pool.affordable([str(small), str(large)], ["cpu"], threads) == fits
     for devices in (["cuda"], ["cpu", "cuda:1"], ["mps"]):
         assert pool.affordable([str(small)], devices) == 1
     monkeypatch.setattr(pool, "cores", lambda: 1)
@@ -162,7 +172,7 @@ def test_auto_is_what_torch_sees(monkeypatch, tmp_path):
 
     model = str(fakes.model_folder(tmp_path / "model"))
     monkeypatch.setattr(pool, "cores", lambda: 2)
-    monkeypatch.setattr(pool.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**40))
+    monkeypatch.setattr(pool.memory, "available", lambda: 2**40)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     for cuda, count in ((True, 1), (False, 2)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)

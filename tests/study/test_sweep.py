@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from analysis import paths, schema
-from analysis.errors import DataError, NumericalError, RecipeError, UsageError
+from analysis.errors import DataError, NumericalError, RecipeError, StoreError, UsageError
 from analysis.recipe.recipe import Recipe
 from analysis.study.job import Contents, Job, grid
-from analysis.study.run import run_job
+from analysis.study.run import Bench, run_job
 from analysis.study.store import RunFolder, list_runs
 from analysis.study.sweep import run_study
 from tests.helpers import fakes
@@ -333,11 +333,51 @@ def test_a_failing_job_is_named_and_the_others_are_kept(home, calls, job_args, m
         NumericalError, match=r"job wanda-50% BR\+GP on .*model, 4 x 8 tokens of .*a.txt, seed 0: block 0 mlp.down_proj"
     ):
         run_study(jobs)
-    assert sorted(info.state for info in list_runs()) == ["complete", "incomplete"]
+    assert sorted(info.state for info in list_runs()) == ["complete", "complete", "incomplete"]
     fakes.install(calls, setitem=monkeypatch.setitem, setattr_=monkeypatch.setattr)
     run_study(jobs)
     asked = [" ".join(line.split()[1:4]) for line in lines(calls, "prune")]
-    assert asked == ["wanda-50% LR fresh", "wanda-50% BR+GP fresh", "wanda-50% BR+GP resumed", "wanda-50% BR fresh"]
+    assert asked == ["wanda-50% LR fresh", "wanda-50% BR+GP fresh", "wanda-50% BR fresh", "wanda-50% BR+GP resumed"]
+
+
+@pytest.mark.slow
+def test_several_failing_jobs_are_told_and_an_interrupt_says_what_is_kept(home, calls, job_args, monkeypatch, caplog):
+    fakes.install(calls, fail="BR", setitem=monkeypatch.setitem, setattr_=monkeypatch.setattr)
+    jobs = [Job(**job_args | {"seed": seed}) for seed in range(3)]
+    with pytest.raises(NumericalError, match="seed 0: block 0"):
+        run_study(jobs)
+    assert "2 more of 3 jobs failed" in caplog.text and "seed 1; " in caplog.text
+
+    def interrupted(*options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("analysis.study.run.store_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(jobs)
+    assert caplog.messages[-1] == "study interrupted: 0 of 3 runs are stored, the same call goes on from there"
+
+
+def test_every_job_has_the_threads_its_model_is_worth(home, calls, job_args, monkeypatch):
+    """Here and in workers alike, and whatever is left to do: the count comes with the job."""
+    import torch
+
+    seen, before = [], torch.get_num_threads()
+    monkeypatch.setattr("analysis.study.sweep.threads", lambda model: 3)
+    prepare = Bench.prepare
+    monkeypatch.setattr(Bench, "prepare", lambda self, job: seen.append(torch.get_num_threads()) or prepare(self, job))
+    run_study([Job(**job_args)], workers=1)
+    assert seen == [3] and torch.get_num_threads() == before
+    given = []
+    monkeypatch.setattr(
+        "analysis.study.executor.spread",
+        lambda function, items, **options: given.extend(item[2] for item in items) or iter(enumerate([None] * 2)),
+    )
+    with pytest.raises(StoreError, match="holds no finished run"):
+        run_study([Job(**job_args | {"seed": seed}) for seed in (1, 2)], workers=2)
+    assert given == [3, 3]
+    monkeypatch.setattr("analysis.pruning.checkpoint.kept_threads", lambda folder: 2)
+    run_study([Job(**job_args | {"seed": 1})], workers=1)
+    assert seen == [3, 2], "an interrupted run goes on with those it began with"
 
 
 def test_a_missing_text_is_named_before_anything_is_run(home, calls, job_args):
