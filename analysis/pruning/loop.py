@@ -14,6 +14,7 @@ from torch import nn
 from analysis.measure.block_error import advance_and_measure, error_quantiles
 from analysis.measure.quality import DenseModel, measurable, quality_rows
 from analysis.models.load import LoadedModel
+from analysis.models.quiet import evaluation_mode
 from analysis.models.save import assert_sparsity
 from analysis.progress import bar
 from analysis.pruning.checkpoint import Checkpoint, identity, resume, visit_tensors
@@ -40,7 +41,7 @@ def prune(
     measure: bool = True,
     precision: torch.dtype = torch.float32,
 ) -> Pruned:
-    """Prune and reconstruct a copy of `model` by `recipe`; the dense model itself is never modified.
+    """Prune and reconstruct a copy of `model` by `recipe`; the dense model itself is left exactly as it was.
 
     model: for many runs on the same texts a `DenseModel`, which is measured once.
     calibration: the windows reconstruction sees; of windows `append`ed to it, masks see what `recipe.added` says.
@@ -57,7 +58,21 @@ def prune(
     unit=sub-block, UsageError for windows the model cannot take and for a recipe that this model or these texts cannot
     give.
     """
-    state = open_run(DenseModel.of(model), recipe, calibration, held_out or {}, measure=measure, precision=precision)
+    dense = DenseModel.of(model)
+    with evaluation_mode(dense.model):
+        return _walk(dense, recipe, calibration, held_out or {}, checkpoint, measure, precision)
+
+
+def _walk(
+    dense: DenseModel,
+    recipe: Recipe,
+    calibration: Windows,
+    held_out: dict[str, Windows],
+    checkpoint: Path | None,
+    measure: bool,
+    precision: torch.dtype,
+) -> Pruned:
+    state = open_run(dense, recipe, calibration, held_out, measure=measure, precision=precision)
     chooser = CHOOSERS[recipe.pattern.kind]
     folder = None if checkpoint is None else Checkpoint(Path(checkpoint), identity(state))
     done = resume(state, folder) if folder else 0
@@ -121,6 +136,7 @@ def _measure_quality(state: State) -> None:
 
 
 def _finished(state: State) -> Pruned:
+    assert_sparsity(state.pruned, state.masks)  # after the last forward: what a forward writes is seen
     tables = {name: validate(name, pd.DataFrame(rows)) for name, rows in state.rows.items()}
     provenance = {
         "recipe": str(state.recipe),

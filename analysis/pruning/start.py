@@ -32,11 +32,12 @@ def open_run(
     measure: bool,
     precision: torch.dtype,
 ) -> State:
-    """The state before the first visit: the model taken apart, its replay proven, a copy made, both streams opened.
+    """The state before the first visit: the model taken apart, its replay proven, a copy made, both streams opened. The
+    model is in evaluation mode.
 
     Raises what `prune` raises before any work.
     """
-    model = dense_model.model.eval()
+    model = dense_model.model
     held_out = _check_windows(model, calibration, held_out)
     dense = anatomy(model)
     plan = visits(len(dense.blocks), recipe.unit)
@@ -45,6 +46,7 @@ def open_run(
     meter = Meter(next(model.parameters()).device)
     structures = chooser.find(model, dense, recipe, meter)
     pruned_model = copy.deepcopy(model).requires_grad_(False)
+    pruned_model.zero_grad(set_to_none=True)
     apart = measure or any("dense" in part.reads(recipe) for part in (chooser, repair, solver))
     with meter.stage(-1, "record", tokens=calibration.tokens + sum(w.tokens for w in held_out.values())):
         streams = open_streams(model, dense, CALIBRATION, calibration, apart=apart)

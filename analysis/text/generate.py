@@ -21,6 +21,7 @@ import numpy as np
 
 from analysis.errors import DataError, NumericalError, UsageError, suggest
 from analysis.models.load import embedding_rows
+from analysis.models.quiet import evaluation_mode
 from analysis.text.generation import LONGEST_TEXT, Generation
 from analysis.text.readers import read
 from analysis.text.sources import parse_source
@@ -190,14 +191,9 @@ class Writer:
         """Batch `number`: at most `settings.batch` texts. Raises DataError where 256 prefixes in a row are rejected."""
         import torch
 
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad(), _seeded(self.model.device, self.seed, number):
-                rejected: Counter[str] = Counter()
-                rows = self._sampled(self._prefixes(rejected))
-        finally:
-            self.model.train(training)
+        with evaluation_mode(self.model), torch.no_grad(), _seeded(self.model.device, self.seed, number):
+            rejected: Counter[str] = Counter()
+            rows = self._sampled(self._prefixes(rejected))
         texts = []
         for row in rows:
             text = self._decoded(row)
