@@ -127,8 +127,8 @@ class Anatomy:
 def anatomy(model: nn.Module) -> Anatomy:
     """Take `model` (a transformers decoder) apart. For a deep copy of it there is `anatomy_of_copy`.
 
-    Raises UnsupportedModel, saying what was found, for encoder-decoders, mixtures of experts, linear maps that
-    adapters, parametrisations, quantisation or ties have changed (`linear.py`), blocks without an attention or MLP half,
+    Raises UnsupportedModel, saying what was found, for encoder-decoders, mixtures of experts, linear maps changed by
+    adapters, parametrisations, quantisation or ties (`linear.py`), blocks without an attention or an MLP half,
     parameters that are neither matrix, norm nor embedding, and blocks that do not run once each in order.
     """
     network = cast("PreTrainedModel", model)

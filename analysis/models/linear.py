@@ -7,7 +7,7 @@ would be a mask in name only; they are found by what a module holds and by what 
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeGuard, cast
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ def _changed(module: nn.Module) -> str | None:
     if not is_matrix(module):
         return None
     if parametrize.is_parametrized(module, "weight"):
-        kinds = ", ".join(type(part).__name__ for part in cast(nn.ModuleDict, module.parametrizations)["weight"])
+        kinds = ", ".join(type(part).__name__ for part in module.get_submodule("parametrizations.weight").children())
         return (
             f"its weight is parametrised ({kinds}), computed anew at every forward; make it plain first"
             " (`torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')`)"

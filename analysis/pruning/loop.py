@@ -141,6 +141,7 @@ def _finished(state: State) -> Pruned:
     provenance = {
         "recipe": str(state.recipe),
         "model": state.dense_model.fingerprint,
+        **({"notes": list(notes)} if (notes := getattr(state.dense_model.source, "notes", ())) else {}),
         "calibration": state.calibration.recording.windows.provenance,
         "held_out": {streams.label: streams.recording.windows.provenance for streams in state.held_out},
     }

@@ -7,9 +7,10 @@ import torch
 from analysis.measure.cost import Meter
 from analysis.measure.quality import DenseModel
 from analysis.models.anatomy import anatomy, anatomy_of_copy
+from analysis.models.load import LoadedModel
 from analysis.models.replay import verify
 from analysis.models.sub_blocks import check_halves
-from analysis.models.task_heads import head
+from analysis.models.task_heads import head, prove_head
 from analysis.pruning.checks import _check_recipe, _check_windows, _witnesses
 from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.shares import choose_shares
@@ -40,6 +41,8 @@ def open_run(
     model = dense_model.model
     held_out = _check_windows(model, calibration, held_out)
     dense = anatomy(model)
+    if not isinstance(dense_model.source, LoadedModel):
+        prove_head(model, type(model).__name__)
     plan = visits(len(dense.blocks), recipe.unit)
     _check_recipe(dense, head(model), recipe, held_out)
     chooser, repair, solver = CHOOSERS[recipe.pattern.kind], REPAIRS[recipe.repair.name], SOLVERS[recipe.solver.name]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from analysis.errors import DataError, NumericalError, UsageError, suggest
+from analysis.models.context import usable_context
 from analysis.models.load import embedding_rows
 from analysis.models.quiet import evaluation_mode
 from analysis.text.generation import LONGEST_TEXT, Generation
@@ -133,7 +134,7 @@ class Writer:
 
     @property
     def _context(self) -> int | None:
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return usable_context(self.model)
 
     @cached_property
     def allowed(self) -> list[int]:

@@ -4,13 +4,16 @@ import copy
 
 import pytest
 import torch
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
-from analysis.errors import AnalysisError
+from analysis.errors import AnalysisError, ModelError, UnsupportedModel, UsageError
+from analysis.measure.quality import DenseModel
 from analysis.models.load import LoadedModel
 from analysis.pruning import loop
 from analysis.pruning.loop import prune
+from analysis.pruning.start import open_run
 from analysis.recipe.recipe import Recipe
-from tests.helpers.small import small_llama, windows
+from tests.helpers.small import VOCABULARY, small_llama, windows
 
 
 def as_a_trainer_leaves_it():
@@ -90,3 +93,44 @@ def test_training_mode_changes_no_result():
         for model in (copy.deepcopy(trained).eval(), trained)
     )
     assert same(list(first.values()), list(second.values()))
+
+
+@pytest.mark.parametrize("token", [VOCABULARY, -1])
+def test_a_token_that_the_model_does_not_embed_is_refused_first(token):
+    text = windows(2)
+    text.ids[1, 3] = token
+    with pytest.raises(UsageError, match=f"the model embeds 0 to {VOCABULARY - 1}"):
+        loop.prune(small_llama(blocks=1, hidden=16), Recipe.parse("wanda-50% LR"), text)
+
+
+def test_a_bare_model_with_another_head_is_refused_first():
+    with pytest.raises(ModelError, match="LlamaModel: LlamaModel gives no logits"):
+        loop.prune(small_llama(blocks=1, hidden=16).model, Recipe.parse("wanda-50% LR"), windows(2))
+
+
+def test_neurons_of_latent_attention_are_refused_first():
+    config = DeepseekV3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        first_k_dense_replace=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=8,
+    )
+    with torch.random.fork_rng():
+        model = DeepseekV3ForCausalLM(config).eval()
+    with pytest.raises(UnsupportedModel, match="layers.0: its attention half has .*heads cannot be told apart"):
+        open_run(
+            DenseModel.of(model),
+            Recipe.parse("flap-neurons-50% LR"),
+            windows(2),
+            {},
+            measure=False,
+            precision=torch.float32,
+        )
