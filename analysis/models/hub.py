@@ -200,12 +200,12 @@ def check_weights(folder: Path, name: str) -> None:
     """Raise ModelError naming the first weight file that is cut short or no safetensors file, UnsupportedModel where
     they hold quantized weights.
     """
-    tensors = _tensors(folder, name)
-    packed = [key for key in tensors if key.endswith(_PACKED)]
-    packed += [key for key, dtype in tensors.items() if key.endswith(".weight") and dtype not in _PLAIN_DTYPES]
+    stored = tensors(folder, name)
+    packed = [key for key in stored if key.endswith(_PACKED)]
+    packed += [key for key, (dtype, _) in stored.items() if key.endswith(".weight") and dtype not in _PLAIN_DTYPES]
     if packed:
         raise UnsupportedModel(
-            f"model {name!r}: its weights are quantized ({packed[0]} is stored as {tensors[packed[0]]}); load the"
+            f"model {name!r}: its weights are quantized ({packed[0]} is stored as {stored[packed[0]][0]}); load the"
             " unquantized original"
         )
 
@@ -215,31 +215,35 @@ def check_layers(config: dict, folder: Path, name: str) -> None:
 
     config: config.json as a dict.
     """
-    tensors = len(_tensors(folder, name))
+    stored = len(tensors(folder, name))
     for key, value in config.items():
         if isinstance(value, dict):
             check_layers(value, folder, name)
-        elif _LAYERS.fullmatch(key) and isinstance(value, int) and value > tensors:
+        elif _LAYERS.fullmatch(key) and isinstance(value, int) and value > stored:
             raise ModelError(
-                f"model {name!r}: {folder / 'config.json'} says {key}={value}, its weight files hold {tensors} tensors;"
+                f"model {name!r}: {folder / 'config.json'} says {key}={value}, its weight files hold {stored} tensors;"
                 " the two do not belong together"
             )
 
 
-def _tensors(folder: Path, name: str) -> dict[str, str]:
-    """Tensor -> dtype (safetensors' word for it), from the headers of a model's weight files."""
+def tensors(folder: Path, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Tensor -> dtype (safetensors' word for it) and shape, from the headers of a model's weight files.
+
+    Raises ModelError as `weight_files`, and for a file that is cut short or no safetensors file.
+    """
     from safetensors import SafetensorError, safe_open
 
-    tensors: dict[str, str] = {}
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for path in weight_files(folder, name):
         try:
             with safe_open(path, "numpy") as file:
-                tensors |= {key: file.get_slice(key).get_dtype() for key in file.keys()}
+                slices = {key: file.get_slice(key) for key in file.keys()}
+                found |= {key: (part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
         except (SafetensorError, OSError) as error:
             raise ModelError(
                 f"model {name!r}: {path} is cut short or no safetensors file ({error}); fetch it again"
             ) from error
-    return tensors
+    return found
 
 
 def has_tokenizer(folder: Path) -> bool:

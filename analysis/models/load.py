@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from analysis.errors import ModelError, UnsupportedModel, UsageError
-from analysis.models.hub import check_layers, fetch, has_tokenizer, is_shrunk, model_name, read_config
+from analysis.models.hub import check_layers, fetch, has_tokenizer, is_shrunk, model_name, read_config, tensors
 from analysis.models.quiet import quiet
 
 if TYPE_CHECKING:
@@ -165,7 +165,6 @@ def _read_model(folder: Path, name: str, config: "PreTrainedConfig", dtype: "tor
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported, and refused below by name
             local_files_only=True,
             trust_remote_code=False,
         )
@@ -173,15 +172,13 @@ def _read_model(folder: Path, name: str, config: "PreTrainedConfig", dtype: "tor
         raise ModelError(f"model {name!r}: a package that it needs is missing ({_line(error)})") from error
     except Exception as error:  # weights of the wrong shape, other files that cannot be read, and the like
         raise ModelError(
-            f"model {name!r}: transformers cannot load it from {folder}; its weights and config.json may not belong"
-            f" together ({_line(error)})"
+            f"model {name!r}: transformers cannot load it from {folder}"
+            f" ({_misshapen(kind, config, folder, name) or _line(error)})"
         ) from error
-    missing, mismatched = sorted(report["missing_keys"]), sorted(str(key) for key in report["mismatched_keys"])
-    if missing or mismatched:
-        keys = missing or mismatched
+    if missing := sorted(report["missing_keys"]):
         raise ModelError(
-            f"model {name!r}: {len(keys)} parameters are {'missing from' if missing else 'of the wrong shape in'} its"
-            f" weight files ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}); transformers would invent them"
+            f"model {name!r}: {len(missing)} parameters are missing from its weight files ({', '.join(missing[:5])}"
+            f"{', ...' if len(missing) > 5 else ''}); transformers would invent them"
         )
     unknown = [key for key in sorted(report["unexpected_keys"]) if key.endswith(".weight")]
     if unknown:
@@ -190,6 +187,28 @@ def _read_model(folder: Path, name: str, config: "PreTrainedConfig", dtype: "tor
             f" ({', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}); they would be dropped"
         )
     return model
+
+
+def _misshapen(kind: "type[_BaseAutoModelClass]", config: "PreTrainedConfig", folder: Path, name: str) -> str:
+    """Which tensors of the weight files have another shape than the config gives them, as words; empty where none has,
+    or the config makes no model.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            described = kind.from_config(config).state_dict()
+    except Exception:  # as above
+        return ""
+    stored = tensors(folder, name)
+    wrong = [key for key, value in described.items() if key in stored and stored[key][1] != tuple(value.shape)]
+    if not wrong:
+        return ""
+    key = wrong[0]
+    return (
+        f"{len(wrong)} of its weights do not have the shape that config.json gives them, the first is {key}:"
+        f" {stored[key][1]}, not {tuple(described[key].shape)}"
+    )
 
 
 def _kind_of(config: "PreTrainedConfig") -> str:
@@ -260,8 +279,8 @@ def _set_padding(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase |
     """Decoders that classify find a text's end by its padding: where config.json names no such token the tokenizer's is
     taken, if it has one that is embedded.
     """
-    padding = getattr(tokenizer, "pad_token_id", None)
-    if padding is None or getattr(model.config, "pad_token_id", None) is not None:
+    padding = None if tokenizer is None else tokenizer.pad_token_id
+    if tokenizer is None or padding is None or getattr(model.config, "pad_token_id", None) is not None:
         return
     if padding < embedding_rows(model) and padding != tokenizer.eos_token_id:
         model.config.pad_token_id = padding

@@ -305,7 +305,7 @@ BROKEN = {
         lambda folder: edit(folder, num_hidden_layers=3, layer_types=None),
     ),
     "wrong shape": (
-        "12 parameters are of the wrong shape in .*down_proj.weight",
+        "12 of its weights do not have the shape .*gate_proj.weight: \\(48, 32\\), not \\(40, 32\\)",
         lambda folder: edit(folder, intermediate_size=40),
     ),
     "nan": (
@@ -390,6 +390,10 @@ BROKEN |= {
     "ten million layers": (
         "says num_hidden_layers=10000000, its weight files hold 39 tensors",
         lambda folder: edit(folder, num_hidden_layers=10**7, layer_types=None),
+    ),
+    "a width of 2 ** 40": (
+        "do not have the shape .*not \\(64, 1099511627776\\)",
+        lambda folder: edit(folder, hidden_size=2**40),
     ),
     "vision-language": (
         "vision-language or other multimodal model \\(vision_config\\)",
