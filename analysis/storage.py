@@ -71,6 +71,23 @@ def identity_digest(identity: Any) -> str:
     return sha256(json.dumps([SCHEMA, identity], sort_keys=True).encode())
 
 
+def parse_json(data: bytes | str) -> Any:
+    """A JSON text. Raises ValueError for whatever is none, nesting too deep to be read included."""
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def read_json(path: Path | str) -> Any:
+    """The content of a JSON file (UTF-8). Raises ValueError as `parse_json`, OSError where there is no such file; a
+    pipe or a device is none.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+    return parse_json(Path(path).read_bytes())
+
+
 def versions(*packages: str) -> dict[str, str]:
     """Versions of packages, which are not imported; "not installed" where there is none."""
     installed = {}

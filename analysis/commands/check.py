@@ -48,6 +48,8 @@ def check(args: argparse.Namespace) -> Report:
 
     say(f"loading {args.model}")
     dense = load_model(args.model, device=args.device, dtype=args.dtype)
+    for note in dense.notes:
+        say(f"{args.model}: {note}")
     windows = None
     if args.text:
         windows = load_tokens(args.text, dense, length=args.length, samples=CHECKED)

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.anatomy import evaluating
+from analysis.models.context import usable_context
 from analysis.models.load import LoadedModel, embedding_rows, unwrapped
 from analysis.models.task_heads import head
 from analysis.progress import bar
@@ -96,7 +97,7 @@ def _check_fit(model: "PreTrainedModel", windows: Windows) -> None:
             f"perplexity on {windows.label!r}: {type(model).__name__} answers with {answered}, it is no language model;"
             " give it examples:NAME to score"
         )
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = usable_context(model)
     if context is not None and windows.length > context:
         raise UsageError(
             f"perplexity on {windows.label!r}: windows of {windows.length} tokens are longer than the model's context"

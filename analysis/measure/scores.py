@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from analysis.errors import NumericalError, UsageError
 from analysis.models.anatomy import evaluating
+from analysis.models.context import usable_context
 from analysis.models.load import LoadedModel, unwrapped
 from analysis.models.task_heads import head, inputs
 from analysis.progress import bar
@@ -216,7 +217,7 @@ def _check_fit(model: "PreTrainedModel", windows: Windows) -> Labelled:
         raise UsageError(f"{where}: metric {labelled.metric!r} cannot score {answered}; possible: {', '.join(metrics)}")
     if len(windows) < 2:
         raise UsageError(f"{where}: {len(windows)} example; a score with its error needs at least 2")
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = usable_context(model)
     if context is not None and windows.length > context:
         raise UsageError(
             f"{where}: windows of {windows.length} tokens are longer than the model's context of {context}"

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from analysis.errors import DataError, ModelError, NumericalError, UsageError
 from analysis.models.anatomy import evaluating
+from analysis.models.context import usable_context
 from analysis.models.load import embedding_rows, unwrapped
 from analysis.models.quiet import quiet
 from analysis.models.task_heads import head
@@ -212,7 +213,7 @@ def _harness(
             progress.update(len(inps))
             return super()._model_call(inps, *args, **options)
 
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = usable_context(model)
     return Harness(
         pretrained=model,
         tokenizer=copy.deepcopy(tokenizer),

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeGuard, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,13 @@ from transformers.pytorch_utils import Conv1D
 
 from analysis.errors import UnsupportedModel
 from analysis.models.hooks import hooked
+from analysis.models.linear import is_matrix, proven_linear, refuse_adapters, refuse_changed, refuse_tied, tensor_given
+from analysis.models.quiet import evaluation_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ATTENTION = re.compile("attn|attention", re.IGNORECASE)
-_EXPERTS = re.compile("expert|router|moe", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +127,9 @@ class Anatomy:
 def anatomy(model: nn.Module) -> Anatomy:
     """Take `model` (a transformers decoder) apart. For a deep copy of it there is `anatomy_of_copy`.
 
-    Raises UnsupportedModel, saying what was found, for encoder-decoders, mixtures of experts, blocks without an
-    attention or an MLP half, parameters that are neither matrix, norm nor embedding, and blocks that do not run once
-    each in order.
+    Raises UnsupportedModel, saying what was found, for encoder-decoders, mixtures of experts, linear maps changed by
+    adapters, parametrisations, quantisation or ties (`linear.py`), blocks without an attention or an MLP half,
+    parameters that are neither matrix, norm nor embedding, and blocks that do not run once each in order.
     """
     network = cast("PreTrainedModel", model)
     config = network.config
@@ -137,9 +138,15 @@ def anatomy(model: nn.Module) -> Anatomy:
             f"{config.model_type}: an encoder-decoder; only decoders with one stack of blocks can be pruned block by"
             " block"
         )
+    refuse_adapters(network)
     path, modules = _find_blocks(network)
     parts = [_parts(f"{path}.{index}", module) for index, module in enumerate(modules)]
-    traces = _trace(network, path, modules, parts)
+    matrices = {
+        f"{path}.{index}.{key}": matrix for index, part in enumerate(parts) for key, matrix in part.matrices.items()
+    }
+    refuse_tied(network, matrices)
+    with proven_linear(matrices):
+        traces = _trace(network, path, modules, parts)
     blocks = tuple(
         _assemble(index, f"{path}.{index}", *row) for index, row in enumerate(zip(modules, parts, traces, strict=True))
     )
@@ -168,31 +175,11 @@ def is_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.LayerNorm) or "norm" in type(module).__name__.lower()
 
 
-def is_matrix(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
-    """Whether a module is a linear map with a plain floating-point weight."""
-    return isinstance(module, nn.Linear | Conv1D) and module.weight.ndim == 2 and module.weight.is_floating_point()
-
-
 @contextmanager
 def evaluating(model: nn.Module):
     """Evaluation mode (no dropout) and no gradients while open; every module's own mode is restored afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def tensor_given(args: tuple, kwargs: dict) -> Tensor | None:
-    """The tensor a module is called on: its first positional one, or `hidden_states`, or the first among its keywords;
-    None without any.
-    """
-    return next(
-        (value for value in (*args, kwargs.get("hidden_states"), *kwargs.values()) if isinstance(value, Tensor)), None
-    )
+    with evaluation_mode(model), torch.no_grad():
+        yield
 
 
 def run_body(model: nn.Module, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> None:
@@ -240,6 +227,8 @@ def _find_blocks(model: "PreTrainedModel") -> tuple[str, nn.ModuleList]:
         nested = any(name.startswith(f"{outer}.") for outer in stacks)
         if id(module) in inside and isinstance(module, nn.ModuleList) and not nested and _looks_like_blocks(module):
             stacks[name] = module
+    if not stacks:
+        refuse_changed("", decoder)
     if len(stacks) != 1:
         description = (
             f"{len(stacks)} stacks of blocks ({', '.join(stacks)})"
@@ -261,6 +250,7 @@ def _looks_like_blocks(modules: nn.ModuleList) -> bool:
 
 def _parts(name: str, block: nn.Module) -> _Parts:
     _refuse_experts(name, block)
+    refuse_changed(name, block)
     matrices = {key: module for key, module in block.named_modules() if is_matrix(module)}
     norms = {key: module for key, module in block.named_modules() if is_norm(module)}
     for key, module in block.named_modules():
@@ -285,12 +275,13 @@ def _parts(name: str, block: nn.Module) -> _Parts:
 
 
 def _refuse_experts(name: str, block: nn.Module) -> None:
+    """Experts are several maps of one kind side by side: stacked in one parameter, or a list of modules."""
     for key, module in block.named_modules():
         stacked = any(value.ndim == 3 for value in module.parameters(recurse=False)) and not isinstance(
             module, nn.Conv1d
         )
         copies = isinstance(module, nn.ModuleList) and len(module) > 1 and _looks_like_blocks(module)
-        if stacked or copies or _EXPERTS.search(key.split(".")[-1]) or _EXPERTS.search(type(module).__name__):
+        if stacked or copies:
             where = f"{name}.{key}".rstrip(".")
             raise UnsupportedModel(
                 f"{where} ({type(module).__name__}): a mixture of experts; pruning models with experts is not supported"

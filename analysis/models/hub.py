@@ -6,15 +6,16 @@ cache touches the network.
 """
 
 import hashlib
-import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from analysis import paths, storage
-from analysis.errors import ModelError
+from analysis.errors import ModelError, UnsupportedModel, UsageError
+from analysis.models.contents import what_is_there
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -42,7 +43,9 @@ _TOKENIZER_FILES = (
 )
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 SHRUNK_WEIGHTS, SHRUNK_MANIFEST = "shrunk.safetensors", "shrunk.json"  # layers of unequal widths (`models/uneven.py`)
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+_PLAIN_DTYPES = ("F32", "F16", "BF16", "F64")  # of safetensors
+_PACKED = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".weight.absmax", ".SCB")
+_LAYERS = re.compile(r"(num|n)_(\w+_)?layers?")
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,21 @@ def lab_models() -> list[str]:
     return ["lab"] * ("decoder" in folders) + [f"lab/{name}" for name in folders if name != "decoder"]
 
 
+def model_name(name: str | os.PathLike[str]) -> str:
+    """A model's name as text. Raises UsageError for what is neither text nor a path."""
+    if not isinstance(name, str | os.PathLike):
+        raise UsageError(
+            f"model {name!r}: is of type {type(name).__name__}; give a lab name, a folder or a hub id (org/name)"
+        )
+    return os.fsdecode(name)
+
+
 def find(name: str) -> ModelSource:
     """What a model's name stands for; nothing is opened or fetched.
 
     Raises ModelError if it is neither a lab model, an existing folder nor written like a hub id.
     """
+    name = model_name(name)
     if name in lab_models():
         return ModelSource(name, paths.lab() / ("decoder" if name == "lab" else name.removeprefix("lab/")))
     if name == "lab" or name.startswith("lab/"):
@@ -73,11 +86,17 @@ def find(name: str) -> ModelSource:
             f"model {name!r}: the lab ships no such model (it has: {', '.join(lab_models()) or 'none'}); `analysis lab"
             f" train` makes one{paths.elsewhere()}"
         )
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
-        return ModelSource(name, folder)
-    if name and folder.exists():
-        raise ModelError(f"model {name!r}: is a file; give the folder that holds config.json and {_WEIGHTS}")
+    try:
+        folder = Path(name).expanduser()
+        if name and folder.is_dir():
+            return ModelSource(name, folder)
+        there = name and (folder.exists() or folder.is_symlink())
+    except (OSError, RuntimeError) as error:  # a name too long, a home that is nobody's
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"model {name[:200]!r}: is no path ({reason}); give a folder or a hub id") from error
+    if there:
+        what = "is a file" if folder.is_file() else "is no folder (a pipe, a device or a link that leads nowhere)"
+        raise ModelError(f"model {name!r}: {what}; give the folder that holds config.json and {_WEIGHTS}")
     match = _HUB_ID.fullmatch(name)
     if match is None:
         raise ModelError(
@@ -118,9 +137,11 @@ def read_config(folder: Path, name: str) -> dict:
     """config.json as a dict. Raises ModelError if it is missing, no JSON object, or names no model type."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ModelError(f"model {name!r}: {folder} has no config.json, so it is not a model folder")
+        raise ModelError(
+            f"model {name!r}: {folder} has no config.json, so it is no model folder; {what_is_there(folder)}"
+        )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = storage.read_json(path)
     except (ValueError, OSError) as error:
         raise ModelError(f"model {name!r}: {path} cannot be read as JSON ({error})") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
@@ -136,7 +157,9 @@ def is_shrunk(folder: Path | str) -> bool:
 
 
 def weight_files(folder: Path, name: str) -> list[Path]:
-    """The safetensors files of a model. Raises ModelError if there are none, only pickles, or shards are missing."""
+    """The safetensors files of a model. Raises ModelError, saying what is there, if there are none, or shards are
+    missing.
+    """
     if is_shrunk(folder):
         if not (folder / SHRUNK_WEIGHTS).is_file():
             raise ModelError(f"model {name!r}: {folder} has a {SHRUNK_MANIFEST} and no {SHRUNK_WEIGHTS}")
@@ -144,19 +167,8 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     if (folder / _WEIGHTS).is_file():
         return [folder / _WEIGHTS]
     if not (folder / _INDEX).is_file():
-        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-        if pickles:
-            raise ModelError(
-                f"model {name!r}: {folder} holds only pickled weights ({', '.join(pickles[:3])}), which can run code;"
-                " convert them to safetensors"
-            )
-        raise ModelError(f"model {name!r}: {folder} has no weights ({_WEIGHTS} or {_INDEX})")
-    try:
-        shards = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(
-            f"model {name!r}: {folder / _INDEX} is no index of weight files ({type(error).__name__}: {error})"
-        ) from error
+        raise ModelError(f"model {name!r}: {folder} has no weights ({_WEIGHTS} or {_INDEX}); {what_is_there(folder)}")
+    shards = _shards(folder, name)
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         raise ModelError(
@@ -166,18 +178,74 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     return [folder / shard for shard in shards]
 
 
+def _shards(folder: Path, name: str) -> list[str]:
+    """The weight files that a folder's index names, all of them inside it."""
+    try:
+        shards = set(storage.read_json(folder / _INDEX)["weight_map"].values())
+        if not shards or not all(isinstance(shard, str) and shard for shard in shards):
+            raise ValueError("its weight_map gives no file names")
+    except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+        raise ModelError(
+            f"model {name!r}: {folder / _INDEX} is no index of weight files ({type(error).__name__}: {error})"
+        ) from error
+    outside = sorted(
+        shard for shard in shards if PurePosixPath(shard).is_absolute() or ".." in PurePosixPath(shard).parts
+    )
+    if outside:
+        raise ModelError(
+            f"model {name!r}: {folder / _INDEX} names files outside its folder ({outside[0]!r}); it is not read"
+        )
+    return sorted(shards)
+
+
 def check_weights(folder: Path, name: str) -> None:
-    """Raise ModelError naming the first weight file that is cut short or no safetensors file."""
+    """Raise ModelError naming the first weight file that is cut short or no safetensors file, UnsupportedModel where
+    they hold quantized weights.
+    """
+    stored = tensors(folder, name)
+    packed = [key for key in stored if key.endswith(_PACKED)]
+    packed += [key for key, (dtype, _) in stored.items() if key.endswith(".weight") and dtype not in _PLAIN_DTYPES]
+    if packed:
+        raise UnsupportedModel(
+            f"model {name!r}: its weights are quantized ({packed[0]} is stored as {stored[packed[0]][0]}); load the"
+            " unquantized original"
+        )
+
+
+def check_layers(config: dict, folder: Path, name: str) -> None:
+    """Raise ModelError where a config describes more layers than its weight files hold tensors, before they are built.
+
+    config: config.json as a dict.
+    """
+    stored = len(tensors(folder, name))
+    for key, value in config.items():
+        if isinstance(value, dict):
+            check_layers(value, folder, name)
+        elif _LAYERS.fullmatch(key) and isinstance(value, int) and value > stored:
+            raise ModelError(
+                f"model {name!r}: {folder / 'config.json'} says {key}={value}, its weight files hold {stored} tensors;"
+                " the two do not belong together"
+            )
+
+
+def tensors(folder: Path, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Tensor -> dtype (safetensors' word for it) and shape, from the headers of a model's weight files.
+
+    Raises ModelError as `weight_files`, and for a file that is cut short or no safetensors file.
+    """
     from safetensors import SafetensorError, safe_open
 
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for path in weight_files(folder, name):
         try:
-            with safe_open(path, "numpy"):
-                pass
+            with safe_open(path, "numpy") as file:
+                slices = {key: file.get_slice(key) for key in file.keys()}
+                found |= {key: (part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
         except (SafetensorError, OSError) as error:
             raise ModelError(
                 f"model {name!r}: {path} is cut short or no safetensors file ({error}); fetch it again"
             ) from error
+    return found
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -233,7 +301,7 @@ def _download(source: ModelSource) -> Path:
     )
     files = [_WEIGHTS]
     if (folder / _INDEX).is_file():
-        files = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        files = _shards(folder, source.name)
     return Path(
         _ask_hub(source, lambda: snapshot_download(repo_id=source.hub_id, revision=folder.name, allow_patterns=files))
     )

@@ -3,13 +3,14 @@
 Importing this loads no torch, so that `fingerprint` and `lab_models` cost nothing.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from analysis.errors import ModelError, UnsupportedModel, UsageError
-from analysis.models.hub import fetch, has_tokenizer, is_shrunk, read_config
+from analysis.models.hub import check_layers, fetch, has_tokenizer, is_shrunk, model_name, read_config, tensors
 from analysis.models.quiet import quiet
 
 if TYPE_CHECKING:
@@ -20,18 +21,20 @@ if TYPE_CHECKING:
 
 
 DTYPES = ("float32", "bfloat16", "float16")
+_SLOW_TOKENIZERS = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}  # package -> module
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A dense model, ready to run: evaluation mode, no gradients, no cache. `name` as typed; `tokenizer` None where the
-    folder has none.
+    folder has none; `notes`: what was chosen otherwise than its config says.
     """
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase | None"
     name: str
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     @property
     def head(self) -> str:
@@ -50,8 +53,10 @@ class LoadedModel:
 
     @property
     def context(self) -> int | None:
-        """Most tokens the model can read at once; None where its config states no bound."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        """Most tokens the model can read at once; None where nothing bounds it."""
+        from analysis.models.context import usable_context
+
+        return usable_context(self.model)
 
 
 def unwrapped(model: "LoadedModel | nn.Module") -> "PreTrainedModel":
@@ -66,41 +71,46 @@ def embedding_rows(model: "PreTrainedModel") -> int:
     ]  # torch types any module's attribute as a module
 
 
-def load_model(name: str, *, device: str = "auto", dtype: str = "float32") -> LoadedModel:
+def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32") -> LoadedModel:
     """Load a decoder, or an encoder fine-tuned to classify, to score or to find spans, by lab name ("lab"), local
     folder or hub id ("org/name[@revision]"), safetensors only, no remote code. Folders of shrunk models with layers of
     unequal widths (`models/uneven.py`) are read like any other.
 
     device: "auto" (cuda, mps, cpu), "cuda", "cuda:N", "mps" or "cpu". dtype: one of `DTYPES`. Raises UsageError for an
     unknown device or dtype, ModelError for a model that is missing, broken (weights cut short, missing, of the wrong
-    shape or not finite; a tokenizer with ids the model has no embedding for), an encoder without a task, or another
-    kind of model.
+    shape or not finite; more layers than weights; a config that no forward runs with), an encoder without a task, or
+    another kind of model.
     """
     import torch
 
-    from analysis.models.task_heads import head
+    from analysis.models.task_heads import head, prove_head
 
-    device = _device(device)
+    name, device = model_name(name), _device(device)
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r}: unknown; possible are {', '.join(DTYPES)}")
     folder, print_ = fetch(name)
-    if read_config(folder, name).get("quantization_config"):
+    raw = read_config(folder, name)
+    if raw.get("quantization_config"):
         raise UnsupportedModel(f"model {name!r}: its weights are quantized; load the unquantized original")
+    check_layers(raw, folder, name)
     with quiet():
-        model = _read_model(folder, name, getattr(torch, dtype))
+        config, notes = _read_config(folder, name, raw)
+        model = _read_model(folder, name, config, getattr(torch, dtype))
         tokenizer = _read_tokenizer(folder, name)
     model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]  # wrapped without its signature
     model.config.use_cache = False
     _check_finite(model, name, dtype)
-    _check_vocabulary(model, tokenizer, name)
-    if head(model) == "next token":
-        _check_causal(model, name)
-    return LoadedModel(model, tokenizer, name, print_)
+    if head(model) in ("classification", "regression"):
+        _set_padding(model, tokenizer)
+    prove_head(model, f"model {name!r}")
+    return LoadedModel(model, tokenizer, name, print_, notes)
 
 
 def _device(name: str) -> str:
     import torch
 
+    if not isinstance(name, str):
+        raise UsageError(f"device {name!r}: is of type {type(name).__name__}; give auto, cuda, cuda:N, mps or cpu")
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return next(kind for kind, usable in present.items() if usable)
@@ -115,38 +125,60 @@ def _device(name: str) -> str:
     return name
 
 
-def _read_model(folder: Path, name: str, dtype: "torch.dtype") -> "PreTrainedModel":
-    from transformers import AutoConfig
+def _read_config(folder: Path, name: str, raw: dict) -> tuple["PreTrainedConfig", tuple[str, ...]]:
+    """A model's config, with the attention that torch itself has, and a note where it asked for another."""
+    import transformers
 
     local = {"local_files_only": True, "trust_remote_code": False}
+    kind = raw["model_type"]
+    if kind not in transformers.CONFIG_MAPPING:
+        own = "needs code of its own (auto_map), which is not run: " if raw.get("auto_map") else ""
+        raise ModelError(
+            f"model {name!r}: {own}transformers {transformers.__version__} knows no model_type {kind!r}, so it cannot"
+            f" use {folder / 'config.json'}"
+        )
     try:
-        config = AutoConfig.from_pretrained(folder, **local)
+        config = transformers.AutoConfig.from_pretrained(folder, **local)
     except Exception as error:  # transformers raises every kind of error for a bad config
         raise ModelError(
             f"model {name!r}: transformers cannot use {folder / 'config.json'} ({_line(error)})"
         ) from error
+    asked = next((raw[key] for key in ("attn_implementation", "_attn_implementation") if raw.get(key)), None)
+    if asked in (None, "sdpa", "eager"):
+        return config, ()
+    config._attn_implementation = None
+    return config, (f"attention: torch's own, config.json asks for {asked}",)
+
+
+def _read_model(folder: Path, name: str, config: "PreTrainedConfig", dtype: "torch.dtype") -> "PreTrainedModel":
     kind = _auto_class(config)
     if type(config) not in kind._model_mapping:  # type: ignore[operator]  # set in every auto class
-        raise ModelError(
-            f"model {name!r}: {config.model_type} is no causal language model (a decoder that predicts the next token),"
-            " nor does its config name a SequenceClassification or QuestionAnswering architecture"
-        )
+        raise UnsupportedModel(f"model {name!r}: {_kind_of(config)}")
     if is_shrunk(folder):
         from analysis.models.uneven import load_shrunk
 
         return cast("PreTrainedModel", load_shrunk(folder).to(dtype))
     try:
         model, report = kind.from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            local_files_only=True,
+            trust_remote_code=False,
         )
-    except Exception as error:  # as above, for weights of the wrong shape and the like
-        raise ModelError(f"model {name!r}: its weights in {folder} do not fit its config ({_line(error)})") from error
-    missing, mismatched = sorted(report["missing_keys"]), sorted(str(key) for key in report["mismatched_keys"])
-    if missing or mismatched:
-        keys = missing or mismatched
+    except ImportError as error:
+        raise ModelError(f"model {name!r}: a package that it needs is missing ({_line(error)})") from error
+    except Exception as error:  # weights of the wrong shape, other files that cannot be read, and the like
         raise ModelError(
-            f"model {name!r}: {len(keys)} parameters are {'missing from' if missing else 'of the wrong shape in'} its"
-            f" weight files ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}); transformers would invent them"
+            f"model {name!r}: transformers cannot load it from {folder}"
+            f" ({_misshapen(kind, config, folder, name) or _line(error)})"
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"model {name!r}: {len(missing)} parameters are missing from its weight files ({', '.join(missing[:5])}"
+            f"{', ...' if len(missing) > 5 else ''}); transformers would invent them"
         )
     unknown = [key for key in sorted(report["unexpected_keys"]) if key.endswith(".weight")]
     if unknown:
@@ -155,6 +187,44 @@ def _read_model(folder: Path, name: str, dtype: "torch.dtype") -> "PreTrainedMod
             f" ({', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}); they would be dropped"
         )
     return model
+
+
+def _misshapen(kind: "type[_BaseAutoModelClass]", config: "PreTrainedConfig", folder: Path, name: str) -> str:
+    """Which tensors of the weight files have another shape than the config gives them, as words; empty where none has,
+    or the config makes no model.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            described = kind.from_config(config).state_dict()
+    except Exception:  # as above
+        return ""
+    stored = tensors(folder, name)
+    wrong = [key for key, value in described.items() if key in stored and stored[key][1] != tuple(value.shape)]
+    if not wrong:
+        return ""
+    key = wrong[0]
+    return (
+        f"{len(wrong)} of its weights do not have the shape that config.json gives them, the first is {key}:"
+        f" {stored[key][1]}, not {tuple(described[key].shape)}"
+    )
+
+
+def _kind_of(config: "PreTrainedConfig") -> str:
+    """What a model is that no auto class of ours reads."""
+    others = [key for key in ("vision_config", "audio_config", "speech_config") if getattr(config, key, None)]
+    if others:
+        return (
+            f"{config.model_type} is a vision-language or other multimodal model ({', '.join(others)}); only a text"
+            " model saved by itself can be pruned"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        return f"{config.model_type} is no causal language model but an encoder-decoder, which cannot be pruned"
+    return (
+        f"{config.model_type} is no causal language model (a decoder that predicts the next token), nor does its config"
+        " name a SequenceClassification or QuestionAnswering architecture"
+    )
 
 
 def _auto_class(config: "PreTrainedConfig") -> "type[_BaseAutoModelClass]":
@@ -176,8 +246,23 @@ def _read_tokenizer(folder: Path, name: str) -> "PreTrainedTokenizerBase | None"
         return None
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # as above
+    except Exception as error:  # transformers raises every kind of error here too
+        missing = [package for package, module in _SLOW_TOKENIZERS.items() if not _is_installed(module)]
+        if missing and not (folder / "tokenizer.json").is_file():
+            raise ModelError(
+                f"model {name!r}: {folder} has no tokenizer.json, and reading its other tokenizer files needs packages"
+                f" that are missing; `pip install {' '.join(missing)}`, or add the tokenizer.json"
+            ) from error
         raise ModelError(f"model {name!r}: the tokenizer in {folder} cannot be read ({_line(error)})") from error
+
+
+def _is_installed(module: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it is a part of
+        return False
 
 
 def _check_finite(model: "PreTrainedModel", name: str, dtype: str) -> None:
@@ -190,34 +275,15 @@ def _check_finite(model: "PreTrainedModel", name: str, dtype: str) -> None:
             )
 
 
-def _check_vocabulary(model: "PreTrainedModel", tokenizer, name: str) -> None:
-    if tokenizer is None:
+def _set_padding(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> None:
+    """Decoders that classify find a text's end by its padding: where config.json names no such token the tokenizer's is
+    taken, if it has one that is embedded.
+    """
+    padding = None if tokenizer is None else tokenizer.pad_token_id
+    if tokenizer is None or padding is None or getattr(model.config, "pad_token_id", None) is not None:
         return
-    rows = embedding_rows(model)
-    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
-    if largest >= rows:
-        raise ModelError(
-            f"model {name!r}: its tokenizer has id {largest} ({token!r}), its model embeds only ids 0 to {rows - 1};"
-            " the two do not belong together"
-        )
-
-
-def _check_causal(model: "PreTrainedModel", name: str) -> None:
-    """What follows a token must not change what the model says at it: encoders loaded as decoders do not pass."""
-    import torch
-
-    last = embedding_rows(model) - 1
-    ids = torch.tensor([[0, 0, 0], [0, last, last]], device=model.device)
-    with torch.no_grad():
-        short, long = (
-            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0].cpu().double()
-        )
-    if (short - long).norm() > torch.finfo(model.dtype).eps ** 0.5 * short.norm():
-        raise ModelError(
-            f"model {name!r}: {model.config.model_type} reads the tokens that follow, so it is no causal language"
-            " model; an encoder must be fine-tuned to a task first, and saved as its SequenceClassification or"
-            " QuestionAnswering model (`analysis lab finetune --help`)"
-        )
+    if padding < embedding_rows(model) and padding != tokenizer.eos_token_id:
+        model.config.pad_token_id = padding
 
 
 def _line(error: Exception) -> str:

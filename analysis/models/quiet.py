@@ -1,10 +1,11 @@
-"""Models without chatter and without caches: contexts around loading, saving and forwards."""
+"""Models without chatter, caches and dropout: contexts around loading, saving and forwards."""
 
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -37,3 +38,15 @@ def caching(model: "PreTrainedModel"):
         yield
     finally:
         model.config.use_cache = cached
+
+
+@contextmanager
+def evaluation_mode(model: "nn.Module"):
+    """Evaluation mode (no dropout) while open; every module's own mode is restored afterwards, after an error too."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -14,9 +14,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from analysis.errors import ReplayError, UnsupportedModel, UsageError
+from analysis.errors import NumericalError, ReplayError, UnsupportedModel, UsageError
 from analysis.models.anatomy import Anatomy, evaluating, require_each_once, run_body
 from analysis.models.block_arguments import HIDDEN, Call, Recorder, Ref, Slot, form, map_call, tensors
+from analysis.models.context import usable_context
 from analysis.models.hooks import hooked, replaced
 from analysis.models.load import embedding_rows, unwrapped
 from analysis.windows import Windows
@@ -233,7 +234,7 @@ def replay_error(
     source: windows, or a Recording of them; rows: which of them to replay (default all). Blocks are run one after
     another, each on the replayed output of the one before.
     Columns: block, name, relative_error = |replayed - true| / |true| (2-norms over the real tokens of a window), of the
-    worst window.
+    worst window. Raises NumericalError where the model's own hidden states are not finite.
     """
     recording = source if isinstance(source, Recording) else record(model, anatomy, source, batch=batch)
     worst = torch.zeros(len(anatomy.blocks), dtype=torch.float64)
@@ -242,12 +243,23 @@ def replay_error(
             true = _listen(model, anatomy, _body_arguments(recording.windows, part))
             hidden = recording.hidden[part].to(true[0].hidden.device)
             for block, seen in zip(anatomy.blocks, true, strict=True):
+                _check_finite(block.name, seen.output, recording.mask[part])
                 hidden = run(block.module, hidden, recording.call(block.index, part, hidden.device))
                 errors = _window_errors(hidden, seen.output, recording.mask[part])
                 worst[block.index] = torch.maximum(worst[block.index], errors.max())
     return pd.DataFrame(
         {"block": range(len(worst)), "name": [block.name for block in anatomy.blocks], "relative_error": worst.tolist()}
     )
+
+
+def _check_finite(name: str, output: Tensor, mask: Tensor) -> None:
+    if bool(output[mask.to(output.device)].isfinite().all()):
+        return
+    dtype = str(output.dtype).removeprefix("torch.")
+    remedy = "the weights or the text are broken"
+    if output.dtype == torch.float16:
+        remedy = "they overflow above 65,504 there; take bfloat16 or float32 (`--dtype`)"
+    raise NumericalError(f"{name}: the model's own hidden states are not finite in {dtype}; {remedy}")
 
 
 def _window_errors(replayed: Tensor, true: Tensor, mask: Tensor) -> Tensor:
@@ -300,7 +312,7 @@ def random_windows(model: nn.Module, *, count: int = 4, seed: int = 0) -> Window
     network = unwrapped(model)
     config = network.config.get_text_config()
     length = max(64, min(getattr(config, "sliding_window", None) or 0, LONGEST_RANDOM - 16) + 16)
-    length = min(length, getattr(config, "max_position_embeddings", None) or length)
+    length = min(length, usable_context(network) or length)
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(embedding_rows(network), (count, length), generator=generator)
     mask = torch.ones(count, length, dtype=torch.bool)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from analysis.errors import ReplayError, UnsupportedModel, UsageError
-from analysis.models.anatomy import Anatomy, Block, Child, tensor_given
+from analysis.models.anatomy import Anatomy, Block, Child
 from analysis.models.block_arguments import Call
 from analysis.models.hooks import hooked, replaced, stoppable
+from analysis.models.linear import tensor_given
 from analysis.models.replay import Recording, run, tolerance_for
 
 HALVES = ("attention", "mlp")

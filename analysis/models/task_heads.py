@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from analysis.errors import DataError
+from analysis.errors import DataError, ModelError
+from analysis.models.quiet import evaluation_mode
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from analysis.windows import Windows
 
@@ -18,13 +19,58 @@ ANSWERS = ("next token", "classification", "regression", "span")
 
 
 def head(model: nn.Module) -> str:
-    """One of `ANSWERS`, by the kind of transformers model: a classifier of one output is a regression."""
-    name = type(model).__name__
-    if name.endswith("ForQuestionAnswering"):
+    """One of `ANSWERS`, by the kind of transformers model, or one made of it: a classifier of one output is a
+    regression. Whether it does answer so says `prove_head`.
+    """
+    names = [kind.__name__ for kind in type(model).__mro__]
+    if any(name.endswith("ForQuestionAnswering") for name in names):
         return "span"
-    if name.endswith("ForSequenceClassification"):
+    if any(name.endswith("ForSequenceClassification") for name in names):
         return "regression" if cast("PreTrainedConfig", model.config).num_labels == 1 else "classification"
     return "next token"
+
+
+@torch.no_grad()
+def prove_head(model: nn.Module, where: str) -> None:
+    """Raise ModelError, saying what is wrong, unless a forward of two rows of three tokens answers as `head` says: with
+    a logit for every token id after every token that the tokens behind it do not change, or with one answer a row.
+
+    where: what the message begins with, such as "model 'lab'".
+    """
+    network, kind = cast("PreTrainedModel", model), type(model).__name__
+    answered, rows = head(model), cast(Tensor, network.get_input_embeddings().weight).shape[0]
+    ids = torch.tensor([[0, 0, 0], [0, rows - 1, rows - 1]], device=network.device)
+    try:
+        with evaluation_mode(model):
+            output = network(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever the family's forward makes of a config that does not fit together
+        if answered in ("classification", "regression") and network.config.pad_token_id is None:
+            raise ModelError(
+                f"{where}: {kind} finds the end of a text by its padding, and config.json names no pad_token_id; enter"
+                " that of the tokenizer, a token that no text ends with"
+            ) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"{where}: {kind} cannot read three tokens ({type(error).__name__}: {reason}); mend its config.json"
+        ) from error
+    if answered != "next token":
+        return
+    logits = getattr(output, "logits", None)
+    if logits is None or logits.ndim != 3 or logits.shape[2] < rows:
+        raise ModelError(
+            f"{where}: {kind} gives {'no logits' if logits is None else f'logits {tuple(logits.shape)}'} for"
+            f" {tuple(ids.shape)} tokens of {rows}; what can be pruned answers with {', '.join(ANSWERS)}"
+            " (AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForQuestionAnswering)"
+        )
+    short, long = logits[:, 0].cpu().double()
+    if (short - long).norm() > torch.finfo(network.dtype).eps ** 0.5 * short.norm():
+        raise ModelError(
+            f"{where}: {network.config.model_type} reads the tokens that follow, so it is no causal language model; an"
+            " encoder must be fine-tuned to a task first, and saved as its SequenceClassification or QuestionAnswering"
+            " model (`analysis lab finetune --help`)"
+        )
 
 
 def inputs(

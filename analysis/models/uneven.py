@@ -5,13 +5,13 @@ A model that its config cannot describe (see `shrink`) is written as the config 
 and says so, rather than fill in its own.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from analysis import storage
 from analysis.errors import ModelError
 from analysis.models.anatomy import Anatomy, anatomy
 from analysis.models.hub import SHRUNK_MANIFEST, SHRUNK_WEIGHTS, read_config
@@ -64,7 +64,7 @@ def _read_manifest(folder: Path) -> list[Widths]:
             f"{folder}: has no {MANIFEST}, so it was not saved with unequal sizes; load it as any other model"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = storage.read_json(path)
         if content["version"] != VERSION:
             raise ModelError(f"{path}: written in version {content['version']!r}; this program reads version {VERSION}")
         return [Widths(**block) for block in content["blocks"]]

@@ -168,11 +168,12 @@ def _witnesses(windows: "Windows") -> "Tensor":
 
 def _check_windows(model: "nn.Module", calibration: "Windows", held_out: "dict[str, Windows]") -> "dict[str, Windows]":
     """The held-out sets without chance repeats of calibration text, once all windows fit the model."""
+    from analysis.models.context import usable_context
+    from analysis.models.load import embedding_rows, unwrapped
     from analysis.schema import CALIBRATION
     from analysis.windows import disjoint
 
-    config: Any = model.config  # of transformers
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    context, rows = usable_context(model), embedding_rows(unwrapped(model))
     if problem := label_problem(held_out):
         raise UsageError(f"held_out: {problem}")
     for label, windows in {CALIBRATION: calibration, **held_out}.items():
@@ -183,6 +184,12 @@ def _check_windows(model: "nn.Module", calibration: "Windows", held_out: "dict[s
             raise UsageError(
                 f"{label}: windows of {windows.length} tokens are longer than the model's context of {context}; give a"
                 " shorter length"
+            )
+        smallest, largest = int(windows.ids.min()), int(windows.ids.max())
+        if smallest < 0 or largest >= rows:
+            raise UsageError(
+                f"{label}: its token ids go from {smallest} to {largest}, the model embeds 0 to"
+                f" {rows - 1}; give windows of the model's own tokenizer"
             )
     return disjoint(calibration, held_out)
 

@@ -17,6 +17,7 @@ from analysis.errors import SparsityError
 from analysis.measure.block_error import advance_and_measure, error_quantiles
 from analysis.measure.quality import DenseModel, measurable, quality_rows
 from analysis.models.load import LoadedModel
+from analysis.models.quiet import evaluation_mode
 from analysis.models.save import assert_sparsity
 from analysis.progress import bar
 from analysis.pruning.checkpoint import Checkpoint, identity, on_kept_threads, resume, visit_tensors
@@ -45,7 +46,7 @@ def prune(
     measure: bool = True,
     precision: torch.dtype = torch.float32,
 ) -> Pruned:
-    """Prune and reconstruct a copy of `model` by `recipe`; the dense model itself is never modified.
+    """Prune and reconstruct a copy of `model` by `recipe`; the dense model itself is left exactly as it was.
 
     recipe: also its short text, such as "wanda-50% BR+GP", a TOML file's Path, or a dict.
     model: for many runs on the same texts a `DenseModel`, which is measured once.
@@ -65,9 +66,14 @@ def prune(
     """
     recipe = Recipe.of(recipe)
     check_arguments(model, calibration, held_out, checkpoint=checkpoint, measure=measure, precision=precision)
-    texts = dict(held_out or {})
-    state = open_run(DenseModel.of(model), recipe, calibration, texts, measure=measure, precision=precision)
-    chooser = CHOOSERS[recipe.pattern.kind]
+    dense, texts = DenseModel.of(model), dict(held_out or {})
+    with evaluation_mode(dense.model):
+        return _walk(open_run(dense, recipe, calibration, texts, measure=measure, precision=precision), checkpoint)
+
+
+def _walk(state: State, checkpoint: Path | str | None) -> Pruned:
+    """From the first visit not yet done to the finished model."""
+    recipe, chooser = state.recipe, CHOOSERS[state.recipe.pattern.kind]
     folder = None if checkpoint is None else Checkpoint(Path(checkpoint), identity(state))
     done = resume(state, folder) if folder else 0
     chooser.begin(state)
@@ -81,7 +87,7 @@ def prune(
             progress.update(1)
     chooser.finish(state)
     _assert_all_masked(state)
-    if measure:
+    if state.measure:
         _measure_quality(state)
     return _finished(state)
 
@@ -138,10 +144,12 @@ def _measure_quality(state: State) -> None:
 
 
 def _finished(state: State) -> Pruned:
+    assert_sparsity(state.pruned, state.masks)  # after the last forward: what a forward writes is seen
     tables = {name: validate(name, pd.DataFrame(rows)) for name, rows in state.rows.items()}
     provenance = {
         "recipe": str(state.recipe),
         "model": state.dense_model.fingerprint,
+        **({"notes": list(notes)} if (notes := getattr(state.dense_model.source, "notes", ())) else {}),
         "calibration": state.calibration.recording.windows.provenance,
         "held_out": {streams.label: streams.recording.windows.provenance for streams in state.held_out},
         "threads": torch.get_num_threads(),

@@ -7,9 +7,10 @@ import torch
 from analysis.measure.cost import Meter
 from analysis.measure.quality import DenseModel
 from analysis.models.anatomy import anatomy, anatomy_of_copy
+from analysis.models.load import LoadedModel
 from analysis.models.replay import verify
 from analysis.models.sub_blocks import check_halves
-from analysis.models.task_heads import head
+from analysis.models.task_heads import head, prove_head
 from analysis.pruning.checks import _check_recipe, _check_windows, _witnesses
 from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.shares import choose_shares
@@ -32,19 +33,23 @@ def open_run(
     measure: bool,
     precision: torch.dtype,
 ) -> State:
-    """The state before the first visit: the model taken apart, its replay proven, a copy made, both streams opened.
+    """The state before the first visit: the model taken apart, its replay proven, a copy made, both streams opened. The
+    model is in evaluation mode.
 
     Raises what `prune` raises before any work.
     """
-    model = dense_model.model.eval()
+    model = dense_model.model
     held_out = _check_windows(model, calibration, held_out)
     dense = anatomy(model)
+    if not isinstance(dense_model.source, LoadedModel):
+        prove_head(model, type(model).__name__)
     plan = visits(len(dense.blocks), recipe.unit)
     _check_recipe(dense, head(model), recipe, held_out)
     chooser, repair, solver = CHOOSERS[recipe.pattern.kind], REPAIRS[recipe.repair.name], SOLVERS[recipe.solver.name]
     meter = Meter(next(model.parameters()).device)
     structures = chooser.find(model, dense, recipe, meter)
     pruned_model = copy.deepcopy(model).requires_grad_(False)
+    pruned_model.zero_grad(set_to_none=True)
     apart = measure or any("dense" in part.reads(recipe) for part in (chooser, repair, solver))
     with meter.stage(-1, "record", tokens=calibration.tokens + sum(w.tokens for w in held_out.values())):
         streams = open_streams(model, dense, CALIBRATION, calibration, apart=apart)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
 from analysis.models.anatomy import Anatomy, anatomy
-from analysis.models.widths import assign_bias
+from analysis.models.widths import assign_bias, widths
 from analysis.pruning.seeds import generator
 from analysis.pruning.state import State
 from analysis.recipe.parts import Pattern
@@ -27,9 +27,13 @@ from analysis.structured.targets import remove_and_repair
 
 
 def find_structures(model: nn.Module, parts: Anatomy, recipe: Recipe, meter: Meter) -> Structures:
-    """The structures of the dense model; a share that they cannot express is refused here, before any work."""
+    """The structures of the dense model; a share that they cannot express, and blocks whose heads and neurons cannot be
+    counted, as the result's config needs, are refused here, before any work.
+    """
     with meter.stage(-1, "structures"):
-        return pattern_structures(model, parts, recipe.pattern)
+        found = pattern_structures(model, parts, recipe.pattern)
+        widths(model, parts)
+        return found
 
 
 def check_pattern_shrinks(model: nn.Module, pattern: Pattern) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from analysis.errors import DataError, UsageError
 from analysis.lab.examples import EXAMPLES, Example, ExampleSet, examples
-from analysis.models.load import LoadedModel
+from analysis.models.load import LoadedModel, embedding_rows
 from analysis.progress import bar
 from analysis.text.cut import check_request
 from analysis.text.example_readers import read_hub_examples, read_table
@@ -81,7 +81,7 @@ def load_examples(
     available: int | str = "unbounded" if isinstance(rows, Iterator) else len(rows)
     drawn = rows if isinstance(rows, Iterator) else _drawn(source, rows, samples, seed)
     encoder.take(drawn, samples, available)
-    windows = encoder.windows(names, numbers)
+    windows = encoder.windows(names, numbers, None if model is None else embedding_rows(model.model))
     check_known(windows, tokenizer, model, source)
     provenance = {
         "source": source.label,
@@ -317,8 +317,8 @@ class _Encoder:
             encoded.append(None if label is None else _Encoded(ids, types, label, example, offsets))
         return encoded
 
-    def windows(self, names: tuple[str, ...], numbers: list[int]) -> Windows:
-        """The encoded examples, padded to the longest."""
+    def windows(self, names: tuple[str, ...], numbers: list[int], rows: int | None) -> Windows:
+        """The encoded examples, padded to the longest with a token of the model's `rows` embeddings (None: any)."""
         lengths = [len(row.ids) for row in self.encoded]
         longest = max(lengths)
         mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
@@ -334,7 +334,7 @@ class _Encoder:
             )
         types = [row.types for row in self.encoded if row.types is not None]
         return Windows(
-            _padded([row.ids for row in self.encoded], longest, _pad_id(self.tokenizer)),
+            _padded([row.ids for row in self.encoded], longest, _pad_id(self.tokenizer, rows)),
             mask,
             self.source.label,
             types=_padded(types, longest, 0) if self.typed else None,
@@ -347,8 +347,9 @@ def _padded(rows: Sequence[list], length: int, value: int | tuple[int, int]) -> 
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.long)
 
 
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    return next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
+def _pad_id(tokenizer: PreTrainedTokenizerBase, rows: int | None) -> int:
+    tokens = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((token for token in tokens if token is not None and (rows is None or token < rows)), 0)
 
 
 def _passage_and_answers(example: Example) -> tuple[str, ...]:

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from analysis.errors import DataError, NumericalError, UsageError, suggest
+from analysis.models.context import usable_context
 from analysis.models.load import embedding_rows
+from analysis.models.quiet import evaluation_mode
 from analysis.text.generation import LONGEST_TEXT, Generation
 from analysis.text.readers import read
 from analysis.text.sources import parse_source
@@ -132,7 +134,7 @@ class Writer:
 
     @property
     def _context(self) -> int | None:
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return usable_context(self.model)
 
     @cached_property
     def allowed(self) -> list[int]:
@@ -190,14 +192,9 @@ class Writer:
         """Batch `number`: at most `settings.batch` texts. Raises DataError where 256 prefixes in a row are rejected."""
         import torch
 
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad(), _seeded(self.model.device, self.seed, number):
-                rejected: Counter[str] = Counter()
-                rows = self._sampled(self._prefixes(rejected))
-        finally:
-            self.model.train(training)
+        with evaluation_mode(self.model), torch.no_grad(), _seeded(self.model.device, self.seed, number):
+            rejected: Counter[str] = Counter()
+            rows = self._sampled(self._prefixes(rejected))
         texts = []
         for row in rows:
             text = self._decoded(row)

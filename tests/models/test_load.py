@@ -1,6 +1,7 @@
 """Loading: names, and every way a model folder can be broken, each with one message that names it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -94,11 +95,12 @@ def test_a_tokenizer_comes_along(folder):
 
 
 def test_device_and_dtype_are_checked_before_anything_is_read():
-    for name in ("tpu", "cuda:x", "", "cpu,cuda"):
-        with pytest.raises(UsageError, match="possible are auto, cuda, cuda:N, mps, cpu"):
+    for name in ("tpu", "cuda:x", "", "cpu,cuda", None, 0):
+        with pytest.raises(UsageError, match="(possible are|give) auto, cuda, cuda:N, mps"):
             load_model("/nowhere", device=name)
-    with pytest.raises(UsageError, match="possible are float32, bfloat16, float16"):
-        load_model("/nowhere", dtype="int8")
+    for dtype in ("int8", None, ["float32"], torch.float32):
+        with pytest.raises(UsageError, match="possible are float32, bfloat16, float16"):
+            load_model("/nowhere", dtype=dtype)
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="not on this machine"):
             load_model("/nowhere", device="cuda")
@@ -123,6 +125,8 @@ def test_loading_is_quiet(saved, capfd, recwarn):
         ("a/b/c", "no such folder"),
         ("https://example.org/model", "no such folder"),
         ("", "no such folder"),
+        ("~nosuchuser/model", "is no path"),
+        ("x" * 5000, "is no path"),
         ("lab/nothing", "the lab ships no such model"),
         ("nobody/nothing-of-the-kind", "the hub gave no 'nobody/nothing-of-the-kind' at revision 'main'"),
         ("nothing-of-the-kind@v1", "the hub gave no 'nothing-of-the-kind' at revision 'v1'"),
@@ -132,6 +136,26 @@ def test_a_model_that_is_not_there(name, words):
     for operation in (load_model, fingerprint):
         with pytest.raises(ModelError, match=words):
             operation(name)
+
+
+@pytest.mark.parametrize("name", [None, 3, ["lab"], b"lab"])
+def test_what_is_no_name(name):
+    for operation in (load_model, fingerprint):
+        with pytest.raises(UsageError, match="model .*: is of type"):
+            operation(name)
+
+
+def test_a_path_is_a_name(saved):
+    assert load_model(saved, device="cpu").name == str(saved)
+    assert fingerprint(saved) == fingerprint(str(saved))
+
+
+def test_what_is_no_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("pipe", "loop"):
+        with pytest.raises(ModelError, match="is no folder"):
+            load_model(tmp_path / name)
 
 
 def test_a_file_is_no_folder(saved):
@@ -249,11 +273,14 @@ BROKEN = {
     "broken config": ("cannot be read as JSON", lambda folder: (folder / "config.json").write_text("{")),
     "binary config": ("cannot be read as JSON", lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe\x00")),
     "config of something else": ("names no model_type", lambda folder: (folder / "config.json").write_text("[1]")),
-    "unknown family": ("transformers cannot use .*config.json", lambda folder: edit(folder, model_type="nonesuch")),
+    "unknown family": (
+        "knows no model_type 'nonesuch', so it cannot use .*config.json",
+        lambda folder: edit(folder, model_type="nonesuch"),
+    ),
     "impossible config": ("model", lambda folder: edit(folder, hidden_size="wide")),
     "heads that do not divide": ("model", lambda folder: edit(folder, num_attention_heads=0)),
     "no weights": ("has no weights", lambda folder: (folder / WEIGHTS).unlink()),
-    "pickles only": ("only pickled weights \\(pytorch_model.bin\\)", only_pickles),
+    "pickles only": ("only pickled weights \\(pytorch_model.bin\\).*save_pretrained\\(NEW\\)", only_pickles),
     "truncated": ("model.safetensors is cut short or no safetensors file", truncate),
     "empty": (
         "model.safetensors is cut short or no safetensors file",
@@ -277,21 +304,104 @@ BROKEN = {
         "have no place .*model.layers.3",
         lambda folder: edit(folder, num_hidden_layers=3, layer_types=None),
     ),
-    "wrong shape": ("do not fit its config|of the wrong shape", lambda folder: edit(folder, intermediate_size=40)),
+    "wrong shape": (
+        "12 of its weights do not have the shape .*gate_proj.weight: \\(48, 32\\), not \\(40, 32\\)",
+        lambda folder: edit(folder, intermediate_size=40),
+    ),
     "nan": (
         "parameter model.layers.1.self_attn.k_proj.weight \\(16, 32\\) is not finite",
         lambda folder: edit_weights(folder, poison),
     ),
-    "overlarge tokenizer": (
-        f"tokenizer has id {VOCABULARY} .*ids 0 to {VOCABULARY - 1}",
-        lambda folder: add_tokenizer(folder, VOCABULARY + 1),
-    ),
     "broken tokenizer": ("tokenizer in .* cannot be read", lambda folder: (folder / "tokenizer.json").write_text("{")),
-    "no decoder": ("t5 is no causal language model", lambda folder: edit(folder, model_type="t5")),
+    "no decoder": (
+        "t5 is no causal language model but an encoder-decoder",
+        lambda folder: edit(folder, model_type="t5"),
+    ),
     "quantized": ("quantized", lambda folder: edit(folder, quantization_config={"quant_method": "gptq"})),
     "remote code": (
-        "transformers cannot use",
+        "needs code of its own \\(auto_map\\), which is not run",
         lambda folder: edit(folder, model_type="nonesuch", auto_map={"AutoConfig": "evil.Config"}),
+    ),
+}
+
+
+def renamed(name):
+    return lambda folder: (folder / WEIGHTS).rename(folder / name)
+
+
+def index(text):
+    """Shards instead of one file, and an index that reads like this."""
+
+    def damage(folder):
+        (folder / WEIGHTS).rename(folder / "model-00001-of-00001.safetensors")
+        (folder / INDEX).write_text(text)
+
+    return damage
+
+
+def adapter(folder):
+    for name in ("config.json", WEIGHTS):
+        (folder / name).unlink()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+
+
+def quantized(key, dtype):
+    """One weight stored in another form, under another key."""
+
+    def change(state):
+        state["model.layers.0.mlp.up_proj." + key] = state.pop("model.layers.0.mlp.up_proj.weight").to(dtype)
+
+    return lambda folder: edit_weights(folder, change)
+
+
+def pipe(name):
+    def damage(folder):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return damage
+
+
+BROKEN |= {
+    "adapter": ("holds an adapter of org/base \\(adapter_config.json, adapter_model.saf.*merge", adapter),
+    "gguf": ("GGUF files \\(m.gguf\\)", renamed("m.gguf")),
+    "gptq by its file": ("weights are quantized \\(gptq_model-4bit", renamed("gptq_model-4bit-128g.safetensors")),
+    "gptq by its keys": (
+        "quantized \\(model.layers.0.mlp.up_proj.qweight is stored as I32",
+        quantized("qweight", torch.int32),
+    ),
+    "integers among floats": ("quantized \\(.*up_proj.weight is stored as I8", quantized("weight", torch.int8)),
+    "eight bits": ("quantized \\(.*up_proj.weight is stored as F8_E4M3", quantized("weight", torch.float8_e4m3fn)),
+    "variant": ("under other names \\(model.fp16.safetensors\\)", renamed("model.fp16.safetensors")),
+    "consolidated": ("under other names \\(consolidated.safetensors\\)", renamed("consolidated.safetensors")),
+    "shards without an index": (
+        "1 shards \\(model-00001-of-00002.safetensors\\) without the model.safetensors.index.json",
+        renamed("model-00001-of-00002.safetensors"),
+    ),
+    "index to elsewhere": ("names files outside its folder", index('{"weight_map": {"a": "../x.safetensors"}}')),
+    "index to the root": ("names files outside its folder", index('{"weight_map": {"a": "/x.safetensors"}}')),
+    "index of numbers": ("gives no file names", index('{"weight_map": {"a": 1}}')),
+    "index of nothing": ("gives no file names", index('{"weight_map": {}}')),
+    "index too deep": ("is no index .*nested too deeply", index("[" * 200_000)),
+    "config too deep": ("nested too deeply", lambda folder: (folder / "config.json").write_text('{"a":' * 200_000)),
+    "config a pipe": ("has no config.json", pipe("config.json")),
+    "weights a pipe": ("has no weights", pipe(WEIGHTS)),
+    "ten million layers": (
+        "says num_hidden_layers=10000000, its weight files hold 39 tensors",
+        lambda folder: edit(folder, num_hidden_layers=10**7, layer_types=None),
+    ),
+    "a width of 2 ** 40": (
+        "do not have the shape .*not \\(64, 1099511627776\\)",
+        lambda folder: edit(folder, hidden_size=2**40),
+    ),
+    "vision-language": (
+        "vision-language or other multimodal model \\(vision_config\\)",
+        lambda folder: (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_vl"})),
+    ),
+    "a config no forward runs with": (
+        "cannot load|cannot read three tokens",
+        lambda folder: edit(folder, hidden_act="x"),
     ),
 }
 
@@ -308,6 +418,30 @@ def test_a_broken_folder_is_one_clear_error(folder, how):
         load(folder)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_an_attention_of_another_package_gives_way_to_torchs_own(folder, key):
+    edit(folder, **{key: "flash_attention_2"})
+    loaded = load(folder)
+    assert loaded.model.config._attn_implementation == "sdpa"
+    assert loaded.notes == ("attention: torch's own, config.json asks for flash_attention_2",)
+
+
+def test_a_token_without_an_embedding_is_no_reason_to_refuse(folder):
+    add_tokenizer(folder, VOCABULARY + 1)
+    assert len(load(folder).tokenizer) == VOCABULARY + 1
+
+
+def test_a_tokenizer_that_needs_packages_names_them(folder, monkeypatch):
+    from analysis.models import load as module
+
+    (folder / "tokenizer.model").write_bytes(b"\x0a\x00")
+    edit_config = {"tokenizer_class": "LlamaTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(edit_config))
+    monkeypatch.setattr(module, "_is_installed", lambda name: False)
+    with pytest.raises(ModelError, match="pip install sentencepiece protobuf"):
+        load(folder)
 
 
 def test_quantized_is_called_unsupported(folder):
