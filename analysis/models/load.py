@@ -25,13 +25,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A dense model, ready to run: evaluation mode, no gradients, no cache. `name` as typed; `tokenizer` None where the
-    folder has none.
+    folder has none; `folder`: where its files lie.
     """
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase | None"
     name: str
     fingerprint: str
+    folder: Path | None = None
 
     @property
     def head(self) -> str:
@@ -95,7 +96,7 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "float32") -> Lo
     _check_vocabulary(model, tokenizer, name)
     if head(model) == "next token":
         _check_causal(model, name)
-    return LoadedModel(model, tokenizer, name, print_)
+    return LoadedModel(model, tokenizer, name, print_, folder)
 
 
 def _device(name: str) -> str:

@@ -137,4 +137,5 @@ def _finished(state: State) -> Pruned:
         state.dense_model.tokenizer,
         state.structures,
         state.structure_masks,
+        state.dense_model.folder,
     )
