@@ -7,7 +7,7 @@ print(f"{result.perplexity:.2f} at a context of {result.context} over {result.to
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.anatomy import evaluating
 from analysis.models.load import LoadedModel, embedding_rows, unwrapped
-from analysis.models.logits import SplitModel, portion, split_model
+from analysis.models.logits import SplitModel, portion, split_model, vocabulary
 from analysis.models.task_heads import head
 from analysis.progress import bar
 from analysis.windows import Windows, check_count
@@ -63,7 +63,7 @@ def perplexity(model: LoadedModel | nn.Module, windows: Windows, *, batch: int =
         )
     padded = not bool(windows.mask.all())
     total = 0.0
-    most = portion(_logits(model))
+    most = portion(vocabulary(model))
     split = split_model(model) if min(batch, len(windows)) * windows.length > most else None
     if split is None:
         batch = min(batch, max(1, most // windows.length))
@@ -109,12 +109,6 @@ def _window_losses(
     return torch.stack(sums)
 
 
-def _logits(model: "PreTrainedModel") -> int:
-    """How many logits a token has."""
-    output = cast(Any, model).get_output_embeddings()
-    return embedding_rows(model) if output is None else output.weight.shape[0]
-
-
 def _word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -137,9 +131,9 @@ def _check_fit(model: "PreTrainedModel", windows: Windows) -> None:
             f"perplexity on {windows.label!r}: windows of {windows.length} tokens are longer than the model's context"
             f" of {context}"
         )
-    vocabulary, largest = embedding_rows(model), int(windows.ids.max())
-    if largest >= vocabulary:
+    known, largest = embedding_rows(model), int(windows.ids.max())
+    if largest >= known:
         raise UsageError(
-            f"perplexity on {windows.label!r}: token id {largest} is outside the model's vocabulary of {vocabulary};"
+            f"perplexity on {windows.label!r}: token id {largest} is outside the model's vocabulary of {known};"
             " use the model's own tokenizer"
         )

@@ -102,7 +102,8 @@ def format_of(model: nn.Module, source: Path | None = None, dtype: str = "auto")
     beside = () if source is None else tuple(side_files(source))
     if dtype != "auto":
         return Format(computed, getattr(torch, dtype), {}, beside)
-    dtypes, sizes = {} if source is None else _stored_dtypes(source), Counter()
+    dtypes = {} if source is None else _stored_dtypes(source)
+    sizes: Counter[torch.dtype] = Counter()
     for stored, size in dtypes.values():
         sizes[stored] += size
     narrow = {

@@ -13,15 +13,22 @@ from torch import Tensor, nn
 
 from analysis.models.anatomy import evaluating
 from analysis.models.hooks import hooked, replaced, stoppable
-from analysis.models.load import unwrapped
+from analysis.models.load import embedding_rows, unwrapped
 
 LOGITS = 2**27
 """Most logits held at once, on whatever device: 512 MiB in float32."""
 
 
-def portion(vocabulary: int) -> int:
-    """How many tokens' logits over a vocabulary are held at once."""
-    return max(1, LOGITS // vocabulary)
+def portion(width: int) -> int:
+    """How many rows of logits are held at once, each of so many."""
+    return max(1, LOGITS // width)
+
+
+def vocabulary(model: nn.Module) -> int:
+    """How many logits a token has."""
+    network = unwrapped(model)
+    output = cast(Any, network).get_output_embeddings()
+    return embedding_rows(network) if output is None else output.weight.shape[0]
 
 
 @dataclass(frozen=True, eq=False)

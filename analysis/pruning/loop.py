@@ -19,7 +19,7 @@ from analysis.progress import bar
 from analysis.pruning.checkpoint import Checkpoint, identity, resume, visit_tensors
 from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.new_blocks import new_blocks
-from analysis.pruning.solvers import REPAIRS, SOLVERS
+from analysis.pruning.solvers import REPAIRS, SOLVERS, warn_of_worse
 from analysis.pruning.start import open_run
 from analysis.pruning.state import Pruned, State
 from analysis.recipe.recipe import Recipe
@@ -71,6 +71,7 @@ def prune(
                 folder.write(visit.index, visit_tensors(state, visit), state.rows_since(before))
             progress.update(1)
     chooser.finish(state)
+    warn_of_worse(state)
     if measure:
         _measure_quality(state)
     return _finished(state)

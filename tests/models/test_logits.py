@@ -9,6 +9,8 @@ from analysis.measure.perplexity import perplexity
 from analysis.models import logits
 from analysis.models.logits import split_model
 from analysis.reconstruction.losses import LOSSES, over_vocabulary
+from analysis.structured.criteria import mask_gradients, token_batches
+from analysis.structured.find import structures
 from analysis.windows import Windows
 from tests.helpers.families import FAMILIES, QUICK, tiny, tokens
 from tests.helpers.small import small_llama
@@ -100,3 +102,15 @@ def test_perplexity_by_portions_is_the_perplexity(family, splits, monkeypatch):
     result = perplexity(model, windows)
     assert result.nats_per_token == pytest.approx(expected.nats_per_token, rel=1e-6)
     assert result.tokens == expected.tokens
+
+
+def test_gradients_of_structures_by_portions_are_the_gradients(monkeypatch):
+    model, windows = tiny("llama"), Windows(*tokens(3, padding="right"))
+    found = structures(model, kinds=["neurons"])
+    expected = mask_gradients(model, found, token_batches(windows, 2))
+    monkeypatch.setattr(logits, "LOGITS", 64 * 10)
+    with Largest() as seen:
+        given = mask_gradients(model, found, token_batches(windows, 2))
+    assert seen.elements < 2 * 24 * 64
+    for name, gradient in given.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
