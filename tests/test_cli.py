@@ -733,3 +733,17 @@ def test_a_folder_without_permission_is_refused_before_the_work(world, tmp_path,
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert main(arguments(world, tmp_path / "out")) == 6
     assert "no permission" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_saved_weights_are_stored_as_asked_and_the_report_says_so(world, tmp_path, capsys):
+    """What is computed in another dtype than it is stored in is said, and another wish is another request."""
+    (world / "model" / "LICENSE").write_text("yours")
+    out = tmp_path / "out"
+    assert main(arguments(world, out, save_dtype="bfloat16")) == 0
+    line = f"model    {out / 'model'} (computed in float32, stored in bfloat16; with the original's LICENSE)"
+    assert line in capsys.readouterr().out.splitlines()
+    saved = json.loads((out / "summary.json").read_text())["saved"]
+    assert saved == {"computed in": "float32", "stored in": "bfloat16", "carried over": ["LICENSE"]}
+    assert (out / "model" / "LICENSE").read_text() == "yours"
+    assert main(arguments(world, out)) == 6 and "another request" in capsys.readouterr().err

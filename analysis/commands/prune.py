@@ -15,6 +15,7 @@ from analysis.commands import out_folder
 from analysis.commands.arguments import SOURCE_HELP, add_model, add_verb, add_windows, folder
 from analysis.commands.common import Problems, Report, label_sources, say, table, unescape
 from analysis.errors import DataError, ModelError, UsageError
+from analysis.models.load import DTYPES
 from analysis.recipe.recipe import Recipe
 from analysis.study.job import Contents, Job, job_problems, unpaired
 
@@ -84,6 +85,15 @@ def add(verbs) -> None:
         ),
     )
     verb.add_argument(
+        "--save-dtype",
+        default="auto",
+        choices=("auto", *DTYPES),
+        help=(
+            "what the saved weights are stored in, whatever they were computed in (--dtype); default auto: as in the"
+            " model's own files"
+        ),
+    )
+    verb.add_argument(
         "--out", type=folder, required=True, metavar="DIR", help="a new or empty folder, or that of the interrupted run"
     )
 
@@ -95,6 +105,8 @@ def run(args: argparse.Namespace) -> Report:
     contents = Contents()
     job = read_job(args, contents)
     request = {"schema": storage.SCHEMA} | job.identity(contents)
+    if args.save_dtype != "auto":
+        request["save dtype"] = args.save_dtype
     state = out_folder.state(args.out, request)
     if state == "complete":
         say(f"{args.out} holds these results already")
@@ -198,16 +210,19 @@ def write(job: Job, request: dict, inputs: "Inputs", outcome: "Outcome", out: Pa
     """Write every file of a finished run, the summary last; returns that."""
     from analysis import schema
 
-    out_folder.place_model(out, outcome.pruned.save)
+    pruned, dtype, saved = outcome.pruned, request.get("save dtype", "auto"), {}
+    out_folder.place_model(out, lambda path: saved.update(pruned.save(path, dtype)))
     if outcome.shrunk is not None:
+        from analysis.models.format import format_of
         from analysis.models.save import save_shrunk
 
-        smaller, tokenizer = outcome.shrunk, outcome.pruned.tokenizer
-        out_folder.place_model(out, lambda path: save_shrunk(smaller, tokenizer, path), out_folder.SHRUNK)
+        smaller, tokenizer = outcome.shrunk, pruned.tokenizer
+        written = format_of(smaller, pruned.origin, dtype)
+        out_folder.place_model(out, lambda path: save_shrunk(smaller, tokenizer, path, written), out_folder.SHRUNK)
     for name in schema.TABLES:
         frame = schema.validate(name, outcome.tables[name])
         storage.write(out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
-    return out_folder.place_summary(out, summarise(job, request, inputs, outcome))
+    return out_folder.place_summary(out, summarise(job, request, inputs, outcome) | {"saved": saved})
 
 
 def summarise(job: Job, request: dict, inputs: "Inputs", outcome: "Outcome") -> dict:
@@ -297,12 +312,22 @@ def report(out: Path, summary: dict) -> Report:
         *scored(summary.get("scores", {})),
         *answers(summary["zero_shot"]),
         *sizes(summary.get("size", {})),
-        f"model    {out / out_folder.MODEL}",
+        f"model    {out / out_folder.MODEL}{stored(summary.get('saved', {}))}",
         *([f"shrunk   {out / out_folder.SHRUNK}"] if summary.get("size") else []),
         f"tables   {out}/{{{','.join(schema.TABLES)}}}.csv",
         f"summary  {out / out_folder.SUMMARY}",
     ]
     return Report("\n".join(lines), summary)
+
+
+def stored(saved: dict) -> str:
+    """What a saved model is stored in, and what came along from the original's folder."""
+    if not saved:
+        return ""
+    carried = saved["carried over"]
+    return f" (computed in {saved['computed in']}, stored in {saved['stored in']}" + (
+        f"; with the original's {', '.join(carried)})" if carried else ")"
+    )
 
 
 def sizes(size: dict) -> list[str]:

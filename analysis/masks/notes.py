@@ -23,6 +23,8 @@ class Note:
                            zeros=stay keeps them out
     "scales out of range"  number of structures whose scales were too large to be used; all of the layer's were left
                            at 1
+    "ended worse"          how many times farther from its targets training left a unit than it found it (in nats where
+                           the model is retrained); named by its first block and, where it is no whole block, its part
     """
 
     rule: str

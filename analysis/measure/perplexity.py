@@ -17,6 +17,7 @@ from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.anatomy import evaluating
 from analysis.models.context import usable_context
 from analysis.models.load import LoadedModel, embedding_rows, unwrapped
+from analysis.models.logits import SplitModel, portion, split_model, vocabulary
 from analysis.models.task_heads import head
 from analysis.progress import bar
 from analysis.windows import Windows, check_count
@@ -48,9 +49,9 @@ def perplexity(model: LoadedModel | nn.Module, windows: Windows, *, batch: int =
 
     Every window is read on its own; a token counts where it and its predecessor are real. Windows are weighted by their
     predicted tokens: for windows without padding this equals the papers' mean over chunks. Losses are float32, summed
-    in float64; no more than one batch of logits (batch, T, vocabulary) is held. Raises UsageError where the model is no
-    language model or the windows do not fit its context or vocabulary, DataError where they predict no token,
-    NumericalError where a loss is not finite, naming the window.
+    in float64; no more logits are held than those of a batch, nor more than `logits.LOGITS`. Raises UsageError where
+    the model is no language model or the windows do not fit its context or vocabulary, DataError where they predict no
+    token, NumericalError where a loss is not finite, naming the window and what overflowed.
     """
     model = unwrapped(model)
     check_count("perplexity", "batch", batch)
@@ -63,32 +64,60 @@ def perplexity(model: LoadedModel | nn.Module, windows: Windows, *, batch: int =
         )
     padded = not bool(windows.mask.all())
     total = 0.0
+    most = portion(vocabulary(model))
+    split = split_model(model) if min(batch, len(windows)) * windows.length > most else None
+    if split is None:
+        batch = min(batch, max(1, most // windows.length))
     with evaluating(model):
         for start in bar(range(0, len(windows), batch), desc=f"perplexity {windows.label}", unit="batch"):
             rows = slice(start, start + batch)
             ids = windows.ids[rows].to(model.device)
             mask = windows.mask[rows].to(model.device) if padded else None
-            sums = _window_losses(model, ids, mask, counted[rows].to(model.device))
+            sums = _window_losses(model, split, ids, mask, counted[rows].to(model.device))
             if not bool(torch.isfinite(sums).all()):
                 first = start + int((~torch.isfinite(sums)).nonzero()[0])
                 raise NumericalError(
-                    f"perplexity on {windows.label!r}: the loss of window {first} (of {len(windows)}) is not finite"
+                    f"perplexity on {windows.label!r}: the loss of window {first} (of {len(windows)}) is not finite:"
+                    f" the model's logits there overflow in {_word(model.dtype)}{_way_on(model.dtype)}"
                 )
             total += float(sums.sum())
     nats = total / tokens
     return Perplexity(nats, math.exp(nats) if nats < 709 else math.inf, tokens, len(windows), windows.length)
 
 
-def _window_losses(model: "PreTrainedModel", ids: Tensor, mask: Tensor | None, counted: Tensor) -> Tensor:
-    """Sum of the counted losses of each window: ids (B, T), counted (B, T - 1) -> float64 (B,) on the CPU."""
-    logits = model(
-        input_ids=ids, attention_mask=None if mask is None else mask.long(), use_cache=False
-    ).logits  # (B, T, V)
+def _window_losses(
+    model: "PreTrainedModel", split: SplitModel | None, ids: Tensor, mask: Tensor | None, counted: Tensor
+) -> Tensor:
+    """Sum of the counted losses of each window: ids (B, T), counted (B, T - 1) -> float64 (B,) on the CPU.
+
+    split: the model's halves where the logits of all windows are too many to be held at once.
+    """
+    if split is None:
+        read = model(
+            input_ids=ids, attention_mask=None if mask is None else mask.long(), use_cache=False
+        ).logits  # (B, T, V)
+    else:
+        read = split.hidden(ids, mask)  # (B, T, H)
+    size = ids.shape[1] if split is None else split.portion
     sums = []
-    for row, targets, counts in zip(logits, ids[:, 1:], counted):  # one window at a time: its float32 copy is small
-        losses = cross_entropy(row[:-1].float(), targets, reduction="none")  # (T - 1,)
-        sums.append(losses[counts].cpu().double().sum())
+    for row, targets, counts in zip(read, ids[:, 1:], counted):  # one window at a time: its float32 copy is small
+        parts = row[:-1].split(size), targets.split(size), counts.split(size)
+        total = torch.zeros((), dtype=torch.float64)
+        for part, target, count in zip(*parts):
+            logits = part if split is None else split.logits(part[None])[0]
+            total += cross_entropy(logits.float(), target, reduction="none")[count].cpu().double().sum()
+        sums.append(total)
     return torch.stack(sums)
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _way_on(dtype: torch.dtype) -> str:
+    if dtype == torch.float16:
+        return ", which ends at 65,504; run it in bfloat16 or float32 (--dtype)"
+    return ", or its weights or the recipe's result are not finite"
 
 
 def _check_fit(model: "PreTrainedModel", windows: Windows) -> None:
@@ -103,9 +132,9 @@ def _check_fit(model: "PreTrainedModel", windows: Windows) -> None:
             f"perplexity on {windows.label!r}: windows of {windows.length} tokens are longer than the model's context"
             f" of {context}"
         )
-    vocabulary, largest = embedding_rows(model), int(windows.ids.max())
-    if largest >= vocabulary:
+    known, largest = embedding_rows(model), int(windows.ids.max())
+    if largest >= known:
         raise UsageError(
-            f"perplexity on {windows.label!r}: token id {largest} is outside the model's vocabulary of {vocabulary};"
+            f"perplexity on {windows.label!r}: token id {largest} is outside the model's vocabulary of {known};"
             " use the model's own tokenizer"
         )

@@ -3,6 +3,7 @@ labelled examples; and a dense model that keeps what was found out about it.
 """
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,6 +49,11 @@ class DenseModel:
     def tokenizer(self) -> Any:
         """Its tokenizer; None of a bare model."""
         return self.source.tokenizer if isinstance(self.source, LoadedModel) else None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its files lie; None of a bare model."""
+        return self.source.folder if isinstance(self.source, LoadedModel) else None
 
     @property
     def fingerprint(self) -> str | None:

@@ -21,6 +21,7 @@ from analysis.errors import NumericalError, UsageError
 from analysis.models.anatomy import evaluating
 from analysis.models.context import usable_context
 from analysis.models.load import LoadedModel, unwrapped
+from analysis.models.logits import portion
 from analysis.models.task_heads import head, inputs
 from analysis.progress import bar
 from analysis.windows import Labelled, Windows, check_count
@@ -127,6 +128,9 @@ def _spans(starts: Tensor, ends: Tensor, offsets: Tensor) -> Tensor:
     passage = offsets[..., 1] > offsets[..., 0]  # (B, T)
     starts, ends = (logits.masked_fill(~passage, -torch.inf) for logits in (starts, ends))
     length = starts.shape[1]
+    if len(starts) > (rows := portion(length**2)):
+        parts = zip(starts.split(rows), ends.split(rows), offsets.split(rows))
+        return torch.cat([_spans(*part) for part in parts])
     allowed = torch.ones(length, length, dtype=torch.bool).triu().tril(LONGEST_ANSWER - 1)  # [first, last]
     sums = (starts[:, :, None] + ends[:, None, :]).masked_fill(~allowed, -torch.inf)  # (B, T, T)
     best = sums.flatten(1).argmax(1)

@@ -27,6 +27,7 @@ from analysis.errors import DataError, ModelError, NumericalError, UsageError
 from analysis.models.anatomy import evaluating
 from analysis.models.context import usable_context
 from analysis.models.load import embedding_rows, unwrapped
+from analysis.models.logits import portion
 from analysis.models.quiet import quiet
 from analysis.models.task_heads import head
 from analysis.progress import bar
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LOGITS = 2**27
-"""Most logits of a batch, where its size is left open: 512 MiB in float32."""
 ROWS = {"cpu": 16}
 """Most sequences of a batch by kind of device, where its size is left open; 64 on accelerators. Small ones suit a CPU's
 cache, and hold little padding."""
@@ -204,7 +203,7 @@ def _harness(
                     )
             if batch is None:
                 self.batch_size_per_gpu = max(
-                    1, min(ROWS.get(model.device.type, 64), LOGITS // (max(lengths) * embedding_rows(model)))
+                    1, min(ROWS.get(model.device.type, 64), portion(embedding_rows(model)) // max(lengths))
                 )
             progress.reset(total=len(requests))
             return super()._loglikelihood_tokens(requests, **options)

@@ -19,17 +19,32 @@ from analysis.models.contents import what_is_there
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+SIDE_FILES = (
+    "*processor_config.json",
+    "chat_template*",
+    "tokenizer.model",
+    "spiece.model",
+    "*.spm",
+    "*.tiktoken",
+    "vocab*",
+    "merges.txt",
+    "LICEN[SC]E*",
+    "*NOTICE*",
+    "COPYING*",
+    "COPYRIGHT*",
+    "*USE_POLICY*",
+    "*TERMS_OF_USE*",
+    "CITATION*",
+)
+"""What lies beside config, tokenizer and weights of a model and goes along with it."""
 _SMALL_FILES = [
+    *SIDE_FILES,
     "config.json",
     "generation_config.json",
     "*.index.json",
     "tokenizer*",
-    "vocab*",
-    "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
-    "spiece.model",
-    "chat_template.jinja",
 ]
 _TOKENIZER_FILES = (
     "tokenizer.json",

@@ -27,13 +27,14 @@ _SLOW_TOKENIZERS = {"sentencepiece": "sentencepiece", "protobuf": "google.protob
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A dense model, ready to run: evaluation mode, no gradients, no cache. `name` as typed; `tokenizer` None where the
-    folder has none; `notes`: what was chosen otherwise than its config says.
+    folder has none; `folder`: where its files lie; `notes`: what was chosen otherwise than its config says.
     """
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase | None"
     name: str
     fingerprint: str
+    folder: Path | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -103,7 +104,7 @@ def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: str
     if head(model) in ("classification", "regression"):
         _set_padding(model, tokenizer)
     prove_head(model, f"model {name!r}")
-    return LoadedModel(model, tokenizer, name, print_, notes)
+    return LoadedModel(model, tokenizer, name, print_, folder, notes)
 
 
 def _device(name: str) -> str:

@@ -2,11 +2,11 @@
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from analysis import storage
 from analysis.errors import ModelError, SparsityError, UsageError
 from analysis.models.anatomy import Anatomy, anatomy, evaluating
-from analysis.models.hub import is_shrunk
+from analysis.models.format import Format, format_of
+from analysis.models.hub import is_shrunk, weight_files
 from analysis.models.load import embedding_rows, load_model, unwrapped
 from analysis.models.quiet import caching, quiet
 from analysis.models.replay import last_hidden, tolerance_for
@@ -54,28 +55,72 @@ def assert_sparsity(model: nn.Module | Anatomy, masks: Mapping[str, Tensor]) -> 
             raise SparsityError(f"assert_sparsity: {name}: {wrong} of {int((~mask).sum())} pruned weights are not zero")
 
 
-def save_model(model: nn.Module, tokenizer, folder: Path | str, masks: Mapping[str, Tensor]) -> Path:
+def save_model(
+    model: nn.Module, tokenizer, folder: Path | str, masks: Mapping[str, Tensor], written: Format | None = None
+) -> Path:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, and prove it: masks hold in `model`, hold again
-    in the model read back, and every tensor read back is bit-equal to the one written.
+    in what is read back, and every tensor read back is bit-equal to the one written, in the dtype it is stored in.
 
-    masks: as in `assert_sparsity`. The folder appears only once all is proven; an earlier model in its place is
-    replaced. Raises SparsityError where a promise is broken, UsageError for a path that is a file or a folder that
-    holds something else.
+    masks: as in `assert_sparsity`. written: the dtypes of its tensors and the files beside them (`format_of`; None: as
+    in memory, none). The folder appears only once all is proven; an earlier model in its place is replaced. Raises
+    SparsityError where a promise is broken, NumericalError for a weight that the stored dtype cannot hold, UsageError
+    for a path that is a file or a folder that holds something else.
     """
+    network = unwrapped(model)
+    written = written or format_of(network)
+    parts = anatomy(network)
+    assert_sparsity(parts, masks)
 
     def prove(folder: Path) -> None:
-        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-        again = load_model(str(folder), device="cpu", dtype=dtype).model
-        assert_sparsity(again, masks)
-        if different := _differing(model, again):
+        for name, matrix in parts.matrices():
+            if name in masks:
+                proven[f"{name}.weight"] = masks[name].T if matrix.transposed else masks[name]
+        if different := _differing(network, written, folder, proven):
             raise SparsityError(f"save_model: {different}")
 
-    assert_sparsity(model, masks)
-    return _save("save_model", unwrapped(model), tokenizer, Path(folder), prove)
+    proven: dict[str, Tensor] = {}
+    return _save("save_model", network, tokenizer, Path(folder), written, prove)
+
+
+def save_shrunk(model: nn.Module, tokenizer, folder: Path | str, written: Format | None = None) -> Path:
+    """Write a shrunk model: as an ordinary model where its config describes it, else with the manifest that
+    `load_shrunk` reads.
+
+    written: as in `save_model`. Proven before the folder appears: every tensor read back is bit-equal to the one
+    written, and the model built from the folder gives the same last hidden states on the same weights. An earlier model
+    in its place is replaced. Raises UsageError for a path that is a file or holds something else, NumericalError for a
+    weight that the stored dtype cannot hold, ModelError where what is read back differs.
+    """
+    network = unwrapped(model)
+    written = written or format_of(network)
+
+    def prove(folder: Path) -> None:
+        if different := _differing(network, written, folder, {}):
+            raise ModelError(f"save_shrunk: {different}")
+        _prove_build(network, folder)
+
+    return _save("save_shrunk", network, tokenizer, Path(folder), written, prove, is_plain(network))
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether the model's config describes it, so that `from_pretrained` loads what `save_pretrained` writes."""
+    return _describes(model.config, model)
+
+
+def _describes(config: Any, model: nn.Module) -> bool:
+    empty = empty_model(type(model), config)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    return empty is not None and {name: value.shape for name, value in empty.state_dict().items()} == shapes
 
 
 def _save(
-    verb: str, model: "PreTrainedModel", tokenizer, folder: Path, prove: Callable[[Path], None], plain: bool = True
+    verb: str,
+    model: "PreTrainedModel",
+    tokenizer,
+    folder: Path,
+    written: Format,
+    prove: Callable[[Path], None],
+    plain: bool = True,
 ) -> Path:
     """Write a model into a temporary folder, `prove` what is read back from it, and put it in place.
 
@@ -87,76 +132,105 @@ def _save(
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
         raise UsageError(f"{verb}: {folder} is not empty and holds no model; give a new folder")
     with storage.replacing_folder(folder) as fresh:
-        _write(model, tokenizer, fresh, plain)
+        _write(model, tokenizer, fresh, written, plain)
         prove(fresh)
+        _prove_tokenizer(verb, tokenizer, fresh)
     return folder
 
 
-def _write(model: "PreTrainedModel", tokenizer, folder: Path, plain: bool) -> None:
+def _write(model: "PreTrainedModel", tokenizer, folder: Path, written: Format, plain: bool) -> None:
     with quiet(), caching(model):
         if plain:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=written.state(model))
         else:
-            _write_shrunk(model, folder)
+            _write_shrunk(model, written, folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+    written.finish(folder)
 
 
-def _differing(model: nn.Module, again: nn.Module) -> str:
-    """Which tensors of a model read back are not those of `model`, as words; empty where all are."""
-    written, read = model.state_dict(), again.state_dict()
-    different = sorted(written.keys() ^ read.keys()) or [
-        key for key, value in written.items() if not torch.equal(value.cpu(), read[key].cpu())
-    ]
-    return f"{len(different)} tensors differ after reading back: {', '.join(different[:5])}" if different else ""
-
-
-def save_shrunk(model: nn.Module, tokenizer, folder: Path | str) -> Path:
-    """Write a shrunk model: as an ordinary model where its config describes it, else with the manifest that
-    `load_shrunk` reads.
-
-    Proven before the folder appears: read back, every tensor is bit-equal and so are the last hidden states. An earlier
-    model in its place is replaced. Raises UsageError for a path that is a file or holds something else, ModelError
-    where what is read back differs.
-    """
-    network = unwrapped(model)
-    return _save("save_shrunk", network, tokenizer, Path(folder), partial(_prove_shrunk, network), is_plain(network))
-
-
-def is_plain(model: nn.Module) -> bool:
-    """Whether the model's config describes it, so that `from_pretrained` loads what `save_pretrained` writes."""
-    empty = empty_model(type(model), model.config)
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    return empty is not None and {name: value.shape for name, value in empty.state_dict().items()} == shapes
-
-
-def _write_shrunk(model: "PreTrainedModel", folder: Path) -> None:
+def _write_shrunk(model: "PreTrainedModel", written: Format, folder: Path) -> None:
     from safetensors.torch import save_model
 
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
-    config.dtype = next(model.parameters()).dtype
+    config.dtype = written.stored
     config.save_pretrained(folder)
-    save_model(model, str(folder / WEIGHTS), metadata={"format": "pt"})
+    state: Any = SimpleNamespace(state_dict=lambda: written.state(model))  # all that safetensors asks of a model
+    save_model(state, str(folder / WEIGHTS), metadata={"format": "pt"})
     blocks = [asdict(block) for block in widths(model)]
     (folder / MANIFEST).write_text(
         json.dumps({"version": VERSION, "blocks": blocks}, indent=1) + "\n", encoding="utf-8"
     )
 
 
-def _prove_shrunk(model: "PreTrainedModel", folder: Path) -> None:
-    """Raise ModelError unless the folder gives back the same tensors and the same hidden states."""
+def _differing(model: "PreTrainedModel", written: Format, folder: Path, masks: Mapping[str, Tensor]) -> str:
+    """What a folder gives back otherwise than it was written, as words; empty where nothing is.
+
+    masks: by tensor, of the tensor's own shape, True = kept.
+    """
+    state, different, seen = model.state_dict(), [], set()
+    for name, read in _read_back(model, written, folder):
+        if name not in state:
+            different.append(name)
+            continue
+        seen.add(state[name].data_ptr())
+        if name in masks and (wrong := int(((read != 0) & ~masks[name]).sum())):
+            return f"{name}: {wrong} of {int((~masks[name]).sum())} pruned weights are not zero after reading back"
+        value = state[name].cpu()
+        if read.shape != value.shape or not torch.equal(written.cast(name, value).to(read.dtype), read):
+            different.append(name)
+    different += [name for name, value in state.items() if value.numel() and value.data_ptr() not in seen]
+    return f"{len(different)} tensors differ after reading back: {', '.join(different[:5])}" if different else ""
+
+
+def _read_back(model: "PreTrainedModel", written: Format, folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a saved model by its name in the model, one at a time from the files where they go by the same
+    names there and the config describes the model; else from the model that the loader makes of them.
+    """
+    from safetensors import safe_open
+    from transformers import AutoConfig
+
+    files = weight_files(folder, str(folder))
+    names: set[str] = set()
+    for path in files:
+        with safe_open(path, "pt") as file:
+            names.update(file.keys())
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if names <= model.state_dict().keys() and (is_shrunk(folder) or _describes(config, model)):
+        for path in files:
+            with safe_open(path, "pt") as file:
+                for name in file.keys():
+                    yield name, file.get_tensor(name)
+    else:
+        dtype = str(written.stored).removeprefix("torch.")
+        yield from load_model(str(folder), device="cpu", dtype=dtype).model.state_dict().items()
+
+
+def _prove_tokenizer(verb: str, tokenizer, folder: Path) -> None:
+    """Raise ModelError unless the folder gives back the same tokens."""
+    from transformers import AutoTokenizer
+
+    if tokenizer is None:
+        return
+    with quiet():
+        again = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if again.get_vocab() != tokenizer.get_vocab():
+        raise ModelError(f"{verb}: the tokenizer read back has other tokens than the one written")
+
+
+def _prove_build(model: "PreTrainedModel", folder: Path) -> None:
+    """Raise ModelError unless the model that is built from the folder computes what `model` does, both on the weights
+    in memory: its counts of heads and all that no tensor shows are right.
+    """
     if is_shrunk(folder):
         again = load_shrunk(folder)
     else:
         with quiet():
-            again = type(model).from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=next(model.parameters()).dtype
-            )
-    if different := _differing(model, again):
-        raise ModelError(f"save_shrunk: {different}")
+            again = type(model).from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    again.load_state_dict(model.state_dict(), assign=True)
+    again.to(next(model.parameters()))
     ids = torch.arange(16).view(2, 8) % embedding_rows(model)
-    again.to(next(model.parameters()).device)
     with evaluating(model), evaluating(again):
         hidden, read_back = last_hidden(model, ids), last_hidden(again, ids)
     allowed = tolerance_for(next(model.parameters()).dtype)

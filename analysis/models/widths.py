@@ -127,13 +127,14 @@ def head_shape(block: Block, config: Any) -> tuple[int, int, int]:
     """Query heads, KV heads and width of a head of a block's attention.
 
     The width is the attention module's own, so that it holds for models whose layers have lost different numbers of
-    heads; where the module states none, the config's number of heads tells. Raises UnsupportedModel where they do not
-    divide the matrices.
+    heads; where the module states none, its number of heads tells, or else the config's. Raises UnsupportedModel where
+    they do not divide the matrices.
     """
     consumer, producers = attention_matrices(block)
     module = holder(block, producers[0])
     size = next((getattr(module, name) for name in HEAD_SIZES if isinstance(getattr(module, name, None), int)), 0)
-    size = size or consumer.columns // config.get_text_config().num_attention_heads
+    stated = next((getattr(module, name) for name in QUERY_HEADS if isinstance(getattr(module, name, None), int)), 0)
+    size = size or consumer.columns // (stated or config.get_text_config().num_attention_heads)
     heads, rest = divmod(consumer.columns, size)
     rows = sum(matrix.rows for matrix in producers)
     groups, odd = divmod(rows - consumer.columns, 2 * size)

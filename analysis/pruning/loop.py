@@ -24,7 +24,7 @@ from analysis.pruning.checkpoint import Checkpoint, identity, on_kept_threads, r
 from analysis.pruning.checks import check_arguments
 from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.new_blocks import new_blocks
-from analysis.pruning.solvers import REPAIRS, SOLVERS
+from analysis.pruning.solvers import REPAIRS, SOLVERS, warn_of_worse
 from analysis.pruning.start import open_run
 from analysis.pruning.state import Pruned, State
 from analysis.recipe.recipe import Recipe
@@ -87,6 +87,7 @@ def _walk(state: State, checkpoint: Path | str | None) -> Pruned:
             progress.update(1)
     chooser.finish(state)
     _assert_all_masked(state)
+    warn_of_worse(state)
     if state.measure:
         _measure_quality(state)
     return _finished(state)
@@ -163,4 +164,5 @@ def _finished(state: State) -> Pruned:
         state.dense_model.tokenizer,
         state.structures,
         state.structure_masks,
+        state.dense_model.folder,
     )

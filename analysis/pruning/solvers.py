@@ -1,11 +1,14 @@
 """What kept weights become: a closed form for each matrix, gradient steps, retraining; the repairs of structures."""
 
+import logging
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 
 from torch import Tensor, nn
 
+from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
 from analysis.models.replay import record
 from analysis.pruning.seeds import generator
@@ -27,6 +30,9 @@ from analysis.reconstruction.targets import Problem, moments, problem, retrainin
 from analysis.reconstruction.units import Piece, pieces, runs_halves, trained_parameters, whole_model
 from analysis.streams.moments import Moments
 from analysis.structured.targets import reads_two_streams
+
+log = logging.getLogger(__name__)
+ENDED_WORSE = "ended worse"
 
 
 def leave(state: State, visit: Visit, meter: Meter) -> None:
@@ -110,6 +116,26 @@ def _train(state: State, meter: Meter, visit: Visit, piece: Piece, problems: lis
         row |= {"tokens": state.calibration.tokens * trained.steps[-1].epoch, "solver_memory_mib": trained.held / 2**20}
     where = {"unit": visit.index, "first_block": visit.first, "last_block": visit.last, "part": piece.part}
     state.rows["steps"] += [{**where, **asdict(step)} for step in trained.steps]
+    errors = [step.error for step in trained.steps if step.split == problems[0].label]
+    if solver.select == "last" and errors[-1] > 1.001 * errors[0]:
+        ratio = errors[-1] / errors[0] if errors[0] else math.inf
+        state.note({"block": visit.first, "matrix": piece.part}, [Note(ENDED_WORSE, ratio)])
+
+
+def warn_of_worse(state: State) -> None:
+    """One sentence on the units that training left farther from their targets than it found them, if any."""
+    worse = [row for row in state.rows["numerics"] if row["rule"] == ENDED_WORSE]
+    if worse:
+        worst = max(worse, key=lambda row: row["value"])
+        log.warning(
+            "%s: training left %d units farther from their targets than it found them (block %d %.3g times); lower lr"
+            " (now %g), or keep each unit's best epoch with select=calibration",
+            state.recipe,
+            len(worse),
+            worst["block"],
+            worst["value"],
+            state.recipe.solver.lr,
+        )
 
 
 def _parameter_masks(state: State, piece: Piece) -> dict[nn.Parameter, Tensor]:

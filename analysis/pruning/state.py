@@ -14,6 +14,7 @@ from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
 from analysis.measure.quality import DenseModel
 from analysis.models.anatomy import Anatomy, Block, Matrix
+from analysis.models.format import format_of
 from analysis.models.save import assert_sparsity, is_plain, save_model, save_shrunk
 from analysis.pruning.checks import shrink_problem
 from analysis.recipe.recipe import Recipe
@@ -146,6 +147,7 @@ class State:
 class Pruned:
     """A pruned model with its masks (full matrix name -> (out, in) bool, True = kept), tables and provenance.
 
+    origin: the folder of the dense model, whose dtype and side files a saved one keeps; None where it has none.
     structures: the whole structures of this model among which was chosen, none where single weights were removed.
     structure_masks: which of them were kept, consumer's name -> (count,) bool, True = kept.
     """
@@ -158,17 +160,22 @@ class Pruned:
     tokenizer: Any
     structures: Structures
     structure_masks: dict[str, Tensor] = field(default_factory=dict)
+    origin: Path | None = None
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, dtype: str = "auto") -> dict[str, Any]:
         """Write a folder that `from_pretrained` of the model's own class loads; sparsity is asserted on both sides.
 
         Where a repair made biases that the architecture's config has no word for, only `load_model` reads the folder.
+        dtype: "auto", the dense model's own as its files have it, or the one to store weights in (`format_of`). Returns
+        what was stored how, JSON-ready.
         """
+        written = format_of(self.model, self.origin, dtype)
         if not self.structure_masks or is_plain(self.model):
-            save_model(self.model, self.tokenizer, folder, self.masks)
+            save_model(self.model, self.tokenizer, folder, self.masks, written)
         else:
             assert_sparsity(self.model, self.masks)
-            save_shrunk(self.model, self.tokenizer, folder)
+            save_shrunk(self.model, self.tokenizer, folder, written)
+        return written.provenance()
 
     def shrink(self) -> nn.Module:
         """A really smaller copy of the model, without the rows and columns of what was removed; `save_shrunk` writes

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from analysis.errors import NumericalError, UsageError
+from analysis.models.logits import SplitModel
 from analysis.recipe.parts import Solver
 from analysis.reconstruction.adapters import MaskLoRA, adapting, mask_lora
-from analysis.reconstruction.losses import LOSSES, counted, mse
+from analysis.reconstruction.losses import LOSSES, counted, mse, over_vocabulary
 from analysis.reconstruction.targets import Problem
 from analysis.reconstruction.units import Piece
 from analysis.streams.streams import chunks
@@ -54,13 +55,12 @@ def unit_error(piece: Piece, problem: Problem, objective: str | None = None) -> 
 
     With an objective ("ce" or "distill"): nats per token, and NaN. Raises UsageError where no token counts.
     """
-    loss = LOSSES[objective or "mse"]
     error = scale = tokens = 0.0
     windows, length = problem.inputs.shape[:2]
     for rows in chunks(windows, length, _device(piece)):
         output, targets, mask = _run(piece, problem, rows)
         count = counted(objective or "mse", problem.recording.mask[rows])
-        error += float(loss(output, targets, mask)) * count
+        error += float(_loss(objective or "mse", piece, problem, output, targets, mask)) * count
         scale += math.nan if objective else float(mse(targets, targets.new_zeros(()), mask)) * count
         tokens += count
     if not tokens:
@@ -135,17 +135,27 @@ def held_bytes(piece: Piece, adapters: Sequence[MaskLoRA], problems: Sequence[Pr
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output, targets, mask = _run(piece, problems[0], slice(0, solver.batch))
-        loss = LOSSES[solver.objective if solver.name == "retrain" else solver.loss](output, targets, mask)
+        name = solver.objective if solver.name == "retrain" else solver.loss
+        loss = _loss(name, piece, problems[0], output, targets, mask)
     for tensor in (*whole_problems, *(x for host in piece.hosts for x in (*host.parameters(), *host.buffers()))):
         activations.pop(tensor.untyped_storage().data_ptr(), None)
+    tokens = output.shape[0] * output.shape[1]
+    batch = targets.nbytes if callable(problems[0].targets) and problems[0].head is None else 0
+    if problems[0].head is not None:
+        batch += _logits_nbytes(problems[0].head, tokens)
+    if piece.head is not None and tokens > piece.head.portion:  # made portion by portion, nothing of them saved
+        batch += _logits_nbytes(piece.head, tokens)
     del output, loss
-    batch = targets.nbytes if callable(problems[0].targets) else 0
     return (
         sum(activations.values())
         + batch
         + sum(x.nbytes for x in (*weights, *adapter_tensors, *whole_problems))
         + 3 * sum(x.nbytes for x in (*trained, *low_rank))
     )
+
+
+def _logits_nbytes(head: SplitModel, tokens: int) -> int:
+    return min(tokens, head.portion) * head.vocabulary * torch.float32.itemsize
 
 
 def learning_rate(solver: Solver, step: int, total: int) -> float:
@@ -286,10 +296,17 @@ def _epoch(
 def _backward(piece: Piece, problem: Problem, rows: Tensor, train: str, measure: str) -> Tensor:
     """Leave the gradients of the loss `train` on some windows; returns (2,) that loss and the loss `measure`."""
     output, targets, mask = _run(piece, problem, rows)
-    loss = LOSSES[train](output, targets, mask)
+    loss = _loss(train, piece, problem, output, targets, mask)
     loss.backward()
     with torch.no_grad():
         return torch.stack([loss, loss if train == measure else LOSSES[measure](output, targets, mask)])
+
+
+def _loss(name: str, piece: Piece, problem: Problem, output: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:
+    """A loss of a piece's output, which of the whole model is what its head reads."""
+    if piece.head is None:
+        return LOSSES[name](output, targets, mask)
+    return over_vocabulary(name, output, targets, mask, piece.head, problem.head)
 
 
 def _run(piece: Piece, problem: Problem, rows) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -9,6 +9,9 @@ precision.
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy, kl_div, log_softmax
+from torch.utils.checkpoint import checkpoint
+
+from analysis.models.logits import SplitModel
 
 
 def mse(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -42,15 +45,51 @@ def ce(logits: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
 
     A token is predicted where it and the one before are real, as in `measure.perplexity`.
     """
-    counts = None if mask is None else predicted(mask)
-    guesses, answers = _real(logits[:, :-1], counts), _real(ids[:, 1:], counts)
-    return cross_entropy(guesses.flatten(0, -2), answers.flatten(), reduction="sum") / max(answers.numel(), 1)
+    guesses, answers = _pairs(logits, ids, mask)
+    return _nats(guesses.flatten(0, -2), answers.flatten()) / max(answers.numel(), 1)
 
 
 def distill(logits: Tensor, dense: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean over real tokens of KL(dense || pruned) of the next-token distributions, in nats; both logits (B, T, V)."""
-    pruned, reference = (log_softmax(_real(x, mask), dim=-1) for x in (logits, dense))
-    return kl_div(pruned, reference, reduction="sum", log_target=True) / pruned[..., 0].numel()
+    pruned, reference = _real(logits, mask), _real(dense, mask)
+    return _divergence(pruned, reference) / pruned[..., 0].numel()
+
+
+def over_vocabulary(
+    loss: str,
+    hidden: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    head: SplitModel,
+    dense_head: SplitModel | None = None,
+) -> Tensor:
+    """The loss "ce" or "distill" from what the model's head reads, hidden (B, T, H); target: ids (B, T), or what the
+    dense model's head reads (B, T, H').
+
+    Where the logits of all tokens are more than may be held at once, they are made portion by portion, and made again
+    in the backward pass: nothing of a portion is kept. Equal to the loss of all logits up to rounding.
+    """
+
+    def dense_logits(target: Tensor) -> Tensor:
+        assert dense_head is not None, "distillation follows the dense model's logits"
+        with torch.no_grad():
+            dtype = next(dense_head.model.parameters()).dtype
+            return dense_head.logits(target.to(dtype)).float()
+
+    def part(hidden: Tensor, target: Tensor) -> Tensor:
+        logits = head.logits(hidden[None])[0]
+        return _nats(logits, target) if loss == "ce" else _divergence(logits, dense_logits(target[None])[0])
+
+    if hidden.shape[0] * hidden.shape[1] <= head.portion:
+        return LOSSES[loss](head.logits(hidden), target if loss == "ce" else dense_logits(target), mask)
+    read, wanted = _pairs(hidden, target, mask) if loss == "ce" else (_real(hidden, mask), _real(target, mask))
+    parts = zip(
+        read.flatten(0, -2).split(head.portion),
+        (wanted.flatten() if loss == "ce" else wanted.flatten(0, -2)).split(head.portion),
+        strict=True,
+    )
+    sums = [checkpoint(part, *pair, use_reentrant=False, preserve_rng_state=False) for pair in parts]
+    return torch.stack(sums).sum() / max(read[..., 0].numel(), 1)
 
 
 LOSSES = {"mse": mse, "relative": relative, "cosine": cosine, "ce": ce, "distill": distill}
@@ -64,6 +103,21 @@ def predicted(mask: Tensor) -> Tensor:
 def counted(loss: str, mask: Tensor) -> int:
     """How many tokens the mean of a loss runs over."""
     return int((predicted(mask) if loss == "ce" else mask).sum())
+
+
+def _pairs(x: Tensor, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What stands at every token that has a next one to predict, and that next one."""
+    counts = None if mask is None else predicted(mask)
+    return _real(x[:, :-1], counts), _real(ids[:, 1:], counts)
+
+
+def _nats(logits: Tensor, ids: Tensor) -> Tensor:
+    return cross_entropy(logits, ids, reduction="sum")
+
+
+def _divergence(logits: Tensor, dense: Tensor) -> Tensor:
+    pruned, reference = (log_softmax(x, dim=-1) for x in (logits, dense))
+    return kl_div(pruned, reference, reduction="sum", log_target=True)
 
 
 def _real(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from analysis.models.logits import SplitModel
 from analysis.models.replay import Recording
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.units import Piece
@@ -26,13 +27,15 @@ class Problem:
 
     inputs   (N, T, H) student inputs, or token ids (N, T) where the piece is the whole model
     targets  (N, T, H') outputs to follow, token ids (N, T) for "ce", or a function rows -> targets of those windows,
-             called without gradients (the dense model's logits, which would not fit in memory for all windows)
+             called without gradients (what the dense model's head reads, or its logits)
+    head     of targets that the dense model's head reads: its halves
     """
 
     label: str
     inputs: Tensor
     targets: Targets
     recording: Recording
+    head: SplitModel | None = None
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
@@ -47,14 +50,16 @@ def problem(dense: Piece, pruned: Piece, streams: Streams, recipe: Recipe) -> Pr
 
 
 def retraining(dense: Piece, streams: Streams, objective: str) -> Problem:
-    """Token ids in; targets are the ids, or the dense model's logits computed anew for every batch."""
+    """Token ids in; targets are the ids, or what the dense model's head reads, computed anew for every batch."""
     recording, device = streams.recording, _device(dense)
 
     @torch.no_grad()  # not inference mode: the loss saves these for its backward pass
-    def logits(rows) -> Tensor:
+    def dense_outputs(rows) -> Tensor:
         return dense.run(recording, recording.ids[rows].to(device), rows)
 
-    return Problem(streams.label, recording.ids, recording.ids if objective == "ce" else logits, recording)
+    if objective == "ce":
+        return Problem(streams.label, recording.ids, recording.ids, recording)
+    return Problem(streams.label, recording.ids, dense_outputs, recording, dense.head)
 
 
 @torch.inference_mode()

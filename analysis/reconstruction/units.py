@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from analysis.models.anatomy import Block, Matrix
+from analysis.models.logits import SplitModel, split_model
 from analysis.models.replay import Recording
 from analysis.models.sub_blocks import half_output, matrix_inputs
 from analysis.recipe.parts import Solver, Unit
@@ -30,6 +31,8 @@ class Piece:
     hosts     modules that must share its precision for it to run (the blocks it is in)
     inputs    from the hidden states at the first block's input to the piece's own input; None where they are that input
     run       from the piece's input to its output; differentiable
+    head      of the whole model: its halves, `run` ending where its head begins; None: `run` gives logits, or hidden
+              states
     """
 
     name: str
@@ -39,6 +42,7 @@ class Piece:
     hosts: tuple[nn.Module, ...]
     inputs: Forward | None
     run: Forward
+    head: SplitModel | None = None
 
     def piece_inputs(self, recording: Recording, hidden: Tensor, rows: slice) -> Tensor:
         """The piece's own input (B, T, in) where the first block's is `hidden` (B, T, H)."""
@@ -71,15 +75,19 @@ def runs_halves(unit: Unit) -> bool:
 
 
 def whole_model(model: nn.Module, matrices: dict[str, Matrix]) -> Piece:
-    """The model from token ids (B, T) to logits (B, T, vocabulary), everything in it trainable."""
+    """The model from token ids (B, T) to what its head reads (B, T, H), everything in it trainable; to logits
+    (B, T, vocabulary) where its head cannot be told apart.
+    """
+    split = split_model(model)
 
     def run(recording: Recording, ids: Tensor, rows) -> Tensor:
         mask = recording.mask[rows]
-        return model(
-            input_ids=ids, attention_mask=None if bool(mask.all()) else mask.long().to(ids.device), use_cache=False
-        ).logits
+        real = None if bool(mask.all()) else mask.long().to(ids.device)
+        if split is not None:
+            return split.hidden(ids, real)
+        return model(input_ids=ids, attention_mask=real, use_cache=False).logits
 
-    return Piece("whole model", "", matrices, (model,), (model,), None, run)
+    return Piece("whole model", "", matrices, (model,), (model,), None, run, split)
 
 
 def trained_parameters(piece: Piece, solver: Solver) -> int:

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.anatomy import evaluating
 from analysis.models.hooks import hooked
-from analysis.models.task_heads import inputs
+from analysis.models.logits import portion, split_model, vocabulary
+from analysis.models.task_heads import head, inputs
 from analysis.recipe.words import STRUCTURED_WORDS
+from analysis.reconstruction.losses import over_vocabulary
 from analysis.streams.collect import collect
 from analysis.streams.moments import Statistics
 from analysis.structured.pairs import Pair, Structures, structure_of_column
@@ -249,6 +251,11 @@ def mask_gradients(
 
 
 def _own_loss(model: nn.Module, batch: Batch) -> Tensor:
+    if "labels" in batch and head(model) == "next token" and batch["input_ids"].numel() > portion(vocabulary(model)):
+        split, real = split_model(model), batch["labels"] != -100
+        if split is not None:
+            hidden = split.hidden(batch["input_ids"], batch.get("attention_mask"))
+            return over_vocabulary("ce", hidden, batch["labels"].clamp(min=0), real, split)
     value = getattr(model(**batch), "loss", None)
     if value is None:
         raise DataError(

@@ -108,6 +108,14 @@ def test_a_loss_that_is_not_finite_names_the_window():
         perplexity(model, Windows(ids, mask), batch=2)
 
 
+def test_logits_that_overflow_name_the_dtype_and_the_way_on():
+    model = tiny("llama").half()
+    model.lm_head.weight.fill_(6e4)
+    words = r"'stories': the loss of window 0 \(of 2\) .* logits there overflow in float16, .*bfloat16 or float32"
+    with pytest.raises(NumericalError, match=words):
+        perplexity(model, Windows(*tokens(2), "stories"))
+
+
 @pytest.mark.slow
 @pytest.mark.real_assets
 def test_a_real_model_on_its_own_text(assets):

@@ -266,3 +266,10 @@ def test_an_answer_that_is_not_finite_is_named(name):
     model.get_input_embeddings().weight[1] = torch.nan
     with pytest.raises(NumericalError, match="the answer to example 4 .of 9. is not finite"):
         score(model, windows)
+
+
+def test_long_spans_are_found_window_by_window_where_memory_asks_for_it(monkeypatch):
+    model, windows = encoder("bert_span"), labelled_windows("span")
+    expected = score(model, windows)
+    monkeypatch.setattr("analysis.models.logits.LOGITS", 2 * 20 * 20)
+    assert score(model, windows) == expected

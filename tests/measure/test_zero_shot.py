@@ -169,7 +169,7 @@ def test_model_tokenizer_and_random_state_stay_as_they_are(questions, capfd):
 def test_batches_are_small_where_the_vocabulary_is_large(questions, monkeypatch):
     model, sizes = byte_model(), []
     model.lm_head.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[0]))
-    monkeypatch.setattr(module, "LOGITS", 260 * 30 * 5)
+    monkeypatch.setattr("analysis.models.logits.LOGITS", 260 * 30 * 5)
     zero_shot(model, byte_tokenizer(eos_token=END), [questions], documents=20)
     assert 5 <= max(sizes) <= 8
     sizes.clear()

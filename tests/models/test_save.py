@@ -91,8 +91,8 @@ def test_what_the_disk_gives_back_is_compared(tmp_path, monkeypatch, tensor, wor
     model, masks = pruned()
     write = save._write
 
-    def badly(model, tokenizer, folder, plain):
-        write(model, tokenizer, folder, plain)
+    def badly(model, tokenizer, folder, *more):
+        write(model, tokenizer, folder, *more)
         state = load_file(folder / "model.safetensors")
         save_file(state | {tensor: state[tensor] + 1}, folder / "model.safetensors", metadata={"format": "pt"})
 

@@ -479,3 +479,18 @@ def test_on_a_gpu_the_result_is_the_cpus_within_rounding(method):
     assert _final_error(gpu) == pytest.approx(_final_error(cpu), rel=0.05)
     assert next(gpu.model.parameters()).is_cuda
     assert (gpu.tables["cost"].peak_memory_mib > 0).all()
+
+
+@pytest.mark.parametrize("lr", [0.3, 1e-3])
+def test_units_that_training_made_worse_are_recorded_and_told_once(lr, caplog):
+    result = prune(
+        small_llama(blocks=2), Recipe.parse(f"magnitude-50% BR[lr={lr},epochs=3]"), windows(2, length=8), measure=False
+    )
+    steps, numerics = result.tables["steps"], result.tables["numerics"]
+    ratios = {unit: rows.error.iloc[-1] / rows.error.iloc[0] for unit, rows in steps.groupby("unit")}
+    worse = {block: ratio for block, ratio in ratios.items() if ratio > 1}
+    assert len(worse) == (2 if lr > 0.1 else 0)
+    told = numerics[numerics.rule == "ended worse"]
+    assert dict(zip(told.block, told.value)) == pytest.approx(worse)
+    words = [record.getMessage() for record in caplog.records if "farther from their targets" in record.getMessage()]
+    assert len(words) == bool(worse) and all("lower lr (now 0.3)" in word for word in words)

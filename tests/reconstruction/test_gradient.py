@@ -439,17 +439,23 @@ def test_retraining_lowers_the_nats_of_the_text():
     assert unit_error(piece, held_out, "ce")[0] == pytest.approx(min(nats), rel=1e-6)
 
 
-def dense_logits(dense, problem: Problem):
-    """The dense model's logits of some windows, computed when asked for."""
+def follow(dense, problem: Problem) -> Problem:
+    """The problem of following the dense model, whose outputs are computed when asked for."""
     piece = whole_piece(dense)
-    return lambda rows: piece.run(problem.recording, problem.inputs[rows], rows)
+    problem.targets = lambda rows: piece.run(problem.recording, problem.inputs[rows], rows)
+    problem.head = piece.head
+    return problem
+
+
+def whole_logits(model, problem: Problem) -> torch.Tensor:
+    piece = whole_piece(model)
+    return piece.head.logits(piece.run(problem.recording, problem.inputs, slice(None)))
 
 
 @pytest.mark.slow
 def test_distillation_stays_at_the_dense_model_and_returns_to_it():
     dense = small_llama(blocks=1)
-    problem = text_problem(dense, padded=True)
-    problem.targets = dense_logits(dense, problem)
+    problem = follow(dense, text_problem(dense, padded=True))
     same = whole_piece(small_llama(blocks=1))
     assert unit_error(same, problem, "distill")[0] == pytest.approx(0, abs=1e-6)
     piece = whole_piece(small_llama(blocks=1))
@@ -469,11 +475,8 @@ def test_distillation_has_no_gradient_at_the_dense_model():
     dense = small_llama(blocks=1)
     problem = text_problem(dense)
     model = small_llama(blocks=1).requires_grad_(True)
-    output = whole_piece(model).run(problem.recording, problem.inputs, slice(None))
-    LOSSES["distill"](output, dense_logits(dense, problem)(slice(None))).backward()
-    LOSSES["ce"](
-        whole_piece(dense.requires_grad_(True)).run(problem.recording, problem.inputs, slice(None)), problem.inputs
-    ).backward()
+    LOSSES["distill"](whole_logits(model, problem), whole_logits(dense, problem)).backward()
+    LOSSES["ce"](whole_logits(dense.requires_grad_(True), problem), problem.inputs).backward()
     for (name, at_dense), of_ce in zip(model.named_parameters(), dense.parameters(), strict=True):
         assert float(at_dense.grad.norm()) < 1e-5 * float(of_ce.grad.norm()), name
 

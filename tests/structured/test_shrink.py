@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers as tf
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -300,3 +301,19 @@ def test_a_folder_that_holds_something_else_is_left_alone(uneven, tmp_path):
         with pytest.raises(UsageError, match="save_shrunk"):
             save_shrunk(small, None, tmp_path / place)
     assert save_shrunk(small, None, uneven) == uneven and is_shrunk(uneven)
+
+
+@pytest.mark.parametrize("even", [True, False], ids=["even", "uneven"])
+def test_heads_of_a_module_that_states_their_number_and_not_their_width(even, tmp_path):
+    """The width is what is left divided by the heads that are left, not by those the config once had."""
+    config = tf.OpenAIGPTConfig(vocab_size=64, n_embd=32, n_layer=4, n_head=4, n_positions=64, initializer_range=0.2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = tf.OpenAIGPTLMHeadModel(config).eval().requires_grad_(False)
+    removable = structures(model, kinds=["heads"])
+    masks = {pair.name: half_kept(removable)[pair.name] for pair in removable if even or pair.block % 2}
+    small = shrink(model, removable, masks)
+    assert {(block.heads, block.head_size) for block in widths(small)} == ({(2, 8)} if even else {(2, 8), (4, 8)})
+    ids, mask = tokens(4)
+    again = load_shrunk(save_shrunk(small, None, tmp_path / "model"))
+    assert torch.equal(logits(again, ids, mask), logits(small, ids, mask))
