@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from analysis.errors import StoreError
 
-SCHEMA = 6  # what a run means: its identity, its tables, or what any recipe computes; raise by hand when one changes
+SCHEMA = 7  # what a run means: its identity, its tables, or what any recipe computes; raise by hand when one changes
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "pruning-analysis")
 
 _REASONS = {
