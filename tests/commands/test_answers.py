@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -9,10 +10,13 @@ import pytest
 from analysis.cli import main
 from analysis.commands import answers
 from analysis.errors import NumericalError
+from analysis.measure import zero_shot
 from tests.helpers.world import arguments
 
 
-def test_questions_that_cannot_be_asked_are_refused_before_the_pruning(small_world, tmp_path, capsys):
+@pytest.mark.slow
+def test_questions_that_cannot_be_asked_are_refused_before_the_pruning(small_world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(zero_shot, "_manager", lambda: SimpleNamespace(all_subtasks=["boolq"], all_tasks=["boolq"]))
     long = [{"query": "the cat " * 64, "choices": ["a", "the"], "gold": 0}] * 2
     (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, long)))
     for task, code, says in (
@@ -64,7 +68,7 @@ def test_tasks_that_fail_leave_the_pruned_model(small_world, tmp_path, capsys, m
 
     out, task = tmp_path / "out", f"{small_world}/tasks.jsonl"
     with monkeypatch.context() as patch:
-        patch.setattr("analysis.measure.zero_shot.zero_shot", fail)
+        patch.setattr(zero_shot, "zero_shot", fail)
         assert main(arguments(small_world, out, task=task)) == 5
     assert f"complete in {out}" in capsys.readouterr().err
     assert not [path.name for path in out.iterdir() if path.name.startswith(".")]

@@ -90,6 +90,13 @@ def test_a_request_that_is_none_is_one_clear_error(make, tmp_path):
         out_folder.state(tmp_path, {})
 
 
+def test_a_lock_that_is_a_folder_is_one_clear_error(small_world, tmp_path, capsys):
+    (tmp_path / "out" / ".lock").mkdir(parents=True)
+    assert main(arguments(small_world, tmp_path / "out")) == 6
+    said = capsys.readouterr().err
+    assert ".lock: " in said and said.count("\n") == 1 and (tmp_path / "out" / ".lock").is_dir()
+
+
 def test_a_complete_folder_is_shown_where_nothing_can_be_written(small_world, copied, monkeypatch, capsys):
     out = copied()
     monkeypatch.setattr(os, "access", lambda *_: False)
