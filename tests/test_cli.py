@@ -713,6 +713,12 @@ def test_memory_that_ran_out_below_another_error_is_told(capsys, monkeypatch):
     assert main(["check", "model"]) == 8 and "out of memory (8 TiB)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+def test_the_allocators_own_words_are_known(library, capsys, monkeypatch):
+    monkeypatch.setattr("analysis.commands.check.check", lambda _: pytest.importorskip(library).empty(2**50))
+    assert main(["check", "model"]) == 8 and "allocate" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name, code, word", [("SIGTERM", 143, "terminated"), ("SIGHUP", 129, "hung up")])
 def test_other_signals_end_a_command_as_an_interrupt_does(name, code, word, capsys, monkeypatch):
     cleaned = []
