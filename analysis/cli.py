@@ -8,18 +8,20 @@ This file parses and reports; a verb and its arguments are a module of `analysis
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 
 from analysis import storage
 from analysis.commands import check, data, evaluate, figures, lab, prune
 from analysis.commands import list as listing
 from analysis.commands.arguments import EXIT_CODES, Parser
-from analysis.commands.common import jsonable
-from analysis.errors import AnalysisError
+from analysis.commands.common import jsonable, say
+from analysis.errors import AnalysisError, out_of_memory
 
 RESUMING = ("prune", "figures", "lab", "data")
+ENDINGS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,36 +30,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # read when torch loads: threads that spin starve each other on a busy machine
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # letters that a terminal cannot show
     try:
-        args = build_parser().parse_args(argv)
-        with redirect_stdout(sys.stderr):  # stdout carries the report alone
-            report = args.run(args)
-        print(json.dumps(jsonable(report.document), indent=2) if args.json else report.text, flush=True)
-        if report.failure:
-            raise report.failure
+        with _endings():
+            return _run(argv)
+    except KeyboardInterrupt as ending:
+        number = signal.Signals(ending.args[0] if ending.args else signal.SIGINT)
+        resuming = argv and argv[0] in RESUMING
+        say(ENDINGS[number.name] + ("; finished work is kept: repeat the same command to resume" if resuming else ""))
+        return 128 + number
     except AnalysisError as error:
-        return _fail(error)
-    except BrokenPipeError:  # the reader (`| head`) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _fail(out_of_memory(error.__cause__) or error)
+    except Exception as error:
+        if (told := out_of_memory(error)) is not None:
+            return _fail(told)
+        if isinstance(error, OSError):
+            return _fail(storage.as_store_error(error))
+        raise
+
+
+def _run(argv: Sequence[str]) -> int:
+    args = build_parser().parse_args(argv)
+    with redirect_stdout(sys.stderr):  # stdout carries the report alone
+        report = args.run(args)
+    try:
+        print(json.dumps(jsonable(report.document), indent=2) if args.json else report.text, flush=True)
     except OSError as error:
-        if not storage.is_foreseen(error):
-            raise
-        return _fail(storage.as_store_error(error))
-    except KeyboardInterrupt:
-        print(
-            (
-                "interrupted; finished work is kept: repeat the same command to resume"
-                if argv[0] in RESUMING
-                else "interrupted"
-            ),
-            file=sys.stderr,
-        )
-        return 130
-    return 0
+        with suppress(OSError):  # or the interpreter tries once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # the reader (`| head`) has seen enough
+            raise storage.as_store_error(error, "standard output") from error
+    return _fail(report.failure) if report.failure else 0
+
+
+@contextmanager
+def _endings() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, so that it cleans up, unless somebody listens to or ignores them
+    already (`nohup`).
+    """
+
+    def end(number, frame):
+        raise KeyboardInterrupt(number)
+
+    earlier = {}
+    for number in (getattr(signal, name) for name in ENDINGS if hasattr(signal, name)):
+        with suppress(ValueError):  # in a thread, where Python allows no handlers
+            if signal.getsignal(number) is signal.SIG_DFL:
+                earlier[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def _fail(error: AnalysisError) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    say(f"error: {error}")
     return error.exit_code
 
 

@@ -6,6 +6,8 @@ The command line prints the message alone, without a traceback, and exits with t
 
 import copyreg
 import difflib
+import errno
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -91,6 +93,33 @@ def quoted(value: object, most: int = 120) -> str:
     except Exception:  # a number of thousands of digits, a list within lists without end
         return f"a {type(value).__name__} too large to show"
     return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-most // 4 :]}"
+
+
+class OutOfMemory(AnalysisError):
+    """More memory was asked for than the machine or the device gives."""
+
+    exit_code = 8
+
+
+_NO_MEMORY = re.compile(r"can(no|')t allocate memory|out of memory|os error 12\b|bad_alloc", re.IGNORECASE)
+
+
+def out_of_memory(error: BaseException | None) -> OutOfMemory | None:
+    """One message where Python, torch or the system ran out of memory, in `error` or its causes; None where not."""
+    while error is not None:
+        speaks = isinstance(error, (RuntimeError, OSError)) or type(error).__name__ == "SafetensorError"
+        if (
+            isinstance(error, MemoryError)
+            or getattr(error, "errno", None) == errno.ENOMEM
+            or (speaks and _NO_MEMORY.search(str(error)))
+        ):
+            words = next(iter(str(error).strip().splitlines()), "")[:200]
+            return OutOfMemory(
+                f"out of memory{f' ({words})' if words else ''}; finished work is kept: take fewer or shorter windows,"
+                " a smaller dtype or model, or a machine or device with more memory, and repeat the command"
+            )
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
 
 
 def suggest(typed: object, valid: Iterable[str]) -> str:

@@ -194,6 +194,15 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("chance", "float64", "", "accuracy of guessing"),
         Column("accuracy", "float64", "", "share of questions whose right choice has the highest log-likelihood"),
         Column("standard_error", "float64", "", "of the accuracy, over questions"),
+        Column(
+            "accuracy_norm",
+            "float64",
+            "",
+            "share of questions whose right choice has the highest log-likelihood a character (the harness's"
+            " acc_norm); nan where it has none",
+        ),
+        Column("standard_error_norm", "float64", "", "of accuracy_norm, over questions"),
+        Column("left_out", "int64", "documents", "questions drawn but longer than the model's context, not asked"),
     ),
     "numerics": (
         _BLOCK,

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from analysis.errors import StoreError
 
 PLACING = ".placing"  # how the temporary folders of `placing` begin
-SCHEMA = 6  # what a run means: its identity, its tables, or what any recipe computes; raise by hand when one changes
+SCHEMA = 7  # what a run means: its identity, its tables, or what any recipe computes; raise by hand when one changes
 LIBRARIES = ("torch", "transformers")  # whose minor version decides bits
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "pruning-analysis")
 
@@ -34,10 +34,19 @@ _REASONS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.EROFS: "permission denied",
+    errno.EIO: "the disk or its connection failed",
+    errno.ESTALE: "the disk or its connection failed",
+    errno.ENOLCK: "its file system has no locks to give",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "its links lead in a circle",
+    errno.ENOTDIR: "a part of the path is a file",
 }
 _REMEDIES = {
     "no space left": "free some and repeat the command, which goes on where it stopped if it can",
     "permission denied": "choose a place you may read and write",
+    "the disk or its connection failed": "look at it, and repeat the command, which goes on where it stopped if it can",
+    "its file system has no locks to give": "choose a folder on a local disk",
+    "the name is too long": "choose a shorter one",
 }
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
 
@@ -115,18 +124,14 @@ def environment() -> dict[str, str]:
 # Errors of the system -------------------------------------------------------------------------------------------------
 
 
-def is_foreseen(error: OSError) -> bool:
-    """Whether an OSError is no bug but a full disk or a forbidden path."""
-    return error.errno in _REASONS
-
-
 def as_store_error(error: OSError, place: object = None, remedy: str | None = None) -> StoreError:
-    """An OSError as one message: `place` (default: the file it names), the reason, and what to do."""
+    """Any OSError as one message: `place` (default: the file it names), the reason, and what to do."""
     reason = _REASONS.get(error.errno or 0)
-    file = error.filename or place or "the output"
-    where = f"{place}: {file}" if place not in (None, file) else f"{file}"
+    file = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes, os.PathLike)) else None
+    where = ": ".join(dict.fromkeys(str(part) for part in (place, file) if part))
+    words = reason or error.strerror or next(iter(str(error).strip().splitlines()), type(error).__name__)
     remedy = remedy or _REMEDIES.get(reason or "", "mend that and repeat the command")
-    return StoreError(f"{where}: {reason or error.strerror or error}; {remedy}")
+    return StoreError(f"{where + ': ' if where else ''}{words}; {remedy}")
 
 
 @contextmanager

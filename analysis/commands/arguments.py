@@ -16,7 +16,8 @@ EXIT_CODES = """exit codes:
   5    sparsity contract broken, or numbers not finite
   6    a folder or file cannot be written, read or trusted; disk full
   7    a notebook failed
-  130  interrupted (Ctrl-C); repeat the same `analysis prune` to resume
+  8    out of memory
+  130  interrupted (Ctrl-C), 143 by SIGTERM, 129 by SIGHUP; repeat the same `analysis prune` to resume
   1    anything else, with a traceback: a bug"""
 
 SOURCE_HELP = """a SOURCE is text to draw token windows from:
@@ -35,13 +36,29 @@ SOURCE_HELP = """a SOURCE is text to draw token windows from:
                          (quote it: the shell gives brackets a meaning of their own)"""
 
 
+class Once(argparse.Action):
+    """Keep a value. An option given twice is a mistake, for the last would win in silence."""
+
+    seen: argparse.Namespace | None = None
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if option_string and self.seen is namespace:
+            parser.error(f"{option_string} is given twice, {getattr(namespace, self.dest)} and {values}; give it once")
+        self.seen = namespace
+        setattr(namespace, self.dest, values)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose mistakes are UsageErrors, so that they look like every other mistake."""
 
     def __init__(self, *args, **options):
         super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        for word in (None, "store"):
+            self.register("action", word, Once)
 
     def error(self, message: str):
+        if len(message) > 1000:
+            message = f"{message[:600]} ... {message[-200:]}"
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 
@@ -94,5 +111,10 @@ def add_windows(verb: Parser, samples_help: str, seed_help: str, length: int | N
 
 
 def folder(text: str) -> Path:
-    """A path as the shell would have it."""
-    return Path(text).expanduser()
+    """A path as the shell would have it. Raises UsageError for the home of nobody, and for what cannot be a path."""
+    try:
+        if "\0" in text:
+            raise UsageError(f"{text!r}: is no path")
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{text}: there is no such user; write the whole path, or ./{text}") from error

@@ -4,7 +4,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,8 +83,10 @@ def check_model(problems: Problems, name: str) -> str | None:
 
 
 def say(message: str) -> None:
-    """One line about what is going on, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """One line about what is going on, on stderr, whether or not anybody still reads it."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(message, file=sys.stderr, flush=True)
 
 
 def split_label(text: str) -> tuple[str | None, str]:

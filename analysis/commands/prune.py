@@ -5,22 +5,24 @@ Then the job is carried out as any other (`study/run.py`), with its checkpoint i
 """
 
 import argparse
-import json
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import storage
-from analysis.commands import out_folder
+from analysis.commands import answers, out_folder
 from analysis.commands.arguments import SOURCE_HELP, add_model, add_verb, add_windows, folder
 from analysis.commands.common import Problems, Report, label_sources, say, table, unescape
-from analysis.errors import DataError, ModelError, UsageError
+from analysis.errors import UsageError
 from analysis.models.load import DTYPES
 from analysis.recipe.recipe import Recipe
 from analysis.study.job import Contents, Job, job_problems, unpaired
 
 if TYPE_CHECKING:
     from analysis.study.run import Bench, Inputs, Outcome
+
+RECIPE_BYTES = 100_000  # more is some other file
 
 
 def add(verbs) -> None:
@@ -41,7 +43,7 @@ def add(verbs) -> None:
     )
     add_model(verb)
     verb.add_argument("--recipe", metavar="TEXT", help='criterion, pattern and method, such as "wanda-50%% BR+GP"')
-    verb.add_argument("--recipe-file", type=Path, metavar="TOML", help="the recipe as a TOML file instead")
+    verb.add_argument("--recipe-file", type=folder, metavar="TOML", help="the recipe as a TOML file instead")
     verb.add_argument("--calibration", required=True, metavar="SOURCE", help="text that masks and reconstruction see")
     verb.add_argument(
         "--held-out",
@@ -107,22 +109,27 @@ def run(args: argparse.Namespace) -> Report:
     request = {"schema": storage.SCHEMA} | job.identity(contents)
     if args.save_dtype != "auto":
         request["save dtype"] = args.save_dtype
+    asked = answers.questions(request)
+    out_folder.settle(args.out)
     state = out_folder.state(args.out, request)
     if state == "complete":
         say(f"{args.out} holds these results already")
-        out_folder.release(args.out)  # marks left by a kill right after the summary was written
-        return report(args.out, json.loads((args.out / out_folder.SUMMARY).read_text(encoding="utf-8")))
+        return report(args.out, answers.add(job, request, asked, args.out))
     if state == "resume":
         say(f"resuming the run in {args.out}")
     bench = Bench(reuse=False, say=say)
-    inputs = bench.prepare(job)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in inputs.dense.model.parameters())
-    out_folder.check_room(
-        args.out, weights * (1 + job.shrink + job.recipe.unit.width)
-    )  # a checkpoint keeps every block as often as it is visited
     with out_folder.claimed(args.out, request, state):
-        outcome = work(job, bench, inputs, args.out, state)
+        inputs = bench.prepare(job)
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in inputs.dense.model.parameters())
+        out_folder.check_room(
+            args.out, weights * (1 + job.shrink + job.recipe.unit.width)
+        )  # a checkpoint keeps every block as often as it is visited
+        job = replace(job, tasks=())
+        outcome = work(job, bench, inputs, args.out)
         summary = write(job, request, inputs, outcome, args.out)
+        if asked:
+            out_folder.drop_checkpoint(args.out)
+            summary = answers.ask(inputs.dense, outcome.pruned.model, asked, args.out, summary)
         out_folder.release(args.out)
     return report(args.out, summary)
 
@@ -150,7 +157,9 @@ def read_job(args: argparse.Namespace, contents: Contents) -> Job:
     elif recipe is not None:
         check_seen(problems, recipe, args.added is not None)
     with problems.catch():
-        out_folder.check_writable(args.out)
+        out_folder.check_place(args.out)
+        if not out_folder.is_complete(args.out):
+            out_folder.check_writable(args.out)
     problems.raise_any()
     return Job(**values)
 
@@ -184,26 +193,25 @@ def read_recipe(text: str | None, file: Path | None) -> Recipe:
     if text is not None or file is None:
         raise UsageError("give the recipe once: --recipe TEXT or --recipe-file FILE")
     try:
-        return Recipe.from_toml(file.read_text(encoding="utf-8"))
+        if stat.S_ISFIFO(file.stat().st_mode) and not str(file).startswith(("/dev/fd/", "/proc/")):
+            raise UsageError(f"--recipe-file {file}: is a pipe; name a file")
+        with file.open("rb") as opened:
+            content = opened.read(RECIPE_BYTES + 1)
+        if len(content) > RECIPE_BYTES:
+            raise UsageError(f"--recipe-file {file}: is longer than {RECIPE_BYTES:,} bytes, so no recipe")
+        return Recipe.from_toml(content.decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"--recipe-file {file}: cannot be read ({getattr(error, 'strerror', None) or error})"
         ) from error
 
 
-def work(job: Job, bench: "Bench", inputs: "Inputs", out: Path, state: str) -> "Outcome":
-    """Carry the job out. Raises: AnalysisError; a run refused before it started leaves nothing in a folder that was
-    free.
-    """
-    calibration, checkpoint = inputs.calibration, out / out_folder.CHECKPOINT
+def work(job: Job, bench: "Bench", inputs: "Inputs", out: Path) -> "Outcome":
+    """Carry the job out, resuming from the folder's checkpoint. Raises: AnalysisError."""
+    calibration = inputs.calibration
     added = f" ({calibration.added} of them added)" if calibration.added else ""
     say(f"pruning {job.model}: {job.recipe}, {len(calibration)} windows{added} of {calibration.length} tokens")
-    try:
-        return bench.carry_out(job, inputs, checkpoint)
-    except (ModelError, DataError, UsageError):
-        if state == "free" and not any(checkpoint.rglob("*")):
-            out_folder.release(out)
-        raise
+    return bench.carry_out(job, inputs, out / out_folder.CHECKPOINT)
 
 
 def write(job: Job, request: dict, inputs: "Inputs", outcome: "Outcome", out: Path) -> dict:
@@ -220,8 +228,7 @@ def write(job: Job, request: dict, inputs: "Inputs", outcome: "Outcome", out: Pa
         written = format_of(smaller, pruned.origin, dtype)
         out_folder.place_model(out, lambda path: save_shrunk(smaller, tokenizer, path, written), out_folder.SHRUNK)
     for name in schema.TABLES:
-        frame = schema.validate(name, outcome.tables[name])
-        storage.write(out / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+        storage.write(out / f"{name}.csv", out_folder.csv(name, outcome.tables[name]))
     return out_folder.place_summary(out, summarise(job, request, inputs, outcome) | {"saved": saved})
 
 
@@ -239,12 +246,6 @@ def summarise(job: Job, request: dict, inputs: "Inputs", outcome: "Outcome") -> 
     for row in tables["scores"].itertuples():
         entry = scores.setdefault(row.split, {"metric": row.metric, "examples": row.examples})
         entry[row.which] = {"score": row.score, "standard_error": row.standard_error, "loss": row.loss}
-    zero_shot: dict[str, dict] = {}
-    for row in tables["zero_shot"].itertuples():
-        task = zero_shot.setdefault(
-            row.task, {"documents": row.documents, "choices": row.choices, "chance": row.chance}
-        )
-        task[row.which] = {"accuracy": row.accuracy, "standard_error": row.standard_error}
     return {
         "request": request,
         "job": job.to_dict(),
@@ -273,10 +274,8 @@ def summarise(job: Job, request: dict, inputs: "Inputs", outcome: "Outcome") -> 
             row["which"]: {key: value for key, value in row.items() if key != "which"}
             for row in tables["size"].to_dict("records")
         },
-        "zero_shot": zero_shot,
-        "seconds": cost.seconds.sum(),
-        "seconds_by_stage": cost.groupby("stage").seconds.sum().to_dict(),
-        "peak_memory_mib": cost.peak_memory_mib.max(),
+        "zero_shot": {},
+        **answers.costs(cost),
         "provenance": outcome.provenance,
         "versions": storage.environment(),
     }
@@ -310,7 +309,7 @@ def report(out: Path, summary: dict) -> Report:
         table(("split", *measured, "final-block error", "relative"), rows),
         "",
         *scored(summary.get("scores", {})),
-        *answers(summary["zero_shot"]),
+        *answers.lines(summary["zero_shot"]),
         *sizes(summary.get("size", {})),
         f"model    {out / out_folder.MODEL}{stored(summary.get('saved', {}))}",
         *([f"shrunk   {out / out_folder.SHRUNK}"] if summary.get("size") else []),
@@ -361,23 +360,3 @@ def scored(scores: dict) -> list[str]:
         for split, entry in scores.items()
     ]
     return [table(("split", "metric", "examples", "dense score", "+-", "pruned score", "+-"), rows), ""]
-
-
-def answers(zero_shot: dict) -> list[str]:
-    """The lines on tasks; none where there are none."""
-    if not zero_shot:
-        return []
-    rows = [
-        (
-            task,
-            entry["documents"],
-            entry["chance"],
-            *(entry[which][value] for which in ("dense", "pruned") for value in ("accuracy", "standard_error")),
-        )
-        for task, entry in zero_shot.items()
-    ]
-    if len(rows) > 1:
-        means = [sum(row[place] for row in rows) / len(rows) for place in (2, 3, 5)]
-        errors = [sum(row[place] ** 2 for row in rows) ** 0.5 / len(rows) for place in (4, 6)]
-        rows.append(("mean", sum(row[1] for row in rows), means[0], means[1], errors[0], means[2], errors[1]))
-    return [table(("task", "documents", "chance", "dense accuracy", "+-", "pruned accuracy", "+-"), rows), ""]

@@ -2,10 +2,11 @@
 Accuracy").
 
 A question is a query and some choices; the model answers with the choice of the highest log-likelihood, summed over the
-tokens that follow the query and one space, not divided by their number (the harness's `acc`, which the papers report).
+tokens that follow the query and one space (the harness's `acc`, which the papers report), or of the highest divided by
+the choice's number of characters (`acc_norm`, which tables of HellaSwag, ARC and OpenBookQA often hold).
 Nothing is put before the query: no examples, and no beginning-of-text token but the one the tokenizer itself adds.
 Right for the lab's queries, which are pieces of documents as its training windows are; a model that wants a token in
-front has it from its tokenizer.
+front has it from its tokenizer. Questions longer than the context are left out and counted; nothing is cut off.
 """
 
 import contextlib
@@ -49,7 +50,9 @@ class TaskScore:
     """Accuracy on one task: `documents` questions with `choices` choices each on average, which guessing answers with
     accuracy `chance`.
 
-    `standard_error` is that of the mean over questions, sqrt(a (1 - a) / (n - 1)).
+    `standard_error` is that of the mean over questions, sqrt(a (1 - a) / (n - 1)). accuracy_norm and
+    standard_error_norm: by log-likelihood a character (`acc_norm`), nan for a hub task that the harness does not score
+    so. left_out: questions drawn but longer than the model's context, not among `documents`.
     """
 
     task: str
@@ -58,16 +61,20 @@ class TaskScore:
     chance: float
     accuracy: float
     standard_error: float
+    accuracy_norm: float
+    standard_error_norm: float
+    left_out: int
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One question answered: log-likelihood (nats) of each choice after the query, and whether the highest is a true
-    one.
+    """One question answered: log-likelihood (nats) of each choice after the query, whether the highest is a true one,
+    and whether the highest a character is (None where the harness does not score the task so).
     """
 
     log_likelihoods: tuple[float, ...]
     right: bool
+    right_norm: bool | None
 
 
 def zero_shot(
@@ -80,24 +87,27 @@ def zero_shot(
     batch: int | None = None,
 ) -> list[TaskScore]:
     """Score of each task, in the order given. Arguments and errors are those of `answers`."""
-    return [
-        _score(task, answered)
-        for task, answered in answers(model, tokenizer, tasks, documents=documents, seed=seed, batch=batch).items()
-    ]
+    asked = _asked(model, tokenizer, tasks, documents, seed, batch)
+    return [_score(task, answered, asked[task].left_out) for task, answered in _answered(asked, model).items()]
 
 
-def _score(task: str, answered: list[Answer]) -> TaskScore:
+def _score(task: str, answered: list[Answer], left_out: int) -> TaskScore:
     choices = [len(answer.log_likelihoods) for answer in answered]
-    accuracy = statistics.fmean(answer.right for answer in answered)
-    error = math.sqrt(accuracy * (1 - accuracy) / (len(answered) - 1))
+    norms = [answer.right_norm for answer in answered if answer.right_norm is not None]
     return TaskScore(
         task,
         len(answered),
         statistics.fmean(choices),
         statistics.fmean(1 / number for number in choices),
-        accuracy,
-        error,
+        *_mean([answer.right for answer in answered]),
+        *(_mean(norms) if norms else (math.nan, math.nan)),
+        left_out,
     )
+
+
+def _mean(right: Sequence[bool]) -> tuple[float, float]:
+    accuracy = statistics.fmean(right)
+    return accuracy, math.sqrt(accuracy * (1 - accuracy) / (len(right) - 1))
 
 
 def answers(
@@ -112,14 +122,49 @@ def answers(
     """What a model in memory, wherever it lies, answers to each question of each task; task -> answers.
 
     tasks: names as in `analysis.text.tasks`. documents: questions per task, at least 2; a file or hub task that has
-    fewer is asked whole.
+    fewer is asked whole, and questions longer than the model's context are left out.
     seed: of the lab's items, and of the choice among the others. batch: sequences per forward pass; None: up to 64 (16
     on a CPU), fewer where long ones meet a large vocabulary. Batching changes nothing but rounding. The model, its
     tokenizer and the global random state stay as they are. Raises UsageError for an unknown task or one that is not
-    multiple choice, and for an encoder, DataError for a broken file, a hub task whose data cannot be had, or a question
-    longer than the model's context (nothing is cut off), ModelError where there is no fitting tokenizer, NumericalError
-    where a log-likelihood is not finite.
+    multiple choice, and for an encoder, DataError for a broken file, a hub task whose data cannot be had, or a task of
+    which fewer than 2 questions fit the context, ModelError where there is no fitting tokenizer, NumericalError where a
+    log-likelihood is not finite.
     """
+    return _answered(_asked(model, tokenizer, tasks, documents, seed, batch), model)
+
+
+def check_questions(
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    tasks: Sequence[str],
+    *,
+    documents: int = 100,
+    seed: int = 0,
+) -> None:
+    """Raise what `answers` would but NumericalError, without asking anything: the tasks are known, their questions are
+    here, enough of them fit the model's context.
+    """
+    _asked(model, tokenizer, tasks, documents, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Questions:
+    """A task of the harness, which of its rows are asked, how many of those drawn are too long, and who is asked."""
+
+    task: "Task"
+    rows: list[int]
+    left_out: int
+    harness: "HFLM"
+
+
+def _asked(
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    tasks: Sequence[str],
+    documents: int,
+    seed: int,
+    batch: int | None = None,
+) -> dict[str, _Questions]:
     check_tasks(tasks)
     check_count("zero_shot", "documents", documents, least=2)
     if batch is not None:
@@ -134,28 +179,47 @@ def answers(
         raise ModelError(f"zero_shot: {lack}; the harness needs one")
     if not tasks:
         return {}
-    with _silence():
+    with evaluating(unwrapped(model)), _silence():
+        harness = _harness(unwrapped(model), tokenizer, batch)
+        return {name: _questions(harness, name, documents, seed) for name in tasks}
+
+
+def _questions(harness: "HFLM", name: str, documents: int, seed: int) -> _Questions:
+    """The questions of one task that fit the context. Raises DataError where fewer than two do."""
+    if name.startswith("hub:"):
+        task = _hub_task(name)
+        drawn = sorted(chosen(len(task.eval_docs), documents, seed))
+    else:
+        task = _local_task(name, task_fingerprint(name), documents, seed)
+        drawn = list(range(len(task.eval_docs)))
+    task.build_all_requests(samples=drawn)
+    lengths = harness.lengths(task.instances)
+    long = {drawn[request.doc_id] for request, length in zip(task.instances, lengths) if length > harness.max_length}
+    if len(drawn) - len(long) < 2:
+        raise DataError(
+            f"zero_shot: {name}: {len(long)} of {len(drawn)} questions are longer than the model's context of"
+            f" {harness.max_length} tokens (the longest has {max(lengths)}), and an accuracy needs at least 2; take"
+            " shorter questions or a model with a longer context"
+        )
+    return _Questions(task, [row for row in drawn if row not in long], len(long), harness)
+
+
+def _answered(asked: dict[str, _Questions], model: nn.Module) -> dict[str, list[Answer]]:
+    if not asked:
+        return {}
+    harness = next(iter(asked.values())).harness
+    with evaluating(unwrapped(model)), bar(desc="tasks", unit="choice") as progress, _silence():
         from lm_eval.evaluator import evaluate
 
-        built = {
-            name: (
-                _hub_task(name)
-                if name.startswith("hub:")
-                else _local_task(name, task_fingerprint(name), documents, seed)
-            )
-            for name in tasks
-        }
-        rows = {
-            name: sorted(chosen(len(task.eval_docs), documents, seed))
-            for name, task in built.items()
-            if name.startswith("hub:")
-        }
-    network = unwrapped(model)
-    with evaluating(network), bar(desc="tasks", unit="choice") as progress, _silence():
+        harness.progress = progress
+        tasks = [questions.task for questions in asked.values()]
         results = evaluate(
-            _harness(network, tokenizer, batch, progress), {"tasks": built}, samples=rows, bootstrap_iters=0
+            harness,
+            {"tasks": dict(zip(asked, tasks))},
+            samples={name: questions.rows for name, questions in asked.items()},
+            bootstrap_iters=0,
         )
-    return {name: [_answer(row, f"zero_shot: {name}") for row in results["samples"][name]] for name in tasks}
+    return {name: [_answer(row, f"zero_shot: {name}") for row in results["samples"][name]] for name in asked}
 
 
 def _answer(row: dict, where: str) -> Answer:
@@ -165,7 +229,7 @@ def _answer(row: dict, where: str) -> Answer:
             f"{where}, question {row['doc_id']}: a log-likelihood is not finite"
             f" ({', '.join(f'{value:g}' for value in likelihoods)})"
         )
-    return Answer(likelihoods, bool(row["acc"]))
+    return Answer(likelihoods, bool(row["acc"]), bool(row["acc_norm"]) if "acc_norm" in row else None)
 
 
 @contextlib.contextmanager
@@ -181,35 +245,38 @@ def _silence() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _harness(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: int | None, progress: tqdm
-) -> "HFLM":
+def _harness(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: int | None) -> "HFLM":
     """The harness's model around ours. Its tokenizer is a copy, for the harness gives it a padding token."""
     from lm_eval.models.huggingface import HFLM
 
     class Harness(HFLM):
+        progress: tqdm
+        measuring = False
+
+        def lengths(self, requests) -> list[int]:
+            """Tokens the model reads of each request: all but the last, which is only predicted."""
+            self.measuring = True
+            try:
+                return super().loglikelihood(requests, disable_tqdm=True)
+            finally:
+                self.measuring = False
+
         def loglikelihood(self, requests, disable_tqdm=True):
-            self.asked = requests
             return super().loglikelihood(requests, disable_tqdm=True)
 
         def _loglikelihood_tokens(self, requests, **options):
-            lengths = [len(query) + len(choice) - 1 for _, query, choice in requests]  # the last token is not read
-            for request, length in zip(self.asked, lengths):
-                if length > self.max_length:
-                    raise DataError(
-                        f"zero_shot: {request.task_name}: the question that begins {request.args[0][:40]!r} has"
-                        f" {length} tokens with choice {request.idx}, more than the model's context of"
-                        f" {self.max_length}; leave such questions out, or take a model with a longer context"
-                    )
+            lengths = [len(query) + len(choice) - 1 for _, query, choice in requests]
+            if self.measuring:
+                return lengths
             if batch is None:
                 self.batch_size_per_gpu = max(
                     1, min(ROWS.get(model.device.type, 64), portion(embedding_rows(model)) // max(lengths))
                 )
-            progress.reset(total=len(requests))
+            self.progress.reset(total=len(requests))
             return super()._loglikelihood_tokens(requests, **options)
 
         def _model_call(self, inps, *args, **options):
-            progress.update(len(inps))
+            self.progress.update(len(inps))
             return super()._model_call(inps, *args, **options)
 
     context = usable_context(model)
@@ -236,7 +303,7 @@ def _local_task(name: str, fingerprint: str, documents: int, seed: int) -> "Task
             for item in task_items(name, documents=documents, seed=seed)
         ]
     )
-    metric = {"metric": "acc", "aggregation": "mean", "higher_is_better": True}
+    metrics = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")]
     return ConfigurableTask(
         config={
             "task": name,
@@ -248,7 +315,7 @@ def _local_task(name: str, fingerprint: str, documents: int, seed: int) -> "Task
             "doc_to_choice": "choices",
             "doc_to_target": "gold",
             "target_delimiter": " ",
-            "metric_list": [metric],
+            "metric_list": metrics,
         }
     )
 

@@ -21,6 +21,7 @@ from analysis.present.paper import ACCURACY as PAPER_ACCURACY
 from analysis.present.paper import MODELS, RESULTS
 from analysis.present.style import CRITERIA, CRITERION_LOOKS, OTHERS, in_style, looks, say_method, say_source
 from analysis.present.tables import over_seeds
+from analysis.schema import TABLES
 
 RUN_COLUMNS = ["pattern", "criterion", "method", "added", "added_samples"]
 RING: dict[str, Any] = {
@@ -69,14 +70,8 @@ def by_task(zero_shot: pd.DataFrame) -> pd.DataFrame:
     value: mean over criteria and seeds, std their standard deviation; lost: the dense model's accuracy less it. Groups:
     the dense model, then each pattern with each method, runs with added windows apart; the task "mean" stands last.
     """
-    mean = zero_shot.groupby(
-        [
-            name
-            for name in zero_shot.columns
-            if name not in ("task", "documents", "choices", "chance", "accuracy", "standard_error")
-        ],
-        sort=False,
-    )
+    own = {column.name for column in TABLES["zero_shot"]} - {"which"}
+    mean = zero_shot.groupby([name for name in zero_shot.columns if name not in own], sort=False)
     rows = pd.concat(
         [zero_shot, mean[["chance", "accuracy"]].mean().reset_index().assign(task="mean")], ignore_index=True
     )

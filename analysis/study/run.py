@@ -74,6 +74,10 @@ class Bench:
             from analysis.pruning.structures import check_pattern_shrinks
 
             check_pattern_shrinks(dense.model, job.recipe.pattern)
+        if job.tasks:
+            from analysis.measure.zero_shot import check_questions
+
+            check_questions(dense.model, dense.tokenizer, job.tasks, documents=job.documents)
         load = partial(self._tokens, dense, job, split="train")
         calibration = draw(load, job.calibration, job.samples, job.added, job.added_samples)
         held_out = {
@@ -92,7 +96,9 @@ class Bench:
         tables, shrunk = dict(pruned.tables), None
         if job.tasks:
             self.say(f"asking both models {job.documents} questions of {', '.join(job.tasks)}")
-            tables |= answer_tables(pruned, dense, job.tasks, job.documents, self.answers)
+            tables |= answer_tables(
+                pruned.model, dense, job.tasks, job.documents, self.answers, cost=pruned.tables["cost"]
+            )
         if job.shrink:
             from analysis.measure.size import size_table
 
@@ -168,17 +174,19 @@ def draw(
 
 
 def answer_tables(
-    pruned: "Pruned",
+    pruned: "nn.Module",
     dense: "LoadedModel",
     tasks: Sequence[str],
     documents: int,
     dense_scores: "dict[tuple, list[TaskScore]]",
+    *,
+    cost: pd.DataFrame,
 ) -> dict[str, pd.DataFrame]:
     """The tables `zero_shot`, what the dense and the pruned model answer to multiple-choice tasks, and `cost` with what
     asking took.
 
-    dense_scores: the dense model's by (tasks, documents), looked up here and added to, since they are the same for all
-    its runs.
+    cost: the table so far. dense_scores: the dense model's by (tasks, documents), looked up here and added to, since
+    they are the same for all its runs.
     """
     from analysis.measure.cost import Meter
     from analysis.measure.zero_shot import zero_shot
@@ -187,13 +195,10 @@ def answer_tables(
     with meter.stage(-1, "tasks"):
         if key not in dense_scores:
             dense_scores[key] = zero_shot(dense.model, dense.tokenizer, tasks, documents=documents)
-        scores = {
-            "dense": dense_scores[key],
-            "pruned": zero_shot(pruned.model, dense.tokenizer, tasks, documents=documents),
-        }
+        scores = {"dense": dense_scores[key], "pruned": zero_shot(pruned, dense.tokenizer, tasks, documents=documents)}
     rows = [{"which": which, **asdict(score)} for which, answers in scores.items() for score in answers]
     answers = pd.DataFrame(rows)[[column.name for column in TABLES["zero_shot"]]]
-    cost = pd.concat([pruned.tables["cost"], pd.DataFrame(meter.rows)], ignore_index=True)
+    cost = pd.concat([cost, pd.DataFrame(meter.rows)], ignore_index=True)
     return {"zero_shot": validate("zero_shot", answers), "cost": validate("cost", cost)}
 
 

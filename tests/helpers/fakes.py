@@ -25,6 +25,9 @@ class TaskScore:
     chance: float
     accuracy: float
     standard_error: float
+    accuracy_norm: float = 0.25
+    standard_error_norm: float = 0.05
+    left_out: int = 0
 
 
 SAMPLE = {"int64": 3, "float64": 0.25, "str": "calibration"}
@@ -103,9 +106,16 @@ def install(
             shrink=lambda: "smaller",
         )
 
-    for name, function in {"analysis.pruning.loop": prune, "analysis.measure.zero_shot": zero_shot}.items():
+    def check_questions(model, tokenizer, tasks, *, documents):
+        pass
+
+    for name, functions in {
+        "analysis.pruning.loop": (prune,),
+        "analysis.measure.zero_shot": (zero_shot, check_questions),
+    }.items():
         module = types.ModuleType(name)
-        setattr(module, function.__name__, function)
+        for function in functions:
+            setattr(module, function.__name__, function)
         (setitem or (lambda where, key, value: where.__setitem__(key, value)))(sys.modules, name, module)
     setattr_(analysis.study.run, "draw", draw)
     setattr_(analysis.models.load, "load_model", load_model)

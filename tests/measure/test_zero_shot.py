@@ -20,7 +20,7 @@ from analysis.cli import main
 from analysis.errors import DataError, ModelError, NumericalError, UsageError
 from analysis.lab.tasks import TASKS
 from analysis.measure import zero_shot as module
-from analysis.measure.zero_shot import answers, zero_shot
+from analysis.measure.zero_shot import TaskScore, answers, check_questions, zero_shot
 from analysis.models.load import load_model
 from analysis.text.tasks import task_items
 from tests.helpers.alphabet import END, byte_tokenizer
@@ -177,22 +177,39 @@ def test_batches_are_small_where_the_vocabulary_is_large(questions, monkeypatch)
     assert max(sizes) == 3
 
 
-def test_a_question_longer_than_the_context_is_named(tmp_path):
-    model, tokenizer = byte_model(16), byte_tokenizer(eos_token=END)
-    rows = [{"query": "a" * 10, "choices": ["b" * 6, "c"], "gold": 0}, {"query": "a", "choices": ["b", "c"], "gold": 0}]
-    path = tmp_path / "long.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    assert zero_shot(model, tokenizer, [str(path)])[0].documents == 2  # 17 tokens, the last of which is only predicted
-    rows[0]["choices"][0] += "b"
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    with pytest.raises(
-        DataError,
-        match=(
-            r"long.jsonl: the question that begins 'aaaaaaaaaa' has 17 tokens with choice 0, more than the model's"
-            r" context of 16"
-        ),
-    ):
-        zero_shot(model, tokenizer, [str(path)])
+def test_questions_longer_than_the_context_are_left_out_and_counted(tmp_path):
+    model, tokenizer, path = byte_model(16), byte_tokenizer(eos_token=END), tmp_path / "long.jsonl"
+
+    def ask(extra: str, rows: int) -> TaskScore:
+        asked = [{"query": "a" * 10, "choices": ["b" * 6 + extra, "c"], "gold": 0}]
+        asked += [{"query": f"a{row}", "choices": ["b", "c"], "gold": 0} for row in range(rows)]
+        path.write_text("\n".join(map(json.dumps, asked)), encoding="utf-8")
+        return zero_shot(model, tokenizer, [str(path)])[0]
+
+    full, cut = ask("", 2), ask("b", 2)  # 17 tokens, the last of which is only predicted; 18
+    assert (full.documents, full.left_out, cut.documents, cut.left_out) == (3, 0, 2, 1)
+    path.write_text("\n".join(path.read_text("utf-8").splitlines()[1:]), encoding="utf-8")
+    assert cut.accuracy == zero_shot(model, tokenizer, [str(path)])[0].accuracy
+    for check in (zero_shot, check_questions):
+        with pytest.raises(DataError, match="1 of 2 questions are longer than the model's context of 16 tokens .*17"):
+            ask("b", 1)
+            check(model, tokenizer, [str(path)])
+
+
+def test_acc_norm_divides_by_the_characters_of_a_choice(questions):
+    model, tokenizer = byte_model(), byte_tokenizer(eos_token=END)
+    (score,) = zero_shot(model, tokenizer, [questions], documents=30)
+    items, found = task_items(questions, documents=30), answers(model, tokenizer, [questions], documents=30)[questions]
+    norms = [
+        max(range(len(item.choices)), key=lambda place: answer.log_likelihoods[place] / len(item.choices[place]))
+        == item.gold
+        for item, answer in zip(items, found)
+    ]
+    assert norms == [answer.right_norm for answer in found] != [answer.right for answer in found]
+    right = np.array(norms, dtype=float)
+    assert (score.accuracy_norm, score.standard_error_norm) == pytest.approx(
+        (right.mean(), right.std(ddof=1) / 30**0.5)
+    )
 
 
 def test_what_cannot_be_asked_is_refused(questions, tmp_path):
@@ -206,12 +223,14 @@ def test_what_cannot_be_asked_is_refused(questions, tmp_path):
     ):
         with pytest.raises(error, match=says):
             zero_shot(model, tokenizer, tasks)
+        with pytest.raises(error, match=says):
+            check_questions(model, tokenizer, tasks)
     with pytest.raises(UsageError, match="documents must be a whole number of at least 2, not 1"):
         zero_shot(model, tokenizer, [questions], documents=1)
     with pytest.raises(UsageError, match="batch must be a whole number of at least 1, not 0"):
         zero_shot(model, tokenizer, [questions], batch=0)
     with pytest.raises(ModelError, match="no tokenizer"):
-        zero_shot(model, None, [questions])
+        check_questions(model, None, [questions])
     with pytest.raises(ModelError, match="without a token for the beginning or end"):
         zero_shot(model, byte_tokenizer(), [questions])
     model.lm_head.weight[ord("x")] = math.nan
@@ -255,6 +274,9 @@ def test_hub_tasks(questions, monkeypatch):
         for name, n in asked
     )
     assert len(fewer) == 4 and len(found) == 8 and fewer < found < every
+    here._metric_fn_list.pop("acc_norm")
+    (score,) = zero_shot(model, tokenizer, ["hub:here"], documents=8)
+    assert math.isnan(score.accuracy_norm) and math.isnan(score.standard_error_norm), "as the harness has none for it"
     for name, error, says in (
         (
             "hub:boolq",
@@ -269,7 +291,7 @@ def test_hub_tasks(questions, monkeypatch):
         ("hub:gsm8k", UsageError, "on generate_until, not by accuracy"),
     ):
         with pytest.raises(error, match=says):
-            zero_shot(model, tokenizer, [name])
+            check_questions(model, tokenizer, [name])
     module._hub_task.cache_clear()
 
 
@@ -350,13 +372,7 @@ def test_nothing_is_fetched_and_nothing_left_behind(tmp_path):
 def test_real_questions_are_beyond_a_model_of_260_thousand_parameters(assets, tmp_path):
     tiny = load_model(str(assets / "stories260K"), device="cpu")
     tasks = [str(assets / "tasks" / f"{name}.jsonl") for name in ("arc_easy", "openbook_qa", "piqa")]
-    with pytest.raises(
-        DataError,
-        match=(
-            "piqa.jsonl: the question that begins .* has 649 tokens with choice 0, more than the model's context of 512"
-        ),
-    ):
-        zero_shot(tiny.model, tiny.tokenizer, tasks, documents=40)
+    assert zero_shot(tiny.model, tiny.tokenizer, tasks[2:], documents=40)[0].left_out == 1, "one of 649 tokens"
     tasks[2] = str(tmp_path / "short.jsonl")
     with open(assets / "tasks" / "piqa.jsonl", encoding="utf-8") as every:
         (tmp_path / "short.jsonl").write_text("".join(line for line in every if len(line) < 600), encoding="utf-8")

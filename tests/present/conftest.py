@@ -261,6 +261,9 @@ def leave(jobs, blocks=3):
                         "chance": 1 / (2 + number),
                         "accuracy": accuracy,
                         "standard_error": (accuracy * (1 - accuracy) / 100) ** 0.5,
+                        "accuracy_norm": float("nan"),
+                        "standard_error_norm": float("nan"),
+                        "left_out": number,
                     }
                 )
         for block in range(blocks if job.recipe.refinement.name != "none" else 0):

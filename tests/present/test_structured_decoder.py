@@ -118,6 +118,9 @@ def leave(jobs) -> SimpleNamespace:
                         "chance": 0.5,
                         "accuracy": accuracy,
                         "standard_error": 0.03,
+                        "accuracy_norm": accuracy,
+                        "standard_error_norm": 0.03,
+                        "left_out": 0,
                     }
                 )
     return SimpleNamespace(
