@@ -82,6 +82,7 @@ def evaluate(args: argparse.Namespace) -> Report:
             seed=args.seed,
             separator=unescape(args.separator),
             mode=args.mode,
+            bos=args.bos,
             split="held-out",
         )
         say(f"{label}: {len(windows)} windows of {windows.length} tokens")
@@ -108,7 +109,9 @@ def evaluate(args: argparse.Namespace) -> Report:
         say(f"asking {args.documents} questions of {', '.join(args.task)}")
         answers = [
             asdict(answered)
-            for answered in zero_shot(dense.model, dense.tokenizer, args.task, documents=args.documents, seed=args.seed)
+            for answered in zero_shot(
+                dense.model, dense.tokenizer, args.task, documents=args.documents, seed=args.seed, bos=args.bos
+            )
         ]
         document["tasks"] = [row | {"fingerprint": task_fingerprint(row["task"])} for row in answers]
         tables.append(table([name.replace("_", " ") for name in answers[0]], [tuple(row.values()) for row in answers]))

@@ -78,12 +78,11 @@ def zero_shot(
     documents: int = 100,
     seed: int = 0,
     batch: int | None = None,
+    bos: str = "auto",
 ) -> list[TaskScore]:
     """Score of each task, in the order given. Arguments and errors are those of `answers`."""
-    return [
-        _score(task, answered)
-        for task, answered in answers(model, tokenizer, tasks, documents=documents, seed=seed, batch=batch).items()
-    ]
+    answered = answers(model, tokenizer, tasks, documents=documents, seed=seed, batch=batch, bos=bos)
+    return [_score(task, given) for task, given in answered.items()]
 
 
 def _score(task: str, answered: list[Answer]) -> TaskScore:
@@ -108,13 +107,15 @@ def answers(
     documents: int = 100,
     seed: int = 0,
     batch: int | None = None,
+    bos: str = "auto",
 ) -> dict[str, list[Answer]]:
     """What a model in memory, wherever it lies, answers to each question of each task; task -> answers.
 
     tasks: names as in `analysis.text.tasks`. documents: questions per task, at least 2; a file or hub task that has
     fewer is asked whole.
     seed: of the lab's items, and of the choice among the others. batch: sequences per forward pass; None: up to 64 (16
-    on a CPU), fewer where long ones meet a large vocabulary. Batching changes nothing but rounding. The model, its
+    on a CPU), fewer where long ones meet a large vocabulary. bos: "none" leaves out the special tokens that the
+    tokenizer puts in front of a query by itself. Batching changes nothing but rounding. The model, its
     tokenizer and the global random state stay as they are. Raises UsageError for an unknown task or one that is not
     multiple choice, and for an encoder, DataError for a broken file, a hub task whose data cannot be had, or a question
     longer than the model's context (nothing is cut off), ModelError where there is no fitting tokenizer, NumericalError
@@ -153,7 +154,7 @@ def answers(
     network = unwrapped(model)
     with evaluating(network), bar(desc="tasks", unit="choice") as progress, _silence():
         results = evaluate(
-            _harness(network, tokenizer, batch, progress), {"tasks": built}, samples=rows, bootstrap_iters=0
+            _harness(network, tokenizer, batch, progress, bos), {"tasks": built}, samples=rows, bootstrap_iters=0
         )
     return {name: [_answer(row, f"zero_shot: {name}") for row in results["samples"][name]] for name in tasks}
 
@@ -182,7 +183,7 @@ def _silence() -> Iterator[None]:
 
 
 def _harness(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: int | None, progress: tqdm
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: int | None, progress: tqdm, bos: str = "auto"
 ) -> "HFLM":
     """The harness's model around ours. Its tokenizer is a copy, for the harness gives it a padding token."""
     from lm_eval.models.huggingface import HFLM
@@ -218,6 +219,7 @@ def _harness(
         tokenizer=copy.deepcopy(tokenizer),
         batch_size=batch or 1,
         max_length=context,
+        add_bos_token=False if bos == "none" else None,
         softmax_dtype="float32",
     )
 

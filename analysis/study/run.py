@@ -16,6 +16,8 @@ from analysis.pruning.checks import header_misfits
 from analysis.schema import TABLES, validate
 from analysis.study.job import Job
 from analysis.study.store import RunFolder, StoredRun
+from analysis.text.shared import origins
+from analysis.text.sources import parse_source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +70,8 @@ class Bench:
         """Check what a job asks, load its model and draw its windows. Raises UsageError, ModelError, DataError."""
         if problems := header_misfits(job.model, job.recipe):
             raise UsageError(f"recipe {job.recipe}: " + "; ".join(problems))
+        if not job.drop_overlap:
+            check_slices(job)
         dense = self._load(job)
         if job.shrink:
             from analysis.pruning.structures import check_pattern_shrinks
@@ -79,6 +83,9 @@ class Bench:
             label: self._tokens(dense, job, source, job.held_out_samples or job.samples, split="held-out")
             for label, source in job.held_out
         }
+        from analysis.windows import disjoint
+
+        held_out = disjoint(calibration, held_out, drop=job.drop_overlap, tokenizer=dense.tokenizer)
         return Inputs(dense, calibration, held_out)
 
     def carry_out(self, job: Job, inputs: Inputs, checkpoint: "Path") -> Outcome:
@@ -91,7 +98,7 @@ class Bench:
         tables, shrunk = dict(pruned.tables), None
         if job.tasks:
             self.say(f"asking both models {job.documents} questions of {', '.join(job.tasks)}")
-            tables |= answer_tables(pruned, dense, job.tasks, job.documents, self.answers)
+            tables |= answer_tables(pruned, dense, job.tasks, job.documents, self.answers, job.bos)
         if job.shrink:
             from analysis.measure.size import size_table
 
@@ -118,7 +125,7 @@ class Bench:
     def _tokens(self, dense: "LoadedModel", job: Job, source: str, samples: int, *, split: str) -> "Windows":
         from analysis.text.load import load_tokens
 
-        key = (source, samples, job.length, job.seed, job.separator, job.mode, split)
+        key = (source, samples, job.length, job.seed, job.separator, job.mode, job.bos, split)
         if key not in self.windows:
             self.windows[key] = load_tokens(
                 source,
@@ -129,8 +136,24 @@ class Bench:
                 separator=job.separator,
                 mode=job.mode,
                 split=split,
+                bos=job.bos,
             )
         return self.windows[key]
+
+
+def check_slices(job: Job) -> None:
+    """Raise OverlapError where the sources of both sides are slices of one text that hold the same documents."""
+    from analysis.windows import check_origins
+
+    def origins_of(source: str, split: str) -> list[dict]:
+        return origins(parse_source(source).half(split), seed=job.seed, model="the model of the run")
+
+    calibration = [
+        origin for source in (job.calibration, job.added) if source for origin in origins_of(source, "train")
+    ]
+    for label, source in job.held_out:
+        both = f"calibration {job.calibration!r} and held-out {label!r}"
+        check_origins(both, calibration, origins_of(source, "held-out"))
 
 
 def draw(
@@ -170,23 +193,24 @@ def answer_tables(
     tasks: Sequence[str],
     documents: int,
     dense_scores: "dict[tuple, list[TaskScore]]",
+    bos: str = "auto",
 ) -> dict[str, pd.DataFrame]:
     """The tables `zero_shot`, what the dense and the pruned model answer to multiple-choice tasks, and `cost` with what
     asking took.
 
-    dense_scores: the dense model's by (tasks, documents), looked up here and added to, since they are the same for all
-    its runs.
+    dense_scores: the dense model's by (tasks, documents, bos), looked up here and added to, since they are the same for
+    all its runs.
     """
     from analysis.measure.cost import Meter
     from analysis.measure.zero_shot import zero_shot
 
-    key, meter = (tuple(tasks), documents), Meter(dense.device)
+    key, meter = (tuple(tasks), documents, bos), Meter(dense.device)
     with meter.stage(-1, "tasks"):
         if key not in dense_scores:
-            dense_scores[key] = zero_shot(dense.model, dense.tokenizer, tasks, documents=documents)
+            dense_scores[key] = zero_shot(dense.model, dense.tokenizer, tasks, documents=documents, bos=bos)
         scores = {
             "dense": dense_scores[key],
-            "pruned": zero_shot(pruned.model, dense.tokenizer, tasks, documents=documents),
+            "pruned": zero_shot(pruned.model, dense.tokenizer, tasks, documents=documents, bos=bos),
         }
     rows = [{"which": which, **asdict(score)} for which, answers in scores.items() for score in answers]
     answers = pd.DataFrame(rows)[[column.name for column in TABLES["zero_shot"]]]

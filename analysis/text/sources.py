@@ -31,6 +31,7 @@ TABLE_ENDINGS = (".jsonl", ".ndjson", ".parquet")  # files whose rows are docume
 Edge = int | Fraction  # a number of documents, or a share of them
 Mode = Literal["stream", "crop", "documents"]
 MODES: tuple[Mode, ...] = ("stream", "crop", "documents")  # how `cut` makes windows of documents
+BOS = ("auto", "every", "none")  # where beginning-of-text tokens stand (`tokens.specials`)
 SHARE = r"\d+/[1-9]\d*|\d+(?:\.\d+)?|\.\d+"
 PART = re.compile(rf"(.+?):({SHARE})(?:\+(?!$)|$)")
 JOINED = re.compile(r"\+(lab:|hub:|examples:|self($|[:+]))")

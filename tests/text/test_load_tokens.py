@@ -85,12 +85,16 @@ def test_provenance_states_everything_and_no_folder(tmp_path, tokenizer):
     path.write_text("\n\n".join(STORIES))
     windows = load_tokens(f"{path}[:80%]", tokenizer=tokenizer, samples=3, length=16, seed=4)
     stated = windows.provenance
-    assert stated | {"fingerprint": 0, "tokenizer": 0, "available": 0} == {
+    (origin,) = stated["origins"]
+    assert origin == {"source": "s.txt[:80%]", "content": stated["fingerprint"].partition("[")[0], "edges": [None, 0.8]}
+    assert stated | {"fingerprint": 0, "origins": 0, "tokenizer": 0, "available": 0} == {
         "source": "s.txt[:80%]",
         "fingerprint": 0,
+        "origins": 0,
         "slice": "[:80%]",
         "split": None,
         "separator": "blank lines",
+        "bos": "auto",
         "boundaries": "eos token 256 '</s>' between documents",
         "documents": 16,
         "tokenizer": 0,
