@@ -3,13 +3,18 @@
 import os
 from pathlib import Path
 
+from analysis.errors import StoreError
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def home() -> Path:
-    """Folder of results and caches: `$ANALYSIS_HOME`, or `data/` of the repository."""
+    """Folder of results and caches: `$ANALYSIS_HOME`, or `data/` of the repository. Raises StoreError."""
     folder = os.environ.get("ANALYSIS_HOME")
-    return Path(folder).expanduser().resolve() if folder else ROOT / "data"
+    try:
+        return Path(folder).expanduser().resolve() if folder else ROOT / "data"
+    except (RuntimeError, OSError, ValueError) as error:  # no such user, a loop of links, a NUL
+        raise StoreError(f"ANALYSIS_HOME {folder!r}: is no place for a folder ({error}); name another") from error
 
 
 def runs() -> Path:

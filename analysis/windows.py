@@ -179,6 +179,7 @@ def append(calibration: Windows, added: Windows) -> Windows:
     The provenance is that of the calibration windows, that of the added ones in it under "added".
     Raises UsageError where the two differ in length, or are labelled examples.
     """
+    _check_type("append", calibration, added)
     if labelled := [windows.label for windows in (calibration, added) if windows.labelled is not None]:
         raise UsageError(
             f"append: {labelled[0]!r} are labelled examples; ask for more of them instead of adding windows"
@@ -196,6 +197,12 @@ def append(calibration: Windows, added: Windows) -> Windows:
         calibration.added + len(added),
         openings=(*calibration.openings, *added.openings),
     )
+
+
+def _check_type(operation: str, *given: object) -> None:
+    for windows in given:
+        if not isinstance(windows, Windows):
+            raise UsageError(f"{operation}: takes windows, as load_tokens draws them, not {repr(windows)[:40]}")
 
 
 def _tensor_problem(ids: Any, mask: Any) -> str | None:
@@ -220,7 +227,9 @@ def check_count(operation: str, name: str, value: int, least: int = 1) -> None:
     """Raise UsageError unless `value` is a whole number of at least `least` that fits into 64 bits."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if whole and value.bit_length() > 63:
-        raise UsageError(f"{operation}: {name} must lie between {least} and 2^63 - 1, not at {value:.1e}"[:200])
+        raise UsageError(
+            f"{operation}: {name} must lie between {least} and 2^63 - 1, not have {value.bit_length()} bits"
+        )
     if not whole or value < least:
         raise UsageError(f"{operation}: {name} must be a whole number of at least {least}, not {repr(value)[:40]}")
 
@@ -246,6 +255,9 @@ def disjoint(
     so in the provenance; it raises OverlapError where none is left. Runs are compared by 64-bit hashes: for
     256 windows of 1024 tokens on each side, unlike runs are taken for alike less than once in 10^8 calls.
     """
+    if not isinstance(held_out, Mapping):
+        raise UsageError(f"disjoint: held-out windows are given by name, {{'stories': windows}}, not {type(held_out)}")
+    _check_type("disjoint", calibration, *held_out.values())
     return {label: _without_shared(calibration, label, windows, drop, tokenizer) for label, windows in held_out.items()}
 
 

@@ -80,7 +80,10 @@ def add_windows(verb: Parser, samples_help: str, seed_help: str, length: int | N
     verb.add_argument(
         "--separator",
         metavar="SEP",
-        help=r"text between the documents of a .txt file, such as '<|endoftext|>' or '\n\n'",
+        help=(
+            r"text between the documents of a .txt file, such as '<|endoftext|>' or '\n\n'; none: the file is one text,"
+            " as the papers read WikiText-2 (rows are joined by a blank line)"
+        ),
     )
     verb.add_argument(
         "--mode",

@@ -83,10 +83,7 @@ class Bench:
             label: self._tokens(dense, job, source, job.held_out_samples or job.samples, split="held-out")
             for label, source in job.held_out
         }
-        from analysis.windows import disjoint
-
-        held_out = disjoint(calibration, held_out, drop=job.drop_overlap, tokenizer=dense.tokenizer)
-        return Inputs(dense, calibration, held_out)
+        return Inputs(dense, calibration, without_shared(job, dense, calibration, held_out))
 
     def carry_out(self, job: Job, inputs: Inputs, checkpoint: "Path") -> Outcome:
         """Prune, ask tasks and shrink, resuming from the folder `checkpoint`. Raises AnalysisError as `prune`."""
@@ -154,6 +151,15 @@ def check_slices(job: Job) -> None:
     for label, source in job.held_out:
         both = f"calibration {job.calibration!r} and held-out {label!r}"
         check_origins(both, calibration, origins_of(source, "held-out"))
+
+
+def without_shared(
+    job: Job, dense: "LoadedModel", calibration: "Windows", held_out: "dict[str, Windows]"
+) -> "dict[str, Windows]":
+    """The held-out windows that share no text with calibration. Raises OverlapError as `windows.disjoint`."""
+    from analysis.windows import disjoint
+
+    return disjoint(calibration, held_out, drop=job.drop_overlap, tokenizer=dense.tokenizer)
 
 
 def draw(

@@ -53,6 +53,7 @@ def cut(
     DataError where the documents are too short, saying how many windows they hold.
     """
     check_request(label, length, samples, mode)
+    check_count(label, "seed", seed, least=0)
     available: int | str
     if mode == "crop" and samples is not None:
         ids, available = _crop(documents, length, samples, seed, shuffle, label), "unbounded"

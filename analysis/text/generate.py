@@ -21,10 +21,12 @@ import numpy as np
 
 from analysis.errors import DataError, NumericalError, UsageError, suggest
 from analysis.models.load import embedding_rows
+from analysis.models.task_heads import head
 from analysis.text.generation import LONGEST_TEXT, Generation
 from analysis.text.readers import read
 from analysis.text.sources import parse_source
 from analysis.text.tokens import tokenise
+from analysis.windows import check_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +80,7 @@ def generate(
     Raises UsageError for settings that do not suit the model; DataError where 256 prefixes or texts in a row are
     rejected.
     """
+    check_count("self-generated text", "first", first, least=0)
     writer = Writer(model, tokenizer, settings, seed, before)
     barren = 0
     for number in count(first):
@@ -116,6 +119,16 @@ class Writer:
     before: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.tokenizer is None or (answered := head(self.model)) != "next token":
+            lack = (
+                "there is no tokenizer" if self.tokenizer is None else f"{type(self.model).__name__} answers {answered}"
+            )
+            raise UsageError(
+                f"self-generated text: {lack}; give a model that predicts the next token, and its tokenizer"
+            )
+        if not isinstance(self.settings, Generation):
+            raise UsageError(f"self-generated text: settings must be a Generation, not {repr(self.settings)[:40]}")
+        check_count("self-generated text", "seed", self.seed, least=0)
         tokens, prefix = self.settings.tokens or 0, self.settings.prefix
         if self._context is not None and max(tokens, prefix + 1) > self._context:
             raise UsageError(

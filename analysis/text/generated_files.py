@@ -86,8 +86,10 @@ def written(loaded: "LoadedModel", source: Source | str, *, seed: int = 0, bos: 
     file, writer, texts, barren = file_of(loaded, source, seed=seed, bos=bos), None, 0, 0
     assert source.generation is not None and loaded.tokenizer is not None  # as `file_of` has seen
     for number in count():
-        if (batch := _read(file, number)) is None:
-            with _hold(file):
+        with _explained():
+            batch = _read(file, number)
+        if batch is None:
+            with _explained(), _hold(file):
                 if (batch := _read(file, number)) is None:  # another process may have written it while this one waited
                     before = tuple(file.request.get("before", ()))
                     writer = writer or Writer(loaded.model, loaded.tokenizer, source.generation, seed, before)
@@ -174,6 +176,13 @@ def _add(file: File, number: int, batch: Batch, device: str) -> None:
     record = {"texts": len(batch.texts), "bytes": len(data), "sha256": storage.sha256(data), "rejected": batch.rejected}
     state |= {"batches": [*before, record | {"device": device, "versions": versions()}]}
     storage.write(file.provenance, json.dumps(state, indent=1, ensure_ascii=False))
+
+
+def _explained() -> AbstractContextManager[None]:
+    """What the system refuses while texts are kept, as a StoreError."""
+    return storage.explained(
+        "self-generated text", "set ANALYSIS_HOME to a folder that can be written, and repeat this"
+    )
 
 
 def _hold(file: File) -> AbstractContextManager[None]:

@@ -18,7 +18,7 @@ from analysis.text.generate import Batch
 from analysis.text.generated_files import tally, written
 from analysis.text.lazy import Lazy
 from analysis.text.mixtures import mix, order
-from analysis.text.readers import read
+from analysis.text.readers import WHOLE, read
 from analysis.text.shared import openings, origins
 from analysis.text.sources import LABELLED, SELF, Source, endless_error, named, parse_source, source_fingerprint
 from analysis.text.tokens import (
@@ -40,9 +40,11 @@ if TYPE_CHECKING:
 
     from analysis.windows import Windows
 
+BLANK_LINE = "\n\n"
+
 
 def load_tokens(
-    source: str | Source,
+    source: str | Path | Source,
     model: LoadedModel | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -59,9 +61,10 @@ def load_tokens(
     `model` reads with its own tokenizer, and its context bounds `length`; without a model, give the `tokenizer` alone.
     Self-generated text needs the model. `samples` None = every window there is, in order. `seed` draws the windows, and
     in the lab and of the model the documents. `separator` ends documents of plain-text files (default: `<|endoftext|>`
-    where it occurs, else blank lines). `mode` is one of `cut.MODES`; by default "stream", and "crop" for hub:c4.
-    `split` is the half of a lab register ("train" or "held-out") where the source names none. Labelled examples are
-    read by `examples.load_examples`: one window each, special tokens and labels with them, `length` their most tokens.
+    where it occurs, else blank lines); "none": a file is one text, rows of a table joined by a blank line. `mode` is
+    one of `cut.MODES`; by default "stream", and "crop" for hub:c4. `split` is the half of a lab register ("train" or
+    "held-out") where the source names none. Labelled examples are read by `examples.load_examples`: one window each,
+    special tokens and labels with them, `length` their most tokens.
 
     `bos` says which special tokens stand in the windows (`tokens.specials`): by default those that the tokenizer itself
     puts around each document; where it puts none, documents of a stream are joined by its end-of-text token (else its
@@ -76,7 +79,9 @@ def load_tokens(
     from analysis.text.cut import check_request, cut
     from analysis.windows import CHANCE, check_count
 
-    source = (parse_source(source) if isinstance(source, str) else source).half(split)
+    source = (source if isinstance(source, Source) else parse_source(_text_of(source))).half(split)
+    if separator is not None and not isinstance(separator, str):
+        raise UsageError(f"{source.label}: separator must be a text, not {repr(separator)[:40]}")
     check_request(source.label, length, samples, mode or "stream")
     check_count(source.label, "seed", seed, least=0)
     if source.kind == LABELLED:
@@ -96,7 +101,8 @@ def load_tokens(
     check_request(source.label, length, samples, mode)
     tokenizer = select_tokenizer(source.label, model, tokenizer, length)
     joiner = source.hub.joiner if source.hub and mode == "stream" else None
-    special = specials(tokenizer, bos, mode=mode, joined=joiner is not None, model=model)
+    whole = separator == WHOLE and joiner is None and source.kind in ("file", "hub")
+    special = specials(tokenizer, bos, mode=mode, joined=whole or joiner is not None, model=model)
     if source.endless and samples is None:
         raise UsageError(endless_error(source))
     batches: list[Batch] = []
@@ -115,6 +121,8 @@ def load_tokens(
     else:
         texts = list(texts) if isinstance(texts, Iterator) else texts
         number = len(texts)
+        if whole and number > 1:
+            texts, separated = [BLANK_LINE.join(texts)], "none: rows are one text, joined by a blank line"
         if joiner is not None:
             most = source.hub.windows * length if source.hub and source.hub.windows else None
             documents = [tokenise_joined(texts, tokenizer, joiner, most, special)]
@@ -153,9 +161,15 @@ def load_tokens(
     if source.generation and model:
         settings = named(source.generation, lambda reference: reference.label).to_dict()
         provenance["generated"] = {"model": Path(model.name).name, "settings": settings, **tally(batches)}
-    common = [] if source.endless else openings(texts, CHANCE)
+    common = [] if isinstance(texts, Iterator) else openings(texts, CHANCE)
     shared = [torch.as_tensor(special.around(row)[:-1]) for row in tokenise(common, tokenizer)]  # the last may go on
     return replace(windows, provenance=provenance, openings=tuple(shared))
+
+
+def _text_of(source: str | Path) -> str:
+    if not isinstance(source, (str, Path)):
+        raise UsageError(f"source: must be a text such as 'lab:stories', not {repr(source)[:40]}")
+    return str(source)
 
 
 def _mixture(

@@ -11,6 +11,7 @@ from analysis.text.hub import Hub, fetch
 from analysis.text.sources import Source, check_file
 
 END_OF_TEXT = "<|endoftext|>"
+WHOLE = "none"  # the separator that says: nothing stands between documents, all is one text
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
 
@@ -42,8 +43,9 @@ def read_file(source: Source, *, separator: str | None) -> tuple[list[str], str]
         documents, separated = _jsonl(file_text(path, source), source, source.column), "rows"
     else:
         documents, separated = _split(file_text(path, source), source, separator)
-    documents = [document for document in documents if document.strip()]
-    if not documents:
+    if separator != WHOLE:
+        documents = [document for document in documents if document.strip()]
+    if not any(document.strip() for document in documents):
         raise DataError(f"text file {source.name}: holds no text; every document in it is empty")
     chosen = source.select(len(documents))
     return documents[chosen.start : chosen.stop], separated
@@ -74,6 +76,8 @@ def file_text(path: Path, source: Source) -> str:
 def _split(text: str, source: Source, separator: str | None) -> tuple[list[str], str]:
     if separator == "":
         raise UsageError("separator: an empty text separates nothing; leave it out for the default")
+    if separator == WHOLE:
+        return [text], "none: the file is one text"
     if separator is not None and separator not in text:
         raise DataError(f"text file {source.name}: the separator {separator!r} does not occur in it")
     separator = END_OF_TEXT if separator is None and END_OF_TEXT in text else separator
