@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from analysis.errors import UsageError
+from analysis.errors import StoreError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,12 +39,15 @@ def elsewhere() -> str:
 
 def home() -> Path:
     """Folder of results and caches: `$ANALYSIS_HOME`, or `data/` of the repository; for a package installed elsewhere
-    `~/.local/share/pruning-analysis`.
+    `~/.local/share/pruning-analysis`. Raises StoreError.
     """
     folder = os.environ.get("ANALYSIS_HOME")
-    if folder:
+    if not folder:
+        return ROOT / "data" if in_checkout() else expanded("~/.local/share/pruning-analysis")
+    try:
         return expanded(folder).resolve()
-    return ROOT / "data" if in_checkout() else expanded("~/.local/share/pruning-analysis")
+    except (UsageError, RuntimeError, OSError) as error:  # no such user, a loop of links, a NUL
+        raise StoreError(f"ANALYSIS_HOME {folder!r}: is no place for a folder ({error}); name another") from error
 
 
 def runs() -> Path:

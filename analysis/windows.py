@@ -6,8 +6,10 @@ calibration = append(calibration, self_generated)                               
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +17,15 @@ from torch import Tensor
 
 from analysis.errors import OverlapError, UsageError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 CHANCE = 0.05  # share of held-out windows that may repeat calibration text by chance; they are dropped
+REMEDY = (
+    "give each side its own documents with slices, such as text.txt[:80%] and text.txt[80%:], or drop the held-out"
+    " windows that repeat calibration text (--drop-overlap; in Python disjoint(..., drop=True))"
+)
+SHOWN = 160  # characters of the shared text that the message shows
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +62,10 @@ class Windows:
     `provenance` says in plain values how the windows were made; its counts are of tokens, windows and documents.
     `added`: how many of the last windows were added to a calibration text (`append`). `types` long (N, T): token
     type ids, for models that tell a first from a second text. `labelled`: the right answers, of labelled examples.
+    `openings`: token ids (tokens,) of beginnings that many documents of the text share, such as licence headers.
+
+    Raises UsageError for ids that are no whole numbers, or are below 0; for shapes that do not fit; for a mask that is
+    not bool, or that has padding before a real token.
     """
 
     ids: Tensor
@@ -61,13 +75,11 @@ class Windows:
     added: int = 0
     types: Tensor | None = None
     labelled: Labelled | None = None
+    openings: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.ids.ndim != 2 or self.ids.shape != self.mask.shape or self.mask.dtype != torch.bool:
-            raise UsageError(
-                f"windows {self.label!r}: ids are {tuple(self.ids.shape)} and the mask {tuple(self.mask.shape)}"
-                f" {self.mask.dtype}; both must be (N, T), the mask torch.bool"
-            )
+        if problem := _tensor_problem(self.ids, self.mask):
+            raise UsageError(f"windows {self.label!r}: {problem}")
         if self.types is not None and self.types.shape != self.ids.shape:
             raise UsageError(
                 f"windows {self.label!r}: ids are {tuple(self.ids.shape)}, token types {tuple(self.types.shape)}; both"
@@ -167,6 +179,7 @@ def append(calibration: Windows, added: Windows) -> Windows:
     The provenance is that of the calibration windows, that of the added ones in it under "added".
     Raises UsageError where the two differ in length, or are labelled examples.
     """
+    _check_type("append", calibration, added)
     if labelled := [windows.label for windows in (calibration, added) if windows.labelled is not None]:
         raise UsageError(
             f"append: {labelled[0]!r} are labelled examples; ask for more of them instead of adding windows"
@@ -182,73 +195,173 @@ def append(calibration: Windows, added: Windows) -> Windows:
         f"{calibration.label} + {added.label}",
         {**calibration.provenance, "added": added.provenance},
         calibration.added + len(added),
+        openings=(*calibration.openings, *added.openings),
     )
 
 
+def _check_type(operation: str, *given: object) -> None:
+    for windows in given:
+        if not isinstance(windows, Windows):
+            raise UsageError(f"{operation}: takes windows, as load_tokens draws them, not {repr(windows)[:40]}")
+
+
+def _tensor_problem(ids: Any, mask: Any) -> str | None:
+    """What is wrong with ids and mask as those of windows; None where nothing is."""
+    if not isinstance(ids, Tensor) or not isinstance(mask, Tensor):
+        return f"ids are {type(ids).__name__} and the mask {type(mask).__name__}; both must be tensors"
+    if ids.ndim != 2 or ids.shape != mask.shape or mask.dtype != torch.bool:
+        return (
+            f"ids are {tuple(ids.shape)} and the mask {tuple(mask.shape)} {mask.dtype}; both must be (N, T), the mask"
+            " torch.bool"
+        )
+    if ids.dtype != torch.long:
+        return f"ids are {ids.dtype}; they must be token numbers, torch.long"
+    if ids.numel() and int(ids.min()) < 0:
+        return f"holds the id {int(ids.min())}; token ids begin at 0"
+    if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+        return "has padding before a real token; put padding on the right (tokenizer.padding_side = 'right')"
+    return None
+
+
 def check_count(operation: str, name: str, value: int, least: int = 1) -> None:
-    """Raise UsageError unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"{operation}: {name} must be a whole number of at least {least}, not {value!r}")
+    """Raise UsageError unless `value` is a whole number of at least `least` that fits into 64 bits."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole and value.bit_length() > 63:
+        raise UsageError(
+            f"{operation}: {name} must lie between {least} and 2^63 - 1, not have {value.bit_length()} bits"
+        )
+    if not whole or value < least:
+        raise UsageError(f"{operation}: {name} must be a whole number of at least {least}, not {repr(value)[:40]}")
 
 
-def disjoint(calibration: Windows, held_out: Mapping[str, Windows]) -> dict[str, Windows]:
+def disjoint(
+    calibration: Windows,
+    held_out: Mapping[str, Windows],
+    *,
+    drop: bool = False,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+) -> dict[str, Windows]:
     """The held-out sets with no window left that shares a run of consecutive real tokens with a calibration window.
 
     The run is min(64, max(T // 2, 16), T) tokens, T the length of the shorter windows of the two sets; a padded window
     with fewer real tokens is a run as it is, so that equal short texts count. Labelled examples on both sides must be
-    equal as a whole, since sets ask many questions in the same words. Large corpora repeat themselves by chance
-    (boilerplate, formulaic entries): up to CHANCE of a set's windows are dropped and their number is kept in its
-    provenance as "dropped". More than that is the same text on both sides: OverlapError names both sets, the number of
-    windows and the remedy. Runs are compared by 64-bit hashes: for 256 windows of 1024 tokens on each side, unlike runs
-    are taken for alike less than once in 10^8 calls.
+    equal as a whole, since sets ask many questions in the same words. Openings that many documents of a text share
+    (`Windows.openings`) count only where windows are equal as a whole.
+
+    Large corpora repeat themselves by chance: up to CHANCE of a set's windows are dropped and their number is kept in
+    its provenance as "dropped". More than that is the same text on both sides: OverlapError names both sets, the number
+    of windows, what they share (in words where a `tokenizer` is given) and the remedy. So it is, whatever was drawn,
+    where the slices of one text hold the same documents. `drop` drops all such windows instead, however many, and says
+    so in the provenance; it raises OverlapError where none is left. Runs are compared by 64-bit hashes: for
+    256 windows of 1024 tokens on each side, unlike runs are taken for alike less than once in 10^8 calls.
     """
-    return {label: _without_shared(calibration, label, windows) for label, windows in held_out.items()}
+    if not isinstance(held_out, Mapping):
+        raise UsageError(f"disjoint: held-out windows are given by name, {{'stories': windows}}, not {type(held_out)}")
+    _check_type("disjoint", calibration, *held_out.values())
+    return {label: _without_shared(calibration, label, windows, drop, tokenizer) for label, windows in held_out.items()}
 
 
-def _without_shared(calibration: Windows, label: str, windows: Windows) -> Windows:
-    shared, run = repeated(calibration, windows)
+def _without_shared(calibration: Windows, label: str, windows: Windows, drop: bool, tokenizer: Any) -> Windows:
+    drop = drop or windows.provenance.get("overlap") == "dropped"
+    both = f"calibration {calibration.label or 'calibration'!r} and held-out {label!r} ({windows.label or label})"
+    if not drop:
+        check_origins(both, _origins(calibration.provenance), _origins(windows.provenance))
+    shared, run, first = _find_repeated(calibration, windows)
+    if len(shared) > CHANCE * len(windows) and not (drop and len(shared) < len(windows)):
+        ids = windows.ids[shared[0], first : first + run][windows.mask[shared[0], first : first + run]].tolist()
+        text = f"tokens {ids[:8]}" if tokenizer is None else repr(tokenizer.decode(ids)[:SHOWN])
+        raise OverlapError(
+            f"{both} overlap: {len(shared)} of {len(windows)} held-out windows share {run} or more consecutive tokens"
+            f" with calibration, the first {text}; {'no other window is left; ' if drop else ''}{REMEDY}"
+        )
+    if drop and "overlap" not in windows.provenance:
+        windows = replace(windows, provenance={**windows.provenance, "overlap": "dropped"})
     if not len(shared):
         return windows
-    if len(shared) > CHANCE * len(windows):
-        names = calibration.label or "calibration", windows.label or label
-        raise OverlapError(
-            f"calibration {names[0]!r} and held-out {label!r} ({names[1]}) overlap: {len(shared)} of {len(windows)}"
-            f" held-out windows share {run} or more consecutive tokens with calibration; give each side its own"
-            " documents with slices, such as text.txt[:80%] and text.txt[80%:]"
-        )
     disjoint_rows = torch.ones(len(windows), dtype=torch.bool)
     disjoint_rows[torch.from_numpy(shared)] = False
     part = windows.take(disjoint_rows.nonzero().flatten())
     return replace(part, provenance={**part.provenance, "dropped": windows.provenance.get("dropped", 0) + len(shared)})
 
 
+def check_origins(both: str, calibration: Sequence[Mapping], held_out: Sequence[Mapping]) -> None:
+    """Raise OverlapError where two sides, called `both`, are read from slices of one text that hold the same documents.
+
+    An origin is a source, its "content" without its slice, and the "edges" of that: documents in numbers (int) or
+    shares (float), None at an open end. An edge in numbers and one in shares are not compared.
+    """
+
+    def before(one: Mapping, other: Mapping) -> bool:
+        stop, start = one["edges"][1], other["edges"][0]
+        return stop is not None and bool(start) and (type(stop) is not type(start) or stop <= start)
+
+    for one, other in product(calibration, held_out):
+        if one["content"] == other["content"] and not before(one, other) and not before(other, one):
+            raise OverlapError(
+                f"{both} overlap: {one['source']} and {other['source']} hold the same documents, whichever windows are"
+                f" drawn; {REMEDY}"
+            )
+
+
+def _origins(provenance: Mapping[str, Any]) -> list[Mapping]:
+    """The origins of everything that windows were read from, as their provenance tells them."""
+    return [*provenance.get("origins", ()), *provenance.get("added", {}).get("origins", ())]
+
+
 def repeated(calibration: Windows, windows: Windows) -> tuple[np.ndarray, int]:
     """Rows of `windows` that share a run of real tokens with a calibration window, in order, and the tokens of such a
     run (`disjoint`).
     """
+    rows, run, _ = _find_repeated(calibration, windows)
+    return rows, run
+
+
+def _find_repeated(calibration: Windows, windows: Windows) -> tuple[np.ndarray, int, int]:
+    """Rows and run of `repeated`, and where in the first of these rows the shared run begins."""
     length = min(calibration.length, windows.length)
     both_labelled = calibration.labelled is not None and windows.labelled is not None
     run = length if both_labelled else min(64, max(length // 2, 16), length)
-    calibration_hashes, _ = _run_hashes(calibration, run)
-    hashes, rows = _run_hashes(windows, run)
-    return np.unique(rows[np.isin(hashes, calibration_hashes)]), run
+    openings = (*calibration.openings, *windows.openings)
+    known, real = _run_hashes(calibration, run, openings)
+    hashes, there = _run_hashes(windows, run, openings)
+    found = np.isin(hashes, known[real]) & there
+    if openings and calibration.length == windows.length:
+        whole, whole_known = (_hashes(part.ids, part.mask, length)[0][:, 0] for part in (windows, calibration))
+        found[:, 0] |= np.isin(whole, whole_known)
+    rows = np.flatnonzero(found.any(axis=1))
+    return rows, run, int(found[rows[0]].argmax()) if len(rows) else 0
 
 
-def _run_hashes(windows: Windows, run: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes (uint64) of every stretch of `run` real tokens, and of windows that have fewer as they are, and the window
-    each lies in.
+def _run_hashes(windows: Windows, run: int, openings: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes (N, T - run + 1) of every stretch of `run` tokens, and which of them count: real tokens, or a window that
+    has fewer as it is; not those of which half or more lie in an opening.
     """
-    ids, mask = windows.ids.cpu().numpy(), windows.mask.cpu().numpy()
-    positions = ids.shape[1] - run + 1
+    hashes, real = _hashes(windows.ids, windows.mask, run)
+    real[:, 0] |= windows.mask.cpu().numpy().sum(axis=1) < run
+    long = [
+        _hashes(ids[None], torch.ones_like(ids[None], dtype=torch.bool), run)[0] for ids in openings if len(ids) >= run
+    ]
+    if long:
+        opening = np.isin(hashes, np.concatenate(long, axis=1))
+        for offset in range(run // 2 + 1):
+            real[:, offset:] &= ~opening[:, : opening.shape[1] - offset]
+            real[:, : real.shape[1] - offset] &= ~opening[:, offset:]
+    return hashes, real
+
+
+def _hashes(ids: Tensor, mask: Tensor, run: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes (uint64) of every stretch of `run` tokens of ids (N, T), padding as nothing, and whether all of it is
+    real: (N, T - run + 1).
+    """
+    numbers, there = ids.cpu().numpy(), mask.cpu().numpy()
+    positions = numbers.shape[1] - run + 1
     factors = np.random.default_rng(0).integers(0, 2**63, size=run, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    mixed = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)  # splitmix64 of each id
+    mixed = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)  # splitmix64 of each id
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB) * mask
-    hashes = np.zeros((ids.shape[0], positions), dtype=np.uint64)
-    real = np.ones((ids.shape[0], positions), dtype=bool)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB) * there
+    hashes = np.zeros((len(numbers), positions), dtype=np.uint64)
+    real = np.ones((len(numbers), positions), dtype=bool)
     for offset, factor in enumerate(factors):
         hashes += mixed[:, offset : offset + positions] * factor
-        real &= mask[:, offset : offset + positions]
-    real[:, 0] |= mask.sum(axis=1) < run
-    rows = np.broadcast_to(np.arange(ids.shape[0])[:, None], hashes.shape)
-    return hashes[real], rows[real]
+        real &= there[:, offset : offset + positions]
+    return hashes, real

@@ -65,9 +65,9 @@ def ask(dense: "LoadedModel", pruned: "nn.Module", asked: dict[str, dict], out: 
 
     documents = next(iter(asked.values()))["wanted"]
     say(f"asking both models {documents} questions of {', '.join(asked)}")
-    cost = pd.read_csv(out / "cost.csv")
+    cost, bos = pd.read_csv(out / "cost.csv"), summary["job"]["bos"]
     try:
-        tables = answer_tables(pruned, dense, list(asked), documents, {}, cost=cost)
+        tables = answer_tables(pruned, dense, list(asked), documents, {}, bos, cost=cost)
     except BaseException:
         say(f"the pruned model and its tables are complete in {out}; the same command without --task shows them")
         raise

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from analysis.errors import UsageError
 from analysis.models.load import DTYPES
-from analysis.text.sources import MODES
+from analysis.text.sources import BOS, MODES
 
 EXIT_CODES = """exit codes:
   0    done
@@ -98,7 +98,10 @@ def add_windows(verb: Parser, samples_help: str, seed_help: str, length: int | N
     verb.add_argument(
         "--separator",
         metavar="SEP",
-        help=r"text between the documents of a .txt file, such as '<|endoftext|>' or '\n\n'",
+        help=(
+            r"text between the documents of a .txt file, such as '<|endoftext|>' or '\n\n'; none: the file is one text,"
+            " as the papers read WikiText-2 (rows are joined by a blank line)"
+        ),
     )
     verb.add_argument(
         "--mode",
@@ -106,6 +109,15 @@ def add_windows(verb: Parser, samples_help: str, seed_help: str, length: int | N
         help=(
             "stream: documents joined by a boundary token and cut into consecutive windows (default; hub:c4: crop); "
             "crop: a random crop of a random document; documents: one document per window, padded"
+        ),
+    )
+    verb.add_argument(
+        "--bos",
+        default="auto",
+        choices=BOS,
+        help=(
+            "special tokens; auto: around each document what the tokenizer itself puts there (default); every: every"
+            " window begins with the beginning-of-text token besides, for models such as Gemma; none: none"
         ),
     )
 

@@ -97,6 +97,7 @@ def describe(args: argparse.Namespace) -> Report:
         "seed": args.seed,
         "separator": unescape(args.separator),
         "mode": args.mode,
+        "bos": args.bos,
     }
     windows = load_tokens(args.source, dense, split="train", **how)
     if windows.labelled is None:

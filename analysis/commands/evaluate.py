@@ -1,7 +1,10 @@
 """`analysis evaluate`: measure a model on texts and tasks."""
 
 import argparse
+import math
 from dataclasses import asdict
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from analysis.commands.arguments import SOURCE_HELP, add_model, add_verb, add_windows
 from analysis.commands.common import (
@@ -15,7 +18,12 @@ from analysis.commands.common import (
     table,
     unescape,
 )
+from analysis.errors import UsageError
+from analysis.text.sources import LABELLED, endless_error, parse_source, source_fingerprint
 from analysis.text.tasks import check_tasks, task_fingerprint
+
+if TYPE_CHECKING:
+    from analysis.models.load import LoadedModel
 
 
 def add(verbs) -> None:
@@ -46,6 +54,15 @@ def add(verbs) -> None:
         help="multiple-choice task (`analysis list tasks`); may be given several times",
     )
     verb.add_argument("--documents", type=int, default=100, metavar="N", help="questions per task; default 100")
+    verb.add_argument(
+        "--protocol",
+        choices=("windows", "rolling"),
+        default="windows",
+        help=(
+            "windows: perplexity over windows (default); rolling: word and byte perplexity over the first N documents"
+            " (--samples N; default all), as lm-evaluation-harness sums them, with --length as its max_length"
+        ),
+    )
     add_windows(verb, "windows per text; default all", "which windows and questions are drawn; default 0", length=128)
 
 
@@ -61,19 +78,24 @@ def evaluate(args: argparse.Namespace) -> Report:
     fingerprints(sources, problems, model)
     with problems.catch():
         check_tasks(args.task)
+    if args.protocol == "rolling" and args.mode is not None:
+        problems.add(f"--mode {args.mode}: says how windows are cut, and --protocol rolling reads whole documents")
     if not args.text and not args.task:
         problems.add("nothing to measure; give --text, --task, or both")
     problems.raise_any()
     from analysis.measure.perplexity import perplexity
     from analysis.measure.scores import score
     from analysis.measure.zero_shot import zero_shot
-    from analysis.models.load import load_model
+    from analysis.models.load import embedding_rows, load_model
     from analysis.text.load import load_tokens
 
     say(f"loading {args.model}")
     dense = load_model(args.model, device=args.device, dtype=args.dtype)
-    rows, scores = [], []
+    rows, scores, rolled = [], [], []
     for label, source in sources.items():
+        if args.protocol == "rolling":
+            rolled.append(_roll(label, source, dense, args))
+            continue
         windows = load_tokens(
             source,
             dense,
@@ -82,11 +104,17 @@ def evaluate(args: argparse.Namespace) -> Report:
             seed=args.seed,
             separator=unescape(args.separator),
             mode=args.mode,
+            bos=args.bos,
             split="held-out",
         )
         say(f"{label}: {len(windows)} windows of {windows.length} tokens")
         if windows.labelled is None:
-            rows.append((label, perplexity(dense.model, windows), windows.provenance))
+            rows.append((label, result := perplexity(dense.model, windows), windows.provenance))
+            if result.nats_per_token > math.log(embedding_rows(dense.model)):
+                say(
+                    f"{label}: a perplexity of {result.perplexity:.3g} is worse than guessing; a model that reads text"
+                    " only behind a beginning-of-text token, such as Gemma, needs --bos every"
+                )
         else:
             scores.append({"text": label, **asdict(score(dense.model, windows)), "provenance": windows.provenance})
     header = ("text", "perplexity", "nats per token", "tokens", "windows", "context")
@@ -99,6 +127,9 @@ def evaluate(args: argparse.Namespace) -> Report:
         "perplexity": [dict(zip(header, row), provenance=result[2]) for row, result in zip(cells, rows)],
     }
     tables = [table(header, cells)] if cells else []
+    if rolled:
+        document["rolling"] = rolled
+        tables.append(table(tuple(rolled[0])[:-1], [tuple(row.values())[:-1] for row in rolled]))
     if scores:
         document["scores"] = scores
         tables.append(
@@ -108,8 +139,40 @@ def evaluate(args: argparse.Namespace) -> Report:
         say(f"asking {args.documents} questions of {', '.join(args.task)}")
         answers = [
             asdict(answered)
-            for answered in zero_shot(dense.model, dense.tokenizer, args.task, documents=args.documents, seed=args.seed)
+            for answered in zero_shot(
+                dense.model, dense.tokenizer, args.task, documents=args.documents, seed=args.seed, bos=args.bos
+            )
         ]
         document["tasks"] = [row | {"fingerprint": task_fingerprint(row["task"])} for row in answers]
         tables.append(table([name.replace("_", " ") for name in answers[0]], [tuple(row.values()) for row in answers]))
     return Report("\n\n".join(tables), document)
+
+
+def _roll(label: str, source: str, dense: "LoadedModel", args: argparse.Namespace) -> dict:
+    """Word and byte perplexity of the documents of a source, and where they come from."""
+    from analysis.measure.rolling import rolling
+    from analysis.text.readers import read
+
+    parsed = parse_source(source).half("held-out")
+    if parsed.kind not in ("lab", "file", "hub"):
+        what = "labelled examples" if parsed.kind == LABELLED else "windows rather than documents"
+        raise UsageError(f"{label}: {what} cannot be read whole; give a lab, file or hub source to --protocol rolling")
+    if parsed.endless and args.samples is None:
+        raise UsageError(endless_error(parsed))
+    texts, separated = read(parsed, seed=args.seed, separator=unescape(args.separator))
+    documents = list(islice(texts, args.samples))
+    result = rolling(dense.model, dense.tokenizer, documents, length=args.length, bos=args.bos, label=label)
+    return {
+        "text": label,
+        "word perplexity": result.word_perplexity,
+        "byte perplexity": result.byte_perplexity,
+        "bits per byte": result.bits_per_byte,
+        **asdict(result),
+        "provenance": {
+            "source": parsed.label,
+            "fingerprint": source_fingerprint(parsed),
+            "separator": separated,
+            "bos": args.bos,
+            "length": args.length,
+        },
+    }

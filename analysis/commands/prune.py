@@ -71,6 +71,11 @@ def add(verbs) -> None:
     )
     verb.add_argument("--added-samples", type=int, default=0, metavar="N", help="windows of it")
     verb.add_argument(
+        "--drop-overlap",
+        action="store_true",
+        help="drop held-out windows that repeat calibration text, however many; by default more than a few are refused",
+    )
+    verb.add_argument(
         "--task",
         action="append",
         default=[],
@@ -149,7 +154,19 @@ def read_job(args: argparse.Namespace, contents: Contents) -> Job:
         "tasks": tuple(args.task),
         "separator": unescape(args.separator),
     }
-    same = ("model", "calibration", "samples", "held_out_samples", "length", "seed", "dtype", "device", "mode")
+    same = (
+        "model",
+        "calibration",
+        "samples",
+        "held_out_samples",
+        "length",
+        "seed",
+        "dtype",
+        "device",
+        "mode",
+        "bos",
+        "drop_overlap",
+    )
     values |= {name: getattr(args, name) for name in (*same, "added", "added_samples", "documents", "shrink")}
     problems.errors += job_problems(values, flag, contents)
     if args.added is not None and args.added_samples == 0:

@@ -85,9 +85,10 @@ def zero_shot(
     documents: int = 100,
     seed: int = 0,
     batch: int | None = None,
+    bos: str = "auto",
 ) -> list[TaskScore]:
     """Score of each task, in the order given. Arguments and errors are those of `answers`."""
-    asked = _asked(model, tokenizer, tasks, documents, seed, batch)
+    asked = _asked(model, tokenizer, tasks, documents, seed, batch, bos)
     return [_score(task, answered, asked[task].left_out) for task, answered in _answered(asked, model).items()]
 
 
@@ -118,19 +119,21 @@ def answers(
     documents: int = 100,
     seed: int = 0,
     batch: int | None = None,
+    bos: str = "auto",
 ) -> dict[str, list[Answer]]:
     """What a model in memory, wherever it lies, answers to each question of each task; task -> answers.
 
     tasks: names as in `analysis.text.tasks`. documents: questions per task, at least 2; a file or hub task that has
     fewer is asked whole, and questions longer than the model's context are left out.
     seed: of the lab's items, and of the choice among the others. batch: sequences per forward pass; None: up to 64 (16
-    on a CPU), fewer where long ones meet a large vocabulary. Batching changes nothing but rounding. The model, its
+    on a CPU), fewer where long ones meet a large vocabulary. bos: "none" leaves out the special tokens that the
+    tokenizer puts in front of a query by itself. Batching changes nothing but rounding. The model, its
     tokenizer and the global random state stay as they are. Raises UsageError for an unknown task or one that is not
     multiple choice, and for an encoder, DataError for a broken file, a hub task whose data cannot be had, or a task of
     which fewer than 2 questions fit the context, ModelError where there is no fitting tokenizer, NumericalError where a
     log-likelihood is not finite.
     """
-    return _answered(_asked(model, tokenizer, tasks, documents, seed, batch), model)
+    return _answered(_asked(model, tokenizer, tasks, documents, seed, batch, bos), model)
 
 
 def check_questions(
@@ -140,11 +143,12 @@ def check_questions(
     *,
     documents: int = 100,
     seed: int = 0,
+    bos: str = "auto",
 ) -> None:
     """Raise what `answers` would but NumericalError, without asking anything: the tasks are known, their questions are
     here, enough of them fit the model's context.
     """
-    _asked(model, tokenizer, tasks, documents, seed)
+    _asked(model, tokenizer, tasks, documents, seed, bos=bos)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +168,7 @@ def _asked(
     documents: int,
     seed: int,
     batch: int | None = None,
+    bos: str = "auto",
 ) -> dict[str, _Questions]:
     check_tasks(tasks)
     check_count("zero_shot", "documents", documents, least=2)
@@ -180,7 +185,7 @@ def _asked(
     if not tasks:
         return {}
     with evaluating(unwrapped(model)), _silence():
-        harness = _harness(unwrapped(model), tokenizer, batch)
+        harness = _harness(unwrapped(model), tokenizer, batch, bos)
         return {name: _questions(harness, name, documents, seed) for name in tasks}
 
 
@@ -245,7 +250,9 @@ def _silence() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _harness(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: int | None) -> "HFLM":
+def _harness(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch: int | None, bos: str = "auto"
+) -> "HFLM":
     """The harness's model around ours. Its tokenizer is a copy, for the harness gives it a padding token."""
     from lm_eval.models.huggingface import HFLM
 
@@ -285,6 +292,7 @@ def _harness(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", bat
         tokenizer=copy.deepcopy(tokenizer),
         batch_size=batch or 1,
         max_length=context,
+        add_bos_token=False if bos == "none" else None,
         softmax_dtype="float32",
     )
 

@@ -98,6 +98,7 @@ def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: str
         config, notes = _read_config(folder, name, raw)
         model = _read_model(folder, name, config, getattr(torch, dtype))
         tokenizer = _read_tokenizer(folder, name)
+    _name_end(tokenizer, model.config)
     model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]  # wrapped without its signature
     model.config.use_cache = False
     _check_finite(model, name, dtype)
@@ -264,6 +265,19 @@ def _is_installed(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # the package that it is a part of
         return False
+
+
+def _name_end(tokenizer: "PreTrainedTokenizerBase | None", config: "PreTrainedConfig") -> None:
+    """Give a tokenizer that names no end-of-text token the one its model's config names, the first where it names
+    several.
+    """
+    if tokenizer is None or tokenizer.eos_token_id is not None:
+        return
+    ends = getattr(config.get_text_config(), "eos_token_id", None)
+    for number in ends if isinstance(ends, list) else [] if ends is None else [ends]:
+        if (token := tokenizer.convert_ids_to_tokens(number)) is not None:
+            tokenizer.eos_token = token
+            return
 
 
 def _check_finite(model: "PreTrainedModel", name: str, dtype: str) -> None:

@@ -17,7 +17,7 @@ from analysis.models.hub import fingerprint
 from analysis.models.load import DTYPES
 from analysis.pruning.checks import header_misfits, label_problem, misfits, shrink_problem
 from analysis.recipe.recipe import Recipe
-from analysis.text.sources import MODES, parse_source, source_fingerprint
+from analysis.text.sources import BOS, MODES, parse_source, source_fingerprint
 from analysis.text.tasks import check_tasks, task_fingerprint
 
 SMALLEST = {"samples": 1, "held_out_samples": 1, "length": 2, "seed": 0, "added_samples": 0, "documents": 2}
@@ -41,7 +41,9 @@ class Job:
     no half, calibration reads "train" and held-out texts "held-out". samples, held_out_samples: windows of `length`
     tokens of each (held_out_samples None = as many as samples). seed: which windows are drawn; the recipe has a seed of
     its own for masks and training order. separator: between documents of plain-text files. mode: how windows are cut
-    (`text.cut`; None: as is usual for the source). device "auto" takes what there is, and is served what any device
+    (`text.cut`; None: as is usual for the source). bos: where beginning-of-text tokens stand in them
+    (`text.tokens.specials`). drop_overlap: held-out windows that repeat calibration text are dropped however many
+    they are (`windows.disjoint`). device "auto" takes what there is, and is served what any device
     computed; a named device is served only its own kind's results.
 
     added: a source of `added_samples` more windows, put behind the calibration windows (`study.run.draw`);
@@ -64,6 +66,8 @@ class Job:
     device: str = "auto"
     separator: str | None = None
     mode: str | None = None
+    bos: str = "auto"
+    drop_overlap: bool = False
     added: str | None = None
     added_samples: int = 0
     tasks: tuple[str, ...] = ()
@@ -142,6 +146,8 @@ class Job:
             "seed": self.seed,
             "separator": self.separator,
             "mode": self.mode,
+            "bos": self.bos,
+            "drop_overlap": self.drop_overlap,
             "device": self.device.partition(":")[0],
             "dtype": self.dtype,
             "shrink": self.shrink,
@@ -220,6 +226,10 @@ def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Cal
         yield f"{named('dtype')} must be one of {', '.join(DTYPES)}, got {values['dtype']!r}"
     if values["mode"] not in (None, *MODES):
         yield f"{named('mode')} must be one of {', '.join(MODES)}, got {values['mode']!r}"
+    if values["bos"] not in BOS:
+        yield f"{named('bos')} must be one of {', '.join(BOS)}, got {values['bos']!r}"
+    if not isinstance(values["drop_overlap"], bool):
+        yield f"{named('drop_overlap')} must be True or False, got {values['drop_overlap']!r}"
     yield from device_problems(named("device"), values["device"])
     if str(values["added"]).startswith("examples:"):
         yield (
@@ -239,6 +249,8 @@ def count_problems(name: str, value: object, least: int) -> Iterator[str]:
     """The sentence on a count that is none, or is below `least`; nothing where it is right."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         yield f"{name} must be a whole number of at least {least}, got {value!r}"
+    elif value.bit_length() > 63:
+        yield f"{name} must be below 2^63"
 
 
 def device_problems(name: str, value: object) -> Iterator[str]:

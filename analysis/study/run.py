@@ -17,6 +17,8 @@ from analysis.schema import TABLES, validate
 from analysis.study.job import Job
 from analysis.study.pool import threads
 from analysis.study.store import RunFolder, StoredRun
+from analysis.text.shared import origins
+from analysis.text.sources import parse_source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +71,8 @@ class Bench:
         """Check what a job asks, load its model and draw its windows. Raises UsageError, ModelError, DataError."""
         if problems := header_misfits(job.model, job.recipe):
             raise UsageError(f"recipe {job.recipe}: " + "; ".join(problems))
+        if not job.drop_overlap:
+            check_slices(job)
         dense = self._load(job)
         if job.shrink:
             from analysis.pruning.structures import check_pattern_shrinks
@@ -77,14 +81,14 @@ class Bench:
         if job.tasks:
             from analysis.measure.zero_shot import check_questions
 
-            check_questions(dense.model, dense.tokenizer, job.tasks, documents=job.documents)
+            check_questions(dense.model, dense.tokenizer, job.tasks, documents=job.documents, bos=job.bos)
         load = partial(self._tokens, dense, job, split="train")
         calibration = draw(load, job.calibration, job.samples, job.added, job.added_samples)
         held_out = {
             label: self._tokens(dense, job, source, job.held_out_samples or job.samples, split="held-out")
             for label, source in job.held_out
         }
-        return Inputs(dense, calibration, held_out)
+        return Inputs(dense, calibration, without_shared(job, dense, calibration, held_out))
 
     def carry_out(self, job: Job, inputs: Inputs, checkpoint: "Path") -> Outcome:
         """Prune, ask tasks and shrink, resuming from the folder `checkpoint`. Raises AnalysisError as `prune`."""
@@ -97,7 +101,7 @@ class Bench:
         if job.tasks:
             self.say(f"asking both models {job.documents} questions of {', '.join(job.tasks)}")
             tables |= answer_tables(
-                pruned.model, dense, job.tasks, job.documents, self.answers, cost=pruned.tables["cost"]
+                pruned.model, dense, job.tasks, job.documents, self.answers, job.bos, cost=pruned.tables["cost"]
             )
         if job.shrink:
             from analysis.measure.size import size_table
@@ -127,7 +131,7 @@ class Bench:
     def _tokens(self, dense: "LoadedModel", job: Job, source: str, samples: int, *, split: str) -> "Windows":
         from analysis.text.load import load_tokens
 
-        key = (source, samples, job.length, job.seed, job.separator, job.mode, split)
+        key = (source, samples, job.length, job.seed, job.separator, job.mode, job.bos, split)
         if key not in self.windows:
             self.windows[key] = load_tokens(
                 source,
@@ -138,8 +142,33 @@ class Bench:
                 separator=job.separator,
                 mode=job.mode,
                 split=split,
+                bos=job.bos,
             )
         return self.windows[key]
+
+
+def check_slices(job: Job) -> None:
+    """Raise OverlapError where the sources of both sides are slices of one text that hold the same documents."""
+    from analysis.windows import check_origins
+
+    def origins_of(source: str, split: str) -> list[dict]:
+        return origins(parse_source(source).half(split), seed=job.seed, model="the model of the run")
+
+    calibration = [
+        origin for source in (job.calibration, job.added) if source for origin in origins_of(source, "train")
+    ]
+    for label, source in job.held_out:
+        both = f"calibration {job.calibration!r} and held-out {label!r}"
+        check_origins(both, calibration, origins_of(source, "held-out"))
+
+
+def without_shared(
+    job: Job, dense: "LoadedModel", calibration: "Windows", held_out: "dict[str, Windows]"
+) -> "dict[str, Windows]":
+    """The held-out windows that share no text with calibration. Raises OverlapError as `windows.disjoint`."""
+    from analysis.windows import disjoint
+
+    return disjoint(calibration, held_out, drop=job.drop_overlap, tokenizer=dense.tokenizer)
 
 
 def draw(
@@ -179,23 +208,27 @@ def answer_tables(
     tasks: Sequence[str],
     documents: int,
     dense_scores: "dict[tuple, list[TaskScore]]",
+    bos: str = "auto",
     *,
     cost: pd.DataFrame,
 ) -> dict[str, pd.DataFrame]:
     """The tables `zero_shot`, what the dense and the pruned model answer to multiple-choice tasks, and `cost` with what
     asking took.
 
-    cost: the table so far. dense_scores: the dense model's by (tasks, documents), looked up here and added to, since
-    they are the same for all its runs.
+    cost: the table so far. dense_scores: the dense model's by (tasks, documents, bos), looked up here and added to,
+    since they are the same for all its runs.
     """
     from analysis.measure.cost import Meter
     from analysis.measure.zero_shot import zero_shot
 
-    key, meter = (tuple(tasks), documents), Meter(dense.device)
+    key, meter = (tuple(tasks), documents, bos), Meter(dense.device)
     with meter.stage(-1, "tasks"):
         if key not in dense_scores:
-            dense_scores[key] = zero_shot(dense.model, dense.tokenizer, tasks, documents=documents)
-        scores = {"dense": dense_scores[key], "pruned": zero_shot(pruned, dense.tokenizer, tasks, documents=documents)}
+            dense_scores[key] = zero_shot(dense.model, dense.tokenizer, tasks, documents=documents, bos=bos)
+        scores = {
+            "dense": dense_scores[key],
+            "pruned": zero_shot(pruned, dense.tokenizer, tasks, documents=documents, bos=bos),
+        }
     rows = [{"which": which, **asdict(score)} for which, answers in scores.items() for score in answers]
     answers = pd.DataFrame(rows)[[column.name for column in TABLES["zero_shot"]]]
     cost = pd.concat([cost, pd.DataFrame(meter.rows)], ignore_index=True)

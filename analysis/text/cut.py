@@ -11,6 +11,7 @@ from analysis.errors import DataError, UsageError
 from analysis.text.sources import MODES
 from analysis.windows import Windows, check_count
 
+MOST_PADDED = 2**30  # tokens of windows that are longer than any document
 Documents = Sequence[Sequence[int]] | Sequence[np.ndarray]  # token ids of each
 
 
@@ -52,6 +53,7 @@ def cut(
     DataError where the documents are too short, saying how many windows they hold.
     """
     check_request(label, length, samples, mode)
+    check_count(label, "seed", seed, least=0)
     available: int | str
     if mode == "crop" and samples is not None:
         ids, available = _crop(documents, length, samples, seed, shuffle, label), "unbounded"
@@ -70,6 +72,7 @@ def cut(
         rows = _draw_rows(
             available, samples, seed, shuffle, f"{label} holds {_count(available, length)}, one per document"
         )
+        _check_size(label, len(rows), length, texts)
         ids, mask = _pad([texts[row] for row in rows.tolist()], length, 0 if boundary_id is None else boundary_id)
     provenance = {
         "mode": mode,
@@ -80,6 +83,16 @@ def cut(
         "tokens": int(mask.sum()),
     }
     return Windows(ids, mask, label, provenance)
+
+
+def _check_size(label: str, rows: int, length: int, documents: Sequence) -> None:
+    """Raise UsageError where windows padded to `length` are too much to hold, and longer than any document."""
+    longest = max(len(document) for document in documents)
+    if length > longest and rows * length > MOST_PADDED:
+        raise UsageError(
+            f"{label}: {rows} windows of {length} tokens are mostly padding, and too much to hold; the longest document"
+            f" has {longest} tokens, give a length of at most that"
+        )
 
 
 def _count(number: int, length: int) -> str:

@@ -25,6 +25,7 @@ from analysis.progress import bar
 from analysis.text.cut import check_request
 from analysis.text.example_readers import read_hub_examples, read_table
 from analysis.text.example_sets import HUB_SETS, Question, example_set
+from analysis.text.shared import origins
 from analysis.text.sources import LABELLED, Source, endless_error, parse_source, source_fingerprint
 from analysis.text.tokens import TEXTS_PER_CALL, check_known, encode, select_tokenizer, tokenizer_fingerprint
 from analysis.windows import Labelled, Windows, check_count
@@ -86,6 +87,7 @@ def load_examples(
     provenance = {
         "source": source.label,
         "fingerprint": source_fingerprint(source),
+        "origins": origins(source, seed=seed),
         "slice": source.slice,
         "split": source.split,
         "separator": "examples",

@@ -23,10 +23,12 @@ from analysis.errors import DataError, NumericalError, UsageError, suggest
 from analysis.models.context import usable_context
 from analysis.models.load import embedding_rows
 from analysis.models.quiet import evaluation_mode
+from analysis.models.task_heads import head
 from analysis.text.generation import LONGEST_TEXT, Generation
 from analysis.text.readers import read
 from analysis.text.sources import parse_source
 from analysis.text.tokens import tokenise
+from analysis.windows import check_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,14 +73,17 @@ def generate(
     *,
     seed: int = 0,
     first: int = 0,
+    before: tuple[int, ...] = (),
 ) -> Iterator[Batch]:
-    """Batches of text in the model's own words, without end, from batch number `first` on.
+    """Batches of text in the model's own words, without end, from batch number `first` on; each text is written behind
+    the token ids `before`, which are no part of it.
 
     Global random states, the model's mode and its generation settings are left as they are; of the latter none is used.
     Raises UsageError for settings that do not suit the model; DataError where 256 prefixes or texts in a row are
     rejected.
     """
-    writer = Writer(model, tokenizer, settings, seed)
+    check_count("self-generated text", "first", first, least=0)
+    writer = Writer(model, tokenizer, settings, seed, before)
     barren = 0
     for number in count(first):
         batch = writer.batch(number)
@@ -105,14 +110,27 @@ def _refuse(number: int, pieces: str, rejected: dict[str, int]) -> NoReturn:
 
 @dataclass(frozen=True, eq=False)
 class Writer:
-    """A model and how it writes. Raises UsageError for settings that do not suit the model."""
+    """A model and how it writes, behind the token ids `before` (`tokens.specials`). Raises UsageError for settings that
+    do not suit the model.
+    """
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     settings: Generation
     seed: int = 0
+    before: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.tokenizer is None or (answered := head(self.model)) != "next token":
+            lack = (
+                "there is no tokenizer" if self.tokenizer is None else f"{type(self.model).__name__} answers {answered}"
+            )
+            raise UsageError(
+                f"self-generated text: {lack}; give a model that predicts the next token, and its tokenizer"
+            )
+        if not isinstance(self.settings, Generation):
+            raise UsageError(f"self-generated text: settings must be a Generation, not {repr(self.settings)[:40]}")
+        check_count("self-generated text", "seed", self.seed, least=0)
         tokens, prefix = self.settings.tokens or 0, self.settings.prefix
         if self._context is not None and max(tokens, prefix + 1) > self._context:
             raise UsageError(
@@ -134,7 +152,8 @@ class Writer:
 
     @property
     def _context(self) -> int | None:
-        return usable_context(self.model)
+        context = usable_context(self.model)
+        return None if context is None else context - len(self.before)
 
     @cached_property
     def allowed(self) -> list[int]:
@@ -285,13 +304,15 @@ class Writer:
                 return torch.full_like(ended, True) if 2 * int(ended.sum()) >= len(ended) else ended
 
         ids = ids.to(self.model.device)
+        ids = torch.cat([ids.new_tensor(self.before).expand(len(ids), -1), ids], dim=1)
         before, self.model.generation_config = self.model.generation_config, config
         try:
             criteria = [HalfEnded()] if until_half and self._end is not None else []
             model: Any = self.model  # transformers' types do not say that a decoder can generate
-            return model.generate(
+            written = model.generate(
                 ids, attention_mask=torch.ones_like(ids), generation_config=config, stopping_criteria=criteria
             )
+            return written[:, len(self.before) :]
         except RuntimeError as error:
             if "probability tensor" not in str(error):
                 raise
@@ -307,7 +328,7 @@ class Writer:
         from transformers import GenerationConfig
 
         return GenerationConfig(
-            max_length=longest,
+            max_length=len(self.before) + longest,
             eos_token_id=self._end,
             pad_token_id=0 if self._end is None else self._end,
             use_cache=True,

@@ -25,6 +25,7 @@ from analysis import paths, storage
 from analysis.errors import DataError, UsageError
 from analysis.text.generate import Batch, Text, Writer, check_barren
 from analysis.text.sources import SELF, Source, parse_source, source_fingerprint
+from analysis.text.tokens import specials
 
 if TYPE_CHECKING:
     from analysis.models.load import LoadedModel
@@ -47,9 +48,10 @@ class File:
         return self.path.with_suffix(".json")
 
 
-def file_of(loaded: "LoadedModel", source: Source | str, *, seed: int = 0) -> File:
-    """The file of a self source under a seed. Raises UsageError for a source that is no model's own text, or a model
-    without a tokenizer.
+def file_of(loaded: "LoadedModel", source: Source | str, *, seed: int = 0, bos: str = "auto") -> File:
+    """The file of a self source under a seed and special tokens (`tokens.specials`).
+
+    Raises UsageError for a source that is no model's own text, or a model without a tokenizer.
     """
     source = parse_source(source) if isinstance(source, str) else source
     if source.kind != SELF:
@@ -64,6 +66,8 @@ def file_of(loaded: "LoadedModel", source: Source | str, *, seed: int = 0) -> Fi
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "seed": seed,
     }
+    if before := specials(loaded.tokenizer, bos, model=loaded).start:
+        request["before"] = list(before)
     key = storage.sha256(json.dumps(request, sort_keys=True).encode())[:16]
     return File(
         paths.cache() / "generated" / f"{key}.jsonl",
@@ -71,7 +75,7 @@ def file_of(loaded: "LoadedModel", source: Source | str, *, seed: int = 0) -> Fi
     )
 
 
-def written(loaded: "LoadedModel", source: Source | str, *, seed: int = 0) -> Iterator[Batch]:
+def written(loaded: "LoadedModel", source: Source | str, *, seed: int = 0, bos: str = "auto") -> Iterator[Batch]:
     """The batches of a self source, endlessly: those on disk, then new ones, which are put there. Other processes wait
     for each new batch.
 
@@ -79,13 +83,16 @@ def written(loaded: "LoadedModel", source: Source | str, *, seed: int = 0) -> It
     what was written before stays.
     """
     source = parse_source(source) if isinstance(source, str) else source
-    file, writer, texts, barren = file_of(loaded, source, seed=seed), None, 0, 0
+    file, writer, texts, barren = file_of(loaded, source, seed=seed, bos=bos), None, 0, 0
     assert source.generation is not None and loaded.tokenizer is not None  # as `file_of` has seen
     for number in count():
-        if (batch := _read(file, number)) is None:
-            with _hold(file):
+        with _explained():
+            batch = _read(file, number)
+        if batch is None:
+            with _explained(), _hold(file):
                 if (batch := _read(file, number)) is None:  # another process may have written it while this one waited
-                    writer = writer or Writer(loaded.model, loaded.tokenizer, source.generation, seed)
+                    before = tuple(file.request.get("before", ()))
+                    writer = writer or Writer(loaded.model, loaded.tokenizer, source.generation, seed, before)
                     with _naming(source, loaded, texts, file):
                         batch = writer.batch(number)
                     _add(file, number, batch, str(loaded.model.device))
@@ -169,6 +176,13 @@ def _add(file: File, number: int, batch: Batch, device: str) -> None:
     record = {"texts": len(batch.texts), "bytes": len(data), "sha256": storage.sha256(data), "rejected": batch.rejected}
     state |= {"batches": [*before, record | {"device": device, "versions": versions()}]}
     storage.write(file.provenance, json.dumps(state, indent=1, ensure_ascii=False))
+
+
+def _explained() -> AbstractContextManager[None]:
+    """What the system refuses while texts are kept, as a StoreError."""
+    return storage.explained(
+        "self-generated text", "set ANALYSIS_HOME to a folder that can be written, and repeat this"
+    )
 
 
 def _hold(file: File) -> AbstractContextManager[None]:

@@ -53,4 +53,6 @@ def mix(source: Source, parts: Sequence["Windows | None"], chosen: Sequence[int]
         {"share": share_text(share)} | ({"source": named.label, "samples": 0} if part is None else part.provenance)
         for (named, share), part in zip(source.parts, parts)
     ]
-    return Windows(ids, mask, source.label, {"samples": len(ids), "tokens": int(mask.sum()), "parts": provenances})
+    counts = {"samples": len(ids), "tokens": int(mask.sum()), "parts": provenances}
+    shared = tuple(opening for part in present for opening in part.openings)
+    return Windows(ids, mask, source.label, counts, openings=shared)

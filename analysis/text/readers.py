@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 CONVERSATIONS = ("messages", "conversations", "conversation")  # columns that are read where there is none called text
 MOST_NAMES = 12  # of columns, in a message
 END_OF_TEXT = "<|endoftext|>"
+WHOLE = "none"  # the separator that says: nothing stands between documents, all is one text
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
 
@@ -58,8 +59,9 @@ def read_file(
         documents, separated = _documents(path, source, source.column, tokenizer)
     else:
         documents, separated = _split(_prose(path, source, separator), source, separator)
-    documents = [document for document in documents if document.strip()]
-    if not documents:
+    if separator != WHOLE:
+        documents = [document for document in documents if document.strip()]
+    if not any(document.strip() for document in documents):
         raise DataError(f"{place}: holds no text; every document in it is empty")
     chosen = source.select(len(documents))
     return documents[chosen.start : chosen.stop], separated
@@ -83,6 +85,8 @@ def _prose(path: Path, source: Source, separator: str | None) -> str:
 def _split(text: str, source: Source, separator: str | None) -> tuple[list[str], str]:
     if separator == "":
         raise UsageError("separator: an empty text separates nothing; leave it out for the default")
+    if separator == WHOLE:
+        return [text], "none: the file is one text"
     if separator is not None and separator not in text:
         raise DataError(f"text file {source.name}: the separator {separator!r} does not occur in it")
     separator = END_OF_TEXT if separator is None and END_OF_TEXT in text else separator

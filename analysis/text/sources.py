@@ -33,6 +33,7 @@ MOST_MADE = 10**7  # documents, or examples, of the lab in a slice that has an e
 Edge = int | Fraction  # a number of documents, or a share of them
 Mode = Literal["stream", "crop", "documents"]
 MODES: tuple[Mode, ...] = ("stream", "crop", "documents")  # how `cut` makes windows of documents
+BOS = ("auto", "every", "none")  # where beginning-of-text tokens stand (`tokens.specials`)
 SHARE = r"\d+/[1-9]\d*|\d+(?:\.\d+)?|\.\d+"
 PART_END = re.compile(rf":({SHARE})(?:\+(?!$)|$)")
 JOINED = re.compile(r"\+(lab:|hub:|examples:|self($|[:+]))")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.errors import DataError, UsageError
+from analysis.errors import DataError, UsageError, suggest
 from analysis.models.load import LoadedModel, embedding_rows
 from analysis.progress import bar
-from analysis.text.hub import Hub
-from analysis.text.sources import Source
+from analysis.text.sources import BOS, Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,7 +33,7 @@ def select_tokenizer(
     Raises UsageError unless exactly one of the two is given, where the model has no tokenizer, or where windows of
     `length` tokens are longer than its context.
     """
-    if model is None and tokenizer is not None:
+    if model is None and tokenizer is not None and hasattr(tokenizer, "convert_ids_to_tokens"):
         return tokenizer
     if not isinstance(model, LoadedModel) or tokenizer is not None:
         raise UsageError(
@@ -74,14 +74,112 @@ def check_known(
             )
 
 
-def tokenise_joined(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, corpus: Hub, length: int) -> np.ndarray:
-    """The rows as one text, tokenised whole, cut to the windows the corpus is defined to have: (tokens,) int32."""
-    (stream,) = tokenise([(corpus.joiner or "").join(texts)], tokenizer)
-    return stream if corpus.windows is None else stream[: corpus.windows * length]
+@dataclass(frozen=True)
+class Specials:
+    """The special tokens of a text's windows.
+
+    before, after: what stands around each document. between: what stands between two of a stream where nothing stands
+    around them, None for nothing. head: what every window begins with, () for nothing. words: the rule, for provenance.
+    """
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    between: int | None = None
+    head: tuple[int, ...] = ()
+    words: str = ""
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """What a text of the model's own is written behind."""
+        return self.head or self.before
+
+    def around(self, document: np.ndarray, most: int | None = None) -> np.ndarray:
+        """A document (tokens,) with what stands around it; the text cut so that both make at most `most` tokens. An
+        empty one stays empty.
+        """
+        room = None if most is None else max(most - len(self.before) - len(self.after), 0)
+        if not len(document) or not (self.before or self.after):
+            return document
+        return np.concatenate([self.before, document[:room], self.after], dtype=np.int32, casting="unsafe")
+
+    def headed(self, windows: Windows) -> Windows:
+        """The windows (N, T) with their first tokens, which nobody predicts, replaced by `head`."""
+        if not self.head:
+            return windows
+        ids = windows.ids.clone()
+        ids[:, : len(self.head)] = ids.new_tensor(self.head)
+        return replace(windows, ids=ids)
+
+
+def specials(
+    tokenizer: PreTrainedTokenizerBase,
+    bos: str = "auto",
+    *,
+    mode: str = "stream",
+    joined: bool = False,
+    model: LoadedModel | None = None,
+) -> Specials:
+    """Which special tokens the windows of a text have; `joined`: one whose rows make one document.
+
+    bos "auto": around each document what the tokenizer itself puts there; where it puts nothing, `boundary` stands
+    between documents. Windows cut out of the middle begin as they fall, as in the codes of SparseGPT and Wanda (one
+    token in front of the whole text) and in the harness (`measure.rolling`). "every": besides, every window begins with
+    the beginning-of-text token (the tokenizer's, else that of the model's config), which takes the place of its first
+    token: for models that read nothing right without, such as Gemma. "none": no special tokens but the boundary.
+    Raises UsageError for another word, or where "every" finds no such token.
+    """
+    if bos not in BOS:
+        raise UsageError(f"bos {bos!r}: is unknown; {suggest(bos, BOS)}")
+    before, after = ((), ()) if bos == "none" else _put_around(tokenizer)
+    head: tuple[int, ...] = ()
+    if bos == "every":
+        config = None if model is None else model.model.config.get_text_config()
+        single = getattr(tokenizer, "bos_token_id", None)
+        single = getattr(config, "bos_token_id", None) if single is None else single
+        head = before or (() if single is None else (single,))
+        if not head:
+            raise UsageError(
+                "bos 'every': neither tokenizer nor config names a beginning-of-text token; leave bos at 'auto'"
+            )
+        before = head if mode == "documents" else before
+    between, words = (None, "none: rows are one text") if joined or before or after else boundary(tokenizer)
+    places = {"before each document": before, "after each document": after, "at the head of every window": head}
+    put = [f"{_named(tokenizer, ids)} {place}" for place, ids in places.items() if ids]
+    if not (before or after):
+        put.insert(0, words if mode == "stream" else "none: no window spans two documents")
+    return Specials(before, after, between, head, ", ".join(put))
+
+
+def _put_around(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The special tokens a tokenizer puts before and after a text by itself; none where it puts them otherwise."""
+    plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    for start in range(len(whole) - len(plain) + 1 if plain else 0):
+        if whole[start : start + len(plain)] == plain:
+            return tuple(whole[:start]), tuple(whole[start + len(plain) :])
+    return (), ()
+
+
+def _named(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return " ".join(f"{token!r}" for token in tokenizer.convert_ids_to_tokens(list(ids)))
+
+
+def tokenise_joined(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, joiner: str, most: int | None, special: Specials
+) -> np.ndarray:
+    """The rows as one text, tokenised whole, its first `most` tokens (None: all): (tokens,) int32."""
+    (stream,) = tokenise([joiner.join(texts)], tokenizer)
+    return special.around(stream)[:most]
 
 
 def tokenise_enough(
-    texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, *, length: int, samples: int, mode: str, step: int
+    texts: Iterator[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    length: int,
+    samples: int,
+    mode: str,
+    step: int,
+    special: Specials = Specials(),
 ) -> list[np.ndarray]:
     """Documents off an endless stream, `step` at a time, until they hold `samples` windows: tokens for a stream,
     documents one by one, long ones for crops.
@@ -91,6 +189,7 @@ def tokenise_enough(
     with bar(total=needed, desc="documents", unit="token" if mode == "stream" else "document") as progress:
         while have < needed and (have or tried < 256):  # after 256 documents too short for a crop, the cut says so
             batch = tokenise(list(islice(texts, step)), tokenizer)
+            batch = [special.around(row, length if mode == "documents" else None) for row in batch]
             counts = [
                 len(document) if mode == "stream" else mode == "documents" or len(document) > length
                 for document in batch

@@ -14,6 +14,7 @@ from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.load import LoadedModel
 from analysis.text.generate import IN_A_ROW, Writer, detected, generate, loops
 from analysis.text.generation import Generation
+from tests.helpers.encoders import encoder as random_encoder
 from tests.helpers.families import FAMILIES
 from tests.helpers.families import tiny as tiny_model
 from tests.helpers.writers import END, WORDS, one_word, tiny_writer, word_tokenizer
@@ -262,6 +263,32 @@ def test_settings_that_do_not_suit_the_model_are_refused(tiny):
     )
     with pytest.raises(UsageError, match="a prefix of 2048 leaves nothing to sample of 2048 tokens; give tokens=4096"):
         Writer(long.model, long.tokenizer, Generation(prefix=2048))
+
+
+def test_who_cannot_write_is_refused(tiny):
+    encoder = random_encoder("bert")
+    for given, message in (
+        (
+            (encoder, tiny.tokenizer, Generation()),
+            "BertForSequenceClassification answers classification; give a model that predicts",
+        ),
+        ((tiny.model, None, Generation()), "there is no tokenizer"),
+        ((tiny.model, tiny.tokenizer, "top-k=3"), "settings must be a Generation, not 'top-k=3'"),
+        ((tiny.model, tiny.tokenizer, Generation(), -1), "seed must be a whole number of at least 0, not -1"),
+        ((tiny.model, tiny.tokenizer, Generation(), 2**70), "seed must lie between 0 and"),
+    ):
+        with pytest.raises(UsageError, match=f"self-generated text: {message}"):
+            Writer(*given)
+
+
+def test_a_text_is_written_behind_the_tokens_before_it_which_are_no_part_of_it(tiny):
+    settings, start = Generation(top_k=1, prefix=1, tokens=6, batch=8), 5
+    for text in next(generate(tiny.model, tiny.tokenizer, settings, before=(start,))).texts:
+        ids = tiny.tokenizer(text.text)["input_ids"]
+        assert [start, *ids] == greedy(tiny, [start, ids[0]], 7, tiny.tokenizer.eos_token_id) and text.tokens == len(
+            ids
+        )
+    assert Writer(tiny.model, tiny.tokenizer, before=(start, start), settings=Generation()).longest == 46
 
 
 def test_probabilities_that_are_not_finite_are_told():

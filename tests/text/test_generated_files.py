@@ -2,7 +2,9 @@
 windows of it.
 """
 
+import errno
 import json
+import os
 import threading
 from dataclasses import replace
 from itertools import islice
@@ -10,8 +12,8 @@ from itertools import islice
 import pytest
 import torch
 
-from analysis import paths
-from analysis.errors import DataError, UsageError
+from analysis import paths, storage
+from analysis.errors import DataError, StoreError, UsageError
 from analysis.text.generate import Writer
 from analysis.text.generated_files import file_of, written
 from analysis.text.load import load_tokens
@@ -281,3 +283,31 @@ def test_a_real_model_writes_its_kind_of_text(assets):
     )
     other = load_tokens(str(assets / "text" / "wikitext2_valid.txt"), loaded, samples=16, length=64)
     assert perplexity(loaded, own).perplexity < 0.2 * perplexity(loaded, other).perplexity
+
+
+@pytest.mark.parametrize(
+    "place", ["{tmp}/file", "{tmp}/file/in", "/dev/null", "/proc/none", "~nosuchuser/x", "{tmp}/loop"]
+)
+def test_a_home_that_is_no_place_for_a_folder_is_told(place, tiny, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    monkeypatch.setenv("ANALYSIS_HOME", place.format(tmp=tmp_path))
+    with pytest.raises(StoreError, match="ANALYSIS_HOME"):
+        take(tiny, 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "owner", "name", "reason"),
+    [
+        (errno.ENOLCK, storage.FileLock, "acquire", "No locks available"),
+        (errno.ENOSPC, os, "fsync", "no space left"),
+        (errno.EIO, os, "fsync", "Input/output error"),
+    ],
+)
+def test_what_the_system_refuses_is_told(number, owner, name, reason, tiny, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(owner, name, refuse)
+    with pytest.raises(StoreError, match=f"self-generated text: .*{reason}; set ANALYSIS_HOME"):
+        take(tiny, 1)

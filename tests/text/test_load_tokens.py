@@ -88,12 +88,16 @@ def test_provenance_states_everything_and_no_folder(tmp_path, tokenizer):
     path.write_text("\n\n".join(STORIES))
     windows = load_tokens(f"{path}[:80%]", tokenizer=tokenizer, samples=3, length=16, seed=4)
     stated = windows.provenance
-    assert stated | {"fingerprint": 0, "tokenizer": 0, "available": 0} == {
+    (origin,) = stated["origins"]
+    assert origin == {"source": "s.txt[:80%]", "content": stated["fingerprint"].partition("[")[0], "edges": [None, 0.8]}
+    assert stated | {"fingerprint": 0, "origins": 0, "tokenizer": 0, "available": 0} == {
         "source": "s.txt[:80%]",
         "fingerprint": 0,
+        "origins": 0,
         "slice": "[:80%]",
         "split": None,
         "separator": "blank lines",
+        "bos": "auto",
         "boundaries": "eos token 256 '</s>' between documents",
         "documents": 16,
         "tokenizer": 0,
@@ -205,9 +209,29 @@ def test_wrong_requests_are_refused_before_anything_is_read(tokenizer):
         (dict(samples=0), "samples"),
         (dict(length=-1), "length"),
         (dict(mode="streams"), "possible: stream, crop, documents"),
+        (dict(mode=["stream"]), "possible: stream, crop, documents"),
+        (dict(seed=-1), "seed must be a whole number of at least 0, not -1"),
+        (dict(seed="x"), "seed must be a whole number of at least 0, not 'x'"),
+        (dict(seed=2**70), r"seed must lie between 0 and 2\^63 - 1, not have 71 bits"),
+        (dict(samples=float("nan")), "samples must be a whole number of at least 1, not nan"),
+        (dict(length=10**400), "length must lie between 2 and"),
+        (dict(separator=3), "separator must be a text, not 3"),
+        (dict(split=None), "unknown split None"),
+        (dict(bos=0), "bos 0: is unknown"),
+        (dict(tokenizer="gpt2"), "read with a loaded model or with a tokenizer alone"),
     ):
         with pytest.raises(UsageError, match=message):
-            load_tokens("no/such/file.txt", tokenizer=tokenizer, **{"samples": 1, "length": 8} | options)
+            load_tokens("no/such/file.txt", **{"tokenizer": tokenizer, "samples": 1, "length": 8} | options)
+    with pytest.raises(UsageError, match="source: must be a text such as 'lab:stories', not 5"):
+        load_tokens(5, tokenizer=tokenizer, length=8)
+
+
+def test_a_source_may_be_a_path_and_no_window_is_mostly_padding_without_end(tmp_path, tokenizer):
+    path = tmp_path / "s.txt"
+    path.write_text("a few words")
+    assert load_tokens(path, tokenizer=tokenizer, length=8).label == "s.txt"
+    with pytest.raises(UsageError, match="1 windows of 1099511627776 tokens are mostly padding.* has 11 tokens"):
+        load_tokens(path, tokenizer=tokenizer, length=2**40, mode="documents")
 
 
 def test_a_loaded_model_bounds_the_length_by_its_context(tmp_path):
