@@ -56,6 +56,17 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ),
         _ERROR,
         _RELATIVE,
+        Column(
+            "relative_error_rest", "float64", "", "the same without the first token of each window, above and below"
+        ),
+        Column(
+            "relative_error_median",
+            "float64",
+            "",
+            "median over real tokens of a token's own relative error; none of cross",
+        ),
+        Column("energy_first", "float64", "", "share of the dense mean square held by the first token of each window"),
+        Column("energy_top", "float64", "", "share of it held by the hundredth of the tokens with the largest outputs"),
     ),
     "distribution": (
         _SPLIT,

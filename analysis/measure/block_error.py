@@ -8,6 +8,11 @@ With d and s the dense and the sparse stream at the block's input, g the dense b
     cross     = total - inherited - local = 2 mean (g(d) - g(s)) (g(s) - h(s))
 
 Means run over real tokens and hidden units. Relative errors are divided by mean g(d)^2.
+
+In large decoders a few tokens, above all the first of a window, have activations so large that they hold nearly all of
+mean g(d)^2 and of the error ("massive activations", Sun et al. 2024, arXiv:2402.17762): the papers' error then follows
+them alone. Hence two more readings of each error, `rest`, without the first token of each window, and `median`, of the
+tokens' own relative errors; and how much of mean g(d)^2 the first tokens and the largest hundredth of all hold.
 """
 
 import math
@@ -24,12 +29,17 @@ ERROR_KINDS = ("total", "inherited", "local", "cross")
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
+TOP = 0.01  # share of the tokens, those of the largest outputs, whose hold on the mean square is told
+
+
+def token_squares(x: Tensor) -> Tensor:
+    """Sum of squares of each token of x (B, T, H), on the CPU: float32 within a token, given as float64 (B, T)."""
+    return x.float().square().sum(dim=-1).cpu().double()
+
+
 def square_sum(x: Tensor, mask: Tensor) -> float:
-    """Sum of squares of x (B, T, H) over the tokens where mask (B, T) is True: float32 within a token, float64 over
-    tokens.
-    """
-    squares = x.float().square().sum(dim=-1).cpu().double()
-    return float(squares[mask.cpu()].sum())
+    """Sum of squares of x (B, T, H) over the tokens where mask (B, T) is True."""
+    return float(token_squares(x)[mask.cpu()].sum())
 
 
 @torch.inference_mode()
@@ -50,6 +60,8 @@ def advance_and_measure(
     """
     device = next(dense.parameters()).device
     sums = dict.fromkeys(("total", "inherited", "local", "scale"), 0.0)
+    real = streams.mask.cpu()
+    squares = {name: torch.zeros(real.shape, dtype=torch.float64) for name in sums}
     dense_output = outputs[block] if outputs is not None and block < len(outputs) else None
     for rows in chunks(streams.dense.shape[0], streams.dense.shape[1], device):
         s, mask = streams.sparse[rows].to(device), streams.mask[rows]
@@ -60,10 +72,12 @@ def advance_and_measure(
         )
         g_s = unit_output([dense], block, streams.recording, s, rows)
         h_s = unit_output([pruned], block, streams.recording, s, rows)
-        sums["total"] += square_sum(g_d.float() - h_s.float(), mask)
-        sums["inherited"] += square_sum(g_d.float() - g_s.float(), mask)
-        sums["local"] += square_sum(g_s.float() - h_s.float(), mask)
-        sums["scale"] += square_sum(g_d, mask)
+        squares["total"][rows] = token_squares(g_d.float() - h_s.float())
+        squares["inherited"][rows] = token_squares(g_d.float() - g_s.float())
+        squares["local"][rows] = token_squares(g_s.float() - h_s.float())
+        squares["scale"][rows] = token_squares(g_d)
+        for name in sums:
+            sums[name] += float(squares[name][rows][real[rows]].sum())
         if moment is not None:
             moment.add(real_rows(g_d, mask))
         streams.dense[rows] = g_d.to(streams.dense.device)
@@ -79,6 +93,7 @@ def advance_and_measure(
     errors = {kind: sums[kind] / elements for kind in ("total", "inherited", "local")}
     errors["cross"] = errors["total"] - errors["inherited"] - errors["local"]
     scale = sums["scale"] / elements
+    readings = _readings(squares, real)
     return [
         {
             "block": block,
@@ -86,9 +101,38 @@ def advance_and_measure(
             "kind": kind,
             "error": errors[kind],
             "relative_error": errors[kind] / scale if scale else math.nan,
+            **readings[kind],
+            **_energy(squares["scale"], real),
         }
         for kind in ERROR_KINDS
     ]
+
+
+def _readings(squares: dict[str, Tensor], real: Tensor) -> dict[str, dict[str, float]]:
+    """Of each kind the relative error without the first token of each window, and the median over real tokens of the
+    token's own relative error; of `cross`, which a single token may have below zero, only the former."""
+    rest = real.clone()
+    rest[:, 0] = False
+    scale = float(squares["scale"][rest].sum())
+    ratio = lambda value: value / scale if scale else math.nan
+    without = {kind: ratio(float(squares[kind][rest].sum())) for kind in ("total", "inherited", "local")}
+    without["cross"] = without["total"] - without["inherited"] - without["local"]
+    own = {kind: (squares[kind][real] / squares["scale"][real]).nanmedian() for kind in without if kind != "cross"}
+    return {
+        kind: {"relative_error_rest": value, "relative_error_median": float(own.get(kind, torch.tensor(math.nan)))}
+        for kind, value in without.items()
+    }
+
+
+def _energy(squares: Tensor, real: Tensor) -> dict[str, float]:
+    """Share of the sum of `squares` over real tokens that the windows' first tokens hold, and the largest hundredth of
+    all tokens, at least one."""
+    values, total = squares[real], float(squares[real].sum())
+    if not total:
+        return {"energy_first": math.nan, "energy_top": math.nan}
+    count = max(1, math.ceil(TOP * len(values)))
+    first = float((squares[:, 0] * real[:, 0]).sum())
+    return {"energy_first": first / total, "energy_top": float(values.topk(count).values.sum()) / total}
 
 
 def error_quantiles(streams: Streams) -> list[dict[str, Any]]:

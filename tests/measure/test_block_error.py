@@ -52,6 +52,41 @@ def test_every_kind_equals_its_definition(padded):
             assert rows[kind]["block"] == index and rows[kind]["split"] == "calibration"
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_readings_that_no_single_token_decides_equal_their_definitions(padded):
+    dense, w = small_llama(), windows(5, padded=padded)
+    pruned = _with_random_zeros(dense)
+    streams = open_streams(dense, anatomy(dense), "calibration", w)
+    rows = {
+        row["kind"]: row
+        for row in advance_and_measure(anatomy(dense).blocks[0].module, anatomy(pruned).blocks[0].module, 0, streams)
+    }
+    g_d, h_s = (block_outputs(model, w)[0].double() for model in (dense, pruned))
+    rest = w.mask.clone()
+    rest[:, 0] = False
+    expected = (g_d - h_s)[rest].square().mean() / g_d[rest].square().mean()
+    assert rows["total"]["relative_error_rest"] == pytest.approx(float(expected), rel=1e-4)
+    own = ((g_d - h_s).square().sum(-1) / g_d.square().sum(-1))[w.mask]
+    assert rows["total"]["relative_error_median"] == pytest.approx(float(own.median()), rel=1e-4)
+    assert rows["local"]["relative_error_median"] == rows["total"]["relative_error_median"], "block 0 inherits nothing"
+    assert rows["inherited"]["relative_error_median"] == 0 and np.isnan(rows["cross"]["relative_error_median"])
+    energy = g_d.square().sum(-1)
+    assert rows["total"]["energy_first"] == pytest.approx(float(energy[:, 0].sum() / energy[w.mask].sum()), rel=1e-4)
+    assert rows["total"]["energy_top"] == pytest.approx(float(energy[w.mask].max() / energy[w.mask].sum()), rel=1e-4)
+
+
+def test_one_loud_token_decides_the_papers_error_and_not_the_other_readings():
+    dense, w = small_llama(blocks=1), windows(4)
+    streams = open_streams(dense, anatomy(dense), "calibration", w)
+    block = anatomy(dense).blocks[0].module
+    streams.dense[:, 0] *= 1e3
+    streams.sparse.copy_(streams.dense)
+    streams.sparse[:, 1:] *= 4  # what is wrong is the other tokens
+    total = advance_and_measure(block, block, 0, streams)[0]
+    assert total["energy_first"] > 0.99 and total["energy_top"] < 0.6, "four loud tokens, one of them the hundredth"
+    assert total["relative_error"] < 1e-3 < 0.1 < min(total["relative_error_rest"], total["relative_error_median"])
+
+
 def test_first_block_inherits_nothing_and_an_untouched_model_has_no_error():
     dense = small_llama()
     streams = open_streams(dense, anatomy(dense), "calibration", windows(2))
