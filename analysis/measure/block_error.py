@@ -111,8 +111,7 @@ def advance_and_measure(
 def _readings(squares: dict[str, Tensor], real: Tensor) -> dict[str, dict[str, float]]:
     """Of each kind the relative error without the first token of each window, and the median over real tokens of the
     token's own relative error; of `cross`, which a single token may have below zero, only the former."""
-    rest = real.clone()
-    rest[:, 0] = False
+    rest = real & ~_firsts(real)
     scale = float(squares["scale"][rest].sum())
     ratio = lambda value: value / scale if scale else math.nan
     without = {kind: ratio(float(squares[kind][rest].sum())) for kind in ("total", "inherited", "local")}
@@ -124,6 +123,11 @@ def _readings(squares: dict[str, Tensor], real: Tensor) -> dict[str, dict[str, f
     }
 
 
+def _firsts(real: Tensor) -> Tensor:
+    """(N, T) bool: the first real token of each window."""
+    return real & (real.cumsum(1) == 1)
+
+
 def _energy(squares: Tensor, real: Tensor) -> dict[str, float]:
     """Share of the sum of `squares` over real tokens that the windows' first tokens hold, and the largest hundredth of
     all tokens, at least one."""
@@ -131,7 +135,7 @@ def _energy(squares: Tensor, real: Tensor) -> dict[str, float]:
     if not total:
         return {"energy_first": math.nan, "energy_top": math.nan}
     count = max(1, math.ceil(TOP * len(values)))
-    first = float((squares[:, 0] * real[:, 0]).sum())
+    first = float(squares[_firsts(real)].sum())
     return {"energy_first": first / total, "energy_top": float(values.topk(count).values.sum()) / total}
 
 
