@@ -224,6 +224,7 @@ def read(path: Path) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not an object")
+        jsonable(content)  # nests no deeper than can be walked
     except (ValueError, RecursionError) as broken:
         raise StoreError(f"{path} is not readable JSON ({broken}); delete the folder or name another") from broken
     return content

@@ -50,6 +50,7 @@ ALTERED = {
     "a list": (replaced("summary.json", "[]"), "it holds a list, not an object"),
     "null": (replaced("summary.json", "null"), "it holds a NoneType"),
     "deep": (replaced("summary.json", "[" * 200_000), "is not readable JSON"),
+    "less deep": (replaced("summary.json", '{"a":' * 700 + "1" + "}" * 700), "is not readable JSON"),
     "no JSON": (replaced("summary.json", "{"), "is not readable JSON"),
     "a folder": (replaced("summary.json"), "it is no file"),
     "a file more": (
