@@ -33,7 +33,7 @@ def select_tokenizer(
     Raises UsageError unless exactly one of the two is given, where the model has no tokenizer, or where windows of
     `length` tokens are longer than its context.
     """
-    if model is None and tokenizer is not None:
+    if model is None and tokenizer is not None and hasattr(tokenizer, "convert_ids_to_tokens"):
         return tokenizer
     if not isinstance(model, LoadedModel) or tokenizer is not None:
         raise UsageError(
