@@ -14,7 +14,7 @@ from analysis.text import files
 from analysis.text.example_sets import HUB_SETS, HubSet, Question
 from analysis.text.hub import Hub, fetch
 from analysis.text.lazy import Lazy
-from analysis.text.rows import delimited
+from analysis.text.rows import check_once, delimited
 from analysis.text.sources import Source, check_file
 
 FIRST_COLUMNS = ("sentence", "text", "sentence1", "premise", "question1", "question")
@@ -42,6 +42,8 @@ def read_table(source: Source) -> tuple[ExampleSet, list[Example]]:
     name = f"table {source.name}"
     header, lines = delimited(files.decode(files.contents(check_file(source), name), name), name)
     places = _named(source, source.column.split(","), header) if source.column else _known(source, header)
+    for place in places:
+        check_once(header, header[place], name)
     rows = []  # (line, first, second or None, label)
     for number, cells in lines:
         where = _where(source, number)

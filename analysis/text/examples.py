@@ -67,8 +67,17 @@ def load_examples(
         )
     check_request(source.label, length, samples, "documents")
     check_count(source.label, "seed", seed, least=0)
-    if isinstance(classes, str) or (classes is not None and len({*map(_plain, classes)}) < len(classes)):
+    if seed >= 2**63:
+        raise UsageError(f"{source.label}: seed must be below 2^63")
+    if classes is not None and (
+        isinstance(classes, str)
+        or not isinstance(classes, Sequence)
+        or not all(isinstance(name, str) for name in classes)
+        or len({_plain(name) for name in classes}) < len(classes)
+    ):
         raise UsageError(f"{source.label}: classes must be several different names, not {classes!r}")
+    if model is not None and not isinstance(model, LoadedModel):
+        raise UsageError(f"{source.label}: model must be one from load_model, not {type(model).__name__}")
     if model is not None:
         _check_head(source, model, example_set(source.name))
     tokenizer = select_tokenizer(source.label, model, tokenizer, length)

@@ -80,8 +80,8 @@ def contents(path: Path, place: str) -> bytes:
     Raises DataError, which begins with `place`, for a file that cannot be read, is empty, of another kind, cut off, or
     larger than the free memory can hold.
     """
+    head = first_bytes(path, place)
     try:
-        head = first_bytes(path)
         codec = next((codec for magic, codec in PACKED.items() if head.startswith(magic)), None)
         if codec is not None:
             data = _unpacked(path, codec, place)
@@ -100,15 +100,13 @@ def contents(path: Path, place: str) -> bytes:
     return data
 
 
-def first_bytes(path: Path) -> bytes:
-    """As many as tell what a file is."""
-    with path.open("rb") as file:
-        return file.read(8)
-
-
-def packed(path: Path) -> bool:
-    """Whether a file is packed in a way that is read."""
-    return first_bytes(path).startswith(tuple(PACKED))
+def first_bytes(path: Path, place: str) -> bytes:
+    """As many as tell what a file is. Raises DataError, which begins with `place`, for a file that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(8)
+    except OSError as error:
+        raise DataError(f"{place}: cannot be read: {error.strerror or error}") from error
 
 
 def _unpacked(path: Path, codec: str, place: str) -> bytes:
@@ -146,6 +144,8 @@ def decode(data: bytes, place: str) -> str:
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{place}: is UTF-16 text (its first bytes say so); save it as UTF-8")
+    if b"\0" in (start := data[:64]) and any(start[::2]) != any(start[1::2]):
+        raise DataError(f"{place}: is UTF-16 text (every other byte is NUL); save it as UTF-8")
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -154,8 +154,5 @@ def decode(data: bytes, place: str) -> str:
             " saved as UTF-8"
         ) from error
     if (nul := data.find(b"\0")) >= 0:
-        start = data[:64]
-        if any(start[::2]) != any(start[1::2]):
-            raise DataError(f"{place}: is UTF-16 text (every other byte is NUL); save it as UTF-8")
         raise DataError(f"{place}: is binary (NUL byte at position {nul}); give a text file, saved as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")

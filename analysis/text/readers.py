@@ -11,13 +11,14 @@ from analysis.errors import DataError, UsageError
 from analysis.lab.documents import documents
 from analysis.text import files
 from analysis.text.hub import Hub, fetch
-from analysis.text.rows import chat, disguised, field, read_rows, sound, text_fields
+from analysis.text.rows import chat, disguised, field, read_rows, root_of, sound, text_fields
 from analysis.text.sources import Source, check_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
+TALKS = "rows, in the tokenizer's chat template"
 CONVERSATIONS = ("messages", "conversations", "conversation")  # columns that are read where there is none called text
 MOST_NAMES = 12  # of columns, in a message
 END_OF_TEXT = "<|endoftext|>"
@@ -34,7 +35,7 @@ def read(
     if source.kind == "lab":
         return read_lab(source, seed=seed), "lab documents"
     if source.hub is not None:
-        return read_hub(source, source.hub)
+        return read_hub(source, source.hub, tokenizer)
     return read_file(source, separator=separator, tokenizer=tokenizer)
 
 
@@ -106,17 +107,15 @@ def _documents(
         raise DataError(f"{place}: has no row")
     if column == "text" and isinstance(first[1], dict) and column not in first[1]:
         column = next((name for name in CONVERSATIONS if chat(first[1].get(name))), column)
-    separated, documents, halves = "rows", [], []
+    documents, halves = [], []
+    talks = False
     for where, row in chain([first], rows):
-        value = row if isinstance(row, str) and column == "text" else _value(row, column, where, source.name)
-        if turns := chat(value):
-            value, separated = _written(turns, tokenizer, where, column), "rows, in the tokenizer's chat template"
-        elif not isinstance(value, str):
-            raise DataError(f"{where}: {column!r} is {_kind(value)}, not text{_hint(value, column, source.name)}")
-        size += len(value)
+        text, talk = _text(row, column, where, source.name, tokenizer)
+        size += len(text)
         files.check_room(size, place, room)
-        documents.append(sound(value))
-        if documents[-1] != value:
+        documents.append(sound(text))
+        talks |= talk
+        if documents[-1] != text:
             halves.append(where)
     if halves:
         log.warning(
@@ -124,7 +123,19 @@ def _documents(
             halves[0],
             len(halves),
         )
-    return documents, separated
+    return documents, TALKS if talks else "rows"
+
+
+def _text(
+    row: object, column: str, where: str, name: str, tokenizer: "PreTrainedTokenizerBase | None"
+) -> tuple[str, bool]:
+    """The text in a field of a row, and whether it was a conversation."""
+    value = row if isinstance(row, str) and column == "text" else _value(row, column, where, name)
+    if turns := chat(value):
+        return _written(turns, tokenizer, where, column), True
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {column!r} is {_kind(value)}, not text{_hint(value, column, name)}")
+    return value, False
 
 
 def _value(row: object, column: str, where: str, name: str) -> object:
@@ -134,7 +145,7 @@ def _value(row: object, column: str, where: str, name: str) -> object:
         return field(row, column)
     except KeyError as error:
         has = ", ".join(_short(key) for key in list(row)[:MOST_NAMES]) or "none"
-        raise DataError(f"{where}: has no column {column!r}; it has {has}{_hint(row, '', name)}") from error
+        raise DataError(f"{where}: has no column {_short(column)!r}; it has {has}{_hint(row, '', name)}") from error
 
 
 def _hint(value: object, column: str, name: str) -> str:
@@ -169,16 +180,23 @@ def _written(turns: list[dict[str, Any]], tokenizer: "PreTrainedTokenizerBase | 
         ) from error
 
 
-def read_hub(source: Source, hub: Hub) -> tuple[Sequence[str], str]:
-    """The sliced rows of a hub dataset, and what separates them, in words. Uses the network.
+def read_hub(source: Source, hub: Hub, tokenizer: "PreTrainedTokenizerBase | None" = None) -> tuple[Sequence[str], str]:
+    """The sliced rows of a hub dataset, and what separates them, in words; conversations as the chat template of
+    `tokenizer` writes them. Uses the network.
 
     Raises DataError where the dataset cannot be fetched or lacks the column.
     """
     rows = fetch(source.label, hub)
-    if hub.column not in rows.column_names:
+    column = hub.column
+    if column == "text" and column not in rows.column_names:
+        column = next((name for name in CONVERSATIONS if name in rows.column_names), column)
+    if (root := root_of(column, rows.column_names)) is None:
         names = ", ".join(rows.column_names)
-        raise DataError(
-            f"{source.label}: has no column {hub.column!r}; it has {names}; name one as hub:ORG/NAME#COLUMN"
-        )
+        raise DataError(f"{source.label}: has no column {column!r}; it has {names}; name one as hub:ORG/NAME#COLUMN")
     chosen = source.select(min(len(rows), hub.rows or len(rows)))
-    return rows.select(chosen)[hub.column], "rows" if hub.joiner is None else f"rows joined by {hub.joiner!r}"
+    rows = rows.select(chosen)
+    if root == column and isinstance(rows[0][column], str):
+        return rows[column], "rows" if hub.joiner is None else f"rows joined by {hub.joiner!r}"
+    name, places = f"hub:{hub.dataset}", (f"{source.label}, row {number}" for number in chosen)
+    texts = [_text(row, column, where, name, tokenizer) for where, row in zip(places, rows.select_columns([root]))]
+    return [text for text, _ in texts], TALKS if any(talk for _, talk in texts) else "rows"

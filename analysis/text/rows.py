@@ -47,22 +47,23 @@ def read_rows(path: Path, name: str, place: str, column: str) -> Iterator[Row]:
     """
     if path.is_dir():
         for file in data_files(path, place):
-            yield from _arrow(file, place, column)
+            yield from _arrow(file, None, place, column)
         return
-    packed = files.packed(path)
-    head = files.contents(path, place)[:8] if packed else files.first_bytes(path)
-    magic = next((form for start, form in files.TABLES.items() if head.startswith(start)), None)
+    head = files.first_bytes(path, place)
+    data = files.contents(path, place) if head.startswith(tuple(files.PACKED)) else None
+    magic = next((form for start, form in files.TABLES.items() if (data or head).startswith(start)), None)
     form = magic or form_of(name)
     if form == "parquet":
-        yield from _parquet(path, place, column)
+        yield from _parquet(path, data, place, column)
     elif form == "arrow":
-        yield from _arrow(path, place, column)
+        yield from _arrow(path, data, place, column)
     else:
-        text = files.decode(files.contents(path, place), place)
+        text = files.decode(data or files.contents(path, place), place)
         if form == "json" or (form is None and text.lstrip()[:1] in ("{", "[")):
             yield from _json(text, place)
         else:
-            header, lines = delimited(text, place)
+            header, lines = delimited(text, place, tabs=".tsv" in name.lower())
+            check_once(header, column, place)
             for number, cells in lines:
                 yield f"{place}, line {number}", dict(zip(header, cells))
 
@@ -116,15 +117,16 @@ def _holds_rows(text: str) -> bool:
 # Cells between commas or tabs -----------------------------------------------------------------------------------------
 
 
-def delimited(text: str, place: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def delimited(text: str, place: str, *, tabs: bool = False) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header of a table, and (line, cells) of each row that is not blank.
 
     Cells are parted by tabs where the first line has one, and then nothing is quoted (the form of GLUE's files); else
-    by the comma or the semicolon, whichever that line has more of, quoted as RFC 4180 has it. Raises DataError, which
-    begins with `place`, for a row of another length than the header, or a quote without its end.
+    by the comma or the semicolon, whichever that line has more of, quoted as RFC 4180 has it. `tabs`: what a single
+    column is in. Raises DataError, which begins with `place`, for a row of another length than the header, or a quote
+    without its end.
     """
     line = text.partition("\n")[0]
-    mark = "\t" if "\t" in line else max(",;", key=line.count)
+    mark = "\t" if "\t" in line or (tabs and not re.search("[,;]", line)) else max(",;", key=line.count)
     rows = _cells(text, place, mark)
     header = [cell.strip() for cell in rows[0][1]]
     remedy = (
@@ -136,6 +138,12 @@ def delimited(text: str, place: str) -> tuple[list[str], list[tuple[int, list[st
         if len(cells) != len(header):
             raise DataError(f"{place}, line {number}: has {len(cells)} cells, the header names {len(header)}; {remedy}")
     return header, rows[1:]
+
+
+def check_once(header: Sequence[str], column: str, place: str) -> None:
+    """Raise DataError where a column that is asked for stands twice in a header."""
+    if header.count(column) > 1:
+        raise DataError(f"{place}: has {header.count(column)} columns called {column!r}; give each a name of its own")
 
 
 def _cells(text: str, place: str, delimiter: str) -> list[tuple[int, list[str]]]:
@@ -198,19 +206,19 @@ def content_digest(path: Path, place: str) -> str:
     return storage.file_sha256(path)
 
 
-def _opened(path: Path, place: str) -> Any:
+def _opened(path: Path, data: bytes | None) -> Any:
     import pyarrow
 
-    return pyarrow.BufferReader(files.contents(path, place)) if files.packed(path) else pyarrow.memory_map(str(path))
+    return pyarrow.memory_map(str(path)) if data is None else pyarrow.BufferReader(data)
 
 
-def _parquet(path: Path, place: str, column: str) -> Iterator[Row]:
+def _parquet(path: Path, data: bytes | None, place: str, column: str) -> Iterator[Row]:
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     try:
-        with _opened(path, place) as data, ParquetFile(data) as file:
-            root = _root(column, file.schema_arrow.names)
+        with _opened(path, data) as opened, ParquetFile(opened) as file:
+            root = root_of(column, file.schema_arrow.names)
             columns = None if root is None else [root]
             groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
             leaves = [group.column(number) for group in groups for number in range(group.num_columns)]
@@ -225,18 +233,18 @@ def _under(leaf: Any, root: str) -> bool:
     return leaf.path_in_schema == root or leaf.path_in_schema.startswith(f"{root}.")
 
 
-def _arrow(path: Path, place: str, column: str) -> Iterator[Row]:
+def _arrow(path: Path, data: bytes | None, place: str, column: str) -> Iterator[Row]:
     from pyarrow import ArrowException, ipc
 
     try:
-        with _opened(path, place) as data:
-            if data.read(6) == b"ARROW1":
-                reader = ipc.open_file(data)
+        with _opened(path, data) as opened:
+            if opened.read(6) == b"ARROW1":
+                reader = ipc.open_file(opened)
                 batches: Iterable[Any] = (reader.get_batch(number) for number in range(reader.num_record_batches))
             else:
-                data.seek(0)
-                batches = reader = ipc.open_stream(data)
-            root = _root(column, reader.schema.names)
+                opened.seek(0)
+                batches = reader = ipc.open_stream(opened)
+            root = root_of(column, reader.schema.names)
             yield from _batches((batch if root is None else batch.select([root]) for batch in batches), place)
     except (ArrowException, OSError, ValueError) as error:
         raise DataError(f"{place}: is no readable Arrow file ({_first_line(error)})") from error
@@ -247,7 +255,7 @@ def _batches(batches: Iterable[Any], place: str) -> Iterator[Row]:
     yield from ((f"{place}, row {number}", row) for number, row in enumerate(rows))
 
 
-def _root(column: str, names: Sequence[str]) -> str | None:
+def root_of(column: str, names: Sequence[str]) -> str | None:
     """The column of a table that a field lies in."""
     return next((name for name in (column, column.partition(".")[0]) if name in names), None)
 

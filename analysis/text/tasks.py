@@ -20,6 +20,7 @@ from analysis.lab.tasks import Item
 from analysis.text import files
 from analysis.text.rows import parse_json, sound
 
+LONGEST = 4096  # characters of a name: no path has more
 FILES = (".jsonl", ".ndjson")
 TASK_FORMS: dict[str, str] = {
     **{f"lab:{name}": meaning for name, meaning in lab.TASKS.items()},
@@ -36,9 +37,9 @@ def check_tasks(names: Sequence[str]) -> None:
     UsageError for an unknown name or one given twice; DataError, with file and line, for a file that `read_task`
     refuses. Whether a hub task exists is known once it is loaded.
     """
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise UsageError(f"tasks: must be a list of names such as ['lab:yes-no'], not {_short(repr(names))}")
     for number, name in enumerate(names):
-        if not isinstance(name, str):
-            raise UsageError(f"task: must be a text such as 'lab:yes-no', not {type(name).__name__}")
         if name in names[:number]:
             raise UsageError(f"task {name!r}: given twice")
         if _kind(name) == "file":
@@ -47,6 +48,10 @@ def check_tasks(names: Sequence[str]) -> None:
 
 def _kind(name: str) -> str:
     """ "lab", "hub" or "file". Raises UsageError for anything else."""
+    if not isinstance(name, str):
+        raise UsageError(f"task: must be a text such as 'lab:yes-no', not {type(name).__name__}")
+    if len(name) > LONGEST:
+        raise UsageError(f"task {_short(name)!r}: has {len(name):,} characters; no name is that long")
     kind, colon, rest = name.partition(":")
     if colon and kind == "lab":
         if rest not in lab.TASKS:
@@ -56,7 +61,7 @@ def _kind(name: str) -> str:
         if not re.fullmatch(r"[\w.-]+", rest):
             raise UsageError(f"task {name!r}: a hub task is written hub:NAME, as in hub:boolq")
         return "hub"
-    if name.endswith(FILES):
+    if name.lower().endswith(FILES):
         return "file"
     raise UsageError(
         f"task {name!r}: unknown; {suggest(f'lab:{name}', [f'lab:{task}' for task in lab.TASKS])}, a .jsonl file, or"
@@ -83,6 +88,9 @@ def task_items(name: str, *, documents: int, seed: int = 0) -> list[Item]:
     Raises UsageError for a name that is neither, DataError as `read_task` does.
     """
     kind = _kind(name)
+    for what, value, least in (("documents", documents, 1), ("seed", seed, 0)):
+        if type(value) is not int or value < least:
+            raise UsageError(f"task {name!r}: {what} must be a whole number of at least {least}, not {value!r}")
     if kind == "hub":
         raise UsageError(f"task {name!r}: the questions of a hub task are read by the harness")
     if kind == "lab":

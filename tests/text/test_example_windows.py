@@ -442,10 +442,15 @@ def test_wrong_requests_are_refused(tmp_path, tokenizer):
         ({"seed": -1}, "seed must be a whole number of at least 0, not -1"),
         ({"seed": "x"}, "seed must be"),
         ({"classes": "pos"}, "classes must be several different names, not 'pos'"),
+        ({"seed": 2**70}, "seed must be below 2.63"),
+        ({"classes": 3}, "classes must be several different names, not 3"),
+        ({"classes": [1, 2]}, "classes must be several different names"),
+        ({"tokenizer": 3}, "is read with a loaded model or with a tokenizer alone"),
+        ({"model": 3}, "model must be one from load_model, not int"),
         ({"classes": ["pos", "Pos"]}, "classes must be several different names"),
     ):
         with pytest.raises(UsageError, match=message):
-            load_examples(source, tokenizer=tokenizer, length=8, **options)
+            load_examples(source, **{"tokenizer": tokenizer, "length": 8, **options})
     with pytest.raises(UsageError, match="source: must be a text"):
         load_examples(7, tokenizer=tokenizer, length=8)
     with pytest.raises(UsageError, match="lab:stories: has no labels"):

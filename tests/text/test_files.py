@@ -53,7 +53,7 @@ def test_a_file_packed_in_pieces_is_read_to_its_end_and_a_torn_one_refused(tmp_p
         (b"name".ljust(257, b"\0") + b"ustar\0", "is a tar archive"),
         ("text".encode("utf-16"), "is UTF-16 text .its first bytes say so.; save it as UTF-8"),
         ("text".encode("utf-16-le"), "is UTF-16 text .every other byte is NUL."),
-        ("text".encode("utf-16-be"), "is UTF-16 text .every other byte is NUL."),
+        ("t\xe9xt".encode("utf-16-be"), "is UTF-16 text .every other byte is NUL."),
         (b"te\0xt", "is binary .NUL byte at position 2"),
         (b"\0\0\0\0", "is binary .NUL byte at position 0"),
         ("caf\xe9".encode("latin-1"), "is no UTF-8 text .byte 0xe9 at position 3"),

@@ -9,6 +9,7 @@ from analysis.errors import DataError, UsageError
 from analysis.text import hub
 from analysis.text.readers import read
 from analysis.text.sources import parse_source, source_fingerprint
+from tests.helpers.alphabet import byte_tokenizer
 
 OLD, NEW = "a" * 40, "b" * 40
 
@@ -64,6 +65,23 @@ def test_a_folder_of_the_same_name_is_not_read(cache, tmp_path, monkeypatch):
     for name in ("hub:../..", "hub:./name", "hub:org/..", "hub:~/name"):
         with pytest.raises(UsageError, match="a hub dataset is written hub:ORG/NAME"):
             parse_source(name)
+
+
+def test_conversations_and_nested_fields_are_read(monkeypatch):
+    turns = [[{"role": "user", "content": f"turn {number}"}] for number in range(3)]
+    rows = datasets.Dataset.from_dict({"messages": turns, "data": [{"body": f"text {number}"} for number in range(3)]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: rows)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    name = f"hub:org/name@{OLD}"
+    assert read(parse_source(f"{name}[1:]"), tokenizer=tokenizer)[0] == ["<user>turn 1", "<user>turn 2"]
+    assert read(parse_source(f"{name}#data.body[:1]"))[0] == ["text 0"]
+    with pytest.raises(
+        DataError, match="row 0: 'data' is of type dict, not text; name .* as in hub:org/name#data.body"
+    ):
+        read(parse_source(f"{name}#data"))
+    with pytest.raises(DataError, match="has no column 'x'; it has messages, data; name one as hub:ORG/NAME#COLUMN"):
+        read(parse_source(f"{name}#x"))
 
 
 def test_another_commit_out_of_the_cache_is_refused(tmp_path, monkeypatch):

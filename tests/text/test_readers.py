@@ -75,6 +75,8 @@ def test_tabs_part_without_quotes(tmp_path):
     path = tmp_path / "s.tsv"
     path.write_text('id\ttext\n1\t"a" cat, "old"\n2\tdogs\n')
     assert documents(path) == ['"a" cat, "old"', "dogs"]
+    path.write_text('text\n"a" cat, "old"\ndogs\n')
+    assert documents(path) == ['"a" cat, "old"', "dogs"]
 
 
 def test_a_folder_of_save_to_disk_is_read_and_known_by_its_content(tmp_path):
@@ -118,6 +120,7 @@ def test_a_folder_of_save_to_disk_is_read_and_known_by_its_content(tmp_path):
         ("a.csv", 'id,text\n1,"one"\n2,"two', "line 3: is no row of a table .unexpected end of data."),
         ("a.csv", "id,text\n1,one,more\n", "line 2: has 3 cells, the header names 2; part them by ','"),
         ("a.csv", "id,text\n", "has no row"),
+        ("a.csv", "text,id,text\na,1,b\n", "has 2 columns called 'text'; give each a name of its own"),
         ("a.csv", "x" * 5000 + ",y\n1,2\n", r"no column 'text'; it has x{60}\.\.\., y; name .* as in .*#x{60}\.\.\."),
         ("a.parquet", "not a parquet file", "is no readable parquet file"),
         ("a.arrow", "ARROW1 and no more", "is no readable Arrow file"),

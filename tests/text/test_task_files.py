@@ -66,10 +66,24 @@ def test_halves_of_characters_are_replaced(tmp_path):
 
 def test_a_file_that_is_none(tmp_path):
     with pytest.raises(DataError, match="no such file .no name is that long.") as error:
-        check_tasks(["x" * 5000 + ".jsonl"])
+        check_tasks(["x" * 4000 + ".jsonl"])
     assert len(str(error.value)) < 500
-    with pytest.raises(UsageError, match="task: must be a text such as 'lab:yes-no', not int"):
-        check_tasks([7])
+    for wrong in (7, None, b"lab:yes-no", ["lab:yes-no"]):
+        for call in (
+            lambda: check_tasks([wrong]),
+            lambda: task_items(wrong, documents=2),
+            lambda: task_fingerprint(wrong),
+        ):
+            with pytest.raises(UsageError, match="task: must be a text such as 'lab:yes-no', not"):
+                call()
+    for wrong in (7, None, "lab:yes-no"):
+        with pytest.raises(UsageError, match="tasks: must be a list of names such as"):
+            check_tasks(wrong)
+    for options in ({"documents": -1}, {"documents": "x"}, {"documents": 2, "seed": None}):
+        with pytest.raises(UsageError, match="must be a whole number of at least"):
+            task_items("lab:yes-no", **options)
+    with pytest.raises(UsageError, match="has 50,004 characters; no name is that long"):
+        check_tasks(["hub:" + "x" * 50_000])
     one, none = write(tmp_path / "one.jsonl", GOOD), write(tmp_path / "none.jsonl")
     for path, says in ((str(tmp_path / "no.jsonl"), "no such file"), (one, "holds 1 question;"), (none, "is empty")):
         with pytest.raises(DataError, match=says):
