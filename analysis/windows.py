@@ -270,9 +270,11 @@ def _without_shared(calibration: Windows, label: str, windows: Windows, drop: bo
     if len(shared) > CHANCE * len(windows) and not (drop and len(shared) < len(windows)):
         ids = windows.ids[shared[0], first : first + run][windows.mask[shared[0], first : first + run]].tolist()
         text = f"tokens {ids[:8]}" if tokenizer is None else repr(tokenizer.decode(ids)[:SHOWN])
+        alike = "many documents begin alike, and windows with nothing else count: give longer ones; "
+        alike = alike if calibration.openings or windows.openings else ""
         raise OverlapError(
             f"{both} overlap: {len(shared)} of {len(windows)} held-out windows share {run} or more consecutive tokens"
-            f" with calibration, the first {text}; {'no other window is left; ' if drop else ''}{REMEDY}"
+            f" with calibration, the first {text}; {'no other window is left; ' if drop else ''}{alike}{REMEDY}"
         )
     if drop and "overlap" not in windows.provenance:
         windows = replace(windows, provenance={**windows.provenance, "overlap": "dropped"})

@@ -1,10 +1,12 @@
 """Calibration windows and those added to them: what was asked, in order, and no window twice."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from analysis.errors import OverlapError, UsageError
-from analysis.study.run import draw
+from analysis.study.run import check_slices, draw
 from analysis.text.load import load_tokens
 from analysis.windows import Windows
 from tests.helpers.alphabet import END, byte_tokenizer
@@ -67,3 +69,25 @@ def test_windows_of_another_length_do_not_go_together():
 
     with pytest.raises(UsageError, match="length"):
         draw(load, "a", 2, "b", 2)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "added", "held_out", "shared"),
+    [
+        ("{a}[:80%]", None, "{a}[70%:]", True),
+        ("lab:stories", "{a}[:80%]", "{a}", True),
+        ("lab:stories", None, "lab:stories/train", True),
+        ("self", None, "self", True),
+        ("{a}[:80%]", "lab:recipes", "{a}[80%:]", False),
+        ("lab:stories", None, "lab:stories", False),
+    ],
+)
+def test_slices_are_compared_before_a_window_is_drawn(calibration, added, held_out, shared, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one\n\ntwo\n\nthree")
+    texts = {"calibration": calibration.format(a=path), "added": added and added.format(a=path)}
+    job = SimpleNamespace(**texts, held_out=[("held", held_out.format(a=path))], seed=0)
+    if not shared:
+        return check_slices(job)
+    with pytest.raises(OverlapError, match="held-out 'held' overlap: .* hold the same documents"):
+        check_slices(job)
