@@ -57,7 +57,8 @@ class Labelled:
 class Windows:
     """N windows of T token ids each, and where they come from.
 
-    `ids` long (N, T). `mask` bool (N, T), True = real token, False = padding (always on the right).
+    `ids` long (N, T). `mask` bool (N, T), True = real token, False = padding, which counts for
+    nothing wherever it stands (`load_tokens` puts it on the right).
     `label` is the source in the words of whoever named it, without folders ("lab:stories", "stories.txt[:80%]").
     `provenance` says in plain values how the windows were made; its counts are of tokens, windows and documents.
     `added`: how many of the last windows were added to a calibration text (`append`). `types` long (N, T): token
@@ -65,7 +66,7 @@ class Windows:
     `openings`: token ids (tokens,) of beginnings that many documents of the text share, such as licence headers.
 
     Raises UsageError for ids that are no whole numbers, or are below 0; for shapes that do not fit; for a mask that is
-    not bool, or that has padding before a real token.
+    not bool.
     """
 
     ids: Tensor
@@ -218,8 +219,6 @@ def _tensor_problem(ids: Any, mask: Any) -> str | None:
         return f"ids are {ids.dtype}; they must be token numbers, torch.long"
     if ids.numel() and int(ids.min()) < 0:
         return f"holds the id {int(ids.min())}; token ids begin at 0"
-    if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
-        return "has padding before a real token; put padding on the right (tokenizer.padding_side = 'right')"
     return None
 
 

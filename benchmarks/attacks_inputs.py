@@ -463,8 +463,6 @@ def python_calls(world: Path) -> dict[str, Callable[[], object]]:
         lambda value: Windows(torch.ones(2, 3).long(), value),
         [*nonsense[:9], mask.long(), mask[:1], mask.flip(1) & False],
     )
-    left = torch.tensor([[False, True, True]] * 2)
-    calls["Windows left padding"] = lambda: prune(dense, recipe, Windows(torch.ones(2, 3).long(), left))
     each(
         "Windows ids",
         lambda value: Windows(value, mask),

@@ -27,12 +27,6 @@ def test_labelled_windows_ask_for_the_head_of_their_labels():
     [
         (IDS.float(), MASK, "ids are torch.float32; they must be token numbers, torch.long"),
         (IDS - 2, MASK, "holds the id -1; token ids begin at 0"),
-        (
-            IDS,
-            torch.tensor([[False, True, True, True], [True] * 4]),
-            "padding before a real token; put padding on the right",
-        ),
-        (IDS, torch.tensor([[True, False, True, True], [True] * 4]), "padding before a real token"),
         (IDS, MASK.long(), "the mask torch.bool"),
         (IDS[0], MASK[0], r"both must be \(N, T\)"),
         (IDS.tolist(), MASK, "ids are list and the mask Tensor"),
@@ -43,6 +37,7 @@ def test_ids_and_masks_that_are_none_are_refused(ids, mask, message):
     with pytest.raises(UsageError, match=f"windows 'text': .*{message}"):
         Windows(ids, mask, "text")
     Windows(IDS, torch.tensor([[False] * 4, [True, True, False, False]]), "padding on the right, or nothing else")
+    Windows(IDS, torch.tensor([[False, True, True, True], [True] * 4]), "padding on the left")
 
 
 def test_what_is_no_windows_is_refused():
