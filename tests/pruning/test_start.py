@@ -66,7 +66,9 @@ def same(first, second):
 def test_the_model_is_left_as_it_was(recipe):
     model = as_a_trainer_leaves_it()
     before = everything(model)
-    pruned = prune(LoadedModel(model, None, "made-up", ""), Recipe.parse(recipe), windows(4)).model
+    result = prune(LoadedModel(model, None, "made-up", "", ("attention: another",)), Recipe.parse(recipe), windows(4))
+    assert result.provenance["notes"] == ["attention: another"]
+    pruned = result.model
     assert [name for name, value in everything(model).items() if not same(value, before[name])] == []
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in pruned.parameters())
     assert not any(module.training for module in pruned.modules())
