@@ -13,6 +13,7 @@ from analysis.pruning import loop
 from analysis.pruning.loop import prune
 from analysis.pruning.start import open_run
 from analysis.recipe.recipe import Recipe
+from tests.helpers.encoders import encoder
 from tests.helpers.small import VOCABULARY, small_llama, windows
 
 
@@ -136,3 +137,8 @@ def test_neurons_of_latent_attention_are_refused_first():
             measure=False,
             precision=torch.float32,
         )
+
+
+def test_windows_beyond_the_usable_context_are_refused_first():
+    with pytest.raises(UsageError, match="windows of 64 tokens are longer than the model's context of 63"):
+        loop.prune(encoder("roberta"), Recipe.parse("wanda-50% LR"), windows(2, length=64, vocabulary=60))
