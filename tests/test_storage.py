@@ -124,3 +124,19 @@ def test_importing_it_loads_nothing_heavy():
     code = "import sys, json, analysis.storage; print(json.dumps([*sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "pandas"} & set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 200_000, "1" * 5000, b"\xff\xfe", ""])
+def test_what_is_no_json_is_one_kind_of_error(tmp_path, text):
+    with pytest.raises(ValueError):
+        storage.parse_json(text)
+    (tmp_path / "a.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError):
+        storage.read_json(tmp_path / "a.json")
+
+
+def test_a_pipe_is_no_json_file(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    for name in ("a.json", "b.json"):
+        with pytest.raises(FileNotFoundError):
+            storage.read_json(tmp_path / name)

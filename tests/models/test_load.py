@@ -444,6 +444,25 @@ def test_a_tokenizer_that_needs_packages_names_them(folder, monkeypatch):
         load(folder)
 
 
+@pytest.mark.parametrize("padding", ["word3", "word0", None])
+def test_a_decoder_that_classifies_takes_the_tokenizers_padding(tmp_path, padding):
+    """Unless there is none, or it is the token that ends every text."""
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    size = dict(vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    with quiet(), torch.random.fork_rng():
+        LlamaForSequenceClassification(LlamaConfig(**size, pad_token_id=None)).save_pretrained(tmp_path)
+    tokenizer = Tokenizer(models.WordLevel({f"word{index}": index for index in range(20)}, unk_token="word1"))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="word1", eos_token="word0", pad_token=padding
+    ).save_pretrained(tmp_path)
+    if padding == "word3":
+        assert load(tmp_path).model.config.pad_token_id == 3
+        return
+    with pytest.raises(ModelError, match="config.json names no pad_token_id; enter that of the tokenizer"):
+        load(tmp_path)
+
+
 def test_quantized_is_called_unsupported(folder):
     edit(folder, quantization_config={"quant_method": "gptq"})
     with pytest.raises(UnsupportedModel):

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.errors import ReplayError, UnsupportedModel, UsageError
+from analysis.errors import NumericalError, ReplayError, UnsupportedModel, UsageError
 from analysis.models.anatomy import anatomy
 from analysis.models.block_arguments import HIDDEN, Call, tensors
 from analysis.models.replay import record, replay_error, run, verify
 from analysis.windows import Windows
 from tests.helpers.families import FAMILIES, LENGTH, MIXED, tiny, tokens
+from tests.helpers.small import small_llama
 
 
 def windows(count, padding=None, length=LENGTH, seed=0):
@@ -296,3 +297,16 @@ def test_arguments_that_cannot_be_replayed_are_refused(words, drive):
 def test_a_block_must_keep_the_shape():
     with pytest.raises(ReplayError, match="must keep their shape"):
         run(nn.Linear(8, 4).eval(), torch.zeros(2, 3, 8), Call((HIDDEN,), {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_hidden_states_that_overflow_are_said_to(dtype):
+    model = small_llama(blocks=2, dtype=dtype)
+    mlp = model.model.layers[1].mlp
+    for matrix, factor in ((mlp.gate_proj, 50), (mlp.up_proj, 50), (mlp.down_proj, 1e4)):
+        matrix.weight.mul_(factor)
+    if dtype == torch.bfloat16:
+        verify(model, anatomy(model), windows(2))
+        return
+    with pytest.raises(NumericalError, match="layers.1: .*not finite in float16; they overflow .*bfloat16 or float32"):
+        verify(model, anatomy(model), windows(2))

@@ -13,6 +13,7 @@ from analysis.pruning import loop
 from analysis.pruning.loop import prune
 from analysis.pruning.start import open_run
 from analysis.recipe.recipe import Recipe
+from tests.helpers.encoders import encoder
 from tests.helpers.small import VOCABULARY, small_llama, windows
 
 
@@ -66,7 +67,9 @@ def same(first, second):
 def test_the_model_is_left_as_it_was(recipe):
     model = as_a_trainer_leaves_it()
     before = everything(model)
-    pruned = prune(LoadedModel(model, None, "made-up", ""), Recipe.parse(recipe), windows(4)).model
+    result = prune(LoadedModel(model, None, "made-up", "", ("attention: another",)), Recipe.parse(recipe), windows(4))
+    assert result.provenance["notes"] == ["attention: another"]
+    pruned = result.model
     assert [name for name, value in everything(model).items() if not same(value, before[name])] == []
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in pruned.parameters())
     assert not any(module.training for module in pruned.modules())
@@ -134,3 +137,8 @@ def test_neurons_of_latent_attention_are_refused_first():
             measure=False,
             precision=torch.float32,
         )
+
+
+def test_windows_beyond_the_usable_context_are_refused_first():
+    with pytest.raises(UsageError, match="windows of 64 tokens are longer than the model's context of 63"):
+        loop.prune(encoder("roberta"), Recipe.parse("wanda-50% LR"), windows(2, length=64, vocabulary=60))
