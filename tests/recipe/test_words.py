@@ -226,6 +226,11 @@ def test_recipe_files_are_read_whole_or_refused(tmp_path):
             Recipe.from_file(tmp_path / name)
     with pytest.raises(UsageError, match="a pipe or a device"):
         Recipe.of(Path("/dev/zero"))
+    reading, writing = os.pipe()
+    with open(writing, "w") as file:
+        file.write(recipe.to_toml())
+    assert Recipe.from_file(f"/dev/fd/{reading}") == recipe
+    os.close(reading)
     os.mkfifo(tmp_path / "pipe.json")
     for name, text in {"deep.json": "[" * 50_000, "digits.json": f"[{'1' * 5000}]", "wide.csv": "1" * 200_000}.items():
         (tmp_path / name).write_text(text)
