@@ -10,6 +10,8 @@ import errno
 import re
 from collections.abc import Iterable, Sequence
 
+MOST_PROBLEMS = 20  # of a recipe that a message lists
+
 
 class AnalysisError(Exception):
     """Base of every error this package raises on purpose."""
@@ -34,8 +36,10 @@ class RecipeError(UsageError):
     """
 
     def __init__(self, text: object, problems: Sequence[str]):
-        self.problems = tuple(problems)
-        super().__init__(f"recipe {quoted(text, 400)}: " + "; ".join(problems))
+        self.problems = tuple(dict.fromkeys(problems))
+        shown, rest = self.problems[:MOST_PROBLEMS], len(self.problems) - MOST_PROBLEMS
+        more = f"; and {rest} more" if rest > 0 else ""
+        super().__init__(f"recipe {quoted(text, 400)}: " + "; ".join(shown) + more)
 
 
 class ModelError(AnalysisError):

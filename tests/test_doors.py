@@ -84,6 +84,17 @@ def test_prune_takes_a_recipe_in_each_of_its_forms(tmp_path):
     assert all(torch.equal(mask, other[name]) for other in masks[1:] for name, mask in masks[0].items())
 
 
+def test_saving_refuses_what_is_no_folder(tmp_path):
+    result = prune()
+    for thing in (None, "", b"x", True, -1, NAN, HUGE, [], {}, object(), torch.ones(3)):
+        with pytest.raises(AnalysisError):
+            result.save(thing)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(AnalysisError):
+        result.save(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.parametrize("make", [Recipe.parse, Recipe.from_toml, Recipe.from_dict, Recipe.from_file, Recipe.of])
 def test_recipes_are_read_from_nothing_else(make):
     for thing in unlike():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from analysis.errors import UsageError
+from analysis.errors import UsageError, quoted
 from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
 from analysis.measure.quality import DenseModel
@@ -162,14 +163,16 @@ class Pruned:
     structure_masks: dict[str, Tensor] = field(default_factory=dict)
     origin: Path | None = None
 
-    def save(self, folder: Path, dtype: str = "auto") -> dict[str, Any]:
+    def save(self, folder: Path | str, dtype: str = "auto") -> dict[str, Any]:
         """Write a folder that `from_pretrained` of the model's own class loads; sparsity is asserted on both sides.
 
         Where a repair made biases that the architecture's config has no word for, only `load_model` reads the folder.
         dtype: "auto", the dense model's own as its files have it, or the one to store weights in (`format_of`). Returns
         what was stored how, JSON-ready.
         """
-        written = format_of(self.model, self.origin, dtype)
+        if not isinstance(folder, (str, PathLike)) or not str(folder):
+            raise UsageError(f"save: must be a folder's path, got {quoted(folder)}")
+        folder, written = Path(folder), format_of(self.model, self.origin, dtype)
         if not self.structure_masks or is_plain(self.model):
             save_model(self.model, self.tokenizer, folder, self.masks, written)
         else:

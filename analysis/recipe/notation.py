@@ -78,7 +78,7 @@ def _read_pattern(text: str, kinds: tuple[str, ...], problems: list[str]) -> dic
     kind_field, share = ({"kind": kind}, text.removeprefix(f"{kind}-")) if kind else ({}, text)
     if match := re.fullmatch(r"(-?\d{1,18}):(-?\d{1,18})", share):
         return {"keep": int(match[1]), "of": int(match[2])} | kind_field
-    if re.fullmatch(r"-?(\d+\.?\d*|\.\d+)%", share):
+    if re.fullmatch(r"-?(\d+(\.\d*)?|\.\d+)%", share):
         return {"sparsity": float(Decimal(share[:-1]) / 100)} | kind_field
     problems.append(
         f"pattern {quoted(text)} is not understood; write a percentage as 50% or N:M as 2:4; of whole structures"

@@ -147,7 +147,7 @@ class Pattern(Part):
     @property
     def whole(self) -> bool:
         """Whether whole structures are removed rather than single weights."""
-        return self.kind in WHOLE
+        return self._said("kind") in WHOLE
 
     @property
     def word(self) -> Word:
