@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analysis.errors import NumericalError
 from analysis.measure.perplexity import Perplexity, perplexity
 from analysis.measure.scores import Score, score
 from analysis.models.load import LoadedModel
@@ -114,7 +115,10 @@ def quality_rows(dense: DenseModel, pruned: nn.Module, windows: dict[str, Window
     rows: dict[str, list[dict[str, Any]]] = {"perplexity": [], "scores": []}
     for which in ("dense", "pruned"):
         for label, split in windows.items():
-            quality = dense.quality_on(split) if which == "dense" else measure_quality(pruned, split)
+            try:
+                quality = dense.quality_on(split) if which == "dense" else measure_quality(pruned, split)
+            except NumericalError as error:
+                raise NumericalError(f"{which} model: {error}") from error
             rows["perplexity" if split.labelled is None else "scores"].append(
                 {"split": label, "which": which, **asdict(quality)}
             )

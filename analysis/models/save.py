@@ -74,7 +74,8 @@ def save_model(
     def prove(folder: Path) -> None:
         for name, matrix in parts.matrices():
             if name in masks:
-                proven[f"{name}.weight"] = masks[name].T if matrix.transposed else masks[name]
+                mask = masks[name].cpu()
+                proven[f"{name}.weight"] = mask.T if matrix.transposed else mask
         if different := _differing(network, written, folder, proven):
             raise SparsityError(f"save_model: {different}")
 

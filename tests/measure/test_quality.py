@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from analysis.errors import NumericalError
 from analysis.measure.perplexity import perplexity
 from analysis.measure.quality import DenseModel, measurable, quality_rows
 from analysis.measure.scores import score
@@ -145,3 +146,14 @@ def test_rows_of_labelled_examples_are_scores():
     assert rows["perplexity"] == [] and [row["which"] for row in rows["scores"]] == ["dense", "pruned"]
     assert pd.Series([row["score"] for row in rows["scores"]]).eq(score(model, w).score).all()
     assert torch.equal(w.labelled.labels, examples("bert").labelled.labels)
+
+
+def test_whose_logits_overflow_is_said():
+    broken, text = small_llama(blocks=1), {"stories": windows(2, label="stories")}
+    broken.lm_head.weight.fill_(torch.inf)
+    for which, (dense, pruned) in {
+        "dense": (broken, small_llama(blocks=1)),
+        "pruned": (small_llama(blocks=1), broken),
+    }.items():
+        with pytest.raises(NumericalError, match=f"^{which} model: perplexity on 'stories'.* overflow in float32"):
+            quality_rows(DenseModel.of(dense), pruned, text)
