@@ -41,7 +41,10 @@ def run_study(
     the AnalysisError of a job that fails, with the job's name in front (of the first such job in order, once all the
     others are done); what is finished stays stored.
     """
-    unique = tuple(dict.fromkeys(jobs))
+    given = [jobs] if isinstance(jobs, Job) else list(jobs) if isinstance(jobs, Iterable) else [jobs]
+    if strange := [job for job in given if not isinstance(job, Job)]:
+        raise UsageError(f"study: jobs must be Jobs, such as `grid` makes, got {strange[0]!r}")
+    unique = tuple(dict.fromkeys(given))
     if not unique:
         raise UsageError("study: no jobs to run")
     if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
