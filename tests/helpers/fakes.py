@@ -1,5 +1,6 @@
 """A pruning that takes no time and no torch, so that a study's own business can be tested, also in other processes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -103,9 +104,21 @@ def install(
             shrink=lambda: "smaller",
         )
 
-    for name, function in {"analysis.pruning.loop": prune, "analysis.measure.zero_shot": zero_shot}.items():
+    def kept_threads(folder):
+        return None
+
+    def computing_with(threads):
+        return contextlib.nullcontext()
+
+    fakes = {
+        "analysis.pruning.loop": [prune],
+        "analysis.pruning.checkpoint": [kept_threads, computing_with],
+        "analysis.measure.zero_shot": [zero_shot],
+    }
+    for name, functions in fakes.items():
         module = types.ModuleType(name)
-        setattr(module, function.__name__, function)
+        for function in functions:
+            setattr(module, function.__name__, function)
         (setitem or (lambda where, key, value: where.__setitem__(key, value)))(sys.modules, name, module)
     setattr_(analysis.study.run, "draw", draw)
     setattr_(analysis.models.load, "load_model", load_model)

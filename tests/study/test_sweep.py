@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from analysis import paths, schema
 from analysis.errors import DataError, NumericalError, RecipeError, StoreError, UsageError
 from analysis.recipe.recipe import Recipe
 from analysis.study.job import Contents, Job, grid
-from analysis.study.run import Bench, run_job
+from analysis.study.run import run_job
 from analysis.study.store import RunFolder, list_runs
 from analysis.study.sweep import run_study
 from tests.helpers import fakes
@@ -412,14 +413,12 @@ def test_several_failing_jobs_are_told_and_an_interrupt_says_what_is_kept(home, 
 
 def test_every_job_has_the_threads_its_model_is_worth(home, calls, job_args, monkeypatch):
     """Here and in workers alike, and whatever is left to do: the count comes with the job."""
-    import torch
-
-    seen, before = [], torch.get_num_threads()
+    seen = []
+    checkpoint = sys.modules["analysis.pruning.checkpoint"]
+    monkeypatch.setattr(checkpoint, "computing_with", lambda threads: seen.append(threads) or nullcontext())
     monkeypatch.setattr("analysis.study.sweep.threads", lambda model: 3)
-    prepare = Bench.prepare
-    monkeypatch.setattr(Bench, "prepare", lambda self, job: seen.append(torch.get_num_threads()) or prepare(self, job))
     run_study([Job(**job_args)], workers=1)
-    assert seen == [3] and torch.get_num_threads() == before
+    assert seen == [3]
     given = []
     monkeypatch.setattr(
         "analysis.study.executor.spread",
@@ -428,7 +427,7 @@ def test_every_job_has_the_threads_its_model_is_worth(home, calls, job_args, mon
     with pytest.raises(StoreError, match="holds no finished run"):
         run_study([Job(**job_args | {"seed": seed}) for seed in (1, 2)], workers=2)
     assert given == [3, 3]
-    monkeypatch.setattr("analysis.pruning.checkpoint.kept_threads", lambda folder: 2)
+    monkeypatch.setattr(checkpoint, "kept_threads", lambda folder: 2)
     run_study([Job(**job_args | {"seed": 1})], workers=1)
     assert seen == [3, 2], "an interrupted run goes on with those it began with"
 
