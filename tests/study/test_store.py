@@ -87,14 +87,17 @@ def test_a_broken_manifest_is_never_served(folder, content):
     assert do(folder).tables["cost"].seconds[0] == 0.25
 
 
-@pytest.mark.parametrize("key", ["versions", "created", "files", "digest"])
-@pytest.mark.parametrize("value", [None, 3, []])
-def test_a_manifest_that_lacks_something_is_never_served(folder, key, value):
+def test_a_manifest_that_lacks_something_is_never_served(folder):
     do(folder)
-    rewrite(folder, **{key: value})
-    assert folder.read() is None and [info.state for info in list_runs()] == ["altered"]
+    whole = (folder.path / "manifest.json").read_bytes()
+    for key in ("versions", "created", "files", "digest"):
+        for value in (None, 3, []):
+            (folder.path / "manifest.json").write_bytes(whole)
+            rewrite(folder, **{key: value})
+            assert folder.read() is None and [info.state for info in list_runs()] == ["altered"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names there")
 @pytest.mark.parametrize("name", ["manifest.json", "job.json", "blocks.parquet", "checkpoint"])
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("nowhere", path)])

@@ -15,6 +15,7 @@ import pytest
 from analysis import paths, schema
 from analysis.errors import DataError, NumericalError, RecipeError, StoreError, UsageError
 from analysis.recipe.recipe import Recipe
+from analysis.recipe.words import CRITERION_WORDS
 from analysis.study.job import Contents, Job, grid
 from analysis.study.run import run_job
 from analysis.study.store import RunFolder, list_runs
@@ -258,6 +259,13 @@ def test_everything_that_matters_changes_the_digest(job_args, monkeypatch):
     digests.append(Job(**job_args).digest())
     assert len(set(digests)) == len(digests)
     assert Job(**job_args | {"device": "cuda:1"}).digest() == Job(**job_args | {"device": "cuda"}).digest()
+
+
+def test_what_a_word_computes_anew_is_another_run_of_the_recipes_that_have_it(job_args, monkeypatch):
+    jobs = [Job(**job_args | {"recipe": f"{criterion}-50% BR"}) for criterion in ("wanda", "ria")]
+    before = [job.digest() for job in jobs]
+    monkeypatch.setitem(CRITERION_WORDS, "wanda", replace(CRITERION_WORDS["wanda"], revision=99))
+    assert jobs[0].digest() != before[0] and jobs[1].digest() == before[1]
 
 
 def test_the_text_a_model_writes_is_that_model_s(job_args, tmp_path):
