@@ -5,14 +5,15 @@
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from analysis import storage
-from analysis.errors import AnalysisError, UsageError
+from analysis.errors import AnalysisError, UsageError, suggest
 from analysis.models.hub import fingerprint
 from analysis.models.load import DTYPES
 from analysis.pruning.checks import header_misfits, label_problem, misfits, shrink_problem
@@ -21,6 +22,7 @@ from analysis.text.sources import BOS, MODES, parse_source, source_fingerprint
 from analysis.text.tasks import check_tasks, task_fingerprint
 
 SMALLEST = {"samples": 1, "held_out_samples": 1, "length": 2, "seed": 0, "added_samples": 0, "documents": 2}
+LARGEST = 2**63 - 1  # that a seed, or the size of a tensor, can be
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -77,18 +79,26 @@ class Job:
     def __post_init__(self) -> None:
         if isinstance(self.recipe, str):
             object.__setattr__(self, "recipe", Recipe.parse(self.recipe))
-        pairs = self.held_out.items() if isinstance(self.held_out, Mapping) else self.held_out
-        object.__setattr__(self, "held_out", tuple((label, source) for label, source in pairs))
+        if isinstance(self.model, Path):
+            object.__setattr__(self, "model", str(self.model))
+        object.__setattr__(self, "held_out", _pairs(self.held_out))
         object.__setattr__(self, "added", self.added or None)
-        object.__setattr__(self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks))
+        object.__setattr__(self, "tasks", _listed("tasks", self.tasks, str))
         problems: list[object] = list(job_problems(self._fields()))
         if not isinstance(self.recipe, Recipe):
             problems.insert(0, f"recipe must be a Recipe or its text, got {self.recipe!r}")
         if problems:
-            raise UsageError(f"job {self}: " + "; ".join(map(str, problems)))
+            raise UsageError(f"{self._named()}: " + "; ".join(map(str, problems)))
 
     def _fields(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def _named(self) -> str:
+        """What it is called in messages, whatever its fields hold."""
+        try:
+            return f"job {self}"
+        except (TypeError, ValueError):  # a number of thousands of digits
+            return "job"
 
     def __str__(self) -> str:
         added = f" and {self.added_samples} of {self.added}" if self.added_samples else ""
@@ -207,6 +217,13 @@ def job_problems(
 def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Callable[[str], str]) -> Iterator[str]:
     """What is wrong with the values as they stand, as sentences."""
     recipe = values["recipe"] if isinstance(values["recipe"], Recipe) else None
+    if not isinstance(values["model"], str) or not values["model"]:
+        yield f"{named('model')} must be a name or a folder, got {values['model']!r}"
+    if not (values["separator"] is None or isinstance(values["separator"], str)):
+        yield f"{named('separator')} must be a text or None, got {values['separator']!r}"
+    if odd := [label for label in labels if not isinstance(label, str)]:
+        yield f"{named('held_out')}: labels must be texts, got {odd[0]!r}"
+        return
     if not isinstance(values["shrink"], bool):
         yield f"{named('shrink')} must be True or False, got {values['shrink']!r}"
     elif values["shrink"] and recipe is not None and (problem := shrink_problem(recipe)):
@@ -246,8 +263,10 @@ def unpaired(named: Callable[[str], str]) -> str:
 
 
 def count_problems(name: str, value: object, least: int) -> Iterator[str]:
-    """The sentence on a count that is none, or is below `least`; nothing where it is right."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    """The sentence on a count that is none, is below `least`, or no tensor can have; nothing where it is right."""
+    if isinstance(value, int) and abs(value) > LARGEST:
+        yield f"{name} must be a whole number from {least} to 2**63 - 1, got one of {value.bit_length()} bits"
+    elif not isinstance(value, int) or isinstance(value, bool) or value < least:
         yield f"{name} must be a whole number of at least {least}, got {value!r}"
     elif value.bit_length() > 63:
         yield f"{name} must be below 2^63"
@@ -259,32 +278,63 @@ def device_problems(name: str, value: object) -> Iterator[str]:
         yield f"{name} must be auto, cpu, mps, cuda or cuda:NUMBER, got {value!r}"
 
 
+def _pairs(held_out: Any) -> tuple[tuple[str, str], ...]:
+    """Labelled texts as pairs. Raises UsageError for what has no labels."""
+    try:
+        if isinstance(held_out, str):
+            raise ValueError
+        pairs = held_out.items() if isinstance(held_out, Mapping) else held_out
+        return tuple((label, source) for label, source in pairs)
+    except (TypeError, ValueError):
+        form = "{label: source}, such as {'stories': 'lab:stories'}, or pairs of them"
+        raise UsageError(f"held_out must be {form}, got {held_out!r}") from None
+
+
+def _listed(name: str, given: Any, *single: type) -> tuple:
+    """What was given, as a tuple: one thing of the types `single` is a list of one. Raises UsageError for no list."""
+    if isinstance(given, single):
+        return (given,)
+    if isinstance(given, Mapping) or not isinstance(given, Iterable):
+        raise UsageError(f"{name} must be a list, got {given!r}")
+    return tuple(given)
+
+
 def grid(
     *,
     model: str,
-    recipes: Sequence[str | Recipe],
+    recipes: str | Recipe | Sequence[str | Recipe],
     samples: int | Sequence[int],
     added_samples: int | Sequence[int] = 0,
-    seeds: Sequence[int] = (0,),
+    seeds: int | Sequence[int] = (0,),
     **job: Any,
 ) -> list[Job]:
     """Every recipe at every number of samples and of added ones with every seed; `job` holds the other fields of `Job`,
-    the same for all.
+    the same for all. One recipe, number or seed may stand for a list of one.
 
     A seed is the job's and the recipe's at once. Raises UsageError for a recipe that brings its own, or nothing to run.
     """
-    parsed = [Recipe.parse(recipe) if isinstance(recipe, str) else recipe for recipe in recipes]
+    given = _listed("recipes", recipes, str, Recipe)
+    parsed = [Recipe.parse(recipe) if isinstance(recipe, str) else recipe for recipe in given]
     for recipe in parsed:
+        if not isinstance(recipe, Recipe):
+            raise UsageError(f"grid: a recipe must be a Recipe or its text, got {recipe!r}")
         if recipe.seed:
             raise UsageError(
                 f"grid: recipe {recipe} has a seed of its own; leave it out and give seeds=[{recipe.seed}]"
             )
-    counts, more = ([numbers] if isinstance(numbers, int) else numbers for numbers in (samples, added_samples))
+    counts, more = _listed("samples", samples, int), _listed("added_samples", added_samples, int)
+    each = _listed("seeds", seeds, int)
+    problems = [problem for seed in each for problem in count_problems("each of seeds", seed, 0)]
+    known = [field.name for field in fields(Job) if field.name not in ("recipe", "seed")]
+    if strange := sorted(job.keys() - set(known)):
+        problems.append(f"{', '.join(strange)}: {suggest(strange[0], [*known, 'recipes', 'seeds'])}")
+    if problems:
+        raise UsageError("grid: " + "; ".join(problems))
     jobs = [
         Job(model=model, recipe=replace(recipe, seed=seed), samples=count, added_samples=added, seed=seed, **job)
         for count, added in product(counts, more)
         for recipe in parsed
-        for seed in seeds
+        for seed in each
     ]
     if not jobs:
         raise UsageError("grid: no jobs; give at least one recipe, number of samples and seed")

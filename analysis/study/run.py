@@ -56,11 +56,12 @@ class Bench:
     """Carries out jobs, one after another. Between them it keeps the last model, its windows, its answers to tasks and
     what was measured of it; `reuse=False`, for a single job, keeps nothing that only a next one would need.
 
-    say: is told what begins, in one line.
+    say: is told what begins, in one line. threads: that torch computes with; what was kept of others is dropped.
     """
 
     reuse: bool = True
     say: Callable[[str], object] = lambda message: None
+    threads: int | None = None
     key: tuple | None = None
     dense: "LoadedModel | None" = None
     windows: "dict[tuple, Windows]" = field(default_factory=dict)
@@ -113,12 +114,10 @@ class Bench:
         return Outcome(pruned, tables, provenance, shrunk)
 
     def _load(self, job: Job) -> "LoadedModel":
-        import torch
-
         from analysis.measure.quality import DenseModel
         from analysis.models.load import load_model
 
-        key = (job.model, job.device, job.dtype, torch.get_num_threads())
+        key = (job.model, job.device, job.dtype, self.threads)
         if self.dense is None or self.key != key:
             self.dense = self.key = self.memory = None  # let go of one model before taking the next
             self.windows.clear()
@@ -255,7 +254,8 @@ def store_run(job: Job, folder: RunFolder, bench: Bench, threads: int) -> Stored
         if (run := folder.read()) is not None:
             return run
         folder.begin(job.to_dict())
-        with computing_with(kept_threads(folder.checkpoint) or threads):
+        bench.threads = kept_threads(folder.checkpoint) or threads
+        with computing_with(bench.threads):
             outcome = bench.carry_out(job, bench.prepare(job), folder.checkpoint)
         return folder.write(outcome.tables, outcome.provenance)
 

@@ -10,16 +10,19 @@
     <home>/runs/prune-<12 hex digits>.lock
 
 A folder without a manifest is incomplete, one whose files do not match it is altered, one of another schema is foreign;
-all three are done again. No torch.
+all three are done again. A run computed with another minor version of torch or transformers is served, with a warning:
+it is a result of the same recipe, but its last digits need not be today's. No torch.
 """
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from analysis.errors import StoreError
 KIND = "prune"
 JOB, PROVENANCE, MANIFEST, CHECKPOINT = "job.json", "provenance.json", "manifest.json", "checkpoint"
 REMEDY = "free space, mend its permissions, or set ANALYSIS_HOME to a folder that can be written"
+FILES = (JOB, PROVENANCE, *(f"{name}.parquet" for name in schema.TABLES))
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +85,8 @@ class RunFolder:
         state, run = _read(self.path, self.digest)
         if state in ("altered", "foreign"):
             log.warning("run %s is %s; it will be done again", self.name, state)
+        if run is not None and (differ := _other_libraries(run.manifest["versions"])):
+            _warn_once(differ)
         return run
 
     @contextmanager
@@ -106,11 +112,10 @@ class RunFolder:
         with _explained(self.path):
             if self.path.exists() or self.path.is_symlink():
                 before = _loads(_bytes(self.path / JOB))
-                same = (before.get("schema"), before.get("digest")) == (storage.SCHEMA, self.digest) and not (
-                    self.path / MANIFEST
-                ).exists()
+                same = (before.get("schema"), before.get("digest")) == (storage.SCHEMA, self.digest)
+                same = same and not os.path.lexists(self.path / MANIFEST)
                 for entry in list(self.path.iterdir()):
-                    if not (same and entry.name in (JOB, CHECKPOINT)):
+                    if not (same and (entry.name == JOB or entry.name == CHECKPOINT and entry.is_dir())):
                         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
             self.path.mkdir(parents=True, exist_ok=True)
             storage.write(self.path / JOB, _json({"schema": storage.SCHEMA, "digest": self.digest, "job": dict(job)}))
@@ -149,18 +154,22 @@ class RunFolder:
 
 
 def list_runs() -> list[RunInfo]:
-    """Every run folder of the store, oldest first, verified."""
+    """Every run folder of the store, oldest first, as its manifest and the names of its files tell; their contents are
+    verified when a run is served.
+    """
     infos = []
     with _explained(paths.runs()):
         folders = (
             [path for path in sorted(paths.runs().glob(f"{KIND}-*")) if path.is_dir()] if paths.runs().is_dir() else []
         )
         for folder in folders:
-            record = _loads(_bytes(folder / JOB))
-            state, run = _read(folder, record.get("digest", ""))
-            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            created = run.manifest["created"] if run else ""
-            infos.append(RunInfo(folder.name, state, created, record.get("job", {}), size / 2**20))
+            record, manifest = _loads(_bytes(folder / JOB)), _loads(_bytes(folder / MANIFEST))
+            state = _judged(folder, record.get("digest"), manifest)
+            if state == "complete" and set(manifest["files"]) != set(os.listdir(folder)) & set(FILES):
+                state = "altered"
+            created = manifest["created"] if state == "complete" else ""
+            job = record.get("job")
+            infos.append(RunInfo(folder.name, state, created, job if isinstance(job, dict) else {}, _mib(folder)))
     return sorted(infos, key=lambda info: (info.created == "", info.created, info.run))
 
 
@@ -172,20 +181,10 @@ def _read(path: Path, digest: str) -> tuple[str, StoredRun | None]:
                 f"run folder {path}: a file is in its place; move it away or set ANALYSIS_HOME to another folder"
             )
         manifest = _loads(_bytes(path / MANIFEST))
-        if not (path / MANIFEST).exists():
-            return "incomplete" if path.exists() else "absent", None
-        if manifest.get("schema") != storage.SCHEMA or manifest.get("kind") != KIND:
-            return "foreign" if manifest else "altered", None
-        files = {
-            name: _bytes(path / name) for name in (JOB, PROVENANCE, *(f"{name}.parquet" for name in schema.TABLES))
-        }
-        hashes = {name: storage.sha256(data) for name, data in files.items() if data is not None}
-        if (
-            manifest.get("digest") != digest
-            or manifest.get("files") != hashes
-            or not {JOB, PROVENANCE} <= set(hashes)
-            or "created" not in manifest
-        ):
+        if (state := _judged(path, digest, manifest)) != "complete":
+            return state, None
+        files = {name: _bytes(path / name) for name in FILES}
+        if manifest["files"] != {name: storage.sha256(data) for name, data in files.items() if data is not None}:
             return "altered", None
         try:
             tables = {name: schema.from_parquet(name, files[f"{name}.parquet"]) for name in schema.TABLES}
@@ -196,10 +195,44 @@ def _read(path: Path, digest: str) -> tuple[str, StoredRun | None]:
         return "complete", StoredRun(tables, _loads(files[PROVENANCE]), manifest)
 
 
+def _judged(path: Path, digest: object, manifest: dict[str, Any]) -> str:
+    """The state of a folder by its manifest alone."""
+    if not os.path.lexists(path / MANIFEST):
+        return "incomplete" if path.exists() else "absent"
+    if manifest.get("schema") != storage.SCHEMA or manifest.get("kind") != KIND:
+        return "foreign" if manifest else "altered"
+    shapes = {"files": dict, "versions": dict, "created": str}
+    sound = manifest.get("digest") == digest and all(
+        isinstance(manifest.get(key), kind) for key, kind in shapes.items()
+    )
+    return "complete" if sound and {JOB, PROVENANCE} <= set(manifest["files"]) else "altered"
+
+
+def _mib(folder: Path) -> float:
+    """MiB of all files in a folder."""
+    return sum(os.lstat(os.path.join(at, name)).st_size for at, _, names in os.walk(folder) for name in names) / 2**20
+
+
+def _other_libraries(versions: Mapping[str, Any]) -> str:
+    """What is different from the libraries here, such as "torch 2.12, here 2.13"; empty where nothing is."""
+    here, there = storage.libraries(), storage.libraries(versions)
+    return "; ".join(f"{name} {there[name]}, here {here[name]}" for name in here if there[name] != here[name])
+
+
+@cache
+def _warn_once(differ: str) -> None:
+    """Say, once in a process, that runs of other versions are among those served."""
+    log.warning(
+        "stored runs were computed with other libraries (%s) and are taken as they are: last digits may differ from"
+        " those computed now; remove their folders, or set ANALYSIS_HOME to a new one, to compute them anew",
+        differ,
+    )
+
+
 def _bytes(path: Path) -> bytes | None:
-    """Content of a file, None where there is none."""
+    """Content of a file, None where there is no regular file."""
     try:
-        return path.read_bytes()
+        return path.read_bytes() if path.is_file() else None
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
 
@@ -220,7 +253,7 @@ def _loads(data: bytes | None) -> dict[str, Any]:
     """A JSON object, {} for anything else."""
     try:
         value = json.loads(data or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -13,6 +13,7 @@ here.
 import logging
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
+from typing import Any
 
 from analysis.errors import StoreError, UsageError
 from analysis.progress import bar
@@ -41,7 +42,10 @@ def run_study(
     the AnalysisError of a job that fails, with the job's name in front (of the first such job in order, once all the
     others are done); what is finished stays stored.
     """
-    unique = tuple(dict.fromkeys(jobs))
+    given: list[Any] = [jobs] if isinstance(jobs, Job) else list(jobs) if isinstance(jobs, Iterable) else [jobs]
+    if strange := [job for job in given if not isinstance(job, Job)]:
+        raise UsageError(f"study: jobs must be Jobs, such as `grid` makes, got {strange[0]!r}")
+    unique = tuple(dict.fromkeys(given))
     if not unique:
         raise UsageError("study: no jobs to run")
     if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):

@@ -1,5 +1,6 @@
 """A pruning that takes no time and no torch, so that a study's own business can be tested, also in other processes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -106,13 +107,21 @@ def install(
             shrink=lambda: "smaller",
         )
 
-    def check_questions(model, tokenizer, tasks, *, documents):
+    def check_questions(model, tokenizer, tasks, *, documents, bos):
         pass
 
-    for name, functions in {
-        "analysis.pruning.loop": (prune,),
-        "analysis.measure.zero_shot": (zero_shot, check_questions),
-    }.items():
+    def kept_threads(folder):
+        return None
+
+    def computing_with(threads):
+        return contextlib.nullcontext()
+
+    fakes = {
+        "analysis.pruning.loop": [prune],
+        "analysis.pruning.checkpoint": [kept_threads, computing_with],
+        "analysis.measure.zero_shot": [zero_shot, check_questions],
+    }
+    for name, functions in fakes.items():
         module = types.ModuleType(name)
         for function in functions:
             setattr(module, function.__name__, function)

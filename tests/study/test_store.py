@@ -14,6 +14,7 @@ import pytest
 
 from analysis import paths, schema, storage
 from analysis.errors import StoreError
+from analysis.study import store
 from analysis.study.store import RunFolder, list_runs
 from tests.helpers.fakes import tables
 
@@ -71,12 +72,70 @@ def test_a_missing_file_is_never_served(folder, name):
     assert folder.read() is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"schema": 1}'])
+def rewrite(folder: RunFolder, **changes) -> None:
+    """The manifest with some of its values changed; None: left out."""
+    path = folder.path / "manifest.json"
+    manifest = {key: value for key, value in (json.loads(path.read_text()) | changes).items() if value is not None}
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"schema": 1}', b"[" * 200000, b'{"a":' * 200000])
 def test_a_broken_manifest_is_never_served(folder, content):
     do(folder)
     (folder.path / "manifest.json").write_bytes(content)
-    assert folder.read() is None
+    assert folder.read() is None and [info.state for info in list_runs()][0] in ("altered", "foreign")
     assert do(folder).tables["cost"].seconds[0] == 0.25
+
+
+def test_a_manifest_that_lacks_something_is_never_served(folder):
+    do(folder)
+    whole = (folder.path / "manifest.json").read_bytes()
+    for key in ("versions", "created", "files", "digest"):
+        for value in (None, 3, []):
+            (folder.path / "manifest.json").write_bytes(whole)
+            rewrite(folder, **{key: value})
+            assert folder.read() is None and [info.state for info in list_runs()] == ["altered"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names there")
+@pytest.mark.parametrize("name", ["manifest.json", "job.json", "blocks.parquet", "checkpoint"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("nowhere", path)])
+def test_a_pipe_a_folder_or_a_loose_link_in_the_place_of_a_file_is_cleared_away(folder, name, make):
+    do(folder)
+    (folder.path / name).unlink(missing_ok=True)
+    make(folder.path / name)
+    assert (folder.read() is None) is (name != "checkpoint") and len(list_runs()) == 1
+    (folder.path / "manifest.json").unlink() if name == "checkpoint" else None
+    assert do(folder).tables["cost"].seconds[0] == 0.25 and folder.read() is not None
+
+
+def test_a_run_of_another_version_of_a_library_is_served_with_one_warning(folder, caplog):
+    store._warn_once.cache_clear()
+    do(folder)
+    assert folder.read() is not None and not caplog.text
+    rewrite(folder, versions=storage.environment() | {"torch": "2.1.9", "pandas": "0.1"})
+    assert folder.read() is not None and folder.read() is not None
+    (said,) = caplog.messages
+    assert f"torch 2.1, here {storage.libraries()['torch']}" in said and "pandas" not in said and "compute" in said
+    store._warn_once.cache_clear()
+
+
+def test_patches_of_a_library_are_the_same_version():
+    assert storage.libraries({"torch": "2.13.1+cpu", "transformers": "5.0.0rc1"}) == {
+        "torch": "2.13",
+        "transformers": "5.0",
+    }
+    assert storage.libraries({}) == {"torch": "unknown", "transformers": "unknown"}
+
+
+def test_a_listing_reads_no_table(folder, monkeypatch):
+    do(folder)
+    read, bytes_of = [], store._bytes
+    monkeypatch.setattr(store, "_bytes", lambda path: read.append(path.name) or bytes_of(path))
+    assert [info.state for info in list_runs()] == ["complete"] and sorted(read) == ["job.json", "manifest.json"]
+    (folder.path / "job.json").write_text('{"job": [1], "digest": 3}')
+    assert [(info.state, info.job) for info in list_runs()] == [("altered", {})]
 
 
 def test_a_table_of_another_shape_is_never_served(folder):
@@ -202,7 +261,7 @@ def test_list_runs_tells_what_each_folder_is(folder):
     do(folder)
     altered, torn, foreign = (RunFolder(letter * 64) for letter in "abc")
     do(altered)
-    (altered.path / "cost.parquet").write_bytes(b"")
+    (altered.path / "cost.parquet").unlink()
     torn.begin({"model": "m"})
     do(foreign)
     manifest = foreign.path / "manifest.json"

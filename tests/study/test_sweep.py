@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pytest
 from analysis import paths, schema
 from analysis.errors import DataError, NumericalError, RecipeError, StoreError, UsageError
 from analysis.recipe.recipe import Recipe
+from analysis.recipe.words import CRITERION_WORDS
 from analysis.study.job import Contents, Job, grid
-from analysis.study.run import Bench, run_job
+from analysis.study.run import run_job
 from analysis.study.store import RunFolder, list_runs
 from analysis.study.sweep import run_study
 from tests.helpers import fakes
@@ -93,6 +95,18 @@ def test_a_job_is_plain_and_comes_back_from_its_dict(job_args):
         ({"mode": "sideways"}, "mode must be one of stream, crop, documents, got 'sideways'"),
         ({"recipe": "flap-neurons-50% LIAR[penalty=held-out]", "held_out": {}}, "needs at least one held-out source"),
         ({"recipe": 3}, "recipe must be a Recipe or its text, got 3"),
+        ({"held_out": "x.txt"}, "held_out must be {label: source}, such as {'stories': 'lab:stories'}"),
+        ({"held_out": ["x.txt"]}, "held_out must be {label: source}"),
+        ({"held_out": 3}, "or pairs of them, got 3"),
+        ({"held_out": {3: "lab:stories"}}, "held_out: labels must be texts, got 3"),
+        ({"model": None}, "model must be a name or a folder, got None"),
+        ({"separator": 3}, "separator must be a text or None, got 3"),
+        ({"tasks": 3}, "tasks must be a list, got 3"),
+        ({"seed": "x"}, "seed must be a whole number of at least 0, got 'x'"),
+        ({"seed": 2**70}, "seed must be a whole number from 0 to 2**63 - 1, got one of 71 bits"),
+        ({"samples": 10**5000}, "samples must be a whole number from 1 to"),
+        ({"samples": -(10**5000)}, "samples must be a whole number from 1 to"),
+        ({"length": float("nan")}, "length must be a whole number of at least 2, got nan"),
     ],
 )
 def test_wrong_jobs(job_args, wrong, said):
@@ -138,6 +152,47 @@ def test_grid_is_every_combination(job_args):
         grid(recipes=["wanda-50% BR[seed=3]"], samples=4, **job_args)
     with pytest.raises(UsageError, match="no jobs"):
         grid(recipes=[], samples=4, **job_args)
+
+
+def test_grid_takes_one_thing_for_a_list_of_it(job_args):
+    del job_args["recipe"], job_args["samples"]
+    one = grid(recipes="wanda-50% LR", samples=4, seeds=3, **job_args)
+    assert one == grid(recipes=["wanda-50% LR"], samples=[4], seeds=[3], **job_args) and len(one) == 1
+    assert (
+        grid(recipes=Recipe.parse("wanda-50% LR"), samples=4, seeds=3, **job_args | {"model": Path(job_args["model"])})
+        == one
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"recipes": 3}, "recipes must be a list, got 3"),
+        ({"recipes": [3]}, "grid: a recipe must be a Recipe or its text, got 3"),
+        ({"recipes": {"a": "wanda-50% LR"}}, "recipes must be a list"),
+        ({"samples": 2.5}, "samples must be a list, got 2.5"),
+        ({"samples": [float("nan")]}, "samples must be a whole number of at least 1, got nan"),
+        ({"samples": "4"}, "samples must be a whole number of at least 1, got '4'"),
+        ({"seeds": [-1]}, "each of seeds must be a whole number of at least 0, got -1"),
+        ({"seeds": "x"}, "each of seeds must be a whole number of at least 0, got 'x'"),
+        ({"seeds": [2**70]}, "each of seeds must be a whole number from 0 to 2**63 - 1"),
+        ({"seeds": None}, "seeds must be a list, got None"),
+        ({"held_out": "x.txt"}, "held_out must be {label: source}"),
+        ({"sample": 4}, "sample: did you mean 'samples'?"),
+        ({"seed": 4}, "seed: did you mean 'seeds'?"),
+    ],
+)
+def test_wrong_grids(job_args, wrong, said):
+    del job_args["recipe"]
+    with pytest.raises(UsageError) as caught:
+        grid(**{"recipes": ["wanda-50% LR"]} | job_args | wrong)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [3, None, "wanda-50% LR", [3], {"a": 1}])
+def test_what_is_no_job_is_refused(wrong):
+    with pytest.raises(UsageError, match="study: jobs must be Jobs, such as `grid` makes"):
+        run_study(wrong)
 
 
 # Digests
@@ -204,6 +259,13 @@ def test_everything_that_matters_changes_the_digest(job_args, monkeypatch):
     digests.append(Job(**job_args).digest())
     assert len(set(digests)) == len(digests)
     assert Job(**job_args | {"device": "cuda:1"}).digest() == Job(**job_args | {"device": "cuda"}).digest()
+
+
+def test_what_a_word_computes_anew_is_another_run_of_the_recipes_that_have_it(job_args, monkeypatch):
+    jobs = [Job(**job_args | {"recipe": f"{criterion}-50% BR"}) for criterion in ("wanda", "ria")]
+    before = [job.digest() for job in jobs]
+    monkeypatch.setitem(CRITERION_WORDS, "wanda", replace(CRITERION_WORDS["wanda"], revision=99))
+    assert jobs[0].digest() != before[0] and jobs[1].digest() == before[1]
 
 
 def test_the_text_a_model_writes_is_that_model_s(job_args, tmp_path):
@@ -359,14 +421,12 @@ def test_several_failing_jobs_are_told_and_an_interrupt_says_what_is_kept(home, 
 
 def test_every_job_has_the_threads_its_model_is_worth(home, calls, job_args, monkeypatch):
     """Here and in workers alike, and whatever is left to do: the count comes with the job."""
-    import torch
-
-    seen, before = [], torch.get_num_threads()
+    seen = []
+    checkpoint = sys.modules["analysis.pruning.checkpoint"]
+    monkeypatch.setattr(checkpoint, "computing_with", lambda threads: seen.append(threads) or nullcontext())
     monkeypatch.setattr("analysis.study.sweep.threads", lambda model: 3)
-    prepare = Bench.prepare
-    monkeypatch.setattr(Bench, "prepare", lambda self, job: seen.append(torch.get_num_threads()) or prepare(self, job))
     run_study([Job(**job_args)], workers=1)
-    assert seen == [3] and torch.get_num_threads() == before
+    assert seen == [3]
     given = []
     monkeypatch.setattr(
         "analysis.study.executor.spread",
@@ -375,7 +435,7 @@ def test_every_job_has_the_threads_its_model_is_worth(home, calls, job_args, mon
     with pytest.raises(StoreError, match="holds no finished run"):
         run_study([Job(**job_args | {"seed": seed}) for seed in (1, 2)], workers=2)
     assert given == [3, 3]
-    monkeypatch.setattr("analysis.pruning.checkpoint.kept_threads", lambda folder: 2)
+    monkeypatch.setattr(checkpoint, "kept_threads", lambda folder: 2)
     run_study([Job(**job_args | {"seed": 1})], workers=1)
     assert seen == [3, 2], "an interrupted run goes on with those it began with"
 
