@@ -46,6 +46,7 @@ def test_a_letter_marker_is_still_set_as_mathematics():
     assert len(panels.letters("m").get_path()) < len(panels.letters("mathrm").get_path())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", ["png", "svg"])
 def test_a_disk_that_fills_leaves_the_figure_that_was_there(failing, tmp_path, monkeypatch):
     save_figure(drawn(), "x", TABLE, {"preset": "lab"}, tmp_path)
