@@ -22,10 +22,11 @@ from analysis.present.panels import (
 )
 from analysis.present.paper import CALIBRATION_AND_TEST, MODELS
 from analysis.present.style import CRITERIA, METHOD_LOOKS, in_style, looks, say_split
-from analysis.present.tables import choose, last_block, over_seeds, perplexities
+from analysis.present.tables import choose, last_block, on_tables, over_seeds, perplexities
 from analysis.schema import CALIBRATION
 
 
+@on_tables
 def sample_size(blocks: pd.DataFrame, perplexity: pd.DataFrame, *, criterion=None, split=None) -> pd.DataFrame:
     """`last_block` and `perplexities` in one table, told apart by a first column `measure`."""
     error = last_block(blocks, criterion=criterion, split=split).assign(measure="relative error")
@@ -34,6 +35,7 @@ def sample_size(blocks: pd.DataFrame, perplexity: pd.DataFrame, *, criterion=Non
     return both[["measure", *both.columns.drop("measure")]]
 
 
+@on_tables
 def epochs(steps: pd.DataFrame, *, unit: int = -1, criterion=None, split=None) -> pd.DataFrame:
     """Relative error of one unit's output while it is optimised: [criterion, split, method, samples, epoch, ...,
     lowest].
@@ -50,6 +52,7 @@ def epochs(steps: pd.DataFrame, *, unit: int = -1, criterion=None, split=None) -
     return out.assign(lowest=out.index.isin(out.groupby(line)["value"].idxmin()))
 
 
+@on_tables
 def plot_sample_size(table: pd.DataFrame) -> Figure:
     """Final error and perplexity against the number of calibration windows, one column of panels per split.
 
@@ -71,6 +74,7 @@ def plot_sample_size(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def plot_epochs(table: pd.DataFrame) -> Figure:
     """Error of one unit while it is optimised: calibration (dashed) against held-out (solid), a ring at the held-out
     minimum.
@@ -105,6 +109,7 @@ def plot_epochs(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def beside_gap(error: pd.DataFrame) -> pd.DataFrame:
     """Held-out error over calibration error at the last block, ours beside tables 2 and 4 of 2406.15524 (there on C4's
     test text).
@@ -124,6 +129,7 @@ def beside_gap(error: pd.DataFrame) -> pd.DataFrame:
     return ratios.reindex(error.set_index(key).index.unique()).round(2)
 
 
+@on_tables
 def say_gap(error: pd.DataFrame) -> Finding:
     """How far held-out error lies above calibration error with the fewest and with the most windows, per method and
     text.
@@ -144,6 +150,7 @@ def say_gap(error: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_overfitting(epochs: pd.DataFrame) -> Finding:
     """At which epoch each held-out line is lowest, and how much it has risen again by the last epoch."""
     lines = []
@@ -160,6 +167,7 @@ def say_overfitting(epochs: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_worth(perplexity: pd.DataFrame) -> Finding:
     """Per held-out text and method: from how many calibration windows on its perplexity is below LR's."""
     lines = []

@@ -8,10 +8,11 @@ from analysis.present.finding import Finding
 from analysis.present.panels import RELATIVE_ERROR, draw_lines, finish, label_axes, log_scale, panel_grid, say
 from analysis.present.paper import MODELS, RESULTS
 from analysis.present.style import CRITERIA, METHOD_LOOKS, in_style, looks, say_split
-from analysis.present.tables import choose, over_seeds
+from analysis.present.tables import choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
 
+@on_tables
 def block_profile(blocks: pd.DataFrame, *, kind="total", criterion=None, split=None) -> pd.DataFrame:
     """Relative error at every block's output: [criterion, split, kind, method, block, value, std, seeds].
 
@@ -24,6 +25,7 @@ def block_profile(blocks: pd.DataFrame, *, kind="total", criterion=None, split=N
     return over_seeds(rows, ["criterion", "split", "kind", "method", "block"], "relative_error")
 
 
+@on_tables
 def plot_block_profile(table: pd.DataFrame, *, rows: str = "split", columns: str = "criterion") -> Figure:
     """Relative error at every block's output, one line per method, log scale: how error compounds with depth.
 
@@ -43,6 +45,7 @@ def plot_block_profile(table: pd.DataFrame, *, rows: str = "split", columns: str
     return fig
 
 
+@on_tables
 def beside_results(error: pd.DataFrame, perplexity: pd.DataFrame, split: str | None = None) -> pd.DataFrame:
     """Final calibration error and perplexity on `split` as ratios to LR, ours beside tables 1 and 3 of 2406.15524.
 
@@ -66,6 +69,7 @@ def beside_results(error: pd.DataFrame, perplexity: pd.DataFrame, split: str | N
     return pd.DataFrame(parts).reindex(parts["error / LR", "here"].index).round(3)
 
 
+@on_tables
 def say_order(error: pd.DataFrame) -> Finding:
     """One sentence per criterion and split: the errors at the last block, and whether each method improves on the one
     before.
@@ -84,6 +88,7 @@ def say_order(error: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_parts(profile: pd.DataFrame, split: str = CALIBRATION) -> Finding:
     """How the last block's total error compares with its inherited and its local part, and with the first block's, per
     method.

@@ -9,9 +9,10 @@ from analysis.present.finding import Finding
 from analysis.present.panels import category_axis, draw_levels, draw_points, finish, label_axes, log_scale, panel_grid
 from analysis.present.paper import REFINED
 from analysis.present.style import CRITERIA, REFINEMENT_NAMES, REFINEMENTS, in_style, looks, say_method, say_split
-from analysis.present.tables import choose, held_out, over_seeds, with_dense
+from analysis.present.tables import choose, held_out, on_tables, over_seeds, with_dense
 
 
+@on_tables
 def criteria(perplexity: pd.DataFrame, *, pattern=None, split=None) -> pd.DataFrame:
     """Held-out perplexity of every criterion: [pattern, criterion, refinement, split, method, value, std, seeds];
     "dense" is the dense model.
@@ -22,6 +23,7 @@ def criteria(perplexity: pd.DataFrame, *, pattern=None, split=None) -> pd.DataFr
     return over_seeds(rows, by, "perplexity")
 
 
+@on_tables
 def layer_changes(layers: pd.DataFrame, *, method: str = "LR", pattern=None) -> pd.DataFrame:
     """What a refinement leaves of each matrix's error, before any reconstruction: [pattern, criterion, refinement,
     block, matrix, ...].
@@ -35,6 +37,7 @@ def layer_changes(layers: pd.DataFrame, *, method: str = "LR", pattern=None) -> 
     return over_seeds(rows, ["pattern", "criterion", "refinement", "block", "matrix"], "left")
 
 
+@on_tables
 def plot_criteria(table: pd.DataFrame) -> Figure:
     """Perplexity of every criterion, with its mask as chosen and refined, before (hollow) and after reconstruction
     (filled).
@@ -84,6 +87,7 @@ def plot_criteria(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def plot_layers(table: pd.DataFrame) -> Figure:
     """What a refinement leaves of every matrix's error: one dot per matrix, within each criterion from the first block
     to the last.
@@ -120,6 +124,7 @@ def plot_layers(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def say_spread(table: pd.DataFrame) -> Finding:
     """Per pattern and held-out text: how far the criteria lie apart before and after reconstruction, masks as chosen.
 
@@ -150,6 +155,7 @@ def say_spread(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_refined(table: pd.DataFrame) -> Finding:
     """Per pattern and held-out text: what each refinement does to perplexity before and after reconstruction, per
     criterion.
@@ -168,6 +174,7 @@ def say_refined(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_layers(changes: pd.DataFrame) -> Finding:
     """Per pattern and refinement: how much of the matrices' own error it removes, in the mean over matrices and at
     most.
@@ -188,6 +195,7 @@ def say_layers(changes: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def beside_refinement(table: pd.DataFrame) -> pd.DataFrame:
     """Perplexity with Frank-Wolfe's mask over that with the criterion's own, before reconstruction, ours beside table 1
     of 2510.13713.

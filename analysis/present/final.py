@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.errors import UsageError
+from analysis.present.tables import on_tables
 from analysis.schema import CALIBRATION, JOB_COLUMNS
 
 CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY, ACCURACY = (
@@ -21,6 +22,7 @@ CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY, ACCURACY = (
 JOB = [column.name for column in JOB_COLUMNS]
 
 
+@on_tables
 def ends(
     blocks: pd.DataFrame, perplexity: pd.DataFrame, zero_shot: pd.DataFrame | None = None, *, split: str | None = None
 ) -> pd.DataFrame:
@@ -50,6 +52,7 @@ def ends(
     return pd.concat([part[[*JOB, "measure", "which", "value"]] for part in parts], ignore_index=True)
 
 
+@on_tables
 def against(rows: pd.DataFrame, base: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """`rows` with `level` (their value) and `value`: its change from the row of `base` with the same measure, `by` and
     seed.

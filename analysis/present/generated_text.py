@@ -22,7 +22,7 @@ from analysis.present.panels import (
     plain_axis,
 )
 from analysis.present.style import CRITERIA, in_style, say_method, say_source, source_looks
-from analysis.present.tables import choose, over_seeds
+from analysis.present.tables import choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
 RECIPE_COLUMNS = ["pattern", "criterion", "method"]
@@ -31,6 +31,7 @@ ADDED_MEASURES = (HELD_OUT_ERROR, PERPLEXITY, ACCURACY)
 DISTANCE, NATS = "distance", "nats"  # columns of `representatives`
 
 
+@on_tables
 def added(ends: pd.DataFrame, *, sources=None, samples=None, longer: pd.DataFrame | None = None) -> pd.DataFrame:
     """What windows added to the calibration text change: [measure, pattern, criterion, method, added, added_samples,
     value, std, seeds, level].
@@ -56,6 +57,7 @@ def added(ends: pd.DataFrame, *, sources=None, samples=None, longer: pd.DataFram
     return over_seeds(changed, by, "value").merge(level[[*by, "level"]], on=by)
 
 
+@on_tables
 def representatives(
     ends: pd.DataFrame, texts: pd.DataFrame, perplexity: pd.DataFrame, *, split: str | None = None
 ) -> pd.DataFrame:
@@ -100,6 +102,7 @@ def representatives(
     return out
 
 
+@on_tables
 def plot_added(table: pd.DataFrame) -> Figure:
     """Change of held-out error, perplexity and accuracy against the number of added windows, one line per source; one
     row per recipe.
@@ -131,6 +134,7 @@ def plot_added(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def plot_settings(table: pd.DataFrame) -> Figure:
     """The same changes at one number of added windows, one line of points per source: how self-generated text is
     written.
@@ -163,6 +167,7 @@ def plot_settings(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def plot_representatives(table: pd.DataFrame) -> Figure:
     """Held-out error and increase of perplexity of each recipe calibrated on each text, against how far the text is
     from the held-out one.
@@ -215,6 +220,7 @@ def plot_representatives(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def say_closing(table: pd.DataFrame, right: str) -> Finding:
     """Per recipe, measure and added text: the change with the most windows, and what share it is of the one that
     `right`, real text, brings.
@@ -242,6 +248,7 @@ def say_closing(table: pd.DataFrame, right: str) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_settings(table: pd.DataFrame) -> Finding:
     """Per recipe and measure: self-generated texts from best to worst, and which differ from the plain one, the first
     of them, by more than the spread.
@@ -270,6 +277,7 @@ def say_settings(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_representative(table: pd.DataFrame) -> Finding:
     """Per recipe and measure: the best and the worst calibration texts, and how well each of the two looks at the texts
     foretells their order.
@@ -290,6 +298,7 @@ def say_representative(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def levels(table: pd.DataFrame) -> pd.DataFrame:
     """`added` for reading: the quantities themselves, rows (recipe, measure, added text), one column per number of
     added windows.

@@ -36,7 +36,7 @@ from analysis.present.style import (
     unit_glyph,
     unit_order,
 )
-from analysis.present.tables import choose, held_out, over_seeds, priced, with_dense
+from analysis.present.tables import choose, held_out, on_tables, over_seeds, priced, with_dense
 from analysis.schema import CALIBRATION
 
 # (student, target): the method known for it
@@ -44,6 +44,7 @@ STREAM_METHODS = {("sparse", "sparse"): "BR", ("sparse", "dense"): "BR+GP", ("de
 NO_UNIT = (*LEVELS, "retrain")  # methods whose unit is not a choice
 
 
+@on_tables
 def granularity(blocks: pd.DataFrame, perplexity: pd.DataFrame, *, criterion=None, split=None) -> pd.DataFrame:
     """Perplexity and total relative error at the last block by unit: [measure, criterion, split, method, streams,
     granularity, ...].
@@ -63,6 +64,7 @@ def granularity(blocks: pd.DataFrame, perplexity: pd.DataFrame, *, criterion=Non
     return table[["measure", *table.columns.drop("measure")]]
 
 
+@on_tables
 def cost_of_units(perplexity: pd.DataFrame, cost: pd.DataFrame, *, criterion=None, split=None) -> pd.DataFrame:
     """Held-out perplexity beside what the solver took: [price, criterion, split, method, streams, granularity, ...,
     cost, front].
@@ -89,6 +91,7 @@ def cost_of_units(perplexity: pd.DataFrame, cost: pd.DataFrame, *, criterion=Non
     return table[["price", *table.columns.drop("price")]]
 
 
+@on_tables
 def units_side_by_side(prices: pd.DataFrame) -> pd.DataFrame:
     """`cost_of_units` for reading: rows (method, streams, unit), columns perplexity per held-out text and what each
     price came to.
@@ -104,6 +107,7 @@ def units_side_by_side(prices: pd.DataFrame) -> pd.DataFrame:
     return text.join(paid).rename_axis(columns=None)
 
 
+@on_tables
 def plot_granularity(table: pd.DataFrame) -> Figure:
     """Perplexity and error at the last block against the unit that was reconstructed, finest first, one line per choice
     of streams.
@@ -141,6 +145,7 @@ def plot_granularity(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def plot_cost(table: pd.DataFrame) -> Figure:
     """Held-out perplexity against what it costs, every point a unit's short name, and the points that nothing beats
     ringed and joined by steps.
@@ -216,6 +221,7 @@ def plot_cost(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def say_free_lunch(table: pd.DataFrame, within: float) -> Finding:
     """Per held-out text and choice of streams: the unit with the lowest perplexity, and which units lie within `within`
     percent of it.
@@ -240,6 +246,7 @@ def say_free_lunch(table: pd.DataFrame, within: float) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_matrix(table: pd.DataFrame) -> Finding:
     """Per held-out text and choice of streams: one matrix at once against one sub-block at once, by gradient and in
     closed form.
@@ -278,6 +285,7 @@ def say_matrix(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_cheapest(table: pd.DataFrame, within: float) -> Finding:
     """Per held-out text and price: the cheapest way within `within` percent of the best perplexity, and what the others
     pay.

@@ -43,10 +43,10 @@ def panel_grid(
 ) -> tuple[Figure, Panels]:
     """A figure of README width with one panel for each pair of values of two columns; column titles are set.
 
-    sharex, sharey: as in matplotlib: True, False, "row" or "col". Raises UsageError for a table without rows, the two
-    columns or "value".
+    sharex, sharey: as in matplotlib: True, False, "row" or "col". Raises UsageError for a table without rows or the
+    two columns.
     """
-    check_table("figure", table, rows, columns, "value")
+    check_table("figure", table, rows, columns)
     row_values, column_values = list(table[rows].unique()), list(table[columns].unique())
     fig = plt.figure(figsize=(WIDTH, height * len(row_values) + 0.85))
     plt.close(fig)  # pyplot forgets it, so nothing is drawn twice in a notebook and nothing is kept

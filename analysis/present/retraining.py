@@ -18,9 +18,10 @@ from analysis.present.panels import (
     without_markers,
 )
 from analysis.present.style import CRITERIA, LEVELS, in_style, looks, say_method, say_split
-from analysis.present.tables import held_out, over_seeds, priced, with_dense
+from analysis.present.tables import held_out, on_tables, over_seeds, priced, with_dense
 
 
+@on_tables
 def budgets(
     perplexity: pd.DataFrame, steps: pd.DataFrame, cost: pd.DataFrame, *, criterion=None, split=None
 ) -> pd.DataFrame:
@@ -42,6 +43,7 @@ def budgets(
     return over_seeds(rows, by, "perplexity").merge(means, on=by)
 
 
+@on_tables
 def training_costs(budget: pd.DataFrame) -> pd.DataFrame:
     """Prices of `budgets` for reading: rows (method, samples, epochs), columns tokens, seconds and memory."""
     trained = budget[budget["epochs"] > 0].drop_duplicates(["method", "samples", "epochs"])
@@ -49,6 +51,7 @@ def training_costs(budget: pd.DataFrame) -> pd.DataFrame:
     return wide.round(2).rename(index=say_method, level="method")
 
 
+@on_tables
 def plot_budget(table: pd.DataFrame) -> Figure:
     """Held-out perplexity against the tokens and the seconds that training took, one line per method through its
     numbers of epochs.
@@ -78,6 +81,7 @@ def plot_budget(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def plot_more_text(table: pd.DataFrame) -> Figure:
     """Held-out perplexity against the number of calibration windows, one column of panels per number of epochs, one
     line per method.
@@ -103,6 +107,7 @@ def plot_more_text(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def say_equal_tokens(budget: pd.DataFrame) -> Finding:
     """Per held-out text, number of windows and of epochs: the methods from best to worst, all having seen the same text
     equally often.
@@ -128,6 +133,7 @@ def say_equal_tokens(budget: pd.DataFrame) -> Finding:
     return Finding("\n".join(line for *_, line in sorted(lines, key=lambda line: line[:2])))
 
 
+@on_tables
 def say_equal_time(budget: pd.DataFrame) -> Finding:
     """Per held-out text and number of windows: the best method within the time in which every method has finished at
     least once, and within the time after which the fastest has no longer run."""
@@ -149,6 +155,7 @@ def say_equal_time(budget: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_less(budget: pd.DataFrame) -> Finding:
     """Per held-out text and retraining method: the least text and the least time with which a local method is at least
     as good as its best.
@@ -183,6 +190,7 @@ def say_less(budget: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_memory(budget: pd.DataFrame) -> Finding:
     """What each method's solver holds at once, as a multiple of the least, for the fewest windows."""
     trained = _trained(budget)

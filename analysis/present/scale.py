@@ -25,7 +25,7 @@ from analysis.present.panels import (
 )
 from analysis.present.paper import CALIBRATION_AND_TEST, DENSE, PRUNABLE, RESULTS
 from analysis.present.style import CRITERIA, CRITERION_LOOKS, Look, in_style, looks, say_count, say_method, say_model
-from analysis.present.tables import over_seeds
+from analysis.present.tables import on_tables, over_seeds
 
 GAP, INCREASE = "held-out / calibration error", "perplexity increase, %"
 # what CR changes
@@ -37,12 +37,14 @@ CHANGED = {
 BY = ["pattern", "criterion", "method", "model", "weights"]
 
 
+@on_tables
 def weights(matrices: pd.DataFrame) -> pd.Series:
     """Prunable weights of each model: rows times columns, summed over the matrices of one of its runs."""
     entries = matrices.assign(entries=matrices["rows"] * matrices["columns"])
     return entries.groupby(["model", "run"], sort=False)["entries"].sum().groupby("model", sort=False).max()
 
 
+@on_tables
 def overfitting(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
     """Overfitting by the size of the model: [measure, pattern, criterion, method, model, weights, value, std, seeds].
 
@@ -59,6 +61,7 @@ def overfitting(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+@on_tables
 def damage(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
     """How far perplexity rises above the dense model's, in per cent, by the size of the model: [pattern, criterion,
     method, model, weights, value, ...].
@@ -68,6 +71,7 @@ def damage(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
     return over_seeds(wide.assign(value=100 * (wide[PERPLEXITY] / wide["run"].map(dense) - 1)), BY, "value")
 
 
+@on_tables
 def overlap(ends: pd.DataFrame, matrices: pd.DataFrame, *, one: str = "BR+GP+CR", other: str = "BR+GP") -> pd.DataFrame:
     """What method `one` changes against `other` by the size of the model, per cent within a seed: [measure, pattern,
     criterion, model, weights, ...].
@@ -87,6 +91,7 @@ def overlap(ends: pd.DataFrame, matrices: pd.DataFrame, *, one: str = "BR+GP+CR"
     )
 
 
+@on_tables
 def plot_overfitting(table: pd.DataFrame) -> Figure:
     """Held-out over calibration error, and held-out error itself, against the number of prunable weights: one line per
     method, one column per criterion.
@@ -106,6 +111,7 @@ def plot_overfitting(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def plot_overlap(table: pd.DataFrame) -> Figure:
     """What overlapping units (CR) change in calibration error, held-out error and perplexity, against the number of
     prunable weights.
@@ -125,6 +131,7 @@ def plot_overlap(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def plot_criteria_gap(table: pd.DataFrame) -> Figure:
     """Increase of perplexity over the dense model against the number of prunable weights, log scale: one line per
     criterion, one panel per method.
@@ -154,6 +161,7 @@ def plot_criteria_gap(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def say_overfitting(table: pd.DataFrame) -> Finding:
     """Per criterion and method: held-out over calibration error from the smallest to the largest model, and whether it
     grows at every step.
@@ -163,6 +171,7 @@ def say_overfitting(table: pd.DataFrame) -> Finding:
     )
 
 
+@on_tables
 def say_overlap(table: pd.DataFrame) -> Finding:
     """Per criterion: what CR changes in each measure from the smallest to the largest model, and where it lowers one
     error and raises the other.
@@ -183,6 +192,7 @@ def say_overlap(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_criteria_gap(table: pd.DataFrame) -> Finding:
     """Per method: the worst criterion's increase of perplexity over the best one's, from the smallest to the largest
     model.
@@ -208,6 +218,7 @@ def say_criteria_gap(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def beside_sizes(overfit: pd.DataFrame, damaged: pd.DataFrame) -> pd.DataFrame:
     """Held-out over calibration error and perplexity increase in per cent, ours beside tables 1 to 4 of 2406.15524
     (errors on C4, perplexity of WikiText-2).

@@ -16,7 +16,7 @@ from analysis.errors import UsageError
 from analysis.present.finding import Finding
 from analysis.present.panels import finish, handle, label_axes, log_scale, panel_grid, plain_axis
 from analysis.present.style import CRITERIA, METHOD_LOOKS, OTHERS, Look, in_style, say_method
-from analysis.present.tables import over_seeds
+from analysis.present.tables import on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
 REMOVED, FLOPS, LATENCY, THROUGHPUT = "parameters removed, %", "FLOPs per token", "one window", "several windows"
@@ -48,6 +48,7 @@ GAINS = (FLOPS, LATENCY, THROUGHPUT)
 SHAPE = ["pattern", "criterion"]
 
 
+@on_tables
 def shapes(size: pd.DataFrame) -> pd.DataFrame:
     """What every mask removes and how much faster the smaller model is: [measure, pattern, criterion, value, std,
     seeds].
@@ -70,6 +71,7 @@ def shapes(size: pd.DataFrame) -> pd.DataFrame:
     return over_seeds(rows, ["measure", *SHAPE], "value")
 
 
+@on_tables
 def same_count(size: pd.DataFrame, matrices: pd.DataFrame) -> list[str]:
     """Patterns of single weights that leave as many parameters as the masks of whole structures do, smallest first:
     ["12.9%", "36.1%"].
@@ -83,6 +85,7 @@ def same_count(size: pd.DataFrame, matrices: pd.DataFrame) -> list[str]:
     return [f"{100 * value:.1f}%" for value in sorted(set(share.round(3))) if value > 0]
 
 
+@on_tables
 def repaired(perplexity: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     """Held-out perplexity by parameters removed: [pattern, criterion, method, value, std, seeds, kind, removed]; the
     dense model is method "dense" without pattern.
@@ -106,6 +109,7 @@ def repaired(perplexity: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
+@on_tables
 def priced(repaired: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     """`repaired` once for every gain in `GAINS`: with [speed, times, times_std] in front. The dense model's times are
     1.
@@ -126,6 +130,7 @@ def priced(repaired: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     return out[[*first, *out.columns.drop(first)]]
 
 
+@on_tables
 def same_size(
     perplexity: pd.DataFrame, zero_shot: pd.DataFrame, size: pd.DataFrame, matrices: pd.DataFrame
 ) -> pd.DataFrame:
@@ -160,6 +165,7 @@ def same_size(
     return out.assign(standard_error=out["standard_error"].fillna(0.0), kind=out["pattern"].map(_kind))
 
 
+@on_tables
 def won_back(table: pd.DataFrame) -> pd.DataFrame:
     """How much of the nats per token that the mask alone (LR) loses each repair wins back, per cent: rows (criterion,
     pattern), columns methods.
@@ -176,6 +182,7 @@ def won_back(table: pd.DataFrame) -> pd.DataFrame:
     return share.drop(columns="LR").rename(columns=say, index=_say_criterion).rename_axis(columns=None).round(0)
 
 
+@on_tables
 def compounding(layers: pd.DataFrame, blocks: pd.DataFrame, repaired: pd.DataFrame) -> pd.DataFrame:
     """What a repair does to one layer and to the model: rows (criterion, pattern, method), three ratios, below 1 =
     better, means over layers and seeds.
@@ -221,6 +228,7 @@ def compounding(layers: pd.DataFrame, blocks: pd.DataFrame, repaired: pd.DataFra
     ).round(3)
 
 
+@on_tables
 def plot_repaired(table: pd.DataFrame) -> Figure:
     """Held-out perplexity (log scale) against the share of all parameters that is gone: a line per repair, a panel per
     criterion (down) and kind of structure (across).
@@ -248,6 +256,7 @@ def plot_repaired(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def plot_speed(table: pd.DataFrame) -> Figure:
     """Held-out perplexity (log scale) against what the smaller model wins: a line per repair, a column per gain, a row
     per criterion and kind.
@@ -285,6 +294,7 @@ def plot_speed(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def plot_same_size(table: pd.DataFrame) -> Figure:
     """Perplexity (log scale) and mean zero-shot accuracy against the share of all parameters that is gone or zero.
 
@@ -331,6 +341,7 @@ def plot_same_size(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def say_repairs(table: pd.DataFrame) -> Finding:
     """Per criterion and pattern: perplexity of every repair, the best one, and those that are no better than the mask
     alone.
@@ -351,6 +362,7 @@ def say_repairs(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_speed(shapes: pd.DataFrame) -> Finding:
     """Per criterion and pattern: parameters gone, operations saved, and how much faster a window and several at once
     run, as measured where the notebook ran.
@@ -374,6 +386,7 @@ def say_speed(shapes: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_same_size(table: pd.DataFrame) -> Finding:
     """Per pattern of whole structures: the best of its methods beside the best one of single weights at the nearest
     parameter count, in perplexity and in accuracy.

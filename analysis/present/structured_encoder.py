@@ -30,7 +30,7 @@ from analysis.present.panels import (
 )
 from analysis.present.structured_decoder import REPAIR_LABELS, REPAIRED
 from analysis.present.style import CRITERIA, METHOD_LOOKS, OTHERS, Look, in_style, say_method, say_model, say_source
-from analysis.present.tables import over_seeds
+from analysis.present.tables import on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
 WEIGHTS_ALONE = "LIAR[bias=false]"
@@ -61,6 +61,7 @@ SIZES = {
 GUESS = Look("#777777", "", (0, (5, 3)))
 
 
+@on_tables
 def survival(scores: pd.DataFrame, structures: pd.DataFrame, chance: Mapping[str, float] | None = None) -> pd.DataFrame:
     """Held-out score by what was removed: [task, metric, kind, criterion, method, removed, value, std, seeds, kept,
     error, chance].
@@ -87,6 +88,7 @@ def survival(scores: pd.DataFrame, structures: pd.DataFrame, chance: Mapping[str
     return _sorted(out, rows)
 
 
+@on_tables
 def lost(scores: pd.DataFrame) -> pd.DataFrame:
     """Points of a hundred that the held-out score lies below the dense model's: [task, metric, pattern, criterion,
     method, value, std, seeds]. Raises as `survival`.
@@ -96,6 +98,7 @@ def lost(scores: pd.DataFrame) -> pd.DataFrame:
     return _sorted(over_seeds(rows, [*TASK, "pattern", "criterion", "method"], "lost"), rows)
 
 
+@on_tables
 def spread(distribution: pd.DataFrame) -> pd.DataFrame:
     """Relative error at the last block on held-out examples, token by token and example by example: [over, task,
     pattern, criterion, method, quantile, value, std, seeds].
@@ -110,6 +113,7 @@ def spread(distribution: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+@on_tables
 def plot_survival(table: pd.DataFrame) -> Figure:
     """Score against the share removed, one line per repair; one column per task, one row for heads and one for neurons.
 
@@ -129,6 +133,7 @@ def plot_survival(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def plot_crossed(table: pd.DataFrame) -> Figure:
     """Score against the share removed, one line per repair; one column per criterion, one row for each task's heads and
     one for its neurons.
@@ -181,6 +186,7 @@ def _level_handles(table: pd.DataFrame) -> list:
     ]
 
 
+@on_tables
 def plot_lost(table: pd.DataFrame) -> Figure:
     """Points lost against the criterion, one line per repair; one column per task, one row per pattern. `table` is that
     of `lost`.
@@ -203,6 +209,7 @@ def plot_lost(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def plot_spread(table: pd.DataFrame) -> Figure:
     """Error of single tokens (above) and of whole examples (below) under each repair, log scale: one column per task.
 
@@ -238,6 +245,7 @@ def plot_spread(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def say_survival(table: pd.DataFrame) -> Finding:
     """Per task and kind: the dense score, up to which share each repair keeps 98 per cent of it, and the scores at the
     highest share.
@@ -256,6 +264,7 @@ def say_survival(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_order(table: pd.DataFrame) -> Finding:
     """Each repair against a simpler one, over all tasks, kinds and shares: at how many it scores higher, by more than a
     standard error, and by how much in the mean.
@@ -274,6 +283,7 @@ def say_order(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_crossed(table: pd.DataFrame) -> Finding:
     """Per task and kind: the points between the best and the worst criterion with each repair, at every share that all
     criteria were run at.
@@ -290,6 +300,7 @@ def say_crossed(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_lost(table: pd.DataFrame) -> Finding:
     """Per task and repair: the best and the worst criterion and the points between them; and whether repairing closes
     the gap.
@@ -316,6 +327,7 @@ def say_lost(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_spread(table: pd.DataFrame) -> Finding:
     """Per task: the median error of tokens and of examples under each repair over that of the mask alone, and how far
     the worst twentieth lies above the median.
@@ -337,6 +349,7 @@ def say_spread(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_parts(table: pd.DataFrame) -> Finding:
     """Per task, kind and share: points that moving the bias alone, the weights alone and both give back, and which of
     the two alone gives more.
@@ -367,6 +380,7 @@ def say_parts(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def sizes(size: pd.DataFrame, structures: pd.DataFrame) -> pd.DataFrame:
     """How large and how fast the dense models are, and what is left of them once removed structures are cut out: rows
     (task, kind, removed), means over runs.
@@ -382,6 +396,7 @@ def sizes(size: pd.DataFrame, structures: pd.DataFrame) -> pd.DataFrame:
     return means.astype({column: "int64" for column in means if column[0] != SIZES["latency_ms"]})
 
 
+@on_tables
 def beside_claims(
     table: pd.DataFrame, cost: pd.DataFrame, sized: pd.DataFrame, *, removed: float = HALF
 ) -> pd.DataFrame:

@@ -5,7 +5,12 @@ columns `value` (mean over seeds), `std` (standard deviation over seeds, 0 for o
 such tables and nothing else, so what is saved beside a figure is what it shows.
 """
 
-from collections.abc import Sequence
+import inspect
+import traceback
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import pandas as pd
 
@@ -13,7 +18,35 @@ from analysis.errors import UsageError
 from analysis.present.style import CRITERIA, METHOD_LOOKS, REFINEMENTS, say_split, unit_order
 from analysis.schema import CALIBRATION
 
+P = ParamSpec("P")
+R = TypeVar("R")
 DRAWN_KINDS = ("total", "inherited", "local")
+
+
+def on_tables(function: Callable[P, R]) -> Callable[P, R]:
+    """A function of tables, which says in a UsageError where one is none or lacks a column that the function reads."""
+    signature = inspect.signature(function)
+    kinds = {name: str(one.annotation) for name, one in signature.parameters.items() if one.kind != one.VAR_POSITIONAL}
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        values = signature.bind(*args, **kwargs).arguments
+        tables = {
+            name: values[name]
+            for name, kind in kinds.items()
+            if "DataFrame" in kind and name in values and not (values[name] is None and "None" in kind)
+        }
+        for name, table in tables.items():
+            check_table(f"{function.__name__}: {name}", table, rows=False)
+        try:
+            return function(*args, **kwargs)
+        except KeyError as error:
+            if "pandas" not in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts:
+                raise
+            shown = "; ".join(f"{name} has {', '.join(map(str, table)) or 'none'}" for name, table in tables.items())
+            raise UsageError(f"{function.__name__}: {str(error.args[0])!r} is no column there; {shown}") from error
+
+    return checked
 
 
 def check_table(what: str, table: object, *columns: str, rows: bool = True) -> None:
@@ -99,6 +132,7 @@ def choose(table: pd.DataFrame, **wanted) -> pd.DataFrame:
     return table
 
 
+@on_tables
 def last_block(blocks: pd.DataFrame, *, criterion=None, split=None) -> pd.DataFrame:
     """Total relative error at the last block, the one number of the papers' tables: [criterion, split, method, samples,
     ...].
@@ -108,6 +142,7 @@ def last_block(blocks: pd.DataFrame, *, criterion=None, split=None) -> pd.DataFr
     return over_seeds(rows, ["criterion", "split", "method", "samples"], "relative_error")
 
 
+@on_tables
 def perplexities(perplexity: pd.DataFrame, *, criterion=None, split=None) -> pd.DataFrame:
     """Perplexity of every pruned model and, as method "dense", of the dense one: [criterion, split, method, samples,
     ...].
@@ -116,6 +151,7 @@ def perplexities(perplexity: pd.DataFrame, *, criterion=None, split=None) -> pd.
     return over_seeds(rows, ["criterion", "split", "method", "samples"], "perplexity")
 
 
+@on_tables
 def cost_by_method(cost: pd.DataFrame) -> pd.DataFrame:
     """What each method took: [criterion, method, seconds, solve_seconds, solve_tokens, trained_at_once,
     peak_memory_mib].
@@ -143,6 +179,7 @@ def cost_by_method(cost: pd.DataFrame) -> pd.DataFrame:
     return _in_order(runs.groupby(["criterion", "method"], sort=False).agg(means).reset_index()).round(2)
 
 
+@on_tables
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """A table of values with one column per split: rows (criterion, method, samples), for reading rather than
     drawing.
@@ -154,6 +191,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     return wide.rename(columns=say_split).rename_axis(columns=None).round(3)
 
 
+@on_tables
 def solver_costs(cost: pd.DataFrame) -> pd.DataFrame:
     """What the solver of each run took: [run, solve_seconds, tokens, trained_at_once, solver_memory_mib].
 
@@ -174,17 +212,20 @@ def solver_costs(cost: pd.DataFrame) -> pd.DataFrame:
     return solve.reindex(pd.unique(cost["run"]), fill_value=0).rename_axis("run").reset_index()
 
 
+@on_tables
 def held_out(perplexity: pd.DataFrame, criterion, split) -> pd.DataFrame:
     """The chosen rows without those of the calibration text."""
     rows = choose(perplexity, criterion=criterion, split=split)
     return rows[rows["split"] != CALIBRATION]
 
 
+@on_tables
 def priced(perplexity: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
     """Each row with what its run's solver took; `tokens` is then the solver's."""
     return perplexity.drop(columns="tokens").merge(solver_costs(cost), on="run", validate="many_to_one")
 
 
+@on_tables
 def with_dense(perplexity: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Rows of pruned models and, as method "dense", of the dense one: every run measures it anew on windows of its own
     seed, one is kept.

@@ -12,18 +12,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.present.compounding import block_profile, plot_block_profile
-from analysis.present.tables import DRAWN_KINDS
+from analysis.present.tables import DRAWN_KINDS, on_tables
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
 
 
+@on_tables
 def draw(blocks: pd.DataFrame, criterion: str, split: str, kind: str) -> Figure:
     """Block errors of one criterion, text and kind (total, inherited or local), one line per method."""
     table = block_profile(blocks, kind=kind, criterion=criterion, split=split)
     return plot_block_profile(table, columns="kind")
 
 
+@on_tables
 def explore(blocks: pd.DataFrame) -> "VBox":
     """Three menus (criterion, text, kind of error) over `draw`; `blocks` is a study's table of that name.
 

@@ -20,7 +20,7 @@ from analysis.present.panels import finish, handle, log_scale, panel_grid
 from analysis.present.paper import ACCURACY as PAPER_ACCURACY
 from analysis.present.paper import MODELS, RESULTS
 from analysis.present.style import CRITERIA, CRITERION_LOOKS, OTHERS, in_style, looks, say_method, say_source
-from analysis.present.tables import over_seeds
+from analysis.present.tables import on_tables, over_seeds
 from analysis.schema import TABLES
 
 RUN_COLUMNS = ["pattern", "criterion", "method", "added", "added_samples"]
@@ -34,6 +34,7 @@ RING: dict[str, Any] = {
 FILLS = ("full", "none", "left", "top", "right")  # of markers, by pattern
 
 
+@on_tables
 def scores(ends: pd.DataFrame, zero_shot: pd.DataFrame) -> pd.DataFrame:
     """One row per recipe, the dense model last: the columns of `RECIPE`, then [accuracy, spread, seeds, standard_error,
     perplexity, error, chance].
@@ -64,6 +65,7 @@ def scores(ends: pd.DataFrame, zero_shot: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([out[~dense], out[dense]], ignore_index=True)
 
 
+@on_tables
 def by_task(zero_shot: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of each task and in the mean, by pattern and method: [group, task, value, std, seeds, lost, chance].
 
@@ -91,6 +93,7 @@ def by_task(zero_shot: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
+@on_tables
 def disagreements(table: pd.DataFrame) -> pd.DataFrame:
     """Pairs of recipes of one pattern, the second with the lower perplexity: [pattern, first, second, perplexity,
     accuracy, standard_error, verdict].
@@ -114,6 +117,7 @@ def disagreements(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+@on_tables
 def plot_scores(table: pd.DataFrame) -> Figure:
     """Mean accuracy against held-out perplexity and against held-out error: a point per recipe, colour by method, shape
     by criterion, filling by pattern.
@@ -191,6 +195,7 @@ def plot_scores(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def plot_tasks(table: pd.DataFrame) -> Figure:
     """Accuracy in per cent of every task and group of recipes, the darker the more of the dense model's accuracy is
     lost.
@@ -224,6 +229,7 @@ def plot_tasks(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def say_ranks(table: pd.DataFrame) -> Finding:
     """Rank correlation of accuracy with perplexity and with held-out error over all pruned models and within each
     pattern, with the number of points.
@@ -251,6 +257,7 @@ def say_ranks(table: pd.DataFrame) -> Finding:
     )
 
 
+@on_tables
 def say_disagreements(pairs: pd.DataFrame, most: int) -> Finding:
     """How often a lower perplexity goes with a higher and with a lower accuracy, and the `most` clearest pairs where it
     goes with a lower one.
@@ -268,6 +275,7 @@ def say_disagreements(pairs: pd.DataFrame, most: int) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_order(table: pd.DataFrame) -> Finding:
     """Per pattern and criterion: the method with the best accuracy and the one with the best perplexity, and whether
     the mask alone (LR) has the best accuracy.
@@ -286,6 +294,7 @@ def say_order(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_tasks(table: pd.DataFrame) -> Finding:
     """Per group: the task that loses most of the dense model's accuracy and the one that loses least, in points, and
     the mean.
@@ -299,6 +308,7 @@ def say_tasks(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def beside_ranks(table: pd.DataFrame) -> pd.DataFrame:
     """Rank correlations with mean accuracy, ours beside those over the twelve recipes of tables 1 and 3 of 2406.15524.
 

@@ -1,12 +1,16 @@
 """Figures' files: all four or none, under a name that stays in its folder, without this computer's folders."""
 
+import importlib
+import inspect
 import json
+import pkgutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from analysis import present
 from analysis.errors import StoreError, UsageError
 from analysis.present import panels, tables
 from analysis.present.finding import Finding
@@ -42,6 +46,7 @@ def test_a_letter_marker_is_still_set_as_mathematics():
     assert len(panels.letters("m").get_path()) < len(panels.letters("mathrm").get_path())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", ["png", "svg"])
 def test_a_disk_that_fills_leaves_the_figure_that_was_there(failing, tmp_path, monkeypatch):
     save_figure(drawn(), "x", TABLE, {"preset": "lab"}, tmp_path)
@@ -127,5 +132,24 @@ def test_what_is_no_table_is_said_to_be_none(table):
         lambda: tables.side_by_side(table),
         lambda: tables.solver_costs(table),
     ):
-        with pytest.raises(UsageError, match="is needed|has no column"):
+        with pytest.raises(UsageError, match="is needed|has no column|is no column"):
             call()
+
+
+DRAWN_BY_OTHERS = ("panels", "provenance", "widgets")  # called by functions that have looked already, or tested apart
+MODULES = [module.name for module in pkgutil.iter_modules(present.__path__) if module.name not in DRAWN_BY_OTHERS]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_function_of_tables_says_what_is_none_and_what_is_missing(module):
+    """All that the notebooks call: a table of another kind, and one without the columns."""
+    found = importlib.import_module(f"analysis.present.{module}")
+    for name, function in inspect.getmembers(found, inspect.isfunction):
+        needed = [one for one in inspect.signature(function).parameters.values() if one.default is one.empty]
+        kinds = [str(one.annotation) for one in needed if one.kind is one.POSITIONAL_OR_KEYWORD]
+        if name.startswith("_") or function.__module__ != found.__name__ or not any("DataFrame" in k for k in kinds):
+            continue
+        for wrong in (None, pd.DataFrame({"x": [1.0]})):
+            if wrong is None or name not in ("against", "choose"):  # they read the columns they are told
+                with pytest.raises(UsageError):
+                    function(*(wrong if "DataFrame" in kind else "value" for kind in kinds))

@@ -298,7 +298,7 @@ def test_structures_and_weights_stand_over_the_same_count(compared, study):
     dense = compared[compared["method"] == "dense"].set_index("measure")
     assert dense.loc[structured_decoder.ACCURACY, "value"] == pytest.approx(85) and (dense["removed"] == 0).all()
     with pytest.raises(UsageError, match="asked no tasks"):
-        structured_decoder.same_size(study.perplexity, study.zero_shot.iloc[:0], None, study.matrices)
+        structured_decoder.same_size(study.perplexity, study.zero_shot.iloc[:0], study.matrices, study.matrices)
 
 
 @pytest.mark.slow
