@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 from analysis.errors import UsageError
 from analysis.models.load import DTYPES
@@ -120,13 +119,3 @@ def add_windows(verb: Parser, samples_help: str, seed_help: str, length: int | N
             " window begins with the beginning-of-text token besides, for models such as Gemma; none: none"
         ),
     )
-
-
-def folder(text: str) -> Path:
-    """A path as the shell would have it. Raises UsageError for the home of nobody, and for what cannot be a path."""
-    try:
-        if "\0" in text:
-            raise UsageError(f"{text!r}: is no path")
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"{text}: there is no such user; write the whole path, or ./{text}") from error

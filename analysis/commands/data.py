@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from analysis import storage
+from analysis import paths, storage
 from analysis.commands import out_folder
-from analysis.commands.arguments import SOURCE_HELP, Parser, add_device, add_model, add_verb, add_windows, folder
+from analysis.commands.arguments import SOURCE_HELP, Parser, add_device, add_model, add_verb, add_windows
 from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, say, table, unescape
 from analysis.errors import StoreError, UsageError
 from analysis.progress import bar
@@ -60,7 +60,7 @@ def add(verbs) -> None:
     verb.add_argument("--texts", type=int, required=True, metavar="N", help="how many")
     verb.add_argument(
         "--out",
-        type=folder,
+        type=paths.expanded,
         required=True,
         metavar="FILE.jsonl",
         help="one text a line; its provenance is put beside it",
@@ -258,7 +258,7 @@ def _finished(out: Path, beside: Path, request: dict) -> dict | None:
     if not out.exists():
         return None
     try:
-        record = json.loads(beside.read_bytes())
+        record = storage.read_json(beside)
         if {key: record.get(key) for key in request} == request and storage.file_sha256(out) == record["sha256"]:
             return record
     except (OSError, ValueError, KeyError, AttributeError):

@@ -221,7 +221,7 @@ def read(path: Path) -> dict:
     try:
         if not path.is_file():
             raise ValueError("it is no file")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = storage.read_json(path)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not an object")
         jsonable(content)  # nests no deeper than can be walked

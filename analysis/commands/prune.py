@@ -5,14 +5,13 @@ Then the job is carried out as any other (`study/run.py`), with its checkpoint i
 """
 
 import argparse
-import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis import storage
+from analysis import paths, storage
 from analysis.commands import answers, out_folder
-from analysis.commands.arguments import SOURCE_HELP, add_model, add_verb, add_windows, folder
+from analysis.commands.arguments import SOURCE_HELP, add_model, add_verb, add_windows
 from analysis.commands.common import Problems, Report, label_sources, say, table, unescape
 from analysis.errors import UsageError
 from analysis.models.load import DTYPES
@@ -21,8 +20,6 @@ from analysis.study.job import Contents, Job, job_problems, unpaired
 
 if TYPE_CHECKING:
     from analysis.study.run import Bench, Inputs, Outcome
-
-RECIPE_BYTES = 100_000  # more is some other file
 
 
 def add(verbs) -> None:
@@ -43,7 +40,7 @@ def add(verbs) -> None:
     )
     add_model(verb)
     verb.add_argument("--recipe", metavar="TEXT", help='criterion, pattern and method, such as "wanda-50%% BR+GP"')
-    verb.add_argument("--recipe-file", type=folder, metavar="TOML", help="the recipe as a TOML file instead")
+    verb.add_argument("--recipe-file", type=paths.expanded, metavar="TOML", help="the recipe as a TOML file instead")
     verb.add_argument("--calibration", required=True, metavar="SOURCE", help="text that masks and reconstruction see")
     verb.add_argument(
         "--held-out",
@@ -101,7 +98,11 @@ def add(verbs) -> None:
         ),
     )
     verb.add_argument(
-        "--out", type=folder, required=True, metavar="DIR", help="a new or empty folder, or that of the interrupted run"
+        "--out",
+        type=paths.expanded,
+        required=True,
+        metavar="DIR",
+        help="a new or empty folder, or that of the interrupted run",
     )
 
 
@@ -209,18 +210,7 @@ def read_recipe(text: str | None, file: Path | None) -> Recipe:
         return Recipe.parse(text)
     if text is not None or file is None:
         raise UsageError("give the recipe once: --recipe TEXT or --recipe-file FILE")
-    try:
-        if stat.S_ISFIFO(file.stat().st_mode) and not str(file).startswith(("/dev/fd/", "/proc/")):
-            raise UsageError(f"--recipe-file {file}: is a pipe; name a file")
-        with file.open("rb") as opened:
-            content = opened.read(RECIPE_BYTES + 1)
-        if len(content) > RECIPE_BYTES:
-            raise UsageError(f"--recipe-file {file}: is longer than {RECIPE_BYTES:,} bytes, so no recipe")
-        return Recipe.from_toml(content.decode("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"--recipe-file {file}: cannot be read ({getattr(error, 'strerror', None) or error})"
-        ) from error
+    return Recipe.from_file(file)
 
 
 def work(job: Job, bench: "Bench", inputs: "Inputs", out: Path) -> "Outcome":

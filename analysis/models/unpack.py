@@ -50,9 +50,9 @@ def packed_files(source: Path, name: str) -> list[Path]:
 
 def _shards(source: Path, name: str) -> list[Path]:
     try:
-        names = sorted(set(json.loads((source / _BIN_INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(storage.read_json(source / _BIN_INDEX)["weight_map"].values()))
         shards = [source / shard for shard in names if Path(shard).name == shard]
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
         raise ModelError(f"model {name!r}: {source / _BIN_INDEX} is no index of weight files ({error})") from error
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing or len(shards) < len(names):
@@ -93,7 +93,7 @@ def origin(folder: Path) -> dict[str, Any]:
     they were not.
     """
     path = folder / ORIGIN
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return storage.read_json(path) if path.is_file() else {}
 
 
 def told(folder: Path) -> str:
@@ -147,7 +147,8 @@ def _unpack_bin(source: Path, files: Iterable[Path], folder: Path, name: str) ->
     import torch
     from safetensors.torch import save_file
 
-    places, kinds = {}, Counter[str]()
+    places: dict[str, str] = {}
+    kinds = Counter[str]()
     for number, file in enumerate(files := list(files)):
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)

@@ -56,14 +56,21 @@ def plot_readings(table: pd.DataFrame) -> Figure:
                 continue
             for holder, look in HOLDER_LOOKS.items():
                 one = rows[rows["method"] == holder]
-                style = {"color": look.color, "marker": look.marker, "linestyle": look.line}
-                ax.plot(one["block"], one["value"], **style, gid=f"holder {holder}", label=holder)
+                ax.plot(
+                    one["block"],
+                    one["value"],
+                    color=look.color,
+                    marker=look.marker,
+                    linestyle=look.line,
+                    gid=f"holder {holder}",
+                    label=holder,
+                )
             ax.set_ylim(-0.03, 1.03)
             ax.legend(loc="best", fontsize=7)
         drawn = [ax for (_, reading), ax in panels.items() if reading != SHARE]
-        for ax in drawn[1:]:
+        for place, ax in enumerate(drawn[1:], start=1):
             ax.sharey(drawn[0])
-            ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
+            ax.tick_params(labelleft=place % len(READINGS) == 0)
         drawn[0].autoscale_view()
         log_scale(drawn)
         label_axes(panels, "block", dict.fromkeys(table["criterion"].unique(), RELATIVE_ERROR))

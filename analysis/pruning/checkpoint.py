@@ -99,7 +99,7 @@ class Checkpoint:
         rows, threads = meta.get("rows", ""), meta.get("threads", "")
         if meta.get("identity") != self.identity or meta.get("sha256") != self._digest(index, tensors, rows, threads):
             return None
-        return Finished(tensors, json.loads(rows))
+        return Finished(tensors, storage.parse_json(rows))
 
     def write(self, index: int, tensors: dict[str, Tensor], rows: dict[str, list[dict]]) -> None:
         """Keep one finished visit. Raises StoreError when the folder cannot be written (a full disk loses nothing)."""

@@ -13,13 +13,13 @@ what the recipe holds, prints and digests are its numbers.
 """
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from analysis import storage
 from analysis.errors import quoted
 from analysis.recipe.files import read_small
 
@@ -100,7 +100,7 @@ def _from_file(path: Path) -> Iterable[tuple[Any, Any]]:
     try:
         text = read_small(path)
         if path.suffix == ".json":
-            data = json.loads(text)
+            data = storage.parse_json(text)
             if not isinstance(data, (list, dict)):
                 raise ValueError("it holds neither a list nor a dict")
             return list(data.items()) if isinstance(data, dict) else [("", item) for item in data]

@@ -252,8 +252,8 @@ def _json(value: Any) -> bytes:
 def _loads(data: bytes | None) -> dict[str, Any]:
     """A JSON object, {} for anything else."""
     try:
-        value = json.loads(data or b"{}")
-    except (ValueError, RecursionError):
+        value = storage.parse_json(data or b"{}")
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 

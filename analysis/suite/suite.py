@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import paths
+from analysis import paths, storage
 from analysis.errors import SuiteError
 
 TYPES = ("str", "int", "float", "bool", "list[str]", "list[int]", "list[float]")
@@ -39,7 +39,7 @@ class Parameter:
         if inner == self.type:
             return _scalar(inner, value)
         if isinstance(value, str):
-            value = json.loads(value) if value.lstrip().startswith("[") else value.split()
+            value = storage.parse_json(value) if value.lstrip().startswith("[") else value.split()
         if not isinstance(value, (list, tuple)):
             raise ValueError
         return [_scalar(inner, item) for item in value]
@@ -74,11 +74,11 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
     but `NAME: type = literal` lines (a value derived there would keep its default when another parameter is injected).
     """
     try:
-        cells = json.loads(path.read_text("utf-8"))["cells"]
+        cells = storage.read_json(path)["cells"]
     except FileNotFoundError:
         have = ", ".join(sorted(p.stem for p in path.parent.glob("*.ipynb"))) or "none"
         raise SuiteError(f"notebook {path.stem}: no file {path.name} in {path.parent.name}/ (there: {have})") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SuiteError(f"notebook {path.stem}: {path.name} is not a notebook ({error})") from None
     tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
     if len(tagged) != 1:

@@ -9,6 +9,7 @@ import os
 import stat
 from pathlib import Path
 
+from analysis import memory
 from analysis.errors import DataError
 
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}  # first bytes -> pyarrow's name
@@ -112,7 +113,7 @@ def first_bytes(path: Path, place: str) -> bytes:
 def _unpacked(path: Path, codec: str, place: str) -> bytes:
     import pyarrow
 
-    pieces, size, room = [], 0, free_memory()
+    pieces, size, room = [], 0, memory.available()
     with pyarrow.OSFile(str(path)) as file, pyarrow.CompressedInputStream(file, codec) as stream:
         while piece := stream.read(_PIECE):
             pieces.append(piece)
@@ -123,19 +124,12 @@ def _unpacked(path: Path, codec: str, place: str) -> bytes:
 
 def check_room(size: int, place: str, room: int | None = None) -> None:
     """Raise DataError where so many bytes of text cannot be held: once as they are, once as characters."""
-    room = free_memory() if room is None else room
+    room = memory.available() if room is None else room
     if 2 * size > room:
         raise DataError(
             f"{place}: holds {size / 2**30:,.1f} GiB or more of text, which do not fit into the {room / 2**30:,.1f} GiB"
             " of free memory; give a part of it as a file of its own"
         )
-
-
-def free_memory() -> int:
-    """Bytes that can be had now."""
-    import psutil
-
-    return psutil.virtual_memory().available
 
 
 def decode(data: bytes, place: str) -> str:

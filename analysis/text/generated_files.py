@@ -128,7 +128,7 @@ def line(text: Text, number: int) -> bytes:
 def _state(file: File) -> dict:
     """What the provenance file says, a fresh one where it is missing, broken or of another request."""
     try:
-        state = json.loads(file.provenance.read_bytes())
+        state = storage.read_json(file.provenance)
         if {key: state[key] for key in file.request} == file.request and isinstance(state["batches"], list):
             return state
         log.warning("generated text %s is of another request; it is written again", file.path.name)

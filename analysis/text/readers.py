@@ -7,6 +7,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis import memory
 from analysis.errors import DataError, UsageError
 from analysis.lab.documents import documents
 from analysis.text import files
@@ -100,7 +101,7 @@ def _documents(
 ) -> tuple[list[str], str]:
     """The texts in a column of a table; where there is no column `text` but one of conversations, these."""
     place = f"text file {source.name}"
-    room, size = files.free_memory(), 0
+    room, size = memory.available(), 0
     rows = read_rows(path, source.name, place, column)
     first = next(rows, None)
     if first is None:

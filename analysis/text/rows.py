@@ -6,7 +6,6 @@ A row is a dict; `field(row, "data.text")` and `field(row, "messages.0.content")
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,9 +73,7 @@ def read_rows(path: Path, name: str, place: str, column: str) -> Iterator[Row]:
 def parse_json(text: str, where: str) -> Any:
     """A JSON value. Raises DataError, which begins with `where`, for what is none, or is nested too deep to be read."""
     try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise DataError(f"{where}: is JSON nested too deep to be read") from error
+        return storage.parse_json(text)
     except ValueError as error:  # also a number of more than 4300 digits
         raise DataError(f"{where}: is not JSON ({error})") from error
 

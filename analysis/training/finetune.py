@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from analysis import paths
 from analysis.errors import ModelError, UsageError
+from analysis.models.context import usable_context
 from analysis.models.hub import fingerprint
 from analysis.models.quiet import quiet
 from analysis.training.loop import Training, run
@@ -151,11 +152,6 @@ def _check_fit(model, windows: Windows) -> None:
             f"finetune: {windows.label} has token {int(windows.ids.max())}, the model embeds 0 to {rows - 1}; read the"
             " examples with the model's own tokenizer"
         )
-
-
-def usable_context(model) -> int | None:
-    """Most tokens the encoder reads at once; None where its config states no bound."""
-    return getattr(model.config, "max_position_embeddings", None)
 
 
 def _task(windows: Windows) -> str:

@@ -61,11 +61,11 @@ def record(folder: Path) -> dict:
     path = folder / CHECKPOINT
     try:
         with safe_open(path, framework="numpy") as file:
-            read = json.loads(file.metadata()["record"])
+            read = storage.parse_json(file.metadata()["record"])
         if not isinstance(read, dict):
             raise ValueError("its record is no table")
         return read
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise unreadable(path, error) from error
 
 
@@ -77,11 +77,11 @@ def unreadable(path: Path, error: Exception) -> StoreError:
 
 def _card(folder: Path) -> dict:
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card = storage.read_json(folder / CARD)
         if not isinstance(card, dict):
             raise ValueError("it is no table")
         return card
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise unreadable(folder / CARD, error) from error
 
 

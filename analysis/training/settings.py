@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict
 from typing import Any, ClassVar
 
-from analysis import paths
+from analysis import memory, paths
 from analysis.errors import UsageError
 
 MAY_BE_ZERO = ("seed", "weight_decay", "warmup", "dropout")
@@ -161,9 +161,7 @@ def _misfit(name: str, value: object, kind: type) -> str:
 
 def check_memory(config: Schedule) -> None:
     """Raise UsageError where the least that `config` needs is more memory than is free."""
-    import psutil
-
-    free = psutil.virtual_memory().available
+    free = memory.available()
     if config.memory > free:
         raise UsageError(
             f"train: a model of these sizes needs at least {config.memory / 2**30:,.1f} GiB of memory,"

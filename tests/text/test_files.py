@@ -7,6 +7,7 @@ import os
 import pyarrow
 import pytest
 
+from analysis import memory
 from analysis.errors import DataError
 from analysis.text import files
 
@@ -93,9 +94,9 @@ def test_what_cannot_be_read_twice_or_is_not_there_is_named(tmp_path):
 def test_more_text_than_memory_can_hold_is_refused_before_it_is_held(pack, tmp_path, monkeypatch):
     path = tmp_path / "notes"
     path.write_bytes(pack(b"a" * 1000))
-    monkeypatch.setattr(files, "free_memory", lambda: 2000)
+    monkeypatch.setattr(memory, "available", lambda: 2000)
     assert len(contents(path)) == 1000
-    monkeypatch.setattr(files, "free_memory", lambda: 1998)
+    monkeypatch.setattr(memory, "available", lambda: 1998)
     with pytest.raises(
         DataError, match="it: holds .* GiB or more of text, which do not fit into the .* of free memory"
     ):

@@ -11,8 +11,8 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
+from analysis import memory
 from analysis.errors import DataError
-from analysis.text import files
 from analysis.text.readers import read
 from analysis.text.sources import parse_source, source_fingerprint
 from tests.helpers.alphabet import byte_tokenizer
@@ -109,8 +109,8 @@ def test_a_folder_of_save_to_disk_is_read_and_known_by_its_content(tmp_path):
         ("a.json", json.dumps(ROWS, indent=1)[:200], "a.json: is not JSON"),
         ("a.json", "not JSON", "a.json, line 1: is not JSON"),
         ("a.json", "[]", "has no row"),
-        ("a.jsonl", "[" * 200_000, "is JSON nested too deep"),
-        ("a.jsonl", '{"text": "a"}\n' + '{"text":' * 200_000, "line 2: is JSON nested too deep"),
+        ("a.jsonl", "[" * 200_000, "is not JSON .nested too deeply"),
+        ("a.jsonl", '{"text": "a"}\n' + '{"text":' * 200_000, "line 2: is not JSON .nested too deeply"),
         ("a.jsonl", '{"text": ' + "9" * 5000 + "}", "line 1: is not JSON .Exceeds the limit"),
         ("a.jsonl", '{"text": "a"}\n{"text": null}', "line 2: 'text' is empty .null., not text$"),
         ("a.jsonl", lines([{"data": {"x": 1, "text": "a"}}]), "no column 'text'; it has data; .* as in .*#data.text$"),
@@ -182,9 +182,9 @@ def test_a_parquet_file_is_weighed_before_it_is_unfolded(tmp_path, monkeypatch):
     column = pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int8()), ["a" * 1000])
     pa.parquet.write_table(pa.table({"text": column}), path)
     assert path.stat().st_size < 20_000
-    monkeypatch.setattr(files, "free_memory", lambda: 10**6)  # 3.2 million for the references alone
+    monkeypatch.setattr(memory, "available", lambda: 10**6)  # 3.2 million for the references alone
     with pytest.raises(DataError, match="which do not fit into"):
         documents(path)
-    monkeypatch.setattr(files, "free_memory", lambda: 10**7)  # 100 million for the texts
+    monkeypatch.setattr(memory, "available", lambda: 10**7)  # 100 million for the texts
     with pytest.raises(DataError, match="which do not fit into"):
         documents(path)

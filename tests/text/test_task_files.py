@@ -34,7 +34,7 @@ def test_a_file_is_read_line_by_line(tmp_path):
     [
         ('{"query": "x"', "is not JSON"),
         ("[1, 2]", "has no JSON object"),
-        ("[" * 200_000, "is JSON nested too deep to be read"),
+        ("[" * 200_000, "nested too deeply"),
         ('{"gold": ' + "9" * 5000 + "}", "is not JSON (Exceeds the limit"),
         (GOOD | {"choices": "x" * 5000}, "x...; at least two"),
         ({"query": "x", "choices": ["a", "b"]}, "has no gold"),
