@@ -76,7 +76,7 @@ WRONG = {  # name: (changes to a right call, exit code, what the message must sa
     "model with broken config": ({"model": "{world}/bad-config"}, 3, "config.json"),
     "model without weights": ({"model": "{world}/no-weights"}, 3, "no-weights"),
     "model with torn weights": ({"model": "{world}/torn-weights"}, 3, "torn-weights"),
-    "model as a pickle": ({"model": "{world}/pickle"}, 3, "safetensors"),
+    "model as a pickle": ({"model": "{world}/pickle"}, 3, "could run code"),
     "model that is a file": ({"model": "{world}/text.txt"}, 3, "text.txt"),
     "missing text": ({"calibration": "{world}/nothing.txt"}, 4, "nothing.txt"),
     "empty text": ({"calibration": "{world}/empty.txt"}, 4, "empty.txt"),

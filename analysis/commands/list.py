@@ -25,14 +25,18 @@ def list_things(args: argparse.Namespace) -> Report:
     header, rows = {"models": _models, "sources": _sources, "tasks": _tasks, "recipes": _recipes, "runs": _runs}[
         args.what
     ]()
-    text = table(header, rows) if rows else f"no {args.what} yet{paths.elsewhere() if args.what == 'models' else ''}"
+    text = table(header, rows) if rows else f"no {args.what} yet"
+    if args.what == "models" and paths.elsewhere():
+        text += f"\n\nno lab models yet{paths.elsewhere()}"
     return Report(text, {args.what: [dict(zip(header, row)) for row in rows]})
 
 
 def _models():
     from analysis.models.hub import lab_models
+    from analysis.models.packaged import PACKAGED
 
-    return ("model",), [(name,) for name in lab_models()]
+    packaged = [(model.name, f"{model.meaning}; {model.licence}; {model.how}") for model in PACKAGED.values()]
+    return ("model", "what it is"), [(name, "ships with the lab") for name in lab_models()] + packaged
 
 
 def _sources():

@@ -17,11 +17,6 @@ def what_is_there(folder: Path) -> str:
             f"it holds an adapter{_base(folder)} ({_few(adapters)}); merge it into its base model first (peft:"
             " `AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW)`)"
         )
-    if gguf := _names(folder, "*.gguf"):
-        return (
-            f"it holds GGUF files ({_few(gguf)}), llama.cpp's format, which is not read; give the original in"
-            " safetensors"
-        )
     if quantized := _names(folder, "quantize_config.json", "quant_config.json", "gptq_model*"):
         return f"its weights are quantized ({_few(quantized)}); give the unquantized original"
     others = _names(folder, "*.safetensors")

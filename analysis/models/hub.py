@@ -16,6 +16,8 @@ from typing import Any
 from analysis import paths, storage
 from analysis.errors import ModelError, UnsupportedModel, UsageError
 from analysis.models.contents import what_is_there
+from analysis.models.packaged import PACKAGED, packaged
+from analysis.models.unpack import packed_files, packed_fingerprint, unpacked
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -68,7 +70,7 @@ class ModelSource:
     """Where a model comes from: a local folder, or else a hub repository at a revision."""
 
     name: str
-    folder: Path | None = None
+    folder: Path | None = None  # or a .gguf file
     hub_id: str = ""
     revision: str = "main"
 
@@ -89,7 +91,7 @@ def model_name(name: str | os.PathLike[str]) -> str:
 
 
 def find(name: str) -> ModelSource:
-    """What a model's name stands for; nothing is opened or fetched.
+    """What a model's name stands for; nothing is fetched.
 
     Raises ModelError if it is neither a lab model, an existing folder nor written like a hub id.
     """
@@ -101,9 +103,11 @@ def find(name: str) -> ModelSource:
             f"model {name!r}: the lab ships no such model (it has: {', '.join(lab_models()) or 'none'}); `analysis lab"
             f" train` makes one{paths.elsewhere()}"
         )
+    if name in PACKAGED:
+        return ModelSource(name, packaged(name))
     try:
         folder = Path(name).expanduser()
-        if name and folder.is_dir():
+        if name and (folder.is_dir() or (folder.is_file() and folder.suffix.lower() == ".gguf")):
             return ModelSource(name, folder)
         there = name and (folder.exists() or folder.is_symlink())
     except (OSError, RuntimeError) as error:  # a name too long, a home that is nobody's
@@ -123,16 +127,16 @@ def find(name: str) -> ModelSource:
 
 def fetch(name: str) -> tuple[Path, str]:
     """The local folder of a model, complete as far as can be seen from outside, and its fingerprint. Hub ids are
-    downloaded if not cached.
+    downloaded if not cached; GGUF files and `.bin` weights are unpacked once into the cache (`unpack`).
 
-    Raises ModelError naming what is missing or broken: config.json, weight files, shards, or only pickles where
-    safetensors are needed.
+    Raises ModelError naming what is missing or broken: config.json, weight files, shards.
     """
     source = find(name)
-    folder = source.folder if source.folder else _download(source)
+    place = source.folder or _download(source)
+    folder = unpacked(place, name)
     read_config(folder, name)
     check_weights(folder, name)
-    return folder, _local_fingerprint(folder, name) if source.folder else f"hub:{source.hub_id}@{folder.name}"
+    return folder, _local_fingerprint(place, name) if source.folder else f"hub:{source.hub_id}@{place.name}"
 
 
 def fingerprint(name: str) -> str:
@@ -269,6 +273,8 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def _local_fingerprint(folder: Path, name: str) -> str:
+    if packed := packed_fingerprint(folder, name):
+        return packed
     read_config(folder, name)
     digest = hashlib.sha256()
     tokenizer = [folder / file for file in _TOKENIZER_FILES if (folder / file).is_file()]
@@ -302,7 +308,8 @@ def _download(source: ModelSource) -> Path:
 
     try:
         folder = Path(snapshot_download(source.hub_id, revision=source.revision, local_files_only=True))
-        weight_files(folder, source.name)
+        if not packed_files(folder, source.name):
+            weight_files(folder, source.name)
         return folder
     except (LocalEntryNotFoundError, ModelError):
         pass  # not cached, or not wholly: fetch
@@ -314,12 +321,15 @@ def _download(source: ModelSource) -> Path:
             ),
         )
     )
-    files = [_WEIGHTS]
+
+    def get(files: list[str]) -> Path:
+        options = {"repo_id": source.hub_id, "revision": folder.name, "allow_patterns": files}
+        return Path(_ask_hub(source, lambda: snapshot_download(**options)))
+
     if (folder / _INDEX).is_file():
-        files = _shards(folder, source.name)
-    return Path(
-        _ask_hub(source, lambda: snapshot_download(repo_id=source.hub_id, revision=folder.name, allow_patterns=files))
-    )
+        return get(_shards(folder, source.name))
+    place = get([_WEIGHTS])
+    return place if (place / _WEIGHTS).is_file() else get(["pytorch_model.bin", "pytorch_model-*.bin"])
 
 
 def _ask_hub(source: ModelSource, question: Callable[[], Any]) -> Any:

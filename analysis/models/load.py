@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from analysis.errors import ModelError, UnsupportedModel, UsageError
 from analysis.models.hub import check_layers, fetch, has_tokenizer, is_shrunk, model_name, read_config, tensors
 from analysis.models.quiet import quiet
+from analysis.models.unpack import told
 
 if TYPE_CHECKING:
     import torch
@@ -74,8 +75,9 @@ def embedding_rows(model: "PreTrainedModel") -> int:
 
 def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32") -> LoadedModel:
     """Load a decoder, or an encoder fine-tuned to classify, to score or to find spans, by lab name ("lab"), local
-    folder or hub id ("org/name[@revision]"), safetensors only, no remote code. Folders of shrunk models with layers of
-    unequal widths (`models/uneven.py`) are read like any other.
+    folder or hub id ("org/name[@revision]"), GGUF file or name of a packaged model (`packaged`); no remote code.
+    GGUF and `.bin` weights are unpacked first (`unpack`), nothing else that is no safetensors file is opened. Folders
+    of shrunk models with layers of unequal widths (`models/uneven.py`) are read like any other.
 
     device: "auto" (cuda, mps, cpu), "cuda", "cuda:N", "mps" or "cpu". dtype: one of `DTYPES`. Raises UsageError for an
     unknown device or dtype, ModelError for a model that is missing, broken (weights cut short, missing, of the wrong
@@ -105,6 +107,7 @@ def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: str
     if head(model) in ("classification", "regression"):
         _set_padding(model, tokenizer)
     prove_head(model, f"model {name!r}")
+    notes += (words,) if (words := told(folder)) else ()
     return LoadedModel(model, tokenizer, name, print_, folder, notes)
 
 

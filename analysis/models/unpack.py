@@ -71,21 +71,29 @@ def unpacked(source: Path, name: str) -> Path:
     read, a GGUF architecture that transformers does not know, a `.bin` that holds more than tensors, and where the
     package `gguf` is missing; StoreError where the cache cannot be written.
     """
-    files = packed_files(source, name)
-    if not files:
+    digest = packed_fingerprint(source, name)
+    if digest is None:
         return source
-    digest = hashlib.sha256(f"{VERSION}\n".encode())
-    for path in [*files, *(() if source.is_file() else _small_files(source))]:
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-        storage.add_file(digest, path)
-    folder = paths.cache() / "unpacked" / digest.hexdigest()[:32]
+    files, folder = packed_files(source, name), paths.cache() / "unpacked" / digest[:32]
     if not (folder / ORIGIN).is_file():
         with storage.explained(folder), storage.replacing_folder(folder) as partial, quiet():
             kind = _unpack_gguf(files[0], partial, name) if files[0].suffix.lower() == ".gguf" else None
             about = kind or _unpack_bin(source, files, partial, name)
-            about |= {"file": files[0].name, "sha256": digest.hexdigest(), "versions": storage.versions("transformers")}
+            about |= {"file": files[0].name, "sha256": digest, "versions": storage.versions("transformers")}
             (partial / ORIGIN).write_text(json.dumps(about, indent=2))
     return folder
+
+
+def packed_fingerprint(source: Path, name: str) -> str | None:
+    """sha256 of the files that would be unpacked and of how; None where there is nothing to unpack."""
+    files = packed_files(source, name)
+    if not files:
+        return None
+    digest = hashlib.sha256(f"{VERSION}\n".encode())
+    for path in [*files, *(() if source.is_file() else _small_files(source))]:
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        storage.add_file(digest, path)
+    return digest.hexdigest()
 
 
 def origin(folder: Path) -> dict[str, Any]:

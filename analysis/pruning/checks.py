@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UsageError, quoted
 from analysis.models.hub import check_weights, find, weight_files
+from analysis.models.unpack import packed_files
 from analysis.recipe.parts import WHOLE
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import visits
@@ -74,13 +75,13 @@ def misfits(
 def header_misfits(name: str, recipe: Recipe) -> list[str]:
     """`misfits` as far as the headers of a model's weight files show them; no tensor is loaded.
 
-    Empty for a hub model, whose files may not be here yet: `prune` checks the loaded model anyway. Raises ModelError as
-    `check_weights`.
+    Empty for a hub model, whose files may not be here yet, and for one that is still packed: `prune` checks the loaded
+    model anyway. Raises ModelError as `check_weights`.
     """
     from safetensors import safe_open
 
     folder = find(name).folder
-    if folder is None:
+    if folder is None or packed_files(folder, name):
         return []
     check_weights(folder, name)
     shapes: dict[str, tuple[int, ...]] = {}

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from analysis import memory
 from analysis.errors import AnalysisError
-from analysis.models.hub import fetch, find, weight_files
+from analysis.models.hub import fetch, weight_files
 
 WORKER = "from analysis.study.pool import serve; serve()"  # what a worker runs
 # memory a run takes, in sizes of the weights on disk: dense and pruned model in float32, gradients, Adam, streams
@@ -68,9 +68,8 @@ def _is_cpu(device: str) -> bool:
 
 
 def _weights(name: str) -> int:
-    """Bytes of a model's weight files; a hub model is downloaded, once for all workers."""
-    folder = find(name).folder or fetch(name)[0]
-    return sum(file.stat().st_size for file in weight_files(folder, name))
+    """Bytes of a model's weight files; a hub model is downloaded, a packed one unpacked, once for all workers."""
+    return sum(file.stat().st_size for file in weight_files(fetch(name)[0], name))
 
 
 def spread(

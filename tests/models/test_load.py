@@ -280,7 +280,7 @@ BROKEN = {
     "impossible config": ("model", lambda folder: edit(folder, hidden_size="wide")),
     "heads that do not divide": ("model", lambda folder: edit(folder, num_attention_heads=0)),
     "no weights": ("has no weights", lambda folder: (folder / WEIGHTS).unlink()),
-    "pickles only": ("only pickled weights \\(pytorch_model.bin\\).*save_pretrained\\(NEW\\)", only_pickles),
+    "pickles only": ("pytorch_model.bin is cut short, or holds more than tensors and could run code", only_pickles),
     "truncated": ("model.safetensors is cut short or no safetensors file", truncate),
     "empty": (
         "model.safetensors is cut short or no safetensors file",
@@ -365,7 +365,7 @@ def pipe(name):
 
 BROKEN |= {
     "adapter": ("holds an adapter of org/base \\(adapter_config.json, adapter_model.saf.*merge", adapter),
-    "gguf": ("GGUF files \\(m.gguf\\)", renamed("m.gguf")),
+    "gguf": ("m.gguf is cut short or no GGUF file|pip install gguf", renamed("m.gguf")),
     "gptq by its file": ("weights are quantized \\(gptq_model-4bit", renamed("gptq_model-4bit-128g.safetensors")),
     "gptq by its keys": (
         "quantized \\(model.layers.0.mlp.up_proj.qweight is stored as I32",
@@ -440,6 +440,7 @@ def test_a_tokenizer_that_needs_packages_names_them(folder, monkeypatch):
     edit_config = {"tokenizer_class": "LlamaTokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(edit_config))
     monkeypatch.setattr(module, "_is_installed", lambda name: False)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: 1 / 0)
     with pytest.raises(ModelError, match="pip install sentencepiece protobuf"):
         load(folder)
 

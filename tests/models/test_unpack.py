@@ -192,3 +192,31 @@ def test_a_folder_with_safetensors_is_left_as_it_is(tmp_path):
     small_llama(blocks=1).save_pretrained(tmp_path / "m")
     torch.save({}, tmp_path / "m" / "pytorch_model.bin")
     assert unpacked(tmp_path / "m", "m") == tmp_path / "m" and told(tmp_path / "m") == ""
+
+
+def test_packed_models_load_and_say_what_they_were(tmp_path):
+    from analysis.models.hub import fingerprint
+    from analysis.models.load import load_model
+
+    model = small_llama(blocks=1)
+    loaded = load_model(str(folder_of_bin(tmp_path / "bin", model)))
+    assert loaded.notes == ("read from float32 (bin)",)
+    assert all(torch.equal(value, loaded.model.state_dict()[key]) for key, value in model.state_dict().items())
+    write_gguf(tmp_path / "m.gguf", model)
+    packed = load_model(tmp_path / "m.gguf")
+    assert packed.notes == ("dequantised from Q4_1 (GGUF)",) and packed.tokenizer is not None
+    assert packed.fingerprint == fingerprint(str(tmp_path / "m.gguf")) != loaded.fingerprint
+
+
+def test_a_pruned_gguf_model_is_an_ordinary_folder(tmp_path):
+    from analysis import prune
+    from analysis.models.load import load_model
+    from tests.helpers.small import windows
+
+    write_gguf(tmp_path / "m.gguf", small_llama(blocks=1))
+    pruned = prune(load_model(tmp_path / "m.gguf"), "magnitude-50% LR", windows(2))
+    pruned.save(tmp_path / "out")
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    weight = load_model(tmp_path / "out").model.model.layers[0].mlp.up_proj.weight
+    assert torch.equal(weight, pruned.model.model.layers[0].mlp.up_proj.weight)
+    assert "dequantised from Q4_1 (GGUF)" in pruned.provenance["notes"]
