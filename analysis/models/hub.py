@@ -56,8 +56,8 @@ _TOKENIZER_FILES = (
     "vocab.txt",
     "merges.txt",
     "spiece.model",
-    "chat_template.jinja",
 )
+_TEMPLATE = "chat_template.jinja"  # decides what conversations read like
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 SHRUNK_WEIGHTS, SHRUNK_MANIFEST = "shrunk.safetensors", "shrunk.json"  # layers of unequal widths (`models/uneven.py`)
 _PLAIN_DTYPES = ("F32", "F16", "BF16", "F64")  # of safetensors
@@ -277,7 +277,7 @@ def _local_fingerprint(folder: Path, name: str) -> str:
         return packed
     read_config(folder, name)
     digest = hashlib.sha256()
-    tokenizer = [folder / file for file in _TOKENIZER_FILES if (folder / file).is_file()]
+    tokenizer = [folder / file for file in (*_TOKENIZER_FILES, _TEMPLATE) if (folder / file).is_file()]
     manifest = [folder / SHRUNK_MANIFEST] * is_shrunk(folder)
     for path in [folder / "config.json", *manifest, *tokenizer, *weight_files(folder, name)]:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())

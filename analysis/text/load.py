@@ -167,12 +167,6 @@ def load_tokens(
     return replace(windows, provenance=provenance, openings=tuple(shared))
 
 
-def _text_of(source: str | Path) -> str:
-    if not isinstance(source, (str, Path)):
-        raise UsageError(f"source: must be a text such as 'lab:stories', not {repr(source)[:40]}")
-    return str(source)
-
-
 def _mixture(
     source: Source,
     model: LoadedModel | None,

@@ -299,9 +299,9 @@ def test_a_home_that_is_no_place_for_a_folder_is_told(place, tiny, tmp_path, mon
 @pytest.mark.parametrize(
     ("number", "owner", "name", "reason"),
     [
-        (errno.ENOLCK, storage.FileLock, "acquire", "No locks available"),
+        (errno.ENOLCK, storage.FileLock, "acquire", "no locks to give"),
         (errno.ENOSPC, os, "fsync", "no space left"),
-        (errno.EIO, os, "fsync", "Input/output error"),
+        (errno.EIO, os, "fsync", "the disk or its connection failed"),
     ],
 )
 def test_what_the_system_refuses_is_told(number, owner, name, reason, tiny, monkeypatch):

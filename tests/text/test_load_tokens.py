@@ -222,7 +222,7 @@ def test_wrong_requests_are_refused_before_anything_is_read(tokenizer):
     ):
         with pytest.raises(UsageError, match=message):
             load_tokens("no/such/file.txt", **{"tokenizer": tokenizer, "samples": 1, "length": 8} | options)
-    with pytest.raises(UsageError, match="source: must be a text such as 'lab:stories', not 5"):
+    with pytest.raises(UsageError, match="source: must be a text such as 'lab:stories' or a path, not int"):
         load_tokens(5, tokenizer=tokenizer, length=8)
 
 
