@@ -198,8 +198,7 @@ def replacing_folder(folder: Path | str) -> Iterator[Path]:
             for file in fresh.rglob("*"):
                 if file.is_file():
                     _flush(file)
-            if folder.exists():
-                shutil.rmtree(folder)
+            remove(folder)
             fresh.rename(folder)
 
 
@@ -223,10 +222,18 @@ def placing(folder: Path | str, last: str) -> Iterator[Path]:
                 os.replace(file, folder / file.name)
 
 
+def remove(path: Path) -> None:
+    """Remove whatever stands at a path, if anything: a folder with all in it, a file, a pipe, a link itself."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:  # `rmtree` would wait for ever for the other end of a pipe
+        path.unlink(missing_ok=True)
+
+
 def remove_partial_folders(folder: Path) -> None:
     """Remove what killed attempts at `replacing_folder(folder)` left; for a caller who alone writes there."""
     for left in folder.parent.glob(f".{folder.name}-*"):
-        shutil.rmtree(left)
+        remove(left)
 
 
 def _flush(path: Path) -> None:

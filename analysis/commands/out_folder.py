@@ -132,7 +132,8 @@ def _locked(folder: Path):
 
 def drop_checkpoint(folder: Path) -> None:
     """Let go of what a finished run would have been resumed from."""
-    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+    with suppress(OSError):
+        storage.remove(folder / CHECKPOINT)
 
 
 def release(folder: Path) -> None:

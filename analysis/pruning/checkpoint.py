@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,7 +74,7 @@ class Checkpoint:
         strange = sorted(set(self.folder.glob("*visit-*")) - kept) if self.folder.is_dir() else []
         with storage.explained(f"checkpoint {self.folder}"):
             for entry in strange:
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+                storage.remove(entry)
         if any(entry.name.startswith("visit-") for entry in strange):
             log.warning(
                 "checkpoint %s: what it holds from visit %d on is torn, altered or of another run (model, recipe, text,"

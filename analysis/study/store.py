@@ -17,9 +17,8 @@ it is a result of the same recipe, but its last digits need not be today's. No t
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -116,7 +115,7 @@ class RunFolder:
                 same = same and not os.path.lexists(self.path / MANIFEST)
                 for entry in list(self.path.iterdir()):
                     if not (same and (entry.name == JOB or entry.name == CHECKPOINT and entry.is_dir())):
-                        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+                        storage.remove(entry)
             self.path.mkdir(parents=True, exist_ok=True)
             storage.write(self.path / JOB, _json({"schema": storage.SCHEMA, "digest": self.digest, "job": dict(job)}))
 
@@ -144,7 +143,8 @@ class RunFolder:
             storage.write(
                 self.path / MANIFEST, _json(manifest | {"created": datetime.now(UTC).isoformat(timespec="seconds")})
             )
-            shutil.rmtree(self.checkpoint, ignore_errors=True)  # complete without it; `read` tries again
+            with suppress(OSError):  # complete without it; `read` tries again
+                storage.remove(self.checkpoint)
         state, run = _read(self.path, self.digest)
         if run is None:
             raise StoreError(
@@ -190,8 +190,8 @@ def _read(path: Path, digest: str) -> tuple[str, StoredRun | None]:
             tables = {name: schema.from_parquet(name, files[f"{name}.parquet"]) for name in schema.TABLES}
         except StoreError:  # as written, but not by these columns
             return "foreign", None
-        if (path / CHECKPOINT).exists():
-            shutil.rmtree(path / CHECKPOINT, ignore_errors=True)
+        with suppress(OSError):
+            storage.remove(path / CHECKPOINT)
         return "complete", StoredRun(tables, _loads(files[PROVENANCE]), manifest)
 
 

@@ -6,7 +6,6 @@ Nothing else is ever written over. Loads no torch.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,7 +128,7 @@ def claimed(folder: Path, asked: Mapping[str, object], changeable: str = "") -> 
         try:
             found = state(folder, asked, changeable)
             for left in [*folder.glob(f"{storage.PLACING}*"), *folder.glob(f".{Path(CHECKPOINT).stem}.*")]:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+                storage.remove(left)
             yield found
         finally:
             (folder / LOCK).unlink(missing_ok=True)
