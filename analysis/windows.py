@@ -25,7 +25,7 @@ REMEDY = (
     "give each side its own documents with slices, such as text.txt[:80%] and text.txt[80%:], or drop the held-out"
     " windows that repeat calibration text (--drop-overlap; in Python disjoint(..., drop=True))"
 )
-SHOWN = 160  # characters of the shared text that the message shows
+SHOWN = 80  # characters of the shared text that the message shows
 
 
 @dataclass(frozen=True, eq=False)

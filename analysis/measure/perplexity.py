@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.anatomy import evaluating
 from analysis.models.context import usable_context
-from analysis.models.load import LoadedModel, embedding_rows, unwrapped
+from analysis.models.load import LoadedModel, check_measured, embedding_rows, unwrapped
 from analysis.models.logits import SplitModel, portion, split_model, vocabulary
 from analysis.models.task_heads import head
 from analysis.progress import bar
@@ -53,6 +53,7 @@ def perplexity(model: LoadedModel | nn.Module, windows: Windows, *, batch: int =
     the model is no language model or the windows do not fit its context or vocabulary, DataError where they predict no
     token, NumericalError where a loss is not finite, naming the window and what overflowed.
     """
+    check_measured("perplexity", model, windows)
     model = unwrapped(model)
     check_count("perplexity", "batch", batch)
     _check_fit(model, windows)

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from analysis.errors import NumericalError, UsageError
 from analysis.models.anatomy import evaluating
 from analysis.models.context import usable_context
-from analysis.models.load import LoadedModel, unwrapped
+from analysis.models.load import LoadedModel, check_measured, unwrapped
 from analysis.models.logits import portion
 from analysis.models.task_heads import head, inputs
 from analysis.progress import bar
@@ -71,6 +71,7 @@ def score(model: LoadedModel | nn.Module, windows: Windows, *, batch: int | None
     more than one that guesses. Raises UsageError where the windows have no labels, are fewer than two, ask for another
     head than the model's, or do not fit its context; NumericalError where an answer is not finite, naming the example.
     """
+    check_measured("score", model, windows)
     model = unwrapped(model)
     if batch is None:
         batch = 16 if model.device.type == "cpu" else 64

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from analysis.errors import ModelError, UnsupportedModel, UsageError
+from analysis.errors import ModelError, UnsupportedModel, UsageError, quoted
 from analysis.models.hub import check_layers, fetch, has_tokenizer, is_shrunk, model_name, read_config, tensors
 from analysis.models.quiet import quiet
 from analysis.models.unpack import told
@@ -59,6 +59,18 @@ class LoadedModel:
         from analysis.models.context import usable_context
 
         return usable_context(self.model)
+
+
+def check_measured(operation: str, model: object, windows: object) -> None:
+    """Raise UsageError unless a measure is given a transformers model, loaded by `load_model` or not, and windows."""
+    from torch import nn
+
+    from analysis.windows import Windows
+
+    if not isinstance(model, LoadedModel) and not (isinstance(model, nn.Module) and hasattr(model, "config")):
+        raise UsageError(f"{operation}: model must be one of `load_model` or of transformers, got {quoted(model)}")
+    if not isinstance(windows, Windows):
+        raise UsageError(f"{operation}: must be asked of windows, as `load_tokens` draws them, got {quoted(windows)}")
 
 
 def unwrapped(model: "LoadedModel | nn.Module") -> "PreTrainedModel":

@@ -120,7 +120,7 @@ def kept_threads(folder: Path | None) -> int | None:
     """The number of threads that a run with this checkpoint folder began with; None where none is kept. Raises
     StoreError where the folder is a file.
     """
-    if folder is None:
+    if not isinstance(folder, (str, Path)) or "\0" in str(folder):  # nothing is kept there; `prune` refuses it
         return None
     if Path(folder).exists() and not Path(folder).is_dir():
         raise StoreError(f"checkpoint {folder}: is no folder; name another, or remove what is there")

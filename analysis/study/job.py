@@ -294,7 +294,7 @@ def _listed(name: str, given: Any, *single: type) -> tuple:
     """What was given, as a tuple: one thing of the types `single` is a list of one. Raises UsageError for no list."""
     if isinstance(given, single):
         return (given,)
-    if isinstance(given, Mapping) or not isinstance(given, Iterable):
+    if isinstance(given, (Mapping, bytes)) or not isinstance(given, Iterable):
         raise UsageError(f"{name} must be a list, got {given!r}")
     return tuple(given)
 

@@ -83,7 +83,7 @@ def load_tokens(
     source = parse_source(source).half(split)
     if separator is not None and not isinstance(separator, str):
         raise UsageError(f"{source.label}: separator must be a text, not {repr(separator)[:40]}")
-    check_request(source.label, length, samples, mode or "stream")
+    check_request(source.label, length, samples, "stream" if mode is None else mode)
     check_count(source.label, "seed", seed, least=0)
     if source.kind == LABELLED:
         from analysis.text.examples import load_examples
