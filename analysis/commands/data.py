@@ -218,6 +218,7 @@ def generate(args: argparse.Namespace) -> Report:
     with problems.catch():
         if args.out.suffix != ".jsonl" or args.out.is_dir():
             raise UsageError(f"--out {args.out}: must be a file that ends in .jsonl")
+        out_folder.check_place(args.out.parent)
         out_folder.check_writable(args.out.parent)
     problems.raise_any()
     from analysis.models.load import load_model

@@ -257,7 +257,7 @@ def _harness(
     from lm_eval.models.huggingface import HFLM
 
     class Harness(HFLM):
-        progress: tqdm
+        progress = tqdm(disable=True)
         measuring = False
 
         def lengths(self, requests) -> list[int]:

@@ -1,13 +1,14 @@
 """How many tokens a model can read at once."""
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
-def usable_context(model: nn.Module) -> int | None:
+def usable_context(model: "nn.Module") -> int | None:
     """Most tokens a window for `model` (of transformers) can have; None where nothing bounds it.
 
     What its config says, and no more than its tables of learned positions hold: tables that begin behind the padding id
@@ -21,15 +22,17 @@ def usable_context(model: nn.Module) -> int | None:
     return min(bounds) if bounds else None
 
 
-def _is_positions(name: str, module: nn.Module) -> bool:
+def _is_positions(name: str, module: "nn.Module") -> bool:
     """Whether a module is a table of learned positions in the order of the text."""
     last = name.rpartition(".")[2]
+    from torch import nn
+
     return isinstance(module, nn.Embedding) and last in ("position_embeddings", "embed_positions", "wpe")
 
 
-def _rows(table: nn.Module) -> int:
+def _rows(table: "nn.Module") -> int:
     """Tokens a table of positions can serve."""
-    table = cast(nn.Embedding, table)
+    table = cast("nn.Embedding", table)
     offset = cast(Any, table).offset if isinstance(getattr(table, "offset", None), int) else 0
     first = offset if table.padding_idx is None else table.padding_idx + 1
     return table.num_embeddings - first

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.present.finding import Finding
 from analysis.present.panels import RELATIVE_ERROR, draw_lines, finish, label_axes, log_scale, panel_grid
 from analysis.present.style import Look, in_style, looks, say_split
-from analysis.present.tables import choose, over_seeds
+from analysis.present.tables import choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
 READINGS = {
@@ -25,6 +25,7 @@ HOLDER_LOOKS = {"first tokens": Look("#000000", "o", "-"), "largest 1 %": Look("
 LOUD = 0.5  # share of the mean square above which a handful of tokens decides the papers' error
 
 
+@on_tables
 def readings_profile(blocks: pd.DataFrame, *, criterion=None, split: str = CALIBRATION) -> pd.DataFrame:
     """Total error of one text at every block's output in three readings, and how much of the dense mean square few
     tokens hold: [criterion, split, reading, method, block, value, std, seeds].
@@ -40,6 +41,7 @@ def readings_profile(blocks: pd.DataFrame, *, criterion=None, split: str = CALIB
     return pd.concat(parts, ignore_index=True)[["criterion", "split", "reading", *key[2:], "value", "std", "seeds"]]
 
 
+@on_tables
 def plot_readings(table: pd.DataFrame) -> Figure:
     """The three readings beside one another on one log scale, and the share that few tokens hold, from 0 to 1.
 
@@ -78,6 +80,7 @@ def plot_readings(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def say_readings(table: pd.DataFrame) -> Finding:
     """Whether a handful of tokens decides the papers' error, and whether the readings put the methods in one order."""
     lines = []

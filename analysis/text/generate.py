@@ -23,7 +23,6 @@ from analysis.errors import DataError, NumericalError, UsageError, suggest
 from analysis.models.context import usable_context
 from analysis.models.load import embedding_rows
 from analysis.models.quiet import evaluation_mode
-from analysis.models.task_heads import head
 from analysis.text.generation import LONGEST_TEXT, Generation
 from analysis.text.readers import read
 from analysis.text.sources import parse_source
@@ -121,6 +120,8 @@ class Writer:
     before: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        from analysis.models.task_heads import head
+
         if self.tokenizer is None or (answered := head(self.model)) != "next token":
             lack = (
                 "there is no tokenizer" if self.tokenizer is None else f"{type(self.model).__name__} answers {answered}"

@@ -119,7 +119,7 @@ def test_a_complete_folder_is_shown_where_nothing_can_be_written(small_world, co
         ("circle", 2, "circle is a link to circle"),
         ("x" * 300, 6, "the name is too long; choose a shorter one"),
         ("new/" + "x" * 300, 6, "the name is too long"),
-        ("~nosuchuser/out", 2, "there is no such user"),
+        ("~nosuchuser/out", 2, "there is no user"),
         ("/proc/out", 6, "error: --out: /proc/out: "),
     ],
 )

@@ -71,6 +71,10 @@ def blocks() -> pd.DataFrame:
                             "kind": kind,
                             "error": 3 * error,
                             "relative_error": error,
+                            "relative_error_rest": error,
+                            "relative_error_median": error,
+                            "energy_first": 0.01,
+                            "energy_top": 0.05,
                         }
                     )
     return pd.DataFrame(rows)
@@ -178,6 +182,10 @@ def leave(jobs, blocks=3):
                         "kind": "total",
                         "error": value,
                         "relative_error": 0.01 * value * (block + 1),
+                        "relative_error_rest": 0.02 * value * (block + 1),
+                        "relative_error_median": 0.03 * value * (block + 1),
+                        "energy_first": 0.01,
+                        "energy_top": 0.05,
                     }
                 )
             for epoch in range(solver.epochs + 1 if trained else 0):

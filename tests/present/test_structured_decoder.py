@@ -102,6 +102,10 @@ def leave(jobs) -> SimpleNamespace:
                 "kind": "total",
                 "error": nats,
                 "relative_error": nats * (1 + block),
+                "relative_error_rest": nats * (1 + block),
+                "relative_error_median": nats * (1 + block),
+                "energy_first": 0.01,
+                "energy_top": 0.05,
             }
             for block in range(2)
             for split in ("calibration", "mixed")

@@ -67,7 +67,9 @@ def same(first, second):
 def test_the_model_is_left_as_it_was(recipe):
     model = as_a_trainer_leaves_it()
     before = everything(model)
-    result = prune(LoadedModel(model, None, "made-up", "", ("attention: another",)), Recipe.parse(recipe), windows(4))
+    result = prune(
+        LoadedModel(model, None, "made-up", "", notes=("attention: another",)), Recipe.parse(recipe), windows(4)
+    )
     assert result.provenance["notes"] == ["attention: another"]
     pruned = result.model
     assert [name for name, value in everything(model).items() if not same(value, before[name])] == []
@@ -102,7 +104,7 @@ def test_training_mode_changes_no_result():
 def test_a_token_that_the_model_does_not_embed_is_refused_first(token):
     text = windows(2)
     text.ids[1, 3] = token
-    with pytest.raises(UsageError, match=f"the model embeds 0 to {VOCABULARY - 1}"):
+    with pytest.raises(UsageError, match=f"vocabulary is 0 to {VOCABULARY - 1}"):
         loop.prune(small_llama(blocks=1, hidden=16), Recipe.parse("wanda-50% LR"), text)
 
 

@@ -354,10 +354,16 @@ def test_selection_without_held_out_is_refused():
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
+def beyond_bounds(solver, lr):
+    """A solver with a rate that no recipe may have."""
+    object.__setattr__(solver, "lr", lr)
+    return solver
+
+
 def test_divergence_is_an_error_that_names_the_piece():
     piece, masks, problem = case()
     with pytest.raises(NumericalError, match="gradient reconstruction of block 0.*epoch 2.*lower lr .now 1e.30"):
-        solve(piece, masks, problem, Solver("gradient", epochs=3, batch=10, lr=1e30))
+        solve(piece, masks, problem, beyond_bounds(Solver("gradient", epochs=3, batch=10), 1e30))
     assert not any(p.requires_grad or p.grad is not None for p in piece.parameters())
 
 
@@ -373,7 +379,7 @@ def test_a_loss_that_overflows_is_an_error_though_the_squares_are_finite():
 def test_results_that_overflow_the_models_precision_are_an_error():
     piece, masks, problem = case(dtype=torch.float16)
     with pytest.raises(NumericalError, match="a result is not finite in torch.float16"):
-        solve(piece, masks, problem, Solver("gradient", epochs=1, batch=10, lr=1e6))
+        solve(piece, masks, problem, beyond_bounds(Solver("gradient", epochs=1, batch=10), 1e6))
 
 
 def test_non_finite_inputs_are_named_before_training():
