@@ -813,9 +813,9 @@ def test_options_given_twice_and_huge_ones_are_one_short_message(argv, says, cap
 
 
 def test_recipe_files_that_are_none(world, tmp_path, capsys):
-    (tmp_path / "huge.toml").write_text("x" * 200_000)
+    (tmp_path / "huge.toml").write_text("x" * 2**21)
     os.mkfifo(tmp_path / "pipe.toml")
-    for name, says in {"huge": "longer than 100,000 bytes", "pipe": "is a pipe", "none": "No such file"}.items():
+    for name, says in {"huge": "larger than 1 MiB", "pipe": "is a pipe", "none": "No such file"}.items():
         argv = arguments(world, tmp_path / "out", recipe=None, recipe_file=tmp_path / f"{name}.toml")
         assert main(argv) == 2
         said = capsys.readouterr().err

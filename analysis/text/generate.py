@@ -27,7 +27,6 @@ from analysis.text.generation import LONGEST_TEXT, Generation
 from analysis.text.readers import read
 from analysis.text.sources import parse_source
 from analysis.text.tokens import tokenise
-from analysis.windows import check_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +80,8 @@ def generate(
     Raises UsageError for settings that do not suit the model; DataError where 256 prefixes or texts in a row are
     rejected.
     """
+    from analysis.windows import check_count
+
     check_count("self-generated text", "first", first, least=0)
     writer = Writer(model, tokenizer, settings, seed, before)
     barren = 0
@@ -121,6 +122,7 @@ class Writer:
 
     def __post_init__(self) -> None:
         from analysis.models.task_heads import head
+        from analysis.windows import check_count
 
         if self.tokenizer is None or (answered := head(self.model)) != "next token":
             lack = (
