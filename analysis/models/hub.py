@@ -323,8 +323,9 @@ def _download(source: ModelSource) -> Path:
     )
 
     def get(files: list[str]) -> Path:
-        options = {"repo_id": source.hub_id, "revision": folder.name, "allow_patterns": files}
-        return Path(_ask_hub(source, lambda: snapshot_download(**options)))
+        return Path(
+            _ask_hub(source, lambda: snapshot_download(source.hub_id, revision=folder.name, allow_patterns=files))
+        )
 
     if (folder / _INDEX).is_file():
         return get(_shards(folder, source.name))
