@@ -8,6 +8,7 @@ This file parses and reports; a verb and its arguments are a module of `analysis
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from analysis.commands.arguments import EXIT_CODES, Parser
 from analysis.commands.common import jsonable, say
 from analysis.errors import AnalysisError, out_of_memory
 
+LONGEST_WORD = 600  # letters of one word of a message
 RESUMING = ("prune", "figures", "lab", "data")
 ENDINGS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
 
@@ -87,7 +89,9 @@ def _endings() -> Iterator[None]:
 
 
 def _fail(error: AnalysisError) -> int:
-    say(f"error: {error}")
+    """Say an error; of a name or number of thousands of letters its beginning and end."""
+    message = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:200]} ... {word[0][-60:]}", str(error))
+    say(f"error: {message}")
     return error.exit_code
 
 

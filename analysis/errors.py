@@ -90,6 +90,11 @@ class SuiteError(AnalysisError):
     exit_code = 7
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, or else its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
 def quoted(value: object, most: int = 120) -> str:
     """What was given, for a message: its `repr`, of which a text longer than `most` shows beginning and end."""
     try:

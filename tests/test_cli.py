@@ -820,3 +820,23 @@ def test_recipe_files_that_are_none(world, tmp_path, capsys):
         assert main(argv) == 2
         said = capsys.readouterr().err
         assert says in said and len(said) < 1000
+
+
+def test_a_name_of_thousands_of_letters_is_shown_by_its_ends(capsys):
+    assert main(["data", "generate", "lab", "--texts=2", f"--out=/{'x' * 5000}/end.jsonl"]) in (2, 6)
+    said = capsys.readouterr().err
+    assert len(said) < 1000 and " ... " in said and "xxx" in said
+
+
+def test_figures_go_to_no_file_and_no_notebook_is_run_to_find_out(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("analysis.suite.runner.run_suite", lambda *_, **__: pytest.fail("run"))
+    assert main(["figures", f"--figures={tmp_path / 'file' / 'x'}"]) == 2
+    assert re.search("--figures .*file is a file", capsys.readouterr().err)
+
+
+def test_examples_longer_than_the_encoder_reads_are_refused_before_they_are_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("analysis.text.examples.load_examples", lambda *_, **__: pytest.fail("read"))
+    argv = ["lab", "finetune", "lab/encoder", "examples:truth", f"--out={tmp_path / 'out'}", "--length=100000"]
+    assert main(argv) == 2
+    assert "--length 100000: lab/encoder reads at most" in capsys.readouterr().err

@@ -111,9 +111,13 @@ def evaluate(args: argparse.Namespace) -> Report:
         if windows.labelled is None:
             rows.append((label, result := perplexity(dense.model, windows), windows.provenance))
             if result.nats_per_token > math.log(embedding_rows(dense.model)):
+                begins = dense.tokenizer is not None and dense.tokenizer.bos_token_id is not None
+                way = (
+                    "; a model that reads text only behind a beginning-of-text token, such as Gemma, needs --bos every"
+                )
                 say(
-                    f"{label}: a perplexity of {result.perplexity:.3g} is worse than guessing; a model that reads text"
-                    " only behind a beginning-of-text token, such as Gemma, needs --bos every"
+                    f"{label}: a perplexity of {result.perplexity:.3g} is worse than guessing"
+                    f"{way if begins and args.bos != 'every' else ''}"
                 )
         else:
             scores.append({"text": label, **asdict(score(dense.model, windows)), "provenance": windows.provenance})
@@ -159,7 +163,7 @@ def _roll(label: str, source: str, dense: "LoadedModel", args: argparse.Namespac
         raise UsageError(f"{label}: {what} cannot be read whole; give a lab, file or hub source to --protocol rolling")
     if parsed.endless and args.samples is None:
         raise UsageError(endless_error(parsed))
-    texts, separated = read(parsed, seed=args.seed, separator=unescape(args.separator))
+    texts, separated = read(parsed, seed=args.seed, separator=unescape(args.separator), tokenizer=dense.tokenizer)
     documents = list(islice(texts, args.samples))
     result = rolling(dense.model, dense.tokenizer, documents, length=args.length, bos=args.bos, label=label)
     return {

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import asdict
 
 from analysis import paths
+from analysis.commands import out_folder
 from analysis.commands.arguments import add_verb
 from analysis.commands.common import Report, table
 from analysis.errors import UsageError
@@ -39,6 +40,9 @@ def figures(args: argparse.Namespace) -> Report:
     """Run notebooks and say where their executed copies and figures are. Raises: UsageError, SuiteError."""
     from analysis.suite.runner import figures_folder, run_suite
 
+    if args.figures is not None:
+        out_folder.check_place(args.figures, "--figures")
+        out_folder.check_writable(args.figures, "--figures")
     overrides = {}
     for setting in args.set:
         name, equals, value = setting.partition("=")

@@ -95,7 +95,7 @@ def _card(out: Path) -> dict:
 def lab_finetune(args: argparse.Namespace) -> Report:
     """Fine-tune an encoder on labelled examples. Raises: UsageError, ModelError, DataError, StoreError."""
     from analysis.measure.scores import score
-    from analysis.models.hub import fetch
+    from analysis.models.hub import fetch, read_config
     from analysis.text.examples import load_examples
     from analysis.text.sources import parse_source
     from analysis.training import finetune
@@ -119,6 +119,9 @@ def lab_finetune(args: argparse.Namespace) -> Report:
     state(out, asdict(config), config.unit)
     done = _done(out)
     folder, _ = fetch(args.model)
+    context = read_config(folder, args.model).get("max_position_embeddings")
+    if isinstance(context, int) and config.length > context:  # before examples are read
+        raise UsageError(f"--length {config.length}: {args.model} reads at most {context} tokens at once")
     tokenizer = finetune.tokenizer(folder)
     given = load_examples(
         train,

@@ -33,27 +33,28 @@ REQUEST, LOCK, CHECKPOINT, SUMMARY, MODEL, SHRUNK, ANSWERS = (
 ANSWER_TABLES = ("zero_shot", "cost")  # the tables that asking tasks changes
 
 
-def check_place(folder: Path) -> None:
+def check_place(folder: Path, option: str = "--out") -> None:
     """Raise UsageError if the path is, or runs through, a file or a link that leads nowhere; StoreError if it cannot be
     looked at.
     """
-    with storage.explained("--out"):
+    with storage.explained(option):
         parent = existing_parent(folder)
         if not parent.is_dir():
-            raise UsageError(f"--out {folder}: {parent} is a file; name a folder that can be made")
+            raise UsageError(f"{option} {folder}: {parent} is a file; name a folder that can be made")
         for path in (folder, *folder.parents):
             if path.is_symlink() and not path.exists():
                 raise UsageError(
-                    f"--out {folder}: {path} is a link to {os.readlink(path)}, which is not there; name another folder"
+                    f"{option} {folder}: {path} is a link to {os.readlink(path)}, which is not there; name"
+                    " another folder"
                 )
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, option: str = "--out") -> None:
     """Raise StoreError if the folder, or the one it will be made in, may not be written."""
-    with storage.explained("--out"):
+    with storage.explained(option):
         parent = existing_parent(folder)
         if not os.access(parent, os.W_OK | os.X_OK):
-            raise StoreError(f"--out {folder}: no permission to write in {parent}")
+            raise StoreError(f"{option} {folder}: no permission to write in {parent}")
 
 
 def is_complete(folder: Path) -> bool:

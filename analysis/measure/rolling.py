@@ -17,7 +17,9 @@ from torch.nn.functional import cross_entropy
 
 from analysis.errors import DataError, ModelError, NumericalError, UsageError
 from analysis.models.anatomy import evaluating
-from analysis.models.load import LoadedModel, unwrapped
+from analysis.models.context import usable_context
+from analysis.models.load import LoadedModel, check_model, unwrapped
+from analysis.models.logits import portion, split_model, vocabulary
 from analysis.models.task_heads import head
 from analysis.progress import bar
 from analysis.windows import check_count
@@ -73,33 +75,40 @@ def rolling(
 
     A document is read as its tokenizer makes it, special tokens included (bos "none": without), behind the
     beginning-of-text token, else the end-of-text token. Windows follow each other; the last one of a document reaches
-    back as far as it can, and only its new tokens count. Losses are float32, summed in float64. Raises UsageError where
-    the model is no language model or has a shorter context, ModelError without a fitting tokenizer, DataError where
-    there is nothing to predict, NumericalError where a loss is not finite.
+    back as far as it can, and only its new tokens count. Losses are float32, summed in float64; no more logits are held
+    than `logits.LOGITS`. Raises UsageError where the model is no language model or has a shorter context, ModelError
+    without a fitting tokenizer, DataError where there is nothing to predict, NumericalError where a loss is not finite.
     """
+    check_model("rolling", model)
     network, where = unwrapped(model), f"rolling on {label!r}"
     check_count(where, "length", length, least=2)
     if (answered := head(network)) != "next token":
         raise UsageError(f"{where}: {type(network).__name__} answers with {answered}, it is no language model")
-    context = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    context = usable_context(network)
     if context is not None and length > context:
         raise UsageError(f"{where}: windows of {length} tokens are longer than the model's context of {context}")
     prefix = None if tokenizer is None else _first_known(tokenizer.bos_token_id, tokenizer.eos_token_id)
     if tokenizer is None or prefix is None:
         raise ModelError(f"{where}: needs a tokenizer with a token for the beginning or end of text")
     nats, tokens = 0.0, 0
+    split = split_model(network) if length > portion(vocabulary(network)) else None
+    size = length if split is None else split.portion
     with evaluating(network):
         for number, text in enumerate(bar(documents, desc=f"rolling {label}", unit="document")):
             own = bos != "none" and not text.startswith(tokenizer.decode([prefix]))
-            ids = tokenizer(text, add_special_tokens=own, verbose=False)["input_ids"]
-            for read, predicted in _windows(ids, prefix, length):
-                logits = network(input_ids=torch.tensor([read], device=network.device), use_cache=False).logits[0]
-                targets = torch.tensor(predicted, device=logits.device)
-                loss = cross_entropy(logits[-len(predicted) :].float(), targets, reduction="none").double().sum().item()
+            document = tokenizer(text, add_special_tokens=own, verbose=False)["input_ids"]
+            for read, predicted in _windows(document, prefix, length):
+                ids = torch.tensor([read], device=network.device)
+                seen = network(input_ids=ids, use_cache=False).logits[0] if split is None else split.hidden(ids)[0]
+                targets = torch.tensor(predicted, device=seen.device)
+                loss = 0.0
+                for part, answers in zip(seen[-len(predicted) :].split(size), targets.split(size)):
+                    logits = part if split is None else split.logits(part[None])[0]
+                    loss += cross_entropy(logits.float(), answers, reduction="none").double().sum().item()
                 if not math.isfinite(loss):
                     raise NumericalError(f"{where}: the loss of document {number} is not finite")
                 nats += loss
-            tokens += len(ids)
+            tokens += len(document)
     if not tokens:
         raise DataError(f"{where}: no token to predict in {len(documents)} documents")
     words = sum(len(re.split(r"\s+", text)) for text in documents)

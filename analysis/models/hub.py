@@ -10,14 +10,14 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from analysis import paths, storage
 from analysis.errors import ModelError, UnsupportedModel, UsageError
 from analysis.models.contents import what_is_there
 from analysis.models.packaged import PACKAGED, packaged
-from analysis.models.unpack import packed_files, packed_fingerprint, unpacked
+from analysis.models.unpack import indexed_files, packed_files, packed_fingerprint, unpacked
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -62,6 +62,7 @@ _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 SHRUNK_WEIGHTS, SHRUNK_MANIFEST = "shrunk.safetensors", "shrunk.json"  # layers of unequal widths (`models/uneven.py`)
 _PLAIN_DTYPES = ("F32", "F16", "BF16", "F64")  # of safetensors
 _PACKED = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".weight.absmax", ".SCB")
+_WIDTHS = ("hidden_size", "n_embd", "d_model")
 _LAYERS = re.compile(r"(num|n)_(\w+_)?layers?")
 
 
@@ -187,7 +188,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
         return [folder / _WEIGHTS]
     if not (folder / _INDEX).is_file():
         raise ModelError(f"model {name!r}: {folder} has no weights ({_WEIGHTS} or {_INDEX}); {what_is_there(folder)}")
-    shards = _shards(folder, name)
+    shards = indexed_files(folder / _INDEX, name)
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         raise ModelError(
@@ -195,26 +196,6 @@ def weight_files(folder: Path, name: str) -> list[Path]:
             f" {', '.join(missing[:5])}"
         )
     return [folder / shard for shard in shards]
-
-
-def _shards(folder: Path, name: str) -> list[str]:
-    """The weight files that a folder's index names, all of them inside it."""
-    try:
-        shards = set(storage.read_json(folder / _INDEX)["weight_map"].values())
-        if not shards or not all(isinstance(shard, str) and shard for shard in shards):
-            raise ValueError("its weight_map gives no file names")
-    except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-        raise ModelError(
-            f"model {name!r}: {folder / _INDEX} is no index of weight files ({type(error).__name__}: {error})"
-        ) from error
-    outside = sorted(
-        shard for shard in shards if PurePosixPath(shard).is_absolute() or ".." in PurePosixPath(shard).parts
-    )
-    if outside:
-        raise ModelError(
-            f"model {name!r}: {folder / _INDEX} names files outside its folder ({outside[0]!r}); it is not read"
-        )
-    return sorted(shards)
 
 
 def check_weights(folder: Path, name: str) -> None:
@@ -232,11 +213,13 @@ def check_weights(folder: Path, name: str) -> None:
 
 
 def check_layers(config: dict, folder: Path, name: str) -> None:
-    """Raise ModelError where a config describes more layers than its weight files hold tensors, before they are built.
+    """Raise ModelError where a config describes more layers than its weight files hold tensors, or hidden states wider
+    than any of them, before they are built.
 
     config: config.json as a dict.
     """
-    stored = len(tensors(folder, name))
+    shapes = [shape for _, shape in tensors(folder, name).values()]
+    stored, widest = len(shapes), max((size for shape in shapes for size in shape), default=0)
     for key, value in config.items():
         if isinstance(value, dict):
             check_layers(value, folder, name)
@@ -244,6 +227,11 @@ def check_layers(config: dict, folder: Path, name: str) -> None:
             raise ModelError(
                 f"model {name!r}: {folder / 'config.json'} says {key}={value}, its weight files hold {stored} tensors;"
                 " the two do not belong together"
+            )
+        elif key in _WIDTHS and isinstance(value, int) and value > widest:
+            raise ModelError(
+                f"model {name!r}: {folder / 'config.json'} says {key}={value}, its weight files hold no tensor wider"
+                f" than {widest}; the two do not belong together"
             )
 
 
@@ -328,7 +316,7 @@ def _download(source: ModelSource) -> Path:
         )
 
     if (folder / _INDEX).is_file():
-        return get(_shards(folder, source.name))
+        return get(indexed_files(folder / _INDEX, source.name))
     place = get([_WEIGHTS])
     return place if (place / _WEIGHTS).is_file() else get(["pytorch_model.bin", "pytorch_model-*.bin"])
 

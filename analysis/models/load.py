@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from analysis.errors import ModelError, UnsupportedModel, UsageError, quoted
+from analysis.errors import ModelError, UnsupportedModel, UsageError, first_line, quoted
 from analysis.models.hub import check_layers, fetch, has_tokenizer, is_shrunk, model_name, read_config, tensors
 from analysis.models.quiet import quiet
 from analysis.models.unpack import told
@@ -61,14 +61,19 @@ class LoadedModel:
         return usable_context(self.model)
 
 
-def check_measured(operation: str, model: object, windows: object) -> None:
-    """Raise UsageError unless a measure is given a transformers model, loaded by `load_model` or not, and windows."""
+def check_model(operation: str, model: object) -> None:
+    """Raise UsageError unless something is a transformers model, loaded by `load_model` or not."""
     from torch import nn
-
-    from analysis.windows import Windows
 
     if not isinstance(model, LoadedModel) and not (isinstance(model, nn.Module) and hasattr(model, "config")):
         raise UsageError(f"{operation}: model must be one of `load_model` or of transformers, got {quoted(model)}")
+
+
+def check_measured(operation: str, model: object, windows: object) -> None:
+    """Raise UsageError unless a measure is given a model (`check_model`) and windows."""
+    from analysis.windows import Windows
+
+    check_model(operation, model)
     if not isinstance(windows, Windows):
         raise UsageError(f"{operation}: must be asked of windows, as `load_tokens` draws them, got {quoted(windows)}")
 
@@ -158,7 +163,7 @@ def _read_config(folder: Path, name: str, raw: dict) -> tuple["PreTrainedConfig"
         config = transformers.AutoConfig.from_pretrained(folder, **local)
     except Exception as error:  # transformers raises every kind of error for a bad config
         raise ModelError(
-            f"model {name!r}: transformers cannot use {folder / 'config.json'} ({_line(error)})"
+            f"model {name!r}: transformers cannot use {folder / 'config.json'} ({first_line(error)})"
         ) from error
     asked = next((raw[key] for key in ("attn_implementation", "_attn_implementation") if raw.get(key)), None)
     if asked in (None, "sdpa", "eager"):
@@ -186,11 +191,11 @@ def _read_model(folder: Path, name: str, config: "PreTrainedConfig", dtype: "tor
             trust_remote_code=False,
         )
     except ImportError as error:
-        raise ModelError(f"model {name!r}: a package that it needs is missing ({_line(error)})") from error
+        raise ModelError(f"model {name!r}: a package that it needs is missing ({first_line(error)})") from error
     except Exception as error:  # weights of the wrong shape, other files that cannot be read, and the like
         raise ModelError(
             f"model {name!r}: transformers cannot load it from {folder}"
-            f" ({_misshapen(kind, config, folder, name) or _line(error)})"
+            f" ({_misshapen(kind, config, folder, name) or first_line(error)})"
         ) from error
     if missing := sorted(report["missing_keys"]):
         raise ModelError(
@@ -270,7 +275,7 @@ def _read_tokenizer(folder: Path, name: str) -> "PreTrainedTokenizerBase | None"
                 f"model {name!r}: {folder} has no tokenizer.json, and reading its other tokenizer files needs packages"
                 f" that are missing; `pip install {' '.join(missing)}`, or add the tokenizer.json"
             ) from error
-        raise ModelError(f"model {name!r}: the tokenizer in {folder} cannot be read ({_line(error)})") from error
+        raise ModelError(f"model {name!r}: the tokenizer in {folder} cannot be read ({first_line(error)})") from error
 
 
 def _is_installed(module: str) -> bool:
@@ -314,7 +319,3 @@ def _set_padding(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase |
         return
     if padding < embedding_rows(model) and padding != tokenizer.eos_token_id:
         model.config.pad_token_id = padding
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from analysis import storage
-from analysis.errors import ModelError
+from analysis.errors import ModelError, first_line
 from analysis.models.anatomy import Anatomy, anatomy
 from analysis.models.hub import SHRUNK_MANIFEST, SHRUNK_WEIGHTS, read_config
 from analysis.models.quiet import quiet
@@ -50,7 +50,7 @@ def load_shrunk(folder: Path | str) -> nn.Module:
     except (SafetensorError, OSError, RuntimeError) as error:
         raise ModelError(
             f"{folder / WEIGHTS}: missing, cut short or not of the sizes that {MANIFEST} and config.json describe"
-            f" ({_line(error)})"
+            f" ({first_line(error)})"
         ) from error
     if [asdict(block) for block in widths(model, parts)] != [asdict(block) for block in counts]:
         raise ModelError(f"{folder / MANIFEST}: states counts that the matrices in {WEIGHTS} do not have")
@@ -70,7 +70,7 @@ def _read_manifest(folder: Path) -> list[Widths]:
         return [Widths(**block) for block in content["blocks"]]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ModelError(
-            f"{path}: no list of head and neuron counts ({type(error).__name__}: {_line(error)})"
+            f"{path}: no list of head and neuron counts ({type(error).__name__}: {first_line(error)})"
         ) from error
 
 
@@ -104,7 +104,3 @@ def _cut_to(model: nn.Module, parts: Anatomy, shapes: dict[str, tuple[int, ...]]
             set_weight(module, module.weight.new_zeros(shape))
         if f"{name}.bias" in shapes and (module.bias is None or tuple(module.bias.shape) != shapes[f"{name}.bias"]):
             module.bias = nn.Parameter(module.weight.new_zeros(shapes[f"{name}.bias"]))
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

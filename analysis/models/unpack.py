@@ -12,11 +12,11 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from analysis import paths, storage
-from analysis.errors import ModelError
+from analysis.errors import ModelError, first_line
 from analysis.models.quiet import quiet
 
 VERSION = 1  # raised when the unpacked files would be others
@@ -44,23 +44,32 @@ def packed_files(source: Path, name: str) -> list[Path]:
     if ggufs:
         return ggufs
     if (source / _BIN_INDEX).is_file():
-        return _shards(source, name)
+        shards = [source / file for file in indexed_files(source / _BIN_INDEX, name)]
+        if missing := [shard.name for shard in shards if not shard.is_file()]:
+            raise ModelError(
+                f"model {name!r}: {len(missing)} of {len(shards)} weight files named in {_BIN_INDEX} are missing:"
+                f" {', '.join(missing[:5])}"
+            )
+        return shards
     return [source / _BIN] if (source / _BIN).is_file() else []
 
 
-def _shards(source: Path, name: str) -> list[Path]:
+def indexed_files(index: Path, name: str) -> list[str]:
+    """The weight files that an index names, all of them inside its folder; whether they are there is not looked at.
+    Raises ModelError for what is no index.
+    """
     try:
-        names = sorted(set(storage.read_json(source / _BIN_INDEX)["weight_map"].values()))
-        shards = [source / shard for shard in names if Path(shard).name == shard]
+        files = set(storage.read_json(index)["weight_map"].values())
+        if not files or not all(isinstance(file, str) and file for file in files):
+            raise ValueError("its weight_map gives no file names")
     except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-        raise ModelError(f"model {name!r}: {source / _BIN_INDEX} is no index of weight files ({error})") from error
-    missing = [shard.name for shard in shards if not shard.is_file()]
-    if missing or len(shards) < len(names):
         raise ModelError(
-            f"model {name!r}: {source / _BIN_INDEX} names files that are not in its folder:"
-            f" {', '.join(missing or [shard for shard in names if Path(shard).name != shard])}"
-        )
-    return shards
+            f"model {name!r}: {index} is no index of weight files ({type(error).__name__}: {error})"
+        ) from error
+    outside = sorted(file for file in files if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts)
+    if outside:
+        raise ModelError(f"model {name!r}: {index} names files outside its folder ({outside[0]!r}); it is not read")
+    return sorted(files)
 
 
 def unpacked(source: Path, name: str) -> Path:
@@ -131,13 +140,13 @@ def _unpack_gguf(file: Path, folder: Path, name: str) -> dict[str, Any]:
         for tensor in gguf.GGUFReader(file).tensors:
             kinds[tensor.tensor_type.name] += int(tensor.n_elements)
     except Exception as error:  # the reader raises whatever a torn file makes of its arithmetic
-        raise ModelError(f"model {name!r}: {file} is cut short or no GGUF file ({_line(error)})") from error
+        raise ModelError(f"model {name!r}: {file} is cut short or no GGUF file ({first_line(error)})") from error
     local = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     try:
         model = AutoModelForCausalLM.from_pretrained(file.parent, dtype="float32", **local)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **local)
     except Exception as error:  # transformers raises every kind of error for an architecture it does not know
-        raise ModelError(f"model {name!r}: transformers cannot read {file} ({_line(error)})") from error
+        raise ModelError(f"model {name!r}: transformers cannot read {file} ({first_line(error)})") from error
     plain = type(model)(_unquantised(model.config))
     plain.load_state_dict(model.state_dict())
     plain.save_pretrained(folder)
@@ -162,8 +171,8 @@ def _unpack_bin(source: Path, files: Iterable[Path], folder: Path, name: str) ->
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # the unpickler raises whatever a torn file makes of its stack
             raise ModelError(
-                f"model {name!r}: {file} is cut short, or holds more than tensors and could run code ({_line(error)});"
-                " it is not opened"
+                f"model {name!r}: {file} is cut short, or holds more than tensors and could run code"
+                f" ({first_line(error)}); it is not opened"
             ) from error
         if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise ModelError(f"model {name!r}: {file} is no state dict of tensors; convert it to safetensors")
@@ -177,7 +186,3 @@ def _unpack_bin(source: Path, files: Iterable[Path], folder: Path, name: str) ->
     for path in _small_files(source):
         shutil.copyfile(path, folder / path.name)
     return {"kind": "bin", "type": kinds.most_common(1)[0][0] if kinds else "nothing"}
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -268,8 +268,6 @@ def count_problems(name: str, value: object, least: int) -> Iterator[str]:
         yield f"{name} must be a whole number from {least} to 2**63 - 1, got one of {value.bit_length()} bits"
     elif not isinstance(value, int) or isinstance(value, bool) or value < least:
         yield f"{name} must be a whole number of at least {least}, got {value!r}"
-    elif value.bit_length() > 63:
-        yield f"{name} must be below 2^63"
 
 
 def device_problems(name: str, value: object) -> Iterator[str]:

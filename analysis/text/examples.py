@@ -67,8 +67,6 @@ def load_examples(
         )
     check_request(source.label, length, samples, "documents")
     check_count(source.label, "seed", seed, least=0)
-    if seed >= 2**63:
-        raise UsageError(f"{source.label}: seed must be below 2^63")
     if classes is not None and (
         isinstance(classes, str)
         or not isinstance(classes, Sequence)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from analysis import paths
-from analysis.errors import ModelError, UsageError
+from analysis.errors import ModelError, UsageError, first_line
 from analysis.models.context import usable_context
 from analysis.models.hub import fingerprint
 from analysis.models.quiet import quiet
@@ -202,7 +202,7 @@ def open_encoder(folder: str | Path, train: Windows, config: FinetuneConfig):
         raise
     except Exception as error:  # transformers raises every kind of error for a bad folder
         raise ModelError(
-            f"finetune: {folder} is no encoder that can be fine-tuned ({_line(error)}); give a folder such as"
+            f"finetune: {folder} is no encoder that can be fine-tuned ({first_line(error)}); give a folder such as"
             " data/lab/encoder"
         ) from error
     body = f"{model.base_model_prefix}."
@@ -248,10 +248,6 @@ def _renew_head(model) -> list:
     return heads
 
 
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def tokenizer(folder: str | Path):
     """The tokenizer of the encoder in `folder`. Raises ModelError where there is none."""
     from transformers import AutoTokenizer
@@ -260,7 +256,7 @@ def tokenizer(folder: str | Path):
         with quiet():
             return AutoTokenizer.from_pretrained(str(folder), **_LOCAL)
     except Exception as error:  # as above
-        raise ModelError(f"finetune: {folder} has no tokenizer that can be read ({_line(error)})") from error
+        raise ModelError(f"finetune: {folder} has no tokenizer that can be read ({first_line(error)})") from error
 
 
 class ExampleBatches:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -56,7 +57,11 @@ def test_what_cannot_be_done_is_told(more, code, message, world, capsys):
     assert (got, out) == (code, "") and re.search(message, err) and "Traceback" not in err
 
 
-def test_a_perplexity_worse_than_guessing_is_told(world, capsys, monkeypatch):
+def test_a_perplexity_worse_than_guessing_is_told(world, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("analysis.measure.perplexity.perplexity", lambda *_: Perplexity(9.0, 8103.0, 60, 4, 16))
     code, _, err = evaluate(world, capsys, "--length", "16")
-    assert code == 0 and "is worse than guessing" in err and "--bos every" in err
+    assert code == 0 and "is worse than guessing" in err and "--bos" not in err, "its tokenizer has no such token"
+    shutil.copytree(world, tmp_path / "world")
+    file = tmp_path / "world" / "model" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"bos_token": WORDS[0]}))
+    assert "needs --bos every" in evaluate(tmp_path / "world", capsys, "--length", "16")[2]
