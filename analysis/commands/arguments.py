@@ -75,7 +75,7 @@ def add_model(verb: Parser) -> None:
     verb.add_argument(
         "model",
         metavar="MODEL",
-        help="a lab or packaged model (`analysis list models`), a folder, a .gguf file, or a hub id, optionally @revision",
+        help="a lab or packaged model (`analysis list models`), a folder, a .gguf file, or a hub id[@revision]",
     )
     add_device(verb)
 

