@@ -49,16 +49,16 @@ def alarm(seconds: int) -> Iterator[None]:
         signal.alarm(0)
 
 
-def called(argv: list[str]) -> tuple[int | None, str]:
+def called(argv: list[str], seconds: int = SECONDS) -> tuple[int | None, str]:
     """One command in this process: its exit code (None: a traceback or a hang) and what it said."""
     from analysis.cli import main
 
     out, err = io.StringIO(), io.StringIO()
     try:
-        with alarm(SECONDS), redirect_stdout(out), redirect_stderr(err):
+        with alarm(seconds), redirect_stdout(out), redirect_stderr(err):
             code = main(argv)
     except Hang:
-        return None, f"hang: more than {SECONDS} s"
+        return None, f"hang: more than {seconds} s"
     except BaseException as error:  # whatever escapes is what is looked for
         return None, f"traceback: {type(error).__name__}: {str(error)[:160]}"
     return code, err.getvalue()
@@ -298,7 +298,7 @@ def kills(folder: Path, draw: random.Random) -> Iterator[tuple[str, str | None]]
             )
             changes, seen = 0, None
             while moment is not None and process.poll() is None:
-                state = [(path, path.stat().st_mtime_ns) for root in (out, home) for path in _files(root)]
+                state = [changed for root in (out, home) for path in _files(root) if (changed := _changed(path))]
                 changes, seen = changes + (state != seen), state
                 if changes > moment:
                     time.sleep(draw.random() / 2)
@@ -317,6 +317,14 @@ def kills(folder: Path, draw: random.Random) -> Iterator[tuple[str, str | None]]
                 f"{name} {attempt}",
                 fault or (None if content(out) == right else "silent: other content: " + _difference(out, right)),
             )
+
+
+def _changed(path: Path) -> tuple[Path, int] | None:
+    """A file and when it was written; None where it is gone by now."""
+    try:
+        return path, path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _files(root: Path) -> list[Path]:
@@ -367,10 +375,10 @@ def disks(folder: Path, _: random.Random) -> Iterator[tuple[str, str | None]]:
             try:
                 os.environ["ANALYSIS_HOME"] = str(disk if name == "store" else folder / f"home-{name}-{size}")
                 argv = [word.replace("DISK", str(disk)).replace("OUT", str(out)) for word in words]
-                code, said = called(argv)
+                code, said = called(argv, 900)
                 fault = judged(code, said, {0, 6, 7})
                 subprocess.run(["mount", "-o", "remount,size=1g", disk], check=True)
-                again, said = called(argv)
+                again, said = called(argv, 900)
                 yield (
                     f"{name} on {size} (exit {code})",
                     fault or (None if again == 0 else f"with room again exit {again}: {said[-160:]}"),

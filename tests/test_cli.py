@@ -410,6 +410,7 @@ def test_a_full_disk_is_seen_before_the_work(world, tmp_path, capsys, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, says", [(28, "no space left"), (13, "permission denied")])
 def test_a_disk_that_fails_while_writing_is_explained(world, tmp_path, capsys, monkeypatch, number, says):
     def fail(*_):
@@ -451,6 +452,7 @@ def test_a_recipe_file_says_the_same_as_its_text(world, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["recipe"]["text"] == "wanda-50% LR"
 
 
+@pytest.mark.slow
 def test_check_prints_blocks_and_matrices(world, capsys):
     assert main(["check", str(world / "model")]) == 0
     out = capsys.readouterr().out

@@ -3,9 +3,11 @@
 import json
 import math
 import re
+from functools import partial
 
 import pytest
 
+from analysis import storage
 from analysis.cli import main
 from analysis.commands import data
 
@@ -60,6 +62,7 @@ def test_a_text_is_described_in_the_models_terms(world, capsys):
     assert told["unknown_share"] == (windows.ids == 0).float().mean().item() and told["byte_share"] is None
 
 
+@pytest.mark.slow
 def test_a_text_is_compared_with_another_one(world, capsys):
     from analysis.measure.second_moments import second_moment
     from analysis.models.load import load_model
@@ -163,6 +166,23 @@ def test_what_was_written_can_be_read_back_as_a_source(world, capsys, tmp_path):
     assert call(capsys, "generate", world / "model", "--texts", 20, "--out", out)[0] == 0
     own, read = (described(capsys, world, source) for source in ("self", str(out)))
     assert read["documents"] == 20 and own["tokens"] == read["tokens"]
+
+
+@pytest.mark.slow
+def test_a_disk_that_was_full_between_the_two_files_leaves_nothing_in_the_way(world, capsys, tmp_path, monkeypatch):
+    out, write = tmp_path / "own.jsonl", storage.write
+    argv = ["data", "generate", str(world / "model"), "--texts", "2", "--settings", "tokens=8", "--out", str(out)]
+
+    def full(lost, path, content):
+        if path == lost:
+            raise OSError(28, "No space left on device", str(path))
+        write(path, content)
+
+    for lost in (out, out.with_suffix(".provenance.json")):
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "write", partial(full, lost))
+            assert main(argv) == 6 and not out.exists(), capsys.readouterr().err
+    assert main(argv) == 0 and out.is_file()
 
 
 def test_another_file_is_never_written_over(world, capsys, tmp_path):

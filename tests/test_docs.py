@@ -154,6 +154,7 @@ def test_ratios_of_the_readme_are_those_of_the_figures():
         assert float(f"{errors[0] / errors[1]:.2g}") == float(times.split()[0]) and times in text
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_methods_is_the_one_the_code_draws(tmp_path):
     committed = (paths.figures() / "methods.svg").read_text("utf-8")
     if f"Matplotlib v{matplotlib.__version__}," not in committed:

@@ -155,6 +155,7 @@ def test_what_is_wrong_with_words_from_outside_is_said_as_of_the_package_s_own(t
         assert any(sentence in problem for problem in caught.value.problems), caught.value.problems
 
 
+@pytest.mark.slow
 def test_a_criterion_from_outside_prunes():
     registered()
     dense, texts = small_llama(blocks=2), windows(6)
@@ -198,6 +199,7 @@ def test_a_structured_criterion_from_outside_prunes():
         Recipe.parse("first-50% LR")
 
 
+@pytest.mark.slow
 def test_a_solver_from_outside_solves():
     registered()
     dense = small_llama(blocks=2)

@@ -247,8 +247,8 @@ def generate(args: argparse.Namespace) -> Report:
         settings = named(Generation.parse(args.settings), lambda reference: reference.label).to_dict()
         record = request | {"settings": settings, "sha256": storage.sha256(data), **counts}
         record["versions"] = generated_files.versions()
-        storage.write(args.out, data)
         storage.write(beside, json.dumps(record, indent=2))
+        storage.write(args.out, data)  # last: where it is, so is what it is known by
     return Report(_generate_text(args.out, beside, record), {"file": str(args.out), **record})
 
 

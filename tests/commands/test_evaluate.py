@@ -30,6 +30,7 @@ def evaluate(world, capsys, *more):
     return code, out, err
 
 
+@pytest.mark.slow
 def test_rolling_is_told_for_people_and_machines(world, capsys):
     code, out, _ = evaluate(world, capsys, "--protocol", "rolling", "--length", "16", "--json")
     (told,) = json.loads(out)["rolling"]

@@ -155,6 +155,7 @@ def owner(query: str, thing: str) -> str:
     return holder
 
 
+@pytest.mark.slow
 def test_the_owner_in_the_ending_is_the_one_in_the_story():
     for item in SAMPLES["story-ending"]:
         name, thing = re.fullmatch(r"(\w+) had the (.+)\.", true(item)).groups()

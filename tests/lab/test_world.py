@@ -2,6 +2,8 @@
 
 import math
 
+import pytest
+
 from analysis.lab.draw import Draw, Ranked, count, listing, ordinal, tidy
 from analysis.lab.world import TODAY, World
 
@@ -14,6 +16,7 @@ def _facts(world):
     ]
 
 
+@pytest.mark.slow
 def test_same_seed_same_world_other_seed_other_world():
     assert _facts(World(0)) == _facts(WORLD)
     assert _facts(World(1)) != _facts(WORLD)

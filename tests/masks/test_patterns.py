@@ -24,6 +24,7 @@ SCORES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.3, 0.999])
 @pytest.mark.parametrize("group", ["matrix", "row", "block"])
 @pytest.mark.parametrize("shape", SHAPES)

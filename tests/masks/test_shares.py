@@ -157,6 +157,7 @@ def test_outliers_are_counted_by_definition():
     assert outlier_ratio(parts, 2.0) == sum(value > 2 * mean for value in values) / len(values) > 0
 
 
+@pytest.mark.slow
 def test_owl_prunes_by_the_outliers_of_the_dense_model():
     """Scores from the dense blocks' inputs, taken by hooks while the whole dense model runs; counts exact."""
     dense, texts = small_llama(blocks=3), windows(6)
@@ -222,6 +223,7 @@ def test_given_shares_are_exact_in_every_group():
         assert (mask.sum(1) == kept(mask.shape[1], share)).all(), name
 
 
+@pytest.mark.slow
 def test_a_resumed_owl_run_ends_with_the_same_bits(tmp_path):
     dense, recipe = small_llama(blocks=3), Recipe.parse("wanda-60%[shares=owl,outliers=3] BR[epochs=1]")
     whole = prune(dense, recipe, windows(6), checkpoint=tmp_path, measure=False)

@@ -41,6 +41,7 @@ def test_the_papers_perplexity_from_a_file(form, tmp_path):
     assert with_slice is None or with_slice.ids.flatten().tolist() == stream[: with_slice.ids.numel()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [7, 16, 48])
 @pytest.mark.parametrize("bos", ["auto", "none"])
 def test_word_and_byte_perplexity_are_the_harnesss(length, bos):

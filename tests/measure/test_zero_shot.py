@@ -108,6 +108,7 @@ def test_a_file_is_answered_as_by_hand_whatever_the_batches(questions):
             assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=1e-4) and one.right == other.right
 
 
+@pytest.mark.slow
 def test_the_score_is_the_mean_over_questions_with_its_error(questions):
     model, tokenizer = byte_model(), byte_tokenizer(eos_token=END)
     (score,) = zero_shot(model, tokenizer, [questions], documents=20)
@@ -139,6 +140,7 @@ def test_order_seed_and_repetition(questions):
     )
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_read_again(questions):
     model, tokenizer = byte_model(), byte_tokenizer(eos_token=END)
     before = answers(model, tokenizer, [questions], documents=30)[questions]
@@ -166,6 +168,7 @@ def test_model_tokenizer_and_random_state_stay_as_they_are(questions, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_batches_are_small_where_the_vocabulary_is_large(questions, monkeypatch):
     model, sizes = byte_model(), []
     model.lm_head.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[0]))
@@ -196,6 +199,7 @@ def test_questions_longer_than_the_context_are_left_out_and_counted(tmp_path):
             check(model, tokenizer, [str(path)])
 
 
+@pytest.mark.slow
 def test_acc_norm_divides_by_the_characters_of_a_choice(questions):
     model, tokenizer = byte_model(), byte_tokenizer(eos_token=END)
     (score,) = zero_shot(model, tokenizer, [questions], documents=30)
@@ -255,6 +259,7 @@ class Manager:
         return {"tasks": {names[0]: self.here}}
 
 
+@pytest.mark.slow
 def test_hub_tasks(questions, monkeypatch):
     """Their data is not here: what is said then; and that one whose data is here is asked without examples, some of its
     questions.

@@ -96,6 +96,7 @@ def test_an_unknown_dtype_is_refused():
         format_of(tiny("llama"), None, "int8")
 
 
+@pytest.mark.slow
 def test_side_files_come_along_and_code_weights_and_the_card_do_not(tmp_path):
     source = checkpoint(tmp_path / "dense")
     texts = {
@@ -130,6 +131,7 @@ def test_side_files_come_along_and_code_weights_and_the_card_do_not(tmp_path):
     assert small < dense
 
 
+@pytest.mark.slow
 def test_a_language_model_in_a_wrapper_comes_back_whole(tmp_path):
     """Its file names are not its module names: what is read back is then what the loader makes of them."""
     sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
@@ -151,6 +153,7 @@ def test_a_language_model_in_a_wrapper_comes_back_whole(tmp_path):
     assert tf.AutoModelForImageTextToText.from_pretrained(folder).dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_the_proof_reads_the_files_and_holds_no_second_model(tmp_path, monkeypatch):
     monkeypatch.setattr(save, "load_model", lambda *_, **__: pytest.fail("a second model was loaded"))
     for family in ("llama", "gpt2"):

@@ -234,6 +234,7 @@ def test_fingerprint_changes_with_config_weights_and_tokenizer_only(folder):
     assert len({first, second, third, fingerprint(str(folder))}) == 4
 
 
+@pytest.mark.slow
 def test_fingerprint_and_names_load_no_torch(saved):
     code = (
         "import sys; from analysis.models.hub import fingerprint, lab_models; lab_models();"
@@ -433,6 +434,7 @@ def test_a_token_without_an_embedding_is_no_reason_to_refuse(folder):
     assert len(load(folder).tokenizer) == VOCABULARY + 1
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_needs_packages_names_them(folder, monkeypatch):
     from analysis.models import load as module
 

@@ -50,6 +50,7 @@ def test_a_head_that_sees_other_tokens_is_not_taken_for_one():
     assert split_model(model) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", [None, "right"])
 @pytest.mark.parametrize("loss", ["ce", "distill"])
 def test_a_loss_by_portions_is_the_loss_and_has_its_gradients(loss, padding, monkeypatch):
@@ -73,6 +74,7 @@ def test_a_loss_by_portions_is_the_loss_and_has_its_gradients(loss, padding, mon
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_logits_of_a_large_vocabulary_stay_under_the_bound(monkeypatch):
     monkeypatch.setattr(logits, "LOGITS", 2**20)
     model = small_llama(hidden=8, blocks=1)
@@ -104,6 +106,7 @@ def test_perplexity_by_portions_is_the_perplexity(family, splits, monkeypatch):
     assert result.tokens == expected.tokens
 
 
+@pytest.mark.slow
 def test_gradients_of_structures_by_portions_are_the_gradients(monkeypatch):
     model, windows = tiny("llama"), Windows(*tokens(3, padding="right"))
     found = structures(model, kinds=["neurons"])

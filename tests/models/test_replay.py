@@ -52,6 +52,7 @@ def distance(ours, true, mask):
     return ((ours - true)[mask].norm() / true[mask].norm()).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", [None, "left", "right", "both"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_promise_1_replay_is_exact(family, padding):
@@ -115,6 +116,7 @@ def test_trap_1_every_row_of_a_batch_has_its_own_output():
     assert distance(output[0], output[1], torch.ones(LENGTH, dtype=torch.bool)) > 0.1
 
 
+@pytest.mark.slow
 def test_as_many_windows_as_tokens_and_heads():
     """8 windows of 8 tokens: sizes alone do not tell windows from tokens."""
     for family in ("llama", "gemma3", "bloom", "opt"):

@@ -102,6 +102,7 @@ def test_what_the_disk_gives_back_is_compared(tmp_path, monkeypatch, tensor, wor
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_earlier_model_is_replaced_whole(tmp_path):
     model, masks = pruned(seed=1)
     save_model(model, None, tmp_path / "model", masks)
@@ -124,6 +125,7 @@ def test_paths_that_hold_something_else_are_left_alone(tmp_path):
     assert (tmp_path / "folder" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.real_assets
 def test_stories260k_with_its_tokenizer_and_tied_embeddings(assets, tmp_path):
     loaded = load_model(str(assets / "stories260K"), device="cpu")

@@ -147,6 +147,7 @@ def test_an_index_that_names_no_file_beside_it_is_refused(places, tmp_path):
         unpacked(folder, "m")
 
 
+@pytest.mark.slow
 def test_a_gguf_file_becomes_the_model_it_was_made_of(tmp_path):
     from transformers import AutoTokenizer
 
@@ -194,6 +195,7 @@ def test_a_folder_with_safetensors_is_left_as_it_is(tmp_path):
     assert unpacked(tmp_path / "m", "m") == tmp_path / "m" and told(tmp_path / "m") == ""
 
 
+@pytest.mark.slow
 def test_packed_models_load_and_say_what_they_were(tmp_path):
     from analysis.models.hub import fingerprint
     from analysis.models.load import load_model
@@ -208,6 +210,7 @@ def test_packed_models_load_and_say_what_they_were(tmp_path):
     assert packed.fingerprint == fingerprint(str(tmp_path / "m.gguf")) != loaded.fingerprint
 
 
+@pytest.mark.slow
 def test_a_pruned_gguf_model_is_an_ordinary_folder(tmp_path):
     from analysis import prune
     from analysis.models.load import load_model

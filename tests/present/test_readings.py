@@ -32,6 +32,7 @@ def test_the_table_holds_each_reading_of_the_total_error_and_the_shares_once(mea
     assert value[SHARE, "first tokens", 4] == pytest.approx(0.41) and value[SHARE, "largest 1 %", 4] == 0.05
 
 
+@pytest.mark.slow
 def test_every_row_is_drawn_in_its_panel(measured):
     table = readings.readings_profile(measured)
     axes = readings.plot_readings(table).axes
@@ -44,6 +45,7 @@ def test_every_row_is_drawn_in_its_panel(measured):
         assert ax.get_yscale() == ("linear" if reading == SHARE else "log")
 
 
+@pytest.mark.slow
 def test_sentences_say_who_holds_and_whether_the_orders_agree(measured):
     said = readings.say_readings(readings.readings_profile(measured, criterion="wanda"))
     assert "first tokens hold up to 71% of the dense mean square (block 7), so that the papers' error" in said

@@ -14,6 +14,7 @@ def test_the_made_up_tables_are_a_studys(name, request):
     conform(name, request.getfixturevalue(name), study_columns(name))
 
 
+@pytest.mark.slow
 def test_means_over_seeds_against_a_plain_loop(blocks):
     out = compounding.block_profile(blocks[blocks["samples"] == 32])
     row = out[

@@ -173,6 +173,7 @@ def test_every_recipe_is_a_point_in_both_panels_and_the_dense_model_is_marked(sc
     assert {"LR", "BR", "BR+GP", "Magnitude", "Wanda", "50%", "2:4", "text added", "dense", "guessing"} == set(words)
 
 
+@pytest.mark.slow
 def test_the_heat_map_says_every_number(tasks):
     fig = zero_shot.plot_tasks(tasks)
     ax = fig.axes[0]

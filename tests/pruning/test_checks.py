@@ -44,6 +44,7 @@ def test_labels_and_shrinking():
     assert "wanda-50% LR removes single weights" in shrink_problem(Recipe.parse("wanda-50% LR"))
 
 
+@pytest.mark.slow
 def test_checking_loads_no_torch():
     code = "import sys, analysis.pruning.checks, analysis.study.job; print({'torch', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True)

@@ -231,6 +231,7 @@ def test_independent_units_do_not_depend_on_their_order():
         assert torch.equal(parameter, dict(anatomy(whole.model).blocks[2].module.named_parameters())[name]), name
 
 
+@pytest.mark.slow
 def test_the_whole_stack_as_one_unit_is_direct_optimisation():
     """unit=model with mean squared error on the last hidden states equals Adam on the model's own forward under the
     masks.
@@ -261,6 +262,7 @@ def test_the_whole_stack_as_one_unit_is_direct_optimisation():
         assert torch.allclose(parameter, dict(result.model.named_parameters())[name], atol=2e-5), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", ["student=sparse", "target=dense", "student=dense,target=dense"])
 def test_ridge_is_the_best_of_its_layer_and_says_by_how_much(streams):
     dense, w = small_llama(blocks=2), windows(16)
@@ -314,6 +316,7 @@ def test_retraining_lowers_the_model_s_own_loss_under_its_masks(options):
     )
 
 
+@pytest.mark.slow
 def test_statistics_of_the_dense_stream_are_those_of_the_dense_model():
     """Wanda on dense statistics does not care what was pruned before: all blocks' masks equal those from one forward of
     the dense model.

@@ -75,6 +75,7 @@ def test_2_exact_counts_after_every_stage_and_after_reload(criterion, pattern, t
     assert same_weights(result.model, reloaded)
 
 
+@pytest.mark.slow
 def test_2_exact_under_ties():
     model = small_llama(blocks=1)
     for matrix in anatomy(model).blocks[0].matrices:
@@ -235,6 +236,7 @@ def test_5_a_real_kill(tmp_path):
 # 6. Calibration and held-out are labelled, overlap is an error -------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_6_every_error_and_perplexity_says_which_side_it_is():
     result = prune(
         small_llama(), Recipe.parse(f"wanda-50% {BR}"), windows(6), {"x": windows(4, seed=1), "y": windows(4, seed=2)}

@@ -32,6 +32,7 @@ def doubling(state, visit, meter):
         state.model.model.norm.weight.data.add_(1)
 
 
+@pytest.mark.slow
 def test_a_solver_from_outside_runs_in_every_visit(monkeypatch):
     plain = prune(small_llama(), LR, windows(4))
     monkeypatch.setitem(SOLVERS, "none", SolverSteps(doubling))
@@ -50,6 +51,7 @@ def test_a_solver_that_breaks_its_masks_is_refused(monkeypatch):
         prune(small_llama(), LR, windows(4))
 
 
+@pytest.mark.slow
 def test_a_solver_says_what_a_checkpoint_keeps_and_what_resuming_needs(monkeypatch, tmp_path):
     called = []
 
@@ -84,6 +86,7 @@ def test_the_dense_stream_is_there_for_those_who_read_it(reads, monkeypatch):
     assert set(seen) == {bool(reads)}
 
 
+@pytest.mark.slow
 def test_a_repair_sees_each_new_block_behind_the_ones_repaired_before_it(monkeypatch):
     """Two blocks in one visit: the streams at the second one's input have passed the first, dense and pruned."""
     entries, remove = [], REPAIRS["none"].solve
@@ -108,6 +111,7 @@ def test_a_repair_sees_each_new_block_behind_the_ones_repaired_before_it(monkeyp
     assert torch.equal(entries[0][0][1], entries[0][0][2]), "the run's own streams stay where they are meanwhile"
 
 
+@pytest.mark.slow
 def test_a_chooser_from_outside_chooses(monkeypatch):
     """Structures of a kind of its own: the first half of everything."""
 

@@ -103,6 +103,7 @@ def test_the_dense_stream_is_the_chain_of_one_pass(method, word):
         )
 
 
+@pytest.mark.slow
 def test_the_sparse_stream_is_least_squares_on_what_the_pruned_model_hands_over():
     """LIAR's block 1 by brute force: inputs that passed the repaired block 0, targets the dense matrix's own outputs on
     them.

@@ -135,6 +135,7 @@ def test_texts_are_as_far_from_calibration_as_their_second_moments_in_the_dense_
     assert list(texts.distance) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_nothing_held_out_or_measured_leaves_no_distances():
     dense = small_llama()
     assert prune(dense, Recipe.parse("wanda-50% LR"), windows(4)).tables["texts"].empty

@@ -74,6 +74,7 @@ def test_what_is_pruned_further_is_counted_with_the_zeros_that_stay(text):
         assert not (mask & zeros[name]).any() and torch.equal(gone, zero.clamp(min=asked)), name
 
 
+@pytest.mark.slow
 def test_zeros_that_compete_are_noted_where_a_solver_may_change_them():
     model, zeros = sparse_llama()
     for text, said in {"magnitude-50% ridge": True, "magnitude-50% LR": False}.items():

@@ -552,6 +552,7 @@ def test_every_preset_is_one_word_for_a_recipe_with_a_source():
     assert str(Recipe.parse("shin-sparsegpt-CR")) == "sparsegpt-50% BR+GP+CR"
 
 
+@pytest.mark.slow
 def test_importing_recipe_loads_no_torch():
     code = "import sys, analysis.recipe.recipe; assert not {'torch', 'numpy', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

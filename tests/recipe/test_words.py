@@ -158,6 +158,7 @@ def test_what_would_be_zero_in_float32_is_not_above_it():
         positive(1.0).metadata["rule"].coerce(1e-40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -155,6 +155,7 @@ def test_the_error_falls_and_no_zero_changes(dtype):
     assert not any(p.requires_grad or p.grad is not None for p in piece.parameters())
 
 
+@pytest.mark.slow
 def test_norms_train_too_and_the_same_seed_gives_the_same_bits():
     results = []
     for seed in (1, 1, 2):
@@ -186,6 +187,7 @@ def test_the_best_epoch_is_kept_with_its_merged_weights():
     assert all(torch.equal(parameter != 0, mask) for parameter, mask in masks.items())
 
 
+@pytest.mark.slow
 def test_transposed_matrices_of_gpt2():
     """`Conv1D` layouts, biases: masks in the parameter's own layout, no zero changes, the error falls."""
     dense, model = tiny("gpt2"), tiny("gpt2")

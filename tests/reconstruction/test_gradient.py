@@ -101,6 +101,7 @@ def test_equals_masking_in_the_forward_in_float64(padded):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -126,6 +127,7 @@ def test_every_option_equals_the_plain_loop_and_does_something(options):
     assert not torch.equal(expected["mlp.up_proj.weight"], default["mlp.up_proj.weight"])
 
 
+@pytest.mark.slow
 def test_error_falls_and_zeros_stay():
     piece, masks, problem = case()
     before, _ = unit_error(piece, problem)
@@ -140,6 +142,7 @@ def test_error_falls_and_zeros_stay():
     assert not any(p.requires_grad or p.grad is not None for p in piece.parameters())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits():
     results = []
     for seed in (1, 1, 2):
@@ -152,6 +155,7 @@ def test_the_same_seed_gives_the_same_bits():
     assert any(not torch.equal(value, results[2][1][name]) for name, value in results[0][1].items())
 
 
+@pytest.mark.slow
 def test_the_epochs_error_is_the_mean_over_its_real_tokens():
     """At a rate too small to matter, with uneven batches of unevenly padded windows, every epoch has the error of the
     start.
@@ -210,6 +214,7 @@ def test_padding_does_not_enter_the_error():
     assert scale == pytest.approx(float(problem.targets[real].double().square().mean()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_half_precision_is_solved_in_float32():
     piece, masks, problem = case(dtype=torch.bfloat16)
 

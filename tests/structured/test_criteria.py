@@ -66,6 +66,7 @@ def inputs_of(model: nn.Module, pair, given: list[dict[str, Tensor]]) -> Tensor:
     ).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_statistics_are_of_real_tokens_only(name):
     model = build(name)
@@ -140,6 +141,7 @@ def test_flap_scores_of_columns_that_are_all_alike_are_zero():
     assert not structure_scores("flap", pair, Evidence(still), generator()).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["opt", "gpt2", "bert"])
 def test_mask_gradients_equal_finite_differences(name):
     model = build(name).double()
@@ -181,6 +183,7 @@ def test_snip_is_weight_times_gradient_over_the_columns():
     assert parameter.grad is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "bert"])
 def test_what_stands_in_padding_changes_nothing(name):
     model = build(name)
@@ -404,6 +407,7 @@ def test_structures_of_different_cost_need_the_threshold():
     assert cost(odd, masks) <= 0.5 * cost(odd)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", STRUCTURED_WORDS)
 def test_every_criterion_gives_masks_the_model_can_run_with(criterion):
     model = tiny("llama")

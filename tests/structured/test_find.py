@@ -39,6 +39,7 @@ def kinds_of(name: str) -> tuple[str, ...]:
     return ("neurons",) if name in ACROSS_HEADS else tuple(KINDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FAMILIES, *ENCODERS])
 def test_every_row_and_column_belongs_to_one_structure(name):
     model = build(name)
@@ -131,6 +132,7 @@ def test_a_fused_gate_and_up_gives_each_neuron_two_rows(family):
     assert removal_error(model, right) <= 1e-6 < 1e-2 < removal_error(model, wrong)
 
 
+@pytest.mark.slow
 def test_one_row_given_to_another_head_is_found_out():
     model = tiny("opt")
     pairs = list(structures(model, kinds=["heads"]).pairs)
@@ -203,6 +205,7 @@ def test_masks_that_do_not_fit_are_refused():
             check_masks(removable.pairs, wrong)
 
 
+@pytest.mark.slow
 def test_costs_are_counted_as_by_hand():
     model = tiny("opt")
     heads, neurons = structures(model).pairs[:2]

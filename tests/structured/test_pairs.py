@@ -71,6 +71,7 @@ def test_what_a_structure_removes_are_its_members_and_what_it_cuts_is_gone(kind)
     assert left == (Widths(2, 2, 8, 48) if kind == "heads" else Widths(4, 4, 8, 24))
 
 
+@pytest.mark.slow
 def test_what_heads_there_are_is_said_in_words():
     groups, queries = (
         structures(tiny("llama"), kinds=["heads"], heads=heads).pairs[0] for heads in ("groups", "queries")

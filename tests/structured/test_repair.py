@@ -437,6 +437,7 @@ def test_two_streams_minimise_the_blocks_total_error(name, penalty):
             advance([parts.blocks[pair.block].module], pair.block, streams.recording, hidden, out=hidden)
 
 
+@pytest.mark.slow
 def test_the_attention_halfs_total_error_too():
     dense, model = tiny("llama").double(), tiny("llama").double()
     original, found = structures(dense, kinds=["heads"]), structures(model, kinds=["heads"])

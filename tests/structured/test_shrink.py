@@ -85,6 +85,7 @@ def test_shrunk_equals_masked_and_comes_back(name, kind, even, tmp_path):
             type(model).from_pretrained(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "phi3", "falcon"])
 @pytest.mark.parametrize("even", [True, False], ids=["even", "uneven"])
 def test_query_heads_leave_their_groups(name, even, tmp_path):
@@ -97,6 +98,7 @@ def test_query_heads_leave_their_groups(name, even, tmp_path):
     assert is_shrunk(folder) is (not even or name in FIXED_WIDTH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "opt", "gpt2", "gpt_neox", "gemma2", "qwen3", "bert"])
 def test_heads_and_neurons_together_take_what_they_cost(name):
     model = build(name)
@@ -138,6 +140,7 @@ def test_footprint_as_by_hand():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "phi3", "gpt2", "opt"])
 def test_generation_with_a_cache_works_in_unequal_layers(name):
     *_, small = shrunk_pair(name, "heads", even=False)
@@ -182,6 +185,7 @@ def test_a_created_bias_is_held_by_the_config_or_by_the_manifest(name, tmp_path)
         assert torch.equal(logits(again, ids, mask), logits(small, ids, mask))
 
 
+@pytest.mark.slow
 def test_an_ordinary_shrunk_model_loads_by_the_usual_way(tmp_path):
     *_, small = shrunk_pair("llama", "neurons")
     folder = save_shrunk(small, None, tmp_path / "model")
@@ -212,6 +216,7 @@ def test_load_model_reads_either_kind_of_folder(even, tmp_path):
             load_model(str(folder), device="cpu")
 
 
+@pytest.mark.slow
 def test_half_precision_comes_back_in_half_precision(tmp_path):
     model = tiny("llama").to(torch.bfloat16)
     removable = structures(model, kinds=["neurons"])
@@ -292,6 +297,7 @@ def test_a_broken_folder_is_refused_by_name(uneven, damage):
         load_shrunk(uneven)
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_something_else_is_left_alone(uneven, tmp_path):
     *_, small = shrunk_pair("llama", "neurons", even=False)
     (tmp_path / "file").write_text("mine")
@@ -303,6 +309,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(uneven, tmp_path):
     assert save_shrunk(small, None, uneven) == uneven and is_shrunk(uneven)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("even", [True, False], ids=["even", "uneven"])
 def test_heads_of_a_module_that_states_their_number_and_not_their_width(even, tmp_path):
     """The width is what is left divided by the heads that are left, not by those the config once had."""

@@ -51,6 +51,7 @@ def test_of_the_same_text_the_next_windows_are_added(load, source):
     assert torch.equal(draw(load, source, 4, source, 2).ids, windows.ids[:6]), "fewer are the first of more"
 
 
+@pytest.mark.slow
 def test_a_window_twice_is_refused(load):
     with pytest.raises(
         OverlapError,

@@ -146,6 +146,7 @@ def test_an_executor_that_gives_up_is_an_error(home, calls, job_args):
         run_study(jobs, executor=Lazy(home))
 
 
+@pytest.mark.slow
 def test_the_model_is_let_go_of_when_a_study_ends(home, calls, job_args):
     from analysis.study.run import process_bench
 

@@ -79,6 +79,7 @@ def rewrite(folder: RunFolder, **changes) -> None:
     path.write_text(json.dumps(manifest))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"schema": 1}', b"[" * 200000, b'{"a":' * 200000])
 def test_a_broken_manifest_is_never_served(folder, content):
     do(folder)
@@ -110,6 +111,7 @@ def test_a_pipe_a_folder_or_a_loose_link_in_the_place_of_a_file_is_cleared_away(
     assert do(folder).tables["cost"].seconds[0] == 0.25 and folder.read() is not None
 
 
+@pytest.mark.slow
 def test_a_run_of_another_version_of_a_library_is_served_with_one_warning(folder, caplog):
     store._warn_once.cache_clear()
     do(folder)
@@ -149,6 +151,7 @@ def test_a_table_of_another_shape_is_never_served(folder):
     assert folder.read() is None
 
 
+@pytest.mark.slow
 def test_another_schema_is_never_served(folder, monkeypatch):
     do(folder)
     monkeypatch.setattr(storage, "SCHEMA", storage.SCHEMA + 1)

@@ -373,6 +373,7 @@ def test_a_recipe_s_own_seed_shows_where_it_is_not_the_job_s(home, calls, job_ar
     assert list(run_study(jobs).blocks.recipe.unique()) == ["wanda-50% BR", "wanda-50% BR[seed=1]"]
 
 
+@pytest.mark.slow
 def test_equal_jobs_are_one_and_none_is_an_error(home, calls, job_args):
     study = run_study([Job(**job_args), Job(**job_args)])
     assert len(study.jobs) == 1 and len(study.blocks) == 2
@@ -419,6 +420,7 @@ def test_several_failing_jobs_are_told_and_an_interrupt_says_what_is_kept(home, 
     assert caplog.messages[-1] == "study interrupted: 0 of 3 runs are stored, the same call goes on from there"
 
 
+@pytest.mark.slow
 def test_every_job_has_the_threads_its_model_is_worth(home, calls, job_args, monkeypatch):
     """Here and in workers alike, and whatever is left to do: the count comes with the job."""
     seen = []
@@ -447,6 +449,7 @@ def test_a_missing_text_is_named_before_anything_is_run(home, calls, job_args):
     assert not calls.read_text()
 
 
+@pytest.mark.slow
 def test_an_edited_table_is_redone(home, calls, job_args):
     job = Job(**job_args)
     before = run_job(job)

@@ -654,6 +654,7 @@ def test_a_hub_out_of_reach_gives_one_message_with_the_way_out(monkeypatch, toke
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.real_assets
 def test_the_real_tables_of_glue(assets, tokenizer):
     reader = byte_tokenizer(pad_token="_", unk_token="_")

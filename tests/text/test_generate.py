@@ -152,6 +152,7 @@ def test_texts_keep_within_tokens_and_context_and_leave_end_of_text_out(tiny):
     assert max(text.tokens for batch in write(tiny, 2, batch=16, tokens=9) for text in batch.texts) == 9
 
 
+@pytest.mark.slow
 def test_start_tokens_are_uniform_or_as_frequent_as_in_a_text(tiny, tmp_path):
     path = tmp_path / "s.txt"
     path.write_text("cat cat cat dog\n\ncat dog <eos> nobody")
@@ -185,6 +186,7 @@ def test_prompts_are_the_first_tokens_of_documents(tiny, tmp_path):
     ].texts  # words this tokenizer does not know, but a lab text all the same
 
 
+@pytest.mark.slow
 def test_loops_are_found_exactly():
     generator = random.Random(0)
 
@@ -237,6 +239,7 @@ def test_prefixes_in_another_language_are_drawn_again_and_counted(tiny, monkeypa
         write(tiny, batch=8, language="en")
 
 
+@pytest.mark.slow
 def test_languages_are_told_apart_always_in_the_same_way():
     from langdetect import DetectorFactory
 

@@ -20,6 +20,7 @@ def all_shares(parts: int, whole: int) -> list[list[Fraction]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("parts", "whole"), [(2, 12), (3, 10), (4, 9), (5, 8)])
 def test_every_beginning_of_a_mixture_has_its_shares_to_within_a_window(parts, whole):
     for shares in all_shares(parts, whole):

@@ -85,6 +85,7 @@ def test_every_window_may_begin_with_the_token_in_place_of_its_first(mode, befor
         assert all(tokenizer.decode(row).startswith("<s>document") for row in every.ids), "nothing of the text is lost"
 
 
+@pytest.mark.slow
 def test_the_lab_and_texts_of_a_model_follow_too():
     loaded = tiny_writer()
     numbers = [("<eos>", loaded.tokenizer.eos_token_id)]
