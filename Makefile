@@ -1,5 +1,5 @@
 # make figures   run the notebooks on the embedded lab; figures/ is written anew
-# make check     format, lint, types and the quick tests: two to three minutes on two cores, before every commit
+# make check     format, lint, types and the quick tests: under two minutes on two cores, before every commit
 # make test      the same, then all tests, and the notebooks at their smoke size
 # make lab       JupyterLab on the notebooks
 # make docs      the documentation as a site, in build/docs; executes nothing
@@ -16,7 +16,8 @@ READY  := $(VENV)/.ready
 DOCS   := $(VENV)/.docs
 
 TESTS  := folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; set -ex; \
-	ANALYSIS_HOME="$$folder" ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadscope
+	ANALYSIS_HOME="$$folder" ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
+	PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/$(VENV)/pycache" $(RUN) -m pytest -n 2 --dist loadscope
 
 .PHONY: figures lint check test lab docs clean
 .DELETE_ON_ERROR:
@@ -30,7 +31,7 @@ lint: $(READY)
 	$(RUN) -m mypy
 
 check: lint
-	$(TESTS) -m "not slow" tests
+	$(TESTS) -p no:nbval -m "not slow" tests
 
 test: lint
 	$(TESTS) tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout 300

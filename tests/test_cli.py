@@ -152,6 +152,7 @@ def filled(value, world: Path):
     return value.replace("{world}", str(world)) if isinstance(value, str) else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_call_gives_one_message_and_no_traceback(case, world, tmp_path, capsys):
     changes, code, says = WRONG[case]

@@ -166,6 +166,7 @@ def test_a_criterion_from_outside_prunes():
     assert all(int(mask[row].sum()) == mask.shape[1] // 2 for mask in ends[0.99].masks.values() for row in (0, -1))
 
 
+@pytest.mark.slow
 def test_a_pattern_from_outside_prunes_and_its_counts_are_checked():
     registered()
     result = prune(small_llama(blocks=2), Recipe.parse("wanda-tiles-50%[size=4] BR[epochs=1]"), windows(6))
@@ -183,6 +184,7 @@ def test_a_pattern_from_outside_prunes_and_its_counts_are_checked():
         prune(small_llama(blocks=1), Recipe.parse("magnitude-numbers-50% LR"), windows(4))
 
 
+@pytest.mark.slow
 def test_a_structured_criterion_from_outside_prunes():
     def first(structure, evidence, generator, *, last):
         order = torch.arange(structure.count, dtype=torch.float64)

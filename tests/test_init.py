@@ -26,6 +26,7 @@ def test_dir_lists_the_public_names_before_they_are_used():
     assert in_a_fresh_python("import analysis; print(set(analysis.__all__) <= set(dir(analysis)))") == "True"
 
 
+@pytest.mark.slow
 def test_import_loads_no_torch_and_recipe_needs_none():
     code = (
         "import sys, analysis; analysis.Recipe.parse('wanda-50% LR'); print('torch' in sys.modules, 'transformers' in"

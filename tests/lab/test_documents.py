@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from functools import cache
 from itertools import islice
 
 import pytest
@@ -12,8 +13,15 @@ from analysis.lab.documents import MIXTURE, REGISTERS, default_world, documents
 from analysis.lab.draw import Draw
 
 EACH = 400
-SAMPLES = {register: list(islice(documents(register, seed=3), EACH)) for register in REGISTERS}
-EVERYTHING = [document for register in MIXTURE for document in SAMPLES[register]]
+
+
+@cache
+def samples(register):
+    return list(islice(documents(register, seed=3), EACH))
+
+
+def everything():
+    return (document for register in MIXTURE for document in samples(register))
 
 
 def test_registers_are_described_and_the_mixture_is_whole():
@@ -25,7 +33,7 @@ def test_registers_are_described_and_the_mixture_is_whole():
 
 @pytest.mark.parametrize("register", list(REGISTERS))
 def test_deterministic(register):
-    assert list(islice(documents(register, seed=3), 20)) == SAMPLES[register][:20]
+    assert list(islice(documents(register, seed=3), 20)) == samples(register)[:20]
 
 
 def test_text_is_what_the_shipped_model_was_trained_on():
@@ -36,9 +44,10 @@ def test_text_is_what_the_shipped_model_was_trained_on():
     assert hashlib.sha256(text.encode()).hexdigest().startswith("8ab5c54cecaf648a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("register", list(REGISTERS))
 def test_splits_and_seeds_give_other_documents(register):
-    train = {document.text for document in SAMPLES[register]}
+    train = {document.text for document in samples(register)}
     held_out = [document.text for document in islice(documents(register, split="held-out", seed=3), 100)]
     other_seed = [document.text for document in islice(documents(register, seed=4), 100)]
     # A herb has few things to say about it, so a short entry can come up twice; nothing longer does.
@@ -47,7 +56,7 @@ def test_splits_and_seeds_give_other_documents(register):
 
 
 def test_mixed_holds_every_register_in_its_share():
-    names = [document.register for document in SAMPLES["mixed"]]
+    names = [document.register for document in samples("mixed")]
     for register, share in MIXTURE.items():
         assert abs(names.count(register) / EACH - share) < 0.08
 
@@ -60,10 +69,11 @@ def test_unknown_register_and_split_are_refused_at_once():
 
 
 def test_nats_are_positive_and_below_the_text_itself():
-    for document in EVERYTHING:
+    for document in everything():
         assert 3.0 < document.nats < 1.5 * len(document.text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -84,13 +94,13 @@ def test_nats_are_positive_and_below_the_text_itself():
     ids=range(13),
 )
 def test_grammar(wrong):
-    for document in EVERYTHING:
+    for document in everything():
         found = re.search(wrong, document.text)
         assert not found, document.text[max(0, found.start() - 60) : found.end() + 60]
 
 
 def test_quotes_are_balanced_and_documents_end():
-    for document in EVERYTHING:
+    for document in everything():
         assert document.text.count('"') % 2 == 0
         if document.register != "letters":
             assert re.search(r"""[.!?]"?$""", document.text), document.text[-80:]
@@ -107,10 +117,10 @@ def _trades_told(texts, pattern):
 def test_entries_and_dialogues_agree_with_the_world():
     people = {person.name: person for person in default_world().people}
     entries = _trades_told(
-        (d.text for d in SAMPLES["entries"]), r"\n(\w+ \w+), born in \d+, is an? ([a-z -]+?) (?:from|of|in) "
+        (d.text for d in samples("entries")), r"\n(\w+ \w+), born in \d+, is an? ([a-z -]+?) (?:from|of|in) "
     )
     dialogues = _trades_told(
-        (d.text for d in SAMPLES["dialogues"]), r'(?m)^"?(?:\w+: )?(\w+ \w+), the ([a-z ]+) (?:of|from) '
+        (d.text for d in samples("dialogues")), r'(?m)^"?(?:\w+: )?(\w+ \w+), the ([a-z ]+) (?:of|from) '
     )
     assert len(entries) > 20 and len(dialogues) > 10
     for told in (entries, dialogues):
@@ -123,7 +133,7 @@ def test_homes_in_entries_are_the_worlds():
     people = {person.name: person for person in default_world().people}
     found = [
         pair
-        for d in SAMPLES["entries"]
+        for d in samples("entries")
         for pair in re.findall(r"^(\w+ \w+)\n.*?, is an? [a-z -]+ (?:from|of|in) (\w+)\.", d.text)
     ]
     assert len(found) > 20
@@ -183,7 +193,7 @@ def test_coins_add_up_in_the_text():
         )
     }
     checked = 0
-    for document in SAMPLES["stories"]:
+    for document in samples("stories"):
         for name, earned, total in re.findall(
             r"(\w+) earned (\w+) coins? by [^.]*?, and now had (\w+)\.", document.text
         )[:1]:
@@ -197,7 +207,7 @@ def test_coins_add_up_in_the_text():
 
 
 def test_recipes_use_every_ingredient_once():
-    for document in SAMPLES["recipes"]:
+    for document in samples("recipes"):
         takes, steps = document.text.split("\n")[1:3]
         dish = next(d for d in default_world().dishes if document.text.lower().startswith(d.name.lower()))
         for thing in dish.ingredients:

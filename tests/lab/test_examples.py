@@ -35,6 +35,7 @@ def test_examples_are_a_function_of_name_split_and_seed(name, drawn):
     assert again != list(islice(examples(name, seed=1), 50)) and again != drawn[name, "held-out"][:50]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_splits_share_no_example(name, drawn):
     """Nor a passage, or a longer text of a pair, whatever the seeds."""
@@ -44,6 +45,7 @@ def test_the_splits_share_no_example(name, drawn):
     assert not longer(islice(examples(name, seed=1), 500)) & held_out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_texts_are_finished_and_short(name, drawn):
     for one in drawn[name, "train"]:
@@ -58,6 +60,7 @@ def test_texts_are_finished_and_short(name, drawn):
         assert (one.second is None) == (name == "truth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["truth", "entailment"])
 def test_classes_are_balanced_in_every_stretch(name, drawn):
     for split in ("train", "held-out"):
@@ -67,11 +70,13 @@ def test_classes_are_balanced_in_every_stretch(name, drawn):
             assert 0.4 < sum(labels[start : start + 500]) / 500 < 0.6
 
 
+@pytest.mark.slow
 def test_scores_are_spread_over_their_range(drawn):
     counts = Counter(one.label for one in drawn["similarity", "train"])
     assert set(counts) == {0.0, 1.0, 2.0, 3.0, 4.0, 5.0} and min(counts.values()) > 0.12 * NUMBER
 
 
+@pytest.mark.slow
 def test_answers_stand_in_the_passage_at_many_places(drawn):
     places, kinds = [], Counter()
     for one in drawn["answers", "train"]:
@@ -86,6 +91,7 @@ def test_answers_stand_in_the_passage_at_many_places(drawn):
     assert len(kinds) > 5 and max(kinds.values()) < 0.6 * NUMBER
 
 
+@pytest.mark.slow
 def test_true_statements_are_true_of_the_world(drawn):
     """Statements of what somebody fears, against the world itself."""
     fears = {person.name: person.fear for person in default_world().people[:24]}
@@ -98,6 +104,7 @@ def test_true_statements_are_true_of_the_world(drawn):
     assert min(seen[0], seen[1]) > 10
 
 
+@pytest.mark.slow
 def test_words_alone_give_no_answer_to_truth(drawn):
     """Naive Bayes over words, trained on the train split: little above chance on the held-out one."""
     assert _bayes(drawn["truth", "train"], drawn["truth", "held-out"], lambda one: words(one.first)) < 0.62
@@ -128,6 +135,7 @@ def test_shared_words_are_not_the_whole_of_similarity(drawn):
     assert 0.2 < spearman(np.array(jaccard), np.array([one.label for one in held_out])) < 0.9
 
 
+@pytest.mark.slow
 def test_first_capitalised_words_are_seldom_the_answer(drawn):
     held_out = drawn["answers", "held-out"]
     right = sum(one.second.split()[0].strip(".,") == one.second[slice(*one.label)] for one in held_out)

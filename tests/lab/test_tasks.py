@@ -4,6 +4,7 @@ meaning.
 
 import re
 from collections import Counter
+from functools import cache
 from itertools import islice
 
 import pytest
@@ -23,10 +24,14 @@ CHOICES = {
     "common-sense": 4,
 }
 EACH = 400
-SAMPLES = {name: list(islice(task(name, seed=3), EACH)) for name in TASKS}
 WORLD = default_world()
 PEOPLE = {person.name: person for person in WORLD.people}
 THEY = {person.first: person.they for person in WORLD.people}
+
+
+@cache
+def samples(name):
+    return list(islice(task(name, seed=3), EACH))
 
 
 def true(item):
@@ -41,10 +46,10 @@ def test_seven_tasks_are_described():
 
 @pytest.mark.parametrize("name", list(TASKS))
 def test_a_function_of_task_split_and_seed(name):
-    assert list(islice(task(name, seed=3), 30)) == SAMPLES[name][:30]
+    assert list(islice(task(name, seed=3), 30)) == samples(name)[:30]
     for other in (task(name, seed=4), task(name, split="train", seed=3)):
-        assert len(set(islice(other, 30)) & set(SAMPLES[name][:30])) <= 3
-    assert len(set(SAMPLES[name])) > 0.95 * EACH
+        assert len(set(islice(other, 30)) & set(samples(name)[:30])) <= 3
+    assert len(set(samples(name))) > 0.95 * EACH
 
 
 def test_unknown_task_and_split_are_refused_at_once():
@@ -56,7 +61,7 @@ def test_unknown_task_and_split_are_refused_at_once():
 
 @pytest.mark.parametrize("name", list(TASKS))
 def test_items_are_finished_text(name):
-    for item in SAMPLES[name]:
+    for item in samples(name):
         assert len(item.choices) == len(set(item.choices)) == CHOICES[name] and 0 <= item.gold < len(item.choices)
         assert item.query == item.query.strip() and all(choice == choice.strip() and choice for choice in item.choices)
         for choice in item.choices:
@@ -70,7 +75,7 @@ def test_items_are_finished_text(name):
 
 @pytest.mark.parametrize("name", list(TASKS))
 def test_neither_position_nor_length_gives_the_answer_away(name):
-    items, chance = SAMPLES[name], 1 / CHOICES[name]
+    items, chance = samples(name), 1 / CHOICES[name]
     margin = 3.5 * (chance * (1 - chance) / EACH) ** 0.5
     places = Counter(item.gold for item in items)
     assert all(abs(places[place] / EACH - chance) < margin for place in range(CHOICES[name]))
@@ -87,7 +92,7 @@ def test_how_often_a_choice_is_true_elsewhere_does_not_give_it_away(name):
     """
     often, chance = Counter(true(item).split()[0] for item in islice(task(name, seed=8), 3 * EACH)), 1 / CHOICES[name]
     hits = []
-    for item in SAMPLES[name]:
+    for item in samples(name):
         counts = [often[choice.split()[0]] for choice in item.choices]
         hits.append(
             (item.gold in [place for place, number in enumerate(counts) if number == max(counts)])
@@ -98,7 +103,7 @@ def test_how_often_a_choice_is_true_elsewhere_does_not_give_it_away(name):
 
 def test_yes_and_no_are_true_equally_often_and_as_the_passage_says():
     counts = Counter()
-    for item in SAMPLES["yes-no"]:
+    for item in samples("yes-no"):
         answer, number = true(item), {word: n for n, word in enumerate(NUMBERS)}
         counts[" ".join(answer.split()[:2])] += 1
         if votes := re.search(r"(\w+) voted for it and (\w+) against\.$", item.query):
@@ -119,7 +124,7 @@ def test_the_summary_is_the_passages():
     word.
     """
     named = 0
-    for item in SAMPLES["entailment"]:
+    for item in samples("entailment"):
         passage, wrong = item.query.removesuffix("\nIn short:"), item.choices[1 - item.gold]
         first = true(item).split()[0]
         if first in THEY:
@@ -157,7 +162,7 @@ def owner(query: str, thing: str) -> str:
 
 @pytest.mark.slow
 def test_the_owner_in_the_ending_is_the_one_in_the_story():
-    for item in SAMPLES["story-ending"]:
+    for item in samples("story-ending"):
         name, thing = re.fullmatch(r"(\w+) had the (.+)\.", true(item)).groups()
         assert owner(item.query, thing) == name, item.query
         told = [choice.split()[0] in re.findall(r"\w+", item.query) for choice in item.choices]
@@ -165,7 +170,7 @@ def test_the_owner_in_the_ending_is_the_one_in_the_story():
 
 
 def test_pronouns_are_those_of_the_people_named():
-    for item in SAMPLES["pronouns"]:
+    for item in samples("pronouns"):
         if kin := re.search(r"(sister|mother|daughter|brother|father|son)$", item.query):
             sex = "she" if kin[1] in ("sister", "mother", "daughter") else "he"
             assert [THEY[choice.split()[0]] == sex for choice in item.choices] == [
@@ -174,7 +179,7 @@ def test_pronouns_are_those_of_the_people_named():
         else:
             named = re.search(r"met a \w+, (\w+)|my friend (\w+)|^(\w+) \w+\n", item.query)
             assert true(item).split()[0].lower() == THEY[next(filter(None, named.groups()))]
-    assert Counter(true(item).split()[0] in ("She", "He") for item in SAMPLES["pronouns"])[True] == 3 * EACH // 4
+    assert Counter(true(item).split()[0] in ("She", "He") for item in samples("pronouns"))[True] == 3 * EACH // 4
 
 
 @pytest.mark.parametrize("name", ["facts-easy", "facts-hard"])
@@ -184,7 +189,7 @@ def test_facts_are_the_worlds_and_the_other_choices_are_not(name):
         for group in (WORLD.books, WORLD.animals, WORLD.plants)
     )
     towns = {f"{x.landmark} of {x.name}": x for x in WORLD.towns}
-    for item in SAMPLES[name]:
+    for item in samples(name):
         query = item.query
         if found := re.search(r" in \w+, (\w+ \w+), the$", query):
             truth, rank = PEOPLE[found[1]].trade.noun, WORLD.rank[PEOPLE[found[1]]]
@@ -206,7 +211,7 @@ def test_facts_are_the_worlds_and_the_other_choices_are_not(name):
 def test_the_same_choices_stand_under_other_verbs():
     """Every sort of thing is the true one equally often, and a day is the one agreed on."""
     verbs = Counter()
-    for item in SAMPLES["common-sense"]:
+    for item in samples("common-sense"):
         if re.search(r"day\b", true(item)):
             assert item.query.count(true(item)) >= 1 and not any(
                 choice in item.query for choice in item.choices if choice != true(item)
@@ -226,7 +231,7 @@ def test_passages_are_none_of_the_training_text():
     passages = {
         line
         for name in ("yes-no", "story-ending")
-        for item in SAMPLES[name]
+        for item in samples(name)
         for line in item.query.split("\n")
         if len(line) > 120
     }

@@ -194,6 +194,7 @@ def test_frank_wolfe_gets_the_criterion_s_scores():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_sparsegpt_updates_for_the_refined_mask(pattern):
     """The mask is refined on the original weights; then the sweep runs once more with that mask fixed."""

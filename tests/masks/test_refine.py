@@ -271,6 +271,7 @@ def algorithm(weight, gram, mask, pattern, scores, iterations, protect):
     return relaxed, protected, rounded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS, ids=name_of)
 @pytest.mark.parametrize("protect", [0.0, 0.5, 0.9])
 def test_frank_wolfe_is_algorithm_1(pattern, protect):

@@ -24,6 +24,7 @@ def _with_random_zeros(model, seed=0):
     return pruned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padded", [False, True])
 def test_every_kind_equals_its_definition(padded):
     dense = small_llama()
@@ -52,6 +53,7 @@ def test_every_kind_equals_its_definition(padded):
             assert rows[kind]["block"] == index and rows[kind]["split"] == "calibration"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padded", [False, True])
 def test_readings_that_no_single_token_decides_equal_their_definitions(padded):
     dense, w = small_llama(), windows(5, padded=padded)
@@ -116,6 +118,7 @@ def test_square_sum_ignores_padding_and_does_not_lose_small_terms():
     assert square_sum(x, torch.tensor([[True, True, True]])) > 4e8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padded", [False, True])
 def test_quantiles_are_those_of_real_tokens_and_of_windows(padded):
     dense = small_llama()

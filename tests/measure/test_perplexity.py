@@ -36,6 +36,7 @@ def test_without_padding_it_is_the_mean_of_the_models_own_losses(family):
     assert (result.tokens, result.windows, result.context) == (5 * 23, 5, 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt2", "gemma2"])
 def test_padding_changes_nothing(family):
     model = tiny(family)

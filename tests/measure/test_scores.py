@@ -182,6 +182,7 @@ def test_answers_are_spans_of_the_passage_in_order_and_not_too_long():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ASKED, "regression"])
 def test_the_loss_is_the_models_own_and_batches_change_nothing(name):
     head = ASKED.get(name, name)

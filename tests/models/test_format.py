@@ -41,6 +41,7 @@ def halved(model):
     return masks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("checkpoints", "computed", "asked", "stored"),
     [

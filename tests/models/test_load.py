@@ -82,6 +82,7 @@ def test_dtype_is_chosen_once(saved, dtype):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "gemma3", "opt", "gpt_neox", "bloom"])
 def test_other_families(family, tmp_path):
     with quiet():

@@ -71,6 +71,7 @@ def test_replay_is_exact_with_eager_attention(family, padding):
     assert replay_error(model, parts, windows(3, padding), batch=2).relative_error.max() <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_windows_in_any_order(family):
     model, parts = model_of(family)
@@ -211,6 +212,7 @@ def test_hidden_states_go_where_the_caller_has_room():
     assert torch.equal(recording.hidden, record(model, parts, windows(3)).hidden)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_verify_in_half_precision(dtype):
     model = tiny("gemma3").to(dtype)

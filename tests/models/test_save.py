@@ -26,6 +26,7 @@ def pruned(family="llama", seed=0):
     return model, masks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_saved_loads_back_with_its_zeros(family, tmp_path):
     model, masks = pruned(family)
@@ -37,6 +38,7 @@ def test_saved_loads_back_with_its_zeros(family, tmp_path):
     assert torch.equal(again(ids).logits, model(ids).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays(dtype, tmp_path):
     model, masks = pruned()

@@ -110,6 +110,7 @@ def untouched(model):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", [None, "both"])
 @pytest.mark.parametrize("family", EVERY)
 def test_halves_make_up_the_block(family, padding):
@@ -125,6 +126,7 @@ def test_halves_make_up_the_block(family, padding):
     assert untouched(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", EVERY)
 def test_halves_make_up_the_block_in_float64(family):
     assert halves_error(*setting(family, WITHOUT_NAN.get(family, "right"), torch.float64)) <= 1e-12
@@ -372,6 +374,7 @@ def test_wrong_calls():
     assert untouched(block.module)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["gemma3", "falcon", "opt"])
 def test_check_in_half_precision(family, dtype):

@@ -140,6 +140,7 @@ def test_every_saved_row_is_drawn_and_nothing_else(made, name, tmp_path, blocks)
     assert drawn == set(zip(saved["method"], saved[x].astype(float), saved["value"], strict=True))
 
 
+@pytest.mark.slow
 def test_a_unit_has_its_place_and_what_has_none_is_a_level(made):
     _, fig, table, _, _ = made["granularity"]
     units = ["matrix", "sub-block", "1 block", "2 blocks", "model"]
@@ -160,6 +161,7 @@ def test_a_unit_has_its_place_and_what_has_none_is_a_level(made):
     assert sorted(points(fig)) == sorted(expected)
 
 
+@pytest.mark.slow
 def test_costs_lie_where_they_are_and_rings_on_the_front(made):
     _, fig, table, _, _ = made["cost"]
     front, solved = [], []
@@ -177,6 +179,7 @@ def test_costs_lie_where_they_are_and_rings_on_the_front(made):
     assert sorted((panel, x, y) for panel, _, x, y in points(fig, "front")) == sorted(front)
 
 
+@pytest.mark.slow
 def test_criteria_stand_side_by_side_with_refinements_beside_each(made):
     _, fig, table, _, _ = made["criteria"]
     order, beside = ["magnitude", "wanda", "ria", "sparsegpt"], {"none": -0.26, "swaps": 0.0, "fw": 0.26}
@@ -218,6 +221,7 @@ def test_a_way_of_repairing_without_a_look_of_its_own_is_drawn_all_the_same(mask
     assert "after BR[unit=matrix]" in [text.get_text() for text in fig.legends[0].get_texts()]
 
 
+@pytest.mark.slow
 def test_every_matrix_is_a_dot(made):
     _, fig, table, _, _ = made["layers"]
     patterns = list(table["pattern"].unique())
@@ -228,6 +232,7 @@ def test_every_matrix_is_a_dot(made):
     assert magnitude == sorted(magnitude) and len(set(magnitude)) == table["block"].nunique()
 
 
+@pytest.mark.slow
 def test_budgets_are_drawn_against_both_prices(made):
     _, fig, table, _, _ = made["budget"]
     panels = [(split, price) for split in table["split"].unique() for price in ("tokens", "solve_seconds")]
@@ -249,6 +254,7 @@ def test_budgets_are_drawn_against_both_prices(made):
     }
 
 
+@pytest.mark.slow
 def test_more_text_has_a_panel_for_every_number_of_epochs(made):
     _, fig, table, _, _ = made["more"]
     panels = [(split, epochs) for split in table["split"].unique() for epochs in (1, 4)]
@@ -333,6 +339,7 @@ def test_without_a_folder_figures_stay_out_of_the_repository(made, blocks, monke
     assert save_figure(fig, "x", table, provenance({"PRESET": "lab"}, blocks)) == tmp_path / "runs" / "figures" / "lab"
 
 
+@pytest.mark.slow
 def test_wrong_calls_of_save_figure(made, tmp_path, blocks):
     _, fig, table, _, _ = made["total"]
     (tmp_path / "file").write_text("")
@@ -377,6 +384,7 @@ def test_a_band_is_one_standard_deviation_and_absent_for_one_seed(blocks):
     assert np.allclose([edges.min(), edges.max()], [row["value"] - row["std"], row["value"] + row["std"]])
 
 
+@pytest.mark.slow
 def test_rings_sit_on_the_lowest_held_out_epoch(made):
     _, fig, table, _, _ = made["epochs"]
     rings = {
@@ -390,6 +398,7 @@ def test_rings_sit_on_the_lowest_held_out_epoch(made):
     assert rings == set(zip(low["epoch"].astype(float), low["value"], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*NAMES, "three by three"])
 def test_no_text_leaves_the_figure_or_covers_another(made, name, blocks):
     full = blocks[blocks["samples"] == 32]

@@ -18,6 +18,7 @@ def own(final):
     return final[final["calibration"] == "lab:stories"]
 
 
+@pytest.mark.slow
 def test_added_text_is_a_change_from_nothing_added(own):
     out = generated_text.added(own, sources=["self", "lab:stories", "lab:recipes"])
     assert list(out["measure"].unique()) == [HELD_OUT_ERROR, PERPLEXITY, ACCURACY] and list(out["added"].unique()) == [

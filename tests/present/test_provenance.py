@@ -33,6 +33,7 @@ def files(folder):
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())} if folder.exists() else {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", NAMES)
 def test_names_are_drawn_as_they_are(word):
     fig = drawn(word)

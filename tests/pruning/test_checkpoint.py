@@ -129,6 +129,7 @@ def test_a_run_goes_on_with_the_threads_it_began_with(tmp_path, monkeypatch):
         assert kept_threads(tmp_path) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torch", "transformers"])
 def test_visits_of_another_version_of_a_library_are_done_again(tmp_path, monkeypatch, caplog, name):
     resume = _interrupted(monkeypatch, tmp_path)

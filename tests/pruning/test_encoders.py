@@ -34,6 +34,7 @@ def last(result, split: str = "calibration") -> float:
     return float(blocks[(blocks.split == split) & (blocks.kind == "total")].sort_values("block").error.iloc[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_replay_is_exact_with_padding_and_token_types(name):
     model, w = encoder(name), examples(name)

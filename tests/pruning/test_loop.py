@@ -484,6 +484,7 @@ def test_on_a_gpu_the_result_is_the_cpus_within_rounding(method):
     assert (gpu.tables["cost"].peak_memory_mib > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lr", [0.3, 1e-3])
 def test_units_that_training_made_worse_are_recorded_and_told_once(lr, caplog):
     result = prune(

@@ -128,6 +128,7 @@ def test_the_sparse_stream_is_least_squares_on_what_the_pruned_model_hands_over(
     torch.testing.assert_close(repaired_module.bias.double(), solved[-1], atol=2e-4, rtol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", ["sparse", "dense"])
 def test_scores_look_at_the_stream_of_the_recipe(stream):
     """Activation norms of block 1, its neurons' inputs taken from the dense model or from the model whose block 0 is
@@ -473,6 +474,7 @@ def test_block_errors_are_those_of_the_model_as_it_ends():
         assert blocks[index] == pytest.approx(float((a - b).square().mean()), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text, kept",
     [

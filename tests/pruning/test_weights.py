@@ -49,6 +49,7 @@ def test_zeros_that_stay_are_changed_by_no_solver_and_are_the_mask_at_0_percent(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

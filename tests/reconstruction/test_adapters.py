@@ -102,6 +102,7 @@ def test_a_rank_above_the_smaller_side_names_the_matrix():
     assert not any(p.requires_grad for p in piece.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [0.0, 0.05])
 def test_the_solver_equals_autograd_and_adam_over_the_adapters(clip):
     """float32, the same start: W + s (B A) * M built in the forward, norms trained beside it."""

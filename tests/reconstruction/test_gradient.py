@@ -78,6 +78,7 @@ def fused_adam(*args, **kwargs):
 # --- the loop --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padded", [False, True])
 def test_paper_1_equals_a_plain_loop_bit_for_bit(padded):
     piece, masks, problem = case(padded=padded)
@@ -88,6 +89,7 @@ def test_paper_1_equals_a_plain_loop_bit_for_bit(padded):
         assert torch.equal(value, expected[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padded", [False, True])
 def test_equals_masking_in_the_forward_in_float64(padded):
     piece, masks, problem = case(padded=padded)
@@ -307,6 +309,7 @@ def test_calibration_selection_keeps_the_best_epoch_and_records_it():
     assert unit_error(piece, problem)[0] == pytest.approx(min(errors), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_start_is_kept_where_every_epoch_is_worse():
     piece, masks, problem = case()
     before = weights(piece)

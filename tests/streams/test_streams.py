@@ -14,6 +14,7 @@ from analysis.streams.streams import advance, advance_streams, allocate, chunks,
 from tests.helpers.small import block_outputs, small_llama, windows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padded", [False, True])
 def test_streams_equal_the_modelsblock_outputs(padded, monkeypatch):
     monkeypatch.setitem(module.TOKENS_PER_FORWARD, "cpu", 48)  # three windows a forward: seven windows do not divide

@@ -263,6 +263,7 @@ POSSIBLE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "heads", "possible"), POSSIBLE)
 def test_a_ratio_whole_heads_cannot_express_is_refused_with_those_they_can(family, heads, possible):
     found = structures(tiny(family), kinds=["heads"], heads=heads)
@@ -331,6 +332,7 @@ def test_the_global_mask_is_the_best_of_all(seed, removed, counts, context):
     assert worth(masks) == pytest.approx(best)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removed", [0.2, 0.5])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_threshold_mask_keeps_from_the_best_down(seed, removed):

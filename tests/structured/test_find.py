@@ -98,6 +98,7 @@ def test_a_kv_group_goes_with_all_its_query_heads(family):
     assert removal_error(model, structures(model, kinds=["heads"], heads="queries").pairs, seed=3) <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["opt", "gpt2"])
 def test_without_groups_a_query_head_is_a_head(family):
     one, other = (structures(tiny(family), kinds=["heads"], heads=heads).pairs[0] for heads in ("groups", "queries"))

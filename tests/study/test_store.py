@@ -65,6 +65,7 @@ def test_an_altered_file_is_never_served(folder, name, caplog):
     assert folder.read().tables["blocks"].error[0] == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_never_served(folder, name):
     do(folder)

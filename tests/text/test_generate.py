@@ -250,6 +250,7 @@ def test_languages_are_told_apart_always_in_the_same_way():
     assert len({detected("an hour was") for _ in range(20)}) == 1 and DetectorFactory.seed == before
 
 
+@pytest.mark.slow
 def test_settings_that_do_not_suit_the_model_are_refused(tiny):
     for settings, message in (
         (dict(tokens=49), "49 tokens are more than the model's context of 48"),

@@ -296,6 +296,7 @@ def test_a_home_that_is_no_place_for_a_folder_is_told(place, tiny, tmp_path, mon
         take(tiny, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "owner", "name", "reason"),
     [

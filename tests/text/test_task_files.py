@@ -142,6 +142,7 @@ def test_fingerprints_are_of_what_is_asked(tmp_path):
         task_fingerprint("lab:no")
 
 
+@pytest.mark.slow
 def test_names_are_checked_without_torch_or_the_harness():
     code = (
         "import sys\nfrom analysis.text.tasks import *\ncheck_tasks(['lab:yes-no', 'hub:boolq']);"
