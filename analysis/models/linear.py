@@ -19,6 +19,7 @@ from analysis.errors import UnsupportedModel
 from analysis.models.hooks import hooked
 
 PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+PLAIN_TYPES: tuple[type, ...] = (nn.Parameter, Tensor)
 _STORED = ("weight", "qweight", "weight_packed")  # what quantised linear maps call what they store
 _MERGE = "merge it first (peft: `model.merge_and_unload()`) and prune the merged model"
 
@@ -89,7 +90,7 @@ def _quantised(stored: object) -> bool:
     its own."""
     if not isinstance(stored, Tensor):
         return callable(stored)
-    return stored.dtype not in PLAIN_DTYPES or type(stored) not in (nn.Parameter, Tensor)
+    return stored.dtype not in PLAIN_DTYPES or type(stored) not in PLAIN_TYPES
 
 
 def refuse_tied(model: nn.Module, matrices: Mapping[str, nn.Module]) -> None:
