@@ -87,7 +87,7 @@ def run() -> dict[str, dict]:
 
     def half(place):
         made = small_llama(blocks=2).bfloat16().to(place)
-        parameters = pruned("wanda-50% LR", made, windows(4), windows(2, seed=1))
+        parameters = pruned("magnitude-50% LR", made, windows(4), windows(2, seed=1))
         return {name: value for name, value in parameters.items() if value.dtype == torch.bfloat16}
 
     def smaller(place):
