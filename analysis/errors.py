@@ -101,6 +101,11 @@ def quoted(value: object, most: int = 120) -> str:
         text = repr(value)
     except Exception:  # a number of thousands of digits, a list within lists without end
         return f"a {type(value).__name__} too large to show"
+    return shortened(text, most)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text, of which one longer than `most` characters shows beginning and end."""
     return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-most // 4 :]}"
 
 

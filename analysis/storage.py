@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from analysis.errors import StoreError
+from analysis.errors import StoreError, shortened
 
 PLACING = ".placing"  # how the temporary folders of `placing` begin
 SCHEMA = 7  # what a run means: its identity, its tables, or what any recipe computes; raise by hand when one changes
@@ -128,7 +128,7 @@ def as_store_error(error: OSError, place: object = None, remedy: str | None = No
     """Any OSError as one message: `place` (default: the file it names), the reason, and what to do."""
     reason = _REASONS.get(error.errno or 0)
     file = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes, os.PathLike)) else None
-    where = ": ".join(dict.fromkeys(str(part) for part in (place, file) if part))
+    where = ": ".join(dict.fromkeys(shortened(str(part), 400) for part in (place, file) if part))
     words = reason or error.strerror or next(iter(str(error).strip().splitlines()), type(error).__name__)
     remedy = remedy or _REMEDIES.get(reason or "", "mend that and repeat the command")
     return StoreError(f"{where + ': ' if where else ''}{words}; {remedy}")
