@@ -116,6 +116,14 @@ def libraries(installed: Mapping[str, str] | None = None) -> dict[str, str]:
     return {name: ".".join(str(given.get(name, "unknown")).split(".")[:2]) for name in LIBRARIES}
 
 
+def other_libraries(installed: Mapping[str, str]) -> str:
+    """What of an `environment()` written down elsewhere is different from the libraries here, such as "torch 2.12, here
+    2.13"; empty where nothing is.
+    """
+    here, there = libraries(), libraries(installed)
+    return "; ".join(f"{name} {there[name]}, here {here[name]}" for name in here if there[name] != here[name])
+
+
 def environment() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on, and the kind of machine."""
     return {"python": platform.python_version(), "machine": platform.machine()} | versions(*PACKAGES)
