@@ -119,7 +119,7 @@ UNTOLD = {"cost.csv", "cost.parquet", "summary.json", "manifest.json", "provenan
 def content(folder: Path) -> dict[str, str]:
     """Hash of every file of results, and the numbers of the summary that are not times."""
     hashes = {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): hashlib.sha256(_without_times(path)).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in UNTOLD and not path.name.endswith(".lock") and path.name != ".lock"
     }
@@ -127,6 +127,13 @@ def content(folder: Path) -> dict[str, str]:
         summary = json.loads((folder / "summary.json").read_text())
         hashes["summary"] = json.dumps([summary["perplexity"], summary["sparsity"]], sort_keys=True)
     return hashes
+
+
+def _without_times(path: Path) -> bytes:
+    """A file's content; of the table of sizes the counts alone, not the measured latency and throughput."""
+    if path.name != "size.csv":
+        return path.read_bytes()
+    return "\n".join(",".join(line.split(",")[:3]) for line in path.read_text().splitlines()).encode()
 
 
 def alterations(draw: random.Random) -> dict[str, Callable[[Path], object]]:
@@ -268,6 +275,28 @@ def _until(argv: list[str], out: Path, ready: Callable[[], bool]) -> None:
     process.wait()
 
 
+KILLED = {
+    "prune": [*PRUNE, "--out=OUT"],
+    "shrink": ["prune", "lab", "--recipe=flap-neurons-50% LIAR+GP", *PRUNE[3:], "--shrink", "--out=OUT"],
+    "retrain": ["prune", "lab", "--recipe=wanda-50% retrain[epochs=2]", *PRUNE[3:], "--out=OUT"],
+    "generate": ["data", "generate", "lab", "--texts=48", "--settings=tokens=24,batch=8", "--out=OUT/own.jsonl"],
+    "train": [
+        "lab",
+        "train",
+        "--tokens=60000",
+        "--hidden=32",
+        "--blocks=2",
+        "--intermediate=32",
+        "--heads=2",
+        "--kv-heads=1",
+        "--vocabulary=300",
+        "--context=64",
+        "--window=64",
+        "--out=OUT",
+    ],
+}
+
+
 def kills(folder: Path, draw: random.Random) -> Iterator[tuple[str, str | None]]:
     """Each command killed at random changes of its files, repeated, and compared with one never killed."""
     import analysis
@@ -277,27 +306,7 @@ def kills(folder: Path, draw: random.Random) -> Iterator[tuple[str, str | None]]
             import_module(module.name)
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    commands = {
-        "prune": [*PRUNE, "--out=OUT"],
-        "shrink": ["prune", "lab", "--recipe=flap-neurons-50% LIAR+GP", *PRUNE[3:], "--shrink", "--out=OUT"],
-        "retrain": ["prune", "lab", "--recipe=wanda-50% retrain[epochs=2]", *PRUNE[3:], "--out=OUT"],
-        "generate": ["data", "generate", "lab", "--texts=48", "--settings=tokens=24,batch=8", "--out=OUT/own.jsonl"],
-        "train": [
-            "lab",
-            "train",
-            "--tokens=60000",
-            "--hidden=32",
-            "--blocks=2",
-            "--intermediate=32",
-            "--heads=2",
-            "--kv-heads=1",
-            "--vocabulary=300",
-            "--context=64",
-            "--window=64",
-            "--out=OUT",
-        ],
-    }
-    for name, words in commands.items():
+    for name, words in KILLED.items():
         home = folder / f"home-{name}"
         os.environ["ANALYSIS_HOME"] = str(home)
 
