@@ -109,6 +109,16 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-most // 4 :]}"
 
 
+def count_problem(name: str, value: object, least: int = 1) -> str | None:
+    """The sentence on what is no whole number of at least `least`, or one of more than 64 bits; None where it is."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole and not -(2**63) < value < 2**63:
+        return f"{name} must be a whole number from {least} to 2^63 - 1, got one of {value.bit_length()} bits"
+    return (
+        None if whole and value >= least else f"{name} must be a whole number of at least {least}, got {quoted(value)}"
+    )
+
+
 class OutOfMemory(AnalysisError):
     """More memory was asked for than the machine or the device gives."""
 
