@@ -101,7 +101,22 @@ def quoted(value: object, most: int = 120) -> str:
         text = repr(value)
     except Exception:  # a number of thousands of digits, a list within lists without end
         return f"a {type(value).__name__} too large to show"
+    return shortened(text, most)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text, of which one longer than `most` characters shows beginning and end."""
     return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-most // 4 :]}"
+
+
+def count_problem(name: str, value: object, least: int = 1) -> str | None:
+    """The sentence on what is no whole number of at least `least`, or one of more than 64 bits; None where it is."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole and not -(2**63) < value < 2**63:
+        return f"{name} must be a whole number from {least} to 2^63 - 1, got one of {value.bit_length()} bits"
+    return (
+        None if whole and value >= least else f"{name} must be a whole number of at least {least}, got {quoted(value)}"
+    )
 
 
 class OutOfMemory(AnalysisError):

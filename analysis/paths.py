@@ -3,22 +3,23 @@
 import os
 from pathlib import Path
 
-from analysis.errors import StoreError, UsageError
+from analysis.errors import StoreError, UsageError, quoted, shortened
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def expanded(path: str | Path) -> Path:
+def expanded(path: str | os.PathLike[str]) -> Path:
     """A path as the shell would have it, `~` and `~user` opened. Raises UsageError for what can be no path: of another
     type, empty, with a NUL in it, or of a user there is not.
     """
-    if not isinstance(path, (str, Path)) or not str(path) or "\0" in str(path):
-        raise UsageError(f"path {path!r}: is none; give the name of a file or folder")
+    name = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise UsageError(f"path {quoted(path)}: is none; give the name of a file or folder")
     try:
-        return Path(path).expanduser()
+        return Path(name).expanduser()
     except RuntimeError:
         raise UsageError(
-            f"path {str(path)!r}: there is no user {str(path).partition('/')[0]}; write ./~... for a name"
+            f"path {quoted(name)}: there is no user {shortened(name.partition('/')[0], 60)}; write ./~... for a name"
         ) from None
 
 

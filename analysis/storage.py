@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from analysis.errors import StoreError
+from analysis.errors import StoreError, shortened
 
 PLACING = ".placing"  # how the temporary folders of `placing` begin
 SCHEMA = 7  # what a run means: its identity, its tables, or what any recipe computes; raise by hand when one changes
@@ -116,6 +116,14 @@ def libraries(installed: Mapping[str, str] | None = None) -> dict[str, str]:
     return {name: ".".join(str(given.get(name, "unknown")).split(".")[:2]) for name in LIBRARIES}
 
 
+def other_libraries(installed: Mapping[str, str]) -> str:
+    """What of an `environment()` written down elsewhere is different from the libraries here, such as "torch 2.12, here
+    2.13"; empty where nothing is.
+    """
+    here, there = libraries(), libraries(installed)
+    return "; ".join(f"{name} {there[name]}, here {here[name]}" for name in here if there[name] != here[name])
+
+
 def environment() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on, and the kind of machine."""
     return {"python": platform.python_version(), "machine": platform.machine()} | versions(*PACKAGES)
@@ -128,7 +136,7 @@ def as_store_error(error: OSError, place: object = None, remedy: str | None = No
     """Any OSError as one message: `place` (default: the file it names), the reason, and what to do."""
     reason = _REASONS.get(error.errno or 0)
     file = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes, os.PathLike)) else None
-    where = ": ".join(dict.fromkeys(str(part) for part in (place, file) if part))
+    where = ": ".join(dict.fromkeys(shortened(str(part), 400) for part in (place, file) if part))
     words = reason or error.strerror or next(iter(str(error).strip().splitlines()), type(error).__name__)
     remedy = remedy or _REMEDIES.get(reason or "", "mend that and repeat the command")
     return StoreError(f"{where + ': ' if where else ''}{words}; {remedy}")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.errors import OverlapError, UsageError
+from analysis.errors import OverlapError, UsageError, count_problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -224,13 +224,8 @@ def _tensor_problem(ids: Any, mask: Any) -> str | None:
 
 def check_count(operation: str, name: str, value: int, least: int = 1) -> None:
     """Raise UsageError unless `value` is a whole number of at least `least` that fits into 64 bits."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if whole and value.bit_length() > 63:
-        raise UsageError(
-            f"{operation}: {name} must lie between {least} and 2^63 - 1, not have {value.bit_length()} bits"
-        )
-    if not whole or value < least:
-        raise UsageError(f"{operation}: {name} must be a whole number of at least {least}, not {repr(value)[:40]}")
+    if problem := count_problem(name, value, least):
+        raise UsageError(f"{operation}: {problem}")
 
 
 def disjoint(

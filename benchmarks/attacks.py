@@ -13,7 +13,9 @@ random. One thread; nothing is written outside a temporary folder.
 import hashlib
 import io
 import json
+import math
 import os
+import pkgutil
 import random
 import shutil
 import signal
@@ -21,9 +23,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", ANALYSIS_PROGRESS="0", HF_HUB_OFFLINE="1")
@@ -115,7 +119,7 @@ UNTOLD = {"cost.csv", "cost.parquet", "summary.json", "manifest.json", "provenan
 def content(folder: Path) -> dict[str, str]:
     """Hash of every file of results, and the numbers of the summary that are not times."""
     hashes = {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): hashlib.sha256(_without_times(path)).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in UNTOLD and not path.name.endswith(".lock") and path.name != ".lock"
     }
@@ -123,6 +127,13 @@ def content(folder: Path) -> dict[str, str]:
         summary = json.loads((folder / "summary.json").read_text())
         hashes["summary"] = json.dumps([summary["perplexity"], summary["sparsity"]], sort_keys=True)
     return hashes
+
+
+def _without_times(path: Path) -> bytes:
+    """A file's content; of the table of sizes the counts alone, not the measured latency and throughput."""
+    if path.name != "size.csv":
+        return path.read_bytes()
+    return "\n".join(",".join(line.split(",")[:3]) for line in path.read_text().splitlines()).encode()
 
 
 def alterations(draw: random.Random) -> dict[str, Callable[[Path], object]]:
@@ -264,59 +275,89 @@ def _until(argv: list[str], out: Path, ready: Callable[[], bool]) -> None:
     process.wait()
 
 
+KILLED = {
+    "prune": [*PRUNE, "--out=OUT"],
+    "shrink": ["prune", "lab", "--recipe=flap-neurons-50% LIAR+GP", *PRUNE[3:], "--shrink", "--out=OUT"],
+    "retrain": ["prune", "lab", "--recipe=wanda-50% retrain[epochs=2]", *PRUNE[3:], "--out=OUT"],
+    "generate": ["data", "generate", "lab", "--texts=48", "--settings=tokens=24,batch=8", "--out=OUT/own.jsonl"],
+    "train": [
+        "lab",
+        "train",
+        "--tokens=60000",
+        "--hidden=32",
+        "--blocks=2",
+        "--intermediate=32",
+        "--heads=2",
+        "--kv-heads=1",
+        "--vocabulary=300",
+        "--context=64",
+        "--window=64",
+        "--out=OUT",
+    ],
+}
+
+
 def kills(folder: Path, draw: random.Random) -> Iterator[tuple[str, str | None]]:
     """Each command killed at random changes of its files, repeated, and compared with one never killed."""
-    commands = {
-        "prune": [*PRUNE, "--out=OUT"],
-        "shrink": ["prune", "lab", "--recipe=flap-neurons-50% LIAR+GP", *PRUNE[3:], "--shrink", "--out=OUT"],
-        "retrain": ["prune", "lab", "--recipe=wanda-50% retrain[epochs=2]", *PRUNE[3:], "--out=OUT"],
-        "generate": ["data", "generate", "lab", "--texts=48", "--settings=tokens=24,batch=8", "--out=OUT/own.jsonl"],
-        "train": [
-            "lab",
-            "train",
-            "--tokens=60000",
-            "--hidden=32",
-            "--blocks=2",
-            "--intermediate=32",
-            "--heads=2",
-            "--kv-heads=1",
-            "--vocabulary=300",
-            "--context=64",
-            "--window=64",
-            "--out=OUT",
-        ],
-    }
-    for name, words in commands.items():
+    import analysis
+
+    for module in pkgutil.walk_packages(analysis.__path__, "analysis."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    for name, words in KILLED.items():
         home = folder / f"home-{name}"
         os.environ["ANALYSIS_HOME"] = str(home)
 
-        def ran(out: Path, words=words, moment: int | None = None, home=home) -> str:
+        def ran(out: Path, moment: float = math.inf, words=words, home=home) -> tuple[int, int, str]:
             (out if "generate" in words else out.parent).mkdir(parents=True, exist_ok=True)
-            argv = [word.replace("OUT", str(out)) for word in words]
-            process = subprocess.Popen(
-                [sys.executable, "-m", "analysis", *argv], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-            )
+            process = _forked([word.replace("OUT", str(out)) for word in words], said := folder / "said")
             changes, seen = 0, None
-            while moment is not None and process.poll() is None:
+            while not (ended := os.waitpid(process, os.WNOHANG))[0]:
                 state = [changed for root in (out, home) for path in _files(root) if (changed := _changed(path))]
                 changes, seen = changes + (state != seen), state
+                time.sleep(0.005)
                 if changes > moment:
-                    time.sleep(draw.random() / 2)
-                    process.kill()
-            return (process.communicate()[1] or "") if process.returncode in (0, -9, None) or process.wait() else ""
+                    time.sleep(draw.random() / 4)
+                    os.kill(process, signal.SIGKILL)
+                    moment = math.inf
+            return os.waitstatus_to_exitcode(ended[1]), changes, said.read_text()
 
-        ran(folder / name / "whole")
+        code, changes, said = ran(folder / name / "whole")
         right = content(folder / name / "whole")
+        assert code == 0 and right, said
         for attempt in range(4):
             shutil.rmtree(home, ignore_errors=True)
             out = folder / name / f"killed-{attempt}"
-            ran(out, moment=draw.randrange(1, 12))
-            said = ran(out)
-            fault = "traceback: " + said[-200:] if "Traceback" in said else None
+            while ran(out, moment=draw.randrange(changes))[0] != -signal.SIGKILL:  # it was quicker
+                shutil.rmtree(home, ignore_errors=True)
+                shutil.rmtree(out)
+            code, _, said = ran(out)
+            fault = "traceback: " + said[-200:] if "Traceback" in said else judged(code, said, {0})
             yield (
                 f"{name} {attempt}",
                 fault or (None if content(out) == right else "silent: other content: " + _difference(out, right)),
             )
+
+
+def _forked(argv: list[str], said: Path) -> int:
+    """The process of one command, which has its imports already; what it says goes to a file."""
+    if process := os.fork():
+        return process
+    code = 1
+    try:
+        with said.open("w") as errors, open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 1)
+            os.dup2(errors.fileno(), 2)
+        from analysis.cli import main
+
+        code = main(argv)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _changed(path: Path) -> tuple[Path, int] | None:

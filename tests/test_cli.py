@@ -294,7 +294,10 @@ def test_repeating_a_finished_call_prints_the_result_and_computes_nothing(finish
     assert main([*argv, "--json"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out) == json.loads((finished / "summary.json").read_text())
-    assert "already" in printed.err
+    assert "already" in printed.err and "other libraries" not in printed.err
+    monkeypatch.setattr("analysis.storage.versions", lambda *names: dict.fromkeys(names, "9.8.7"))
+    assert main(argv) == 0
+    assert re.search(r"already, of other libraries \(torch [\d.]+, here 9.8; transf", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

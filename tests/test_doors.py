@@ -10,7 +10,7 @@ import torch
 
 import analysis
 from analysis import AnalysisError, Recipe, Windows, Word
-from analysis.errors import UsageError
+from analysis.errors import StoreError, UsageError
 from analysis.recipe.fields import count
 from tests.helpers.small import VOCABULARY, small_llama, windows
 
@@ -39,12 +39,13 @@ def ids(values, mask=None):
     return Windows(made, torch.ones(made.shape, dtype=torch.bool) if mask is None else mask)
 
 
+RESULT = prune()
 PRUNE = {
     "model": [*unlike(), "lab", torch.nn.Linear(2, 2), Path("lab")],
     "recipe": [*unlike(), Path("nowhere.toml"), "wanda-50%", {"method": "LR"}, Recipe],
     "calibration": [*unlike(), [TEXT], {"a": TEXT}, TEXT.ids],
     "held_out": [*unlike(None, dict), {"x": 1}, TEXT, [("a", TEXT)], {"": TEXT}, {5: TEXT}, {"calibration": TEXT}],
-    "checkpoint": [b"x", True, -1, NAN, [], {}, object(), torch.ones(3)],
+    "checkpoint": [b"x", True, -1, NAN, HUGE, "", "\0", "~nosuchuser/x", [], {}, object(), torch.ones(3)],
     "measure": unlike(bool),
     "precision": [*unlike(), torch.float16, torch.bfloat16, torch.int64, "float32"],
 }
@@ -56,6 +57,16 @@ def test_prune_refuses_what_is_no_argument(name):
         with pytest.raises(UsageError) as caught:
             prune(**{name: value})
         assert len(str(caught.value)) < 1500 and (name == "recipe" or name in str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "link/x", "file/x"])
+def test_a_folder_that_cannot_be_made_is_told_in_few_words(tmp_path, name):
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    (tmp_path / "file").write_text("mine")
+    for write in (lambda: prune(checkpoint=tmp_path / name), lambda: RESULT.save(tmp_path / name)):
+        with pytest.raises(StoreError) as caught:
+            write()
+        assert len(str(caught.value)) < 1500
 
 
 @pytest.mark.parametrize(
@@ -85,13 +96,14 @@ def test_prune_takes_a_recipe_in_each_of_its_forms(tmp_path):
 
 
 def test_saving_refuses_what_is_no_folder(tmp_path):
-    result = prune()
-    for thing in (None, "", b"x", True, -1, NAN, HUGE, [], {}, object(), torch.ones(3)):
-        with pytest.raises(AnalysisError):
-            result.save(thing)
+    for thing in (None, "", "\0", "~nosuchuser/x", b"x", True, -1, NAN, HUGE, [], {}, object(), torch.ones(3)):
+        with pytest.raises(UsageError):
+            RESULT.save(thing)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(AnalysisError):
-        result.save(tmp_path / "file")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(UsageError, match="is a file, or a link that leads nowhere"):
+            RESULT.save(tmp_path / name)
     assert (tmp_path / "file").read_text() == "mine"
 
 

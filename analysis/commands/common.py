@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from analysis.errors import AnalysisError, UsageError
-from analysis.study.job import SMALLEST, count_problems, device_problems
+from analysis.errors import AnalysisError, UsageError, count_problem
+from analysis.study.job import SMALLEST, device_problems
 from analysis.text.sources import parse_source, source_fingerprint
 
 HELD_OUT_LABEL = re.compile(r"[\w.-]+")
@@ -59,7 +59,7 @@ class Problems:
             raise UsageError("\n  - ".join([f"{len(self.errors)} things to mend first:", *map(str, self.errors)]))
 
     def check_count(self, flag: str, value: int | None, least: int = 1) -> None:
-        for problem in [] if value is None else count_problems(flag, value, least):
+        if value is not None and (problem := count_problem(flag, value, least)):
             self.add(problem)
 
     def check_device(self, device: str) -> None:

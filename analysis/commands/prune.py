@@ -119,7 +119,8 @@ def run(args: argparse.Namespace) -> Report:
     out_folder.settle(args.out)
     state = out_folder.state(args.out, request)
     if state == "complete":
-        say(f"{args.out} holds these results already")
+        differ = storage.other_libraries(out_folder.read(args.out / out_folder.SUMMARY)["versions"])
+        say(f"{args.out} holds these results already{f', of other libraries ({differ})' if differ else ''}")
         return report(args.out, answers.add(job, request, asked, args.out))
     if state == "resume":
         say(f"resuming the run in {args.out}")

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from analysis import storage
+from analysis import paths, storage
 from analysis.errors import ModelError, SparsityError, UsageError
 from analysis.models.anatomy import Anatomy, anatomy, evaluating
 from analysis.models.format import Format, format_of
@@ -64,7 +65,7 @@ def save_model(
     masks: as in `assert_sparsity`. written: the dtypes of its tensors and the files beside them (`format_of`; None: as
     in memory, none). The folder appears only once all is proven; an earlier model in its place is replaced. Raises
     SparsityError where a promise is broken, NumericalError for a weight that the stored dtype cannot hold, UsageError
-    for a path that is a file or a folder that holds something else.
+    for a path that is none, a file or a folder that holds something else, StoreError where the disk refuses.
     """
     network = unwrapped(model)
     written = written or format_of(network)
@@ -80,7 +81,7 @@ def save_model(
             raise SparsityError(f"save_model: {different}")
 
     proven: dict[str, Tensor] = {}
-    return _save("save_model", network, tokenizer, Path(folder), written, prove)
+    return _save("save_model", network, tokenizer, folder, written, prove)
 
 
 def save_shrunk(model: nn.Module, tokenizer, folder: Path | str, written: Format | None = None) -> Path:
@@ -89,8 +90,7 @@ def save_shrunk(model: nn.Module, tokenizer, folder: Path | str, written: Format
 
     written: as in `save_model`. Proven before the folder appears: every tensor read back is bit-equal to the one
     written, and the model built from the folder gives the same last hidden states on the same weights. An earlier model
-    in its place is replaced. Raises UsageError for a path that is a file or holds something else, NumericalError for a
-    weight that the stored dtype cannot hold, ModelError where what is read back differs.
+    in its place is replaced. Raises as `save_model`, and ModelError where what is read back differs.
     """
     network = unwrapped(model)
     written = written or format_of(network)
@@ -100,7 +100,7 @@ def save_shrunk(model: nn.Module, tokenizer, folder: Path | str, written: Format
             raise ModelError(f"save_shrunk: {different}")
         _prove_build(network, folder)
 
-    return _save("save_shrunk", network, tokenizer, Path(folder), written, prove, is_plain(network))
+    return _save("save_shrunk", network, tokenizer, folder, written, prove, is_plain(network))
 
 
 def is_plain(model: nn.Module) -> bool:
@@ -118,24 +118,26 @@ def _save(
     verb: str,
     model: "PreTrainedModel",
     tokenizer,
-    folder: Path,
+    folder: Path | str,
     written: Format,
     prove: Callable[[Path], None],
     plain: bool = True,
 ) -> Path:
     """Write a model into a temporary folder, `prove` what is read back from it, and put it in place.
 
-    plain: as `from_pretrained` reads it, else with a manifest. Raises UsageError for a path that is a file or holds
-    something else.
+    plain: as `from_pretrained` reads it, else with a manifest. Raises UsageError for what is no path, a file or a
+    folder that holds something else, StoreError where the disk refuses.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{verb}: {folder} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
-        raise UsageError(f"{verb}: {folder} is not empty and holds no model; give a new folder")
-    with storage.replacing_folder(folder) as fresh:
-        _write(model, tokenizer, fresh, written, plain)
-        prove(fresh)
-        _prove_tokenizer(verb, tokenizer, fresh)
+    folder = paths.expanded(folder)
+    with storage.explained(f"{verb} {folder}"):
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise UsageError(f"{verb}: {folder} is a file, or a link that leads nowhere; give a folder")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+            raise UsageError(f"{verb}: {folder} is not empty and holds no model; give a new folder")
+        with storage.replacing_folder(folder) as fresh:
+            _write(model, tokenizer, fresh, written, plain)
+            prove(fresh)
+            _prove_tokenizer(verb, tokenizer, fresh)
     return folder
 
 

@@ -79,7 +79,7 @@ def save_figure(
                 " _.+=-"
             )
     check_table(f"save figure {name}", table)
-    folder = paths.expanded(folder) if folder else paths.runs() / "figures" / str(preset)
+    folder = paths.runs() / "figures" / str(preset) if folder in (None, "") else paths.expanded(folder)
     with storage.explained(folder):
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"save figure {name}: {folder} is a file, a folder is needed")

@@ -22,8 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from analysis import storage
-from analysis.errors import StoreError
+from analysis.errors import StoreError, UsageError
 from analysis.models.save import assert_sparsity
+from analysis.paths import expanded
 from analysis.pruning.solvers import REPAIRS, SOLVERS
 from analysis.pruning.state import State
 from analysis.reconstruction.schedule import Visit
@@ -120,12 +121,17 @@ def kept_threads(folder: Path | None) -> int | None:
     """The number of threads that a run with this checkpoint folder began with; None where none is kept. Raises
     StoreError where the folder is a file.
     """
-    if not isinstance(folder, (str, Path)) or "\0" in str(folder):  # nothing is kept there; `prune` refuses it
+    try:
+        folder = None if folder is None else expanded(folder)
+    except UsageError:  # no path, so nothing is kept there; `prune` refuses it
         return None
-    if Path(folder).exists() and not Path(folder).is_dir():
-        raise StoreError(f"checkpoint {folder}: is no folder; name another, or remove what is there")
-    if not (file := Path(folder) / FIRST).is_file():
+    if folder is None:
         return None
+    with storage.explained(f"checkpoint {folder}"):
+        if folder.exists() and not folder.is_dir():
+            raise StoreError(f"checkpoint {folder}: is no folder; name another, or remove what is there")
+        if not (file := folder / FIRST).is_file():
+            return None
     try:
         with safe_open(file, framework="pt") as opened:
             threads = (opened.metadata() or {}).get("threads", "")

@@ -5,12 +5,12 @@ Each rule stands here once and is fed from what is at hand: a job, the headers o
 
 import re
 from collections.abc import Iterable, Mapping
-from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UsageError, quoted
 from analysis.models.hub import check_weights, find, weight_files
 from analysis.models.unpack import packed_files
+from analysis.paths import expanded
 from analysis.recipe.parts import WHOLE
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import visits
@@ -144,8 +144,10 @@ def check_arguments(
                 problems.append(f"held_out {quoted(label)} must be Windows, as load_tokens gives, got {_kind(windows)}")
     elif held_out is not None:
         problems.append(f"held_out must be a dict of Windows by label, as {{'mine': windows}}, got {_kind(held_out)}")
-    if checkpoint is not None and not isinstance(checkpoint, (str, PathLike)):
-        problems.append(f"checkpoint must be a folder's path, got {quoted(checkpoint)}")
+    try:
+        _ = checkpoint is None or expanded(checkpoint)
+    except UsageError as error:
+        problems.append(f"checkpoint must be a folder; {error}")
     if not isinstance(measure, bool):
         problems.append(f"measure must be True or False, got {quoted(measure)}")
     if not any(precision is sums for sums in (torch.float32, torch.float64)):

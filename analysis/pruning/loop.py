@@ -19,6 +19,7 @@ from analysis.measure.quality import DenseModel, measurable, quality_rows
 from analysis.models.load import LoadedModel
 from analysis.models.quiet import evaluation_mode
 from analysis.models.save import assert_sparsity
+from analysis.paths import expanded
 from analysis.progress import bar
 from analysis.pruning.checkpoint import Checkpoint, identity, on_kept_threads, resume, visit_tensors
 from analysis.pruning.checks import check_arguments
@@ -74,7 +75,7 @@ def prune(
 def _walk(state: State, checkpoint: Path | str | None) -> Pruned:
     """From the first visit not yet done to the finished model."""
     recipe, chooser = state.recipe, CHOOSERS[state.recipe.pattern.kind]
-    folder = None if checkpoint is None else Checkpoint(Path(checkpoint), identity(state))
+    folder = None if checkpoint is None else Checkpoint(expanded(checkpoint), identity(state))
     done = resume(state, folder) if folder else 0
     chooser.begin(state)
     with bar(total=len(state.plan), desc=recipe.label, unit="unit") as progress:

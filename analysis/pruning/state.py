@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from analysis.errors import UsageError, quoted
+from analysis import paths
+from analysis.errors import UsageError
 from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
 from analysis.measure.quality import DenseModel
@@ -168,11 +168,9 @@ class Pruned:
 
         Where a repair made biases that the architecture's config has no word for, only `load_model` reads the folder.
         dtype: "auto", the dense model's own as its files have it, or the one to store weights in (`format_of`). Returns
-        what was stored how, JSON-ready.
+        what was stored how, JSON-ready. Raises as `save_model` and `save_shrunk`.
         """
-        if not isinstance(folder, (str, PathLike)) or not str(folder):
-            raise UsageError(f"save: must be a folder's path, got {quoted(folder)}")
-        folder, written = Path(folder), format_of(self.model, self.origin, dtype)
+        folder, written = paths.expanded(folder), format_of(self.model, self.origin, dtype)
         if not self.structure_masks or is_plain(self.model):
             save_model(self.model, self.tokenizer, folder, self.masks, written)
         else:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import storage
-from analysis.errors import AnalysisError, UsageError, suggest
+from analysis.errors import AnalysisError, UsageError, count_problem, suggest
 from analysis.models.hub import fingerprint
 from analysis.models.load import DTYPES
 from analysis.pruning.checks import header_misfits, label_problem, misfits, shrink_problem
@@ -22,7 +22,6 @@ from analysis.text.sources import BOS, MODES, parse_source, source_fingerprint
 from analysis.text.tasks import check_tasks, task_fingerprint
 
 SMALLEST = {"samples": 1, "held_out_samples": 1, "length": 2, "seed": 0, "added_samples": 0, "documents": 2}
-LARGEST = 2**63 - 1  # that a seed, or the size of a tensor, can be
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -238,7 +237,7 @@ def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Cal
         yield f"{named('held_out')}: a text has an empty label; name it"
     for name, least in SMALLEST.items():
         if not (values[name] is None and name == "held_out_samples"):
-            yield from count_problems(named(name), values[name], least)
+            yield from filter(None, [count_problem(named(name), values[name], least)])
     if values["dtype"] not in DTYPES:
         yield f"{named('dtype')} must be one of {', '.join(DTYPES)}, got {values['dtype']!r}"
     if values["mode"] not in (None, *MODES):
@@ -260,14 +259,6 @@ def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Cal
 def unpaired(named: Callable[[str], str]) -> str:
     """The sentence on added windows that lack their source, or a source that lacks their number."""
     return f"{named('added')} and {named('added_samples')} go together: a source, and how many windows of it"
-
-
-def count_problems(name: str, value: object, least: int) -> Iterator[str]:
-    """The sentence on a count that is none, is below `least`, or no tensor can have; nothing where it is right."""
-    if isinstance(value, int) and abs(value) > LARGEST:
-        yield f"{name} must be a whole number from {least} to 2**63 - 1, got one of {value.bit_length()} bits"
-    elif not isinstance(value, int) or isinstance(value, bool) or value < least:
-        yield f"{name} must be a whole number of at least {least}, got {value!r}"
 
 
 def device_problems(name: str, value: object) -> Iterator[str]:
@@ -322,7 +313,7 @@ def grid(
             )
     counts, more = _listed("samples", samples, int), _listed("added_samples", added_samples, int)
     each = _listed("seeds", seeds, int)
-    problems = [problem for seed in each for problem in count_problems("each of seeds", seed, 0)]
+    problems = [problem for seed in each if (problem := count_problem("each of seeds", seed, 0))]
     known = [field.name for field in fields(Job) if field.name not in ("recipe", "seed")]
     if strange := sorted(job.keys() - set(known)):
         problems.append(f"{', '.join(strange)}: {suggest(strange[0], [*known, 'recipes', 'seeds'])}")

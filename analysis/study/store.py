@@ -84,7 +84,7 @@ class RunFolder:
         state, run = _read(self.path, self.digest)
         if state in ("altered", "foreign"):
             log.warning("run %s is %s; it will be done again", self.name, state)
-        if run is not None and (differ := _other_libraries(run.manifest["versions"])):
+        if run is not None and (differ := storage.other_libraries(run.manifest["versions"])):
             _warn_once(differ)
         return run
 
@@ -211,12 +211,6 @@ def _judged(path: Path, digest: object, manifest: dict[str, Any]) -> str:
 def _mib(folder: Path) -> float:
     """MiB of all files in a folder."""
     return sum(os.lstat(os.path.join(at, name)).st_size for at, _, names in os.walk(folder) for name in names) / 2**20
-
-
-def _other_libraries(versions: Mapping[str, Any]) -> str:
-    """What is different from the libraries here, such as "torch 2.12, here 2.13"; empty where nothing is."""
-    here, there = storage.libraries(), storage.libraries(versions)
-    return "; ".join(f"{name} {there[name]}, here {here[name]}" for name in here if there[name] != here[name])
 
 
 @cache

@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused():
     ):
         with pytest.raises(UsageError, match=message):
             perplexity(model, windows)
-    with pytest.raises(UsageError, match="batch must be a whole number of at least 1, not 0"):
+    with pytest.raises(UsageError, match="batch must be a whole number of at least 1, got 0"):
         perplexity(model, Windows(*tokens(2)), batch=0)
 
 

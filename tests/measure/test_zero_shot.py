@@ -229,9 +229,9 @@ def test_what_cannot_be_asked_is_refused(questions, tmp_path):
             zero_shot(model, tokenizer, tasks)
         with pytest.raises(error, match=says):
             check_questions(model, tokenizer, tasks)
-    with pytest.raises(UsageError, match="documents must be a whole number of at least 2, not 1"):
+    with pytest.raises(UsageError, match="documents must be a whole number of at least 2, got 1"):
         zero_shot(model, tokenizer, [questions], documents=1)
-    with pytest.raises(UsageError, match="batch must be a whole number of at least 1, not 0"):
+    with pytest.raises(UsageError, match="batch must be a whole number of at least 1, got 0"):
         zero_shot(model, tokenizer, [questions], batch=0)
     with pytest.raises(ModelError, match="no tokenizer"):
         check_questions(model, None, [questions])

@@ -123,12 +123,12 @@ def test_too_short_a_text_says_how_many_windows_it_holds(documents, options, mes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(samples=0), "samples must be a whole number of at least 1, not 0"),
-        (dict(samples=-3), "not -3"),
-        (dict(samples=2.0), "not 2.0"),
-        (dict(samples=True), "not True"),
-        (dict(length=0), "length must be a whole number of at least 2, not 0"),
-        (dict(length=1), "not 1"),
+        (dict(samples=0), "samples must be a whole number of at least 1, got 0"),
+        (dict(samples=-3), "got -3"),
+        (dict(samples=2.0), "got 2.0"),
+        (dict(samples=True), "got True"),
+        (dict(length=0), "length must be a whole number of at least 2, got 0"),
+        (dict(length=1), "got 1"),
         (dict(mode="random"), "unknown mode 'random'; possible: stream, crop, documents"),
         (dict(mode="crop", samples=None), "give samples"),
     ],

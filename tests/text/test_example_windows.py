@@ -440,10 +440,10 @@ def test_wrong_requests_are_refused(tmp_path, tokenizer):
         with pytest.raises(UsageError, match=message):
             load_tokens(source, tokenizer=tokenizer, **options)
     for options, message in (
-        ({"seed": -1}, "seed must be a whole number of at least 0, not -1"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
         ({"seed": "x"}, "seed must be"),
         ({"classes": "pos"}, "classes must be several different names, not 'pos'"),
-        ({"seed": 2**70}, "seed must lie between 0 and 2.63 - 1"),
+        ({"seed": 2**70}, "seed must be a whole number from 0 to 2.63 - 1"),
         ({"classes": 3}, "classes must be several different names, not 3"),
         ({"classes": [1, 2]}, "classes must be several different names"),
         ({"tokenizer": 3}, "is read with a loaded model or with a tokenizer alone"),

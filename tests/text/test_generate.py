@@ -278,8 +278,8 @@ def test_who_cannot_write_is_refused(tiny):
         ),
         ((tiny.model, None, Generation()), "there is no tokenizer"),
         ((tiny.model, tiny.tokenizer, "top-k=3"), "settings must be a Generation, not 'top-k=3'"),
-        ((tiny.model, tiny.tokenizer, Generation(), -1), "seed must be a whole number of at least 0, not -1"),
-        ((tiny.model, tiny.tokenizer, Generation(), 2**70), "seed must lie between 0 and"),
+        ((tiny.model, tiny.tokenizer, Generation(), -1), "seed must be a whole number of at least 0, got -1"),
+        ((tiny.model, tiny.tokenizer, Generation(), 2**70), "seed must be a whole number from 0 to"),
     ):
         with pytest.raises(UsageError, match=f"self-generated text: {message}"):
             Writer(*given)
