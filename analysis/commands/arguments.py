@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 
 from analysis.errors import UsageError
-from analysis.models.load import DTYPES
+from analysis.models.dtypes import ASKED
 from analysis.text.sources import BOS, MODES
 
 EXIT_CODES = """exit codes:
@@ -85,7 +85,11 @@ def add_device(verb: Parser) -> None:
     verb.add_argument(
         "--device", default="auto", help="auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps; default auto"
     )
-    verb.add_argument("--dtype", default="float32", choices=DTYPES, help="default float32")
+    verb.add_argument(
+        "--dtype",
+        choices=ASKED,
+        help="auto: the checkpoint's own; default float32, and auto for models of over a billion parameters",
+    )
 
 
 def add_windows(verb: Parser, samples_help: str, seed_help: str, length: int | None = None) -> None:

@@ -33,6 +33,7 @@ from analysis.windows import Labelled, Windows, check_count
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_ASKED = {"embedding": "regression"}  # the head of the sets that a model without a head is scored on
 PATIENCE = 16  # endless examples are given up where so many were read for one that could be used
 
 
@@ -51,9 +52,11 @@ def load_examples(
     on the right, T at most `length`.
 
     `model` is a loaded encoder whose head must fit the examples: classes are then numbered as in the model, by name
-    where both sides name them. Without a model give the `tokenizer` alone, and the order in `classes`. `samples` None
-    = all, in order; else drawn by `seed` without replacement, those of the lab made by `seed` and taken in order; fewer
-    are the first of more. `split` is "train" or "held-out" where the source names none.
+    where both sides name them. For an encoder without a head scored pairs of sentences are two windows each, one after
+    the other, `samples` counts pairs, and their scores go from 0 to 1 (`Labelled.pairs`). Without a model give the
+    `tokenizer` alone, and the order in `classes`. `samples` None = all, in order; else drawn by `seed` without
+    replacement, those of the lab made by `seed` and taken in order; fewer are the first of more. `split` is "train" or
+    "held-out" where the source names none.
 
     Longer examples are cut (the longer text first; of questions the passage only) and counted as "cut" in the
     provenance; a question whose answer is cut off is dropped and counted as "beyond", one of the hub that cannot be
@@ -84,8 +87,9 @@ def load_examples(
     task, rows = _read(source, seed)
     if model is not None:
         _check_head(source, model, task)
+    apart = model is not None and model.head == "embedding"
     names, numbers = _class_order(source, task, classes, model)
-    encoder = _Encoder(source, task, tokenizer, length, _takes_types(tokenizer, model))
+    encoder = _Encoder(source, task, tokenizer, length, _takes_types(tokenizer, model), apart)
     available: int | str = "unbounded" if isinstance(rows, Iterator) else len(rows)
     drawn = rows if isinstance(rows, Iterator) else _drawn(source, rows, samples, seed)
     encoder.take(drawn, samples, available)
@@ -108,6 +112,7 @@ def load_examples(
         "seed": seed,
         "tokens": windows.tokens,
         **encoder.counts,
+        **({"pairs": len(windows) // 2, "scores": f"{encoder.low:g} to {encoder.high:g}, as 0 to 1"} if apart else {}),
     }
     return replace(windows, provenance=provenance)
 
@@ -145,14 +150,14 @@ def _check_head(source: Source, model: LoadedModel, task: ExampleSet | None) -> 
             f"lab/encoder-{source.name}" if source.name in EXAMPLES else "the folder of a BERT fine-tuned to the task"
         )
         raise UsageError(
-            f"{source.label}: labelled examples need a model with a classification, regression or span head;"
-            f" {model.name} predicts the next token. Give an encoder with such a head, as {similar}, or text without"
-            " labels"
+            f"{source.label}: labelled examples need a model with a classification, regression or span head, or an"
+            f" encoder without a head; {model.name} predicts the next token. Give an encoder with such a head, as"
+            f" {similar}, or text without labels"
         )
-    if task is not None and task.head != model.head:
+    if task is not None and task.head != _ASKED.get(model.head, model.head):
         score = (
             "; call the column of labels `score` if they are scores"
-            if source.table and model.head == "regression"
+            if source.table and model.head in ("regression", "embedding")
             else ""
         )
         raise UsageError(
@@ -230,16 +235,32 @@ class _Encoder:
     tokenizer: PreTrainedTokenizerBase
     length: int
     typed: bool
+    apart: bool = False  # each text of a pair is a window of its own
     encoded: list[_Encoded] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: {"cut": 0, "beyond": 0, "unusable": 0})
     read: int = 0
     special: int = 0
 
+    @property
+    def examples(self) -> int:
+        """How many examples were encoded."""
+        return len(self.encoded) // (1 + self.apart)
+
+    @property
+    def low(self) -> float:
+        """The lowest score of the set."""
+        return self.task.scores[0] if self.task.scores else 0.0
+
+    @property
+    def high(self) -> float:
+        """The highest."""
+        return self.task.scores[1] if self.task.scores else 1.0
+
     def take(self, examples: Iterator[Example | None], samples: int | None, available: int | str) -> None:
         """Examples off an iterator until `samples` are encoded, or all. Raises DataError where they are too few."""
         with bar(total=samples, desc=f"tokens of {self.source.label}", unit="example") as progress:
-            while samples is None or len(self.encoded) < samples:
-                before = len(self.encoded)
+            while samples is None or self.examples < samples:
+                before = self.examples
                 batch = list(
                     islice(examples, TEXTS_PER_CALL if samples is None else min(TEXTS_PER_CALL, samples - before))
                 )
@@ -250,16 +271,18 @@ class _Encoder:
                 self.read += len(batch)
                 if usable:
                     self.add(usable)
-                progress.update(len(self.encoded) - before)
-        if len(self.encoded) < (samples or 1):
+                progress.update(self.examples - before)
+        if self.examples < (samples or 1):
             raise DataError(
-                f"too few examples: {self.source.label}: of {self.read} read {len(self.encoded)} can be used"
+                f"too few examples: {self.source.label}: of {self.read} read {self.examples} can be used"
                 f" ({self.counts['beyond']} have the answer beyond {self.length} tokens, {self.counts['unusable']} are"
                 f" broken), {samples or 'at least 1'} asked; ask for fewer, or for a greater length"
             )
 
     def add(self, batch: list[Example]) -> None:
         """Tokenise examples and keep those that can be answered."""
+        if self.apart:
+            batch = [Example(text, None, example.label) for example in batch for text in self._sentences(example)]
         span, pair = self.task.head == "span", batch[0].second is not None
         self._check(pair, span)
         fitting = batch
@@ -274,6 +297,20 @@ class _Encoder:
         encoded = [row for row in self._tokenise(fitting, pair, span) if row is not None] if fitting else []
         self.counts["beyond"] += len(batch) - len(encoded)
         self.encoded += encoded
+
+    def _sentences(self, example: Example) -> tuple[str, str]:
+        """The two texts of a pair. Raises UsageError where there is one only, or all scores are the same."""
+        if example.second is None or self.low == self.high:
+            lack = (
+                f"one text an example, {example.first[:40]!r}"
+                if example.second is None
+                else f"scores of {self.low:g} only"
+            )
+            raise UsageError(
+                f"{self.source.label}: holds {lack}; an encoder without a head is scored on pairs of sentences by how"
+                " alike they are: columns sentence1, sentence2 and score"
+            )
+        return example.first, example.second
 
     def _check(self, pair: bool, span: bool) -> None:
         self.special = self.tokenizer.num_special_tokens_to_add(pair)
@@ -335,6 +372,11 @@ class _Encoder:
         answers = [numbers[row.label] if head == "classification" else row.label for row in self.encoded]
         labels = torch.tensor(answers, dtype=torch.float32 if head == "regression" else torch.long)
         labelled = Labelled(head, self.task.metric, labels, names)
+        if self.apart:
+            labels = (labels - self.low) / (self.high - self.low)
+            labelled = Labelled(
+                "embedding", self.task.metric, labels, pairs=torch.arange(self.examples).repeat_interleave(2)
+            )
         if head == "span":
             labelled = replace(
                 labelled,
