@@ -58,6 +58,7 @@ def check(args: argparse.Namespace) -> Report:
             "name": dense.name,
             "fingerprint": dense.fingerprint,
             "dtype": str(dense.dtype).removeprefix("torch."),
+            "notes": list(dense.notes),
         },
         **replay_and_matrices(dense, windows),
     }

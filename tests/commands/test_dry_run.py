@@ -166,7 +166,7 @@ def test_a_table_of_it_all_each_thing_looked_up_once(tmp_path):
 def test_the_command_runs_nothing_and_ends_with_a_code(capsys):
     only = ["--only", "01_compounding_error", "--dry-run"]
     assert main(["figures", "--preset", "smoke", *only]) == 0
-    assert "3 models, texts and tasks named; 0 to download" in capsys.readouterr().out
+    assert "models, texts and tasks named; 0 to download, 0.0 MB" in capsys.readouterr().out
     assert main(["figures", "--preset", "smoke", *only, "--set", "MODEL=org/absent"]) == 7
     assert "org/absent (cannot be had)" in capsys.readouterr().err
 

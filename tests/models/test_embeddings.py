@@ -7,6 +7,7 @@ import torch
 
 from analysis.errors import DataError, ModelError, UnsupportedModel
 from analysis.models.embeddings import cosines, pair_loss, pooled, pooling
+from analysis.models.format import format_of
 from analysis.models.load import load_model
 from analysis.models.quiet import quiet
 from analysis.models.task_heads import inputs
@@ -96,3 +97,18 @@ def test_an_encoder_without_its_pooler_is_whole(tmp_path):
         model.save_pretrained(tmp_path)
     loaded = load_model(tmp_path, device="cpu").model
     assert loaded.pooler is None and loaded.state_dict().keys() == model.state_dict().keys()
+
+
+def test_how_states_are_pooled_goes_along_with_a_saved_model(tmp_path):
+    source, fresh, bare = tmp_path / "source", tmp_path / "fresh", tmp_path / "bare"
+    with quiet():
+        encoder("bert_body").save_pretrained(source)
+        pools(source, pooling_mode_max_tokens=True)
+        model = load_model(source, device="cpu").model
+        for folder in (fresh, bare):
+            model.save_pretrained(folder)
+    written = format_of(model, source)
+    written.finish(fresh)
+    assert written.provenance()["carried over"] == ["1_Pooling/config.json", "modules.json"]
+    assert (fresh / "1_Pooling" / "config.json").read_text() == (source / "1_Pooling" / "config.json").read_text()
+    assert [pooling(load_model(folder, device="cpu").model) for folder in (fresh, bare)] == ["max", "max"]
