@@ -569,8 +569,6 @@ def test_pairs_of_sentences_are_two_windows_each_for_an_encoder_without_a_head(t
     assert windows.provenance["cut"] == 1 and not windows.types.any()
     one = load_tokens(f"examples:{path}[1:]", embedder(), length=8, samples=1)
     assert len(one) == 2 and one.provenance["scores"] == "1 to 3.5, as 0 to 1"
-    made = load_tokens("examples:similarity", embedder(), length=40, samples=2)
-    assert len(made) == 4 and made.provenance["scores"] == "0 to 5, as 0 to 1"
     together = load_tokens(f"examples:{path}", tokenizer=tokenizer, length=20)
     assert len(together) == 3 and together.labelled.pairs is None and together.labelled.labels.tolist() == [1, 3.5, 2]
 
