@@ -12,9 +12,10 @@ import torch
 
 from analysis.errors import DataError, UsageError
 from analysis.lab.examples import EXAMPLES, examples
+from analysis.text.encoded_examples import pad_id
 from analysis.text.example_readers import UNLABELLED, read_table
 from analysis.text.example_sets import HUB_SETS
-from analysis.text.examples import _pad_id, load_examples
+from analysis.text.examples import load_examples
 from analysis.text.load import load_tokens
 from analysis.text.sources import SOURCE_FORMS, parse_source, source_fingerprint
 from analysis.windows import disjoint
@@ -747,4 +748,4 @@ def test_the_real_tables_of_glue(assets, tokenizer):
 
 @pytest.mark.parametrize(("rows", "token"), [(None, 9), (10, 9), (9, 2), (2, 0)])
 def test_padding_is_a_token_that_the_model_embeds(rows, token):
-    assert _pad_id(SimpleNamespace(pad_token_id=9, eos_token_id=2), rows) == token
+    assert pad_id(SimpleNamespace(pad_token_id=9, eos_token_id=2), rows) == token
