@@ -32,10 +32,11 @@ SHOWN = 80  # characters of the shared text that the message shows
 class Labelled:
     """The right answers of N windows.
 
-    head: "classification", "regression" or "span". metric: what a model's answers are scored by. labels: (N,) long
-    classes, (N,) float32 scores, or (N, 2) long first and last token of the answer. classes: their names. Of spans:
-    texts, the passage and the accepted answers of each window, and offsets (N, T, 2) long, the characters of the
-    passage that each token stands for, (0, 0) outside it.
+    head: "classification", "regression", "span" or "embedding". metric: what a model's answers are scored by. labels:
+    (N,) long classes, (N,) float32 scores, or (N, 2) long first and last token of the answer. classes: their names. Of
+    spans: texts, the passage and the accepted answers of each window, and offsets (N, T, 2) long, the characters of the
+    passage that each token stands for, (0, 0) outside it. Of embeddings, where a window is one sentence: pairs (N,)
+    long, the number of the pair that it is one of, and labels the score of its pair, from 0 to 1.
     """
 
     head: str
@@ -44,13 +45,13 @@ class Labelled:
     classes: tuple[str, ...] = ()
     texts: tuple[tuple[str, ...], ...] = ()
     offsets: Tensor | None = None
+    pairs: Tensor | None = None
 
     def take(self, rows: Tensor) -> "Labelled":
         """The answers of the windows `rows`, in that order."""
         texts = tuple(self.texts[row] for row in rows.tolist()) if self.texts else ()
-        return replace(
-            self, labels=self.labels[rows], texts=texts, offsets=None if self.offsets is None else self.offsets[rows]
-        )
+        offsets, pairs = (None if part is None else part[rows] for part in (self.offsets, self.pairs))
+        return replace(self, labels=self.labels[rows], texts=texts, offsets=offsets, pairs=pairs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +133,11 @@ class Windows:
 
     def digest(self) -> str:
         """sha256 of everything that a model is given and its answers are compared with."""
-        labels = None if self.labelled is None else self.labelled.labels
+        given = {"ids": self.ids, "mask": self.mask, "types": self.types}
+        if self.labelled is not None:
+            given |= {"labels": self.labelled.labels, "pairs": self.labelled.pairs}
         digest = hashlib.sha256()
-        for name, tensor in {"ids": self.ids, "mask": self.mask, "types": self.types, "labels": labels}.items():
+        for name, tensor in given.items():
             if tensor is not None:
                 digest.update(
                     f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode()
@@ -239,7 +242,8 @@ def disjoint(
 
     The run is min(64, max(T // 2, 16), T) tokens, T the length of the shorter windows of the two sets; a padded window
     with fewer real tokens is a run as it is, so that equal short texts count. Labelled examples on both sides must be
-    equal as a whole, since sets ask many questions in the same words. Openings that many documents of a text share
+    equal as a whole, since sets ask many questions in the same words; of sentences that stand in pairs each counts, and
+    the other one of its pair goes with it. Openings that many documents of a text share
     (`Windows.openings`) count only where windows are equal as a whole.
 
     Large corpora repeat themselves by chance: up to CHANCE of a set's windows are dropped and their number is kept in
@@ -261,7 +265,8 @@ def _without_shared(calibration: Windows, label: str, windows: Windows, drop: bo
     if not drop:
         check_origins(both, _origins(calibration.provenance), _origins(windows.provenance))
     shared, run, first = _find_repeated(calibration, windows)
-    if len(shared) > CHANCE * len(windows) and not (drop and len(shared) < len(windows)):
+    lost = _with_partners(shared, windows)
+    if len(shared) > CHANCE * len(windows) and not (drop and len(lost) < len(windows)):
         ids = windows.ids[shared[0], first : first + run][windows.mask[shared[0], first : first + run]].tolist()
         text = f"tokens {ids[:8]}" if tokenizer is None else repr(tokenizer.decode(ids)[:SHOWN])
         alike = "many documents begin alike, and windows with nothing else count: give longer ones; "
@@ -272,12 +277,20 @@ def _without_shared(calibration: Windows, label: str, windows: Windows, drop: bo
         )
     if drop and "overlap" not in windows.provenance:
         windows = replace(windows, provenance={**windows.provenance, "overlap": "dropped"})
-    if not len(shared):
+    if not len(lost):
         return windows
     disjoint_rows = torch.ones(len(windows), dtype=torch.bool)
-    disjoint_rows[torch.from_numpy(shared)] = False
+    disjoint_rows[torch.from_numpy(lost)] = False
     part = windows.take(disjoint_rows.nonzero().flatten())
-    return replace(part, provenance={**part.provenance, "dropped": windows.provenance.get("dropped", 0) + len(shared)})
+    return replace(part, provenance={**part.provenance, "dropped": windows.provenance.get("dropped", 0) + len(lost)})
+
+
+def _with_partners(rows: np.ndarray, windows: Windows) -> np.ndarray:
+    """These rows, and those of the other sentences of their pairs, in order."""
+    if windows.labelled is None or windows.labelled.pairs is None or not len(rows):
+        return rows
+    pairs = windows.labelled.pairs.cpu().numpy()
+    return np.flatnonzero(np.isin(pairs, pairs[rows]))
 
 
 def check_origins(both: str, calibration: Sequence[Mapping], held_out: Sequence[Mapping]) -> None:

@@ -47,9 +47,9 @@ def add(job: Job, request: dict, asked: dict[str, dict], out: Path) -> dict:
     out_folder.check_writable(out)
     with out_folder.claimed(out, request, "complete"):
         say(f"loading {job.model} and {out / out_folder.MODEL}")
-        dense, pruned = (
-            load_model(name, device=job.device, dtype=job.dtype) for name in (job.model, str(out / out_folder.MODEL))
-        )
+        dense = load_model(job.model, device=job.device, dtype=job.dtype)
+        dtype = str(dense.dtype).removeprefix("torch.")
+        pruned = load_model(str(out / out_folder.MODEL), device=job.device, dtype=dtype)
         summary = ask(dense, pruned.model, asked, out, summary)
         out_folder.release(out)
     return summary

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 
 from analysis.errors import UsageError
-from analysis.models.load import DTYPES
+from analysis.models.dtypes import ASKED
 from analysis.text.sources import BOS, MODES
 
 EXIT_CODES = """exit codes:
@@ -14,7 +14,7 @@ EXIT_CODES = """exit codes:
   4    text missing, empty, binary or too short; calibration and held-out overlap
   5    sparsity contract broken, or numbers not finite
   6    a folder or file cannot be written, read or trusted; disk full
-  7    a notebook failed
+  7    a notebook failed; a dry run found something that is not to be had
   8    out of memory
   130  interrupted (Ctrl-C), 143 by SIGTERM, 129 by SIGHUP; repeat the same `analysis prune` to resume
   1    anything else, with a traceback: a bug"""
@@ -85,7 +85,11 @@ def add_device(verb: Parser) -> None:
     verb.add_argument(
         "--device", default="auto", help="auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps; default auto"
     )
-    verb.add_argument("--dtype", default="float32", choices=DTYPES, help="default float32")
+    verb.add_argument(
+        "--dtype",
+        choices=ASKED,
+        help="auto: the checkpoint's own; default float32, and auto for models of over a billion parameters",
+    )
 
 
 def add_windows(verb: Parser, samples_help: str, seed_help: str, length: int | None = None) -> None:

@@ -54,7 +54,12 @@ def check(args: argparse.Namespace) -> Report:
     if args.text:
         windows = load_tokens(args.text, dense, length=args.length, samples=CHECKED)
     document = {
-        "model": {"name": dense.name, "fingerprint": dense.fingerprint, "dtype": args.dtype},
+        "model": {
+            "name": dense.name,
+            "fingerprint": dense.fingerprint,
+            "dtype": str(dense.dtype).removeprefix("torch."),
+            "notes": list(dense.notes),
+        },
         **replay_and_matrices(dense, windows),
     }
     failure = None

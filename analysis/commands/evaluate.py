@@ -127,7 +127,12 @@ def evaluate(args: argparse.Namespace) -> Report:
         for label, result, _ in rows
     ]
     document = {
-        "model": {"name": dense.name, "fingerprint": dense.fingerprint},
+        "model": {
+            "name": dense.name,
+            "fingerprint": dense.fingerprint,
+            "dtype": str(dense.dtype).removeprefix("torch."),
+            "notes": list(dense.notes),
+        },
         "perplexity": [dict(zip(header, row), provenance=result[2]) for row, result in zip(cells, rows)],
     }
     tables = [table(header, cells)] if cells else []
@@ -136,9 +141,12 @@ def evaluate(args: argparse.Namespace) -> Report:
         tables.append(table(tuple(rolled[0])[:-1], [tuple(row.values())[:-1] for row in rolled]))
     if scores:
         document["scores"] = scores
-        tables.append(
-            table(("text", "metric", "score", "+-", "loss", "examples"), [tuple(row.values())[:-1] for row in scores])
-        )
+        names = {"text": "text", "metric": "metric", "score": "score", "standard_error": "+-", "pearson": "pearson"}
+        names |= {"loss": "loss", "examples": "examples"}
+        if all(row["pearson"] is None for row in scores):
+            del names["pearson"]
+        scored = [["-" if row[name] is None else row[name] for name in names] for row in scores]
+        tables.append(table(tuple(names.values()), scored))
     if args.task:
         say(f"asking {args.documents} questions of {', '.join(args.task)}")
         answers = [
@@ -149,6 +157,7 @@ def evaluate(args: argparse.Namespace) -> Report:
         ]
         document["tasks"] = [row | {"fingerprint": task_fingerprint(row["task"])} for row in answers]
         tables.append(table([name.replace("_", " ") for name in answers[0]], [tuple(row.values()) for row in answers]))
+    tables += [f"{dense.name}: {note}" for note in dense.notes]
     return Report("\n\n".join(tables), document)
 
 

@@ -34,6 +34,11 @@ def add(verbs) -> None:
         metavar="DIR",
         help="where figures go; default figures/ for the lab preset as it stands, else data/runs/figures/PRESET",
     )
+    verb.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="run nothing: say where every model, text and task that the notebooks name would come from",
+    )
 
 
 def figures(args: argparse.Namespace) -> Report:
@@ -51,6 +56,11 @@ def figures(args: argparse.Namespace) -> Report:
         if name in overrides:
             raise UsageError(f"--set {setting}: {name} is set twice")
         overrides[name] = value
+    if args.dry_run:
+        from analysis.commands.dry_run import dry_run
+        from analysis.suite.suite import plan
+
+        return dry_run(plan(args.preset, args.only, overrides))
     runs = run_suite(args.preset, only=args.only, overrides=overrides, figures_dir=args.figures)
     folder = figures_folder(args.preset, overrides, args.figures)
     rows = [(run.name, run.status, f"{run.seconds:.1f}", str(run.path)) for run in runs]

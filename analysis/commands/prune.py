@@ -14,7 +14,7 @@ from analysis.commands import answers, out_folder
 from analysis.commands.arguments import SOURCE_HELP, add_model, add_verb, add_windows
 from analysis.commands.common import Problems, Report, label_sources, say, table, unescape
 from analysis.errors import UsageError
-from analysis.models.load import DTYPES
+from analysis.models.dtypes import ASKED
 from analysis.recipe.recipe import Recipe
 from analysis.study.job import Contents, Job, job_problems, unpaired
 
@@ -91,7 +91,7 @@ def add(verbs) -> None:
     verb.add_argument(
         "--save-dtype",
         default="auto",
-        choices=("auto", *DTYPES),
+        choices=ASKED,
         help=(
             "what the saved weights are stored in, whatever they were computed in (--dtype); default auto: as in the"
             " model's own files"
@@ -263,6 +263,7 @@ def summarise(job: Job, request: dict, inputs: "Inputs", outcome: "Outcome") -> 
             "fingerprint": dense.fingerprint,
             "device": str(dense.device),
             "dtype": str(dense.dtype).removeprefix("torch."),
+            "notes": list(dense.notes),
         },
         "sparsity": {
             "overall": 1 - matrices.kept.sum() / weights,
@@ -313,6 +314,7 @@ def report(out: Path, summary: dict) -> Report:
             f" {sparsity['weights']:,} weights removed, {summary['seconds']:.1f} s, peak"
             f" {summary['peak_memory_mib']:,.0f} MiB"
         ),
+        *(f"{summary['model']['name']}: {note}" for note in summary["model"].get("notes", [])),
         "",
         table(("split", *measured, "final-block error", "relative"), rows),
         "",

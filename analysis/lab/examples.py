@@ -38,13 +38,14 @@ class Example:
 @dataclass(frozen=True, slots=True)
 class ExampleSet:
     """What a set asks: `head` is "classification", "regression" or "span"; `classes` their names, () otherwise;
-    `metric` what answers are scored by.
+    `metric` what answers are scored by; `scores` the lowest and the highest score of a regression.
     """
 
     head: str
     classes: tuple[str, ...]
     metric: str
     meaning: str
+    scores: tuple[float, float] | None = None
 
 
 EXAMPLES: dict[str, ExampleSet] = {
@@ -65,6 +66,7 @@ EXAMPLES: dict[str, ExampleSet] = {
         (),
         "spearman",
         "two texts about the same person or town, and on how many of five facts they agree (STS-B)",
+        (0, 5),
     ),
     "answers": ExampleSet("span", (), "f1", "a question, and a passage in which the answer stands (SQuAD)"),
 }

@@ -120,6 +120,10 @@ def quality_rows(dense: DenseModel, pruned: nn.Module, windows: dict[str, Window
             except NumericalError as error:
                 raise NumericalError(f"{which} model: {error}") from error
             rows["perplexity" if split.labelled is None else "scores"].append(
-                {"split": label, "which": which, **asdict(quality)}
+                {
+                    "split": label,
+                    "which": which,
+                    **{key: value for key, value in asdict(quality).items() if key != "pearson"},
+                }
             )
     return rows

@@ -1,5 +1,5 @@
 """How well a model answers labelled examples: accuracy, Matthews correlation, Spearman correlation, or F1 of the words
-of an answer.
+of an answer. A model without a head answers pairs of sentences with the cosine of their embeddings.
 
 result = score(encoder, load_tokens("examples:truth", encoder, samples=500, length=64, split="held-out"))
 print(f"{result.metric} {result.score:.3f} +- {result.standard_error:.3f} over {result.examples} examples")
@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from analysis.errors import NumericalError, UsageError
 from analysis.models.anatomy import evaluating
 from analysis.models.context import usable_context
+from analysis.models.embeddings import cosines, pooled
 from analysis.models.load import LoadedModel, check_measured, unwrapped
 from analysis.models.logits import portion
 from analysis.models.task_heads import head, inputs
@@ -29,13 +30,13 @@ from analysis.windows import Labelled, Windows, check_count
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-METRICS: dict[str, str] = {
-    "accuracy": "classification",
-    "matthews": "classification",
-    "spearman": "regression",
-    "f1": "span",
+METRICS: dict[str, tuple[str, ...]] = {
+    "accuracy": ("classification",),
+    "matthews": ("classification",),
+    "spearman": ("regression", "embedding"),
+    "f1": ("span",),
 }
-"""What may be scored, and the head that answers it."""
+"""What may be scored, and the heads that answer it."""
 RESAMPLES = 200
 """Bootstrap samples behind the standard error of a correlation."""
 LONGEST_ANSWER = 30
@@ -50,7 +51,8 @@ class Score:
     between the words of the predicted and the true answer ("f1"), none in per cent. standard_error: of the mean over
     examples (accuracy sqrt(a (1 - a) / (n - 1)), F1), of correlations the standard deviation over 200 bootstrap samples
     of the examples, drawn from a fixed seed. loss: mean over examples of the cross entropy (nats; of spans the mean
-    over first and last token) or of the squared error.
+    over first and last token) or of the squared error (of cosines with respect to scores from 0 to 1). pearson:
+    Pearson's correlation of scores or cosines, None where the metric is another.
     """
 
     metric: str
@@ -58,12 +60,14 @@ class Score:
     standard_error: float
     loss: float
     examples: int
+    pearson: float | None = None
 
 
 @torch.inference_mode()
 def score(model: LoadedModel | nn.Module, windows: Windows, *, batch: int | None = None) -> Score:
-    """Score of an encoder with a head, loaded by `load_model` or not, on labelled windows (N, T), at least two, `batch`
-    of them per forward (None: 16 on a CPU, 64 elsewhere).
+    """Score of an encoder, loaded by `load_model` or not, on labelled windows (N, T), at least two, `batch` of them per
+    forward (None: 16 on a CPU, 64 elsewhere). Of an encoder without a head the windows are sentences, and the examples
+    pairs of them.
 
     Windows are read in order of length, each batch cut to its longest, and padding is left out of everything, the
     choice of a span included: it changes nothing but rounding. Losses are float32, averaged in float64. A correlation
@@ -79,9 +83,10 @@ def score(model: LoadedModel | nn.Module, windows: Windows, *, batch: int | None
     labelled = _check_fit(model, windows)
     order = torch.argsort(windows.mask.sum(1), stable=True, descending=True)
     answers, losses = [], []
+    embedding = labelled.head == "embedding"
     with evaluating(model):
         for rows in bar(order.split(batch), desc=f"scores {windows.label}", unit="batch"):
-            answer, loss = _answer(model, _taken(windows, rows))
+            answer, loss = (_embedded if embedding else _answer)(model, _taken(windows, rows))
             if not bool(torch.isfinite(loss).all()):
                 first = rows[int((~torch.isfinite(loss)).nonzero()[0])]
                 raise NumericalError(
@@ -90,8 +95,16 @@ def score(model: LoadedModel | nn.Module, windows: Windows, *, batch: int | None
             answers.append(answer)
             losses.append(loss)
     back = torch.argsort(order)
-    value, error = _scored(labelled, torch.cat(answers)[back])
-    return Score(labelled.metric, value, error, torch.cat(losses)[back].mean().item(), len(windows))
+    answered, lost = torch.cat(answers)[back], torch.cat(losses)[back]
+    if embedding:
+        answered, first = cosines(answered, labelled.pairs, f"score on {windows.label!r}")
+        labelled = labelled.take(first)
+        lost = (answered - labelled.labels).double().square()
+    value, error = _scored(labelled, answered)
+    both = (
+        None if labelled.metric != "spearman" else pearson(answered.double().numpy(), labelled.labels.double().numpy())
+    )
+    return Score(labelled.metric, value, error, lost.mean().item(), len(answered), both)
 
 
 def _taken(windows: Windows, rows: Tensor) -> Windows:
@@ -120,6 +133,13 @@ def _answer(model: "PreTrainedModel", windows: Windows) -> tuple[Tensor, Tensor]
     if labelled.head == "regression":
         return logits.squeeze(1), (logits.squeeze(1) - labelled.labels).double().square()
     return logits.argmax(1), cross_entropy(logits, labelled.labels, reduction="none").double()
+
+
+def _embedded(model: "PreTrainedModel", windows: Windows) -> tuple[Tensor, Tensor]:
+    """Embeddings (B, H) of B sentences on the CPU, and in the place of losses (B,) what is finite where they are."""
+    arguments = inputs(windows, slice(None), model.device)
+    vectors = pooled(model, model(**arguments).last_hidden_state, arguments["attention_mask"]).cpu()
+    return vectors, vectors.double().sum(1)
 
 
 def _spans(starts: Tensor, ends: Tensor, offsets: Tensor) -> Tensor:
@@ -165,6 +185,11 @@ def matthews(predicted: np.ndarray, true: np.ndarray) -> float:
 def spearman(predicted: np.ndarray, true: np.ndarray) -> float:
     """Spearman's rank correlation of (N,) and (N,), ties at their mean rank; 0 where either holds one value only."""
     return _correlation(*(_ranks(values)[:, None] for values in (predicted, true)))
+
+
+def pearson(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Pearson's correlation of (N,) and (N,); 0 where either holds one value only."""
+    return _correlation(predicted[:, None], true[:, None])
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -217,11 +242,15 @@ def _check_fit(model: "PreTrainedModel", windows: Windows) -> Labelled:
             f"{where}: the examples ask for {labelled.head}, {type(model).__name__} answers with {answered}; give"
             " examples that go with the model"
         )
-    if METRICS.get(labelled.metric) != answered:
-        metrics = [metric for metric, answers in METRICS.items() if answers == answered]
+    if answered not in METRICS.get(labelled.metric, ()):
+        metrics = [metric for metric, answers in METRICS.items() if answered in answers]
         raise UsageError(f"{where}: metric {labelled.metric!r} cannot score {answered}; possible: {', '.join(metrics)}")
-    if len(windows) < 2:
-        raise UsageError(f"{where}: {len(windows)} example; a score with its error needs at least 2")
+    noun, least = ("sentence", 4) if answered == "embedding" else ("example", 2)
+    if len(windows) < least:
+        raise UsageError(
+            f"{where}: {len(windows)} {noun}{'s' if len(windows) > 1 else ''}; a score with its error needs at least 2"
+            " examples"
+        )
     context = usable_context(model)
     if context is not None and windows.length > context:
         raise UsageError(

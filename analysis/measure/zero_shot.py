@@ -335,9 +335,17 @@ def _manager():
     return TaskManager()
 
 
-@cache
-def _hub_task(name: str) -> "Task":
-    """One of the harness's own tasks with its data, and no examples before the question."""
+def task_dataset(name: str) -> tuple[str, str | None, str]:
+    """The dataset of the hub behind one of the harness's own tasks, its configuration and revision, as
+    its file says; nothing is downloaded. Raises UsageError for a task that the harness does not have.
+    """
+    config = _checked_manager(name).task_index[name.removeprefix("hub:")].cfg or {}
+    revision = (config.get("dataset_kwargs") or {}).get("revision") or "main"
+    return str(config.get("dataset_path") or ""), config.get("dataset_name"), str(revision)
+
+
+def _checked_manager(name: str):
+    """The harness's list of tasks, which has this one. Raises UsageError where it has not."""
     manager, task_name = _manager(), name.removeprefix("hub:")
     if task_name not in manager.all_subtasks:
         if task_name in manager.all_tasks:
@@ -348,6 +356,13 @@ def _hub_task(name: str) -> "Task":
             + (f"did you mean {similar}? " if similar else "")
             + "`lm-eval ls tasks` lists them"
         )
+    return manager
+
+
+@cache
+def _hub_task(name: str) -> "Task":
+    """One of the harness's own tasks with its data, and no examples before the question."""
+    manager, task_name = _checked_manager(name), name.removeprefix("hub:")
     try:
         (task,) = manager.load([task_name])["tasks"].values()
     except Exception as error:  # datasets and the hub raise every kind of error

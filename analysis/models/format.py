@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from analysis.errors import ModelError, NumericalError, UsageError
-from analysis.models.hub import SIDE_FILES, weight_files
-from analysis.models.load import DTYPES
+from analysis.models.dtypes import ASKED
+from analysis.models.hub import POOLING, SIDE_FILES, weight_files
 
-STORED_DTYPES = ("auto", *DTYPES)
+STORED_DTYPES = ASKED
 LARGEST_SIDE_FILE = 2**25
 _HEADER_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NEVER = (".py", ".pyc", ".so", ".sh", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".safetensors", ".gguf")
@@ -35,12 +35,14 @@ class Format:
     stored    the dtype that its folder states, and that tensors have which `own` does not name
     own       tensors whose dtype in the checkpoint is another, by name
     beside    files of the original folder that are copied where the saved one lacks them
+    pooling   its file that says how hidden states are pooled, copied too; None where it has none
     """
 
     computed: torch.dtype
     stored: torch.dtype
     own: Mapping[str, torch.dtype] = field(default_factory=dict)
     beside: tuple[Path, ...] = ()
+    pooling: Path | None = None
 
     def cast(self, name: str, value: Tensor) -> Tensor:
         """A tensor of the model as it is written. Raises NumericalError where a finite weight is not finite there."""
@@ -73,6 +75,9 @@ class Format:
         for path in self.beside:
             if not (folder / path.name).exists():
                 shutil.copyfile(path, folder / path.name)
+        if self.pooling is not None:
+            (folder / POOLING).parent.mkdir(exist_ok=True)
+            shutil.copyfile(self.pooling, folder / POOLING)
         for path in folder.glob("*config*.json"):
             content = json.loads(path.read_text(encoding="utf-8"))
             told = {key: value for key, value in content.items() if key not in _CODE}
@@ -86,7 +91,7 @@ class Format:
         return {
             "computed in": _word(self.computed),
             "stored in": _word(self.stored),
-            "carried over": sorted(path.name for path in self.beside),
+            "carried over": sorted([*(path.name for path in self.beside), *[POOLING] * (self.pooling is not None)]),
         }
 
 
@@ -100,8 +105,9 @@ def format_of(model: nn.Module, source: Path | None = None, dtype: str = "auto")
         raise UsageError(f"save dtype {dtype!r}: unknown; possible are {', '.join(STORED_DTYPES)}")
     computed = next(model.parameters()).dtype
     beside = () if source is None else tuple(side_files(source))
+    pooling = source / POOLING if source is not None and (source / POOLING).is_file() else None
     if dtype != "auto":
-        return Format(computed, getattr(torch, dtype), {}, beside)
+        return Format(computed, getattr(torch, dtype), {}, beside, pooling)
     dtypes = {} if source is None else _stored_dtypes(source)
     sizes: Counter[torch.dtype] = Counter()
     for stored, size in dtypes.values():
@@ -111,7 +117,7 @@ def format_of(model: nn.Module, source: Path | None = None, dtype: str = "auto")
     }
     main = max(sizes, key=lambda stored: sizes[stored]) if sizes else computed
     main = main if main.itemsize <= computed.itemsize else computed
-    return Format(computed, main, {name: stored for name, stored in narrow.items() if stored != main}, beside)
+    return Format(computed, main, {name: stored for name, stored in narrow.items() if stored != main}, beside, pooling)
 
 
 def side_files(folder: Path) -> list[Path]:

@@ -37,8 +37,12 @@ SIDE_FILES = (
     "*USE_POLICY*",
     "*TERMS_OF_USE*",
     "CITATION*",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 )
 """What lies beside config, tokenizer and weights of a model and goes along with it."""
+POOLING = "1_Pooling/config.json"  # of sentence-transformers: how hidden states become an embedding (`embeddings.py`)
 _SMALL_FILES = [
     *SIDE_FILES,
     "config.json",
@@ -59,6 +63,7 @@ _TOKENIZER_FILES = (
 )
 _TEMPLATE = "chat_template.jinja"  # decides what conversations read like
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+TIMEOUT = 20  # seconds that the hub has to answer a question
 SHRUNK_WEIGHTS, SHRUNK_MANIFEST = "shrunk.safetensors", "shrunk.json"  # layers of unequal widths (`models/uneven.py`)
 _PLAIN_DTYPES = ("F32", "F16", "BF16", "F64")  # of safetensors
 _PACKED = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".weight.absmax", ".SCB")
@@ -287,10 +292,21 @@ def _commit(source: ModelSource) -> str:
     return _ask_hub(source, lambda: HfApi().model_info(source.hub_id, revision=source.revision).sha)
 
 
-def _download(source: ModelSource) -> Path:
-    """The repository's folder in the local cache, with config, tokenizer and safetensors weights; fetched where
-    incomplete.
+def parameters_on_hub(name: str) -> dict[str, int] | None:
+    """Parameters of a hub model by safetensors' word for their dtype, as the hub counts them; None where the model is
+    in the local cache, or the hub does not know.
     """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    source = find(name)
+    if isinstance(try_to_load_from_cache(source.hub_id, "config.json", revision=source.revision), str):
+        return None
+    about = _ask_hub(source, lambda: HfApi().model_info(source.hub_id, revision=source.revision, timeout=TIMEOUT))
+    return dict(about.safetensors.parameters) if about.safetensors else None
+
+
+def cached(source: ModelSource) -> Path | None:
+    """The folder of a hub model in the local cache; None where it is not there, or not wholly."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -300,7 +316,17 @@ def _download(source: ModelSource) -> Path:
             weight_files(folder, source.name)
         return folder
     except (LocalEntryNotFoundError, ModelError):
-        pass  # not cached, or not wholly: fetch
+        return None
+
+
+def _download(source: ModelSource) -> Path:
+    """The repository's folder in the local cache, with config, tokenizer and safetensors weights; fetched where
+    incomplete.
+    """
+    from huggingface_hub import snapshot_download
+
+    if (folder := cached(source)) is not None:
+        return folder
     folder = Path(
         _ask_hub(
             source,
@@ -309,6 +335,8 @@ def _download(source: ModelSource) -> Path:
             ),
         )
     )
+    if (folder / "modules.json").is_file():
+        _ask_hub(source, lambda: snapshot_download(source.hub_id, revision=folder.name, allow_patterns=[POOLING]))
 
     def get(files: list[str]) -> Path:
         return Path(

@@ -5,11 +5,14 @@ Importing this loads no torch, so that `fingerprint` and `lab_models` cost nothi
 
 import os
 import re
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from analysis.errors import ModelError, UnsupportedModel, UsageError, first_line, quoted
+from analysis.models.dtypes import check_dtype, choose_dtype, stored_parameters, told_dtype
 from analysis.models.hub import check_layers, fetch, has_tokenizer, is_shrunk, model_name, read_config, tensors
 from analysis.models.quiet import quiet
 from analysis.models.unpack import told
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 
-DTYPES = ("float32", "bfloat16", "float16")
 _SLOW_TOKENIZERS = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}  # package -> module
 
 
@@ -90,29 +92,35 @@ def embedding_rows(model: "PreTrainedModel") -> int:
     ]  # torch types any module's attribute as a module
 
 
-def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32") -> LoadedModel:
-    """Load a decoder, or an encoder fine-tuned to classify, to score or to find spans, by lab name ("lab"), local
-    folder or hub id ("org/name[@revision]"), GGUF file or name of a packaged model (`packaged`); no remote code.
-    GGUF and `.bin` weights are unpacked first (`unpack`), nothing else that is no safetensors file is opened. Folders
-    of shrunk models with layers of unequal widths (`models/uneven.py`) are read like any other.
+def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: str | None = None) -> LoadedModel:
+    """Load a decoder, an encoder fine-tuned to classify, to score or to find spans, or one without a head, whose pooled
+    hidden states embed sentences (`embeddings`), by lab name ("lab"), local folder or hub id ("org/name[@revision]"),
+    GGUF file or name of a packaged model (`packaged`); no remote code. GGUF and `.bin` weights are unpacked first
+    (`unpack`), nothing else that is no safetensors file is opened. Folders of shrunk models with layers of unequal
+    widths (`models/uneven.py`) are read like any other.
 
-    device: "auto" (cuda, mps, cpu), "cuda", "cuda:N", "mps" or "cpu". dtype: one of `DTYPES`. Raises UsageError for an
-    unknown device or dtype, ModelError for a model that is missing, broken (weights cut short, missing, of the wrong
-    shape or not finite; more layers than weights; a config that no forward runs with), an encoder without a task, or
-    another kind of model.
+    device: "auto" (cuda, mps, cpu), "cuda", "cuda:N", "mps" or "cpu". dtype: one of `dtypes.DTYPES`, or "auto", the
+    checkpoint's own; None is float32, and "auto" for models of over a billion parameters, which is said on stderr
+    before they are loaded. Raises UsageError for an unknown device or dtype, ModelError for a model that is missing,
+    broken (weights cut short, missing, of the wrong shape or not finite; more layers than weights; a config that no
+    forward runs with), an encoder with another head than these, or another kind of model.
     """
     import torch
 
     from analysis.models.task_heads import head, prove_head
 
     name, device = model_name(name), _device(device)
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype {dtype!r}: unknown; possible are {', '.join(DTYPES)}")
+    check_dtype(dtype)
     folder, print_ = fetch(name)
     raw = read_config(folder, name)
     if raw.get("quantization_config"):
         raise UnsupportedModel(f"model {name!r}: its weights are quantized; load the unquantized original")
     check_layers(raw, folder, name)
+    sizes = stored_parameters(folder, name)
+    if line := told_dtype(name, sizes, dtype):
+        with suppress(OSError):  # nobody reads it
+            print(line, file=sys.stderr, flush=True)
+    dtype = choose_dtype(sizes, dtype)
     with quiet():
         config, notes = _read_config(folder, name, raw)
         model = _read_model(folder, name, config, getattr(torch, dtype))
@@ -124,6 +132,10 @@ def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: str
     if head(model) in ("classification", "regression"):
         _set_padding(model, tokenizer)
     prove_head(model, f"model {name!r}")
+    if head(model) == "embedding":
+        from analysis.models.embeddings import read_pooling
+
+        model.config.sentence_pooling = read_pooling(folder, name) or getattr(model.config, "sentence_pooling", "mean")
     notes += (words,) if (words := told(folder)) else ()
     return LoadedModel(model, tokenizer, name, print_, folder, notes)
 
@@ -197,7 +209,10 @@ def _read_model(folder: Path, name: str, config: "PreTrainedConfig", dtype: "tor
             f"model {name!r}: transformers cannot load it from {folder}"
             f" ({_misshapen(kind, config, folder, name) or first_line(error)})"
         ) from error
-    if missing := sorted(report["missing_keys"]):
+    missing = sorted(report["missing_keys"])
+    if missing and all(key.startswith("pooler.") for key in missing):  # a pooler that no hidden state depends on
+        model.pooler, missing = None, []
+    if missing:
         raise ModelError(
             f"model {name!r}: {len(missing)} parameters are missing from its weight files ({', '.join(missing[:5])}"
             f"{', ...' if len(missing) > 5 else ''}); transformers would invent them"
@@ -251,13 +266,23 @@ def _kind_of(config: "PreTrainedConfig") -> str:
 
 def _auto_class(config: "PreTrainedConfig") -> "type[_BaseAutoModelClass]":
     """The auto class that reads a model: by what its config says it was saved as, a decoder otherwise."""
-    from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+    from transformers import (
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForQuestionAnswering,
+        AutoModelForSequenceClassification,
+    )
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    from analysis.models.embeddings import is_encoder
 
     classes: dict[str, type[_BaseAutoModelClass]] = {
         "ForSequenceClassification": AutoModelForSequenceClassification,
         "ForQuestionAnswering": AutoModelForQuestionAnswering,
     }
     saved_as = (config.architectures or [""])[0]
+    if is_encoder(config) and MODEL_MAPPING_NAMES.get(config.model_type) == saved_as:
+        return AutoModel
     return next((kind for ending, kind in classes.items() if saved_as.endswith(ending)), AutoModelForCausalLM)
 
 

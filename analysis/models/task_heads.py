@@ -1,5 +1,5 @@
-"""What a model answers: the next token, a class, a score, or a span of a passage; and labelled windows as arguments of
-its forward.
+"""What a model answers: the next token, a class, a score, a span of a passage, or, without a head, the embedding of a
+sentence; and labelled windows as arguments of its forward.
 """
 
 from typing import TYPE_CHECKING, cast
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.errors import DataError, ModelError
+from analysis.models.embeddings import embeds
 from analysis.models.quiet import evaluation_mode
 
 if TYPE_CHECKING:
@@ -15,19 +16,19 @@ if TYPE_CHECKING:
 
     from analysis.windows import Windows
 
-ANSWERS = ("next token", "classification", "regression", "span")
+ANSWERS = ("next token", "classification", "regression", "span", "embedding")
 
 
 def head(model: nn.Module) -> str:
     """One of `ANSWERS`, by the kind of transformers model, or one made of it: a classifier of one output is a
-    regression. Whether it does answer so says `prove_head`.
+    regression, an encoder without a head embeds. Whether it does answer so says `prove_head`.
     """
     names = [kind.__name__ for kind in type(model).__mro__]
     if any(name.endswith("ForQuestionAnswering") for name in names):
         return "span"
     if any(name.endswith("ForSequenceClassification") for name in names):
         return "regression" if cast("PreTrainedConfig", model.config).num_labels == 1 else "classification"
-    return "next token"
+    return "embedding" if embeds(model) else "next token"
 
 
 @torch.no_grad()
@@ -55,6 +56,8 @@ def prove_head(model: nn.Module, where: str) -> None:
         raise ModelError(
             f"{where}: {kind} cannot read three tokens ({type(error).__name__}: {reason}); mend its config.json"
         ) from error
+    if answered == "embedding" and getattr(output, "last_hidden_state", None) is None:
+        raise ModelError(f"{where}: {kind} gives no last hidden state, which sentences are compared by")
     if answered != "next token":
         return
     logits = getattr(output, "logits", None)
@@ -78,8 +81,8 @@ def inputs(
 ) -> dict[str, Tensor]:
     """Keyword arguments of a forward on the windows `rows`: ids, attention mask, token types where there are any.
 
-    labels: also what the model's own loss compares with: the right answers of labelled windows, else the ids
-    themselves, padding left out.
+    labels: also what the model's own loss compares with: the right answers of labelled windows (of sentences with the
+    pair that each belongs to, for `embeddings.pair_loss`), else the ids themselves, padding left out.
     """
     arguments = {"input_ids": windows.ids[rows], "attention_mask": windows.mask[rows].long()}
     if windows.types is not None:
@@ -90,6 +93,8 @@ def inputs(
         arguments["start_positions"], arguments["end_positions"] = windows.answers.labels[rows].unbind(1)
     elif labels:
         arguments["labels"] = windows.answers.labels[rows]
+        if windows.answers.pairs is not None:
+            arguments["pairs"] = windows.answers.pairs[rows]
     return {name: value.to(device) for name, value in arguments.items()}
 
 

@@ -118,8 +118,9 @@ def told(folder: Path) -> str:
     about = origin(folder)
     if not about:
         return ""
-    exact = about["kind"] == "bin" or about["type"] in _EXACT
-    return f"{'read' if exact else 'dequantised'} from {about['type']} ({about['kind']})"
+    if about["kind"] == "bin":
+        return f"loaded from a .bin pickle by weights_only ({about['type']})"
+    return f"{'read' if about['type'] in _EXACT else 'dequantised'} from {about['type']} ({about['kind']})"
 
 
 def _small_files(source: Path) -> list[Path]:

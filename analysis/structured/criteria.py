@@ -10,13 +10,14 @@ consumer's input, W (out, in) its weight, both by column.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.anatomy import evaluating
+from analysis.models.embeddings import pair_loss
 from analysis.models.hooks import hooked
 from analysis.models.logits import portion, split_model, vocabulary
 from analysis.models.task_heads import head, inputs
@@ -26,6 +27,9 @@ from analysis.streams.collect import collect
 from analysis.streams.moments import Statistics
 from analysis.structured.pairs import Pair, Structures, structure_of_column
 from analysis.windows import Windows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Batch = Mapping[str, Tensor]
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
@@ -256,6 +260,8 @@ def _own_loss(model: nn.Module, batch: Batch) -> Tensor:
         if split is not None:
             hidden = split.hidden(batch["input_ids"], batch.get("attention_mask"))
             return over_vocabulary("ce", hidden, batch["labels"].clamp(min=0), real, split)
+    if "pairs" in batch:
+        return pair_loss(cast("PreTrainedModel", model), dict(batch))
     value = getattr(model(**batch), "loss", None)
     if value is None:
         raise DataError(

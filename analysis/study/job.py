@@ -14,8 +14,8 @@ from typing import Any
 
 from analysis import storage
 from analysis.errors import AnalysisError, UsageError, count_problem, suggest
+from analysis.models.dtypes import ASKED, resolved_dtype
 from analysis.models.hub import fingerprint
-from analysis.models.load import DTYPES
 from analysis.pruning.checks import header_misfits, label_problem, misfits, shrink_problem
 from analysis.recipe.recipe import Recipe
 from analysis.text.sources import BOS, MODES, parse_source, source_fingerprint
@@ -30,6 +30,7 @@ class Contents:
 
     def __init__(self) -> None:
         self.model = cache(fingerprint)
+        self.dtype = cache(resolved_dtype)
         self.source = cache(source_fingerprint)
         self.task = cache(task_fingerprint)
 
@@ -44,8 +45,8 @@ class Job:
     its own for masks and training order. separator: between documents of plain-text files. mode: how windows are cut
     (`text.cut`; None: as is usual for the source). bos: where beginning-of-text tokens stand in them
     (`text.tokens.specials`). drop_overlap: held-out windows that repeat calibration text are dropped however many
-    they are (`windows.disjoint`). device "auto" takes what there is, and is served what any device
-    computed; a named device is served only its own kind's results.
+    they are (`windows.disjoint`). dtype: as in `load_model`. device "auto" takes what there is,
+    and is served what any device computed; a named device is served only its own kind's results.
 
     added: a source of `added_samples` more windows, put behind the calibration windows (`study.run.draw`);
     `recipe.added` says who sees them. With 0 of them the run is that without. tasks: multiple-choice tasks that the
@@ -63,7 +64,7 @@ class Job:
     held_out_samples: int | None = None
     length: int
     seed: int = 0
-    dtype: str = "float32"
+    dtype: str | None = None
     device: str = "auto"
     separator: str | None = None
     mode: str | None = None
@@ -158,7 +159,7 @@ class Job:
             "bos": self.bos,
             "drop_overlap": self.drop_overlap,
             "device": self.device.partition(":")[0],
-            "dtype": self.dtype,
+            "dtype": contents.dtype(self.model, self.dtype),
             "shrink": self.shrink,
         }
 
@@ -238,8 +239,8 @@ def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Cal
     for name, least in SMALLEST.items():
         if not (values[name] is None and name == "held_out_samples"):
             yield from filter(None, [count_problem(named(name), values[name], least)])
-    if values["dtype"] not in DTYPES:
-        yield f"{named('dtype')} must be one of {', '.join(DTYPES)}, got {values['dtype']!r}"
+    if values["dtype"] not in (None, *ASKED):
+        yield f"{named('dtype')} must be one of {', '.join(ASKED)}, got {values['dtype']!r}"
     if values["mode"] not in (None, *MODES):
         yield f"{named('mode')} must be one of {', '.join(MODES)}, got {values['mode']!r}"
     if values["bos"] not in BOS:

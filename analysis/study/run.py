@@ -110,7 +110,7 @@ class Bench:
             self.say("cutting out what was removed")
             shrunk = pruned.shrink()
             tables["size"] = size_table({"dense": dense.model, "pruned": shrunk}, calibration)
-        provenance = {**pruned.provenance, "device": str(dense.device), "dtype": job.dtype}
+        provenance = {**pruned.provenance, "device": str(dense.device), "dtype": _word(dense)}
         return Outcome(pruned, tables, provenance, shrunk)
 
     def _load(self, job: Job) -> "LoadedModel":
@@ -144,6 +144,10 @@ class Bench:
                 bos=job.bos,
             )
         return self.windows[key]
+
+
+def _word(model: "LoadedModel") -> str:
+    return str(model.dtype).removeprefix("torch.")
 
 
 def check_slices(job: Job) -> None:

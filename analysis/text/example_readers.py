@@ -1,5 +1,5 @@
 """Labelled examples out of a table: UTF-8 text, a header, cells between tabs without quoting (the form of GLUE's
-files), or between commas. Imports no torch.
+files), or between commas; or one JSON object a line. Imports no torch.
 
 sentence	label          question	context	answer          sentence1	sentence2	score
 """
@@ -14,7 +14,7 @@ from analysis.text import files
 from analysis.text.example_sets import HUB_SETS, HubSet, Question
 from analysis.text.hub import Hub, fetch
 from analysis.text.lazy import Lazy
-from analysis.text.rows import check_once, delimited
+from analysis.text.rows import check_once, delimited, form_of, read_rows, sound
 from analysis.text.sources import Source, check_file
 
 FIRST_COLUMNS = ("sentence", "text", "sentence1", "premise", "question1", "question")
@@ -40,7 +40,7 @@ def read_table(source: Source) -> tuple[ExampleSet, list[Example]]:
     no number, numbers and names as labels, or an answer that is not in its passage.
     """
     name = f"table {source.name}"
-    header, lines = delimited(files.decode(files.contents(check_file(source), name), name), name)
+    header, lines = _objects(source, name) if form_of(source.name) == "json" else _lines(source, name)
     places = _named(source, source.column.split(","), header) if source.column else _known(source, header)
     for place in places:
         check_once(header, header[place], name)
@@ -59,6 +59,24 @@ def read_table(source: Source) -> tuple[ExampleSet, list[Example]]:
     return task, [
         Example(first, second, label)
         for (_, first, second, _), label in zip(rows[chosen.start : chosen.stop], labels[chosen.start : chosen.stop])
+    ]
+
+
+def _lines(source: Source, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Header and rows of a table of cells."""
+    return delimited(files.decode(files.contents(check_file(source), name), name), name)
+
+
+def _objects(source: Source, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The same of JSON objects, one a line: the keys of the first are the columns, what a row lacks is empty."""
+    rows = []
+    for number, (where, row) in enumerate(read_rows(check_file(source), source.name, name, ""), start=1):
+        if not isinstance(row, dict):
+            raise DataError(f'{where}: is no JSON object, such as {{"sentence1": ..., "sentence2": ..., "score": 1}}')
+        rows.append((number, row))
+    header = list(rows[0][1]) if rows else []
+    return header, [
+        (number, ["" if row.get(key) is None else sound(str(row[key])) for key in header]) for number, row in rows
     ]
 
 
@@ -113,7 +131,7 @@ def _labels(source: Source, column: str, rows: list[tuple]) -> tuple[ExampleSet,
         classes = tuple(sorted(set(texts)))
         return ExampleSet("classification", classes, "accuracy", ""), [classes.index(text) for text in texts]
     if kind == "score" or not all(re.fullmatch(r"[+-]?\d+", text) for text in texts):
-        return ExampleSet("regression", (), "spearman", ""), numbers
+        return ExampleSet("regression", (), "spearman", "", (min(numbers), max(numbers))), numbers
     for row, number in zip(rows, numbers):
         if not 0 <= number < MOST:
             remedy = (

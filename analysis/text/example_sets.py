@@ -46,7 +46,8 @@ def _glue(
     validation: str = "validation",
 ) -> HubSet:
     head = "classification" if classes else "regression"
-    return HubSet(ExampleSet(head, tuple(classes.split()), metric, meaning), GLUE, config, first, second, validation)
+    task = ExampleSet(head, tuple(classes.split()), metric, meaning, None if classes else (0, 5))
+    return HubSet(task, GLUE, config, first, second, validation)
 
 
 _MNLI = ("entailment neutral contradiction", "premise", "hypothesis")
@@ -142,7 +143,7 @@ def parse_examples(
 
     Raises UsageError.
     """
-    if table := re.fullmatch(r"(.+?\.[tc]sv(?:\.(?:gz|zst|bz2))?)(?:#(.*))?", name, re.IGNORECASE):
+    if table := re.fullmatch(r"(.+?\.(?:[tc]sv|jsonl|ndjson)(?:\.(?:gz|zst|bz2))?)(?:#(.*))?", name, re.IGNORECASE):
         columns = None if table[2] is None else [column.strip() for column in table[2].split(",")]
         if columns is not None and (len(columns) not in (2, 3) or not all(columns)):
             raise UsageError(
@@ -153,9 +154,12 @@ def parse_examples(
     set_name, slash, split = name.partition("/")
     if set_name not in EXAMPLES and set_name not in HUB_SETS:
         if "." in os.path.basename(name) or os.path.exists(name):
-            unknown, remedy = name, "a table of examples is a file PATH.tsv or PATH.csv, with a header"
+            unknown, remedy = name, "a table of examples is a file PATH.tsv or PATH.csv, with a header, or PATH.jsonl"
         else:
-            unknown, remedy = set_name, suggest(set_name, (*EXAMPLES, *HUB_SETS)) + ", or PATH.tsv, PATH.csv"
+            unknown, remedy = (
+                set_name,
+                suggest(set_name, (*EXAMPLES, *HUB_SETS)) + ", or PATH.tsv, PATH.csv, PATH.jsonl",
+            )
         raise UsageError(f"source {text!r}: unknown set of labelled examples {unknown!r}; {remedy}")
     splits = SPLITS if set_name in EXAMPLES else HUB_SPLITS
     if slash and split not in splits:

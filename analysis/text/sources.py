@@ -69,8 +69,8 @@ SOURCE_FORMS: dict[str, str] = {
         " text the other"
     ),
     "examples:PATH.tsv": (
-        "labelled: any UTF-8 table with a header, .tsv or .csv; columns sentence, or sentence1 and sentence2, and label"
-        " or score; or question, context and answer; or as named in PATH.tsv#FIRST,SECOND,LABEL"
+        "labelled: any UTF-8 table with a header, .tsv, .csv or .jsonl; columns sentence, or sentence1 and sentence2,"
+        " and label or score; or question, context and answer; or as named in PATH.tsv#FIRST,SECOND,LABEL"
     ),
     "SOURCE:SHARE+SOURCE:SHARE": "a mixture by windows; the shares (0.7, 1/3) make 1: lab:stories:0.7+lab:recipes:0.3",
     "SOURCE[A:B]": (

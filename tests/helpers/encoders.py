@@ -92,3 +92,14 @@ def examples(name: str, count: int = 16, seed: int = 0, types: bool = True) -> W
         types=second,
         labelled=Labelled(kind, METRICS[kind], labels, texts=texts, offsets=offsets),
     )
+
+
+def sentence_pairs(count: int = 8, seed: int = 0) -> Windows:
+    """Windows of `count` pairs of random sentences of unequal lengths, two windows each, with scores from 0 to 1."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(1, 60, (2 * count, LENGTH), generator=generator)
+    lengths = torch.randint(5, LENGTH + 1, (2 * count,), generator=generator)
+    pairs = torch.arange(count).repeat_interleave(2)
+    labels = torch.rand(count, generator=generator)[pairs]
+    mask = torch.arange(LENGTH) < lengths[:, None]
+    return Windows(ids, mask, "pairs", {}, labelled=Labelled("embedding", "spearman", labels, pairs=pairs))

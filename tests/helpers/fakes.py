@@ -77,7 +77,8 @@ def install(
 
     def load_model(name, *, device, dtype):
         note("load", Path(name).name)
-        return types.SimpleNamespace(name=name, device=types.SimpleNamespace(type="cpu"), model="dense", tokenizer=None)
+        device = types.SimpleNamespace(type="cpu")
+        return types.SimpleNamespace(name=name, device=device, dtype="float32", model="dense", tokenizer=None)
 
     def load_tokens(source, loaded, **options):
         note("tokens", source.rpartition("/")[2], options["samples"], options["seed"], options["split"])

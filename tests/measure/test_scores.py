@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.errors import NumericalError, UsageError
+from analysis.errors import DataError, NumericalError, UsageError
 from analysis.measure.scores import matthews, normalised, score, spearman, words_f1
 from analysis.models.task_heads import inputs
 from analysis.windows import Labelled, Windows
-from tests.helpers.encoders import encoder
+from tests.helpers.encoders import encoder, sentence_pairs
 from tests.helpers.families import VOCABULARY
 
 ASKED = {"bert": "classification", "roberta": "classification", "distilbert": "classification", "bert_span": "span"}
@@ -274,3 +274,24 @@ def test_long_spans_are_found_window_by_window_where_memory_asks_for_it(monkeypa
     expected = score(model, windows)
     monkeypatch.setattr("analysis.models.logits.LOGITS", 2 * 20 * 20)
     assert score(model, windows) == expected
+
+
+def test_pairs_of_sentences_are_scored_by_the_cosine_of_their_pooled_states():
+    from scipy.stats import spearmanr
+
+    model, windows = encoder("bert_body"), sentence_pairs(12)
+    vectors = torch.stack(
+        [model(row[real][None]).last_hidden_state[0].mean(0) for row, real in zip(windows.ids, windows.mask)]
+    ).double()
+    cosine = torch.nn.functional.cosine_similarity(vectors[0::2], vectors[1::2]).numpy()
+    true = windows.labelled.labels[::2].double().numpy()
+    for given in (windows, windows.take(torch.arange(24).flip(0))):
+        result = score(model, given, batch=5)
+        assert (result.metric, result.examples) == ("spearman", 12)
+        assert result.score == pytest.approx(spearmanr(cosine, true).statistic)
+        assert result.pearson == pytest.approx(np.corrcoef(cosine, true)[0, 1], abs=1e-6)
+        assert result.loss == pytest.approx(np.square(cosine - true).mean(), rel=1e-5)
+    with pytest.raises(DataError, match="sentences stand in pairs"):
+        score(model, windows.subset(7))
+    with pytest.raises(UsageError, match="2 sentences; a score with its error needs at least 2 examples"):
+        score(model, windows.subset(2))

@@ -99,8 +99,8 @@ def test_device_and_dtype_are_checked_before_anything_is_read():
     for name in ("tpu", "cuda:x", "", "cpu,cuda", None, 0):
         with pytest.raises(UsageError, match="(possible are|give) auto, cuda, cuda:N, mps"):
             load_model("/nowhere", device=name)
-    for dtype in ("int8", None, ["float32"], torch.float32):
-        with pytest.raises(UsageError, match="possible are float32, bfloat16, float16"):
+    for dtype in ("int8", 7, ["float32"], torch.float32):
+        with pytest.raises(UsageError, match="possible are auto, float32, bfloat16, float16"):
             load_model("/nowhere", dtype=dtype)
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="not on this machine"):

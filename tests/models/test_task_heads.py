@@ -21,7 +21,6 @@ def made(kind, config):
     ("model", "words"),
     [
         (lambda: tiny("llama").model, "LlamaModel gives no logits"),
-        (lambda: encoder("bert_body"), "BertModel gives no logits"),
         (
             lambda: made(tf.BertForTokenClassification, tf.BertConfig(**SIZE)),
             "logits \\(2, 3, 2\\) for \\(2, 3\\) tokens",
@@ -46,7 +45,7 @@ def test_a_config_that_no_forward_runs_with():
         prove_head(model, "a model")
 
 
-@pytest.mark.parametrize("kind", ["bert", "bert_score", "bert_span"])
+@pytest.mark.parametrize("kind", ["bert", "bert_score", "bert_span", "bert_body"])
 def test_heads_that_are_known(kind):
     model = encoder(kind).train()
     prove_head(model, "a model")
@@ -58,4 +57,6 @@ def test_a_class_made_of_a_known_one():
         pass
 
     assert head(made(Mine, tf.BertConfig(**SIZE, num_labels=1))) == "regression"
-    assert head(tiny("llama")) == "next token"
+    assert head(tiny("llama")) == head(tiny("llama").model) == "next token"
+    assert head(encoder("bert_body")) == "embedding" and head(encoder("bert").bert) == "embedding"
+    assert head(made(tf.BertModel, tf.BertConfig(**SIZE, is_decoder=True))) == "next token"

@@ -107,7 +107,7 @@ def same_weights(model, folder: Path) -> bool:
 def test_bin_weights_are_read_as_they_are(shards, tmp_path):
     model = small_llama(blocks=2).to(torch.bfloat16)
     folder = unpacked(folder_of_bin(tmp_path / "bin", model, shards), "m")
-    assert same_weights(model, folder) and told(folder) == "read from bfloat16 (bin)"
+    assert same_weights(model, folder) and told(folder) == "loaded from a .bin pickle by weights_only (bfloat16)"
     assert not list(folder.glob("*.bin")) and origin(folder)["file"].startswith("pytorch_model")
 
 
@@ -202,7 +202,7 @@ def test_packed_models_load_and_say_what_they_were(tmp_path):
 
     model = small_llama(blocks=1)
     loaded = load_model(str(folder_of_bin(tmp_path / "bin", model)))
-    assert loaded.notes == ("read from float32 (bin)",)
+    assert loaded.notes == ("loaded from a .bin pickle by weights_only (float32)",)
     assert all(torch.equal(value, loaded.model.state_dict()[key]) for key, value in model.state_dict().items())
     write_gguf(tmp_path / "m.gguf", model)
     packed = load_model(tmp_path / "m.gguf")

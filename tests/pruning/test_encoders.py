@@ -16,7 +16,7 @@ from analysis.models.save import assert_sparsity, save_shrunk
 from analysis.models.task_heads import head, inputs
 from analysis.pruning.loop import prune
 from analysis.recipe.recipe import Recipe
-from tests.helpers.encoders import HEADS, METRICS, encoder, examples
+from tests.helpers.encoders import HEADS, METRICS, encoder, examples, sentence_pairs
 
 NAMES = ("bert", "bert_score", "bert_span", "roberta", "distilbert")
 RECIPES = (
@@ -149,3 +149,17 @@ def test_an_encoder_without_a_task_is_refused(tmp_path):
     tf.BertForMaskedLM(config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="fine-tuned to a task first"):
         load_model(str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["fisher-neurons-50% LIAR", "snip-heads-50% LR", "wanda-50% BR+GP[epochs=1]"])
+def test_an_encoder_without_a_head_is_pruned_saved_and_scored_on_pairs(tmp_path, recipe):
+    model, held_out = encoder("bert_body"), {"held": sentence_pairs(8, seed=1)}
+    result = prune(model, Recipe.parse(recipe), sentence_pairs(8), held_out)
+    scores = result.tables["scores"]
+    assert set(scores.metric) == {"spearman"} and set(scores.examples) == {8}
+    result.save(tmp_path / "model")
+    again = load_model(tmp_path / "model", device="cpu")
+    assert again.head == "embedding"
+    pruned = scores[(scores.which == "pruned") & (scores.split == "held")]
+    assert score(again.model, held_out["held"]).score == pytest.approx(pruned.score.item(), abs=1e-6)

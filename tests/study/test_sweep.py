@@ -90,7 +90,7 @@ def test_a_job_is_plain_and_comes_back_from_its_dict(job_args):
             {"added": ["self"], "added_samples": 2, "tasks": ["lab:yes-no", 3]},
             "source ['self'], task 3: must be a text",
         ),
-        ({"dtype": "float8"}, "dtype must be one of float32, bfloat16, float16, got 'float8'"),
+        ({"dtype": "float8"}, "dtype must be one of auto, float32, bfloat16, float16, got 'float8'"),
         ({"device": "gpu"}, "device must be auto, cpu, mps, cuda or cuda:NUMBER, got 'gpu'"),
         ({"mode": "sideways"}, "mode must be one of stream, crop, documents, got 'sideways'"),
         ({"recipe": "flap-neurons-50% LIAR[penalty=held-out]", "held_out": {}}, "needs at least one held-out source"),

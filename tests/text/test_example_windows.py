@@ -2,7 +2,9 @@
 hold.
 """
 
-from itertools import islice
+import json
+from dataclasses import replace
+from itertools import islice, permutations
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +12,10 @@ import torch
 
 from analysis.errors import DataError, UsageError
 from analysis.lab.examples import EXAMPLES, examples
+from analysis.text.encoded_examples import pad_id
 from analysis.text.example_readers import UNLABELLED, read_table
 from analysis.text.example_sets import HUB_SETS
-from analysis.text.examples import _pad_id, load_examples
+from analysis.text.examples import load_examples
 from analysis.text.load import load_tokens
 from analysis.text.sources import SOURCE_FORMS, parse_source, source_fingerprint
 from analysis.windows import disjoint
@@ -527,12 +530,87 @@ def test_a_decoder_is_refused_and_its_tokenizer_is_not(tmp_path):
         with pytest.raises(
             UsageError,
             match=(
-                "need a model with a classification, regression or span head; tiny predicts the next token. Give an"
+                "need a model with a classification, regression or span head, or an encoder without a"
+                " head; tiny predicts the next token. Give an"
                 f" encoder .*{like}"
             ),
         ):
             load_tokens(name, tiny_writer(), samples=1, length=8)
     assert load_tokens(source, tokenizer=tiny_writer().tokenizer, length=8).ids.shape == (1, 3)
+
+
+PAIRS = [("the cat", "a dog", 1), ("red", "red the blue dog", 3.5), ("old", "the old cat is not red", 2)]
+
+
+def embedder():
+    model = tiny_answerer()
+    return replace(model, model=model.model.bert)
+
+
+@pytest.mark.parametrize("form", ["tsv", "csv", "jsonl"])
+def test_pairs_of_sentences_are_two_windows_each_for_an_encoder_without_a_head(tmp_path, tokenizer, form):
+    path = tmp_path / f"pairs.{form}"
+    if form == "jsonl":
+        rows = [dict(zip(("sentence1", "sentence2", "score"), row)) for row in PAIRS]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        mark = "\t" if form == "tsv" else ","
+        path.write_text("\n".join(mark.join(map(str, row)) for row in [("sentence1", "sentence2", "score"), *PAIRS]))
+    windows = load_tokens(f"examples:{path}", embedder(), length=6)
+    assert said(windows, tokenizer)[:4] == [
+        "[CLS] the cat [SEP]",
+        "[CLS] a dog [SEP]",
+        "[CLS] red [SEP]",
+        "[CLS] red the blue dog [SEP]",
+    ]
+    assert windows.head == "embedding" and windows.labelled.metric == "spearman"
+    assert windows.labelled.pairs.tolist() == [0, 0, 1, 1, 2, 2]
+    assert windows.labelled.labels.tolist() == pytest.approx([0, 0, 1, 1, 0.4, 0.4])
+    assert windows.provenance["pairs"] == 3 and windows.provenance["scores"] == "1 to 3.5, as 0 to 1"
+    assert windows.provenance["cut"] == 1 and not windows.types.any()
+    one = load_tokens(f"examples:{path}[1:]", embedder(), length=8, samples=1)
+    assert len(one) == 2 and one.provenance["scores"] == "1 to 3.5, as 0 to 1"
+    together = load_tokens(f"examples:{path}", tokenizer=tokenizer, length=20)
+    assert len(together) == 3 and together.labelled.pairs is None and together.labelled.labels.tolist() == [1, 3.5, 2]
+
+
+def test_a_repeated_sentence_takes_its_pair_out_of_the_held_out_text(tmp_path):
+    rows = [(f"{a} {b}", f"{b} {a} is", number) for number, (a, b) in enumerate(permutations("abcdefgh", 2))]
+    source = table(tmp_path / "t.tsv", *rows, header="sentence1\tsentence2\tscore")
+    other = table(
+        tmp_path / "u.tsv", ("a old", rows[20][1], 1), ("b old", "c old", 2), header="sentence1\tsentence2\tscore"
+    )
+    calibration, held_out = load_tokens(other, embedder(), length=8), load_tokens(source, embedder(), length=8)
+    left = disjoint(calibration, {"held": held_out})["held"]
+    assert len(left) == len(held_out) - 2 and left.provenance["dropped"] == 2 and 20 not in left.labelled.pairs
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "message"),
+    [
+        ([("a", 1.5), ("b", 2.5)], "sentence\tscore", "holds one text an example, 'a'; an encoder without a head"),
+        ([("a", "b", 2.5), ("b", "c", 2.5)], "sentence1\tsentence2\tscore", "holds scores of 2.5 only; an encoder"),
+        ([("a", "b", 1), ("b", "c", 0)], "sentence1\tsentence2\tlabel", "call the column of labels `score`"),
+        ([("a", "b", "x"), ("b", "c", "y")], "sentence1\tsentence2\tlabel", "answers with embedding"),
+    ],
+)
+def test_examples_that_an_encoder_without_a_head_cannot_be_scored_on(tmp_path, rows, header, message):
+    with pytest.raises(UsageError, match=message):
+        load_tokens(table(tmp_path / "t.tsv", *rows, header=header), embedder(), length=8)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"sentence": "a", "label": 1}\n[1]\n', "line 2: is no JSON object"),
+        ('{"sentence": "a", "label": 1}\n{"sentence": "b"}\n', "line 2: 'label' is empty"),
+        ('{"words": "a", "label": 1}\n', "no column of its first line \\(words, label\\) is known as the first text"),
+    ],
+)
+def test_json_lines_that_are_no_examples(tmp_path, text, message):
+    (tmp_path / "t.jsonl").write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_tokens(f"examples:{tmp_path / 't.jsonl'}", tiny_answerer(), length=8)
 
 
 def test_token_types_go_to_models_that_read_them(tmp_path):
@@ -670,4 +748,4 @@ def test_the_real_tables_of_glue(assets, tokenizer):
 
 @pytest.mark.parametrize(("rows", "token"), [(None, 9), (10, 9), (9, 2), (2, 0)])
 def test_padding_is_a_token_that_the_model_embeds(rows, token):
-    assert _pad_id(SimpleNamespace(pad_token_id=9, eos_token_id=2), rows) == token
+    assert pad_id(SimpleNamespace(pad_token_id=9, eos_token_id=2), rows) == token
