@@ -67,3 +67,17 @@ def test_what_cannot_be_selected_on_is_refused(arguments, kind, said):
     recipe = "wanda-50% BR[select=held-out]" if arguments.pop("select", False) else "wanda-50% LR"
     with pytest.raises(kind, match=said):
         prune(small_llama(blocks=1), Recipe.parse(recipe), windows(4), {"other": windows(4, seed=1)}, **arguments)
+
+
+def test_held_out_text_is_looked_at_as_often_as_asked_and_changes_no_weight():
+    dense, own, other = small_llama(blocks=1), windows(4), {"other": windows(8, seed=1)}
+    runs = {
+        every: prune(dense, f"wanda-50% BR[{STEPS}]", own, other, held_out_every=every) for every in ("auto", "end")
+    }
+    for every, epochs, said in (("auto", [0, 1, 2], 1), ("end", [2], "end")):
+        steps = runs[every].tables["steps"]
+        assert steps[steps.split == "other"].epoch.tolist() == epochs
+        assert steps[steps.split == "calibration"].epoch.tolist() == [0, 1, 2]
+        assert runs[every].provenance["held-out every"] == said
+    for name, weight in runs["auto"].model.state_dict().items():
+        assert torch.equal(weight, runs["end"].model.state_dict()[name]), name

@@ -94,10 +94,7 @@ def test_a_job_is_plain_and_comes_back_from_its_dict(job_args):
         ({"device": "gpu"}, "device must be auto, cpu, mps, cuda or cuda:NUMBER, got 'gpu'"),
         ({"mode": "sideways"}, "mode must be one of stream, crop, documents, got 'sideways'"),
         ({"recipe": "flap-neurons-50% LIAR[penalty=held-out]", "samples": 1}, "penalty=held-out sets some of the"),
-        (
-            {"validation": "lab:entries"},
-            "validation: wanda-50%[group=row] BR selects nothing on it; add select=held-out",
-        ),
+        ({"validation": "lab:entries"}, "validation: wanda-50% BR selects nothing on it; add select=held-out"),
         ({"full_test": True, "held_out": {"a": "lab:stories"}}, "full_test: lab:stories/held-out: lab text has no end"),
         ({"full_test": True, "held_out": {}}, "full_test: there is no held-out text; give one"),
         ({"full_test": 1}, "full_test must be True or False, got 1"),
