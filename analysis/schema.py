@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.errors import StoreError
 
 CALIBRATION = "calibration"
+VALIDATION = "validation"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,13 @@ class Column:
     values: tuple[str, ...] = ()
 
 
-_SPLIT = Column("split", "str", "", "calibration (windows added to it included), or the label of a held-out text")
+_SPLIT = Column(
+    "split",
+    "str",
+    "",
+    "calibration (windows added to it included), validation (what select=held-out and penalty=held-out choose on), or"
+    " the label of a held-out text",
+)
 _BLOCK = Column("block", "int64", "", "index of the transformer block, from 0")
 _MATRIX = Column("matrix", "str", "", "name of the matrix within its block")
 _UNIT = Column("unit", "int64", "", "index of the unit, from 0; -1 for work on the whole model")

@@ -237,6 +237,7 @@ def disjoint(
     *,
     drop: bool = False,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
+    side: str = "calibration",
 ) -> dict[str, Windows]:
     """The held-out sets with no window left that shares a run of consecutive real tokens with a calibration window.
 
@@ -245,6 +246,8 @@ def disjoint(
     equal as a whole, since sets ask many questions in the same words; of sentences that stand in pairs each counts, and
     the other one of its pair goes with it. Openings that many documents of a text share
     (`Windows.openings`) count only where windows are equal as a whole.
+
+    side: what messages call the first set.
 
     Large corpora repeat themselves by chance: up to CHANCE of a set's windows are dropped and their number is kept in
     its provenance as "dropped". More than that is the same text on both sides: OverlapError names both sets, the number
@@ -256,12 +259,17 @@ def disjoint(
     if not isinstance(held_out, Mapping):
         raise UsageError(f"disjoint: held-out windows are given by name, {{'stories': windows}}, not {type(held_out)}")
     _check_type("disjoint", calibration, *held_out.values())
-    return {label: _without_shared(calibration, label, windows, drop, tokenizer) for label, windows in held_out.items()}
+    return {
+        label: _without_shared(calibration, label, windows, drop, tokenizer, side)
+        for label, windows in held_out.items()
+    }
 
 
-def _without_shared(calibration: Windows, label: str, windows: Windows, drop: bool, tokenizer: Any) -> Windows:
+def _without_shared(
+    calibration: Windows, label: str, windows: Windows, drop: bool, tokenizer: Any, side: str
+) -> Windows:
     drop = drop or windows.provenance.get("overlap") == "dropped"
-    both = f"calibration {calibration.label or 'calibration'!r} and held-out {label!r} ({windows.label or label})"
+    both = f"{side} {calibration.label or side!r} and held-out {label!r} ({windows.label or label})"
     if not drop:
         check_origins(both, _origins(calibration.provenance), _origins(windows.provenance))
     shared, run, first = _find_repeated(calibration, windows)
@@ -273,7 +281,7 @@ def _without_shared(calibration: Windows, label: str, windows: Windows, drop: bo
         alike = alike if calibration.openings or windows.openings else ""
         raise OverlapError(
             f"{both} overlap: {len(shared)} of {len(windows)} held-out windows share {run} or more consecutive tokens"
-            f" with calibration, the first {text}; {'no other window is left; ' if drop else ''}{alike}{REMEDY}"
+            f" with {side}, the first {text}; {'no other window is left; ' if drop else ''}{alike}{REMEDY}"
         )
     if drop and "overlap" not in windows.provenance:
         windows = replace(windows, provenance={**windows.provenance, "overlap": "dropped"})

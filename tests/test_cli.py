@@ -141,6 +141,22 @@ WRONG = {  # name: (changes to a right call, exit code, what the message must sa
         2,
         "--documents must be a whole number of at least 2, got 1",
     ),
+    "validation that nothing is chosen on": (
+        {"validation": "lab:stories"},
+        2,
+        "--validation: .* selects nothing on it",
+    ),
+    "validation that is held out": (
+        {"recipe": "wanda-50% BR[select=held-out]", "validation": "{world}/text.txt[80%:]"},
+        4,
+        "validation .* and held-out .* hold the same documents",
+    ),
+    "held-out text every no epoch": ({"held_out_every": 0}, 2, "--held-out-every must be a whole number .* got 0"),
+    "a whole text without an end": (
+        {"held_out": "lab:stories", "full_test": ""},
+        2,
+        "--full-test: lab:stories/held-out: lab text has no end",
+    ),
     "no out": ({"out": None}, 2, "--out"),
     "no held-out": ({"held_out": None}, 2, "--held-out"),
 }

@@ -59,6 +59,29 @@ def add(verbs) -> None:
         "--held-out-samples", type=int, metavar="N", help="windows per held-out text; default as many as --samples"
     )
     verb.add_argument(
+        "--validation",
+        metavar="SOURCE",
+        help=(
+            "text that select=held-out and penalty=held-out choose on; by default a quarter of the calibration windows"
+            " is set aside for it"
+        ),
+    )
+    verb.add_argument(
+        "--full-test",
+        action="store_true",
+        help="perplexity of both models on every window of the held-out texts too, as the papers take it",
+    )
+    verb.add_argument(
+        "--held-out-every",
+        type=every,
+        default="auto",
+        metavar="N|end|auto",
+        help=(
+            "after every how many epochs the held-out error of gradient units is taken; end: after the last; auto"
+            " (default): every epoch where that is cheap, else at the end"
+        ),
+    )
+    verb.add_argument(
         "--added",
         metavar="SOURCE",
         help=(
@@ -169,7 +192,8 @@ def read_job(args: argparse.Namespace, contents: Contents) -> Job:
         "bos",
         "drop_overlap",
     )
-    values |= {name: getattr(args, name) for name in (*same, "added", "added_samples", "documents", "shrink")}
+    more = ("added", "added_samples", "documents", "shrink", "validation", "held_out_every", "full_test")
+    values |= {name: getattr(args, name) for name in (*same, *more)}
     problems.errors += job_problems(values, flag, contents)
     if args.added is not None and args.added_samples == 0:
         problems.add(unpaired(flag))
@@ -181,6 +205,11 @@ def read_job(args: argparse.Namespace, contents: Contents) -> Job:
             out_folder.check_writable(args.out)
     problems.raise_any()
     return Job(**values)
+
+
+def every(text: str) -> int | str:
+    """A number of epochs, or a word; what is wrong with it is said with everything else."""
+    return int(text) if text.isdecimal() and len(text) < 19 else text
 
 
 def flag(name: str) -> str:
@@ -297,6 +326,7 @@ def report(out: Path, summary: dict) -> Report:
     from analysis import schema
 
     perplexity = summary["perplexity"]
+    errors = summary["final_block_error"]
     rows = [
         (
             split,
@@ -304,9 +334,10 @@ def report(out: Path, summary: dict) -> Report:
             error["error"],
             error["relative_error"],
         )
-        for split, error in summary["final_block_error"].items()
+        for split, error in errors.items()
     ]
     measured = ("dense perplexity", "pruned perplexity") if perplexity else ()
+    whole = [(split, both["dense"], both["pruned"]) for split, both in perplexity.items() if split not in errors]
     sparsity = summary["sparsity"]
     lines = [
         (
@@ -318,6 +349,7 @@ def report(out: Path, summary: dict) -> Report:
         "",
         table(("split", *measured, "final-block error", "relative"), rows),
         "",
+        *([table(("text", *measured), whole), ""] if whole else []),
         *scored(summary.get("scores", {})),
         *answers.lines(summary["zero_shot"]),
         *sizes(summary.get("size", {})),

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.errors import NumericalError
+from analysis.schema import CALIBRATION
 from analysis.streams.moments import Accumulator, real_rows
 from analysis.streams.streams import Streams, chunks, unit_output
 
@@ -30,6 +31,7 @@ QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
 TOP = 0.01  # share of the tokens, those of the largest outputs, whose hold on the mean square is told
+MOST = 0.5  # share of the mean square that is more than such a handful of tokens should hold
 
 
 def token_squares(x: Tensor) -> Tensor:
@@ -137,6 +139,19 @@ def _energy(squares: Tensor, real: Tensor) -> dict[str, float]:
     count = max(1, math.ceil(TOP * len(values)))
     first = float(squares[_firsts(real)].sum())
     return {"energy_first": first / total, "energy_top": float(values.topk(count).values.sum()) / total}
+
+
+def massive_activations(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Where the largest hundredth of the calibration tokens, or the first of each window, hold most of the mean square
+    (over MOST): in how many blocks, and the worst of them with what they hold. rows: of the `blocks` table. None:
+    nowhere.
+    """
+    held = lambda row: max(row["energy_top"], row["energy_first"])
+    found = [row for row in rows if row["split"] == CALIBRATION and row["kind"] == "total" and held(row) > MOST]
+    if not found:
+        return None
+    worst = max(found, key=held)
+    return {"blocks": len(found), **{key: worst[key] for key in ("block", "energy_top", "energy_first")}}
 
 
 def error_quantiles(streams: Streams) -> list[dict[str, Any]]:

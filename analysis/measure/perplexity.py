@@ -6,6 +6,7 @@ print(f"{result.perplexity:.2f} at a context of {result.context} over {result.to
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.anatomy import evaluating
 from analysis.models.context import usable_context
 from analysis.models.load import LoadedModel, check_measured, embedding_rows, unwrapped
-from analysis.models.logits import SplitModel, portion, split_model, vocabulary
+from analysis.models.logits import Ending, SplitModel, portion, split_model, vocabulary
 from analysis.models.task_heads import head
 from analysis.progress import bar
 from analysis.windows import Windows, check_count
@@ -43,13 +44,23 @@ class Perplexity:
 
 
 @torch.inference_mode()
-def perplexity(model: LoadedModel | nn.Module, windows: Windows, *, batch: int = 8) -> Perplexity:
+def perplexity(
+    model: LoadedModel | nn.Module,
+    windows: Windows,
+    *,
+    batch: int = 8,
+    hidden: Tensor | None = None,
+    end: Ending | None = None,
+) -> Perplexity:
     """Perplexity of a causal language model, loaded by `load_model` or not, on windows (N, T), `batch` windows per
     forward.
 
     Every window is read on its own; a token counts where it and its predecessor are real. Windows are weighted by their
     predicted tokens: for windows without padding this equals the papers' mean over chunks. Losses are float32, summed
-    in float64; no more logits are held than those of a batch, nor more than `logits.LOGITS`. Raises UsageError where
+    in float64; no more logits are held than those of a batch, nor more than `logits.LOGITS`.
+
+    hidden: the outputs (N, T, H) of the model's last block on the windows, where they are there already; `end`, the
+    model's own (`logits.ending`), goes on from them, and no block runs. Raises UsageError where
     the model is no language model or the windows do not fit its context or vocabulary, DataError where they predict no
     token, NumericalError where a loss is not finite, naming the window and what overflowed.
     """
@@ -74,7 +85,8 @@ def perplexity(model: LoadedModel | nn.Module, windows: Windows, *, batch: int =
             rows = slice(start, start + batch)
             ids = windows.ids[rows].to(model.device)
             mask = windows.mask[rows].to(model.device) if padded else None
-            sums = _window_losses(model, split, ids, mask, counted[rows].to(model.device))
+            with nullcontext() if hidden is None or end is None else end.behind(hidden[rows].to(model.device)):
+                sums = _window_losses(model, split, ids, mask, counted[rows].to(model.device))
             if not bool(torch.isfinite(sums).all()):
                 first = start + int((~torch.isfinite(sums)).nonzero()[0])
                 raise NumericalError(

@@ -2,6 +2,7 @@
 labelled examples; and a dense model that keeps what was found out about it.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from analysis.errors import NumericalError
 from analysis.measure.perplexity import Perplexity, perplexity
 from analysis.measure.scores import Score, score
 from analysis.models.load import LoadedModel
+from analysis.models.logits import Ending
 from analysis.models.task_heads import head
 from analysis.streams.streams import free_bytes
 from analysis.windows import Windows
@@ -82,12 +84,20 @@ class DenseModel:
             return False
         return size <= 0.02 * free_bytes(device)
 
-    def quality_on(self, windows: Windows) -> Perplexity | Score:
+    def quality_on(self, windows: Windows, final: "Final | None" = None) -> Perplexity | Score:
         """How good it is on a text, measured once. Errors are those of `perplexity` and `score`."""
         text = windows.digest()
         if text not in self.quality:
-            self.quality[text] = measure_quality(self.model, windows)
+            self.quality[text] = measure_quality(self.model, windows, final)
         return self.quality[text]
+
+
+@dataclass(frozen=True, eq=False)
+class Final:
+    """The outputs (N, T, H) of a language model's last block on the windows of a text, and the model's end."""
+
+    hidden: Tensor
+    end: Ending
 
 
 def measurable(model: nn.Module, windows: dict[str, Windows]) -> dict[str, Windows]:
@@ -102,21 +112,31 @@ def measurable(model: nn.Module, windows: dict[str, Windows]) -> dict[str, Windo
     }
 
 
-def measure_quality(model: nn.Module, windows: Windows) -> Perplexity | Score:
-    """Perplexity on text, scores on labelled examples."""
-    return perplexity(model, windows) if windows.labelled is None else score(model, windows)
+def measure_quality(model: nn.Module, windows: Windows, final: Final | None = None) -> Perplexity | Score:
+    """Perplexity on text, from its final hidden states where they are given; scores on labelled examples."""
+    if windows.labelled is not None:
+        return score(model, windows)
+    return perplexity(model, windows) if final is None else perplexity(model, windows, **vars(final))
 
 
-def quality_rows(dense: DenseModel, pruned: nn.Module, windows: dict[str, Windows]) -> dict[str, list[dict[str, Any]]]:
+def quality_rows(
+    dense: DenseModel,
+    pruned: nn.Module,
+    windows: dict[str, Windows],
+    final: Mapping[tuple[str, str], Final] | None = None,
+) -> dict[str, list[dict[str, Any]]]:
     """Rows of the tables `perplexity` and `scores` for texts by their label, the dense model's first.
 
-    Errors are those of `perplexity` and `score`.
+    final: by which model ("dense", "pruned") and label, where the final hidden states are there. Errors are those of
+    `perplexity` and `score`.
     """
+    final = final or {}
     rows: dict[str, list[dict[str, Any]]] = {"perplexity": [], "scores": []}
     for which in ("dense", "pruned"):
         for label, split in windows.items():
             try:
-                quality = dense.quality_on(split) if which == "dense" else measure_quality(pruned, split)
+                known = final.get((which, label))
+                quality = dense.quality_on(split, known) if which == "dense" else measure_quality(pruned, split, known)
             except NumericalError as error:
                 raise NumericalError(f"{which} model: {error}") from error
             rows["perplexity" if split.labelled is None else "scores"].append(

@@ -2,9 +2,11 @@
 
 The logits of a few windows are by far the largest tensor of a model with a large vocabulary: 8 windows of 2,048 tokens
 over 262,144 words take 16 GiB. Whoever needs them for more tokens than `SplitModel.portion` takes them portion by
-portion.
+portion. And where the hidden states behind the last block are there already, no block runs (`Ending`).
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, cast
 
@@ -76,6 +78,50 @@ def split_model(model: nn.Module) -> SplitModel | None:
         split = SplitModel(network, entered[0], expected.shape[-1], type(output) if named else tuple)
         same = entered[0] is not embedding and torch.equal(split.logits(split.hidden(ids)), expected)
     return split if same else None
+
+
+@dataclass(frozen=True, eq=False)
+class Ending:
+    """What a causal language model does behind its last block (final norm, head), in its own forward.
+
+    dtype: of the last block's output. forms: what each block returns, the length of a tuple or 0 for a tensor.
+    """
+
+    blocks: tuple[nn.Module, ...]
+    forms: tuple[int, ...]
+    dtype: torch.dtype
+
+    @contextmanager
+    def behind(self, hidden: Tensor) -> Iterator[None]:
+        """While open, forwards of B windows of T tokens run no block and go on from `hidden` (B, T, H), the output of
+        the last.
+        """
+
+        def forward(length: int):
+            return lambda *_, **__: (hidden, *[None] * (length - 1)) if length else hidden
+
+        with replaced([(block, forward(length)) for block, length in zip(self.blocks, self.forms, strict=True)]):
+            yield
+
+
+def ending(model: nn.Module, blocks: Sequence[nn.Module]) -> Ending | None:
+    """The end of a causal language model with these blocks; None where what they hand on does not decide its logits.
+    Runs it on two tokens.
+    """
+    network = cast(Any, unwrapped(model))
+    ids = torch.zeros(1, 2, dtype=torch.long, device=network.device)
+    outputs: list[Any] = []
+    with evaluating(network):
+        with hooked(after=[(block, lambda module, args, output: outputs.append(output)) for block in blocks]):
+            expected = network(input_ids=ids, use_cache=False).logits
+        forms = tuple(len(output) if isinstance(output, tuple | list) else 0 for output in outputs)
+        if len(forms) != len(blocks):
+            return None
+        hidden = outputs[-1][0] if forms[-1] else outputs[-1]
+        found = Ending(tuple(blocks), forms, hidden.dtype)
+        with found.behind(hidden):
+            same = torch.equal(network(input_ids=ids, use_cache=False).logits, expected)
+    return found if same else None
 
 
 def _body_output(model: nn.Module, body: nn.Module, ids: Tensor, mask: Tensor | None) -> Any:

@@ -217,5 +217,6 @@ def identity(state: State) -> str:
         str(state.precision),
         state.measure,
         storage.libraries(),
+        *([state.every] if state.every != 1 else []),
     ]
     return storage.identity_digest(parts)

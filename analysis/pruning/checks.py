@@ -13,7 +13,7 @@ from analysis.models.unpack import packed_files
 from analysis.paths import expanded
 from analysis.recipe.parts import WHOLE
 from analysis.recipe.recipe import Recipe
-from analysis.reconstruction.schedule import visits
+from analysis.reconstruction.schedule import every_problem, visits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,12 +31,14 @@ def misfits(
     shapes: Mapping[str, tuple[int, int]] | None = None,
     oriented: bool = True,
     answers: str | None = None,
-    held_out: bool | None = None,
+    windows: int | None = None,
+    device: str | None = None,
 ) -> list[str]:
     """What a recipe asks that a model and its texts cannot give, one sentence each; what is None is not known yet.
 
     blocks: how many the model has. shapes: matrix name -> (outputs, inputs), in either order unless `oriented`.
-    answers: what the model answers (`models/task_heads.py`). held_out: whether there is a held-out text.
+    answers: what the model answers (`models/task_heads.py`). windows: how many
+    calibration windows there are for a recipe that sets some of them aside. device: its type.
     """
     solver, problems = recipe.solver, []
     if blocks is not None:
@@ -65,10 +67,13 @@ def misfits(
                 f"rank={solver.rank} is above the rank of {len(small)} matrices, the smallest is {name}; give a rank of"
                 f" at most {rank}"
             )
-    if held_out is False and recipe.repair.penalty == "held-out":
-        problems.append("penalty=held-out needs at least one held-out source to choose on; give one, or a number")
-    if held_out is False and solver.select == "held-out":
-        problems.append("select=held-out needs at least one held-out source to select on; give one, or use select=last")
+    if solver.compute == "tf32" and device not in (None, "auto", "cuda"):
+        problems.append(f"compute=tf32 is a format of CUDA devices, and this is {device}; give medium, bf16 or auto")
+    if windows is not None and windows < 2 and recipe.selects:
+        problems.append(
+            f"{recipe.selects} sets some of the calibration windows aside to choose on, and there is {windows}; give at"
+            " least 2, or a validation text of its own"
+        )
     return problems
 
 
@@ -99,13 +104,16 @@ def header_misfits(name: str, recipe: Recipe) -> list[str]:
     return misfits(recipe, blocks=1 + max(places.values()), shapes=matrices, oriented=False)
 
 
-def label_problem(labels: Iterable[str]) -> str | None:
-    """What is wrong with a held-out text that is named like the calibration text; None where none is."""
-    from analysis.schema import CALIBRATION
+def label_problem(labels: Iterable[str], *, selects: bool = False) -> str | None:
+    """What is wrong with a held-out text that is named like the calibration text, or like the validation text of a
+    recipe that selects; None where none is.
+    """
+    from analysis.schema import CALIBRATION, VALIDATION
 
-    if CALIBRATION not in labels:
+    taken = (CALIBRATION, VALIDATION) if selects else (CALIBRATION,)
+    if not (names := [name for name in taken if name in labels]):
         return None
-    return f"the held-out label {CALIBRATION!r} is taken by the calibration text; choose another"
+    return f"the held-out label {names[0]!r} is taken by the {names[0]} text; choose another"
 
 
 def shrink_problem(recipe: Recipe) -> str | None:
@@ -118,8 +126,23 @@ def shrink_problem(recipe: Recipe) -> str | None:
     )
 
 
+def validation_problem(recipe: Recipe) -> str | None:
+    """Why a validation text would be of no use; None where the recipe selects on it."""
+    if recipe.selects:
+        return None
+    return f"{recipe} selects nothing on it; add select=held-out (or penalty=held-out), or leave it out"
+
+
 def check_arguments(
-    model: Any, calibration: Any, held_out: Any, *, checkpoint: Any, measure: Any, precision: Any
+    model: Any,
+    calibration: Any,
+    held_out: Any,
+    *,
+    validation: Any,
+    held_out_every: Any,
+    checkpoint: Any,
+    measure: Any,
+    precision: Any,
 ) -> None:
     """Raise UsageError listing the arguments of `prune` that are not of the kind it takes."""
     import torch
@@ -144,6 +167,10 @@ def check_arguments(
                 problems.append(f"held_out {quoted(label)} must be Windows, as load_tokens gives, got {_kind(windows)}")
     elif held_out is not None:
         problems.append(f"held_out must be a dict of Windows by label, as {{'mine': windows}}, got {_kind(held_out)}")
+    if validation is not None and not isinstance(validation, Windows):
+        problems.append(f"validation must be Windows, as load_tokens gives, got {_kind(validation)}")
+    if problem := every_problem(held_out_every):
+        problems.append(f"held_out_every {problem}")
     try:
         _ = checkpoint is None or expanded(checkpoint)
     except UsageError as error:
@@ -169,15 +196,22 @@ def _witnesses(windows: "Windows") -> "Tensor":
     return torch.tensor([0, padded] if padded else [0])
 
 
-def _check_windows(model: "nn.Module", calibration: "Windows", held_out: "dict[str, Windows]") -> "dict[str, Windows]":
-    """The held-out sets without chance repeats of calibration text, once all windows fit the model."""
+def _check_windows(
+    model: "nn.Module",
+    recipe: Recipe,
+    calibration: "Windows",
+    held_out: "dict[str, Windows]",
+    *,
+    label_taken: bool = True,
+) -> "dict[str, Windows]":
+    """The other sets without chance repeats of calibration text, once all windows fit the model."""
     from analysis.models.context import usable_context
     from analysis.models.load import embedding_rows, unwrapped
     from analysis.schema import CALIBRATION
     from analysis.windows import disjoint
 
     context, rows = usable_context(model), embedding_rows(unwrapped(model))
-    if problem := label_problem(held_out):
+    if label_taken and (problem := label_problem(held_out, selects=recipe.selects is not None)):
         raise UsageError(f"held_out: {problem}")
     for label, windows in {CALIBRATION: calibration, **held_out}.items():
         if len(windows) == 0 or windows.tokens == 0:
@@ -211,12 +245,13 @@ def _check_ids(model: "nn.Module", label: str, windows: "Windows") -> None:
         )
 
 
-def _check_recipe(dense: "Anatomy", answers: str, recipe: Recipe, held_out: "dict[str, Windows]") -> None:
+def _check_recipe(dense: "Anatomy", answers: str, recipe: Recipe) -> None:
     """Raises UsageError listing what the recipe asks of this model and these texts that they cannot give."""
     from analysis.masks.shares import block_sizes, check_counts, matrix_shares
 
     shapes = {name: (matrix.rows, matrix.columns) for name, matrix in dense.matrices()}
-    problems = misfits(recipe, shapes=shapes, answers=answers, held_out=bool(held_out))
+    device = dense.blocks[0].matrices[0].weight().device.type
+    problems = misfits(recipe, shapes=shapes, answers=answers, device=device)
     try:
         shares = matrix_shares(recipe.pattern, block_sizes(dense), [0.0] * len(dense.blocks))
         if not recipe.pattern.whole:

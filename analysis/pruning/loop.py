@@ -5,6 +5,7 @@ and bought.
 repairs and solves is looked up by the recipe's words (`choosers.py`, `solvers.py`), not branched on here.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import torch
 from torch import nn
 
 from analysis.errors import SparsityError
-from analysis.measure.block_error import advance_and_measure, error_quantiles
-from analysis.measure.quality import DenseModel, measurable, quality_rows
+from analysis.measure.block_error import advance_and_measure, error_quantiles, massive_activations
+from analysis.measure.quality import DenseModel, Final, measurable, quality_rows
 from analysis.models.load import LoadedModel
+from analysis.models.logits import ending
 from analysis.models.quiet import evaluation_mode
 from analysis.models.save import assert_sparsity
 from analysis.paths import expanded
@@ -28,12 +30,16 @@ from analysis.pruning.new_blocks import new_blocks
 from analysis.pruning.solvers import REPAIRS, SOLVERS, warn_of_worse
 from analysis.pruning.start import open_run
 from analysis.pruning.state import Pruned, State
+from analysis.recipe.parts import TRAINED
 from analysis.recipe.recipe import Recipe
+from analysis.reconstruction.arithmetic import chosen
 from analysis.reconstruction.schedule import Visit
-from analysis.schema import validate
+from analysis.schema import VALIDATION, validate
 from analysis.streams.moments import distance, hidden_accumulator, mean_square
 from analysis.streams.streams import advance_streams
 from analysis.windows import Windows
+
+log = logging.getLogger(__name__)
 
 
 @on_kept_threads
@@ -43,6 +49,8 @@ def prune(
     calibration: Windows,
     held_out: Mapping[str, Windows] | None = None,
     *,
+    validation: Windows | None = None,
+    held_out_every: int | str = "auto",
     checkpoint: Path | str | None = None,
     measure: bool = True,
     precision: torch.dtype = torch.float32,
@@ -53,6 +61,10 @@ def prune(
     model: for many runs on the same texts a `DenseModel`, which is measured once.
     calibration: the windows reconstruction sees; of windows `append`ed to it, masks see what `recipe.added` says.
     held_out: name -> windows none of them sees (disjointness is checked).
+    validation: the windows that `select=held-out` and `penalty=held-out` choose on; by default the last quarter of the
+    calibration windows is set aside for it. Tables call it "validation".
+    held_out_every: after every how many epochs of a gradient unit its held-out error is taken; "end": after the last;
+    "auto": every epoch where that is cheap, else at the end (`schedule.held_out_epochs`). Changes no weight.
     checkpoint: a folder that keeps finished visits; an identical later call resumes from it, on as many threads, and
     ends with the same bits.
     measure: with False no block errors, distances of texts, perplexities and scores are taken (the fastest way to the
@@ -66,10 +78,29 @@ def prune(
     model cannot take and for a recipe that this model or these texts cannot give.
     """
     recipe = Recipe.of(recipe)
-    check_arguments(model, calibration, held_out, checkpoint=checkpoint, measure=measure, precision=precision)
+    check_arguments(
+        model,
+        calibration,
+        held_out,
+        validation=validation,
+        held_out_every=held_out_every,
+        checkpoint=checkpoint,
+        measure=measure,
+        precision=precision,
+    )
     dense, texts = DenseModel.of(model), dict(held_out or {})
     with evaluation_mode(dense.model):
-        return _walk(open_run(dense, recipe, calibration, texts, measure=measure, precision=precision), checkpoint)
+        state = open_run(
+            dense,
+            recipe,
+            calibration,
+            texts,
+            validation=validation,
+            held_out_every=held_out_every,
+            measure=measure,
+            precision=precision,
+        )
+        return _walk(state, checkpoint)
 
 
 def _walk(state: State, checkpoint: Path | str | None) -> Pruned:
@@ -89,6 +120,7 @@ def _walk(state: State, checkpoint: Path | str | None) -> Pruned:
     chooser.finish(state)
     _assert_all_masked(state)
     warn_of_worse(state)
+    _warn_of_massive(state)
     if state.measure:
         _measure_quality(state)
     return _finished(state)
@@ -141,8 +173,48 @@ def _assert_all_masked(state: State) -> None:
 def _measure_quality(state: State) -> None:
     texts = measurable(state.dense_model.model, {streams.label: streams.recording.windows for streams in state.splits})
     with state.meter.stage(-1, "measure", tokens=2 * sum(windows.tokens for windows in texts.values())):
-        for table, rows in quality_rows(state.dense_model, state.model, texts).items():
+        for table, rows in quality_rows(state.dense_model, state.model, texts, _final(state, texts)).items():
             state.rows[table] += rows
+
+
+def _final(state: State, texts: Mapping[str, Windows]) -> dict[tuple[str, str], Final]:
+    """The streams of language models, which stand behind the last block now, so that no block runs again for their
+    perplexity; without those that do not decide a model's logits.
+    """
+    if all(windows.labelled is not None for windows in texts.values()):
+        return {}
+    found: dict[tuple[str, str], Final] = {}
+    for which, model, parts in (("dense", state.dense_model.model, state.dense), ("pruned", state.model, state.pruned)):
+        end = ending(model, [block.module for block in parts.blocks])
+        if end is None:
+            continue
+        for streams in state.splits:
+            hidden = streams.dense if which == "dense" else streams.sparse
+            if streams.label in texts and hidden.dtype == end.dtype:
+                found[which, streams.label] = Final(hidden, end)
+    return found
+
+
+def _training(state: State) -> dict[str, Any]:
+    """What else decides how gradient steps run and are looked at."""
+    device = next(state.model.parameters()).device
+    return {"held-out every": state.every, "compute": chosen(state.recipe.solver.compute, device)}
+
+
+def _warn_of_massive(state: State) -> None:
+    """One sentence where a handful of tokens decides the papers' error."""
+    if massive := massive_activations(state.rows["blocks"]):
+        log.warning(
+            "%s: in %d of %d blocks, the worst %d, the largest hundredth of the tokens holds %.0f %% of the mean square"
+            " (the windows' first tokens %.0f %%), and relative_error follows those alone; read relative_error_median"
+            " or relative_error_rest, and train with loss=relative",
+            state.recipe,
+            massive["blocks"],
+            len(state.dense.blocks),
+            massive["block"],
+            100 * massive["energy_top"],
+            100 * massive["energy_first"],
+        )
 
 
 def _finished(state: State) -> Pruned:
@@ -155,6 +227,9 @@ def _finished(state: State) -> Pruned:
         "calibration": state.calibration.recording.windows.provenance,
         "held_out": {streams.label: streams.recording.windows.provenance for streams in state.held_out},
         "threads": torch.get_num_threads(),
+        **({VALIDATION: state.validation.recording.windows.provenance} if state.validation is not None else {}),
+        **(_training(state) if state.recipe.solver.name in TRAINED else {}),
+        **({"massive activations": massive} if (massive := massive_activations(state.rows["blocks"])) else {}),
     }
     return Pruned(
         state.model,

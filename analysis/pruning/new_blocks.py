@@ -18,7 +18,7 @@ def new_blocks(state: State, visit: Visit) -> Iterator[Visit]:
     repair = REPAIRS[recipe.repair.name]
     reads = CHOOSERS[recipe.pattern.kind].reads(recipe) | repair.reads(recipe)
     if repair.reads(recipe):
-        stage, texts = "repair", [state.calibration, *(state.held_out if repair.held_out(recipe) else [])]
+        stage, texts = "repair", [state.calibration, *(state.judged if repair.validation(recipe) else [])]
         tokens = sum(streams.tokens for streams in texts)
     else:
         stage, texts, tokens = "statistics", [state.calibration.first(state.shown)], state.shown_tokens

@@ -112,11 +112,14 @@ def _train(state: State, meter: Meter, visit: Visit, piece: Piece, problems: lis
     place = ("solve", visit.index, piece.part) if piece.part else ("solve", visit.index)
     with meter.stage(visit.index, "solve", trainable=trained_parameters(piece, solver)) as row:
         source = generator(state.recipe.seed, *place)
-        trained = reconstruct(piece, _parameter_masks(state, piece), problems[0], problems[1:], solver, source)
+        calibration, *others = problems
+        validation = others.pop(0) if state.judged else None
+        masks, every = _parameter_masks(state, piece), state.every
+        trained = reconstruct(piece, masks, calibration, others, solver, source, validation=validation, every=every)
         row |= {"tokens": state.calibration.tokens * trained.steps[-1].epoch, "solver_memory_mib": trained.held / 2**20}
     where = {"unit": visit.index, "first_block": visit.first, "last_block": visit.last, "part": piece.part}
     state.rows["steps"] += [{**where, **asdict(step)} for step in trained.steps]
-    errors = [step.error for step in trained.steps if step.split == problems[0].label]
+    errors = [step.error for step in trained.steps if step.split == calibration.label]
     if solver.select == "last" and errors[-1] > 1.001 * errors[0]:
         ratio = errors[-1] / errors[0] if errors[0] else math.inf
         state.note({"block": visit.first, "matrix": piece.part}, [Note(ENDED_WORSE, ratio)])
@@ -154,7 +157,7 @@ SOLVERS: dict[str, SolverSteps] = {
     "retrain": SolverSteps(retrain, keeps=all_parameters, resume=restart_sparse),
 }
 
-_repair = partial(SolverSteps, reads=reads_both, held_out=searches_penalty, halves=reads_two_streams)
+_repair = partial(SolverSteps, reads=reads_both, validation=searches_penalty, halves=reads_two_streams)
 REPAIRS: dict[str, SolverSteps] = {
     "none": SolverSteps(remove_structures),
     "compensate": _repair(partial(repair_structures, solved=biases), prepare=make_biases),

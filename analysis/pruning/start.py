@@ -6,7 +6,7 @@ import torch
 
 from analysis.measure.cost import Meter
 from analysis.measure.quality import DenseModel
-from analysis.models.anatomy import anatomy, anatomy_of_copy
+from analysis.models.anatomy import Anatomy, anatomy, anatomy_of_copy
 from analysis.models.load import LoadedModel
 from analysis.models.replay import verify
 from analysis.models.sub_blocks import check_halves
@@ -16,9 +16,11 @@ from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.shares import choose_shares
 from analysis.pruning.solvers import REPAIRS, SOLVERS
 from analysis.pruning.state import State
+from analysis.pruning.validation import with_validation
+from analysis.recipe.parts import TRAINED
 from analysis.recipe.recipe import Recipe
-from analysis.reconstruction.schedule import visits
-from analysis.schema import CALIBRATION
+from analysis.reconstruction.schedule import Visit, held_out_epochs, visits
+from analysis.schema import CALIBRATION, VALIDATION
 from analysis.streams.streams import open_streams
 from analysis.structured.pairs import structures_of_copy
 from analysis.windows import Windows
@@ -30,6 +32,8 @@ def open_run(
     calibration: Windows,
     held_out: dict[str, Windows],
     *,
+    validation: Windows | None = None,
+    held_out_every: int | str = "auto",
     measure: bool,
     precision: torch.dtype,
 ) -> State:
@@ -39,23 +43,25 @@ def open_run(
     Raises what `prune` raises before any work.
     """
     model = dense_model.model
-    held_out = _check_windows(model, calibration, held_out)
+    held_out = _check_windows(model, recipe, calibration, held_out)
+    calibration, judged, held_out = with_validation(model, recipe, calibration, validation, held_out)
     dense = anatomy(model)
     if not isinstance(dense_model.source, LoadedModel):
         prove_head(model, type(model).__name__)
     plan = visits(len(dense.blocks), recipe.unit)
-    _check_recipe(dense, head(model), recipe, held_out)
+    _check_recipe(dense, head(model), recipe)
     chooser, repair, solver = CHOOSERS[recipe.pattern.kind], REPAIRS[recipe.repair.name], SOLVERS[recipe.solver.name]
     meter = Meter(next(model.parameters()).device)
     structures = chooser.find(model, dense, recipe, meter)
     pruned_model = copy.deepcopy(model).requires_grad_(False)
     pruned_model.zero_grad(set_to_none=True)
     apart = measure or any("dense" in part.reads(recipe) for part in (chooser, repair, solver))
-    with meter.stage(-1, "record", tokens=calibration.tokens + sum(w.tokens for w in held_out.values())):
+    with meter.stage(-1, "record", tokens=sum(w.tokens for w in (calibration, *judged, *held_out.values()))):
         streams = open_streams(model, dense, CALIBRATION, calibration, apart=apart)
         verify(model, dense, streams.recording, rows=_witnesses(calibration))
         if repair.halves(recipe) or solver.halves(recipe):
             check_halves(dense, streams.recording, _witnesses(calibration))
+        validating = [open_streams(model, dense, VALIDATION, windows, apart=apart) for windows in judged]
         others = [open_streams(model, dense, label, windows, apart=apart) for label, windows in held_out.items()]
     pruned = anatomy_of_copy(dense, pruned_model)
     state = State(
@@ -67,11 +73,13 @@ def open_run(
         pruned=pruned,
         structures=structures_of_copy(structures, pruned),
         calibration=streams,
+        validation=validating[0] if validating else None,
         held_out=others,
+        every=_every(held_out_every, recipe, dense, plan, calibration, held_out),
         shown=len(calibration) if recipe.added == "all" else calibration.own,
         outputs={
             split.label: dense_model.outputs_on(split.recording.windows, split.dense, len(dense.blocks))
-            for split in (streams, *others)
+            for split in (streams, *validating, *others)
         },
         meter=meter,
         precision=precision,
@@ -82,3 +90,24 @@ def open_run(
     repair.prepare(state)
     solver.prepare(state)
     return state
+
+
+def _every(
+    every: int | str,
+    recipe: Recipe,
+    dense: Anatomy,
+    plan: list[Visit],
+    calibration: Windows,
+    held_out: dict[str, Windows],
+) -> int | str:
+    """How often gradient units look at held-out text; a recipe without them never does."""
+    if recipe.solver.name not in TRAINED:
+        return 1
+    sizes = [sum(matrix.rows * matrix.columns for matrix in block.matrices) for block in dense.blocks]
+    return held_out_epochs(
+        every,
+        recipe.solver.epochs,
+        trained=calibration.tokens,
+        held_out=sum(windows.tokens for windows in held_out.values()),
+        operations=2.0 * sum(sizes[index] for visit in plan for index in visit.blocks),
+    )

@@ -53,8 +53,14 @@ class State:
     calibration: Streams
     """Both streams of the calibration text, at the input of the first block that is not final."""
 
+    validation: Streams | None
+    """The same of the text that is selected on, where the recipe selects by held-out error."""
+
     held_out: list[Streams]
     """The same of every held-out text."""
+
+    every: int | str
+    """Every how many epochs of a unit held-out text is looked at, or "end" (`schedule.held_out_epochs`)."""
 
     shown: int
     """How many calibration windows, the first ones, masks are chosen on."""
@@ -73,7 +79,7 @@ class State:
 
     entry: list[Streams] = field(default_factory=list)
     """Streams at the input of the block whose masks are being chosen, inside a visit: the calibration text's, and those
-    of the held-out texts for a repair that looks at them. Only the streams that somebody reads; only the first `shown`
+    of the validation text for a repair that looks at it. Only the streams that somebody reads; only the first `shown`
     windows where no repair reads them."""
 
     shares: dict[str, float] = field(default_factory=dict)
@@ -93,8 +99,13 @@ class State:
 
     @property
     def splits(self) -> list[Streams]:
-        """The streams of every text, the calibration text's first."""
-        return [self.calibration, *self.held_out]
+        """The streams of every text: calibration, validation if there is such a text, held-out."""
+        return [self.calibration, *self.judged, *self.held_out]
+
+    @property
+    def judged(self) -> list[Streams]:
+        """The streams of the validation text; none where the recipe selects on nothing."""
+        return [] if self.validation is None else [self.validation]
 
     @property
     def shown_tokens(self) -> int:

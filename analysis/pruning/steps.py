@@ -77,22 +77,22 @@ class ChooserSteps:
 class SolverSteps:
     """How kept weights change.
 
-    solve     a solver: the kept weights of the visit's blocks, whose masks are in `state.masks` and obeyed already;
-              they are obeyed when it ends, else SparsityError. The streams stand at the input of the visit's first
-              block (`state.calibration`, `state.held_out`). A repair: the same of the one block of a visit whose masks
-              have just been chosen and whose removed structures are still there, for it to remove; the streams at that
-              block's input are `state.entry`
-    reads     the streams ("dense", "sparse") it looks at; the dense stream is computed only where somebody reads it
-    held_out  whether a repair looks at the held-out texts too
-    halves    whether it runs the halves of a block apart, which is proven on the model first
-    prepare   once before the first visit and before resuming: parameters that it is going to need
-    keeps     parameters by full name that a visit may have changed: what a checkpoint keeps and gives back
-    resume    once after parameters and masks of finished visits are back, the streams still at the first block
+    solve       a solver: the kept weights of the visit's blocks, whose masks are in `state.masks` and obeyed already;
+                they are obeyed when it ends, else SparsityError. The streams stand at the input of the visit's first
+                block (`state.calibration`, `state.validation`, `state.held_out`). A repair: the same of the one block
+                of a visit whose masks have just been chosen and whose removed structures are still there, for it to
+                remove; the streams at that block's input are `state.entry`
+    reads       the streams ("dense", "sparse") it looks at; the dense stream is computed only where somebody reads it
+    validation  whether a repair looks at the validation text too
+    halves      whether it runs the halves of a block apart, which is proven on the model first
+    prepare     once before the first visit and before resuming: parameters that it is going to need
+    keeps       parameters by full name that a visit may have changed: what a checkpoint keeps and gives back
+    resume      once after parameters and masks of finished visits are back, the streams still at the first block
     """
 
     solve: Step
     reads: Callable[[Recipe], Set[str]] = reads_nothing
-    held_out: Callable[[Recipe], bool] = lambda recipe: False
+    validation: Callable[[Recipe], bool] = lambda recipe: False
     halves: Callable[[Recipe], bool] = lambda recipe: False
     prepare: Callable[[State], None] = nothing
     keeps: Callable[[State, Visit], dict[str, Tensor]] = block_parameters

@@ -143,7 +143,7 @@ def remove_structures(state: State, visit: Visit, meter: Meter) -> None:
 
 
 def searches_penalty(recipe: Recipe) -> bool:
-    """Whether a repair chooses its penalty by held-out error."""
+    """Whether a repair chooses its penalty by its error on validation text."""
     return recipe.repair.penalty == "held-out"
 
 

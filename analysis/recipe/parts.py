@@ -243,7 +243,7 @@ class Repair(Part):
     """A word of `REPAIR_WORDS`."""
     penalty: float | str = option("penalty", REPAIR_WORDS)
     """As a share of the mean diagonal of the matrix solved, or "held-out": of several the one with the smallest
-    held-out error."""
+    error on validation text."""
     bias: bool = option("bias", REPAIR_WORDS)
     """Whether the consumer's bias may move, and be made where there is none; False: the weights alone, through the
     origin."""
@@ -295,9 +295,12 @@ class Solver(Part):
     eps: float = option("eps", SOLVER_WORDS)
     """Adam's addition to the root in the denominator."""
     select: str = option("select", SOLVER_WORDS)
-    """Keep the weights of the last epoch, or of the one with the lowest calibration or held-out error."""
+    """Keep the weights of the last epoch, or of the one with the lowest error on calibration or ("held-out") validation
+    text."""
+    compute: str | None = option("compute", SOLVER_WORDS)
+    """Precision of the products (`reconstruction/arithmetic.py`); None: as torch is set, float32 by default."""
     patience: int = option("patience", SOLVER_WORDS)
-    """Epochs without a new lowest held-out error after which training stops; 0: never."""
+    """Epochs without a new lowest validation error after which training stops; 0: never."""
     more: tuple[tuple[str, Any], ...] = MORE
     """Options of a solver from outside the package."""
 

@@ -202,6 +202,15 @@ class Recipe(Part):
         """Whether anything but the mask depends on calibration text: a solver or a repair."""
         return (self.solver.name, self.repair.name) != ("none", "none")
 
+    @property
+    def selects(self) -> str | None:
+        """What is chosen by the error on text that is neither calibration nor reported (validation), as it is written;
+        None: nothing.
+        """
+        if self.solver.select == "held-out":
+            return "select=held-out"
+        return "penalty=held-out" if self.repair.penalty == "held-out" else None
+
     def _structure(self) -> dict[str, Any]:
         unit, solver = self.unit.to_dict(), {"name": self.solver.name}
         return {

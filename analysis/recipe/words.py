@@ -226,10 +226,20 @@ _TRAINING = {
     "select": choice(
         "last",
         ("last", "calibration", "held-out"),
-        meaning="keep the weights of the last epoch, or of the one with the lowest calibration or held-out error",
+        meaning="keep the weights of the last epoch, or of the one with the lowest error on calibration or"
+        " (held-out) validation text, which is set aside from the calibration text or given apart",
+    ),
+    "compute": choice(
+        None,
+        ("float32", "tf32", "medium", "bf16", "auto"),
+        meaning="precision of the products, weights and moments staying float32: tf32 (CUDA); medium: bfloat16 inside"
+        " float32 (CPUs with AMX); bf16: autocast; auto: bf16 on CUDA, else float32; default: as torch is set, float32",
     ),
     "patience": count(
-        0, 0, when=_HELD_OUT, meaning="epochs without a new lowest held-out error after which training stops; 0: never"
+        0,
+        0,
+        when=_HELD_OUT,
+        meaning="epochs without a new lowest validation error after which training stops; 0: never",
     ),
 }
 SOLVER_WORDS = _by_name(
@@ -257,7 +267,8 @@ SOLVER_WORDS = _by_name(
             "loss": choice(
                 "mse",
                 ("mse", "relative", "cosine"),
-                meaning="mean squared error, the same relative to each token's target, or one minus the cosine",
+                meaning="mse: mean squared error; relative: mean over tokens of |y - t|^2 / |t|^2, so that no few"
+                " tokens of huge activations outweigh the rest; cosine: one minus the cosine",
             )
         }
         | _TRAINING,
@@ -284,7 +295,7 @@ _PENALTY = amount(
     1_000_000,
     words=("held-out",),
     meaning="as a share of the mean diagonal of the matrix solved, or held-out: of several the one with the smallest"
-    " held-out error",
+    " error on validation text",
 )
 REPAIR_WORDS = _by_name(
     Word("none", "none", "what is gone is not made up for"),

@@ -17,7 +17,9 @@ from analysis.errors import NumericalError, UsageError
 from analysis.models.logits import SplitModel
 from analysis.recipe.parts import Solver
 from analysis.reconstruction.adapters import MaskLoRA, adapting, mask_lora
+from analysis.reconstruction.arithmetic import autocasting, products
 from analysis.reconstruction.losses import LOSSES, counted, mse, over_vocabulary
+from analysis.reconstruction.schedule import looks
 from analysis.reconstruction.targets import Problem
 from analysis.reconstruction.units import Piece
 from analysis.streams.streams import chunks
@@ -29,7 +31,7 @@ class Step:
 
     error: mean squared error, whatever loss is trained on; for retraining, nats per token. relative_error: divided by
     the target's mean square; NaN for retraining. On calibration windows both are means over the epoch's steps, and with
-    select=calibration, like everything on held-out windows, taken at the epoch's end.
+    select=calibration, like everything on other windows, taken at the epoch's end.
     """
 
     epoch: int
@@ -75,22 +77,26 @@ def reconstruct(
     held_out: Sequence[Problem],
     solver: Solver,
     generator: torch.Generator,
+    *,
+    validation: Problem | None = None,
+    every: int | str = 1,
 ) -> Trained:
     """Train what `solver.train` names of a piece, in place, on the calibration problem.
 
     masks: parameter -> bool of the parameter's own shape, True = kept. Pruned entries enter as zero and stay exactly
     zero: their gradient is zeroed, so Adam's moments and steps are zero for them, which equals multiplying by the mask
-    in the forward. Arithmetic is float32 whatever the model's dtype. generator: of the windows' order and of MaskLoRA's
-    start. With `solver.select` the epoch of the lowest calibration error, or of the lowest mean relative held-out error
-    (mean nats for retraining), is kept, epoch 0 included; held-out windows are then a validation set. Raises
-    NumericalError when the loss or a result is not finite, UsageError when selection has nothing to select on or the
-    rank of MaskLoRA is above a matrix's smaller side.
+    in the forward. Arithmetic is float32 whatever the model's dtype,
+    its products as `solver.compute` says (`arithmetic.py`). generator: of the windows' order and of MaskLoRA's
+    start. With `solver.select` the epoch of the lowest calibration error, or ("held-out") of the lowest error on the
+    `validation` problem, is kept, epoch 0 included. every: how often the held-out problems, which decide nothing, are
+    looked at (`schedule.looks`). Raises NumericalError when the loss or a result is not finite, UsageError when
+    selection has nothing to select on or the rank of MaskLoRA is above a matrix's smaller side.
     """
-    if solver.select == "held-out" and not held_out:
-        raise UsageError(
-            "select=held-out needs at least one held-out source to select on; give one, or use select=last"
-        )
-    with _in_float32(piece):
+    if solver.select == "held-out" and validation is None:
+        raise UsageError("select=held-out needs windows to select on; give validation windows, or use select=last")
+    judged = [] if validation is None else [validation]
+    piece = autocasting(piece, solver.compute, _device(piece))
+    with _in_float32(piece), products(solver.compute, _device(piece)):
         parameters = piece.trainable(solver.train)
         if not parameters and solver.train == "norms-biases":
             raise UsageError(
@@ -102,8 +108,8 @@ def reconstruct(
         for parameter in parameters:
             parameter.requires_grad_(True)
         with adapting(adapters):
-            held = held_bytes(piece, adapters, [calibration, *held_out], solver)
-            steps = _train(piece, parameters, adapters, masks, calibration, held_out, solver, generator)
+            held = held_bytes(piece, adapters, [calibration, *judged, *held_out], solver)
+            steps = _train(piece, parameters, adapters, masks, calibration, judged, held_out, solver, generator, every)
     for parameter in piece.parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise NumericalError(
@@ -197,10 +203,13 @@ def _train(
     adapters: list[MaskLoRA],
     masks: Mapping[nn.Parameter, Tensor],
     calibration: Problem,
+    judged: Sequence[Problem],
     held_out: Sequence[Problem],
     solver: Solver,
     generator: torch.Generator,
+    every: int | str,
 ) -> list[Step]:
+    """judged: the problem that the epoch is selected on, looked at after every epoch, where there is one."""
     objective = solver.objective if solver.name == "retrain" else None
     optimised = [*parameters, *(tensor for adapter in adapters for tensor in adapter.parameters)]
     changed = [*parameters, *(adapter.matrix.module.get_parameter("weight") for adapter in adapters)]
@@ -247,23 +256,22 @@ def _train(
                 error, _ = unit_error(piece, calibration, objective)
         rows = [
             row(epoch, calibration, error, scale),
-            *(row(epoch, problem, *unit_error(piece, problem, objective)) for problem in held_out),
+            *(row(epoch, problem, *unit_error(piece, problem, objective)) for problem in judged),
         ]
+        if solver.select != "last":
+            chosen = rows[0 if solver.select == "calibration" else 1]
+            best.offer(epoch, chosen.error if math.isnan(chosen.relative_error) else chosen.relative_error)
+        last = epoch == solver.epochs or 0 < solver.patience <= epoch - best.epoch
+        if looks(every, epoch, last):
+            rows += [row(epoch, problem, *unit_error(piece, problem, objective)) for problem in held_out]
         for bad in (found for found in rows if not math.isfinite(found.error)):
             where = f"the error on {bad.split!r} is not finite after epoch {epoch}"
             raise NumericalError(
                 f"{_work(piece, solver)}: {where}; look at the unit's inputs and at lr (now {solver.lr:g})"
             )
         steps += rows
-        if solver.select != "last":
-            judges = rows[:1] if solver.select == "calibration" else rows[1:]
-            best.offer(
-                epoch,
-                sum(judge.error if math.isnan(judge.relative_error) else judge.relative_error for judge in judges)
-                / len(judges),
-            )
-            if solver.patience and epoch - best.epoch >= solver.patience:
-                break
+        if last:
+            break
     if solver.select != "last":
         best.restore()
     return steps

@@ -1,8 +1,11 @@
-"""What is reconstructed at once: the order in which units of consecutive blocks are visited."""
+"""What is reconstructed at once: the order in which units of consecutive blocks are visited, and after which epochs of
+each held-out text is looked at.
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
-from analysis.errors import UsageError
+from analysis.errors import UsageError, quoted
 from analysis.recipe.parts import Unit
 
 
@@ -47,3 +50,35 @@ def visits(n_blocks: int, unit: Unit) -> list[Visit]:
         Visit(index, tuple(range(max(start, 0), min(start + width, n_blocks))), min(max(start + stride, 0), n_blocks))
         for index, start in enumerate(starts)
     ]
+
+
+TRAINING = 3  # forwards that one training step of a token costs: forward, and backward for inputs and for weights
+CHEAP = 1e13  # operations that every run may spend on held-out text: a minute or two of two CPU cores
+
+
+def every_problem(every: Any) -> str | None:
+    """What is wrong with `every` as a number of epochs, "end" or "auto"; None where nothing is."""
+    if every in ("auto", "end") or (isinstance(every, int) and not isinstance(every, bool) and every >= 1):
+        return None
+    return f"must be a whole number of epochs of at least 1, end or auto, got {quoted(every)}"
+
+
+def held_out_epochs(every: int | str, epochs: int, *, trained: int, held_out: int, operations: float) -> int | str:
+    """Every how many epochs of a unit held-out text is looked at; "end": after the last alone.
+
+    "auto" is every epoch where that is cheap, else "end": cheap is under a third of the training's operations, or
+    under CHEAP in the whole run.
+
+    trained, held_out: tokens of the calibration text and of all held-out texts. operations: of one token's forward
+    through the units of all visits.
+    """
+    if every != "auto":
+        return every
+    looking = held_out * (epochs + 1)
+    training = TRAINING * trained * epochs
+    return 1 if 3 * looking <= training or looking * operations <= CHEAP else "end"
+
+
+def looks(every: int | str, epoch: int, last: bool) -> bool:
+    """Whether held-out text is looked at after this epoch (0: before the first step)."""
+    return last or (isinstance(every, int) and epoch % every == 0)

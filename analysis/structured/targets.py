@@ -57,13 +57,13 @@ def remove_and_repair(
     pair: Pair,
     mask: Tensor,
     calibration: Streams,
-    held_out: Sequence[Streams],
+    validation: Sequence[Streams],
     recipe: Recipe,
 ) -> tuple[Repaired | None, int]:
     """Take the structures that `mask` (count,) removes out of one half of the pruned block, its consumer repaired as
     the recipe says.
 
-    pair  of the pruned model. held_out: looked at only where held-out error chooses the penalty.
+    pair  of the pruned model. validation: looked at only where its error chooses the penalty.
     Gives the repair, None where the recipe has none, and the bytes of the sums it held. Raises as `repair`.
     """
     repaired, held_bytes = None, 0
@@ -71,7 +71,7 @@ def remove_and_repair(
         name, penalty = pair.consumer.name, recipe.repair.penalty
         sums = consumer_sums(dense, pruned, name, calibration, recipe)
         held_out_sums = (
-            reduce(add, (consumer_sums(dense, pruned, name, streams, recipe) for streams in held_out))
+            reduce(add, (consumer_sums(dense, pruned, name, streams, recipe) for streams in validation))
             if isinstance(penalty, str)
             else None
         )

@@ -16,9 +16,11 @@ from analysis import storage
 from analysis.errors import AnalysisError, UsageError, count_problem, suggest
 from analysis.models.dtypes import ASKED, resolved_dtype
 from analysis.models.hub import fingerprint
-from analysis.pruning.checks import header_misfits, label_problem, misfits, shrink_problem
+from analysis.pruning.checks import header_misfits, label_problem, misfits, shrink_problem, validation_problem
+from analysis.recipe.parts import TRAINED
 from analysis.recipe.recipe import Recipe
-from analysis.text.sources import BOS, MODES, parse_source, source_fingerprint
+from analysis.reconstruction.schedule import every_problem
+from analysis.text.sources import BOS, MODES, endless_error, parse_source, source_fingerprint
 from analysis.text.tasks import check_tasks, task_fingerprint
 
 SMALLEST = {"samples": 1, "held_out_samples": 1, "length": 2, "seed": 0, "added_samples": 0, "documents": 2}
@@ -53,6 +55,11 @@ class Job:
     dense and the pruned model answer, `documents` questions of each, the same ones for every seed. shrink: measure size
     and speed of the model with removed structures cut out (table `size`), beside the dense one's.
 
+    validation: a source of `held_out_samples` windows that `select=held-out` and `penalty=held-out` choose on; None: a
+    quarter of the calibration windows is set aside for it (`pruning.validation`). held_out_every: after every how many
+    epochs the held-out error of gradient units is taken; "end", or "auto" (`schedule.held_out_epochs`). full_test: the
+    perplexity of both models on every window of the held-out texts too, as the papers take it (`study.run.whole`).
+
     Raises UsageError listing everything that is wrong, RecipeError for a recipe text that is.
     """
 
@@ -75,6 +82,9 @@ class Job:
     tasks: tuple[str, ...] = ()
     documents: int = 100
     shrink: bool = False
+    validation: str | None = None
+    held_out_every: int | str = "auto"
+    full_test: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.recipe, str):
@@ -83,6 +93,7 @@ class Job:
             object.__setattr__(self, "model", str(self.model))
         object.__setattr__(self, "held_out", _pairs(self.held_out))
         object.__setattr__(self, "added", self.added or None)
+        object.__setattr__(self, "validation", self.validation or None)
         object.__setattr__(self, "tasks", _listed("tasks", self.tasks, str))
         problems: list[object] = list(job_problems(self._fields()))
         if not isinstance(self.recipe, Recipe):
@@ -161,6 +172,19 @@ class Job:
             "device": self.device.partition(":")[0],
             "dtype": contents.dtype(self.model, self.dtype),
             "shrink": self.shrink,
+            **self._chosen(contents, model),
+        }
+
+    def _chosen(self, contents: Contents, model: str) -> dict[str, Any]:
+        """The part of the identity that only runs have which select on validation text or say how held-out text is
+        looked at: that of every other run is as it was before there were such.
+        """
+        given = None if self.validation is None else contents.source(self.validation, model)
+        said = self.held_out_every != "auto" and self.recipe.solver.name in TRAINED
+        return {
+            **({"validation content": given or "set aside"} if self.recipe.selects else {}),
+            **({"held_out_every": self.held_out_every} if said else {}),
+            **({"full_test": True} if self.full_test else {}),
         }
 
     def digest(self, contents: Contents | None = None) -> str:
@@ -183,7 +207,7 @@ def job_problems(
         "source": [
             values["calibration"],
             *(source for _, source in values["held_out"]),
-            *filter(None, [values["added"]]),
+            *filter(None, [values["added"], values["validation"]]),
         ],
         "task": values["tasks"],
     }
@@ -199,6 +223,8 @@ def job_problems(
             errors.setdefault(str(error), error)
 
     attempt(check_tasks, values["tasks"])
+    for _, source in values["held_out"] if values["full_test"] is True else ():
+        attempt(_check_ends, source, named("full_test"))
     if contents is None:
         for source in words["source"]:
             attempt(parse_source, source)
@@ -212,6 +238,12 @@ def job_problems(
             for misfit in attempt(header_misfits, values["model"], recipe) or ():
                 yield UsageError(f"recipe {recipe}: {misfit}")
     yield from errors.values()
+
+
+def _check_ends(source: str, asked: str) -> None:
+    """Raise UsageError for a source without an end, which cannot be read whole."""
+    if (parsed := parse_source(source).half("held-out")).endless:
+        raise UsageError(f"{asked}: {endless_error(parsed)}")
 
 
 def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Callable[[str], str]) -> Iterator[str]:
@@ -229,10 +261,20 @@ def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Cal
     elif values["shrink"] and recipe is not None and (problem := shrink_problem(recipe)):
         yield f"{named('shrink')}: {problem}"
     if recipe is not None:
-        yield from misfits(recipe, held_out=bool(labels))
+        aside = isinstance(values["samples"], int) and values["validation"] is None
+        device = str(values["device"]).partition(":")[0]
+        yield from misfits(recipe, windows=values["samples"] if aside else None, device=device)
+        if values["validation"] is not None and (problem := validation_problem(recipe)):
+            yield f"{named('validation')}: {problem}"
+    if not isinstance(values["full_test"], bool):
+        yield f"{named('full_test')} must be True or False, got {values['full_test']!r}"
+    elif values["full_test"] and not labels:
+        yield f"{named('full_test')}: there is no held-out text; give one"
+    if problem := every_problem(values["held_out_every"]):
+        yield f"{named('held_out_every')} {problem}"
     for label in sorted({label for label in labels if labels.count(label) > 1}):
         yield f"{named('held_out')}: two texts are labelled {label!r}; name them apart"
-    if problem := label_problem(labels):
+    if problem := label_problem(labels, selects=recipe is not None and recipe.selects is not None):
         yield f"{named('held_out')}: {problem}"
     if not all(labels):
         yield f"{named('held_out')}: a text has an empty label; name it"

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from analysis.errors import AnalysisError, OverlapError, UsageError
 from analysis.pruning.checks import header_misfits
-from analysis.schema import TABLES, validate
+from analysis.schema import TABLES, VALIDATION, validate
 from analysis.study.job import Job
 from analysis.study.pool import threads
 from analysis.study.store import RunFolder, StoredRun
@@ -34,11 +35,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What a job is carried out on: the dense model and the windows of both sides."""
+    """What a job is carried out on: the dense model, the windows of both sides, and those of a validation text that
+    the job names.
+    """
 
     dense: "LoadedModel"
     calibration: "Windows"
     held_out: "dict[str, Windows]"
+    validation: "Windows | None" = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +93,13 @@ class Bench:
             label: self._tokens(dense, job, source, job.held_out_samples or job.samples, split="held-out")
             for label, source in job.held_out
         }
-        return Inputs(dense, calibration, without_shared(job, dense, calibration, held_out))
+        validation = None
+        if job.validation is not None:
+            count = job.held_out_samples or job.samples
+            drawn = {VALIDATION: self._tokens(dense, job, job.validation, count, split="train")}
+            validation = without_shared(job, dense, calibration, drawn)[VALIDATION]
+            held_out = without_shared(job, dense, validation, held_out, side=VALIDATION)
+        return Inputs(dense, calibration, without_shared(job, dense, calibration, held_out), validation)
 
     def carry_out(self, job: Job, inputs: Inputs, checkpoint: "Path") -> Outcome:
         """Prune, ask tasks and shrink, resuming from the folder `checkpoint`. Raises AnalysisError as `prune`."""
@@ -97,13 +107,25 @@ class Bench:
 
         dense, calibration = inputs.dense, inputs.calibration
         model = self.memory if self.memory is not None else dense
-        pruned = prune(model, job.recipe, calibration, inputs.held_out, checkpoint=checkpoint)
+        pruned = prune(
+            model,
+            job.recipe,
+            calibration,
+            inputs.held_out,
+            validation=inputs.validation,
+            held_out_every=job.held_out_every,
+            checkpoint=checkpoint,
+        )
         tables, shrunk = dict(pruned.tables), None
         if job.tasks:
             self.say(f"asking both models {job.documents} questions of {', '.join(job.tasks)}")
             tables |= answer_tables(
                 pruned.model, dense, job.tasks, job.documents, self.answers, job.bos, cost=pruned.tables["cost"]
             )
+        if job.full_test:
+            self.say(f"measuring both models on all of {', '.join(label for label, _ in job.held_out)}")
+            texts = {label: self._tokens(dense, job, source, None, split="held-out") for label, source in job.held_out}
+            tables |= whole(pruned.model, model, texts, tables)
         if job.shrink:
             from analysis.measure.size import size_table
 
@@ -127,7 +149,7 @@ class Bench:
             self.memory = DenseModel(self.dense) if self.reuse else None
         return self.dense
 
-    def _tokens(self, dense: "LoadedModel", job: Job, source: str, samples: int, *, split: str) -> "Windows":
+    def _tokens(self, dense: "LoadedModel", job: Job, source: str, samples: int | None, *, split: str) -> "Windows":
         from analysis.text.load import load_tokens
 
         key = (source, samples, job.length, job.seed, job.separator, job.mode, job.bos, split)
@@ -160,18 +182,25 @@ def check_slices(job: Job) -> None:
     calibration = [
         origin for source in (job.calibration, job.added) if source for origin in origins_of(source, "train")
     ]
-    for label, source in job.held_out:
-        both = f"calibration {job.calibration!r} and held-out {label!r}"
-        check_origins(both, calibration, origins_of(source, "held-out"))
+    sides = {f"calibration {job.calibration!r}": calibration}
+    if job.validation is not None:
+        both = f"calibration {job.calibration!r} and validation {job.validation!r}"
+        validation = origins_of(job.validation, "train")
+        check_origins(both, calibration, validation)
+        sides[f"validation {job.validation!r}"] = validation
+    for (side, seen), (label, source) in product(sides.items(), job.held_out):
+        check_origins(f"{side} and held-out {label!r}", seen, origins_of(source, "held-out"))
 
 
 def without_shared(
-    job: Job, dense: "LoadedModel", calibration: "Windows", held_out: "dict[str, Windows]"
+    job: Job, dense: "LoadedModel", calibration: "Windows", held_out: "dict[str, Windows]", *, side: str = "calibration"
 ) -> "dict[str, Windows]":
-    """The held-out windows that share no text with calibration. Raises OverlapError as `windows.disjoint`."""
+    """The held-out windows that share no text with calibration, or what `side` calls the first. Raises OverlapError as
+    `windows.disjoint`.
+    """
     from analysis.windows import disjoint
 
-    return disjoint(calibration, held_out, drop=job.drop_overlap, tokenizer=dense.tokenizer)
+    return disjoint(calibration, held_out, drop=job.drop_overlap, tokenizer=dense.tokenizer, side=side)
 
 
 def draw(
@@ -203,6 +232,30 @@ def draw(
             " under the same name"
         )
     return append(first, rest)
+
+
+def whole(
+    pruned: "nn.Module", dense: "DenseModel | LoadedModel", texts: "dict[str, Windows]", tables: dict[str, pd.DataFrame]
+) -> dict[str, pd.DataFrame]:
+    """The tables `perplexity`, `scores` and `cost` with rows of both models on whole texts, whose split is "LABEL,
+    whole": every window there is, in order, as Shin et al. 2024, section 3.2, take perplexity.
+
+    tables: the tables so far.
+    """
+    from analysis.measure.cost import Meter
+    from analysis.measure.quality import DenseModel, measurable, quality_rows
+
+    known = DenseModel.of(dense)
+    named = measurable(known.model, {f"{label}, whole": windows for label, windows in texts.items()})
+    meter = Meter(next(pruned.parameters()).device)
+    with meter.stage(-1, "measure", tokens=2 * sum(windows.tokens for windows in named.values())):
+        rows = quality_rows(known, pruned, named)
+    more = {**rows, "cost": meter.rows}
+    return {
+        name: validate(name, pd.concat([tables[name], pd.DataFrame(new)], ignore_index=True))
+        for name, new in more.items()
+        if new
+    }
 
 
 def answer_tables(

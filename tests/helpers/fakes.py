@@ -91,7 +91,7 @@ def install(
         note("tasks", model, *tasks, documents)
         return [TaskScore(task, documents, 4.0, 0.25, 0.5 if model == "dense" else 0.375, 0.05) for task in tasks]
 
-    def prune(dense, recipe, calibration, held_out, *, checkpoint):
+    def prune(dense, recipe, calibration, held_out, *, checkpoint, **options):
         resumed = (checkpoint / "unit-0").exists()
         note("prune", recipe, "resumed" if resumed else "fresh", os.getpid())
         checkpoint.mkdir(exist_ok=True)

@@ -44,8 +44,8 @@ def case(dtype=torch.float32, **problem):
     return piece, pruned(piece), block_problem(small_llama(dtype=dtype), **problem)
 
 
-def solve(piece, masks, problem, solver, *held_out, seed=0):
-    return reconstruct(piece, masks, problem, held_out, solver, torch.Generator().manual_seed(seed)).steps
+def solve(piece, masks, problem, solver, *held_out, seed=0, **options):
+    return reconstruct(piece, masks, problem, held_out, solver, torch.Generator().manual_seed(seed), **options).steps
 
 
 def weights(piece: Piece) -> dict:

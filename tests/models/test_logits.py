@@ -7,8 +7,10 @@ from torch.utils._pytree import tree_leaves
 
 from analysis.measure.perplexity import perplexity
 from analysis.models import logits
-from analysis.models.logits import split_model
+from analysis.models.anatomy import anatomy
+from analysis.models.logits import ending, split_model
 from analysis.reconstruction.losses import LOSSES, over_vocabulary
+from analysis.streams.streams import advance, open_streams
 from analysis.structured.criteria import mask_gradients, token_batches
 from analysis.structured.find import structures
 from analysis.windows import Windows
@@ -39,6 +41,35 @@ def test_body_and_head_give_the_models_own_logits(family):
     assert torch.equal(split.logits(hidden), expected)
     torch.testing.assert_close(split.logits(hidden[1:2, 3:7]), expected[1:2, 3:7], rtol=1e-6, atol=1e-6)
     assert split.vocabulary == 64 and not split.body._forward_hooks and "forward" not in vars(split.body)
+
+
+@pytest.mark.parametrize(
+    "family", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
+def test_perplexity_goes_on_from_the_streams_without_running_a_block(family):
+    model, (ids, mask) = tiny(family), tokens(3, padding="right")
+    parts, text = anatomy(model), Windows(ids, mask, "text")
+    streams = open_streams(model, parts, "text", text, apart=False)
+    for block in parts.blocks:
+        advance([block.module], block.index, streams.recording, streams.dense, out=streams.dense)
+    end, expected, ran = ending(model, [block.module for block in parts.blocks]), perplexity(model, text), []
+    assert end is not None and end.dtype == torch.float32
+    hooks = [
+        m.register_forward_hook(lambda *_: ran.append(1)) for b in parts.blocks for _, m in b.module.named_children()
+    ]
+    found = perplexity(model, text, batch=2, hidden=streams.dense, end=end)
+    assert found.nats_per_token == pytest.approx(expected.nats_per_token, rel=1e-6) and hooks and not ran
+    assert not any("forward" in vars(block.module) for block in parts.blocks)
+    moved = perplexity(model, text, hidden=streams.dense.flip(0), end=end)
+    assert abs(moved.nats_per_token - expected.nats_per_token) > 1e-4, "it is these states that are read"
+
+
+def test_logits_that_blocks_do_not_decide_are_not_taken_from_streams():
+    model = tiny("llama")
+    kept, norm = [], model.model.norm
+    model.model.layers[0].mlp.register_forward_hook(lambda module, args, output: kept.append(output))
+    norm.register_forward_hook(lambda module, args, output: output + kept.pop() if kept else output)
+    assert ending(model, [block.module for block in anatomy(model).blocks]) is None
 
 
 def test_a_head_that_sees_other_tokens_is_not_taken_for_one():

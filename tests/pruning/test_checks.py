@@ -26,9 +26,10 @@ SHAPES = {"0.q_proj": (8, 20), "0.down_proj": (20, 6)}
             {"shapes": SHAPES, "oriented": False},
             "rank=7 is above the rank of 1 matrices, the smallest is 0.down_proj; give a rank of at most 6",
         ),
-        ("wanda-50% BR[select=held-out]", {"held_out": False}, "select=held-out needs at least one held-out source"),
-        ("flap-neurons-50% LIAR[penalty=held-out]", {"held_out": False}, "penalty=held-out needs at least one"),
-        ("flap-neurons-50% LIAR[penalty=held-out]", {"held_out": True}, None),
+        ("wanda-50% BR[select=held-out]", {"windows": 1}, "select=held-out sets some of the calibration windows aside"),
+        ("flap-neurons-50% LIAR[penalty=held-out]", {"windows": 1}, "penalty=held-out sets some"),
+        ("flap-neurons-50% LIAR[penalty=held-out]", {"windows": 2}, None),
+        ("wanda-50% BR", {"windows": 1}, None),
     ],
 )
 def test_each_rule_speaks_where_its_facts_are_known(recipe, known, said):
@@ -40,6 +41,8 @@ def test_each_rule_speaks_where_its_facts_are_known(recipe, known, said):
 
 def test_labels_and_shrinking():
     assert label_problem(["a"]) is None and "'calibration' is taken" in label_problem(["a", "calibration"])
+    assert label_problem(["validation"]) is None
+    assert "'validation' is taken" in label_problem(["a", "validation"], selects=True)
     assert shrink_problem(Recipe.parse("flap-neurons-50% LR")) is None
     assert "wanda-50% LR removes single weights" in shrink_problem(Recipe.parse("wanda-50% LR"))
 

@@ -257,14 +257,14 @@ def test_units_of_several_new_blocks_repair_each_after_the_one_before():
 
 
 @pytest.mark.slow
-def test_held_out_error_chooses_the_penalty():
+def test_validation_error_chooses_the_penalty():
     dense, w = small_llama(), windows(4)
-    other = {"x": windows(16, seed=1), "y": windows(16, seed=2)}
-    result = prune(dense, Recipe.parse("flap-neurons-50% LIAR+GP[penalty=held-out]"), w, other)
+    other = windows(32, seed=1)
+    result = prune(dense, Recipe.parse("flap-neurons-50% LIAR+GP[penalty=held-out]"), w, validation=other)
     numerics = result.tables["numerics"]
     picked = numerics[numerics.rule == "penalty"]
     assert len(picked) == 3 and picked.value.isin([1e-5, 1e-4, 1e-3, 1e-2, 1e-1]).all()
-    fixed = prune(dense, Recipe.parse("flap-neurons-50% LIAR+GP[penalty=1e-5]"), w, other)
+    fixed = prune(dense, Recipe.parse("flap-neurons-50% LIAR+GP[penalty=1e-5]"), w, {"validation": other})
     at = lambda r: r.tables["blocks"].query("split != 'calibration' and kind == 'total' and block == 0").error.sum()
     assert at(result) <= at(fixed)
 
@@ -439,7 +439,6 @@ def test_the_shrunk_model_is_the_masked_one_and_comes_back(recipe, tmp_path):
             "flap-heads-90%[scope=global] LR",
             "no mask removes 0.9 of these structures.*one in each of 3 layers must stay",
         ),
-        ("flap-neurons-50% LIAR[penalty=held-out]", "penalty=held-out needs at least one held-out source"),
     ],
 )
 def test_what_no_mask_meets_is_refused(recipe, said):

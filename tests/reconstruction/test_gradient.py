@@ -294,7 +294,9 @@ def test_only_the_piece_changes():
 def test_held_out_selection_keeps_the_best_epoch():
     piece, masks, problem = case(count=4)
     held_out = block_problem(small_llama(), "other", seed=9)
-    steps = solve(piece, masks, problem, Solver("gradient", epochs=30, batch=2, lr=3e-2, select="held-out"), held_out)
+    steps = solve(
+        piece, masks, problem, Solver("gradient", epochs=30, batch=2, lr=3e-2, select="held-out"), validation=held_out
+    )
     errors = [step.error for step in steps if step.split == "other"]
     assert len(errors) == 31 and min(errors) < errors[-1]
     assert unit_error(piece, held_out)[0] == pytest.approx(min(errors), rel=1e-6)
@@ -319,22 +321,27 @@ def test_the_start_is_kept_where_every_epoch_is_worse():
             masks,
             problem,
             Solver("gradient", epochs=2, lr=3.0, **options),
-            block_problem(small_llama(), "other", seed=9),
+            validation=block_problem(small_llama(), "other", seed=9),
         )
         assert all(torch.equal(value, before[name]) for name, value in weights(piece).items())
 
 
-@pytest.mark.slow
-def test_several_held_out_sets_are_judged_by_their_mean_relative_error():
+@pytest.mark.parametrize(
+    "every, seen", [(1, [0, 1, 2, 3, 4, 5]), (2, [0, 2, 4, 5]), (5, [0, 5]), (9, [0, 5]), ("end", [5])]
+)
+def test_held_out_error_is_taken_as_often_as_asked_and_decides_nothing(every, seen):
     piece, masks, problem = case(count=4)
-    others = [block_problem(small_llama(), label, seed=seed) for label, seed in (("a", 8), ("b", 9))]
-    others[1].targets = 30 * others[1].targets  # out of reach, and it would outweigh the other
-    steps = solve(piece, masks, problem, Solver("gradient", epochs=20, batch=2, lr=3e-2, select="held-out"), *others)
-    means = [
-        sum(s.relative_error for s in steps if s.epoch == epoch and s.split != "calibration") / 2 for epoch in range(21)
+    others = [
+        block_problem(small_llama(), label, seed=seed, count=2) for label, seed in (("reported", 8), ("other", 9))
     ]
-    now = [error / scale for error, scale in (unit_error(piece, other) for other in others)]
-    assert sum(now) / 2 == pytest.approx(min(means), rel=1e-6) and min(means) < means[-1]
+    solver = Solver("gradient", epochs=5, batch=2, lr=3e-2, select="held-out")
+    steps = solve(piece, masks, problem, solver, others[0], validation=others[1], every=every)
+    assert [step.epoch for step in steps if step.split == "reported"] == seen
+    judged = [step.error for step in steps if step.split == "other"]
+    assert len(judged) == 6 and unit_error(piece, others[1])[0] == pytest.approx(min(judged), rel=1e-6)
+    alone, masks, _ = case(count=4)
+    solve(alone, masks, problem, solver, validation=others[1])
+    assert all(torch.equal(value, weights(alone)[name]) for name, value in weights(piece).items())
 
 
 @pytest.mark.slow
@@ -344,7 +351,7 @@ def test_patience_stops_and_the_schedule_is_that_of_all_epochs():
         piece, masks, problem = case(count=4)
         held_out = block_problem(small_llama(), "other", seed=9)
         solver = Solver("gradient", epochs=30, batch=2, lr=3e-2, select="held-out", patience=patience)
-        runs.append((solve(piece, masks, problem, solver, held_out), unit_error(piece, held_out)[0]))
+        runs.append((solve(piece, masks, problem, solver, validation=held_out), unit_error(piece, held_out)[0]))
     (full, _), (stopped, error) = runs
     assert stopped == full[: len(stopped)] and len(stopped) < len(full)
     others = [step.error for step in stopped if step.split == "other"]
@@ -353,10 +360,10 @@ def test_patience_stops_and_the_schedule_is_that_of_all_epochs():
     assert error == pytest.approx(others[best], rel=1e-6)
 
 
-def test_selection_without_held_out_is_refused():
+def test_selection_without_validation_is_refused():
     piece, masks, problem = case()
-    with pytest.raises(UsageError, match="held-out"):
-        solve(piece, masks, problem, Solver("gradient", select="held-out"))
+    with pytest.raises(UsageError, match="select=held-out needs windows to select on"):
+        solve(piece, masks, problem, Solver("gradient", select="held-out"), block_problem(small_llama(), "other"))
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -446,7 +453,7 @@ def test_retraining_lowers_the_nats_of_the_text():
         masks,
         text_problem(model, count=16),
         Solver("retrain", epochs=10, batch=4, lr=1e-2, select="held-out"),
-        held_out,
+        validation=held_out,
     )
     nats = [step.error for step in steps if step.split == "other"]
     assert min(nats) < 0.7 * nats[0] and all(math.isnan(step.relative_error) for step in steps)

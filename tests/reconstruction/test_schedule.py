@@ -6,7 +6,7 @@ import pytest
 
 from analysis.errors import UsageError
 from analysis.recipe.parts import Unit
-from analysis.reconstruction.schedule import visits
+from analysis.reconstruction.schedule import every_problem, held_out_epochs, visits
 
 
 def test_cross_block_windows_are_the_papers():
@@ -52,3 +52,25 @@ def test_a_width_above_the_model_is_refused():
     with pytest.raises(UsageError, match="width=4: the model has 3 blocks; give a width of at most 3, or unit=model"):
         visits(3, Unit(width=4))
     assert len(visits(3, Unit(width=3))) == 1
+
+
+@pytest.mark.parametrize(
+    "every, trained, held_out, operations, said",
+    [
+        ("auto", 4096, 2048, 1e9, 1),  # 0.18 of the training
+        ("auto", 256, 4096, 2e6, 1),  # more than the training, and next to nothing: the lab
+        ("auto", 4608, 12288, 2e8, "end"),  # SmolLM2 on 18 windows of 256
+        ("auto", 4608, 0, 2e8, 1),
+        (5, 4608, 12288, 2e8, 5),
+        ("end", 4608, 1, 1.0, "end"),
+    ],
+)
+def test_held_out_text_is_looked_at_every_epoch_where_that_is_cheap(every, trained, held_out, operations, said):
+    assert held_out_epochs(every, 10, trained=trained, held_out=held_out, operations=operations) == said
+
+
+@pytest.mark.parametrize(
+    "every, right", [(1, True), ("end", True), ("auto", True), (0, False), (True, False), ("x", False)]
+)
+def test_how_often_is_a_number_or_a_word(every, right):
+    assert (every_problem(every) is None) == right

@@ -73,20 +73,22 @@ def test_windows_of_another_length_do_not_go_together():
 
 
 @pytest.mark.parametrize(
-    ("calibration", "added", "held_out", "shared"),
+    ("calibration", "added", "held_out", "validation", "shared"),
     [
-        ("{a}[:80%]", None, "{a}[70%:]", True),
-        ("lab:stories", "{a}[:80%]", "{a}", True),
-        ("lab:stories", None, "lab:stories/train", True),
-        ("self", None, "self", True),
-        ("{a}[:80%]", "lab:recipes", "{a}[80%:]", False),
-        ("lab:stories", None, "lab:stories", False),
+        ("{a}[:80%]", None, "{a}[70%:]", None, True),
+        ("lab:stories", "{a}[:80%]", "{a}", None, True),
+        ("lab:stories", None, "lab:stories/train", None, True),
+        ("self", None, "self", None, True),
+        ("lab:stories", None, "{a}", "{a}[:50%]", True),
+        ("{a}[:80%]", "lab:recipes", "{a}[80%:]", "lab:entries", False),
+        ("lab:stories", None, "lab:stories", None, False),
     ],
 )
-def test_slices_are_compared_before_a_window_is_drawn(calibration, added, held_out, shared, tmp_path):
+def test_slices_are_compared_before_a_window_is_drawn(calibration, added, held_out, validation, shared, tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one\n\ntwo\n\nthree")
-    texts = {"calibration": calibration.format(a=path), "added": added and added.format(a=path)}
+    texts = {"calibration": calibration, "added": added, "validation": validation}
+    texts = {name: text and text.format(a=path) for name, text in texts.items()}
     job = SimpleNamespace(**texts, held_out=[("held", held_out.format(a=path))], seed=0)
     if not shared:
         return check_slices(job)

@@ -93,7 +93,12 @@ def test_a_job_is_plain_and_comes_back_from_its_dict(job_args):
         ({"dtype": "float8"}, "dtype must be one of auto, float32, bfloat16, float16, got 'float8'"),
         ({"device": "gpu"}, "device must be auto, cpu, mps, cuda or cuda:NUMBER, got 'gpu'"),
         ({"mode": "sideways"}, "mode must be one of stream, crop, documents, got 'sideways'"),
-        ({"recipe": "flap-neurons-50% LIAR[penalty=held-out]", "held_out": {}}, "needs at least one held-out source"),
+        ({"recipe": "flap-neurons-50% LIAR[penalty=held-out]", "samples": 1}, "penalty=held-out sets some of the"),
+        ({"validation": "lab:entries"}, "validation: wanda-50% BR selects nothing on it; add select=held-out"),
+        ({"full_test": True, "held_out": {"a": "lab:stories"}}, "full_test: lab:stories/held-out: lab text has no end"),
+        ({"full_test": True, "held_out": {}}, "full_test: there is no held-out text; give one"),
+        ({"full_test": 1}, "full_test must be True or False, got 1"),
+        ({"held_out_every": 0}, "held_out_every must be a whole number of epochs of at least 1, end or auto, got 0"),
         ({"recipe": 3}, "recipe must be a Recipe or its text, got 3"),
         ({"held_out": "x.txt"}, "held_out must be {label: source}, such as {'stories': 'lab:stories'}"),
         ({"held_out": ["x.txt"]}, "held_out must be {label: source}"),
@@ -207,6 +212,11 @@ def test_the_digest_is_of_contents_not_of_names(job_args, tmp_path):
     assert Job(**moved).digest() == digest
     assert Job(**moved | {"recipe": "wanda-50.0%[group=row] BR[epochs=10]"}).digest() == digest
     assert Job(**moved | {"held_out_samples": 4}).digest() == digest
+    untrained = {"recipe": "wanda-50% LR"}
+    assert Job(**moved | untrained | {"held_out_every": 5}).digest() == Job(**moved | untrained).digest()
+    assert not {"held_out_every", "validation content", "full_test"} & Job(**moved).identity().keys(), (
+        "as before there were any"
+    )
     assert Job(**moved | {"added": "self"}).digest() == Job(**moved | {"documents": 7}).digest() == digest, (
         "no windows of it, no tasks"
     )
@@ -253,6 +263,12 @@ def test_everything_that_matters_changes_the_digest(job_args, monkeypatch):
         {"tasks": ["lab:yes-no"]},
         {"tasks": ["lab:yes-no"], "documents": 7},
         {"tasks": ["lab:yes-no", "lab:pronouns"]},
+        {"full_test": True},
+        {"held_out_every": 1},
+        {"held_out_every": "end"},
+        {"recipe": "wanda-50% BR[select=held-out]"},
+        {"recipe": "wanda-50% BR[select=held-out]", "validation": "lab:recipes"},
+        {"recipe": "wanda-50% BR[select=held-out]", "validation": "lab:stories"},
     ]
     digests = [Job(**job_args | change).digest() for change in changes]
     monkeypatch.setattr("analysis.storage.SCHEMA", 99)
