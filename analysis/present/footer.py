@@ -36,7 +36,7 @@ def footer(provenance: Mapping[str, Any], table: pd.DataFrame, commit: str | Non
         for name in names:
             if name in table and (found := [one for one in dict.fromkeys(table[name]) if one not in ("", 0)]):
                 return found
-        given = next((known[name] for name in names if known.get(name) not in (None, "", [])), [])
+        given: Any = next((known[name] for name in names if known.get(name) not in (None, "", [])), [])
         return list(given) if isinstance(given, (list, tuple)) else [given]
 
     masks = _few(values("criterion", "criteria"), "criteria", lambda name: CRITERIA.get(name, name))

@@ -96,16 +96,23 @@ def save_figure(
     with storage.explained(folder), storage.placing(folder, f"{name}.json") as fresh:
         with in_style(), footed(fig, words) as box:
             title = name.replace("_", " ") + (f": {words}" if words else "")
-            metadata = {"svg": {"Date": None, "Title": title}, "png": {"Software": None}}
-            for suffix, about_file in metadata.items():
-                fig.savefig(fresh / f"{name}.{suffix}", metadata=about_file, bbox_inches=box)
-        svg = (fresh / f"{name}.svg").read_text("utf-8")
-        described = svg.replace("</title>", f"</title>\n <desc>{escape(str(fig.get_label()))}</desc>", 1)
-        (fresh / f"{name}.svg").write_text(described, "utf-8", newline="\n")
+            write_svg(fig, fresh / f"{name}.svg", title, str(fig.get_label()), bbox_inches=box)
+            fig.savefig(fresh / f"{name}.png", metadata={"Software": None}, bbox_inches=box)
         (fresh / f"{name}.csv").write_bytes(rows.encode())
         written = json.dumps(about, indent=2, sort_keys=True, default=str) + "\n"
         (fresh / f"{name}.json").write_bytes(written.encode())
     return folder
+
+
+def write_svg(fig: Figure, path: Path, title: str, description: str, **options: Any) -> None:
+    """A figure as svg that says what it is to who cannot see it: with a title and a description, without a date.
+
+    options: of matplotlib's `savefig`.
+    """
+    fig.savefig(path, metadata={"Date": None, "Title": title}, **options)
+    if description:
+        svg = path.read_text("utf-8").replace("</title>", f"</title>\n <desc>{escape(description)}</desc>", 1)
+        path.write_text(svg, "utf-8", newline="\n")
 
 
 def _watermark(fig: Figure) -> None:
