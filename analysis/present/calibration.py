@@ -2,7 +2,10 @@
 Tables, figures and findings of notebook 02.
 """
 
+from collections.abc import Sequence
+
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -82,31 +85,26 @@ def plot_sample_size(table: pd.DataFrame) -> Figure:
             rows = table[(table["measure"] == measure) & (table["split"] == split)]
             draw_lines(ax, rows, "samples")
             back = _steps_back(rows) if split != CALIBRATION else rows.iloc[:0]
-            ax.plot(back["samples"], back["value"], gid="ring", **RING)
+            _ring(ax, back["samples"], back["value"])
             number_axis(ax, sizes)
             ax.yaxis.set_major_formatter(FuncFormatter(plain_number))
             if measure == ABOVE_DENSE:
-                ax.axhline(0, color="black", linestyle=METHOD_LOOKS["dense"].line, linewidth=1.2, zorder=1)
+                ax.hlines(0, sizes[0], sizes[-1], color="black", linestyle=METHOD_LOOKS["dense"].line, linewidth=1.2)
         share_log_scale([ax for (measure, _), ax in panels.items() if measure == RELATIVE_ERROR])
         names = MEASURES | {ABOVE_DENSE: "perplexity,\n% above dense"}
         label_axes(panels, "calibration windows", {name: names.get(name, name) for name in table["measure"].unique()})
-        notes = [
-            handle(METHOD_LOOKS["dense"], "dense"),
-            Line2D([], [], **RING, label="held-out: worse than the step before"),
-        ]
+        notes = [handle(METHOD_LOOKS["dense"], "dense"), _ring_note("held-out: worse than the step before")]
         finish(fig, looks(table["method"]), notes)
     return fig
 
 
-RING = {
-    "color": "black",
-    "marker": "o",
-    "markersize": 10,
-    "fillstyle": "none",
-    "markeredgewidth": 1.1,
-    "linestyle": "",
-    "zorder": 5,
-}
+def _ring(ax: Axes, x: Sequence[float], y: Sequence[float]) -> None:
+    ax.scatter(x, y, s=75, facecolors="none", edgecolors="black", linewidths=1.1, zorder=5)
+
+
+def _ring_note(word: str) -> Line2D:
+    ring = Look("black", "o", "")
+    return handle(ring, word, fillstyle="none", markersize=8)
 
 
 def _steps_back(rows: pd.DataFrame) -> pd.DataFrame:
@@ -135,7 +133,7 @@ def plot_epochs(table: pd.DataFrame) -> Figure:
             rows = table[(table["method"] == method) & (table["samples"] == samples)]
             draw_named(ax, rows, "epoch", "split", styles, "split")
             best = rows[rows["lowest"] & (rows["split"] != CALIBRATION)]
-            ax.plot(best["epoch"], best["value"], gid="ring", **RING)
+            _ring(ax, best["epoch"], best["value"])
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         log_scale(panels.values())
         label_axes(
@@ -144,7 +142,7 @@ def plot_epochs(table: pd.DataFrame) -> Figure:
             {method: f"error over its start\n{say_method(method)}" for method in table["method"].unique()},
         )
         notes = [handle(look, say_split(split)) for split, look in styles.items()]
-        finish(fig, {}, [*notes, Line2D([], [], **RING, label="lowest held-out")])
+        finish(fig, {}, [*notes, _ring_note("lowest held-out")])
     return fig
 
 

@@ -240,10 +240,6 @@ def test_texts_are_watched_in_a_panel_for_each_method_and_size(made):
     assert sorted(points(fig, "split")) == sorted(
         (panels.index((row.method, row.samples)), row.split, row.epoch, row.value) for row in table.itertuples()
     )
-    rings = table[table["lowest"] & (table["split"] != "calibration")]
-    assert sorted((panel, x, y) for panel, _, x, y in points(fig, "ring")) == sorted(
-        (panels.index((row.method, row.samples)), row.epoch, row.value) for row in rings.itertuples()
-    )
 
 
 @pytest.mark.slow
