@@ -2,6 +2,8 @@
 notebook 06.
 """
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -133,7 +135,7 @@ def _name_ends(ax: Axes, ends: pd.DataFrame, styles: dict[str, Look]) -> None:
     name_x = 1.03 + 0.014 * len(ends)
     for place, ((method, row), height) in enumerate(zip(ends.iterrows(), at, strict=True)):
         color, x = styles[str(method)].color, 1.02 + 0.014 * place
-        mark = {"transform": along, "color": color, "clip_on": False}
+        mark: dict[str, Any] = {"transform": along, "color": color, "clip_on": False}
         ax.plot([x], [row["value"]], marker=styles[str(method)].marker or "_", markersize=4, gid="end", **mark)
         if row["low"] == row["low"]:
             ax.plot([x, x], [row["low"], row["high"]], linewidth=1.4, gid="interval", **mark)

@@ -13,13 +13,21 @@ import pandas as pd
 from analysis.errors import UsageError
 from analysis.present.finding import Finding, say_half
 from analysis.present.statistics import by_questions, compare, decided, holm
-from analysis.present.style import CRITERIA, say_method
+from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, say_method
 from analysis.present.tables import on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
 REMOVED, FLOPS, LATENCY, THROUGHPUT = "parameters removed, %", "FLOPs per token", "one window", "several windows"
 PERPLEXITY, ACCURACY = "perplexity", "mean zero-shot accuracy, %"
-REPAIRS = ("LR", "compensate", "scale", "LIAR", "LIAR+GP", "BR+GP", "BR+GP[repair=liar]")  # in this order
+REPAIRED = {
+    "LR": METHOD_LOOKS["LR"],
+    "compensate": Look("#56B4E9", "P", (0, (4, 1.2))),
+    "scale": Look("#E69F00", "v", (0, (3, 1.2, 1, 1.2))),
+    "LIAR": Look("#0072B2", "s", "-"),
+    "LIAR+GP": Look("#009E73", "^", "-"),
+    "BR+GP": Look("#882255", "X", (0, (5, 1.2))),
+    "BR+GP[repair=liar]": Look("#CC79A7", "D", "-"),
+}
 REPAIR_LABELS = {
     "LR": "mask alone (LR)",
     "compensate": "bias compensation",
@@ -293,7 +301,7 @@ def say(method: str) -> str:
 def repair_order(methods) -> list[str]:
     """Repairs in the order figures and findings tell them, others behind by name."""
     present = set(methods)
-    return [name for name in REPAIRS if name in present] + sorted(present - set(REPAIRS))
+    return [name for name in REPAIRED if name in present] + sorted(present - set(REPAIRED))
 
 
 def apart(table: pd.DataFrame) -> tuple[pd.DataFrame, list]:

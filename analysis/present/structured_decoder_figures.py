@@ -19,7 +19,7 @@ from analysis.present.structured_decoder import (
     GAINS,
     LATENCY,
     PERPLEXITY,
-    REPAIRS,
+    REPAIRED,
     THROUGHPUT,
     apart,
     ordered,
@@ -30,15 +30,6 @@ from analysis.present.structured_decoder import (
 from analysis.present.style import METHOD_LOOKS, OTHERS, Look, in_style, say_method
 from analysis.present.tables import on_tables
 
-REPAIR_LOOKS = {
-    "LR": METHOD_LOOKS["LR"],
-    "compensate": Look("#56B4E9", "P", (0, (4, 1.2))),
-    "scale": Look("#E69F00", "v", (0, (3, 1.2, 1, 1.2))),
-    "LIAR": Look("#0072B2", "s", "-"),
-    "LIAR+GP": Look("#009E73", "^", "-"),
-    "BR+GP": Look("#882255", "X", (0, (5, 1.2))),
-    "BR+GP[repair=liar]": Look("#CC79A7", "D", "-"),
-}
 # Looks of single weights, by method.
 LEFT = [Look("#777777", "o", (0, (4, 1.5))), Look("#333333", "^", (0, (1.5, 1.2))), *OTHERS]
 LINES: dict[str, LineStyleType] = {"neurons": "-", "heads": (0, (1.5, 1.2)), "structures": (0, (5, 1.2, 1, 1.2))}
@@ -168,10 +159,8 @@ def plot_same_size(table: pd.DataFrame) -> Figure:
 def repair_looks(methods) -> dict[str, Look]:
     """The look of each repair, in order; those without one of their own share three spare ones."""
     order = repair_order(methods)
-    others = [name for name in order if name not in REPAIRS]
-    return {
-        name: REPAIR_LOOKS[name] if name in REPAIR_LOOKS else OTHERS[others.index(name) % len(OTHERS)] for name in order
-    }
+    others = [name for name in order if name not in REPAIRED]
+    return {name: REPAIRED[name] if name in REPAIRED else OTHERS[others.index(name) % len(OTHERS)] for name in order}
 
 
 def _legend(styles) -> list:
