@@ -2,17 +2,22 @@
 Tables, figures and findings of notebook 02.
 """
 
+from collections.abc import Sequence
+
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.present.finding import Finding
+from analysis.present.finding import Finding, say_points, say_ratio
 from analysis.present.panels import (
     MEASURES,
     RELATIVE_ERROR,
     draw_lines,
+    draw_named,
     finish,
+    handle,
     label_axes,
     log_scale,
     number_axis,
@@ -21,92 +26,132 @@ from analysis.present.panels import (
     share_log_scale,
 )
 from analysis.present.paper import CALIBRATION_AND_TEST, MODELS
-from analysis.present.style import CRITERIA, METHOD_LOOKS, in_style, looks, say_split
-from analysis.present.tables import choose, last_block, on_tables, over_seeds, perplexities
+from analysis.present.statistics import compare, decided, holm
+from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, in_style, looks, say_method, say_split
+from analysis.present.tables import TO_LR, above_dense, choose, last_block, on_tables, over_seeds
 from analysis.schema import CALIBRATION
+
+ABOVE_DENSE = "perplexity above dense"
+STEPS = ("LR", "BR", "BR+GP", "BR+GP+CR")  # each adds to the one before
+CALIBRATION_LOOK = Look("#000000", "o", (0, (3, 1.5)))
+TEXT_LOOKS = [Look("#6A3D9A", "s", "-"), Look("#B8860B", "^", "-"), Look("#44AA99", "D", "-")]
 
 
 @on_tables
 def sample_size(blocks: pd.DataFrame, perplexity: pd.DataFrame, *, criterion=None, split=None) -> pd.DataFrame:
-    """`last_block` and `perplexities` in one table, told apart by a first column `measure`."""
-    error = last_block(blocks, criterion=criterion, split=split).assign(measure="relative error")
-    text = perplexities(perplexity, criterion=criterion, split=split).assign(measure="perplexity")
-    both = pd.concat([error, text], ignore_index=True)
+    """Relative error at the last block, and by how many per cent perplexity exceeds the dense model's on the same
+    windows: [measure, criterion, split, method, samples, ...].
+    """
+    error = last_block(blocks, criterion=criterion, split=split).assign(measure=RELATIVE_ERROR)
+    rows = above_dense(choose(perplexity, criterion=criterion, split=split))
+    text = over_seeds(rows, ["criterion", "split", "method", "samples"], "above", paired=TO_LR)
+    both = pd.concat([error, text.assign(measure=ABOVE_DENSE)], ignore_index=True)
     return both[["measure", *both.columns.drop("measure")]]
 
 
 @on_tables
-def epochs(steps: pd.DataFrame, *, unit: int = -1, criterion=None, split=None) -> pd.DataFrame:
-    """Relative error of one unit's output while it is optimised: [criterion, split, method, samples, epoch, ...,
-    lowest].
+def epochs(steps: pd.DataFrame, *, criterion=None, split=None) -> pd.DataFrame:
+    """Error of the unit that first trains the last block over its error before the first step: [criterion, split,
+    method, samples, epoch, ..., lowest].
 
-    `unit` counts from the front, or from the back if negative (a method with overlapping windows has one unit more).
-    `lowest` marks, on each line, the epoch with the lowest error: where the held-out line turns up again, the unit
+    Ratios within a run, so methods with other targets can be compared in shape. Calibration error is taken at the
+    epoch's end, as held-out error is, where runs have select=calibration; else it is the mean over the epoch's steps.
+    `lowest` marks, on each line, the epoch with the lowest error: where a held-out line turns up again, the unit
     overfits.
     """
     rows = choose(steps, criterion=criterion, split=split)
-    count = rows.groupby(["run"])["unit"].transform("max") + 1
-    rows = rows[rows["unit"] == (unit if unit >= 0 else count + unit)]
+    rows = rows[rows["last_block"] == rows["last_block"].max()]
+    rows = rows[rows["unit"] == rows.groupby("run")["unit"].transform("min")]
+    start = rows[rows["epoch"] == 0].set_index(["run", "split"])["error"]
+    left = rows["error"].to_numpy() / start.loc[list(zip(rows["run"], rows["split"], strict=True))].to_numpy()
     line = ["criterion", "split", "method", "samples"]
-    out = over_seeds(rows, [*line, "epoch"], "relative_error", paired={"epoch": 0}, ratio=True)
+    out = over_seeds(rows.assign(left=left), [*line, "epoch"], "left", ratio=True)
     return out.assign(lowest=out.index.isin(out.groupby(line)["value"].idxmin()))
 
 
 @on_tables
 def plot_sample_size(table: pd.DataFrame) -> Figure:
-    """Final error and perplexity against the number of calibration windows, one column of panels per split.
+    """Final error and perplexity above the dense model's against the number of calibration windows, one column of
+    panels per split.
 
-    `table` is that of `sample_size`: rows with `measure` "relative error" (drawn on a log scale shared by all
-    splits) or "perplexity" (on its own scale per split, with the dense model as a dotted black line).
+    `table` is that of `sample_size`: relative errors on a log scale, perplexities in per cent above the dense model's
+    (0: none lost), each on one scale for all splits. Rings: on a text that was never seen, a step of reconstruction
+    ends above the step before it.
     """
     with in_style():
-        fig, panels = panel_grid(table, "measure", "split", height=2.1, sharey=False)
+        fig, panels = panel_grid(table, "measure", "split", height=2.3, sharey="row")
         sizes = sorted(table["samples"].unique())
         for (measure, split), ax in panels.items():
-            draw_lines(ax, table[(table["measure"] == measure) & (table["split"] == split)], "samples")
+            rows = table[(table["measure"] == measure) & (table["split"] == split)]
+            draw_lines(ax, rows, "samples")
+            back = _steps_back(rows) if split != CALIBRATION else rows.iloc[:0]
+            _ring(ax, back["samples"], back["value"])
             number_axis(ax, sizes)
             ax.yaxis.set_major_formatter(FuncFormatter(plain_number))
+            if measure == ABOVE_DENSE:
+                ax.hlines(0, sizes[0], sizes[-1], color="black", linestyle=METHOD_LOOKS["dense"].line, linewidth=1.2)
         share_log_scale([ax for (measure, _), ax in panels.items() if measure == RELATIVE_ERROR])
-        label_axes(
-            panels, "calibration windows", {name: MEASURES.get(name, name) for name in table["measure"].unique()}
-        )
-        finish(fig, looks(table["method"]))
+        names = MEASURES | {ABOVE_DENSE: "perplexity,\n% above dense"}
+        label_axes(panels, "calibration windows", {name: names.get(name, name) for name in table["measure"].unique()})
+        notes = [handle(METHOD_LOOKS["dense"], "dense"), _ring_note("held-out: worse than the step before")]
+        finish(fig, looks(table["method"]), notes)
     return fig
+
+
+def _ring(ax: Axes, x: Sequence[float], y: Sequence[float]) -> None:
+    ax.scatter(x, y, s=75, facecolors="none", edgecolors="black", linewidths=1.1, zorder=5)
+
+
+def _ring_note(word: str) -> Line2D:
+    ring = Look("black", "o", "")
+    return handle(ring, word, fillstyle="none", markersize=8)
+
+
+def _steps_back(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one panel whose method ends above the step before it."""
+    at = rows.set_index(["method", "samples"])["value"]
+    before = dict(zip(STEPS[1:], STEPS, strict=False))
+    behind = [
+        (before.get(row.method), row.samples) in at.index and row.value > at[before[row.method], row.samples]
+        for row in rows.itertuples()
+    ]
+    return rows[behind]
 
 
 @on_tables
 def plot_epochs(table: pd.DataFrame) -> Figure:
-    """Error of one unit while it is optimised: calibration (dashed) against held-out (solid), a ring at the held-out
-    minimum.
+    """What is left of the last block's error while it is optimised: calibration (dashed) against held-out texts, a ring
+    at each held-out minimum.
 
-    `table` is that of `epochs`; one column of panels per number of calibration windows, one row per held-out
-    register. Where the solid line turns up after its ring while the dashed one goes on falling, reconstruction
-    overfits.
+    `table` is that of `epochs`; one row of panels per method, one column per number of calibration windows. Where a
+    solid line turns up after its ring while the dashed one goes on falling, reconstruction overfits.
     """
     with in_style():
-        held_out = table[table["split"] != CALIBRATION]
-        fig, panels = panel_grid(held_out, "split", "samples", height=2.1, sharey=True)
-        for (split, samples), ax in panels.items():
-            panel_rows = table[table["samples"] == samples]
-            draw_lines(ax, panel_rows[panel_rows["split"] == CALIBRATION], "epoch", line=(0, (3, 1.5)), hollow=True)
-            draw_lines(ax, panel_rows[panel_rows["split"] == split], "epoch", line="-")
-            best = panel_rows[(panel_rows["split"] == split) & panel_rows["lowest"]]
-            ax.scatter(
-                best["epoch"], best["value"], s=75, facecolors="none", edgecolors="black", linewidths=1.1, zorder=5
-            )
+        fig, panels = panel_grid(table, "method", "samples", height=2.0, sharey=True)
+        styles = _text_looks(table["split"])
+        for (method, samples), ax in panels.items():
+            rows = table[(table["method"] == method) & (table["samples"] == samples)]
+            draw_named(ax, rows, "epoch", "split", styles, "split")
+            best = rows[rows["lowest"] & (rows["split"] != CALIBRATION)]
+            _ring(ax, best["epoch"], best["value"])
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         log_scale(panels.values())
-        label_axes(panels, "epoch", {split: say_split(split) for split in held_out["split"].unique()})
-        fig.supylabel(f"{RELATIVE_ERROR} of the unit", fontsize=9)
-        notes = [
-            Line2D([], [], color="black", linestyle=(0, (3, 1.5)), label="calibration"),
-            Line2D([], [], color="black", label="held-out"),
-            Line2D(
-                [], [], color="black", marker="o", fillstyle="none", markersize=8, linestyle="", label="lowest held-out"
-            ),
-        ]
-        finish(fig, looks(table["method"]), notes)
+        label_axes(
+            panels,
+            "epoch",
+            {method: f"error over its start\n{say_method(method)}" for method in table["method"].unique()},
+        )
+        notes = [handle(look, say_split(split)) for split, look in styles.items()]
+        finish(fig, {}, [*notes, _ring_note("lowest held-out")])
     return fig
+
+
+def _text_looks(splits) -> dict[str, Look]:
+    """The look of calibration text and of each held-out one."""
+    texts = [split for split in dict.fromkeys(splits) if split != CALIBRATION]
+    return {CALIBRATION: CALIBRATION_LOOK} | {
+        split: TEXT_LOOKS[place % len(TEXT_LOOKS)] for place, split in enumerate(texts)
+    }
 
 
 @on_tables
@@ -152,18 +197,63 @@ def say_gap(error: pd.DataFrame) -> Finding:
 
 @on_tables
 def say_overfitting(epochs: pd.DataFrame) -> Finding:
-    """At which epoch each held-out line is lowest, and how much it has risen again by the last epoch."""
+    """Per held-out text and number of windows: the epoch at which each method's line is lowest, how much it has risen
+    again by the last epoch, and what calibration error has fallen to meanwhile."""
     lines = []
     held_out = epochs[epochs["split"] != CALIBRATION]
+    at = epochs.set_index(["split", "samples", "method", "epoch"])
     for (split, samples), rows in held_out.groupby(["split", "samples"], sort=False):
         parts = []
         for method, line in rows.groupby("method", sort=False):
             best, last = line.loc[line["value"].idxmin()], line.loc[line["epoch"].idxmax()]
-            rise = 100 * (last["value"] / best["value"] - 1)
-            parts.append(
-                f"{method} epoch {best['epoch']} of {last['epoch']}" + (f" (then +{rise:.1f} %)" if rise > 0 else "")
-            )
+            part = f"{method} epoch {best['epoch']} of {last['epoch']}"
+            if best["epoch"] < last["epoch"]:
+                seen = [
+                    at.loc[(CALIBRATION, samples, method, epoch), "value"] for epoch in (best["epoch"], last["epoch"])
+                ]
+                rise = compare(last, best, ratio=True)
+                part += (
+                    f" (then {say_ratio(rise)}, while calibration error goes from {100 * seen[0]:.0f} to"
+                    f" {100 * seen[1]:.0f} % of its start)"
+                )
+            parts.append(part)
         lines.append(f"- {say_split(split)}, {samples} windows: lowest at {'; '.join(parts)}.")
+    return Finding("\n".join(lines))
+
+
+@on_tables
+def say_last_step(sizes: pd.DataFrame, *, before: str = "BR+GP", after: str = "BR+GP+CR") -> Finding:
+    """What the last step, CR, changes of held-out error and of perplexity, per held-out text and number of windows.
+
+    `sizes` is the table of `sample_size`. Paired within seeds, t tests corrected by Holm for all comparisons of the
+    sentence. 2406.15524 (tables 2 and 4): CR lowers the error on calibration text of both its models, and raises it on
+    other text for the larger one, which has 772 weights of a block for every calibration token.
+    """
+    rows = sizes[sizes["method"].isin((before, after))].set_index(
+        ["measure", "criterion", "split", "samples", "method"]
+    )
+    places = [place for place in dict.fromkeys(key[:-1] for key in rows.index) if place[2] != CALIBRATION]
+    places = [place for place in places if {(*place, before), (*place, after)} <= set(rows.index)]
+    if not places:
+        return Finding(f"- {before} and {after} were not both run, so there is nothing to compare.")
+    changes = {
+        place: compare(rows.loc[(*place, after)], rows.loc[(*place, before)], ratio=place[0] == RELATIVE_ERROR)
+        for place in places
+    }
+    corrected = dict(zip(places, holm([change.p for change in changes.values()]), strict=True))
+    lines = []
+    for criterion, split in dict.fromkeys((place[1], place[2]) for place in places):
+        parts = []
+        for place in (place for place in places if place[1:3] == (criterion, split)):
+            change = changes[place]
+            size = say_ratio(change) if place[0] == RELATIVE_ERROR else say_points(change)
+            verdict = "undecided" if not decided(corrected[place]) else "higher" if change.difference > 0 else "lower"
+            what = "error" if place[0] == RELATIVE_ERROR else "perplexity"
+            parts.append(f"{place[3]} windows: {what} {size}, {verdict}")
+        lines.append(
+            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {after} against {before}:"
+            f" {'; '.join(parts)}."
+        )
     return Finding("\n".join(lines))
 
 

@@ -6,8 +6,11 @@ the change.
 """
 
 import re
+from math import expm1, isnan
 
 import pandas as pd
+
+from analysis.present.statistics import Paired
 
 _MARKUP = re.compile(r"[&<>$`\\_~\[\]]|(?<!\*)\*(?!\*)")
 
@@ -30,3 +33,18 @@ def say_half(row: pd.Series, form: str, value: str = "") -> str:
     """Half of a row's interval as " ± 0.012"; nothing where there is none. value: in front of `low` and `high`."""
     half = (row[f"{value}high"] - row[f"{value}low"]) / 2
     return f" ± {half:{form}}" if half == half else ""
+
+
+def say_ratio(change: Paired) -> str:
+    """A paired difference of logarithms in per cent, with its interval where it has one: "+1.2 % [+0.3, +2.1]"."""
+    mean, *ends = (100 * expm1(value) for value in (change.difference, change.low, change.high))
+    return f"{mean:+.1f} %{_say_ends(ends)}"
+
+
+def say_points(change: Paired) -> str:
+    """A paired difference of per cents in points, with its interval where it has one: "+1.2 points [+0.3, +2.1]"."""
+    return f"{change.difference:+.1f} points{_say_ends([change.low, change.high])}"
+
+
+def _say_ends(ends: list[float]) -> str:
+    return "" if isnan(ends[0]) else f" [{ends[0]:+.1f}, {ends[1]:+.1f}]"

@@ -1,5 +1,5 @@
-"""How much to reconstruct at once: quality, memory and time of every unit. Tables, figures and findings of
-notebook 04.
+"""How much to reconstruct at once: quality, memory and operations of every unit. Tables, figures and findings of
+notebook 04; its units trained to a plateau are in `convergence.py`.
 """
 
 import pandas as pd
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from analysis.present.finding import Finding, say_value
+from analysis.present.finding import Finding, say_ratio, say_value
 from analysis.present.panels import (
     MEASURES,
     RELATIVE_ERROR,
@@ -17,13 +17,13 @@ from analysis.present.panels import (
     draw_points,
     finish,
     label_axes,
-    letters,
     log_scale,
     panel_grid,
     plain_number,
     share_log_scale,
     without_markers,
 )
+from analysis.present.statistics import compare
 from analysis.present.style import (
     CRITERIA,
     LEVELS,
@@ -36,13 +36,23 @@ from analysis.present.style import (
     unit_glyph,
     unit_order,
 )
-from analysis.present.tables import TO_DENSE, TO_LR, choose, held_out, on_tables, over_seeds, priced, with_dense
+from analysis.present.tables import (
+    TO_DENSE,
+    TO_LR,
+    above_dense,
+    choose,
+    held_out,
+    on_tables,
+    over_seeds,
+    priced,
+    with_dense,
+)
 from analysis.schema import CALIBRATION
 
 # (student, target): the method known for it
 STREAM_METHODS = {("sparse", "sparse"): "BR", ("sparse", "dense"): "BR+GP", ("dense", "dense"): "IR"}
-NO_STREAMS = {"streams": "", "granularity": ""}  # of a method that trains nothing
 NO_UNIT = (*LEVELS, "retrain")  # methods whose unit is not a choice
+NO_STREAMS = {"streams": "", "granularity": ""}  # of a method that trains nothing
 
 
 @on_tables
@@ -59,7 +69,7 @@ def granularity(blocks: pd.DataFrame, perplexity: pd.DataFrame, *, criterion=Non
     error = error[error["block"] == error["block"].max()]
     parts = {"perplexity": (text, "perplexity", TO_DENSE), "relative error": (error, "relative_error", TO_LR)}
     both = [
-        over_seeds(_by_streams(rows), by, value, paired=reference | NO_STREAMS, ratio=True).assign(measure=measure)
+        over_seeds(by_streams(rows), by, value, paired=reference | NO_STREAMS, ratio=True).assign(measure=measure)
         for measure, (rows, value, reference) in parts.items()
     ]
     table = pd.concat(both, ignore_index=True)
@@ -67,46 +77,70 @@ def granularity(blocks: pd.DataFrame, perplexity: pd.DataFrame, *, criterion=Non
 
 
 @on_tables
-def cost_of_units(perplexity: pd.DataFrame, cost: pd.DataFrame, *, criterion=None, split=None) -> pd.DataFrame:
-    """Held-out perplexity beside what the solver took: [price, criterion, split, method, streams, granularity, ...,
-    cost, front].
+def cost_of_units(
+    perplexity: pd.DataFrame,
+    cost: pd.DataFrame,
+    steps: pd.DataFrame,
+    matrices: pd.DataFrame,
+    *,
+    criterion=None,
+    split=None,
+) -> pd.DataFrame:
+    """How far held-out perplexity lies above the dense model's, in per cent, beside what the solver took: [criterion,
+    split, method, streams, granularity, ..., memory_mib, gflops, seconds].
 
-    price: "MiB the solver holds" or "seconds in the solver"; cost: its mean over seeds. front: no other method, streams
-    or unit is both at least as cheap and at least as good. LR and the dense model cost nothing: their cost is missing.
+    Per cents are taken within a run, on the same windows. memory_mib and gflops are counted, so they are the same on
+    every machine; seconds are measured. Means over seeds; 0 for LR, which solves nothing.
     """
     by = ["criterion", "split", "method", "streams", "granularity"]
-    rows = _by_streams(priced(with_dense(held_out(perplexity, criterion, split), ["criterion", "split"]), cost))
-    parts = []
-    for price, column in {
-        "MiB the solver holds": "solver_memory_mib",
-        "seconds in the solver": "solve_seconds",
-    }.items():
-        part = over_seeds(rows, by, "perplexity", paired=TO_DENSE | NO_STREAMS, ratio=True).merge(
-            over_seeds(rows, by, column)[[*by, "value"]].rename(columns={"value": "cost"}), on=by
-        )
-        part["cost"] = part["cost"].where(~part["method"].isin(LEVELS))
-        part["front"] = False
-        for _, panel in part.groupby(["criterion", "split"], sort=False):
-            part.loc[panel.index, "front"] = _front(panel["cost"], panel["value"])
-        parts.append(part.assign(price=price))
-    table = pd.concat(parts, ignore_index=True)
-    return table[["price", *table.columns.drop("price")]]
+    rows = by_streams(priced(above_dense(held_out(perplexity, criterion, split)), cost))
+    rows["gflops"] = rows["run"].map(solver_flops(cost, steps, matrices) / 1e9)
+    return over_seeds(rows, by, "above").merge(solver_prices(rows, by), on=by)
+
+
+def solver_prices(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """What solvers took, means over seeds."""
+    prices = {"memory_mib": "solver_memory_mib", "gflops": "gflops", "seconds": "solve_seconds"}
+    return rows.groupby(by, sort=False)[list(prices.values())].mean().set_axis(list(prices), axis=1).reset_index()
+
+
+@on_tables
+def solver_flops(cost: pd.DataFrame, steps: pd.DataFrame, matrices: pd.DataFrame) -> pd.Series:
+    """Floating-point operations of each run's solver, by run, counted from its tables.
+
+    Gradient steps: 6 for each weight of the trained blocks' matrices and each token that passes them (2 forward, 4
+    backward), removed weights included, attention's products of activations left out. Closed forms: 2 columns² a
+    token for each matrix's moments, twice that where the target has a stream of its own, and kept³ / 3 for each row's
+    factorisation. What prepares targets and advances streams is the same for all units and not counted.
+    """
+    matrices = matrices.assign(entries=matrices["rows"] * matrices["columns"], row=matrices["kept"] / matrices["rows"])
+    entries = matrices.groupby(["run", "block"])["entries"].sum()
+    solve = cost[cost["stage"] == "solve"]
+    tokens = solve.groupby(["run", "unit"])["tokens"].max()
+    flops = pd.Series(0.0, index=pd.unique(cost["run"]))
+    for unit in steps.drop_duplicates(["run", "unit"]).itertuples():
+        blocks = entries[unit.run].loc[unit.first_block : unit.last_block].sum()
+        flops[unit.run] += 6.0 * blocks * tokens[unit.run, unit.unit]
+    closed = solve[~solve["run"].isin(set(steps["run"]))]
+    seen = closed.groupby("run")["tokens"].max()
+    for run, rows in matrices[matrices["run"].isin(set(seen.index))].groupby("run"):
+        moments = 2 if rows["student"].iloc[0] == rows["target"].iloc[0] else 4
+        flops[run] = (moments * rows["columns"] ** 2 * seen[run] + rows["rows"] * rows["row"] ** 3 / 3).sum()
+    return flops
 
 
 @on_tables
 def units_side_by_side(prices: pd.DataFrame) -> pd.DataFrame:
-    """`cost_of_units` for reading: rows (method, streams, unit), columns perplexity per held-out text and what each
-    price came to.
+    """`cost_of_units` for reading: rows (method, streams, unit), columns per cent above the dense model per held-out
+    text and what the solver took.
     """
     key = ["criterion", "method", "streams", "granularity"]
-    solved = prices[prices["cost"].notna()]
-    text = (
-        solved.pivot_table(index=key, columns="split", values="value", sort=False, observed=True)
-        .rename(columns=say_split)
-        .round(3)
-    )
-    paid = solved.pivot_table(index=key, columns="price", values="cost", sort=False, observed=True).round(2)
-    return text.join(paid).rename_axis(columns=None)
+    solved = prices[~prices["method"].isin(LEVELS)]
+    text = solved.pivot_table(index=key, columns="split", values="value", sort=False, observed=True)
+    paid = solved.groupby(key, sort=False, observed=True)[["memory_mib", "gflops", "seconds"]].first()
+    names = {"memory_mib": "MiB held", "gflops": "GFLOPs counted", "seconds": "seconds measured"}
+    words = {split: f"{say_split(split)}, % above dense" for split in text}
+    return text.rename(columns=words).round(2).join(paid.rename(columns=names).round(2)).rename_axis(columns=None)
 
 
 @on_tables
@@ -149,77 +183,48 @@ def plot_granularity(table: pd.DataFrame) -> Figure:
 
 @on_tables
 def plot_cost(table: pd.DataFrame) -> Figure:
-    """Held-out perplexity against what it costs, every point a unit's short name, and the points that nothing beats
-    ringed and joined by steps.
+    """How far perplexity lies above the dense model's against the memory the solver holds, one line per choice of
+    streams through its units, whose names stand above.
 
-    `table` is that of `cost_of_units`: one column of panels per `price`, one row per held-out text. For every
-    point without a ring there is one that is both at least as cheap and at least as good.
+    `table` is that of `cost_of_units`; one panel per held-out text. Stars: the closed form of each choice. LR, which
+    solves nothing, is a level line.
     """
     with in_style():
-        fig, panels = panel_grid(table, "split", "price", height=2.7, sharey="row", sharex="col")
-        for (split, price), ax in panels.items():
-            panel_rows = table[(table["split"] == split) & (table["price"] == price)]
-            points = panel_rows[~panel_rows["method"].isin(LEVELS)]
-            for (method, streams, unit), rows in points.groupby(["method", "streams", "granularity"], sort=False):
-                marker, size = (
-                    ("*", 9) if method == "ridge" else (letters(unit_glyph(unit)), 5 + 2 * len(unit_glyph(unit)))
-                )
+        solved = table[~table["method"].isin(LEVELS)]
+        fig, panels = panel_grid(solved.assign(price="memory"), "split", "price", height=3.0, sharey=False)
+        for (split, _), ax in panels.items():
+            rows = solved[solved["split"] == split]
+            lines, closed = rows[rows["method"] != "ridge"], rows[rows["method"] == "ridge"]
+            for streams, points in lines.groupby("streams", sort=False):
+                look = METHOD_LOOKS[streams]
                 draw_points(
-                    ax,
-                    rows["cost"],
-                    rows,
-                    color=METHOD_LOOKS[streams].color,
-                    marker=marker,
-                    size=size,
-                    hollow=method == "ridge",
-                    gid=f"method {method}",
+                    ax, points["memory_mib"], points, color=look.color, marker=look.marker, gid=f"method {streams}"
                 )
-            front = points[points["front"]].sort_values("cost")
-            ax.plot(
-                front["cost"],
-                front["value"],
-                color="#999999",
-                linewidth=1,
-                drawstyle="steps-post",
-                zorder=2,
-                gid="front",
-                marker="o",
-                markersize=13,
-                markerfacecolor="none",
-                markeredgewidth=0.8,
-            )
-            ax.margins(x=0.1, y=0.08)
-        for price in table["price"].unique():
-            log_scale([ax for (_, column), ax in panels.items() if column == price], "x")
-        for (split, price), ax in panels.items():
-            levels = table[(table["split"] == split) & (table["price"] == price) & table["method"].isin(LEVELS)]
+                ax.plot(points["memory_mib"], points["value"], color=look.color, linestyle=look.line, zorder=3)
+            for row in closed.groupby("streams", sort=False):
+                color = METHOD_LOOKS[row[0]].color
+                draw_points(
+                    ax, row[1]["memory_mib"], row[1], color=color, marker="*", size=9, hollow=True, gid="method ridge"
+                )
+            ax.set_title("")
+            log_scale([ax], "x")
             low, high = ax.get_xlim()
-            draw_levels(ax, levels, (low, high))
+            draw_levels(ax, table[(table["split"] == split) & (table["method"] == "LR")], (low, high))
             ax.set_xlim(low, high)
-            ax.yaxis.set_major_formatter(FuncFormatter(plain_number))
-        label_axes(panels, "", {split: f"perplexity\n{say_split(split)}" for split in table["split"].unique()})
-        methods, notes = _stream_legend(table)
-        colours = [
-            Line2D([], [], color=look.color, marker="s", linestyle="", label=name)
-            for name, look in methods.items()
-            if name not in LEVELS
-        ]
-        best = Line2D(
-            [],
-            [],
-            color="#999999",
-            linewidth=1,
-            marker="o",
-            markersize=10,
-            markerfacecolor="none",
-            markeredgewidth=0.8,
-            label="best at the price",
+            ax.set_ylim(bottom=0)
+            at = lines.groupby("granularity", sort=False)["memory_mib"].mean()
+            above = ax.secondary_xaxis("top")
+            above.set_xticks(list(at), [unit_glyph(unit) for unit in at.index])
+            above.tick_params(length=0)
+            above.spines["top"].set_visible(False)
+            above.minorticks_off()
+            above.set_xlabel("reconstructed at once: one matrix (m), half a block, blocks, all of them", fontsize=8)
+        label_axes(
+            panels,
+            "MiB the solver holds: weights, gradients, moments, activations, inputs and targets (counted)",
+            {split: f"perplexity, % above dense\n{say_split(split)}" for split in solved["split"].unique()},
         )
-        units = ", ".join(
-            f"{unit_glyph(unit)}: {unit}" for unit in unit_order(table["granularity"]) if unit_glyph(unit) != unit
-        )
-        fig.supxlabel(units, fontsize=8)
-        finish(fig, {name: look for name, look in methods.items() if name in LEVELS}, [*colours, *notes, best])
+        finish(fig, *_stream_legend(table))
     return fig
 
 
@@ -235,13 +240,13 @@ def say_free_lunch(table: pd.DataFrame, within: float) -> Finding:
     for (criterion, split, streams), rows in _by_unit(table).groupby(["criterion", "split", "streams"], sort=False):
         best = rows.loc[rows["value"].idxmin()]
         above = 100 * (rows["value"] / best["value"] - 1)
-        near = [_say_unit(unit) for unit in rows.loc[above <= within, "granularity"]]
+        near = [say_unit(unit) for unit in rows.loc[above <= within, "granularity"]]
         coarse = above[rows["granularity"] != "matrix"]
         sizes = coarse.set_axis(rows.loc[coarse.index, "granularity"])
         flatness = _flatness(sizes, within) if len(coarse) > 1 else ""
         lines.append(
             f"- **{CRITERIA.get(criterion, criterion)} {streams}**, {say_split(split)}: lowest with"
-            f" {_say_unit(best['granularity'])} ({say_value(best)}); "
+            f" {say_unit(best['granularity'])} ({say_value(best)}); "
             f"within {within:g} %:"
             f" {', '.join(near)}{flatness}."
         )
@@ -289,28 +294,56 @@ def say_matrix(table: pd.DataFrame) -> Finding:
 
 @on_tables
 def say_cheapest(table: pd.DataFrame, within: float) -> Finding:
-    """Per held-out text and price: the cheapest way within `within` percent of the best perplexity, and what the others
-    pay.
+    """Per held-out text: the way that holds least memory within `within` per cent of the best perplexity, and what the
+    others hold.
 
     `table` is that of `cost_of_units`.
     """
     lines = []
-    for (criterion, split, price), rows in table[table["cost"].notna()].groupby(
-        ["criterion", "split", "price"], sort=False
-    ):
-        best = rows.loc[rows["value"].idxmin()]
-        near = rows[rows["value"] <= best["value"] * (1 + within / 100)]
-        cheap = near.loc[near["cost"].idxmin()]
-        most = rows.loc[rows["cost"].idxmax()]
+    solved = table[~table["method"].isin(LEVELS)]
+    for (criterion, split), rows in solved.groupby(["criterion", "split"], sort=False):
+        best, most = rows.loc[rows["value"].idxmin()], rows.loc[rows["memory_mib"].idxmax()]
+        near = rows[100 + rows["value"] <= (100 + best["value"]) * (1 + within / 100)]
+        cheap = near.loc[near["memory_mib"].idxmin()]
         saved = (
             "which is the best itself"
             if cheap.name == best.name
-            else _say_times(best["cost"] / cheap["cost"], "than the best")
+            else _say_times(best["memory_mib"] / cheap["memory_mib"], "than the best")
         )
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {price}: best {_say_point(best)} at"
-            f" {best['cost']:.3g}; cheapest within {within:g} % {_say_point(cheap)} at {cheap['cost']:.3g}, {saved} and"
-            f" {_say_times(most['cost'] / cheap['cost'], 'than the dearest')}, {_say_point(most)}."
+            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}: best {_say_point(best)} with"
+            f" {best['memory_mib']:.3g} MiB; least memory within {within:g} % {_say_point(cheap)} with"
+            f" {cheap['memory_mib']:.3g} MiB, {saved} and"
+            f" {_say_times(most['memory_mib'] / cheap['memory_mib'], 'than the most')}, {_say_point(most)}."
+        )
+    return Finding("\n".join(lines))
+
+
+@on_tables
+def say_proxy(table: pd.DataFrame) -> Finding:
+    """Per text: which way has the lowest error at the last block, which the lowest perplexity, and how much more
+    perplexity the former has.
+
+    `table` is that of `granularity`. Reconstruction lowers an error; where the two differ, the error is no sure guide.
+    """
+    lines = []
+    solved = table[table["streams"] != ""]
+    for (criterion, split), rows in solved.groupby(["criterion", "split"], sort=False):
+        measures = {
+            measure: part.set_index(["method", "streams", "granularity"])
+            for measure, part in rows.groupby("measure", sort=False)
+        }
+        error, text = measures[RELATIVE_ERROR], measures["perplexity"]
+        least, best = error["value"].idxmin(), text["value"].idxmin()
+        where = f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}"
+        if least == best:
+            lines.append(f"{where}: {_say_way(best)} has the lowest error and the lowest perplexity.")
+            continue
+        more = compare(text.loc[least], text.loc[best], ratio=True)
+        lines.append(
+            f"{where}: the lowest error has {_say_way(least)} ({error.loc[least, 'value']:.4f};"
+            f" {_say_way(best)} {error.loc[best, 'value']:.4f}), the lowest perplexity {_say_way(best)};"
+            f" the former's perplexity is {say_ratio(more)} higher."
         )
     return Finding("\n".join(lines))
 
@@ -326,7 +359,7 @@ def _flatness(above: pd.Series, within: float) -> str:
     far = above[above > within]
     if far.empty:
         return "; flat over all sizes above a matrix, as the paper claims"
-    outside = ", ".join(f"{_say_unit(unit)} {percent:.1f} % above" for unit, percent in far.items())
+    outside = ", ".join(f"{say_unit(unit)} {percent:.1f} % above" for unit, percent in far.items())
     most = len(far) < len(above) / 2
     flat = "flat over most sizes above a matrix, as the paper claims of a wide range"
     return f"; {flat if most else 'not flat, against the claim'}; outside: {outside}"
@@ -347,7 +380,7 @@ def _stream_legend(table: pd.DataFrame) -> tuple[dict[str, Look], list[Line2D]]:
     return without_markers(looks(set(table["method"]) - {"ridge"})), [star] if "ridge" in set(table["method"]) else []
 
 
-def _by_streams(table: pd.DataFrame) -> pd.DataFrame:
+def by_streams(table: pd.DataFrame) -> pd.DataFrame:
     """`table` with the bare word in `method`, a column `streams`, and no granularity for a method that has no choice of
     it.
     """
@@ -361,21 +394,19 @@ def _by_streams(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _front(cost: pd.Series, value: pd.Series) -> list[bool]:
-    """Which points no other point dominates (at least as cheap and as good, and one of them truly); never those without
-    a cost.
-    """
-    pairs = list(zip(cost, value, strict=True))
-    return [c == c and not any((a <= c and b <= v) and (a, b) != (c, v) for a, b in pairs) for c, v in pairs]
-
-
-def _say_unit(granularity: str) -> str:
+def say_unit(granularity: str) -> str:
     return {"matrix": "matrices", "sub-block": "sub-blocks", "model": "the whole model"}.get(granularity, granularity)
 
 
 def _say_point(row: pd.Series) -> str:
-    method = row["method"] if row["method"] == row["streams"] else f"{row['method']} like {row['streams']}"
-    return f"{method} by {_say_unit(row['granularity'])} ({row['value']:.3f})"
+    return f"{_say_way((row['method'], row['streams'], row['granularity']))} ({row['value']:.1f} % above dense)"
+
+
+def _say_way(way: tuple) -> str:
+    """A method, its streams and its unit in words."""
+    method, streams, unit = way
+    name = "the closed form" if method == "ridge" else method
+    return f"{name} by {say_unit(unit)}" if method == streams else f"{name} of {streams} by {say_unit(unit)}"
 
 
 def _say_more(one: pd.Series, other: pd.Series) -> str:

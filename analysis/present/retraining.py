@@ -2,45 +2,47 @@
 notebook 06.
 """
 
+from typing import Any
+
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.errors import UsageError
-from analysis.present.finding import Finding, say_value
-from analysis.present.panels import (
-    draw_levels,
-    draw_lines,
-    finish,
-    label_axes,
-    log_scale,
-    number_axis,
-    panel_grid,
-    without_markers,
-)
-from analysis.present.style import CRITERIA, LEVELS, in_style, looks, say_method, say_split
-from analysis.present.tables import TO_DENSE, held_out, on_tables, over_seeds, priced, with_dense
+from analysis.present.finding import Finding, say_points
+from analysis.present.panels import finish, log_scale, panel_grid
+from analysis.present.statistics import SEED, compare, decided, holm, seed_columns
+from analysis.present.style import CRITERIA, LEVELS, Look, in_style, looks, say_method, say_split
+from analysis.present.tables import TO_LR, above_dense, held_out, on_tables, over_seeds, priced
+
+FULL, LORA = "retrain", "retrain[train=masklora]"
+PEFT = "train="  # in the words of methods that retrain few numbers
+NAME_HEIGHT = 0.055  # of a line's name, in heights of a panel
 
 
 @on_tables
 def budgets(
     perplexity: pd.DataFrame, steps: pd.DataFrame, cost: pd.DataFrame, *, criterion=None, split=None
 ) -> pd.DataFrame:
-    """Held-out perplexity by what training was given: [criterion, split, method, samples, epochs, ..., tokens,
-    solve_seconds, solver_memory_mib].
+    """Per cent that held-out perplexity lies above the dense model's, by what training was given: [criterion, split,
+    method, samples, epochs, ..., text, tokens, solve_seconds, solver_memory_mib].
 
-    epochs: done, 0 for LR and the dense model. tokens: calibration tokens times epochs, what passes every trained
-    weight however the model is cut into units. seconds and memory are the solver's, means over seeds.
+    Per cents are taken within a run, on the same windows; intervals are of the difference from LR within a seed.
+    epochs: done, 0 for LR. text: calibration tokens, each counted once. tokens: those times epochs, what passes every
+    trained weight however the model is cut into units. seconds and memory are the solver's, means over seeds.
     """
     by = ["criterion", "split", "method", "samples", "epochs"]
     prices = ["tokens", "solve_seconds", "solver_memory_mib"]
-    rows = priced(with_dense(held_out(perplexity, criterion, split), ["criterion", "split", "samples"]), cost)
+    rows = priced(above_dense(held_out(perplexity, criterion, split)), cost)
     epochs = rows["run"].map(steps.groupby("run")["epoch"].max()).fillna(0)
     nothing = rows["method"].isin(LEVELS)
     rows = rows.assign(
-        epochs=epochs.mask(nothing, 0).astype(int), **{name: rows[name].mask(nothing, 0) for name in prices}
+        epochs=epochs.mask(nothing, 0).astype(int),
+        text=rows["samples"] * rows["length"],
+        **{name: rows[name].mask(nothing, 0) for name in prices},
     )
-    means = rows.groupby(by, sort=False)[prices].mean().reset_index()
-    return over_seeds(rows, by, "perplexity", paired=TO_DENSE | {"epochs": 0}, ratio=True).merge(means, on=by)
+    means = rows.groupby(by, sort=False)[["text", *prices]].mean().reset_index()
+    return over_seeds(rows, by, "above", paired=TO_LR | {"epochs": 0}).merge(means, on=by)
 
 
 @on_tables
@@ -52,59 +54,103 @@ def training_costs(budget: pd.DataFrame) -> pd.DataFrame:
 
 
 @on_tables
-def plot_budget(table: pd.DataFrame) -> Figure:
-    """Held-out perplexity against the tokens and the seconds that training took, one line per method through its
-    numbers of epochs.
+def at_their_best(budget: pd.DataFrame) -> pd.DataFrame:
+    """`budgets` with one row for each method and number of windows: its best number of epochs, chosen for each seed on
+    the held-out windows of the other seeds, so that what is reported was not chosen on.
 
-    `table` is that of `budgets` for one number of windows; left: tokens that pass every trained weight, right:
-    seconds in the solver; one row of panels per held-out text. Level lines: LR and the dense model, which train
-    nothing.
+    [criterion, split, method, samples, ..., text, tokens, epochs]: epochs and tokens are means over seeds. With a
+    single seed the choice is made on that one.
     """
-    prices = ["tokens", "solve_seconds"]
-    with in_style():
-        splits = list(table["split"].unique())
-        places = pd.DataFrame([(split, price) for split in splits for price in prices], columns=["split", "price"])
-        fig, panels = panel_grid(places, "split", "price", height=2.6, sharey="row", sharex="col")
-        for (split, price), ax in panels.items():
-            panel_rows = table[table["split"] == split]
-            draw_lines(ax, panel_rows[~panel_rows["method"].isin(LEVELS)], price)
-        for price in prices:
-            log_scale([ax for (_, column), ax in panels.items() if column == price], "x")
-        for (split, _), ax in panels.items():
-            low, high = ax.get_xlim()
-            draw_levels(ax, table[(table["split"] == split) & table["method"].isin(LEVELS)], (low, high))
-            ax.set_xlim(low, high)
-        for split in splits:
-            log_scale([ax for (row, _), ax in panels.items() if row == split])
-        label_axes(panels, "", {split: f"perplexity\n{say_split(split)}" for split in splits})
-        finish(fig, without_markers(looks(table["method"])))
-    return fig
+    by, names = ["criterion", "split", "method", "samples"], seed_columns(budget)
+    rows = []
+    for place, line in budget.groupby(by, sort=False):
+        for name in names:
+            others = line[[other for other in names if other != name] or names]
+            chosen = line.loc[others.mean(axis=1).idxmin()]
+            rows.append(
+                dict(zip(by, place, strict=True))
+                | {"seed": int(name.removeprefix(SEED)), "above": chosen[name]}
+                | {column: chosen[column] for column in ("text", "tokens", "epochs")}
+            )
+    table = pd.DataFrame(rows).dropna(subset="above")
+    means = table.groupby(by, sort=False)[["text", "tokens", "epochs"]].mean().reset_index()
+    return over_seeds(table, by, "above", paired=TO_LR).merge(means, on=by)
+
+
+@on_tables
+def plot_budget(table: pd.DataFrame) -> Figure:
+    """Perplexity above the dense model's against the tokens that training saw, one line per method through its numbers
+    of epochs, named at its end.
+
+    `table` is that of `budgets` for one number of windows; one panel per held-out text. Bars at the end: intervals of
+    the difference from LR within a seed, for the longest runs. Level line: LR, which trains nothing.
+    """
+    return _named_lines(table, "tokens", "tokens in training: windows × length × epochs")
 
 
 @on_tables
 def plot_more_text(table: pd.DataFrame) -> Figure:
-    """Held-out perplexity against the number of calibration windows, one column of panels per number of epochs, one
-    line per method.
+    """Perplexity above the dense model's against how much different text there is, one line per method, named at its
+    end.
 
-    `table` is that of `budgets`. Methods of one panel and one x have seen the same text equally often.
+    `table` is that of `at_their_best`. Bars as in `plot_budget`, for the most text.
     """
+    return _named_lines(table, "text", "different calibration tokens, each method with its best number of epochs")
+
+
+def _named_lines(table: pd.DataFrame, x: str, word: str) -> Figure:
+    """One line per method over column `x`; right of the panel its interval at the end of the line, and its name."""
     with in_style():
-        trained = table[~table["method"].isin(LEVELS)]
-        fig, panels = panel_grid(trained, "split", "epochs", height=2.4, sharey="row")
-        sizes = sorted(trained["samples"].unique())
-        for (split, epochs), ax in panels.items():
-            panel_rows = table[(table["split"] == split) & (table["epochs"].isin((0, epochs)))]
-            draw_lines(ax, panel_rows, "samples")
-            number_axis(ax, sizes)
-        for split in trained["split"].unique():
-            log_scale([ax for (row, _), ax in panels.items() if row == split])
-        label_axes(
-            panels,
-            "calibration windows",
-            {split: f"perplexity\n{say_split(split)}" for split in trained["split"].unique()},
-        )
-        finish(fig, looks(table["method"]))
+        splits = list(table["split"].unique())
+        fig, panels = panel_grid(table.assign(one=""), "split", "one", height=3.6, sharey=False)
+        for (split, _), ax in panels.items():
+            rows = table[table["split"] == split].sort_values(x)
+            styles = looks(rows["method"])
+            for method, look in styles.items():
+                line = rows[rows["method"] == method]
+                gid = f"method {method}"
+                if method in LEVELS and x == "tokens":
+                    ax.axhline(line["value"].iloc[-1], color=look.color, linestyle=look.line, linewidth=1.2, gid=gid)
+                    continue
+                marker = "" if method in LEVELS else look.marker
+                ax.plot(line[x], line["value"], color=look.color, marker=marker, linestyle=look.line, zorder=3, gid=gid)
+            log_scale([ax], "x")
+            ax.set_ylim(bottom=min(0, rows["value"].min()))
+            ax.set_title("")
+            ax.set_ylabel(f"perplexity, % above dense\n{say_split(split)}")
+            _name_ends(ax, rows.groupby("method", sort=False).tail(1).set_index("method"), styles)
+        panels[splits[-1], ""].set_xlabel(word)
+        finish(fig, {})
     return fig
+
+
+def _name_ends(ax: Axes, ends: pd.DataFrame, styles: dict[str, Look]) -> None:
+    """Right of a panel: each line's interval, side by side, and its name, moved up or down until none covers
+    another.
+    """
+    along = ax.get_yaxis_transform()
+    ends = ends.sort_values("value")
+    low, high = ax.get_ylim()
+    at = _apart((ends["value"] - low) / (high - low), NAME_HEIGHT)
+    name_x = 1.03 + 0.014 * len(ends)
+    for place, ((method, row), height) in enumerate(zip(ends.iterrows(), at, strict=True)):
+        color, x = styles[str(method)].color, 1.02 + 0.014 * place
+        mark: dict[str, Any] = {"transform": along, "color": color, "clip_on": False}
+        ax.plot([x], [row["value"]], marker=styles[str(method)].marker or "_", markersize=4, gid="end", **mark)
+        if row["low"] == row["low"]:
+            ax.plot([x, x], [row["low"], row["high"]], linewidth=1.4, gid="interval", **mark)
+        ax.text(name_x, height, say_method(str(method)), color=color, fontsize=8, va="center", transform=ax.transAxes)
+
+
+def _apart(heights, least: float) -> list[float]:
+    """Heights in rising order, moved as little as their order allows until neighbours are `least` apart."""
+    blocks: list[tuple[float, int]] = []  # centre, names
+    for height in heights:
+        blocks.append((height, 1))
+        while len(blocks) > 1 and blocks[-1][0] - blocks[-2][0] < least * (blocks[-1][1] + blocks[-2][1]) / 2:
+            (one, few), (other, many) = blocks.pop(), blocks.pop()
+            blocks.append(((one * few + other * many) / (few + many), few + many))
+    return [centre + least * (place - (names - 1) / 2) for centre, names in blocks for place in range(names)]
 
 
 @on_tables
@@ -118,76 +164,94 @@ def say_equal_tokens(budget: pd.DataFrame) -> Finding:
     for (criterion, split, samples, epochs), rows in _trained(budget).groupby(
         ["criterion", "split", "samples", "epochs"], sort=False
     ):
-        order = rows.sort_values("value")
-        said = ", ".join(f"{say_method(row.method)} {row.value:.3f}" for row in order.itertuples())
-        lines.append(
-            (
-                samples,
-                epochs,
-                (
-                    f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {samples} windows,"
-                    f" {_epochs(epochs)}: {said}."
-                ),
-            )
+        said = ", ".join(f"{say_method(row.method)} {row.value:.1f}" for row in rows.sort_values("value").itertuples())
+        text = (
+            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {samples} windows, {_epochs(epochs)},"
+            f" per cent above dense: {said}."
         )
+        lines.append((samples, epochs, text))
     return Finding("\n".join(line for *_, line in sorted(lines, key=lambda line: line[:2])))
 
 
 @on_tables
-def say_equal_time(budget: pd.DataFrame) -> Finding:
-    """Per held-out text and number of windows: the best method within the time in which every method has finished at
-    least once, and within the time after which the fastest has no longer run."""
+def say_baselines(best: pd.DataFrame) -> Finding:
+    """Per held-out text and number of windows: full retraining against MaskLoRA, which trains a part of what it trains.
+
+    `best` is that of `at_their_best`. Where the part does better than the whole, full retraining was not given what it
+    needs (learning rate, epochs), or little text punishes freedom.
+    """
+    rows = best.set_index(["criterion", "split", "samples", "method"])
+    places = [
+        place
+        for place in dict.fromkeys(key[:-1] for key in rows.index)
+        if {(*place, FULL), (*place, LORA)} <= set(rows.index)
+    ]
+    if not places:
+        return Finding(f"- {say_method(FULL)} and {say_method(LORA)} were not both run.")
+    changes = [compare(rows.loc[(*place, FULL)], rows.loc[(*place, LORA)]) for place in places]
     lines = []
-    for (criterion, split, samples), rows in _trained(budget).groupby(["criterion", "split", "samples"], sort=False):
-        seconds = rows.groupby("method")["solve_seconds"]
-        parts = []
-        everyone, longest = seconds.min().max(), seconds.max().min()
-        for limit in [everyone, longest] if longest > everyone else [everyone]:
-            done = rows[rows["solve_seconds"] <= limit]
-            best = done.loc[done.groupby("method")["value"].idxmin()].sort_values("value")
-            said = ", ".join(
-                f"{say_method(row.method)} {row.value:.3f} ({_epochs(row.epochs)})" for row in best.itertuples()
-            )
-            parts.append(f"within {limit:.3g} s {said}")
+    for (criterion, split, samples), change, p in zip(
+        places, changes, holm([change.p for change in changes]), strict=True
+    ):
+        verdict = "undecided" if not decided(p) else "worse" if change.difference > 0 else "better"
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {samples} windows: {'; '.join(parts)}."
+            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {samples} windows: {say_method(FULL)}"
+            f" {rows.loc[(criterion, split, samples, FULL), 'value']:.1f} % above dense, {say_method(LORA)}"
+            f" {rows.loc[(criterion, split, samples, LORA), 'value']:.1f} %: {say_points(change)}, {verdict}."
         )
     return Finding("\n".join(lines))
 
 
 @on_tables
-def say_less(budget: pd.DataFrame) -> Finding:
-    """Per held-out text and retraining method: the least text and the least time with which a local method is at least
-    as good as its best.
+def say_less(best: pd.DataFrame) -> Finding:
+    """Per held-out text and retraining method: how many times less text a local method needs to be as good as its best.
 
-    2510.14444 (v2) claims that local reconstruction matches parameter-efficient retraining (MaskLoRA, norms and biases)
-    with more than 10 times less data and compute; of full retraining and of distillation it is not said.
+    `best` is that of `at_their_best`; as good: a mean no higher. Texts grow in steps, so the number lies between two:
+    with the text given the local method is as good, with the step before it is not. 2510.14444 (v2) claims that local
+    reconstruction matches parameter-efficient retraining (MaskLoRA, norms and biases) with more than 10 times less data
+    and compute; of full retraining and of distillation it is not said.
     """
     lines = []
-    for (criterion, split), rows in _above_dense(budget).groupby(["criterion", "split"], sort=False):
-        again = rows["method"].str.startswith("retrain")
-        for method, runs in rows[again].groupby("method", sort=False):
-            best = runs.loc[runs["above"].idxmin()]
-            said = f"at best {say_value(best)} with {best['samples']} windows and {_epochs(best['epochs'])}"
-            where = f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {say_method(method)}: {said}"
-            enough = rows[~again & (rows["above"] <= best["above"])]
-            claimed = "train=" in method
-            if enough.empty:
-                lines.append(f"{where}; no local run is as good{', against the claim' * claimed}.")
-                continue
-            tokens, fast = enough.loc[enough["tokens"].idxmin()], enough.loc[enough["solve_seconds"].idxmin()]
-            text, time = tokens["tokens"] / best["tokens"], fast["solve_seconds"] / best["solve_seconds"]
-            cheapest = (
-                f"{say_method(tokens['method'])} is there with {100 * text:.3g} % of its tokens,"
-                f" {say_method(fast['method'])} with {100 * time:.3g} % of its time"
+    rows = best[~best["method"].isin(LEVELS)]
+    for (criterion, split), text in rows.groupby(["criterion", "split"], sort=False):
+        again = text["method"].str.startswith("retrain")
+        for method, runs in text[again].groupby("method", sort=False):
+            lines.append(
+                f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)},"
+                f" {_say_less(method, runs, text[~again])}."
             )
-            verdict = (
-                "more than 10 times less of both, as claimed"
-                if max(text, time) < 0.1
-                else "a match, but not with more than 10 times less of both"
-            )
-            lines.append(f"{where}; {cheapest}{': ' + verdict if claimed else ''}.")
     return Finding("\n".join(lines))
+
+
+def _say_less(method: str, runs: pd.DataFrame, local: pd.DataFrame) -> str:
+    """One retraining method against all local ones, in words."""
+    top = runs.loc[runs["value"].idxmin()]
+    claimed = PEFT in method
+    said = f"{say_method(method)}: at best {top['value']:.1f} % above dense, with {top['text']:,.0f} tokens of text"
+    enough = local[local["value"] <= top["value"]]
+    if enough.empty:
+        return f"{said}; no local run is as good{', against the claim' * claimed}"
+    one = enough.loc[enough["text"].idxmin()]
+    before = local[(local["method"] == one["method"]) & (local["text"] < one["text"])]["text"]
+    least, most = top["text"] / one["text"], top["text"] / before.max() if len(before) else None
+    times = f"at least {least:.3g} times less" if most is None else f"{least:.3g} to {most:.3g} times less"
+    compute = top["tokens"] / one["tokens"]
+    said += (
+        f"; {say_method(one['method'])} is as good with {one['text']:,.0f} ({say_points(compare(one, top))}): {times}"
+        f" text, {_say_times(compute)} tokens in training"
+    )
+    verdict = (
+        "more than 10 times less text, as claimed"
+        if least > 10
+        else "not 10 times less text, against the claim"
+        if most is not None and most <= 10
+        else "whether it is more than 10 times less text stays open"
+    )
+    return f"{said}: {verdict}" if claimed else said
+
+
+def _say_times(ratio: float) -> str:
+    return f"{ratio:.2g} times fewer" if ratio >= 1 else f"{1 / ratio:.2g} times more"
 
 
 @on_tables
@@ -209,15 +273,6 @@ def _trained(budget: pd.DataFrame) -> pd.DataFrame:
     if rows.empty:
         raise UsageError("finding about budgets: the table has no trained runs")
     return rows
-
-
-def _above_dense(budget: pd.DataFrame) -> pd.DataFrame:
-    """Trained runs with a column `above`, perplexity over the dense model's: held-out windows that repeat calibration
-    text are left out, so other numbers of windows are measured on almost, but not quite, the same text."""
-    key = ["criterion", "split", "samples"]
-    dense = budget[budget["method"] == "dense"].set_index(key)["value"].rename("dense")
-    rows = _trained(budget).join(dense, on=key)
-    return rows.assign(above=rows["value"] / rows["dense"])
 
 
 def _epochs(number: int) -> str:

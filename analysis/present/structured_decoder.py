@@ -1,5 +1,5 @@
 """What is won and lost when whole heads and neurons go and the model really shrinks: parameters, operations, time,
-perplexity, accuracy. Tables, figures and findings of notebook 10.
+perplexity, accuracy. Tables and findings of notebook 10; its figures are in `structured_decoder_figures.py`.
 
 How many parameters a mask leaves and how fast the smaller model runs does not depend on how what stays was repaired
 (but for biases, well under one per cent), so sizes and times are measured on the runs of one method and stand for all
@@ -9,14 +9,11 @@ methods of the same criterion, pattern and seed. Perplexity is that of the first
 from math import log
 
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.typing import LineStyleType
 
 from analysis.errors import UsageError
 from analysis.present.finding import Finding, say_half
-from analysis.present.panels import draw_band, finish, handle, label_axes, log_scale, panel_grid, plain_axis
 from analysis.present.statistics import by_questions, compare, decided, holm
-from analysis.present.style import CRITERIA, METHOD_LOOKS, OTHERS, Look, in_style, say_method
+from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, say_method
 from analysis.present.tables import on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
@@ -37,14 +34,7 @@ REPAIR_LABELS = {
     "scale": "one scale each",
     "BR+GP[repair=liar]": "LIAR, then BR+GP",
 }
-# Looks of single weights, by method.
-LEFT = [Look("#777777", "o", (0, (4, 1.5))), Look("#333333", "^", (0, (1.5, 1.2))), *OTHERS]
-LINES: dict[str, LineStyleType] = {"neurons": "-", "heads": (0, (1.5, 1.2)), "structures": (0, (5, 1.2, 1, 1.2))}
-SPEEDS = {
-    FLOPS: "operations of a token,\ntimes fewer (counted)",
-    LATENCY: "one window alone,\ntimes faster (measured)",
-    THROUGHPUT: "several windows at once,\ntimes faster (measured)",
-}
+KINDS = ("neurons", "heads", "structures")
 GAINS = (FLOPS, LATENCY, THROUGHPUT)
 SHAPE = ["pattern", "criterion"]
 UNPRUNED = {"method": "dense", "pattern": "", "criterion": ""}
@@ -95,7 +85,7 @@ def repaired(perplexity: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     `shapes`.
     """
     rows = _held_out(perplexity)
-    rows = rows[rows["method"].eq("dense") | rows["kind"].isin(LINES)].drop_duplicates([*SHAPE, "method", "seed"])
+    rows = rows[rows["method"].eq("dense") | rows["kind"].isin(KINDS)].drop_duplicates([*SHAPE, "method", "seed"])
     out = over_seeds(rows, [*SHAPE, "method"], "perplexity", paired=UNPRUNED, ratio=True)
     removed = shapes[shapes["measure"] == REMOVED].set_index(SHAPE)["value"]
     measured = [row.method == "dense" or (row.pattern, row.criterion) in removed.index for row in out.itertuples()]
@@ -108,28 +98,6 @@ def repaired(perplexity: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     out["kind"] = out["pattern"].map(_kind)
     out["removed"] = [removed.get((row.pattern, row.criterion), 0.0) for row in out.itertuples()]
     return out
-
-
-@on_tables
-def priced(repaired: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
-    """`repaired` once for every gain in `GAINS`: with [speed, times, times_low, times_high] in front. The dense model's
-    times are 1.
-    """
-    times = shapes.set_index(["measure", *SHAPE])
-    parts = []
-    for speed in GAINS:
-        measured = times.reindex([(speed, row.pattern, row.criterion) for row in repaired.itertuples()])
-        parts.append(
-            repaired.assign(
-                speed=speed,
-                times=measured["value"].fillna(1.0).to_numpy(),
-                times_low=measured["low"].to_numpy(),
-                times_high=measured["high"].to_numpy(),
-            )
-        )
-    out = pd.concat(parts, ignore_index=True)
-    first = ["speed", "times", "times_low", "times_high"]
-    return out[[*first, *out.columns.drop(first)]]
 
 
 @on_tables
@@ -178,14 +146,14 @@ def won_back(table: pd.DataFrame) -> pd.DataFrame:
 
     Below 0 a repair adds to the loss. Raises UsageError where LR was not run.
     """
-    pruned, (dense,) = _apart(table)
+    pruned, (dense,) = apart(table)
     wide = pruned.pivot(index=["criterion", "pattern"], columns="method", values="value")
-    wide = wide.reindex(pruned.set_index(["criterion", "pattern"]).index.unique())[list(method_looks(pruned["method"]))]
+    wide = wide.reindex(pruned.set_index(["criterion", "pattern"]).index.unique())[list(repair_order(pruned["method"]))]
     if "LR" not in wide:
         raise UsageError(f"won back: the mask alone (LR) was not run; the methods are {', '.join(wide)}")
     nats = wide.map(log)
     share = 100 * nats.rsub(nats["LR"], axis=0).div(nats["LR"] - log(dense.value), axis=0)
-    return share.drop(columns="LR").rename(columns=say, index=_say_criterion).rename_axis(columns=None).round(0)
+    return share.drop(columns="LR").rename(columns=say, index=say_criterion).rename_axis(columns=None).round(0)
 
 
 @on_tables
@@ -217,10 +185,10 @@ def compounding(layers: pd.DataFrame, blocks: pd.DataFrame, repaired: pd.DataFra
     places = [
         (pattern, criterion, method)
         for pattern, criterion in repaired[SHAPE].drop_duplicates().itertuples(index=False)
-        for method in method_looks(repaired_layers["method"])
+        for method in repair_order(repaired_layers["method"])
     ]
     rows = {
-        (_say_criterion(criterion), pattern, say(method)): (
+        (say_criterion(criterion), pattern, say(method)): (
             layer[place],
             *(table[place] / table[pattern, criterion, "LR"] for table in (total, text)),
         )
@@ -235,137 +203,21 @@ def compounding(layers: pd.DataFrame, blocks: pd.DataFrame, repaired: pd.DataFra
 
 
 @on_tables
-def plot_repaired(table: pd.DataFrame) -> Figure:
-    """Held-out perplexity (log scale) against the share of all parameters that is gone: a line per repair, a panel per
-    criterion (down) and kind of structure (across).
-
-    `table` is that of `repaired`; lines start at the dense model, which is dotted too. Every panel has a scale of its
-    own.
-    """
-    with in_style():
-        pruned, (dense,) = _apart(table)
-        styles = method_looks(pruned["method"])
-        fig, panels = panel_grid(pruned, "criterion", "kind", height=2.9, sharex="col", sharey=False)
-        for (criterion, kind), ax in panels.items():
-            _dense_line(ax, dense.value)
-            panel_rows = pruned[(pruned["criterion"] == criterion) & (pruned["kind"] == kind)]
-            for method, rows in _ordered(panel_rows, styles).groupby("method", sort=False):
-                _draw(ax, rows, styles[method], dense.value, f"method {method}")
-            plain_axis(ax.xaxis)
-            log_scale([ax])
-        label_axes(
-            panels,
-            "parameters removed, % of all",
-            {name: f"held-out perplexity\n{_say_criterion(name)}" for name in dict.fromkeys(pruned["criterion"])},
-        )
-        finish(fig, {}, [*_legend(styles), handle(METHOD_LOOKS["dense"], "dense")])
-    return fig
-
-
-@on_tables
-def plot_speed(table: pd.DataFrame) -> Figure:
-    """Held-out perplexity (log scale) against what the smaller model wins: a line per repair, a column per gain, a row
-    per criterion and kind.
-
-    `table` is that of `priced`; lines start at the dense model, at 1; bars across, on the lowest line: intervals of
-    the measured ratio.
-    """
-    with in_style():
-        pruned, (dense, *_) = _apart(table)
-        groups = [f"{_say_criterion(row.criterion)}, {row.kind}" for row in pruned.itertuples()]
-        pruned = pruned.assign(group=groups, speed=pruned["speed"].map(SPEEDS))
-        styles = method_looks(pruned["method"])
-        fig, panels = panel_grid(pruned, "group", "speed", height=2.2, sharex="col", sharey="row")
-        for (group, speed), ax in panels.items():
-            panel_rows = pruned[(pruned["group"] == group) & (pruned["speed"] == speed)]
-            for method, rows in _ordered(panel_rows, styles).groupby("method", sort=False):
-                _draw(
-                    ax,
-                    rows.assign(low=float("nan")),
-                    styles[method],
-                    dense.value,
-                    f"method {method}",
-                    along="times",
-                    start=1,
-                )
-            lowest = panel_rows.loc[panel_rows.groupby("pattern")["value"].idxmin()]
-            ax.hlines(
-                lowest["value"], lowest["times_low"], lowest["times_high"], color="black", linewidth=1.0, zorder=4
-            )
-            _dense_line(ax, dense.value)
-            plain_axis(ax.xaxis)
-        for group in dict.fromkeys(groups):
-            log_scale([ax for (row, _), ax in panels.items() if row == group])
-        label_axes(
-            panels, "times, dense = 1", {group: f"held-out perplexity\n{group}" for group in dict.fromkeys(groups)}
-        )
-        finish(fig, {}, [*_legend(styles), handle(METHOD_LOOKS["dense"], "dense")])
-    return fig
-
-
-@on_tables
-def plot_same_size(table: pd.DataFrame) -> Figure:
-    """Perplexity (log scale) and mean zero-shot accuracy against the share of all parameters that is gone or zero.
-
-    `table` is that of `same_size`. Whole structures in colour, single weights grey and hollow; bands: intervals of the
-    difference from the dense model; bars: one standard error from the questions; lines start at the dense
-    model, which is dotted too.
-    """
-    with in_style():
-        pruned, dense = _apart(table)
-        whole, single = pruned[pruned["kind"] != "weights"], pruned[pruned["kind"] == "weights"]
-        styles, level = method_looks(whole["method"]), {row.measure: row.value for row in dense}
-        grey = {
-            name: LEFT[i % len(LEFT)]
-            for i, name in enumerate(dict.fromkeys(zip(single["criterion"], single["method"], strict=True)))
-        }
-        grid = pd.DataFrame(
-            [(criterion, measure) for criterion in dict.fromkeys(whole["criterion"]) for measure in level],
-            columns=["criterion", "measure"],
-        )
-        fig, panels = panel_grid(grid, "criterion", "measure", height=3.2, sharex=True, sharey=False)
-        for (criterion, measure), ax in panels.items():
-            _dense_line(ax, level[measure])
-            for name, rows in single[single["measure"] == measure].groupby(["criterion", "method"], sort=False):
-                _draw(ax, rows, grey[name], level[measure], f"weights {' '.join(name)}", hollow=True)
-            panel_rows = whole[(whole["criterion"] == criterion) & (whole["measure"] == measure)]
-            for (kind, method), rows in panel_rows.groupby(["kind", "method"], sort=False):
-                _draw(ax, rows, styles[method]._replace(line=LINES[kind]), level[measure], f"{kind} {method}")
-            plain_axis(ax.xaxis)
-            log_scale([ax]) if measure == PERPLEXITY else plain_axis(ax.yaxis)
-        label_axes(
-            panels,
-            "parameters gone or zero, % of all",
-            {name: f"structures by {_say_criterion(name)}" for name in dict.fromkeys(whole["criterion"])},
-        )
-        notes = [
-            *_legend(styles),
-            *(handle(Look("black", "", LINES[kind]), kind) for kind in dict.fromkeys(whole["kind"])),
-        ]
-        notes += [
-            handle(look, f"weights, {_say_criterion(name)} {say_method(method)}", markerfacecolor="white")
-            for (name, method), look in grey.items()
-        ]
-        finish(fig, {}, [*notes, handle(METHOD_LOOKS["dense"], "dense")])
-    return fig
-
-
-@on_tables
 def say_repairs(table: pd.DataFrame) -> Finding:
     """Per criterion and pattern: perplexity of every repair, the best one, and those that are no better than the mask
     alone.
     """
-    pruned, (dense,) = _apart(table)
+    pruned, (dense,) = apart(table)
     lines = []
     for (criterion, pattern), rows in pruned.groupby(["criterion", "pattern"], sort=False):
-        value = _ordered(rows, method_looks(rows["method"])).set_index("method")["value"]
+        value = ordered(rows, repair_order(rows["method"])).set_index("method")["value"]
         said = ", ".join(f"{say(name)} {number:.3g}" for name, number in value.items())
         none = [say(name) for name, number in value.items() if name != "LR" and "LR" in value and number >= value["LR"]]
         verdict = f"lowest: {say(value.idxmin())}" + (
             f"; no lower than the mask alone: {', '.join(none)}" if none else ""
         )
         lines.append(
-            f"- **{_say_criterion(criterion)} {pattern}**, {rows['removed'].iloc[0]:.1f} % of all parameters (dense"
+            f"- **{say_criterion(criterion)} {pattern}**, {rows['removed'].iloc[0]:.1f} % of all parameters (dense"
             f" {dense.value:.3g}): {said}; {verdict}."
         )
     return Finding("\n".join(lines))
@@ -388,7 +240,7 @@ def say_speed(shapes: pd.DataFrame) -> Finding:
         )
         verdict = "no faster" if most <= 1 else part
         lines.append(
-            f"- **{_say_criterion(criterion)} {pattern}**: {at.loc[REMOVED, 'value']:.1f} % of all parameters gone,"
+            f"- **{say_criterion(criterion)} {pattern}**: {at.loc[REMOVED, 'value']:.1f} % of all parameters gone,"
             f" {few:.2f} times fewer operations; one window {one:.2f}{say_half(at.loc[LATENCY], '.2f')} times"
             f" faster, several at once {many:.2f}{say_half(at.loc[THROUGHPUT], '.2f')}: {verdict}."
         )
@@ -401,7 +253,7 @@ def say_same_size(table: pd.DataFrame) -> Finding:
     parameter count, in perplexity and in accuracy. Both being picked, the test is corrected for all that could have
     been.
     """
-    pruned, _ = _apart(table)
+    pruned, _ = apart(table)
     lines = []
     for (criterion, pattern), own in pruned[pruned["kind"] != "weights"].groupby(["criterion", "pattern"], sort=False):
         parts = []
@@ -418,13 +270,13 @@ def say_same_size(table: pd.DataFrame) -> Finding:
             one, other = (rows.loc[(sign * rows["value"]).idxmin()] for rows in (cut, near))
             clear = decided(_chance(cut, near, one, other, ratio=measure == PERPLEXITY))
             better = "structures" if sign * (one["value"] - other["value"]) < 0 else "single weights"
-            weights_name = f"{_say_criterion(other['criterion'])} {other['pattern']} {say_method(other['method'])}"
+            weights_name = f"{say_criterion(other['criterion'])} {other['pattern']} {say_method(other['method'])}"
             verdict = f"better: {better}" if clear else "undecided"
             parts.append(
                 f"{words} {_number(one)} ({say(one['method'])}) against {_number(other)} ({weights_name}), {verdict}"
             )
         lines.append(
-            f"- **{_say_criterion(criterion)} {pattern}**, {own['removed'].mean():.1f} % of all parameters:"
+            f"- **{say_criterion(criterion)} {pattern}**, {own['removed'].mean():.1f} % of all parameters:"
             f" {'; '.join(parts)}."
         )
     return Finding("\n".join(lines))
@@ -446,28 +298,26 @@ def say(method: str) -> str:
     return REPAIR_LABELS.get(method, say_method(method))
 
 
-def method_looks(methods) -> dict[str, Look]:
-    """The look of each repair, in the order of `REPAIRED`; others share three spare ones."""
+def repair_order(methods) -> list[str]:
+    """Repairs in the order figures and findings tell them, others behind by name."""
     present = set(methods)
-    return {name: look for name, look in REPAIRED.items() if name in present} | {
-        name: OTHERS[i % len(OTHERS)] for i, name in enumerate(sorted(present - set(REPAIRED)))
-    }
+    return [name for name in REPAIRED if name in present] + sorted(present - set(REPAIRED))
 
 
-def _apart(table: pd.DataFrame) -> tuple[pd.DataFrame, list]:
+def apart(table: pd.DataFrame) -> tuple[pd.DataFrame, list]:
     """The rows of pruned models, and those of the dense one."""
     dense = table["method"] == "dense"
     return table[~dense], list(table[dense].itertuples())
 
 
-def _ordered(rows: pd.DataFrame, styles) -> pd.DataFrame:
+def ordered(rows: pd.DataFrame, styles) -> pd.DataFrame:
     """Rows in the order of the legend."""
     return rows.sort_values(
         "method", key=lambda names: names.map({name: i for i, name in enumerate(styles)}), kind="stable"
     )
 
 
-def _say_criterion(name: str) -> str:
+def say_criterion(name: str) -> str:
     """How figures and findings write a criterion."""
     return CRITERIA.get(name, name)
 
@@ -496,63 +346,10 @@ def _bare(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _kind(pattern: str) -> str:
     kind = pattern.partition("-")[0]
-    return kind if kind in LINES else "weights" if pattern else ""
+    return kind if kind in KINDS else "weights" if pattern else ""
 
 
 def _number(row: pd.Series) -> str:
     return (
         f"{row['value']:.3g}" if row["measure"] == PERPLEXITY else f"{row['value']:.1f} % ± {row['standard_error']:.1f}"
     )
-
-
-def _legend(styles) -> list:
-    return [handle(look, say(name)) for name, look in styles.items()]
-
-
-def _dense_line(ax, value: float) -> None:
-    ax.axhline(
-        value,
-        color=METHOD_LOOKS["dense"].color,
-        linestyle=METHOD_LOOKS["dense"].line,
-        linewidth=1.2,
-        zorder=1,
-        gid="dense",
-    )
-
-
-def _draw(
-    ax,
-    rows: pd.DataFrame,
-    look: Look,
-    dense: float,
-    gid: str,
-    *,
-    hollow: bool = False,
-    along: str = "removed",
-    start: float = 0,
-) -> None:
-    """One line from the dense model on, at `start`, with its band and its bars from questions."""
-    rows = rows.sort_values("removed")
-    x, y, face = rows[along], rows["value"], "white" if hollow else look.color
-    ax.plot(
-        [start, *x],
-        [dense, *y],
-        color=look.color,
-        marker=look.marker,
-        linestyle=look.line,
-        markerfacecolor=face,
-        markevery=slice(1, None),
-        zorder=3,
-        gid=gid,
-    )
-    draw_band(ax, x, rows, look.color)
-    if "standard_error" in rows and rows["standard_error"].max() > 0:
-        ax.vlines(
-            x,
-            y - rows["standard_error"],
-            y + rows["standard_error"],
-            color=look.color,
-            linewidth=0.9,
-            alpha=0.5,
-            zorder=2,
-        )

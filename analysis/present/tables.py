@@ -275,3 +275,14 @@ def with_dense(perplexity: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     rows = perplexity.assign(method=perplexity["method"].where(perplexity["which"] == "pruned", "dense"))
     dense = rows["method"] == "dense"
     return pd.concat([rows[dense].drop_duplicates([*by, "seed"]), rows[~dense]])
+
+
+@on_tables
+def above_dense(perplexity: pd.DataFrame) -> pd.DataFrame:
+    """Rows of pruned models with `above`: by how many per cent their perplexity exceeds that of the dense model of the
+    same run, on the same windows.
+    """
+    key = ["run", "split"]
+    dense = perplexity[perplexity["which"] == "dense"].set_index(key)["perplexity"].rename("dense")
+    pruned = perplexity[perplexity["which"] == "pruned"].join(dense, on=key)
+    return pruned.assign(above=100 * (pruned["perplexity"] / pruned["dense"] - 1)).drop(columns="dense")

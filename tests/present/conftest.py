@@ -120,8 +120,8 @@ def steps() -> pd.DataFrame:
                         {
                             **job,
                             "unit": unit,
-                            "first_block": unit,
-                            "last_block": unit,
+                            "first_block": max(unit - 1, 0) if "CR" in job["method"] else unit,
+                            "last_block": min(unit, 7),
                             "part": "",
                             "epoch": epoch,
                             "step": 4 * epoch,

@@ -5,12 +5,21 @@ import pandas as pd
 import pytest
 
 from analysis.present import calibration, tables
+from analysis.present.finding import say_ratio
+from analysis.present.panels import RELATIVE_ERROR
+from analysis.present.statistics import compare
 
 
-def test_one_table_holds_both_measures(blocks, perplexity):
+def test_one_table_holds_both_measures_and_perplexity_is_over_the_runs_own_dense_model(blocks, perplexity):
     out = calibration.sample_size(blocks, perplexity, criterion="wanda")
-    assert list(out["measure"].unique()) == ["relative error", "perplexity"]
-    assert "dense" not in set(out[out["measure"] == "relative error"]["method"])
+    assert list(out["measure"].unique()) == [RELATIVE_ERROR, calibration.ABOVE_DENSE]
+    runs = perplexity[(perplexity["criterion"] == "wanda") & (perplexity["split"] == "stories")]
+    runs = runs[(runs["method"] == "BR") & (runs["samples"] == 8)].pivot(
+        index="seed", columns="which", values="perplexity"
+    )
+    row = out[(out["measure"] == calibration.ABOVE_DENSE) & (out["split"] == "stories")]
+    row = row[(row["method"] == "BR") & (row["samples"] == 8)].iloc[0]
+    assert row["value"] == pytest.approx((100 * (runs["pruned"] / runs["dense"] - 1)).mean())
 
 
 def test_the_lowest_epoch_of_every_line(steps):
@@ -22,21 +31,12 @@ def test_the_lowest_epoch_of_every_line(steps):
     assert (few["epoch"] < 10).all()
 
 
-def test_units_count_from_the_back_for_every_method(steps):
-    last = calibration.epochs(steps, criterion="wanda")
-    by_hand = pd.concat(
-        [
-            steps[(steps["unit"] == 8) & (steps["method"] == "BR+GP+CR")],
-            steps[(steps["unit"] == 7) & (steps["method"] != "BR+GP+CR")],
-        ]
-    )
-    expected = (
-        by_hand[by_hand["criterion"] == "wanda"]
-        .groupby(["split", "method", "samples", "epoch"])["relative_error"]
-        .mean()
-    )
-    got = last.set_index(["split", "method", "samples", "epoch"])["value"].sort_index()
-    pd.testing.assert_series_equal(got, expected, check_names=False)
+def test_errors_are_those_of_the_unit_that_first_trains_the_last_block_over_their_start(steps):
+    got = calibration.epochs(steps, criterion="wanda").set_index(["split", "method", "samples", "epoch"])["value"]
+    one = steps[(steps["criterion"] == "wanda") & (steps["unit"] == 7)]  # with overlap a later unit trains it again
+    parts = one.pivot_table(index=["run", "split", "method", "samples"], columns="epoch", values="error")
+    expected = parts.div(parts[0], axis=0).groupby(["split", "method", "samples"]).mean().stack()
+    pd.testing.assert_series_equal(got.sort_index(), expected.sort_index(), check_names=False)
 
 
 def test_the_gap_beside_the_papers(blocks):
@@ -50,13 +50,54 @@ def test_the_gap_beside_the_papers(blocks):
     assert np.isnan(out.loc[("wanda", "LR"), ("paper, C4", "LLaMA-7B")])
 
 
-def test_overfitting_names_the_epoch_and_the_rise(steps):
+def test_overfitting_names_the_epoch_the_rise_and_what_calibration_did_meanwhile(steps):
     table = calibration.epochs(steps, criterion="wanda", split=["calibration", "stories"])
     said = calibration.say_overfitting(table)
-    line = table[(table["split"] == "stories") & (table["samples"] == 8) & (table["method"] == "BR")].set_index(
-        "epoch"
-    )["value"]
-    assert f"BR epoch {line.idxmin()} of 10 (then +{100 * (line[10] / line.min() - 1):.1f} %)" in said
+    at = table[(table["samples"] == 8) & (table["method"] == "BR")].set_index(["split", "epoch"])
+    line = at.loc["stories", "value"]
+    rise = compare(at.loc[("stories", 10)], at.loc[("stories", line.idxmin())], ratio=True)
+    seen = [f"{100 * at.loc[('calibration', epoch), 'value']:.0f}" for epoch in (line.idxmin(), 10)]
+    assert (
+        f"BR epoch {line.idxmin()} of 10 (then {say_ratio(rise)}, while calibration error goes from {seen[0]} to"
+        f" {seen[1]} % of its start)" in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("factor", "noise", "verdict"), [(1.3, 0.001, "higher"), (0.8, 0.001, "lower"), (1.01, 0.3, "undecided")]
+)
+def test_the_last_step_is_judged_within_seeds(blocks, perplexity, factor, noise, verdict):
+    table = calibration.sample_size(blocks, perplexity, criterion="wanda", split=["calibration", "stories"])
+    table = table[(table["samples"] == 8) & (table["measure"] == RELATIVE_ERROR)].reset_index(drop=True)
+    gp, cr = (
+        table.index[(table["method"] == method) & (table["split"] == "stories")][0] for method in ("BR+GP", "BR+GP+CR")
+    )
+    seeds = [name for name in table if name.startswith("seed ")]
+    table.loc[gp, seeds] = [1.0, 3.0]  # what the text adds to both does not count
+    table.loc[cr, seeds] = [factor * (1 + noise), 3 * factor * (1 - noise)]
+    said = calibration.say_last_step(table)
+    assert said.count("windows") == 1 and said.endswith(f", {verdict}.") and "held-out stories" in said
+    assert "not both run" in calibration.say_last_step(table[table["method"] != "BR+GP"])
+
+
+def test_rings_stand_where_a_step_ends_above_the_one_before(blocks, perplexity):
+    table = calibration.sample_size(blocks, perplexity, criterion="wanda", split=["calibration", "stories"])
+    best = table["value"].min()
+    table.loc[(table["method"] == "BR+GP") & (table["samples"] == 32), "value"] = 0.9 * best
+    fig = calibration.plot_sample_size(table)
+    rings = [
+        [
+            tuple(point)
+            for one in ax.collections
+            if len(one.get_facecolor()) == 0
+            for point in np.asarray(one.get_offsets())
+        ]
+        for ax in fig.axes
+    ]
+    row = table[(table["method"] == "BR+GP+CR") & (table["samples"] == 32) & (table["split"] == "stories")]
+    for place, (measure, split) in enumerate(dict.fromkeys(zip(table["measure"], table["split"], strict=True))):
+        value = row[row["measure"] == measure]["value"].item()
+        assert ((32.0, value) in rings[place]) == (split == "stories"), (measure, split)
 
 
 def test_worth_is_from_where_every_larger_number_of_windows_wins(perplexity):

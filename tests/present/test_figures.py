@@ -69,8 +69,10 @@ def made(blocks, perplexity, steps, sizes, masks, spent, mixed, models, asked):
         ),
         "cost": (
             granularity.plot_cost,
-            granularity.cost_of_units(sizes.perplexity, sizes.cost, split="lab:stories/held-out"),
-            "cost",
+            granularity.cost_of_units(
+                sizes.perplexity, sizes.cost, sizes.steps, sizes.matrices, split="lab:stories/held-out"
+            ),
+            "memory_mib",
             {},
         ),
         "criteria": (
@@ -88,8 +90,10 @@ def made(blocks, perplexity, steps, sizes, masks, spent, mixed, models, asked):
         ),
         "more": (
             retraining.plot_more_text,
-            retraining.budgets(spent.perplexity, spent.steps, spent.cost, split="lab:stories/held-out"),
-            "samples",
+            retraining.at_their_best(
+                retraining.budgets(spent.perplexity, spent.steps, spent.cost, split="lab:stories/held-out")
+            ),
+            "text",
             {},
         ),
         "added": (generated_text.plot_added, tables.choose(added, method="BR+GP+CR"), "added_samples", {}),
@@ -111,9 +115,9 @@ def made(blocks, perplexity, steps, sizes, masks, spent, mixed, models, asked):
     }
 
 
-LINES = ["total", "parts", "sizes", "epochs"]
+LINES = ["total", "parts", "sizes"]
 SUBJECTS = ["added", "settings", "representatives", "overfitting", "overlap", "criteria by size", "scores", "tasks"]
-NAMES = [*LINES, "granularity", "cost", "criteria", "layers", "budget", "more", *SUBJECTS]
+NAMES = [*LINES, "epochs", "granularity", "cost", "criteria", "layers", "budget", "more", *SUBJECTS]
 
 
 def points(fig, kind="method"):
@@ -163,21 +167,17 @@ def test_a_unit_has_its_place_and_what_has_none_is_a_level(made):
 
 
 @pytest.mark.slow
-def test_costs_lie_where_they_are_and_rings_on_the_front(made):
+def test_costs_lie_where_they_are_with_their_units_above(made):
     _, fig, table, _, _ = made["cost"]
-    front, solved = [], []
-    for panel, (_, rows) in enumerate(table.groupby("price", sort=False)):
-        solved += [(panel, row.method, row.cost, row.value) for row in rows.itertuples() if row.cost == row.cost]
-        front += [(panel, row.cost, row.value) for row in rows[rows["front"]].itertuples()]
-    drawn = points(fig)
-    assert sorted(point for point in drawn if point[1] not in ("LR", "dense")) == sorted(solved)
-    levels = {(panel, method, y) for panel, method, _, y in drawn if method in ("LR", "dense")}
-    rows = table[table["cost"].isna()]
-    assert levels == {
-        (["MiB the solver holds", "seconds in the solver"].index(row.price), row.method, row.value)
-        for row in rows.itertuples()
+    (ax,) = fig.axes
+    solved = table[table["method"] != "LR"]
+    drawn = {point[1:] for point in points(fig) if point[1] != "LR"}
+    assert drawn == {
+        ("ridge" if row.method == "ridge" else row.streams, row.memory_mib, row.value) for row in solved.itertuples()
     }
-    assert sorted((panel, x, y) for panel, _, x, y in points(fig, "front")) == sorted(front)
+    assert {y for _, method, _, y in points(fig) if method == "LR"} == set(table[table["method"] == "LR"]["value"])
+    (above,) = ax.child_axes
+    assert [label.get_text() for label in above.get_xticklabels()] == ["m", "½", "1", "2", "all"]
 
 
 @pytest.mark.slow
@@ -234,45 +234,16 @@ def test_every_matrix_is_a_dot(made):
 
 
 @pytest.mark.slow
-def test_budgets_are_drawn_against_both_prices(made):
-    _, fig, table, _, _ = made["budget"]
-    panels = [(split, price) for split in table["split"].unique() for price in ("tokens", "solve_seconds")]
-    trained = table[table["epochs"] > 0].to_dict("records")
-    expected = [
-        (place, row["method"], row[price], row["value"])
-        for place, (split, price) in enumerate(panels)
-        for row in trained
-        if row["split"] == split
-    ]
-    drawn = points(fig)
-    assert sorted(point for point in drawn if point[1] not in ("LR", "dense")) == sorted(expected)
-    levels = {(place, method, y) for place, method, _, y in drawn if method in ("LR", "dense")}
-    idle = table[table["epochs"] == 0]
-    assert levels == {
-        (place, row.method, row.value)
-        for place, (split, _) in enumerate(panels)
-        for row in idle[idle["split"] == split].itertuples()
-    }
+def test_texts_are_watched_in_a_panel_for_each_method_and_size(made):
+    _, fig, table, _, _ = made["epochs"]
+    panels = [(method, samples) for method in table["method"].unique() for samples in table["samples"].unique()]
+    assert sorted(points(fig, "split")) == sorted(
+        (panels.index((row.method, row.samples)), row.split, row.epoch, row.value) for row in table.itertuples()
+    )
 
 
 @pytest.mark.slow
-def test_more_text_has_a_panel_for_every_number_of_epochs(made):
-    _, fig, table, _, _ = made["more"]
-    panels = [(split, epochs) for split in table["split"].unique() for epochs in (1, 4)]
-    expected = [
-        (place, row.method, row.samples, row.value)
-        for place, (split, epochs) in enumerate(panels)
-        for row in table[table["epochs"].isin((0, epochs))].itertuples()
-        if row.split == split
-    ]
-    assert sorted(points(fig)) == sorted(expected) and [ax.get_title() for ax in fig.axes[:2]] == [
-        "1 epoch",
-        "4 epochs",
-    ]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*LINES, "cost", "criteria", *SUBJECTS])
+@pytest.mark.parametrize("name", [*LINES, "epochs", "cost", "budget", "more", "criteria", *SUBJECTS])
 def test_the_same_table_gives_the_same_bytes_also_of_a_figure_shown_before(made, name, tmp_path, blocks):
     plot, _, table, _, options = made[name]
     for folder in ("one", "two"):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.errors import UsageError
-from analysis.present import structured_decoder
+from analysis.present import structured_decoder, structured_decoder_figures
 from analysis.present.style import OTHERS
 from analysis.schema import conform, study_columns
 from analysis.study.grids import asked_once, recipes, structured
@@ -230,19 +230,19 @@ def test_perplexity_stands_over_what_its_shape_removes(repaired, perplexity, sha
         structured_decoder.repaired(perplexity[perplexity["split"] == "calibration"], shapes)
 
 
-def points(fig, *kinds, start=0):
+def points(fig, *kinds):
     lines = [(ax, line) for ax in fig.axes for line in ax.lines if (line.get_gid() or "").startswith(kinds)]
     return sorted(
         (fig.axes.index(ax), line.get_gid(), float(x), float(y))
         for ax, line in lines
         for x, y in line.get_xydata()
-        if x != start
+        if x != 0
     )
 
 
 @pytest.mark.slow
 def test_every_row_is_drawn_over_parameters_gone(repaired):
-    fig = structured_decoder.plot_repaired(repaired)
+    fig = structured_decoder_figures.plot_repaired(repaired)
     pruned = repaired[repaired["method"] != "dense"]
     panels = list(dict.fromkeys(pruned["kind"]))
     assert points(fig, "method ") == sorted(
@@ -259,32 +259,17 @@ def test_every_row_is_drawn_over_parameters_gone(repaired):
 
 
 @pytest.mark.slow
-def test_every_gain_is_priced_and_drawn(repaired, shapes):
-    priced = structured_decoder.priced(repaired, shapes)
-    assert len(priced) == 3 * 21 and set(priced[priced["method"] == "dense"]["times"]) == {1.0}
-    row = priced[
-        (priced["speed"] == structured_decoder.LATENCY)
-        & (priced["pattern"] == "neurons-50%")
-        & (priced["method"] == "LIAR")
-    ].iloc[0]
-    assert (
-        row["times"] == pytest.approx(0.7**-0.5)
-        and row["value"]
-        == repaired[(repaired["pattern"] == "neurons-50%") & (repaired["method"] == "LIAR")]["value"].item()
-    )
-    fig = structured_decoder.plot_speed(priced)
-    panels, pruned = (
-        [(kind, speed) for kind in ("neurons", "heads") for speed in structured_decoder.SPEEDS],
-        priced[priced["method"] != "dense"],
-    )
-    assert points(fig, "method ", start=1) == sorted(
-        (panels.index((r.kind, r.speed)), f"method {r.method}", r.times, r.value) for r in pruned.itertuples()
-    )
-    assert (
-        len(fig.axes) == 6
-        and fig.axes[0].get_ylabel().endswith("FLAP, neurons")
-        and fig.axes[3].get_ylabel().endswith("FLAP, heads")
-    )
+def test_every_gain_is_a_point_beside_what_operations_promise(shapes):
+    (ax,) = structured_decoder_figures.plot_speed(shapes).axes
+    drawn = {(line.get_gid(), x) for line in ax.lines if line.get_gid() for x in line.get_xdata()}
+    rows = shapes[shapes["measure"].isin(structured_decoder.GAINS)]
+    assert drawn == {(f"gain {row.measure}", row.value) for row in rows.itertuples()}
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        f"FLAP {pattern}" for pattern in ("neurons-25%", "neurons-50%", "heads-25%", "heads-50%")
+    ]
+    measured = rows[rows["measure"] != structured_decoder.FLOPS]
+    bars = {(x0, x1) for one in ax.collections for (x0, _), (x1, _) in one.get_segments()}
+    assert bars == set(zip(measured["low"], measured["high"], strict=True))
 
 
 def test_structures_and_weights_stand_over_the_same_count(compared, study):
@@ -311,7 +296,7 @@ def test_structures_and_weights_stand_over_the_same_count(compared, study):
 
 @pytest.mark.slow
 def test_structures_are_drawn_in_colour_and_weights_hollow(compared):
-    fig = structured_decoder.plot_same_size(compared)
+    fig = structured_decoder_figures.plot_same_size(compared)
     pruned = compared[compared["method"] != "dense"]
     measures = [structured_decoder.PERPLEXITY, structured_decoder.ACCURACY]
     gid = [
@@ -417,6 +402,6 @@ def test_the_best_of_both_are_compared_at_the_nearest_count(compared):
 
 
 def test_other_methods_share_the_spare_looks():
-    looks = structured_decoder.method_looks(["LIAR", "BR+GP[repair=scale]", "LR"])
+    looks = structured_decoder_figures.repair_looks(["LIAR", "BR+GP[repair=scale]", "LR"])
     assert list(looks) == ["LR", "LIAR", "BR+GP[repair=scale]"] and looks["BR+GP[repair=scale]"] == OTHERS[0]
     assert structured_decoder.say("LIAR") == "LIAR" and structured_decoder.say("scale") == "one scale each"
