@@ -8,7 +8,7 @@ from analysis.present.encoder_runs import tasks as task_names
 from analysis.present.finding import Finding
 from analysis.present.panels import finish, handle, label_axes, log_scale, panel_grid
 from analysis.present.style import Look, in_style
-from analysis.present.tables import on_tables, over_seeds
+from analysis.present.tables import TO_LR, on_tables, over_seeds
 
 OVER = {"tokens": "single tokens", "windows": "whole examples"}
 GREY = Look("#4D4D4D", "", "-")
@@ -25,7 +25,7 @@ def spread(distribution: pd.DataFrame) -> pd.DataFrame:
     rows = first_text(distribution, "distribution")
     rows = rows.assign(task=task_names(rows))
     by = ["over", "task", "pattern", "criterion", "method", "quantile"]
-    return in_order(over_seeds(rows, by, "relative_error"), rows)
+    return in_order(over_seeds(rows, by, "relative_error", paired=TO_LR, ratio=True), rows)
 
 
 @on_tables
