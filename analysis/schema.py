@@ -103,7 +103,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "overlap": (
         _BLOCK,
         _MATRIX,
-        Column("mask", "str", "", "a mask: how it was chosen, as typed"),
+        Column("mask", "str", "", "a mask: its criterion, and its refinement where it has one"),
         Column("other", "str", "", "the mask it is compared with, or dense"),
         Column("shared", "float64", "", "weights that both keep over those that either keeps (Jaccard)"),
         Column(
