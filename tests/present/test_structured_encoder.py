@@ -22,7 +22,7 @@ from analysis.study.grids import guessing, paired, recipes, timed
 MODELS = ["lab/encoder-truth", "lab/encoder-similarity", "lab/encoder-answers"]
 EXAMPLES = ["examples:truth", "examples:similarity", "examples:answers"]
 METRICS = dict(zip(EXAMPLES, ("accuracy", "spearman", "f1"), strict=True))
-PATTERNS = ["heads-25%", "heads-50%", "neurons-50%", "neurons-70%", "structures-60%"]
+PATTERNS = ["heads-25%", "heads-50%", "neurons-50%", "neurons-70%", "structures-60%[scope=global]"]
 REPAIRS = ["LR", "compensate", "LIAR[bias=false]", "LIAR", "LIAR+GP"]
 LEFT = {"LR": 1.0, "compensate": 0.7, "LIAR[bias=false]": 0.4, "LIAR": 0.3, "LIAR+GP": 0.25}  # of what the mask costs
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
