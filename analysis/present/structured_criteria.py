@@ -20,6 +20,7 @@ from analysis.present.encoder_runs import (
 )
 from analysis.present.finding import Finding
 from analysis.present.panels import category_rows, finish, handle, panel_grid
+from analysis.present.statistics import decided, holm, paired, seed_columns
 from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, in_style
 from analysis.present.tables import on_tables, over_seeds
 
@@ -143,30 +144,30 @@ def say_crossed(table: pd.DataFrame) -> Finding:
 @on_tables
 def say_lost(table: pd.DataFrame) -> Finding:
     """Per task and repair: the best and the worst criterion and the points between them; and whether repairing closes
-    the gap.
+    the gap (that between the worst and the best of a seed, paired t over seeds, Holm's correction over the repairs).
     """
     lines = []
     for (task, pattern), rows in table.groupby(["task", "pattern"], sort=False):
         gaps, parts = {}, []
         for method, some in rows.groupby("method", sort=False):
             best, worst = some.loc[some["value"].idxmin()], some.loc[some["value"].idxmax()]
-            gaps[method] = worst["value"] - best["value"]
+            seeds = some[seed_columns(some)]
+            gaps[method] = seeds.max() - seeds.min()
             one, other = (
                 f"{CRITERIA.get(row['criterion'], row['criterion'])} {row['value']:.1f}" for row in (best, worst)
             )
-            parts.append(f"{say_repair(method)}: {one} to {other}, {gaps[method]:.1f} apart")
-        closed = [
-            say_repair(method) for method, gap in gaps.items() if method != "LR" and gap < gaps.get("LR", -np.inf)
-        ]
-        verdict = (
-            f"Criteria lie closer together than without repair with {', '.join(closed)}."
-            if closed
-            else "No repair brings the criteria closer together."
-        )
-        lines.append(
-            f"- **{task}, {_say_pattern(pattern)}**, points lost: {'; '.join(parts)}."
-            f" {verdict if 'LR' in gaps else ''}".rstrip()
-        )
+            parts.append(f"{say_repair(method)}: {one} to {other}, {worst['value'] - best['value']:.1f} apart")
+        verdict = ""
+        if "LR" in gaps and len(gaps) > 1:
+            found = {method: paired(gap, gaps["LR"]) for method, gap in gaps.items() if method != "LR"}
+            sure = [decided(p) for p in holm([one.p for one in found.values()])]
+            said: dict[str, list[str]] = {}
+            for (method, one), ok in zip(found.items(), sure, strict=True):
+                way = "closer together" if one.difference < 0 else "farther apart"
+                said.setdefault(way if ok else "closer or farther (undecided)", []).append(say_repair(method))
+            words = "; ".join(f"{way} with {', '.join(names)}" for way, names in said.items())
+            verdict = f" Beside those without repair, criteria lie {words}."
+        lines.append(f"- **{task}, {_say_pattern(pattern)}**, points lost: {'; '.join(parts)}.{verdict}")
     return Finding("\n".join(lines))
 
 

@@ -481,13 +481,26 @@ def test_how_many_examples_are_enough_is_tested_at_the_last_step(grown):
 
 
 def test_the_gap_between_criteria_is_what_repairs_close(gone):
-    said = structured_criteria.say_lost(gone).splitlines()
+    seeds = ["seed 0", "seed 1", "seed 2"]
+    table = gone.copy()
+    for number, seed in enumerate(seeds):
+        table[seed] = table["value"] * (1 + 1e-3 * number)
+    said = structured_criteria.say_lost(table).splitlines()
     assert len(said) == 3 and "bias compensation: FLAP 17.1 to Random 25.7, 8.6 apart" in said[0]
     assert said[0].endswith(
-        "Criteria lie closer together than without repair with bias compensation, LIAR, LIAR+GP, LIAR, weights alone."
+        "Beside those without repair, criteria lie closer together with bias compensation, LIAR, LIAR+GP, LIAR, weights"
+        " alone."
     )
-    wider = gone.assign(value=np.where((gone["method"] != "LR") & (gone["criterion"] == "random"), 99, gone["value"]))
-    assert structured_criteria.say_lost(wider).count("No repair brings the criteria closer together.") == 3
+    repaired = (table["method"] != "LR") & (table["criterion"] == "random")
+    wider = table.assign(**{seed: np.where(repaired, 99 + number, table[seed]) for number, seed in enumerate(seeds)})
+    assert structured_criteria.say_lost(wider).count("criteria lie farther apart with bias compensation, LIAR") == 3
+    shaky = table.assign(**{"seed 0": np.where(repaired, 99.0, table["seed 0"])})
+    assert (
+        structured_criteria.say_lost(shaky).count(
+            "criteria lie closer or farther (undecided) with bias compensation, LIAR"
+        )
+        == 3
+    )
 
 
 def test_the_gap_between_criteria_is_said_at_every_share(crossed):
