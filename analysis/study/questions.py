@@ -108,11 +108,16 @@ def structured_encoder(
         texts = models[:tasks], calibration[:tasks], held_out[:tasks]
         return paired(*texts, recipes=recipes, **common | more)
 
-    counts = sorted(set(examples_samples) - {common["samples"]})
-    same = [*jobs(examples)] if common["samples"] in examples_samples else []
-    made = [jobs(repairs), jobs(parts), jobs(criteria, criteria_tasks), same]
-    *rest, own = (timed(some, criterion, method) for some in made)
-    return StructuredEncoder(*rest, [*own, *(jobs(examples, samples=counts) if counts else [])])
+    same, others = ([n for n in examples_samples if (n == common["samples"]) is alike] for alike in (True, False))
+    return StructuredEncoder(
+        repairs=timed(jobs(repairs), criterion, method),
+        parts=timed(jobs(parts), criterion, method),
+        criteria=timed(jobs(criteria, criteria_tasks), criterion, method),
+        examples=[
+            *(timed(jobs(examples), criterion, method) if same else []),
+            *(jobs(examples, samples=others) if others else []),
+        ],
+    )
 
 
 def structured_decoder(
