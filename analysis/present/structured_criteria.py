@@ -160,10 +160,10 @@ def say_lost(table: pd.DataFrame) -> Finding:
         verdict = ""
         if "LR" in gaps and len(gaps) > 1:
             found = {method: paired(gap, gaps["LR"]) for method, gap in gaps.items() if method != "LR"}
-            sure = [decided(p) for p in holm([one.p for one in found.values()])]
+            sure = [decided(p) for p in holm([change.p for change in found.values()])]
             said: dict[str, list[str]] = {}
-            for (method, one), ok in zip(found.items(), sure, strict=True):
-                way = "closer together" if one.difference < 0 else "farther apart"
+            for (method, change), ok in zip(found.items(), sure, strict=True):
+                way = "closer together" if change.difference < 0 else "farther apart"
                 said.setdefault(way if ok else "closer or farther (undecided)", []).append(say_repair(method))
             words = "; ".join(f"{way} with {', '.join(names)}" for way, names in said.items())
             verdict = f" Beside those without repair, criteria lie {words}."
