@@ -107,6 +107,21 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("kept", "int64", "weights", "weights the mask keeps"),
         Column("sparsity", "float64", "", "share of weights removed"),
     ),
+    "overlap": (
+        _BLOCK,
+        _MATRIX,
+        Column("mask", "str", "", "a mask: its criterion, and its refinement where it has one"),
+        Column("other", "str", "", "the mask it is compared with, or dense"),
+        Column("shared", "float64", "", "weights that both keep over those that either keeps (Jaccard)"),
+        Column(
+            "apart",
+            "float64",
+            "",
+            "squared difference of the matrix's outputs under the two masks over the mean square of the dense ones,"
+            " kept weights as they are",
+        ),
+        Column("apart_refitted", "float64", "", "the same, kept weights refitted by least squares under each mask"),
+    ),
     "structures": (
         _BLOCK,
         Column("kind", "str", "", "heads (KV groups, where a group goes as one) or neurons", ("heads", "neurons")),

@@ -53,7 +53,9 @@ class Job:
     added: a source of `added_samples` more windows, put behind the calibration windows (`study.run.draw`);
     `recipe.added` says who sees them. With 0 of them the run is that without. tasks: multiple-choice tasks that the
     dense and the pruned model answer, `documents` questions of each, the same ones for every seed. shrink: measure size
-    and speed of the model with removed structures cut out (table `size`), beside the dense one's.
+    and speed of the model with removed structures cut out (table `size`), beside the dense one's. compared: recipes
+    whose masks are compared with each other, matrix by matrix (table `overlap`), on the calibration windows; their seed
+    is this recipe's.
 
     validation: a source of `held_out_samples` windows that `select=held-out` and `penalty=held-out` choose on; None: a
     quarter of the calibration windows is set aside for it (`pruning.validation`). held_out_every: after every how many
@@ -82,6 +84,7 @@ class Job:
     tasks: tuple[str, ...] = ()
     documents: int = 100
     shrink: bool = False
+    compared: tuple[Recipe, ...] = ()
     validation: str | None = None
     held_out_every: int | str = "auto"
     full_test: bool = False
@@ -95,6 +98,9 @@ class Job:
         object.__setattr__(self, "added", self.added or None)
         object.__setattr__(self, "validation", self.validation or None)
         object.__setattr__(self, "tasks", _listed("tasks", self.tasks, str))
+        compared = _listed("compared", self.compared, str, Recipe)
+        compared = tuple(Recipe.parse(recipe) if isinstance(recipe, str) else recipe for recipe in compared)
+        object.__setattr__(self, "compared", compared)
         problems: list[object] = list(job_problems(self._fields()))
         if not isinstance(self.recipe, Recipe):
             problems.insert(0, f"recipe must be a Recipe or its text, got {self.recipe!r}")
@@ -120,7 +126,8 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the recipe in its text form; `Job(**job.to_dict())` is the same job."""
-        return asdict(self) | {"recipe": str(self.recipe), "held_out": dict(self.held_out), "tasks": list(self.tasks)}
+        texts = {"recipe": str(self.recipe), "compared": [str(recipe) for recipe in self.compared]}
+        return asdict(self) | texts | {"held_out": dict(self.held_out), "tasks": list(self.tasks)}
 
     def columns(self, run: str) -> dict[str, Any]:
         """What stands in front of each of its rows in a study (`schema.JOB_COLUMNS`)."""
@@ -172,6 +179,7 @@ class Job:
             "device": self.device.partition(":")[0],
             "dtype": contents.dtype(self.model, self.dtype),
             "shrink": self.shrink,
+            **({"compared": [str(recipe) for recipe in self.masks]} if self.compared else {}),
             **self._chosen(contents, model),
         }
 
@@ -186,6 +194,14 @@ class Job:
             **({"held_out_every": self.held_out_every} if said else {}),
             **({"full_test": True} if self.full_test else {}),
         }
+
+    @property
+    def masks(self) -> tuple[Recipe, ...]:
+        """The recipes of `compared` with the seed of this recipe, their patterns as their criteria read them."""
+        return tuple(
+            replace(one, seed=self.recipe.seed, pattern=one.pattern.resolve(one.criterion.name))
+            for one in self.compared
+        )
 
     def digest(self, contents: Contents | None = None) -> str:
         """sha256 of `identity`, and of the schema of what is stored. No torch."""
@@ -272,6 +288,7 @@ def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Cal
         yield f"{named('full_test')}: there is no held-out text; give one"
     if problem := every_problem(values["held_out_every"]):
         yield f"{named('held_out_every')} {problem}"
+    yield from _compared_problems(named("compared"), values.get("compared", ()))
     for label in sorted({label for label in labels if labels.count(label) > 1}):
         yield f"{named('held_out')}: two texts are labelled {label!r}; name them apart"
     if problem := label_problem(labels, selects=recipe is not None and recipe.selects is not None):
@@ -297,6 +314,27 @@ def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Cal
         )
     if values["added"] is None and values["added_samples"] != 0:
         yield unpaired(named)
+
+
+def mask_word(recipe: Recipe) -> str:
+    """How tables call the mask that a recipe chooses: "wanda", or "wanda+swaps"."""
+    refined = recipe.refinement.name
+    return recipe.criterion.name + (f"+{refined}" if refined != "none" else "")
+
+
+def _compared_problems(name: str, recipes: Sequence[object]) -> Iterator[str]:
+    """What is wrong with recipes whose masks are to be compared, as sentences."""
+    if not recipes:
+        return
+    if odd := [recipe for recipe in recipes if not isinstance(recipe, Recipe)]:
+        yield f"{name} must be recipes or their texts, such as 'wanda-50% LR', got {odd[0]!r}"
+        return
+    made = [recipe for recipe in recipes if isinstance(recipe, Recipe)]
+    if kinds := sorted({recipe.pattern.kind for recipe in made} - {"weights"}):
+        yield f"{name}: only masks of single weights can be compared, got masks of {', '.join(kinds)}"
+    words = [mask_word(recipe) for recipe in made]
+    if len(set(words)) < max(2, len(words)):
+        yield f"{name}: give at least two masks, each criterion and refinement once, got {', '.join(words)}"
 
 
 def unpaired(named: Callable[[str], str]) -> str:

@@ -73,10 +73,11 @@ class StructuredEncoder:
     repairs: list[Job]  # every task
     parts: list[Job]  # every task, repairs taken apart
     criteria: list[Job]  # the first tasks
+    examples: list[Job]  # every task, with other numbers of calibration examples
 
     @property
     def every(self) -> list[Job]:
-        return [*self.repairs, *self.parts, *self.criteria]
+        return [*self.repairs, *self.parts, *self.criteria, *self.examples]
 
 
 def structured_encoder(
@@ -88,11 +89,14 @@ def structured_encoder(
     parts: Sequence[Recipe],
     criteria: Sequence[Recipe],
     criteria_tasks: int,
+    examples: Sequence[Recipe],
+    examples_samples: Sequence[int],
     **common: Any,
 ) -> StructuredEncoder:
-    """Three lists of recipes on tasks, each a model with its calibration and held-out text (as in `paired`).
+    """Four lists of recipes on tasks, each a model with its calibration and held-out text (as in `paired`).
 
-    criteria: recipes for the first `criteria_tasks` tasks only. Runs of the criterion and the method of the first of
+    criteria: recipes for the first `criteria_tasks` tasks only. examples: recipes run with each of `examples_samples`
+    calibration examples. Runs of the criterion and the method of the first of
     `repairs` measure size and speed. common: what else `grid` takes. Raises UsageError as `paired` does, and where
     `repairs` is empty.
     """
@@ -100,11 +104,20 @@ def structured_encoder(
         raise UsageError("runs on encoders: no repairs given; give at least one recipe")
     criterion, method = repairs[0].criterion.name, repairs[0].method
 
-    def jobs(recipes: Sequence[Recipe], tasks: int | None = None) -> list[Job]:
+    def jobs(recipes: Sequence[Recipe], tasks: int | None = None, **more: Any) -> list[Job]:
         texts = models[:tasks], calibration[:tasks], held_out[:tasks]
-        return timed(paired(*texts, recipes=recipes, **common), criterion, method)
+        return paired(*texts, recipes=recipes, **common | more)
 
-    return StructuredEncoder(jobs(repairs), jobs(parts), jobs(criteria, criteria_tasks))
+    same, others = ([n for n in examples_samples if (n == common["samples"]) is alike] for alike in (True, False))
+    return StructuredEncoder(
+        repairs=timed(jobs(repairs), criterion, method),
+        parts=timed(jobs(parts), criterion, method),
+        criteria=timed(jobs(criteria, criteria_tasks), criterion, method),
+        examples=[
+            *(timed(jobs(examples), criterion, method) if same else []),
+            *(jobs(examples, samples=others) if others else []),
+        ],
+    )
 
 
 def structured_decoder(

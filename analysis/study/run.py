@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.errors import AnalysisError, OverlapError, UsageError
 from analysis.pruning.checks import header_misfits
 from analysis.schema import TABLES, VALIDATION, validate
-from analysis.study.job import Job
+from analysis.study.job import Job, mask_word
 from analysis.study.pool import threads
 from analysis.study.store import RunFolder, StoredRun
 from analysis.text.shared import origins
@@ -132,6 +132,12 @@ class Bench:
             self.say("cutting out what was removed")
             shrunk = pruned.shrink()
             tables["size"] = size_table({"dense": dense.model, "pruned": shrunk}, calibration)
+        if job.compared:
+            from analysis.measure.mask_overlap import mask_overlaps
+
+            recipes = {mask_word(recipe): recipe for recipe in job.masks}
+            self.say(f"comparing the masks of {', '.join(recipes)}")
+            tables["overlap"] = mask_overlaps(dense.model, calibration, recipes)
         provenance = {**pruned.provenance, "device": str(dense.device), "dtype": _word(dense)}
         return Outcome(pruned, tables, provenance, shrunk)
 

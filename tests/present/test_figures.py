@@ -181,56 +181,67 @@ def test_costs_lie_where_they_are_with_their_units_above(made):
 
 
 @pytest.mark.slow
-def test_criteria_stand_side_by_side_with_refinements_beside_each(made):
+def test_criteria_fall_from_the_mask_to_reconstruction_one_row_per_refinement(made):
     _, fig, table, _, _ = made["criteria"]
-    order, beside = ["magnitude", "wanda", "ria", "sparsegpt"], {"none": -0.26, "swaps": 0.0, "fw": 0.26}
-    panels = [(split, pattern) for split in table["split"].unique() for pattern in table["pattern"].unique()]
-    assert len(panels) == len(fig.axes) == 2
-    expected = [
+    order, refinements = ["magnitude", "wanda", "ria", "sparsegpt"], ["none", "swaps", "fw"]
+    panels = [(refinement, pattern) for refinement in refinements for pattern in table["pattern"].unique()]
+    assert len(panels) == len(fig.axes) == 6
+    expected = sorted(
         (
-            panels.index((row.split, row.pattern)),
-            f"{row.method} {row.refinement}",
-            order.index(row.criterion) + beside[row.refinement],
+            panels.index((row.refinement, row.pattern)),
+            row.criterion,
+            ["LR", "BR+GP"].index(row.method) + 0.05 * (order.index(row.criterion) - 1.5),
             row.value,
         )
-        for row in table[table["method"] != "dense"].itertuples()
-    ]
-    drawn = [point for point in points(fig) if point[1] != "dense"]
-    assert [point[:2] for point in sorted(drawn)] == [point[:2] for point in sorted(expected)]
-    assert np.allclose(
-        [point[2:] for point in sorted(drawn)], [point[2:] for point in sorted(expected)], rtol=0, atol=1e-12
+        for row in table.itertuples()
     )
-    dense = {(point[0], point[3]) for point in points(fig) if point[1] == "dense"}
-    assert dense == {
-        (panels.index((row.split, row.pattern)), row.value) for row in table[table["method"] == "dense"].itertuples()
+    drawn = sorted(points(fig, "criterion"))
+    assert [point[:2] for point in drawn] == [point[:2] for point in expected]
+    assert np.allclose([point[2:] for point in drawn], [point[2:] for point in expected], rtol=0, atol=1e-12)
+    plain = {
+        (row.pattern, f"plain {row.criterion}", row.value) for row in table[table["refinement"] == "none"].itertuples()
     }
-    assert [label.get_text() for label in fig.axes[-1].get_xticklabels()] == ["Magnitude", "Wanda", "RIA", "SparseGPT"]
+    ghosts = [point for point in points(fig, "slope") if point[1].startswith("plain")]
+    assert {(panels[place][1], name, y) for place, name, _, y in ghosts} == plain
+    assert {panels[place][0] for place, *_ in ghosts} == {"swaps", "fw"}
+    assert [label.get_text() for label in fig.axes[-1].get_xticklabels()] == ["mask", "BR+GP"]
+    assert [ax.get_ylabel().splitlines()[0] for ax in fig.axes[::2]] == [
+        "mask as chosen",
+        "SparseSwaps",
+        "SparseFW alone",
+    ]
+    assert len({ax.get_ylim() for ax in fig.axes}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("low, ticks", [(-4.0, {-3, -1, 0, 1, 3}), (20.0, {20, 50})])
+def test_models_better_than_the_dense_one_have_their_place(made, low, ticks):
+    _, _, table, _, _ = made["criteria"]
+    values = np.linspace(low, 60, len(table))
+    ax = criteria.plot_criteria(table.assign(value=values)).axes[0]
+    bottom, top = ax.get_ylim()
+    assert bottom < low and top > 60 and ticks <= {tick for tick in ax.get_yticks() if bottom <= tick <= top}
 
 
 @pytest.mark.slow
 def test_a_way_of_repairing_without_a_look_of_its_own_is_drawn_all_the_same(masks):
     table = criteria.criteria(masks.perplexity, pattern="2:4")
     fig = criteria.plot_criteria(table.assign(method=table["method"].replace("BR+GP", "BR[unit=matrix]")))
-    assert {name for _, name, _, _ in points(fig)} == {
-        "dense",
-        "LR none",
-        "LR swaps",
-        "LR fw",
-        "BR[unit=matrix] none",
-        "BR[unit=matrix] swaps",
-    }
-    assert "after BR[unit=matrix]" in [text.get_text() for text in fig.legends[0].get_texts()]
+    drawn = [name for _, name, _, _ in points(fig, "criterion")]
+    assert len(drawn) == 2 * 4 * 5 and [label.get_text() for label in fig.axes[-1].get_xticklabels()] == [
+        "mask",
+        "BR[unit=matrix]",
+    ]
 
 
 @pytest.mark.slow
-def test_every_matrix_is_a_dot(made):
+def test_a_box_shows_the_matrices_of_its_criterion_and_refinement(made):
     _, fig, table, _, _ = made["layers"]
     patterns = list(table["pattern"].unique())
-    drawn = sorted((panel, name, y) for panel, name, _, y in points(fig, "refinement"))
-    assert drawn == sorted((patterns.index(row.pattern), row.refinement, row.value) for row in table.itertuples())
-    magnitude = [x for panel, name, x, _ in points(fig, "refinement") if (panel, name) == (0, "swaps") and x < 0]
-    # by depth, left of Frank-Wolfe's
-    assert magnitude == sorted(magnitude) and len(set(magnitude)) == table["block"].nunique()
+    medians = table.groupby(["pattern", "criterion", "refinement"])["value"].median()
+    drawn = {(patterns[panel], *name.split()): y for panel, name, _, y in points(fig, "median")}
+    assert drawn == pytest.approx(medians.to_dict()) and len(drawn) == 2 * 4 * 2
+    assert all({"plain", "typical"} <= {artist.get_gid() for artist in (*ax.lines, *ax.patches)} for ax in fig.axes)
 
 
 @pytest.mark.slow

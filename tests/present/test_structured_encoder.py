@@ -8,7 +8,13 @@ import pandas as pd
 import pytest
 
 from analysis.errors import UsageError
-from analysis.present import structured_encoder
+from analysis.present import (
+    encoder_runs,
+    structured_criteria,
+    structured_encoder,
+    structured_errors,
+    structured_findings,
+)
 from analysis.present.provenance import provenance, save_figure
 from analysis.schema import conform, study_columns
 from analysis.study.grids import guessing, paired, recipes, timed
@@ -16,7 +22,7 @@ from analysis.study.grids import guessing, paired, recipes, timed
 MODELS = ["lab/encoder-truth", "lab/encoder-similarity", "lab/encoder-answers"]
 EXAMPLES = ["examples:truth", "examples:similarity", "examples:answers"]
 METRICS = dict(zip(EXAMPLES, ("accuracy", "spearman", "f1"), strict=True))
-PATTERNS = ["heads-25%", "heads-50%", "neurons-50%", "neurons-70%"]
+PATTERNS = ["heads-25%", "heads-50%", "neurons-50%", "neurons-70%", "structures-60%[scope=global]"]
 REPAIRS = ["LR", "compensate", "LIAR[bias=false]", "LIAR", "LIAR+GP"]
 LEFT = {"LR": 1.0, "compensate": 0.7, "LIAR[bias=false]": 0.4, "LIAR": 0.3, "LIAR+GP": 0.25}  # of what the mask costs
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
@@ -34,7 +40,7 @@ def dense(job) -> float:
 
 
 def leave(jobs) -> SimpleNamespace:
-    rows = {name: [] for name in ("scores", "structures", "distribution", "cost", "size")}
+    rows = {name: [] for name in ("scores", "structures", "matrices", "distribution", "cost", "size")}
     for job in jobs:
         front = job.columns(f"prune-{zlib.crc32(str(job).encode()):08x}")
         for split, shift in {"calibration": 0.02, "held-out": 0.0}.items():
@@ -64,17 +70,25 @@ def leave(jobs) -> SimpleNamespace:
                     }
                     for q in QUANTILES
                 ]
-        kind, count = job.recipe.pattern.kind, 4 if job.recipe.pattern.kind == "heads" else 384
-        rows["structures"] += [
+        share = job.recipe.pattern.sparsity
+        for kind, count in {"heads": 4, "neurons": 384}.items():
+            if job.recipe.pattern.kind in (kind, "structures"):
+                rows["structures"] += [
+                    {**front, "block": block, "kind": kind, "structures": count, "kept": round(count * (1 - share))}
+                    for block in range(2)
+                ]
+        gone = {"heads": 200, "neurons": 500, "structures": 800}[job.recipe.pattern.kind] * share
+        rows["matrices"].append(
             {
                 **front,
-                "block": block,
-                "kind": kind,
-                "structures": count,
-                "kept": round(count * (1 - job.recipe.pattern.sparsity)),
+                "block": 0,
+                "matrix": "mlp",
+                "rows": 10,
+                "columns": 90,
+                "kept": round(900 - gone) + job.seed,
+                "sparsity": gone / 900,
             }
-            for block in range(2)
-        ]
+        )
         left_over = {"dense": 1.0, "pruned": 1 - job.recipe.pattern.sparsity / 2}
         rows["size"] += [
             {
@@ -123,51 +137,73 @@ def ran(jobs):
 
 @pytest.fixture(scope="module")
 def across(ran):
-    return structured_encoder.survival(ran.scores, ran.structures, guessing(EXAMPLES))
+    return structured_encoder.survival(ran.scores, ran.structures, ran.matrices, ran.size, guessing(EXAMPLES))
 
 
 @pytest.fixture(scope="module")
 def kept(across):
-    return across[across["criterion"] != "random"]
+    return across[across["criterion"] != "random"].reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")
-def gone(ran):
-    return structured_encoder.lost(ran.scores[ran.scores["pattern"] == "neurons-70%"])
+def crossed(ran):
+    return structured_criteria.lost(ran.scores, guessing(EXAMPLES))
+
+
+@pytest.fixture(scope="module")
+def gone(crossed):
+    return crossed[crossed["pattern"] == "neurons-70%"].reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")
 def errors(ran):
     some = ran.distribution
-    return structured_encoder.spread(some[(some["pattern"] == "neurons-70%") & (some["criterion"] == "flap")])
+    return structured_errors.spread(some[(some["pattern"] == "neurons-70%") & (some["criterion"] == "flap")])
 
 
-def test_scores_are_held_out_means_and_shares_are_counted(kept):
+@pytest.fixture(scope="module")
+def grown():
+    """The runs with 8, 32 and 128 calibration examples, the mask alone and LIAR, half of the parameters gone."""
+    chosen = recipes(["flap"], ["neurons-70%"], ["LR", "LIAR"])
+    made = paired(MODELS, EXAMPLES, EXAMPLES, recipes=chosen, samples=[8, 32, 128], seeds=[0, 1, 2], length=32)
+    out = leave(timed(made, "flap", "LR"))
+    return structured_encoder.survival(out.scores, out.structures, out.matrices, out.size, guessing(EXAMPLES))
+
+
+def test_scores_are_shares_of_the_dense_models_in_the_same_run(kept):
     assert list(kept["task"].unique()) == ["truth", "similarity", "answers"] and list(kept["metric"].unique()) == [
         "accuracy",
         "spearman",
         "f1",
     ]
-    assert list(kept["kind"].unique()) == ["heads", "neurons"] and set(kept["removed"]) == {0.0, 25.0, 50.0, 70.0}
+    assert list(kept["kind"].unique()) == ["heads", "neurons", "structures"]
     row = kept[
         (kept["task"] == "truth") & (kept["kind"] == "heads") & (kept["method"] == "LIAR") & (kept["removed"] == 50)
     ].iloc[0]
-    each = [0.9 - 0.01 * seed - 0.5 * 0.25 * 0.6 * 0.3 for seed in (0, 1)]
-    assert (
-        row["value"] == pytest.approx(np.mean(each))
-        and list(row[["seed 0", "seed 1"]]) == pytest.approx(each)
-        and row["paired"] == "dense"
-        and row["seeds"] == 2
-        and row["error"] == pytest.approx(0.01)
-    )
-    assert row["kept"] == pytest.approx(np.mean([each[0] / 0.9, each[1] / 0.89]))
-    untouched = kept[kept["method"] == "dense"]
-    assert (
-        len(untouched) == 3 * 2
-        and untouched["value"].to_numpy() == pytest.approx(0.895)
-        and (untouched["removed"] == 0).all()
-        and (untouched["kept"] == 1).all()
-    )
+    each = [100 - 100 * 0.5 * 0.25 * 0.6 * 0.3 / (0.9 - 0.01 * seed) for seed in (0, 1)]
+    assert row[["seed 0", "seed 1"]].tolist() == pytest.approx(each) and row["value"] == pytest.approx(np.mean(each))
+    half = 12.7062 * abs(each[0] - each[1]) / 2  # t at 97.5 % with one degree of freedom
+    assert [row["low"], row["high"]] == pytest.approx([row["value"] - half, row["value"] + half], rel=1e-5)
+    assert row["dense"] == pytest.approx(0.895) and row["error"] == pytest.approx(np.mean([1 / 0.9, 1 / 0.89]))
+
+
+def test_what_was_removed_is_counted_twice_of_structures_and_of_all_parameters(kept):
+    shares = kept.drop_duplicates(["kind", "removed"]).set_index("kind")[["removed", "parameters"]]
+    assert shares.loc["neurons"].to_numpy().tolist() == [[50, 25], [70, 35]]  # one weight less in seed 1: 24.95, 34.95
+    assert shares.loc["structures"].tolist() == [60, 48]
+
+
+def test_one_seed_has_the_interval_of_its_examples(ran):
+    only = {name: table[table["seed"] == 0] for name, table in vars(ran).items()}
+    one = structured_encoder.survival(only["scores"], only["structures"], only["matrices"], only["size"])
+    assert (one["seeds"] == 1).all() and one["guessing"].isna().all()
+    assert (one["high"] - one["low"]).to_numpy() == pytest.approx(2 * 1.96 * 100 * 0.01 / 0.9)
+
+
+def test_shares_of_parameters_need_one_measured_run_of_the_model(ran):
+    size = ran.size[ran.size["model"] != "lab/encoder-answers"]
+    with pytest.raises(UsageError, match="no run of lab/encoder-answers was measured"):
+        structured_encoder.survival(ran.scores, ran.structures, ran.matrices, size)
 
 
 def test_guessing_is_known_for_sets_with_classes_and_for_correlations(kept):
@@ -182,13 +218,17 @@ def test_guessing_is_known_for_sets_with_classes_and_for_correlations(kept):
             "lab:mixed",
         ]
     ) == {"examples:truth": 0.5, "examples:mnli": pytest.approx(1 / 3), "examples:stsb": 0.0, "examples:cola": 0.0}
-    by_task = kept.drop_duplicates("task").set_index("task")["chance"]
-    assert by_task["truth"] == 0.5 and by_task["similarity"] == 0 and np.isnan(by_task["answers"])
+    by_task = kept.drop_duplicates("task").set_index("task")["guessing"]
+    assert by_task["truth"] == pytest.approx(100 * np.mean([0.5 / 0.9, 0.5 / 0.89]))
+    assert by_task["similarity"] == 0 and np.isnan(by_task["answers"])
 
 
 def test_points_lost_are_from_the_dense_model_of_the_same_seed(gone):
     row = gone[(gone["task"] == "answers") & (gone["criterion"] == "random") & (gone["method"] == "LR")].iloc[0]
-    assert row["value"] == pytest.approx(100 * 0.5 * 0.49 * 1.5) and row["high"] == pytest.approx(row["low"], abs=1e-9)
+    assert row["value"] == pytest.approx(100 * 0.5 * 0.49 * 1.5) and row["high"] - row["low"] == pytest.approx(
+        0, abs=1e-9
+    )
+    assert gone[gone["task"] == "truth"]["guessing"].to_numpy() == pytest.approx(39.5) and np.isnan(row["guessing"])
     assert list(gone["criterion"].unique()) == ["flap", "random"] and list(gone["method"].unique()) == [
         "LR",
         "compensate",
@@ -207,10 +247,10 @@ def test_models_that_read_the_same_text_are_told_apart_and_files_go_by_their_nam
         for name in ("folder/one", "folder/two")
     ]
     rows = pd.DataFrame([job.columns("run") for job in shared])
-    assert structured_encoder._tasks(rows).tolist() == ["one", "two"] and structured_encoder._tasks(
-        rows[:1]
-    ).tolist() == ["train.tsv[:80%]"]
-    assert structured_encoder._tasks(rows.assign(calibration=["examples:sst2/train", "lab:mixed"])).tolist() == [
+    assert encoder_runs.tasks(rows).tolist() == ["one", "two"] and encoder_runs.tasks(rows[:1]).tolist() == [
+        "train.tsv[:80%]"
+    ]
+    assert encoder_runs.tasks(rows.assign(calibration=["examples:sst2/train", "lab:mixed"])).tolist() == [
         "sst2",
         "mixed",
     ]
@@ -220,9 +260,9 @@ def test_models_that_read_the_same_text_are_told_apart_and_files_go_by_their_nam
 
 def test_runs_without_scores_are_refused(ran):
     with pytest.raises(UsageError, match="no run was measured on held-out examples"):
-        structured_encoder.survival(ran.scores[ran.scores["split"] == "calibration"], ran.structures)
+        structured_criteria.lost(ran.scores[ran.scores["split"] == "calibration"])
     with pytest.raises(UsageError, match="distribution: no run"):
-        structured_encoder.spread(ran.distribution.iloc[:0])
+        structured_errors.spread(ran.distribution.iloc[:0])
 
 
 def points(fig, kind="method"):
@@ -235,73 +275,90 @@ def points(fig, kind="method"):
 
 
 @pytest.mark.slow
-def test_every_score_is_drawn_with_the_dense_model_and_guessing_as_levels(kept):
+def test_every_score_is_drawn_over_the_share_of_all_parameters_on_one_scale(kept):
     fig = structured_encoder.plot_survival(kept)
-    panels = [(kind, task) for kind in ("heads", "neurons") for task in ("truth", "similarity", "answers")]
-    pruned = kept[kept["method"] != "dense"]
-    assert points(fig) == sorted(
-        (panels.index((row.kind, row.task)), row.method, row.removed, row.value) for row in pruned.itertuples()
+    tasks = ["truth", "similarity", "answers"]
+    panels = [(kind, task) for kind in ("heads", "neurons", "structures") for task in tasks]
+    shift = {method: 0.45 * (place - 2) for place, method in enumerate(encoder_runs.repair_looks(kept["method"]))}
+    expected = sorted(
+        (panels.index((row.kind, row.task)), row.method, row.parameters + shift[row.method], row.value)
+        for row in kept.itertuples()
     )
+    drawn = points(fig)
+    assert [point[:2] for point in drawn] == [point[:2] for point in expected]
+    assert np.allclose([point[2:] for point in drawn], [point[2:] for point in expected], rtol=0, atol=1e-9)
     levels = [
         {line.get_gid(): line.get_ydata()[0] for line in ax.lines if line.get_gid() in ("dense", "chance")}
         for ax in fig.axes
     ]
-    assert [level.get("chance") for level in levels] == [0.5, 0.0, None] * 2 and [
-        level["dense"] for level in levels
-    ] == pytest.approx([0.895] * 6)
+    assert [level.get("chance", -1.0) for level in levels] == pytest.approx([55.86766, 0, -1] * 3, rel=1e-5)
+    assert all(level["dense"] == 100 for level in levels)
     assert [ax.get_title() for ax in fig.axes[:3]] == ["truth\naccuracy", "similarity\nSpearman", "answers\nF1"]
+    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in fig.axes}) == 1 and fig.axes[0].get_ylim()[0] == 0
+    assert [label.get_text() for label in fig.axes[3].get_xticklabels()] == ["25\n50", "35\n70"]
+    claims = [line.get_xydata().tolist() for ax in fig.axes for line in ax.lines if line.get_gid() == "paper"]
+    assert claims == [[[50, 98]]] * 9
     assert {text.get_text() for text in fig.legends[0].get_texts()} >= {
         "LIAR",
         "LIAR+GP",
         "LIAR, weights alone",
         "dense",
         "guessing",
+        "paper's claim (LIAR, BERT-base)",
     }
 
 
 @pytest.mark.slow
-def test_guessing_far_below_every_score_does_not_flatten_them(kept):
-    low = {ax.get_title(): ax.get_ylim()[0] for ax in structured_encoder.plot_survival(kept).axes[:3]}
-    assert low["truth\naccuracy"] > 0.5 and low["similarity\nSpearman"] > 0.5
-
-
-@pytest.mark.slow
-def test_every_criterion_has_a_column_and_every_task_a_row_for_each_kind(across):
-    fig = structured_encoder.plot_crossed(across)
-    columns, rows = (
-        ["flap", "random"],
-        [(task, kind) for task in ("truth", "similarity", "answers") for kind in ("heads", "neurons")],
-    )
-    pruned = across[across["method"] != "dense"]
-    assert points(fig) == sorted(
-        (2 * rows.index((row.task, row.kind)) + columns.index(row.criterion), row.method, row.removed, row.value)
-        for row in pruned.itertuples()
-    )
-    assert [ax.get_title() for ax in fig.axes[:2]] == ["FLAP", "Random"] and [
-        ax.get_ylabel() for ax in fig.axes[:4:2]
-    ] == ["truth, heads:\nheld-out score", "truth, neurons:\nheld-out score"]
-    assert all(
-        [line.get_ydata()[0] for line in ax.lines if line.get_gid() == "dense"] == pytest.approx([0.895])
-        for ax in fig.axes
-    )
-    assert all(fig.axes[i].get_ylim() == fig.axes[i + 1].get_ylim() for i in range(0, 12, 2)), (
-        "criteria are compared along a row"
+def test_every_score_is_drawn_over_the_calibration_examples(grown):
+    fig = structured_encoder.plot_examples(grown)
+    assert [ax.get_ylabel() for ax in fig.axes][0] == "70 % of neurons\n(35 % of parameters):\n% of the dense score"
+    drawn = points(fig)
+    assert len(drawn) == 3 * 2 * 3 and {
+        round(x / 1.05 ** (0.5 if name == "LIAR" else -0.5)) for _, name, x, _ in drawn
+    } == {8, 32, 128}
+    assert [y for place, name, _, y in drawn if (place, name) == (0, "LIAR")] == pytest.approx(
+        grown[(grown["task"] == "truth") & (grown["method"] == "LIAR")]["value"].tolist()
     )
 
 
 @pytest.mark.slow
-def test_every_criterion_has_its_place(gone):
-    fig = structured_encoder.plot_lost(gone)
+def test_every_criterion_and_repair_has_a_number_and_brackets_where_guessing_does_as_well(crossed):
+    table = crossed[crossed["task"] == "truth"]
+    fig = structured_criteria.plot_crossed(table)
+    assert [ax.get_title() for ax in fig.axes] == [
+        "truth: 25 % of heads",
+        "truth: 50 % of heads",
+        "truth: 50 % of neurons",
+        "truth: 70 % of neurons",
+        "truth: 60 % of heads and neurons",
+    ]
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["FLAP", "Random"]
+    last = {text.get_position(): text.get_text() for text in fig.axes[3].texts}
+    assert len(last) == 2 * 5 and last[0.5, 0.5] == f"{100 * 0.5 * 0.49:.0f}" and last[0.5, 1.5] == f"{75 * 0.49:.0f}"
+    guessed = structured_criteria.plot_crossed(table.assign(guessing=30.0)).axes[3].texts
+    assert {text.get_text() for text in guessed if text.get_position() == (0.5, 1.5)} == {f"({75 * 0.49:.0f})"}
+
+
+@pytest.mark.slow
+def test_every_criterion_has_its_row(gone):
+    fig = structured_criteria.plot_lost(gone)
     tasks, names = ["truth", "similarity", "answers"], ["flap", "random"]
-    assert points(fig) == sorted(
-        (tasks.index(row.task), row.method, float(names.index(row.criterion)), row.value) for row in gone.itertuples()
+    shift = {method: 0.14 * (place - 2) for place, method in enumerate(encoder_runs.repair_looks(gone["method"]))}
+    expected = sorted(
+        (tasks.index(row.task), row.method, row.value, names.index(row.criterion) + shift[row.method])
+        for row in gone.itertuples()
     )
-    assert [label.get_text() for label in fig.axes[0].get_xticklabels()] == ["FLAP", "Random"]
+    drawn = points(fig)
+    assert [point[:2] for point in drawn] == [point[:2] for point in expected]
+    assert np.allclose([point[2:] for point in drawn], [point[2:] for point in expected], rtol=0, atol=1e-9)
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["FLAP", "Random"]
+    chance = [line.get_xdata()[0] for ax in fig.axes for line in ax.lines if line.get_gid() == "chance"]
+    assert chance == pytest.approx([39.5, 89.5])
 
 
 @pytest.mark.slow
 def test_boxes_are_the_quantiles_of_the_table(errors):
-    fig = structured_encoder.plot_spread(errors)
+    fig = structured_errors.plot_spread(errors)
     assert len(fig.axes) == 6 and [ax.get_ylabel() for ax in fig.axes[::3]] == [
         "single tokens:\nrelative error",
         "whole examples:\nrelative error",
@@ -320,21 +377,18 @@ def test_boxes_are_the_quantiles_of_the_table(errors):
 
 
 @pytest.mark.slow
-def test_figures_are_the_same_bytes_each_time_and_no_text_covers_another(kept, across, gone, errors, ran, tmp_path):
-    many = pd.concat(
-        [
-            across,
-            *(
-                across[across["criterion"] == "random"].assign(criterion=name)
-                for name in ("wanda-sp", "magnitude", "snip", "fisher")
-            ),
-        ]
-    )
+def test_figures_are_the_same_bytes_each_time_and_no_text_covers_another(
+    kept, crossed, gone, errors, grown, ran, tmp_path
+):
+    few = crossed[crossed["pattern"].isin(["heads-25%", "neurons-50%", "neurons-70%"]) & (crossed["task"] == "truth")]
+    criteria = ("wanda-sp", "magnitude", "snip", "fisher")
+    many = pd.concat([few, *(few[few["criterion"] == "random"].assign(criterion=name) for name in criteria)])
     for name, plot, table in (
         ("survival", structured_encoder.plot_survival, kept),
-        ("crossed", structured_encoder.plot_crossed, many),
-        ("lost", structured_encoder.plot_lost, gone),
-        ("spread", structured_encoder.plot_spread, errors),
+        ("examples", structured_encoder.plot_examples, grown),
+        ("crossed", structured_criteria.plot_crossed, many),
+        ("lost", structured_criteria.plot_lost, gone),
+        ("spread", structured_errors.plot_spread, errors),
     ):
         for folder in ("one", "two"):
             fig = plot(table.copy())
@@ -355,54 +409,105 @@ def test_figures_are_the_same_bytes_each_time_and_no_text_covers_another(kept, a
 
 
 def test_what_is_said_of_survival_follows_the_numbers(kept):
-    said = structured_encoder.say_survival(kept).splitlines()
-    assert len(said) == 6 and said[0].startswith("- **truth, heads**: dense accuracy 0.895. 98 % of it is kept up to: ")
-    assert (
-        "mask alone (LR) less than 25 %, bias compensation 25 %, LIAR 25 %" in said[0]
-        and "With 50 % removed: " in said[0]
+    said = structured_findings.say_survival(kept).splitlines()
+    assert len(said) == 9 and said[0].startswith("- **truth, heads**: dense accuracy 0.895. 98 % of it is kept up to: ")
+    assert "mask alone (LR) less than 25 %, bias compensation 25 %, LIAR 25 %" in said[0]
+    assert said[2].endswith(
+        "With 60 % of heads and neurons removed, 48 % of all parameters: mask alone (LR) 80 %, bias compensation 86 %,"
+        " LIAR 94 %, LIAR+GP 95 %, LIAR, weights alone 92 %."
     )
-    line = pd.DataFrame({"removed": [25.0, 50.0, 75.0], "kept": [0.99, 0.97, 0.99]})
-    assert (
-        structured_encoder._reach(line) == "25 %"
-        and structured_encoder._reach(line.assign(kept=0.9)) == "less than 25 %"
-        and structured_encoder._reach(line.assign(kept=1.0)) == "75 %"
+    line = pd.DataFrame({"removed": [25, 50, 75], "value": [99.0, 97.9, 99.0]})
+    assert structured_findings._reach(line) == "25 %"
+    assert structured_findings._reach(line.assign(value=90.0)) == "less than 25 %"
+    assert structured_findings._reach(line.assign(value=100.0)) == "75 %"
+
+
+@pytest.mark.parametrize(
+    "low, high, verdict",
+    [
+        (98.0, 99.0, "that much in 3 of 3 cases, less in 0; in 0"),
+        (90.0, 97.0, "that much in 0 of 3 cases, less in 3; in 0"),
+        (90.0, 99.0, "that much in 0 of 3 cases, less in 0; in 3"),
+        (np.nan, np.nan, "that much in 0 of 3 cases, less in 0; in 3"),
+    ],
+)
+def test_the_papers_share_is_tested_where_half_of_all_parameters_are_gone(kept, low, high, verdict):
+    said = structured_findings.say_half(kept.assign(low=low, high=high))
+    assert said.splitlines()[0].startswith("- **truth**, 60 % of heads and neurons, 48 % of all parameters: mask alone")
+    assert len(said.splitlines()) == 5 and verdict in said
+    assert structured_findings.say_half(kept[kept["kind"] == "heads"]) == (
+        "No run removed about half of all parameters (at most 10 %), so the paper's 98 % cannot be tested here."
     )
 
 
-def test_repairs_are_counted_against_the_one_before(kept):
-    said = structured_encoder.say_order(kept).splitlines()
-    assert [line.split(": ")[0] for line in said] == [
-        "- **bias compensation** against mask alone (LR)",
-        "- **LIAR** against mask alone (LR)",
-        "- **LIAR** against bias compensation",
-        "- **LIAR+GP** against LIAR",
-    ]
-    value, made = np.where(kept["method"] == "compensate", 0.5, 0.4), kept["method"] == "compensate"
-    for apart, sure in {1e-5: 12, 1e-2: 0}.items():  # p = 1e-4 and 0.06, for twelve shares 0.001 and 0.8
-        clear = kept.assign(value=value, **{"seed 0": value - apart * made, "seed 1": value + apart * made})
-        said = structured_encoder.say_order(clear).splitlines()[0]
-        assert f"higher at 12 of 12 shares ({sure} with p < 0.05), lower at 0 of 12 shares (0 with" in said
-        assert said.endswith(", +10.0 points in the mean.")
+def test_an_order_is_decided_within_seeds(kept):
+    said = structured_findings.say_order(kept).splitlines()
+    assert (
+        said[0].startswith("- **bias compensation** against mask alone (LR): +")
+        and "higher at 15 of 15 shares" in said[0]
+    )
+    assert said[-1].startswith("- **LIAR+GP** against LIAR") and len(said) == 4
+    seeds = ["seed 0", "seed 1", "seed 2"]
+    bias, mask = ((kept["method"] == name).to_numpy() for name in ("compensate", "LR"))
+    sure = kept.assign(**dict.fromkeys(seeds, 50.0))
+    for number, seed in enumerate(seeds):
+        sure.loc[bias, seed] = 60 + 1e-3 * number
+    first = structured_findings.say_order(sure).splitlines()[0]
+    assert first.endswith(
+        "+10.0 points in the mean, higher at 15 of 15 shares; decided, several being compared: higher"
+        " at 15, lower at 0."
+    )
+    shaky = sure.assign(**{"seed 0": np.where(bias, 10.0, 50.0)})
+    assert structured_findings.say_order(shaky).splitlines()[0].endswith("higher at 0, lower at 0.")
+    assert mask.any()
+
+
+def test_how_many_examples_are_enough_is_tested_at_the_last_step(grown):
+    seeds = ["seed 0", "seed 1", "seed 2"]
+    flat = grown.assign(**dict.fromkeys(seeds, 90.0))
+    said = structured_findings.say_examples(flat)
+    assert said.splitlines()[0].startswith("- **truth, 70 % of neurons**, % of the dense score kept: mask alone (LR) ")
+    assert "Calibration examples: 8, 32, 128. From 32 to 128 a score moves by +0.0 points" in said
+    assert said.endswith("decided in 0 of 6 cases.")
+    better = flat.copy()
+    last = (better["samples"] == 128) & (better["method"] == "LIAR") & (better["task"] == "truth")
+    for number, seed in enumerate(seeds):
+        better.loc[last, seed] = 95 + 0.01 * number
+    assert structured_findings.say_examples(better).endswith(
+        "decided in 1 of 6 cases: truth, 70 % of neurons, LIAR (+5)."
+    )
+    with pytest.raises(UsageError, match="only runs with 32"):
+        structured_findings.say_examples(grown[grown["samples"] == 32])
 
 
 def test_the_gap_between_criteria_is_what_repairs_close(gone):
-    said = structured_encoder.say_lost(gone).splitlines()
+    seeds = ["seed 0", "seed 1", "seed 2"]
+    table = gone.copy()
+    for number, seed in enumerate(seeds):
+        table[seed] = table["value"] * (1 + 1e-3 * number)
+    said = structured_criteria.say_lost(table).splitlines()
     assert len(said) == 3 and "bias compensation: FLAP 17.1 to Random 25.7, 8.6 apart" in said[0]
     assert said[0].endswith(
-        "Criteria lie closer together than without repair with bias compensation, LIAR, LIAR+GP, LIAR, weights alone."
+        "Beside those without repair, criteria lie closer together with bias compensation, LIAR, LIAR+GP, LIAR, weights"
+        " alone."
     )
-    wider = gone.assign(value=np.where((gone["method"] != "LR") & (gone["criterion"] == "random"), 99, gone["value"]))
-    assert structured_encoder.say_lost(wider).count("No repair brings the criteria closer together.") == 3
+    repaired = (table["method"] != "LR") & (table["criterion"] == "random")
+    wider = table.assign(**{seed: np.where(repaired, 99 + number, table[seed]) for number, seed in enumerate(seeds)})
+    assert structured_criteria.say_lost(wider).count("criteria lie farther apart with bias compensation, LIAR") == 3
+    shaky = table.assign(**{"seed 0": np.where(repaired, 99.0, table["seed 0"])})
+    assert (
+        structured_criteria.say_lost(shaky).count(
+            "criteria lie closer or farther (undecided) with bias compensation, LIAR"
+        )
+        == 3
+    )
 
 
-def test_the_gap_between_criteria_is_said_at_every_share(across):
-    said = structured_encoder.say_crossed(across).splitlines()
-    assert len(said) == 6 and said[1].startswith(
-        "- **truth, neurons**, with 50, 70 % removed: mask alone (LR) 6.2, 12.2; bias compensation 4.4, 8.6; LIAR 1.9,"
-        " 3.7; "
+def test_the_gap_between_criteria_is_said_at_every_share(crossed):
+    said = structured_criteria.say_crossed(crossed).splitlines()
+    assert len(said) == 15 and said[2].startswith(
+        "- **truth, 50 % of neurons**: mask alone (LR) 6.2, bias compensation 4.4, LIAR 1.9, "
     )
-    some = across[~((across["criterion"] == "random") & (across["removed"] == 70))]
-    assert "truth, neurons**, with 50 % removed: mask alone (LR) 6.2;" in structured_encoder.say_crossed(some)
 
 
 def test_sizes_before_and_after_are_those_of_the_timed_runs(ran):
@@ -410,7 +515,7 @@ def test_sizes_before_and_after_are_those_of_the_timed_runs(ran):
     assert (
         list(out.index[:4])
         == [("truth", "heads", 25.0), ("truth", "heads", 50.0), ("truth", "neurons", 50.0), ("truth", "neurons", 70.0)]
-        and len(out) == 12
+        and len(out) == 15
     )
     row = out.loc[("answers", "neurons", 50.0)]
     assert row["parameters"].to_dict() == {"dense": 1000, "pruned": 750} and row["FLOPs per token"].to_dict() == {
@@ -426,7 +531,7 @@ def test_sizes_before_and_after_are_those_of_the_timed_runs(ran):
 
 
 def test_errors_are_said_as_ratios(errors):
-    said = structured_encoder.say_spread(errors).splitlines()
+    said = structured_errors.say_spread(errors).splitlines()
     assert (
         len(said) == 6
         and "mask alone" in said[0]
@@ -438,29 +543,27 @@ def test_errors_are_said_as_ratios(errors):
 
 
 def test_bias_and_weights_are_said_apart(kept):
-    said = structured_encoder.say_parts(kept).splitlines()
-    assert (
-        len(said) == 6
-        and "50 % removed: bias +2.2, weights +4.5, both +5.2" in said[0]
-        and said[0].endswith(
-            "weights give more than the bias at 2 of 2 shares, both together at least as much as either at 2."
-        )
+    said = structured_findings.say_parts(kept).splitlines()
+    assert len(said) == 9 and "50 % removed: bias +2.5, weights +5.0, both +5.9" in said[0]
+    assert said[0].endswith(
+        "weights give more than the bias at 2 of 2 shares, both together at least as much as either at 2."
     )
     with pytest.raises(UsageError, match=r"no runs of LIAR\[bias=false\]"):
-        structured_encoder.say_parts(kept[kept["method"] != "LIAR[bias=false]"])
+        structured_findings.say_parts(kept[kept["method"] != "LIAR[bias=false]"])
 
 
 def test_the_papers_claim_stands_beside(kept, ran):
-    out = structured_encoder.beside_claims(kept, ran.cost, structured_encoder.sizes(ran.size, ran.structures))
-    assert list(out.index[:2]) == [("truth", "heads", 50.0), ("truth", "neurons", 50.0)] and out.index[-1] == (
-        "paper, BERT-base",
-        "parameters",
-        50.0,
-    )
-    assert (
-        out.loc[("truth", "heads", 50.0), "LIAR, %"].item() == pytest.approx(97.5, abs=0.05)
-        and out["LIAR, %"].iloc[-1] == 98
-    )
-    assert out["parameters removed, %"].iloc[[0, -1]].tolist() == [25, 50]
+    out = structured_findings.beside_claims(kept, ran.cost)
+    assert list(out.index) == [
+        *(
+            (task, *place)
+            for task in ("truth", "similarity", "answers")
+            for place in (("heads", 50.0), ("neurons", 50.0), ("structures", 60.0))
+        ),
+        ("paper, BERT-base", "parameters", 50.0),
+    ]
+    assert out.loc[("truth", "heads", 50.0), "LIAR, %"].item() == pytest.approx(97.5, abs=0.05)
+    assert out["LIAR, %"].iloc[-1] == 98
+    assert out["parameters removed, %"].iloc[[0, 2, -1]].tolist() == [10, 48, 50]
     # statistics and repair of two units; measuring is no part of it
     assert out["seconds, LIAR"].iloc[0] == pytest.approx(1.0)

@@ -58,6 +58,8 @@ def test_encoders_with_the_first_repair_timed_and_criteria_on_the_first_tasks():
         parts=recipes(["flap"], pattern, ["LIAR[bias=false]"]),
         criteria=recipes(["magnitude", "flap"], pattern, ["LR"]),
         criteria_tasks=1,
+        examples=recipes(["flap"], pattern, ["LR", "LIAR"]),
+        examples_samples=[2, 4],
         **common,
     )
     seen = [(job.model, job.calibration, str(job.recipe), job.shrink) for job in jobs.repairs]
@@ -73,10 +75,23 @@ def test_encoders_with_the_first_repair_timed_and_criteria_on_the_first_tasks():
         (models[0], "magnitude", False),
         (models[0], "flap", True),
     ]
-    assert jobs.every == [*jobs.repairs, *jobs.parts, *jobs.criteria]
+    assert jobs.examples[:4] == jobs.repairs  # of as many examples: the same runs
+    assert [(job.samples, job.recipe.method, job.shrink) for job in jobs.examples[4:]] == [
+        (2, method, False) for _ in models for method in ("LR", "LIAR")
+    ]
+    assert jobs.every == [*jobs.repairs, *jobs.parts, *jobs.criteria, *jobs.examples]
     with pytest.raises(UsageError, match="no repairs"):
         questions.structured_encoder(
-            models, sources, sources, repairs=[], parts=[], criteria=[], criteria_tasks=1, **common
+            models,
+            sources,
+            sources,
+            repairs=[],
+            parts=[],
+            criteria=[],
+            criteria_tasks=1,
+            examples=[],
+            examples_samples=[],
+            **common,
         )
 
 
