@@ -14,6 +14,7 @@ from typing import Any
 
 from analysis import storage
 from analysis.errors import AnalysisError, UsageError, suggest
+from analysis.lab.versions import DOCUMENTS, WORD_KINDS
 from analysis.models.hub import fingerprint
 from analysis.models.load import DTYPES
 from analysis.pruning.checks import header_misfits, label_problem, misfits, shrink_problem
@@ -21,7 +22,15 @@ from analysis.recipe.recipe import Recipe
 from analysis.text.sources import BOS, MODES, parse_source, source_fingerprint
 from analysis.text.tasks import check_tasks, task_fingerprint
 
-SMALLEST = {"samples": 1, "held_out_samples": 1, "length": 2, "seed": 0, "added_samples": 0, "documents": 2}
+SMALLEST = {
+    "samples": 1,
+    "held_out_samples": 1,
+    "length": 2,
+    "seed": 0,
+    "added_samples": 0,
+    "documents": 2,
+    "token_kinds": 0,
+}
 LARGEST = 2**63 - 1  # that a seed, or the size of a tensor, can be
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -51,7 +60,9 @@ class Job:
     added: a source of `added_samples` more windows, put behind the calibration windows (`study.run.draw`);
     `recipe.added` says who sees them. With 0 of them the run is that without. tasks: multiple-choice tasks that the
     dense and the pruned model answer, `documents` questions of each, the same ones for every seed. shrink: measure size
-    and speed of the model with removed structures cut out (table `size`), beside the dense one's.
+    and speed of the model with removed structures cut out (table `size`), beside the dense one's. token_kinds: held-out
+    documents of the lab on which the loss of both models is told apart by kind of word (table `token_kinds`), drawn by
+    the seed; 0 for none.
 
     Raises UsageError listing everything that is wrong, RecipeError for a recipe text that is.
     """
@@ -75,6 +86,7 @@ class Job:
     tasks: tuple[str, ...] = ()
     documents: int = 100
     shrink: bool = False
+    token_kinds: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.recipe, str):
@@ -161,6 +173,7 @@ class Job:
             "device": self.device.partition(":")[0],
             "dtype": self.dtype,
             "shrink": self.shrink,
+            **({"token kinds": [self.token_kinds, WORD_KINDS, DOCUMENTS]} if self.token_kinds else {}),
         }
 
     def digest(self, contents: Contents | None = None) -> str:
@@ -173,8 +186,9 @@ def job_problems(
 ) -> Iterator[AnalysisError]:
     """Everything that is wrong with the fields of a job, one error each.
 
-    values: by field name; held_out as pairs, a recipe that is no Recipe is passed over. named: how a field is called in
-    messages, such as `--held-out`. contents: if given, model, texts and tasks must be there, and the headers of the
+    values: by field name, counts that are not asked for left out; held_out as pairs, a recipe that is no Recipe is
+    passed over. named: how a field is called in messages, such as `--held-out`. contents: if given, model, texts and
+    tasks must be there, and the headers of the
     model's weight files fit the recipe.
     """
     recipe, labels = values["recipe"], [label for label, _ in values["held_out"]]
@@ -237,7 +251,7 @@ def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Cal
     if not all(labels):
         yield f"{named('held_out')}: a text has an empty label; name it"
     for name, least in SMALLEST.items():
-        if not (values[name] is None and name == "held_out_samples"):
+        if name in values and not (values[name] is None and name == "held_out_samples"):
             yield from count_problems(named(name), values[name], least)
     if values["dtype"] not in DTYPES:
         yield f"{named('dtype')} must be one of {', '.join(DTYPES)}, got {values['dtype']!r}"

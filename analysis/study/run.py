@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from analysis.measure.quality import DenseModel
+    from analysis.measure.token_kinds import ToldDocuments
     from analysis.measure.zero_shot import TaskScore
     from analysis.models.load import LoadedModel
     from analysis.pruning.state import Pruned
@@ -66,6 +67,7 @@ class Bench:
     dense: "LoadedModel | None" = None
     windows: "dict[tuple, Windows]" = field(default_factory=dict)
     answers: "dict[tuple, list[TaskScore]]" = field(default_factory=dict)
+    told: "dict[tuple, tuple[ToldDocuments, dict]]" = field(default_factory=dict)  # with the dense model's losses
     memory: "DenseModel | None" = None  # the dense model with what runs find out about it
 
     def prepare(self, job: Job) -> Inputs:
@@ -83,6 +85,10 @@ class Bench:
             from analysis.measure.zero_shot import check_questions
 
             check_questions(dense.model, dense.tokenizer, job.tasks, documents=job.documents, bos=job.bos)
+        if job.token_kinds:
+            from analysis.measure.token_kinds import check_told
+
+            check_told(dense.model, dense.tokenizer)
         load = partial(self._tokens, dense, job, split="train")
         calibration = draw(load, job.calibration, job.samples, job.added, job.added_samples)
         held_out = {
@@ -104,6 +110,8 @@ class Bench:
             tables |= answer_tables(
                 pruned.model, dense, job.tasks, job.documents, self.answers, job.bos, cost=pruned.tables["cost"]
             )
+        if job.token_kinds:
+            tables["token_kinds"] = self._token_kinds(job, dense, pruned.model)
         if job.shrink:
             from analysis.measure.size import size_table
 
@@ -112,6 +120,22 @@ class Bench:
             tables["size"] = size_table({"dense": dense.model, "pruned": shrunk}, calibration)
         provenance = {**pruned.provenance, "device": str(dense.device), "dtype": job.dtype}
         return Outcome(pruned, tables, provenance, shrunk)
+
+    def _token_kinds(self, job: Job, dense: "LoadedModel", pruned: "nn.Module") -> pd.DataFrame:
+        from analysis.measure.token_kinds import kind_losses, told_documents
+
+        key = (job.token_kinds, job.seed)
+        if key not in self.told:
+            documents = told_documents(dense.model, dense.tokenizer, documents=job.token_kinds, seed=job.seed)
+            self.told[key] = documents, kind_losses(dense.model, documents)
+        documents, dense_losses = self.told[key]
+        losses = {"dense": dense_losses, "pruned": kind_losses(pruned, documents)}
+        rows = [
+            {"kind": kind, "which": which, "nats_per_token": nats, "tokens": tokens}
+            for which, kinds in losses.items()
+            for kind, (nats, tokens) in kinds.items()
+        ]
+        return validate("token_kinds", pd.DataFrame(rows))
 
     def _load(self, job: Job) -> "LoadedModel":
         from analysis.measure.quality import DenseModel
@@ -122,6 +146,7 @@ class Bench:
             self.dense = self.key = self.memory = None  # let go of one model before taking the next
             self.windows.clear()
             self.answers.clear()
+            self.told.clear()
             self.say(f"loading {job.model}")
             self.dense, self.key = load_model(job.model, device=job.device, dtype=job.dtype), key
             self.memory = DenseModel(self.dense) if self.reuse else None
