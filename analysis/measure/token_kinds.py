@@ -34,9 +34,9 @@ class ToldDocuments:
     kinds: Tensor
 
 
-def check_told(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None") -> None:
-    """Raise UsageError where the model is no language model, ModelError where its tokenizer does not say which
-    characters a token stands for, or has no token to begin with.
+def check_told(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None") -> "PreTrainedTokenizerBase":
+    """The tokenizer. Raises UsageError where the model is no language model, ModelError where it does not say
+    which characters a token stands for, or has no token to begin with.
     """
     if (answered := head(model)) != "next token":
         raise UsageError(
@@ -46,17 +46,18 @@ def check_told(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None") ->
         raise ModelError("token kinds: the model has no tokenizer that says which characters a token stands for (fast)")
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise ModelError("token kinds: the tokenizer has no token for the beginning or the end of text")
+    return tokenizer
 
 
 def told_documents(
-    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", *, documents: int, seed: int = 0
+    model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None", *, documents: int, seed: int = 0
 ) -> ToldDocuments:
     """The first held-out documents of the lab's mixed stream under `seed`, shortest first, cut at the model's context.
 
     A token is of the kind of its first character, a space of that of the word behind it. Errors are those of
     `check_told`.
     """
-    check_told(model, tokenizer)
+    tokenizer = check_told(model, tokenizer)
     begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     context, places = usable_context(model), {kind: number for number, kind in enumerate(KINDS)}
     rows = []
@@ -70,8 +71,7 @@ def told_documents(
     rows.sort(key=lambda row: len(row[0]))  # documents of one length together need little padding
     longest = len(rows[-1][0])
     padded = [[part + [fill] * (longest - len(part)) for part, fill in zip(row, (begin, UNCOUNTED))] for row in rows]
-    ids, kinds = (torch.tensor(part) for part in zip(*padded))
-    return ToldDocuments(ids, kinds)
+    return ToldDocuments(*(torch.tensor(part) for part in zip(*padded)))
 
 
 @torch.inference_mode()
