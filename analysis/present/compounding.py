@@ -8,13 +8,13 @@ from analysis.present.finding import Finding
 from analysis.present.panels import RELATIVE_ERROR, draw_lines, finish, label_axes, log_scale, panel_grid, say
 from analysis.present.paper import MODELS, RESULTS
 from analysis.present.style import CRITERIA, METHOD_LOOKS, in_style, looks, say_split
-from analysis.present.tables import choose, on_tables, over_seeds
+from analysis.present.tables import TO_LR, choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
 
 @on_tables
 def block_profile(blocks: pd.DataFrame, *, kind="total", criterion=None, split=None) -> pd.DataFrame:
-    """Relative error at every block's output: [criterion, split, kind, method, block, value, std, seeds].
+    """Relative error at every block's output: [criterion, split, kind, method, block, ...].
 
     The error is the mean squared difference over the mean square of the dense output: `total` between dense and sparse
     stream, `inherited` between a dense block's outputs on both, `local` between pruned and dense block on the sparse
@@ -22,7 +22,9 @@ def block_profile(blocks: pd.DataFrame, *, kind="total", criterion=None, split=N
     """
     rows = choose(blocks, kind=kind, criterion=criterion, split=split)
     rows = rows[(rows["kind"] != "inherited") | (rows["block"] > 0)]
-    return over_seeds(rows, ["criterion", "split", "kind", "method", "block"], "relative_error")
+    return over_seeds(
+        rows, ["criterion", "split", "kind", "method", "block"], "relative_error", paired=TO_LR, ratio=True
+    )
 
 
 @on_tables

@@ -25,7 +25,7 @@ from analysis.present.panels import (
 )
 from analysis.present.paper import CALIBRATION_AND_TEST, DENSE, PRUNABLE, RESULTS
 from analysis.present.style import CRITERIA, CRITERION_LOOKS, Look, in_style, looks, say_count, say_method, say_model
-from analysis.present.tables import on_tables, over_seeds
+from analysis.present.tables import TO_LR, on_tables, over_seeds
 
 GAP, INCREASE = "held-out / calibration error", "perplexity increase, %"
 # what CR changes
@@ -46,7 +46,7 @@ def weights(matrices: pd.DataFrame) -> pd.Series:
 
 @on_tables
 def overfitting(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
-    """Overfitting by the size of the model: [measure, pattern, criterion, method, model, weights, value, std, seeds].
+    """Overfitting by the size of the model: [measure, pattern, criterion, method, model, weights, ...].
 
     measure: held-out error over calibration error, both total at the last block and of one run; held-out error.
     """
@@ -54,7 +54,7 @@ def overfitting(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
     parts = {GAP: wide[HELD_OUT_ERROR] / wide[CALIBRATION_ERROR], HELD_OUT_ERROR: wide[HELD_OUT_ERROR]}
     return pd.concat(
         [
-            over_seeds(wide.assign(measure=name, value=value), ["measure", *BY], "value")
+            over_seeds(wide.assign(measure=name, value=value), ["measure", *BY], "value", paired=TO_LR, ratio=True)
             for name, value in parts.items()
         ],
         ignore_index=True,
