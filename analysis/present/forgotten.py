@@ -70,7 +70,7 @@ def plot_forgotten(table: pd.DataFrame) -> Figure:
             ax.axvline(0, color="#999999", linewidth=0.8, zorder=1)
             for number, (method, look) in enumerate(methods.items()):
                 rows = some[some["method"] == method]
-                places = rows["kind"].map(kinds.index) + OFFSET * (number - middle)
+                places = [kinds.index(kind) + OFFSET * (number - middle) for kind in rows["kind"]]
                 draw_points_across(ax, places, rows, look.color, look.marker, f"method {method}")
             category_rows(ax, [f"{kind} ({dense[kind]:.2f})" for kind in kinds])
             ax.set_xlim(right=1.05 * max(ax.get_xlim()[1], 0))
