@@ -103,7 +103,7 @@ def say_forgotten(table: pd.DataFrame) -> Finding:
     for (pattern, criterion), rows in table.groupby(["pattern", "criterion"], sort=False):
         alone = rows[rows["method"] == first].set_index("kind")
         ranked = alone.sort_values("value", ascending=False)
-        said = ", ".join(f"{kind} {row['value']:+.2f}{say_half(row, '.2f')}" for kind, row in ranked.iterrows())
+        said = ", ".join(f"{kind} {row['value']:+.3f}{say_half(row, '.3f')}" for kind, row in ranked.iterrows())
         lines.append(f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(first)}**, nats: {said}.")
         for method, repaired in rows[rows["method"] != first].groupby("method", sort=False):
             left = (repaired.set_index("kind")["value"] / alone["value"]).sort_values()

@@ -28,7 +28,7 @@ def proxy(ends: pd.DataFrame) -> pd.DataFrame:
     Residual: how many times larger the rise is than the line foretells that log rise follows on log error, fitted by
     least squares over all recipes of a seed; its mean over patterns and criteria is geometric, one row per method with
     pattern and criterion "". Runs with text added are left out, and recipes whose perplexity does not rise under every
-    seed. Raises UsageError where fewer than three recipes are left.
+    seed. Raises UsageError where a seed has fewer than three of them.
     """
     plain = ends[ends["added_samples"] == 0]
     dense = (
@@ -43,8 +43,10 @@ def proxy(ends: pd.DataFrame) -> pd.DataFrame:
     runs = wide.reset_index()
     runs[RISE] = 100 * (runs[PERPLEXITY] / runs["run"].map(dense) - 1)
     runs = runs[runs.groupby(RECIPE_COLUMNS)[RISE].transform("min") > 0]
-    if len(runs[RECIPE_COLUMNS].drop_duplicates()) < 3:
-        raise UsageError("error as a proxy: fewer than three recipes whose perplexity rises; give more of them")
+    if runs.empty or runs["seed"].value_counts().min() < 3:
+        raise UsageError(
+            "error as a proxy: a seed has fewer than three recipes whose perplexity rises; give more of them"
+        )
     parts = [runs.assign(measure=measure, value=runs[measure]) for measure in (HELD_OUT_ERROR, RISE)]
     table = over_seeds(pd.concat(parts, ignore_index=True), ["measure", *RECIPE_COLUMNS], "value", ratio=True)
     residual = runs.assign(log=np.nan)
