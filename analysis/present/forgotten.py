@@ -75,6 +75,7 @@ def plot_forgotten(table: pd.DataFrame) -> Figure:
             category_rows(ax, [f"{kind} ({dense[kind]:.2f})" for kind in kinds])
             ax.set_xlim(right=1.05 * max(ax.get_xlim()[1], 0))
             plain_axis(ax.xaxis)
+            ax.xaxis.get_major_locator().set_params(nbins=4)
             ax.grid(True, axis="x")
             if len({row for row, _ in panels}) > 1:
                 ax.set_ylabel(criterion if pattern == table["pattern"].iloc[0] else "")
