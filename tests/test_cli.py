@@ -645,6 +645,30 @@ def test_figures_passes_its_arguments_on_and_says_where_things_are(tmp_path, cap
     assert document["notebooks"][0]["path"] == str(tmp_path / "01.ipynb") and document["figures"] == str(tmp_path)
 
 
+@pytest.mark.parametrize("value, code", [(1.0005, 0), (1.1, 7)])
+def test_figures_are_drawn_elsewhere_and_compared_with_those_there(value, code, tmp_path, capsys, monkeypatch):
+    from analysis.suite import runner
+
+    (tmp_path / "01_first.csv").write_text("method,value\nLR,1.0\n")
+    (tmp_path / "02_other.csv").write_text("method,value\nLR,1.0\n")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def run(preset, *, only, overrides, figures_dir):
+        Path(figures_dir, "01_first.csv").write_text(f"method,value\nLR,{value}\n")
+
+    monkeypatch.setattr(runner, "run_suite", run)
+    assert main(["figures", "--check", "--only", "01", "--figures", str(tmp_path)]) == code
+    said = capsys.readouterr()
+    assert "01_first" in said.out and "02_other" not in said.out and f"{100 * (value - 1):.2g} %" in said.out
+    assert ("1 of 1 figures are not what comes out now: 01_first" in said.err) == bool(code)
+    assert main(["figures", "--check", "--figures", str(tmp_path), "--json"]) == 7  # the other one was not drawn again
+    verdicts = [row["verdict"] for row in json.loads(capsys.readouterr().out)["figures"]]
+    assert verdicts == ["differs" if code else "same", "not drawn again"]
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert main(["figures", "--check", "--figures", str(tmp_path / "none")]) == 2
+    assert "no figures lie in" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "argv, code, says",
     [

@@ -10,14 +10,13 @@ from types import ModuleType
 from urllib.parse import unquote
 
 import matplotlib
-import pandas as pd
 import pytest
 import yaml
 
 from analysis import paths
 from analysis.cli import main
-from analysis.present.schematic import draw_methods
-from analysis.present.style import in_style
+from analysis.present.rows import read_csv
+from analysis.present.schematic import save_methods
 from analysis.recipe.recipe import Recipe
 from analysis.schema import TABLES
 
@@ -123,7 +122,7 @@ def one_value(figure: str, where: dict) -> float:
     """The `value` of the only row of a figure's csv with these entries; of 04, held-out perplexity."""
     if figure == "04_granularity":
         where = where | {"measure": "perplexity", "split": "lab:stories/held-out"}
-    rows = pd.read_csv(paths.figures() / f"{figure}.csv")
+    rows = read_csv(paths.figures() / f"{figure}.csv")
     for column, entry in where.items():
         rows = rows[rows[column] == entry]
     assert len(rows) == 1, where
@@ -159,8 +158,7 @@ def test_the_picture_of_the_methods_is_the_one_the_code_draws(tmp_path):
     committed = (paths.figures() / "methods.svg").read_text("utf-8")
     if f"Matplotlib v{matplotlib.__version__}," not in committed:
         pytest.skip("the committed picture was drawn by another version of matplotlib")
-    with in_style():
-        draw_methods().savefig(tmp_path / "methods.svg", metadata={"Date": None})
+    save_methods(tmp_path / "methods.svg")
     assert (tmp_path / "methods.svg").read_text("utf-8") == committed
 
 

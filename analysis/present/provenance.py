@@ -5,16 +5,17 @@ same table.
 import json
 import platform
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import paths, storage
 from analysis.errors import UsageError
+from analysis.present.footer import commit, footed, footer
 from analysis.present.rows import to_csv
 from analysis.present.style import in_style
 from analysis.present.tables import check_table
@@ -65,11 +66,12 @@ def save_figure(
     """Write `name`.svg, .png, .csv (the plotted rows, once for each seed) and .json (where they come from); returns the
     folder.
 
-    `provenance` is what the function of that name returns; figures of the preset "smoke" carry that word, so that a
-    trial can never pass for a result. Without `folder` they go to `data/runs/figures/PRESET`; only the suite writes
-    `figures/`. The same figure, table and provenance give the same bytes; the four files appear together. Raises
-    UsageError for a name that is none (letters, digits, spaces and `_.+=-`, at most 100), a `folder` that is a file or
-    a table without rows, StoreError where the disk refuses.
+    `provenance` is what the function of that name returns. What it says of model, masks, text and seeds stands in small
+    type below the figure and is the title of its svg, whose description is the figure's label; figures of the preset
+    "smoke" carry that word, so that a trial can never pass for a result. Without `folder` they go to
+    `data/runs/figures/PRESET`; only the suite writes `figures/`. The same figure, table, provenance and commit give the
+    same bytes; the four files appear together. Raises UsageError for a name that is none (letters, digits, spaces and
+    `_.+=-`, at most 100), a `folder` that is a file or a table without rows, StoreError where the disk refuses.
     """
     if not isinstance(fig, Figure):
         raise UsageError(f"save figure: fig must be a matplotlib Figure, got {type(fig).__name__}")
@@ -89,38 +91,34 @@ def save_figure(
         _watermark(fig)
     rows = to_csv(table)
     about = {"figure": name, **provenance, "rows": len(table), "sha256_csv": storage.sha256(rows.encode())}
-    about |= {"commit": _commit(), "versions": _versions()}
+    about |= {"commit": commit(), "versions": _versions()}
+    words = footer(provenance, table, about["commit"])
     with storage.explained(folder), storage.placing(folder, f"{name}.json") as fresh:
-        with in_style():
-            for suffix, metadata in {"svg": {"Date": None}, "png": {"Software": None}}.items():
-                fig.savefig(fresh / f"{name}.{suffix}", metadata=metadata)
+        with in_style(), footed(fig, words) as box:
+            title = name.replace("_", " ") + (f": {words}" if words else "")
+            write_svg(fig, fresh / f"{name}.svg", title, str(fig.get_label()), bbox_inches=box)
+            fig.savefig(fresh / f"{name}.png", metadata={"Software": None}, bbox_inches=box)
         (fresh / f"{name}.csv").write_bytes(rows.encode())
         written = json.dumps(about, indent=2, sort_keys=True, default=str) + "\n"
         (fresh / f"{name}.json").write_bytes(written.encode())
     return folder
 
 
+def write_svg(fig: Figure, path: Path, title: str, description: str, **options: Any) -> None:
+    """A figure as svg that says what it is to who cannot see it: with a title and a description, without a date.
+
+    options: of matplotlib's `savefig`.
+    """
+    fig.savefig(path, metadata={"Date": None, "Title": title}, **options)
+    if description:
+        svg = path.read_text("utf-8").replace("</title>", f"</title>\n <desc>{escape(description)}</desc>", 1)
+        path.write_text(svg, "utf-8", newline="\n")
+
+
 def _watermark(fig: Figure) -> None:
     """The word "smoke" in the corner, once however often the figure is saved."""
     if not any(text.get_text() == "smoke" for text in fig.texts):
         fig.text(0.005, 0.005, "smoke", ha="left", va="bottom", color="#b0b0b0", fontsize=11, style="italic")
-
-
-def _commit() -> str | None:
-    """The commit of the code, with `+changes` if the package or the notebooks differ from it; None outside a
-    repository.
-    """
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=paths.ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", "analysis", "notebooks")
-        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):  # no git here, a source archive, or no commit yet
-        return None
 
 
 def _versions() -> dict[str, str]:

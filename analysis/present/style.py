@@ -23,7 +23,14 @@ RC = {
     "figure.dpi": 100,
     "savefig.dpi": 200,
     "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",
+    "font.family": "sans-serif",
+    "font.sans-serif": [
+        "DejaVu Sans",
+        "Verdana",
+        "Geneva",
+        "Arial",
+        "Helvetica",
+    ],  # the first draws png, a reader's svg
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.labelsize": 9,
@@ -40,7 +47,7 @@ RC = {
     "axes.axisbelow": True,
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",  # words as words: to be found, read aloud and translated
     "text.parse_math": False,  # names of texts and models are drawn as they are, dollars and backslashes too
     "svg.hashsalt": "pruning-analysis",
 }

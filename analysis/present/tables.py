@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.errors import UsageError
 from analysis.present.statistics import SEED, intervals
@@ -27,7 +28,10 @@ TO_LR, TO_DENSE = {"method": "LR"}, {"method": "dense"}  # what errors and perpl
 
 
 def on_tables(function: Callable[P, R]) -> Callable[P, R]:
-    """A function of tables, which says in a UsageError where one is none or lacks a column that the function reads."""
+    """A function of tables, which says in a UsageError where one is none or lacks a column that the function reads.
+
+    A figure that it draws is labelled with the first paragraph of its docstring, the description that its svg carries.
+    """
     signature = inspect.signature(function)
     kinds = {name: str(one.annotation) for name, one in signature.parameters.items() if one.kind != one.VAR_POSITIONAL}
 
@@ -42,12 +46,15 @@ def on_tables(function: Callable[P, R]) -> Callable[P, R]:
         for name, table in tables.items():
             check_table(f"{function.__name__}: {name}", table, rows=False)
         try:
-            return function(*args, **kwargs)
+            out = function(*args, **kwargs)
         except KeyError as error:
             if "pandas" not in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts:
                 raise
             shown = "; ".join(f"{name} has {', '.join(map(str, table)) or 'none'}" for name, table in tables.items())
             raise UsageError(f"{function.__name__}: {str(error.args[0])!r} is no column there; {shown}") from error
+        if isinstance(out, Figure):
+            out.set_label(" ".join((inspect.getdoc(function) or "").partition("\n\n")[0].replace("`", "").split()))
+        return out
 
     return checked
 

@@ -138,6 +138,8 @@ def test_what_is_no_table_is_said_to_be_none(table):
 
 
 DRAWN_BY_OTHERS = (
+    "comparison",
+    "footer",
     "panels",
     "provenance",
     "rows",
