@@ -237,6 +237,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("standard_error_norm", "float64", "", "of accuracy_norm, over questions"),
         Column("left_out", "int64", "documents", "questions drawn but longer than the model's context, not asked"),
     ),
+    "token_kinds": (
+        Column("kind", "str", "", "what a word is in the lab's world: punctuation, name, fact and so on (`lab.kinds`)"),
+        _WHICH,
+        Column("nats_per_token", "float64", "nats", "mean negative log-likelihood of a token of such words"),
+        Column("tokens", "int64", "tokens", "how many of them, in whole held-out documents of the lab"),
+    ),
     "numerics": (
         _BLOCK,
         _MATRIX,

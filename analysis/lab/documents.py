@@ -88,10 +88,20 @@ def check_request(operation: str, noun: str, name: str, names: Iterable[str], sp
         raise UsageError(f"{operation}: unknown split {split!r}; it is one of {', '.join(SPLITS)}")
 
 
+def write(draw: Draw, world: World, register: str) -> tuple[str, str]:
+    """A document before it is tidied, and the register it was written in: a function of the draw's choices alone."""
+    chosen = draw.weighted(MIXTURE) if register == "mixed" else register
+    return _WRITERS[chosen](draw, world), chosen
+
+
 def _stream(register: str, split: str, seed: int, start: int) -> Iterator[Document]:
     world = default_world()
     for number in itertools.count(start):
-        draw = Draw(f"{split}/{register}/{seed}/{number}")
-        chosen = draw.weighted(MIXTURE) if register == "mixed" else register
-        text = tidy(_WRITERS[chosen](draw, world))
-        yield Document(text, chosen, draw.nats)
+        draw = Draw(seed_of(register, split, seed, number))
+        text, chosen = write(draw, world, register)
+        yield Document(tidy(text), chosen, draw.nats)
+
+
+def seed_of(register: str, split: str, seed: int, number: int) -> str:
+    """What a document's choices are drawn from."""
+    return f"{split}/{register}/{seed}/{number}"

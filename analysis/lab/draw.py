@@ -11,7 +11,8 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 NUMBERS = [
     "no",
@@ -98,10 +99,14 @@ class Draw:
         pieces = []
         for node in tree:
             if isinstance(node, str):
-                pieces.append(node.format(**slots) if "{" in node else node)
+                pieces.append(self.fill(node, slots) if "{" in node else node)
             else:
                 pieces.append(self._expand(self.choice(node), slots))
         return "".join(pieces)
+
+    def fill(self, literal: str, slots: Mapping[str, Any]) -> str:
+        """A piece of a template with its slots filled in."""
+        return literal.format(**slots)
 
 
 class Ranked(list):

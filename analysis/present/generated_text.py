@@ -8,7 +8,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.errors import UsageError
-from analysis.present.final import ACCURACY, HELD_OUT_ERROR, PERPLEXITY, against, say_change, say_rank, spearman
+from analysis.present.final import (
+    ACCURACY,
+    HELD_OUT_ERROR,
+    PERPLEXITY,
+    against,
+    by_chance,
+    say_change,
+    say_rank,
+    spearman,
+)
 from analysis.present.finding import Finding, say_half
 from analysis.present.panels import (
     category_axis,
@@ -21,7 +30,7 @@ from analysis.present.panels import (
     panel_grid,
     plain_axis,
 )
-from analysis.present.statistics import LEVEL, compare, decided, holm
+from analysis.present.statistics import LEVEL, Paired, decided, holm, paired, seed_columns
 from analysis.present.style import CRITERIA, in_style, say_method, say_source, source_looks
 from analysis.present.tables import choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
@@ -56,6 +65,34 @@ def added(ends: pd.DataFrame, *, sources=None, samples=None, longer: pd.DataFram
     changed = against(chosen, base, RECIPE_COLUMNS)
     level = over_seeds(changed, by, "level").rename(columns={"value": "level"})
     return over_seeds(changed, by, "value").merge(level[[*by, "level"]], on=by)
+
+
+@on_tables
+def settings(ends: pd.DataFrame, samples: int) -> pd.DataFrame:
+    """What every text, added in `samples` windows, changes against plain sampling, the first self-generated one:
+    [measure, pattern, criterion, method, added, ...], the lowest held-out error of the first recipe first.
+
+    value: change within a seed as in `added`, plain sampling in the place of no added windows; it has no row itself.
+    Raises UsageError where none of the texts is self-generated.
+    """
+    chosen = ends[(ends["which"] == "pruned") & ends["measure"].isin(ADDED_MEASURES) & (ends["added"] != "")]
+    chosen = choose(chosen, added_samples=samples)
+    written = [source for source in dict.fromkeys(chosen["added"]) if source.startswith("self")]
+    if not written:
+        raise UsageError(
+            f"settings: none of the added texts {', '.join(dict.fromkeys(chosen['added']))} is self-generated"
+        )
+    plain = chosen["added"] == written[0]
+    changed = against(chosen[~plain], chosen[plain], RECIPE_COLUMNS)
+    if changed.empty:
+        raise UsageError(f"settings: {written[0]} is the only added text; give others to compare with it")
+    out = over_seeds(changed, ["measure", *RECIPE_COLUMNS, "added"], "value")
+    first = out.iloc[0][["measure", *RECIPE_COLUMNS]]
+    order = list(out[(out[first.index] == first).all(axis=1)].sort_values("value")["added"])
+    places = {"added": order} | {name: list(dict.fromkeys(out[name])) for name in first.index}
+    return out.sort_values(
+        [*first.index, "added"], key=lambda column: column.map(places[str(column.name)].index), ignore_index=True
+    )
 
 
 @on_tables
@@ -109,7 +146,7 @@ def plot_added(table: pd.DataFrame) -> Figure:
     row per recipe.
 
     `table` is that of `added`; its places across are the numbers of windows, evenly spaced. The level line is no
-    change.
+    change; where every interval of a panel holds it, the panel says so.
     """
     with in_style():
         table = table.assign(recipe=_recipe(table), place=table["added_samples"].map(_places(table)))
@@ -127,6 +164,8 @@ def plot_added(table: pd.DataFrame) -> Figure:
             )
             category_axis(ax, [str(number) for number in _places(table)])
             plain_axis(ax.yaxis)
+            if _undecided(table[(table["recipe"] == recipe) & (table["measure"] == measure)]):
+                ax.text(0.03, 0.03, "no difference shown", transform=ax.transAxes, fontsize=8, color="#555555")
         _titles(panels, table)
         for (recipe, measure), ax in panels.items():
             ax.set_ylabel(recipe if measure == table["measure"].iloc[0] else "")
@@ -137,11 +176,10 @@ def plot_added(table: pd.DataFrame) -> Figure:
 
 @on_tables
 def plot_settings(table: pd.DataFrame) -> Figure:
-    """The same changes at one number of added windows, one line of points per source: how self-generated text is
-    written.
+    """How self-generated text is written: the change from plain sampling that every other text brings, a row per
+    text; one panel per measure, one row of panels per recipe.
 
-    `table` is that of `added` for one number of windows; one panel per measure, one row per recipe. Bars are
-    intervals.
+    `table` is that of `settings`. Bars are intervals of the paired difference; the line at 0 is plain sampling.
     """
     with in_style():
         table = table.assign(recipe=_recipe(table))
@@ -159,9 +197,11 @@ def plot_settings(table: pd.DataFrame) -> Figure:
                 if row.low == row.low:
                     ax.hlines(place, row.low, row.high, color=color, linewidth=1, alpha=0.6, zorder=2)
             category_rows(ax, [say_source(source) for source in sources])
+            ax.tick_params(labelleft=measure == table["measure"].iloc[0])
             plain_axis(ax.xaxis)
             ax.set_ylabel(recipe if measure == table["measure"].iloc[0] else "")
         _titles(panels, table)
+        fig.supxlabel("against plain sampling", fontsize=9)
         finish(fig, {})
     return fig
 
@@ -172,7 +212,7 @@ def plot_representatives(table: pd.DataFrame) -> Figure:
     from the held-out one.
 
     `table` is that of `representatives`. Left: distance of second moments; right: the dense model's loss on the text.
-    The rank correlation of each panel is written in it.
+    The rank correlation of each panel stands above it, with how often a random order has one as large.
     """
     xs = {
         DISTANCE: "distance of second moments from\nthe held-out text, median over blocks",
@@ -198,7 +238,7 @@ def plot_representatives(table: pd.DataFrame) -> Figure:
                 if one["low"].notna().any():
                     ax.vlines(one[x], one["low"], one["high"], color="#999999", linewidth=1, zorder=2)
             ax.margins(x=0.14, y=0.14)
-            ax.set_title(say_rank(rows[x], rows["value"]), fontsize=8.5)
+            ax.set_title(f"{say_rank(rows[x], rows['value'])}, {_say_p(rows[x], rows['value'])}", fontsize=8.5)
         for row in dict.fromkeys(table["row"]):
             if (table[table["row"] == row]["value"] > 0).all():
                 log_scale([ax for (name, _), ax in panels.items() if name == row])
@@ -242,32 +282,20 @@ def say_closing(table: pd.DataFrame, right: str) -> Finding:
 
 @on_tables
 def say_settings(table: pd.DataFrame) -> Finding:
-    """Per recipe and measure: self-generated texts from best to worst, and which differ from the plain one, the first
-    of them: by a paired t test within seeds, corrected for there being several (Holm).
+    """Per recipe and measure: what each text changes against plain sampling, from best to worst, and which changes a
+    paired t test confirms, corrected for there being several (Holm).
 
-    `table` is that of `added` for one number of windows.
+    `table` is that of `settings`.
     """
     lines = []
-    written = table[table["added"].str.startswith("self")]
-    if written.empty:
-        raise UsageError(
-            f"settings: none of the added texts {', '.join(dict.fromkeys(table['added']))} is self-generated"
-        )
-    plain = written["added"].iloc[0]
-    for (pattern, criterion, method, measure), rows in written.groupby([*RECIPE_COLUMNS, "measure"], sort=False):
+    for (pattern, criterion, method, measure), rows in table.groupby([*RECIPE_COLUMNS, "measure"], sort=False):
         rows = rows.sort_values("value", ascending=measure != ACCURACY)
-        plainly_sampled = rows[rows["added"] == plain].iloc[0]
-        others = rows[rows["added"] != plain]
-        tests = holm([compare(row, plainly_sampled).p for _, row in others.iterrows()])
-        other = others[[decided(p) for p in tests]]
-        said = ", ".join(f"{say_source(row.added)} {row.value:+.1f}" for row in rows.itertuples())
-        verdict = (
-            f"different from the plain one (p < {LEVEL:g}): {', '.join(map(say_source, other['added'])) or 'none'}"
-        )
+        said = ", ".join(f"{say_source(row['added'])} {_change(row, measure)}" for _, row in rows.iterrows())
+        confirmed = [decided(p) for p in holm([changes(row).p for _, row in rows.iterrows()])]
+        verdict = f"confirmed (p < {LEVEL:g}): {', '.join(map(say_source, rows['added'][confirmed])) or 'none'}"
         verdict = verdict if rows["seeds"].min() > 1 else "one seed, so nothing can be decided"
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}**,"
-            f" {say_change(measure).replace(chr(10), ' ')}: {said}; {verdict}."
+            f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}**, {measure}: {said}; {verdict}."
         )
     return Finding("\n".join(lines))
 
@@ -275,16 +303,16 @@ def say_settings(table: pd.DataFrame) -> Finding:
 @on_tables
 def say_representative(table: pd.DataFrame) -> Finding:
     """Per recipe and measure: the best and the worst calibration texts, and how well each of the two looks at the texts
-    foretells their order.
+    foretells their order; p is that of `final.by_chance`.
     """
     lines = []
     for (pattern, criterion, method, measure), rows in table.groupby([*RECIPE_COLUMNS, "measure"], sort=False):
         order = [f"{say_source(row.calibration)} {row.value:.3g}" for row in rows.sort_values("value").itertuples()]
-        by = {
-            "distance of second moments": spearman(rows[DISTANCE], rows["value"]),
-            "dense loss": spearman(rows[NATS], rows["value"]),
-        }
-        said = ", ".join(f"{name} {rho:.2f}" for name, rho in by.items())
+        by = {"distance of second moments": rows[DISTANCE], "dense loss": rows[NATS]}
+        said = ", ".join(
+            f"{name} {spearman(known, rows['value']):.2f} ({_say_p(known, rows['value'])})"
+            for name, known in by.items()
+        )
         lines.append(
             f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}**,"
             f" {measure.replace(chr(10), ' ')}: {', '.join(order)}. Rank correlation over {len(rows)} texts with"
@@ -320,6 +348,23 @@ def _recipe(table: pd.DataFrame) -> pd.Series:
 def _color(source: str) -> str:
     """Self-generated text apart from all others."""
     return "#0072B2" if source.startswith("self") else "#4D4D4D"
+
+
+def _undecided(rows: pd.DataFrame) -> bool:
+    """Whether there are intervals, and all of them hold 0."""
+    bars = rows[(rows["added_samples"] > 0) & rows["low"].notna()]
+    return len(bars) > 0 and bool(((bars["low"] <= 0) & (bars["high"] >= 0)).all())
+
+
+def changes(row: pd.Series) -> Paired:
+    """The t test of a row's values, themselves changes within a seed, against 0."""
+    values = row[seed_columns(row.index)].astype(float)
+    return paired(values, 0 * values)
+
+
+def _say_p(one: pd.Series, other: pd.Series) -> str:
+    p = by_chance(one, other)
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def _places(table: pd.DataFrame) -> dict[int, int]:

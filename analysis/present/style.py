@@ -103,6 +103,7 @@ METHOD_LOOKS = {
     "BR+GP+CR": Look("#CC79A7", "D", "-"),
     "IR": Look("#56B4E9", "P", "-"),
     "ridge": Look("#7F4F24", "*", ":"),
+    "ridge[target=dense]": Look("#17BECF", "H", ":"),
     "retrain": Look("#882255", "X", "-"),
     "retrain[objective=distill]": Look("#332288", "p", (0, (5, 1.2))),
     "retrain[train=masklora]": Look("#B8860B", "h", (0, (3, 1.2, 1, 1.2))),
@@ -110,6 +111,7 @@ METHOD_LOOKS = {
 }
 METHOD_LABELS = {  # methods with options, whose text form is too long for a legend
     "BR+GP[unit=sub-block]": "BR+GP, sub-blocks",
+    "ridge[target=dense]": "ridge, +GP",
     "retrain[objective=distill]": "retrain, distilled",
     "retrain[train=masklora]": "retrain, MaskLoRA",
     "retrain[train=norms-biases]": "retrain, norms and biases",

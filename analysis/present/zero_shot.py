@@ -9,6 +9,7 @@ questions.
 import re
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -67,16 +68,19 @@ def scores(ends: pd.DataFrame, zero_shot: pd.DataFrame) -> pd.DataFrame:
 
 @on_tables
 def by_task(zero_shot: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each task and in the mean, by pattern and method: [group, task, ..., lost, chance].
+    """Accuracy of each task and in the mean, by pattern and method: [group, task, ..., lost, chance, by_questions].
 
-    value: mean over criteria and seeds; lost: the dense model's accuracy less it. Groups: the dense model, then each
-    pattern with each method, runs with added windows apart; the task "mean" stands last.
+    value: mean over criteria and seeds; low, high: interval of its difference from the dense model over seeds, which
+    all ask the same questions; lost: the dense model's accuracy less it; by_questions: half of a 95 % interval of that
+    from the number of questions, as if each model had been asked its own. Groups: the dense model, then pattern by
+    pattern each method, runs with added windows behind it; the task "mean" stands last.
     """
     own = {column.name for column in TABLES["zero_shot"]} - {"which"}
-    mean = zero_shot.groupby([name for name in zero_shot.columns if name not in own], sort=False)
-    rows = pd.concat(
-        [zero_shot, mean[["chance", "accuracy"]].mean().reset_index().assign(task="mean")], ignore_index=True
+    runs = zero_shot.assign(square=zero_shot["standard_error"] ** 2).groupby(
+        [name for name in zero_shot.columns if name not in own], sort=False
     )
+    mean = runs[["chance", "accuracy"]].mean().assign(standard_error=runs["square"].sum() ** 0.5 / runs.size())
+    rows = pd.concat([zero_shot, mean.reset_index().assign(task="mean")], ignore_index=True)
     dense = rows["which"] == "dense"
     words = (
         rows["pattern"]
@@ -90,7 +94,14 @@ def by_task(zero_shot: pd.DataFrame) -> pd.DataFrame:
     out = over_seeds(each, ["group", "task"], "accuracy", paired={"group": "dense"})
     out["lost"] = out["task"].map(out[out["group"] == "dense"].set_index("task")["value"]) - out["value"]
     out["chance"] = out["task"].map(rows.drop_duplicates("task").set_index("task")["chance"])
-    return out
+    error = rows.groupby(["group", "task"])["standard_error"].mean()
+    unpruned = out["task"].map(error["dense"])
+    out["by_questions"] = 1.96 * np.hypot(out.join(error, on=["group", "task"])["standard_error"], unpruned)
+    patterns = rows.drop_duplicates("group").set_index("group")["pattern"]
+    order = ["", *dict.fromkeys(patterns)]
+    patterns["dense"] = ""
+    groups = sorted(dict.fromkeys(out["group"]), key=lambda group: order.index(patterns[group]))
+    return out.sort_values("group", key=lambda column: column.map(groups.index), kind="stable", ignore_index=True)
 
 
 @on_tables
@@ -120,8 +131,8 @@ def plot_scores(table: pd.DataFrame) -> Figure:
     by criterion, filling by pattern.
 
     `table` is that of `scores`. Bars are intervals of the difference from the dense model; level lines: the dense model
-    (dotted) and guessing (dashed); the rank correlation over the pruned models stands above each panel; a ring marks
-    runs with windows added to the calibration text.
+    (dotted) and guessing (dashed); the rank correlations over the pruned models, all and of each pattern, stand above
+    each panel; a ring marks runs with windows added to the calibration text.
     """
     xs = {"perplexity": "held-out perplexity", "error": "held-out relative error at the last block"}
     with in_style():
@@ -164,7 +175,7 @@ def plot_scores(table: pd.DataFrame) -> Figure:
             log_scale([ax], "x")
             ax.axhline(100 * dense["accuracy"], color="black", linestyle=(0, (1, 1.2)), linewidth=1.2, gid="dense")
             ax.axhline(100 * dense["chance"], color="#777777", linestyle=(0, (5, 3)), linewidth=1.0, gid="chance")
-            ax.set_title(say_rank(pruned[x], pruned["accuracy"]), fontsize=8.5)
+            ax.set_title(_say_ranks(pruned, x), fontsize=8.5)
             ax.set_xlabel(xs[x])
         panels["", "perplexity"].set_ylabel("mean zero-shot accuracy, %")
         notes = [
@@ -194,9 +205,11 @@ def plot_scores(table: pd.DataFrame) -> Figure:
 @on_tables
 def plot_tasks(table: pd.DataFrame) -> Figure:
     """Accuracy in per cent of every task and group of recipes, the darker the more of the dense model's accuracy is
-    lost.
+    lost; pale where the loss lies within the interval over seeds or within that over questions. The larger half of the
+    two stands beside the means.
 
-    `table` is that of `by_task`; the chance of guessing stands below each task's name.
+    `table` is that of `by_task`; the chance of guessing stands below each task's name, groups are in order of pattern,
+    runs with added text behind those of their pattern.
     """
     with in_style():
         groups, tasks = list(dict.fromkeys(table["group"])), list(dict.fromkeys(table["task"]))
@@ -208,11 +221,16 @@ def plot_tasks(table: pd.DataFrame) -> Figure:
         )
         ax = panels["", ""]
         most = max(1.0, float(lost.to_numpy().max()))
+        half = 100 * table["by_questions"].clip(lower=(table["high"] - table["low"]) / 2)
+        halves = table.assign(half=half).pivot(index="group", columns="task", values="half").loc[groups, tasks]
+        unsure = lost.abs() <= halves
         image = ax.imshow(lost, cmap="Blues", vmin=0, vmax=most, aspect="auto")
         for i in range(len(groups)):
             for j in range(len(tasks)):
-                color = "white" if lost.iat[i, j] > 0.6 * most else "black"
-                ax.text(j, i, f"{100 * wide.iat[i, j]:.0f}", ha="center", va="center", fontsize=8, color=color)
+                pale = groups[i] != "dense" and unsure.iat[i, j]
+                color = "white" if lost.iat[i, j] > 0.6 * most else "#8a8a8a" if pale else "black"
+                bar = f" ± {halves.iat[i, j]:.0f}" if tasks[j] == "mean" and groups[i] != "dense" else ""
+                ax.text(j, i, f"{100 * wide.iat[i, j]:.0f}{bar}", ha="center", va="center", fontsize=8, color=color)
         ax.set_xticks(range(len(tasks)), [f"{_narrow(_task(task))}\n({100 * chance[task]:.0f})" for task in tasks])
         ax.set_yticks(range(len(groups)), groups)
         ax.axvline(len(tasks) - 1.5, color="white", linewidth=3)
@@ -356,6 +374,13 @@ def _dense_last(ends: pd.DataFrame) -> pd.DataFrame:
         ],
         ignore_index=True,
     )
+
+
+def _say_ranks(pruned: pd.DataFrame, x: str) -> str:
+    """Rank correlation with accuracy over all recipes and, where there are several patterns, of each."""
+    patterns = list(pruned.groupby("pattern", sort=False))
+    each = ", ".join(f"{pattern}: {spearman(rows[x], rows['accuracy']):.2f}" for pattern, rows in patterns)
+    return say_rank(pruned[x], pruned["accuracy"]) + (f"; {each}" if len(patterns) > 1 else "")
 
 
 def _narrow(word: str) -> str:

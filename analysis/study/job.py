@@ -14,6 +14,7 @@ from typing import Any
 
 from analysis import storage
 from analysis.errors import AnalysisError, UsageError, count_problem, suggest
+from analysis.lab.versions import DOCUMENTS, WORD_KINDS
 from analysis.models.dtypes import ASKED, resolved_dtype
 from analysis.models.hub import fingerprint
 from analysis.pruning.checks import header_misfits, label_problem, misfits, shrink_problem, validation_problem
@@ -23,7 +24,15 @@ from analysis.reconstruction.schedule import every_problem
 from analysis.text.sources import BOS, MODES, endless_error, parse_source, source_fingerprint
 from analysis.text.tasks import check_tasks, task_fingerprint
 
-SMALLEST = {"samples": 1, "held_out_samples": 1, "length": 2, "seed": 0, "added_samples": 0, "documents": 2}
+SMALLEST = {
+    "samples": 1,
+    "held_out_samples": 1,
+    "length": 2,
+    "seed": 0,
+    "added_samples": 0,
+    "documents": 2,
+    "token_kinds": 0,
+}
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -55,7 +64,8 @@ class Job:
     dense and the pruned model answer, `documents` questions of each, the same ones for every seed. shrink: measure size
     and speed of the model with removed structures cut out (table `size`), beside the dense one's. compared: recipes
     whose masks are compared with each other, matrix by matrix (table `overlap`), on the calibration windows; their seed
-    is this recipe's.
+    is this recipe's. token_kinds: held-out documents of the lab on which the loss of both models is told apart by kind
+    of word (table `token_kinds`), drawn by the seed; 0 for none.
 
     validation: a source of `held_out_samples` windows that `select=held-out` and `penalty=held-out` choose on; None: a
     quarter of the calibration windows is set aside for it (`pruning.validation`). held_out_every: after every how many
@@ -88,6 +98,7 @@ class Job:
     validation: str | None = None
     held_out_every: int | str = "auto"
     full_test: bool = False
+    token_kinds: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.recipe, str):
@@ -181,6 +192,7 @@ class Job:
             "shrink": self.shrink,
             **({"compared": [str(recipe) for recipe in self.masks]} if self.compared else {}),
             **self._chosen(contents, model),
+            **({"token kinds": [self.token_kinds, WORD_KINDS, DOCUMENTS]} if self.token_kinds else {}),
         }
 
     def _chosen(self, contents: Contents, model: str) -> dict[str, Any]:
@@ -213,8 +225,9 @@ def job_problems(
 ) -> Iterator[AnalysisError]:
     """Everything that is wrong with the fields of a job, one error each.
 
-    values: by field name; held_out as pairs, a recipe that is no Recipe is passed over. named: how a field is called in
-    messages, such as `--held-out`. contents: if given, model, texts and tasks must be there, and the headers of the
+    values: by field name, counts that are not asked for left out; held_out as pairs, a recipe that is no Recipe is
+    passed over. named: how a field is called in messages, such as `--held-out`. contents: if given, model, texts and
+    tasks must be there, and the headers of the
     model's weight files fit the recipe.
     """
     recipe, labels = values["recipe"], [label for label, _ in values["held_out"]]
@@ -296,7 +309,7 @@ def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Cal
     if not all(labels):
         yield f"{named('held_out')}: a text has an empty label; name it"
     for name, least in SMALLEST.items():
-        if not (values[name] is None and name == "held_out_samples"):
+        if name in values and not (values[name] is None and name == "held_out_samples"):
             yield from filter(None, [count_problem(named(name), values[name], least)])
     if values["dtype"] not in (None, *ASKED):
         yield f"{named('dtype')} must be one of {', '.join(ASKED)}, got {values['dtype']!r}"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from analysis.measure.quality import DenseModel
+    from analysis.measure.token_kinds import ToldDocuments
     from analysis.measure.zero_shot import TaskScore
     from analysis.models.load import LoadedModel
     from analysis.pruning.state import Pruned
@@ -70,6 +71,7 @@ class Bench:
     dense: "LoadedModel | None" = None
     windows: "dict[tuple, Windows]" = field(default_factory=dict)
     answers: "dict[tuple, list[TaskScore]]" = field(default_factory=dict)
+    told: "dict[tuple, tuple[ToldDocuments, dict]]" = field(default_factory=dict)  # with the dense model's losses
     memory: "DenseModel | None" = None  # the dense model with what runs find out about it
 
     def prepare(self, job: Job) -> Inputs:
@@ -87,6 +89,10 @@ class Bench:
             from analysis.measure.zero_shot import check_questions
 
             check_questions(dense.model, dense.tokenizer, job.tasks, documents=job.documents, bos=job.bos)
+        if job.token_kinds:
+            from analysis.measure.token_kinds import check_told
+
+            check_told(dense.model, dense.tokenizer)
         load = partial(self._tokens, dense, job, split="train")
         calibration = draw(load, job.calibration, job.samples, job.added, job.added_samples)
         held_out = {
@@ -126,6 +132,8 @@ class Bench:
             self.say(f"measuring both models on all of {', '.join(label for label, _ in job.held_out)}")
             texts = {label: self._tokens(dense, job, source, None, split="held-out") for label, source in job.held_out}
             tables |= whole(pruned.model, model, texts, tables)
+        if job.token_kinds:
+            tables["token_kinds"] = self._token_kinds(job, dense, pruned.model)
         if job.shrink:
             from analysis.measure.size import size_table
 
@@ -141,6 +149,22 @@ class Bench:
         provenance = {**pruned.provenance, "device": str(dense.device), "dtype": _word(dense)}
         return Outcome(pruned, tables, provenance, shrunk)
 
+    def _token_kinds(self, job: Job, dense: "LoadedModel", pruned: "nn.Module") -> pd.DataFrame:
+        from analysis.measure.token_kinds import kind_losses, told_documents
+
+        key = (job.token_kinds, job.seed)
+        if key not in self.told:
+            documents = told_documents(dense.model, dense.tokenizer, documents=job.token_kinds, seed=job.seed)
+            self.told[key] = documents, kind_losses(dense.model, documents)
+        documents, dense_losses = self.told[key]
+        losses = {"dense": dense_losses, "pruned": kind_losses(pruned, documents)}
+        rows = [
+            {"kind": kind, "which": which, "nats_per_token": nats, "tokens": tokens}
+            for which, kinds in losses.items()
+            for kind, (nats, tokens) in kinds.items()
+        ]
+        return validate("token_kinds", pd.DataFrame(rows))
+
     def _load(self, job: Job) -> "LoadedModel":
         from analysis.measure.quality import DenseModel
         from analysis.models.load import load_model
@@ -150,6 +174,7 @@ class Bench:
             self.dense = self.key = self.memory = None  # let go of one model before taking the next
             self.windows.clear()
             self.answers.clear()
+            self.told.clear()
             self.say(f"loading {job.model}")
             self.dense, self.key = load_model(job.model, device=job.device, dtype=job.dtype), key
             self.memory = DenseModel(self.dense) if self.reuse else None

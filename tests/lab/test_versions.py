@@ -10,17 +10,24 @@ import pytest
 from analysis.lab import versions
 from analysis.lab.documents import REGISTERS, SPLITS, documents
 from analysis.lab.examples import EXAMPLES, examples
+from analysis.lab.kinds import told
 from analysis.lab.tasks import TASKS, task
 
 WRITERS = {"DOCUMENTS": (documents, REGISTERS), "TASKS": (task, TASKS), "EXAMPLES": (examples, EXAMPLES)}
-PINNED = {"DOCUMENTS": (1, "28046b53ac3f9dcb"), "TASKS": (1, "733d5a18d5772c58"), "EXAMPLES": (1, "3505a34fc2eaa500")}
+WRITERS["WORD_KINDS"] = (lambda name, **where: ((words,) for _, words in told(name, **where)), REGISTERS)
+PINNED = {
+    "DOCUMENTS": (1, "28046b53ac3f9dcb"),
+    "TASKS": (1, "733d5a18d5772c58"),
+    "EXAMPLES": (1, "3505a34fc2eaa500"),
+    "WORD_KINDS": (1, "599d5409427e8b2e"),
+}
 
 
 def first(kind: str, number: int = 40) -> str:
     """Hash of the first documents, items or examples of every name, split and of two seeds."""
     write, names = WRITERS[kind]
     written = [
-        [astuple(one) for one in islice(write(name, split=split, seed=seed), number)]
+        [one if isinstance(one, tuple) else astuple(one) for one in islice(write(name, split=split, seed=seed), number)]
         for name in sorted(names)
         for split in SPLITS
         for seed in (0, 1)

@@ -17,6 +17,8 @@ from analysis.present import (
     criteria,
     generated_text,
     granularity,
+    harm,
+    proxy,
     retraining,
     scale,
     tables,
@@ -97,7 +99,19 @@ def made(blocks, perplexity, steps, sizes, masks, spent, mixed, models, asked):
             {},
         ),
         "added": (generated_text.plot_added, tables.choose(added, method="BR+GP+CR"), "added_samples", {}),
-        "settings": (generated_text.plot_settings, tables.choose(added, added_samples=8), "value", {}),
+        "settings": (
+            generated_text.plot_settings,
+            generated_text.settings(final[final["calibration"] == "lab:stories"], 8),
+            "value",
+            {},
+        ),
+        "harm": (
+            harm.plot_harm,
+            harm.harm(final[final["calibration"] == "lab:stories"], "BR+GP", "BR+GP+CR"),
+            "added_samples",
+            {},
+        ),
+        "proxy": (proxy.plot_proxy, proxy.proxy(answered), "value", {}),
         "representatives": (
             generated_text.plot_representatives,
             generated_text.representatives(final[final["method"] == "BR+GP"], mixed.texts, mixed.perplexity),
@@ -116,7 +130,18 @@ def made(blocks, perplexity, steps, sizes, masks, spent, mixed, models, asked):
 
 
 LINES = ["total", "parts", "sizes"]
-SUBJECTS = ["added", "settings", "representatives", "overfitting", "overlap", "criteria by size", "scores", "tasks"]
+SUBJECTS = [
+    "added",
+    "settings",
+    "harm",
+    "proxy",
+    "representatives",
+    "overfitting",
+    "overlap",
+    "criteria by size",
+    "scores",
+    "tasks",
+]
 NAMES = [*LINES, "epochs", "granularity", "cost", "criteria", "layers", "budget", "more", *SUBJECTS]
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analysis.errors import UsageError
 from analysis.present.final import (
@@ -11,6 +12,7 @@ from analysis.present.final import (
     HELD_OUT_ERROR,
     PERPLEXITY,
     against,
+    by_chance,
     ends,
     say_change,
     say_rank,
@@ -91,3 +93,15 @@ def test_rank_correlation_against_the_formula_for_ranks_without_ties():
         one, -one
     ) == pytest.approx(-1)
     assert np.isnan(spearman(one, other * 0)) and say_rank(one, one) == "ρ = 1.00 (n = 9)"
+
+
+def test_how_often_a_random_order_is_as_far_from_none_against_the_table_of_spearmans_test():
+    ranks = pd.Series(range(5), dtype=float)
+    assert by_chance(ranks, ranks) == pytest.approx(2 / 120)
+    assert by_chance(ranks, pd.Series([0.0, 1, 2, 4, 3])) == pytest.approx(2 * 5 / 120)  # ρ = 0.9: exact p 0.083
+    many = pd.Series(np.random.default_rng(1).normal(size=(12)))
+    other = many + pd.Series(np.random.default_rng(2).normal(size=12)) * 2
+    assert (
+        by_chance(many, other) == by_chance(many, other) == pytest.approx(stats.spearmanr(many, other).pvalue, abs=0.01)
+    )
+    assert np.isnan(by_chance(ranks, ranks * 0))

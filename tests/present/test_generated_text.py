@@ -6,6 +6,7 @@ import pytest
 from analysis.errors import UsageError
 from analysis.present import generated_text
 from analysis.present.final import ACCURACY, HELD_OUT_ERROR, PERPLEXITY, ends
+from analysis.present.style import say_source
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_every_row_is_drawn_in_its_panel(own, final, mixed):
         for r in table.itertuples()
     ]
     assert points(generated_text.plot_added(table)) == sorted(expected)
-    table = generated_text.added(own, samples=8)
+    table = generated_text.settings(own, 8)
     sources = list(dict.fromkeys(table["added"]))
     expected = [
         (panels(table).index((r.method, r.measure)), r.added, r.value, sources.index(r.added))
@@ -128,12 +129,8 @@ def test_every_row_is_drawn_in_its_panel(own, final, mixed):
     ]
     fig = generated_text.plot_settings(table)
     assert points(fig) == sorted(expected)
-    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == [
-        "self-generated",
-        "stories",
-        "recipes",
-        "self-generated, top-k=50",
-    ]
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == [say_source(name) for name in sources]
+    assert fig.axes[0].yaxis.get_tick_params()["labelleft"] and not fig.axes[1].yaxis.get_tick_params()["labelleft"]
     table = generated_text.representatives(final[final["method"] == "BR+GP"], mixed.texts, mixed.perplexity)
     expected = [
         (2 * [HELD_OUT_ERROR, generated_text.RISE].index(r.measure) + i, r.calibration, x, r.value)
@@ -182,24 +179,47 @@ def test_the_share_of_the_gap_is_said_and_turns_with_the_numbers(own):
         generated_text.say_closing(table, "lab:news")
 
 
-def test_settings_are_ordered_and_those_that_differ_in_every_seed_alike_are_named(own):
-    table = generated_text.added(own[own["method"] == "BR+GP"], samples=8)
-    table = put(put(table, -3.0, added="self"), -6.0, added="self:top-k=50")
-    first, plain = table["added"] == "self:top-k=50", table["added"] == "self"
-    table = table.assign(**dict.fromkeys(("seed 0", "seed 1"), table["value"]))
-    table.loc[plain, "seed 1"] += 0.01
+@pytest.fixture(scope="module")
+def written(own):
+    return generated_text.settings(own[own["method"] == "BR+GP"], 8)
+
+
+def test_settings_are_changes_from_plain_sampling_within_a_seed(own, written):
+    assert set(written["added"]) == {"lab:stories", "lab:recipes", "self:top-k=50"}
+    first = written[written["measure"] == HELD_OUT_ERROR]
+    assert list(first["value"]) == sorted(first["value"])
+    assert all(list(some["added"]) == list(first["added"]) for _, some in written.groupby("measure"))
+    row = first[first["added"] == "self:top-k=50"].iloc[0]
+    rows = own[(own["measure"] == HELD_OUT_ERROR) & (own["method"] == "BR+GP") & (own["added_samples"] == 8)]
+    plain, other = (rows[rows["added"] == text].set_index("seed")["value"] for text in ("self", "self:top-k=50"))
+    assert list(row[["seed 0", "seed 1"]]) == pytest.approx(list(100 * (other / plain - 1)))
+    with pytest.raises(UsageError, match="none of the added texts lab:recipes is self-generated"):
+        generated_text.settings(own[own["added"].isin(["lab:recipes", ""])], 8)
+
+
+def test_settings_that_change_every_seed_alike_are_named(written):
+    table = put(written, -6.0, added="self:top-k=50").assign(low=-7.0, high=-5.0)
+    first = table["added"] == "self:top-k=50"
+    both = {name: table["value"].where(first, shift) for name, shift in {"seed 0": -5.0, "seed 1": 5.0}.items()}
+    table = table.assign(**both)
+    table.loc[first, "seed 1"] += 0.1
     said = generated_text.say_settings(table).splitlines()
-    assert (
-        said[0]
-        == "- **Wanda 50% BR+GP**, held-out error, change in %: self-generated, top-k=50 -6.0, self-generated -3.0;"
-        " different from the plain one (p < 0.05): self-generated, top-k=50."
-    )
-    assert "self-generated -3.0, self-generated, top-k=50 -6.0" in said[2]  # of accuracy more is better
-    table.loc[first, "seed 1"] += 1.0  # -3 and -2.01: t = -5 with one degree of freedom, p = 0.12
+    assert said[0].startswith("- **Wanda 50% BR+GP**, held-out error: ") and "top-k=50 -6.0 ± 1.0 %" in said[0]
+    assert said[0].endswith("; confirmed (p < 0.05): self-generated, top-k=50.")
+    table.loc[first, "seed 1"] += 3.0  # -6 and -3: t = -3 with one degree of freedom, p = 0.2
     assert "(p < 0.05): none." in generated_text.say_settings(table)
     assert "one seed" in generated_text.say_settings(table.assign(seeds=1))
-    with pytest.raises(UsageError, match="none of the added texts lab:recipes is self-generated"):
-        generated_text.say_settings(table[table["added"] == "lab:recipes"])
+
+
+@pytest.mark.slow
+def test_a_panel_says_where_it_shows_no_difference(own):
+    table = generated_text.added(own[own["method"] == "BR+GP"], sources=["self"])
+    said = [
+        [text.get_text() for text in ax.texts]
+        for low, high in ((-1.0, 1.0), (1.0, 2.0))
+        for ax in generated_text.plot_added(table.assign(low=low, high=high)).axes
+    ]
+    assert said == [["no difference shown"]] * 3 + [[]] * 3
 
 
 def test_representative_texts_are_ordered_with_both_rank_correlations(final, mixed):
@@ -213,4 +233,4 @@ def test_representative_texts_are_ordered_with_both_rank_correlations(final, mix
         .removeprefix("lab:")
         .replace("self", "self-generated")
     )
-    assert f"held-out error: {best} " in said and said.endswith("dense loss 1.00.") and "over 5 texts" in said
+    assert f"held-out error: {best} " in said and "dense loss 1.00 (p = 0.017)." in said and "over 5 texts" in said

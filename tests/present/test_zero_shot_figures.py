@@ -129,10 +129,10 @@ def test_tasks_are_means_over_criteria_and_lose_from_the_dense(tasks, asked):
         "50% LR",
         "50% BR",
         "50% BR+GP",
+        "50% BR+GP + self-generated",
         "2:4 LR",
         "2:4 BR",
         "2:4 BR+GP",
-        "50% BR+GP + self-generated",
     ]
     assert list(tasks["task"].unique()) == ["lab:yes-no", "lab:entailment", "mean"]
     answers = asked.zero_shot
@@ -149,6 +149,9 @@ def test_tasks_are_means_over_criteria_and_lose_from_the_dense(tasks, asked):
         and row["seeds"] == 2
         and len(rows) == 4
     )
+    dense = answers[(answers["which"] == "dense") & (answers["task"] == "lab:yes-no")]
+    apart = np.hypot(rows["standard_error"].mean(), dense["standard_error"].mean())
+    assert row["by_questions"] == pytest.approx(1.96 * apart)
     mean = tasks[(tasks["group"] == "2:4 LR") & (tasks["task"] == "mean")]["value"].item()
     assert mean == pytest.approx(tasks[(tasks["group"] == "2:4 LR") & (tasks["task"] != "mean")]["value"].mean())
     said = zero_shot.say_tasks(tasks.assign(lost=np.where(tasks["task"] == "lab:yes-no", 0.3, 0.1)))
@@ -188,7 +191,15 @@ def test_the_heat_map_says_every_number(tasks):
         for group in dict.fromkeys(tasks["group"])
         for task in dict.fromkeys(tasks["task"])
     ]
-    assert said == [f"{100 * value:.0f}" for value in order]
+    assert [words.split(" ± ")[0] for words in said] == [f"{100 * value:.0f}" for value in order]
+    bars = tasks[(tasks["task"] == "mean") & (tasks["group"] != "dense")]
+    halves = 100 * np.maximum(bars["by_questions"], (bars["high"] - bars["low"]) / 2)
+    assert [words.split(" ± ")[1] for words in said if "±" in words] == [f"{half:.0f}" for half in halves]
+    pale = [text.get_color() == "#8a8a8a" for text in ax.texts]
+    half = 100 * np.maximum(tasks["by_questions"], (tasks["high"] - tasks["low"]).fillna(0) / 2)
+    lost = 100 * tasks["lost"].abs()
+    light = 100 * tasks["lost"] <= 0.6 * max(1, 100 * tasks["lost"].max())
+    assert pale == list((lost <= half) & light & (tasks["group"] != "dense"))
     assert [label.get_text() for label in ax.get_xticklabels()] == ["yes-no\n(50)", "entailment\n(33)", "mean\n(42)"]
     assert np.allclose(
         ax.images[0].get_array(),
@@ -197,3 +208,9 @@ def test_the_heat_map_says_every_number(tasks):
             list(dict.fromkeys(tasks["group"])), list(dict.fromkeys(tasks["task"]))
         ],
     )
+
+
+@pytest.mark.slow
+def test_rank_correlations_stand_above_each_panel_for_every_pattern(scores):
+    line = scores.assign(accuracy=0.9 - 0.1 * scores["perplexity"])
+    assert zero_shot.plot_scores(line).axes[0].get_title() == "ρ = -1.00 (n = 13); 50%: -1.00, 2:4: -1.00"

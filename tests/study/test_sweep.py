@@ -107,6 +107,7 @@ def test_a_job_is_plain_and_comes_back_from_its_dict(job_args):
         ({"model": None}, "model must be a name or a folder, got None"),
         ({"separator": 3}, "separator must be a text or None, got 3"),
         ({"tasks": 3}, "tasks must be a list, got 3"),
+        ({"token_kinds": -1}, "token_kinds must be a whole number of at least 0, got -1"),
         ({"seed": "x"}, "seed must be a whole number of at least 0, got 'x'"),
         ({"seed": 2**70}, "seed must be a whole number from 0 to 2^63 - 1, got one of 71 bits"),
         ({"samples": 10**5000}, "samples must be a whole number from 1 to"),
@@ -217,6 +218,7 @@ def test_the_digest_is_of_contents_not_of_names(job_args, tmp_path):
     assert not {"held_out_every", "validation content", "full_test"} & Job(**moved).identity().keys(), (
         "as before there were any"
     )
+    assert Job(**moved | {"token_kinds": 0}).digest() == digest and "token kinds" not in Job(**moved).identity()
     assert Job(**moved | {"added": "self"}).digest() == Job(**moved | {"documents": 7}).digest() == digest, (
         "no windows of it, no tasks"
     )
@@ -269,6 +271,8 @@ def test_everything_that_matters_changes_the_digest(job_args, monkeypatch):
         {"recipe": "wanda-50% BR[select=held-out]"},
         {"recipe": "wanda-50% BR[select=held-out]", "validation": "lab:recipes"},
         {"recipe": "wanda-50% BR[select=held-out]", "validation": "lab:stories"},
+        {"token_kinds": 2},
+        {"token_kinds": 3},
     ]
     digests = [Job(**job_args | change).digest() for change in changes]
     monkeypatch.setattr("analysis.storage.SCHEMA", 99)
@@ -666,3 +670,13 @@ def test_a_real_study_of_a_tiny_model(home, tmp_path, monkeypatch):
     assert (apart.cost.seconds > 0).all() and not apart.cost.equals(study.cost), "done again"
     for name in schema.TABLES.keys() - {"cost"}:
         pd.testing.assert_frame_equal(getattr(apart, name), getattr(study, name), check_exact=True)
+
+
+@pytest.mark.slow
+def test_the_losses_of_both_models_by_kind_of_word_are_stored(home):
+    common = dict(model="lab/tiny", samples=2, length=16, calibration="lab:mixed", token_kinds=3)
+    study = run_study(grid(recipes=["wanda-70% LR", "wanda-30% LR"], **common), workers=1, progress=False)
+    rows = study.token_kinds.set_index(["pattern", "which", "kind"])["nats_per_token"].unstack("kind")
+    assert rows.loc["70%", "dense"].equals(rows.loc["30%", "dense"])
+    assert rows.loc[("70%", "pruned"), "name"] > rows.loc[("30%", "pruned"), "name"] > 0
+    assert run_study(grid(recipes=["wanda-70% LR"], **common | {"token_kinds": 0})).token_kinds.empty
