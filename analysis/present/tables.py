@@ -20,7 +20,7 @@ from analysis.schema import CALIBRATION
 
 P = ParamSpec("P")
 R = TypeVar("R")
-DRAWN_KINDS = ("total", "inherited", "local")
+DRAWN_KINDS = ("total", "inherited", "local", "cross")
 
 
 def on_tables(function: Callable[P, R]) -> Callable[P, R]:
