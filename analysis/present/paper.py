@@ -18,6 +18,8 @@ tokens of C4, 2,000 iterations.
 
 import pandas as pd
 
+from analysis.present.final import CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY
+
 _RESULTS = {
     "LLaMA-7B": {
         "sparsegpt": [
@@ -131,11 +133,14 @@ MODELS = ("OPT-125M", "LLaMA-7B")
 
 def _overlap() -> pd.DataFrame:
     errors, texts = (table.set_index(["model", "criterion", "method"]) for table in (CALIBRATION_AND_TEST, RESULTS))
-    both = errors[["calibration", "c4"]].assign(perplexity=texts["c4"])
+    both = pd.DataFrame(
+        {CALIBRATION_ERROR: errors["calibration"], HELD_OUT_ERROR: errors["c4"], PERPLEXITY: texts["c4"]}
+    )
     with_cr, without = (both.xs(method, level="method") for method in ("BR+GP+CR", "BR+GP"))
     change = (100 * (with_cr / without - 1)).reset_index()
     ratio = change["model"].map({name: PRUNABLE[name] / BLOCKS[name] / (WINDOWS * WINDOW) for name in MODELS})
-    return change.assign(samples=WINDOWS, ratio=ratio)
+    known = {"weights": change["model"].map(PRUNABLE), "samples": WINDOWS, "ratio": ratio}
+    return change.assign(**known).melt(["model", "criterion", *known], var_name="measure")
 
 
 OVERLAP = _overlap()

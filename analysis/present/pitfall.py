@@ -91,10 +91,10 @@ def pitfall(effects: pd.DataFrame) -> pd.DataFrame:
     known = OVERLAP[OVERLAP["criterion"].isin(steps[steps["pattern"] == "50%"]["criterion"])]
     if known.empty:
         return table
-    wide = known.rename(columns={"calibration": CALIBRATION_ERROR, "c4": HELD_OUT_ERROR, "perplexity": PERPLEXITY})
-    paper = wide.melt(["model", "criterion", "samples", "ratio"], MEASURES, "measure")
-    paper = paper.assign(pattern="50%", method="BR+GP+CR", other="BR+GP", epochs=steps["epochs"].min(), seeds=1)
-    return pd.concat([table, paper.assign(source="paper")], ignore_index=True)
+    paper = known.drop(columns="weights").assign(
+        pattern="50%", method="BR+GP+CR", other="BR+GP", epochs=steps["epochs"].min(), seeds=1, source="paper"
+    )
+    return pd.concat([table, paper], ignore_index=True)
 
 
 @on_tables
