@@ -15,7 +15,6 @@ from analysis.present.finding import Finding
 from analysis.present.panels import finish, label_axes, panel_grid
 from analysis.present.style import CRITERIA, METHOD_LOOKS, in_style, say_method, say_split
 from analysis.present.tables import choose, on_tables, over_seeds
-from analysis.schema import CALIBRATION
 
 PARTS = {"inherited": "#56B4E9", "local": "#E69F00", "cross": "#4D4D4D"}
 SAID = {"inherited": "inherited", "local": "local", "cross": "cross (below zero: the block undoes what it inherits)"}
@@ -71,12 +70,12 @@ def plot_cancellation(table: pd.DataFrame) -> Figure:
 
 
 @on_tables
-def say_cancellation(table: pd.DataFrame, split: str = CALIBRATION) -> Finding:
-    """Per criterion and method: what the last block's total error is made of, and at how many of the blocks that
+def say_cancellation(table: pd.DataFrame) -> Finding:
+    """Per criterion, text and method: what the last block's total error is made of, and at how many of the blocks that
     inherit anything the cross term lies below zero with its whole interval.
     """
     lines = []
-    for (criterion, method), rows in table[table["split"] == split].groupby(["criterion", "method"], sort=False):
+    for (criterion, split, method), rows in table.groupby(["criterion", "split", "method"], sort=False):
         last = rows[rows["block"] == rows["block"].max()].set_index("kind")["value"]
         cross = rows[(rows["kind"] == "cross") & (rows["block"] > 0)]
         parts = ", ".join(f"{kind} {last[kind]:+.0%}" for kind in PARTS)

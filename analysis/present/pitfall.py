@@ -86,7 +86,7 @@ def pitfall(effects: pd.DataFrame) -> pd.DataFrame:
     windows of 1,024 tokens of C4, errors and perplexity on C4, one draw, so without an interval; OPT-125M's errors are
     printed to one digit).
     """
-    table = over_seeds(effects, ["measure", *STEP, *POINT], "value").assign(source="here")
+    table = _over_seeds(effects).assign(source="here")
     steps = table[table["method"] == "BR+GP+CR"].drop_duplicates(["criterion", "pattern"])
     known = OVERLAP[OVERLAP["criterion"].isin(steps[steps["pattern"] == "50%"]["criterion"])]
     if known.empty:
@@ -122,7 +122,7 @@ def plot_pitfall(table: pd.DataFrame) -> Figure:
             plain_axis(ax.yaxis)
             _shade_harm(ax)
         log_scale(panels.values(), "x")
-        label_axes(panels, "", {step: f"{step}\nchange, %" for step in table["step"].unique()})
+        label_axes(panels, "", {step: step.replace(", ", "\n") + "\nchange, %" for step in table["step"].unique()})
         fig.supxlabel(RATIO, fontsize=9)
         notes = [
             handle(look, f"{say_model(model)}{' (paper)' * (model in PAPERS)}", markerfacecolor="white")
@@ -168,7 +168,7 @@ def say_pitfall(effects: pd.DataFrame) -> Finding:
     """Per step of reconstruction and measure: at how many points its whole interval lies below zero and above it, from
     which ratio on it harms, and where a straight line through the points of each seed crosses zero.
     """
-    table = over_seeds(effects, ["measure", *STEP, *POINT], "value")
+    table = _over_seeds(effects)
     where = crossings(effects)
     lines = []
     for key, rows in table.groupby(STEP, sort=False):
@@ -188,7 +188,7 @@ def say_pitfall(effects: pd.DataFrame) -> Finding:
 @on_tables
 def say_effects(effects: pd.DataFrame) -> Finding:
     """Per step of reconstruction, at each ratio: what it changes in every measure, with its interval."""
-    table = over_seeds(effects, ["measure", *STEP, *POINT], "value")
+    table = _over_seeds(effects)
     lines = []
     for key, rows in table.groupby([*STEP, *POINT], sort=False):
         criterion, pattern, method, other, epochs = key[: len(STEP)]
@@ -212,11 +212,11 @@ def _say_measure(measure: str, rows: pd.DataFrame, where: pd.DataFrame) -> str:
     if (rows["seeds"] < 2).any():
         return said + " (one draw of texts: no interval)"
     helps, harms = rows[rows["high"] < 0], rows[rows["low"] > 0]
-    said += f", surely down at {len(helps)} and surely up at {len(harms)} of {len(rows)} points"
+    said += f", lower at {len(helps)} and higher at {len(harms)} of {len(rows)} points with their whole interval"
     if len(harms):
         first = harms.iloc[0]
         said += (
-            f", up first at {first['ratio']:.0f} weights per token ({say_model(first['model'])}, {first['samples']}"
+            f", higher first at {first['ratio']:.0f} weights per token ({say_model(first['model'])}, {first['samples']}"
             f" {'window' if first['samples'] == 1 else 'windows'}: {first['value']:+.1f} %, {first['low']:+.1f} to"
             f" {first['high']:+.1f})"
         )
@@ -225,6 +225,12 @@ def _say_measure(measure: str, rows: pd.DataFrame, where: pd.DataFrame) -> str:
         zero, low, high = (f"{10 ** mean[name]:.0f}" for name in ("value", "low", "high"))
         said += f"; the line crosses zero at {zero} ({low} to {high})"
     return said
+
+
+def _over_seeds(effects: pd.DataFrame) -> pd.DataFrame:
+    """Effects over seeds, those of CR before the others'."""
+    table = over_seeds(effects, ["measure", *STEP, *POINT], "value")
+    return table.sort_values("method", key=lambda column: ~column.isin(OTHERS), kind="stable", ignore_index=True)
 
 
 def _say_step(method: str, other: str, epochs: int) -> str:
