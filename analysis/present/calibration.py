@@ -48,7 +48,7 @@ def epochs(steps: pd.DataFrame, *, unit: int = -1, criterion=None, split=None) -
     count = rows.groupby(["run"])["unit"].transform("max") + 1
     rows = rows[rows["unit"] == (unit if unit >= 0 else count + unit)]
     line = ["criterion", "split", "method", "samples"]
-    out = over_seeds(rows, [*line, "epoch"], "relative_error")
+    out = over_seeds(rows, [*line, "epoch"], "relative_error", paired={"epoch": 0}, ratio=True)
     return out.assign(lowest=out.index.isin(out.groupby(line)["value"].idxmin()))
 
 

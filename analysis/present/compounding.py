@@ -21,7 +21,7 @@ from analysis.present.panels import (
 )
 from analysis.present.paper import MODELS, RESULTS
 from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, in_style, looks, say_method, say_split
-from analysis.present.tables import choose, on_tables, over_seeds
+from analysis.present.tables import TO_LR, choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
 HERE = "here"
@@ -31,7 +31,7 @@ ABSENT = {"rotation": 90, "ha": "center", "va": "center", "fontsize": 7, "color"
 
 @on_tables
 def block_profile(blocks: pd.DataFrame, *, kind="total", criterion=None, split=None) -> pd.DataFrame:
-    """Relative error at every block's output: [pattern, criterion, split, kind, method, block, value, ...].
+    """Relative error at every block's output: [pattern, criterion, split, kind, method, block, ...].
 
     The error is the mean squared difference over the mean square of the dense output: `total` between dense and sparse
     stream, `inherited` between a dense block's outputs on both, `local` between pruned and dense block on the sparse
@@ -40,7 +40,14 @@ def block_profile(blocks: pd.DataFrame, *, kind="total", criterion=None, split=N
     """
     rows = choose(blocks, kind=kind, criterion=criterion, split=split)
     rows = rows[~rows["kind"].isin(INHERITING) | (rows["block"] > 0)]
-    return over_seeds(rows, ["pattern", "criterion", "split", "kind", "method", "block"], "relative_error")
+    key = ["pattern", "criterion", "split", "kind", "method", "block"]
+    signed = rows["kind"] == "cross"
+    parts = [
+        over_seeds(some, key, "relative_error", paired=TO_LR, ratio=ratio)
+        for some, ratio in ((rows[~signed], True), (rows[signed], False))
+        if len(some) or rows.empty
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 @on_tables
@@ -56,7 +63,7 @@ def with_paper(profile: pd.DataFrame) -> pd.DataFrame:
         first[["pattern", "criterion", "split", "kind", "block", "value"]], on="criterion"
     )
     rows = rows[rows["method"].isin(ours["method"]) & (rows["method"] != "LR")]
-    ghosts = rows.assign(value=rows["value"] * rows["ratio"], seeds=1, source=rows["model"])
+    ghosts = rows.assign(value=rows["value"] * rows["ratio"], seeds=1, paired="", source=rows["model"])
     shown = [name for name in [*profile.columns, "source"] if name in ghosts]
     return pd.concat([profile.assign(source=HERE), ghosts[shown]], ignore_index=True)
 

@@ -9,18 +9,18 @@ from analysis.present.finding import Finding
 from analysis.present.panels import category_axis, draw_levels, draw_points, finish, label_axes, log_scale, panel_grid
 from analysis.present.paper import REFINED
 from analysis.present.style import CRITERIA, REFINEMENT_NAMES, REFINEMENTS, in_style, looks, say_method, say_split
-from analysis.present.tables import choose, held_out, on_tables, over_seeds, with_dense
+from analysis.present.tables import TO_DENSE, choose, held_out, on_tables, over_seeds, with_dense
 
 
 @on_tables
 def criteria(perplexity: pd.DataFrame, *, pattern=None, split=None) -> pd.DataFrame:
-    """Held-out perplexity of every criterion: [pattern, criterion, refinement, split, method, value, std, seeds];
+    """Held-out perplexity of every criterion: [pattern, criterion, refinement, split, method, ...];
     "dense" is the dense model.
     """
     by = ["pattern", "split", "criterion", "refinement", "method"]
     rows = with_dense(choose(held_out(perplexity, None, split), pattern=pattern), ["pattern", "split", "criterion"])
     rows = rows.assign(refinement=rows["refinement"].where(rows["method"] != "dense", "none"))
-    return over_seeds(rows, by, "perplexity")
+    return over_seeds(rows, by, "perplexity", paired=TO_DENSE | {"refinement": "none"}, ratio=True)
 
 
 @on_tables

@@ -22,5 +22,11 @@ class Finding(str):
 
 
 def say_value(row: pd.Series) -> str:
-    """The mean of a row, with its standard deviation where there are several seeds."""
-    return f"{row['value']:.3f}" + (f" ± {row['std']:.3f}" if row["seeds"] > 1 else "")
+    """The mean of a row, with half of its interval where it has one."""
+    return f"{row['value']:.3f}{say_half(row, '.3f')}"
+
+
+def say_half(row: pd.Series, form: str, value: str = "") -> str:
+    """Half of a row's interval as " ± 0.012"; nothing where there is none. value: in front of `low` and `high`."""
+    half = (row[f"{value}high"] - row[f"{value}low"]) / 2
+    return f" ± {half:{form}}" if half == half else ""

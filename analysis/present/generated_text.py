@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis.errors import UsageError
 from analysis.present.final import ACCURACY, HELD_OUT_ERROR, PERPLEXITY, against, say_change, say_rank, spearman
-from analysis.present.finding import Finding
+from analysis.present.finding import Finding, say_half
 from analysis.present.panels import (
     category_axis,
     category_rows,
@@ -21,6 +21,7 @@ from analysis.present.panels import (
     panel_grid,
     plain_axis,
 )
+from analysis.present.statistics import LEVEL, compare, decided, holm
 from analysis.present.style import CRITERIA, in_style, say_method, say_source, source_looks
 from analysis.present.tables import choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
@@ -34,7 +35,7 @@ DISTANCE, NATS = "distance", "nats"  # columns of `representatives`
 @on_tables
 def added(ends: pd.DataFrame, *, sources=None, samples=None, longer: pd.DataFrame | None = None) -> pd.DataFrame:
     """What windows added to the calibration text change: [measure, pattern, criterion, method, added, added_samples,
-    value, std, seeds, level].
+    ..., level].
 
     sources, samples: of the added windows, all by default. value: change of held-out error and perplexity in per cent,
     of accuracy in points, against the run without added windows of the same recipe and seed, whose rows are 0; level:
@@ -61,8 +62,8 @@ def added(ends: pd.DataFrame, *, sources=None, samples=None, longer: pd.DataFram
 def representatives(
     ends: pd.DataFrame, texts: pd.DataFrame, perplexity: pd.DataFrame, *, split: str | None = None
 ) -> pd.DataFrame:
-    """Each calibration text against held-out text: [measure, pattern, criterion, method, calibration, value, std,
-    seeds, distance, nats].
+    """Each calibration text against held-out text: [measure, pattern, criterion, method, calibration, ...,
+    distance, nats].
 
     value: held-out error, or how far perplexity rises above the dense model's in per cent; distance: of the second
     moments of the dense model's hidden states on the calibration text from those on the held-out text, median over
@@ -139,8 +140,8 @@ def plot_settings(table: pd.DataFrame) -> Figure:
     """The same changes at one number of added windows, one line of points per source: how self-generated text is
     written.
 
-    `table` is that of `added` for one number of windows; one panel per measure, one row per recipe. Bars are one
-    standard deviation over seeds.
+    `table` is that of `added` for one number of windows; one panel per measure, one row per recipe. Bars are
+    intervals.
     """
     with in_style():
         table = table.assign(recipe=_recipe(table))
@@ -155,10 +156,8 @@ def plot_settings(table: pd.DataFrame) -> Figure:
                 ax.plot(
                     [row.value], [place], color=color, marker="o", linestyle="", zorder=3, gid=f"source {row.added}"
                 )
-                if row.seeds > 1:
-                    ax.hlines(
-                        place, row.value - row.std, row.value + row.std, color=color, linewidth=1, alpha=0.6, zorder=2
-                    )
+                if row.low == row.low:
+                    ax.hlines(place, row.low, row.high, color=color, linewidth=1, alpha=0.6, zorder=2)
             category_rows(ax, [say_source(source) for source in sources])
             plain_axis(ax.xaxis)
             ax.set_ylabel(recipe if measure == table["measure"].iloc[0] else "")
@@ -196,15 +195,8 @@ def plot_representatives(table: pd.DataFrame) -> Figure:
                     zorder=3,
                     gid=f"source {source}",
                 )
-                if one["seeds"].max() > 1:
-                    ax.vlines(
-                        one[x],
-                        one["value"] - one["std"],
-                        one["value"] + one["std"],
-                        color="#999999",
-                        linewidth=1,
-                        zorder=2,
-                    )
+                if one["low"].notna().any():
+                    ax.vlines(one[x], one["low"], one["high"], color="#999999", linewidth=1, zorder=2)
             ax.margins(x=0.14, y=0.14)
             ax.set_title(say_rank(rows[x], rows["value"]), fontsize=8.5)
         for row in dict.fromkeys(table["row"]):
@@ -251,10 +243,9 @@ def say_closing(table: pd.DataFrame, right: str) -> Finding:
 @on_tables
 def say_settings(table: pd.DataFrame) -> Finding:
     """Per recipe and measure: self-generated texts from best to worst, and which differ from the plain one, the first
-    of them, by more than the spread.
+    of them: by a paired t test within seeds, corrected for there being several (Holm).
 
-    `table` is that of `added` for one number of windows. The spread is the larger of the two standard deviations over
-    seeds.
+    `table` is that of `added` for one number of windows.
     """
     lines = []
     written = table[table["added"].str.startswith("self")]
@@ -266,10 +257,14 @@ def say_settings(table: pd.DataFrame) -> Finding:
     for (pattern, criterion, method, measure), rows in written.groupby([*RECIPE_COLUMNS, "measure"], sort=False):
         rows = rows.sort_values("value", ascending=measure != ACCURACY)
         plainly_sampled = rows[rows["added"] == plain].iloc[0]
-        other = rows[(rows["value"] - plainly_sampled["value"]).abs() > rows["std"].clip(lower=plainly_sampled["std"])]
+        others = rows[rows["added"] != plain]
+        tests = holm([compare(row, plainly_sampled).p for _, row in others.iterrows()])
+        other = others[[decided(p) for p in tests]]
         said = ", ".join(f"{say_source(row.added)} {row.value:+.1f}" for row in rows.itertuples())
-        verdict = f"further from the plain one than the spread: {', '.join(map(say_source, other['added'])) or 'none'}"
-        verdict = verdict if rows["seeds"].min() > 1 else "one seed, so no spread to compare with"
+        verdict = (
+            f"different from the plain one (p < {LEVEL:g}): {', '.join(map(say_source, other['added'])) or 'none'}"
+        )
+        verdict = verdict if rows["seeds"].min() > 1 else "one seed, so nothing can be decided"
         lines.append(
             f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}**,"
             f" {say_change(measure).replace(chr(10), ' ')}: {said}; {verdict}."
@@ -339,4 +334,4 @@ def _titles(panels: dict, table: pd.DataFrame) -> None:
 
 def _change(row: pd.Series, measure: str) -> str:
     unit = " points" if measure == ACCURACY else " %"
-    return f"{row['value']:+.1f}" + (f" ± {row['std']:.1f}" if row["seeds"] > 1 else "") + unit
+    return f"{row['value']:+.1f}" + say_half(row, ".1f") + unit

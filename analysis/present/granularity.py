@@ -36,11 +36,12 @@ from analysis.present.style import (
     unit_glyph,
     unit_order,
 )
-from analysis.present.tables import choose, held_out, on_tables, over_seeds, priced, with_dense
+from analysis.present.tables import TO_DENSE, TO_LR, choose, held_out, on_tables, over_seeds, priced, with_dense
 from analysis.schema import CALIBRATION
 
 # (student, target): the method known for it
 STREAM_METHODS = {("sparse", "sparse"): "BR", ("sparse", "dense"): "BR+GP", ("dense", "dense"): "IR"}
+NO_STREAMS = {"streams": "", "granularity": ""}  # of a method that trains nothing
 NO_UNIT = (*LEVELS, "retrain")  # methods whose unit is not a choice
 
 
@@ -56,9 +57,10 @@ def granularity(blocks: pd.DataFrame, perplexity: pd.DataFrame, *, criterion=Non
     text = with_dense(choose(perplexity, criterion=criterion, split=split), ["criterion", "split"])
     error = choose(blocks, kind="total", criterion=criterion, split=split)
     error = error[error["block"] == error["block"].max()]
-    parts = {"perplexity": (text, "perplexity"), "relative error": (error, "relative_error")}
+    parts = {"perplexity": (text, "perplexity", TO_DENSE), "relative error": (error, "relative_error", TO_LR)}
     both = [
-        over_seeds(_by_streams(rows), by, value).assign(measure=measure) for measure, (rows, value) in parts.items()
+        over_seeds(_by_streams(rows), by, value, paired=reference | NO_STREAMS, ratio=True).assign(measure=measure)
+        for measure, (rows, value, reference) in parts.items()
     ]
     table = pd.concat(both, ignore_index=True)
     return table[["measure", *table.columns.drop("measure")]]
@@ -79,7 +81,7 @@ def cost_of_units(perplexity: pd.DataFrame, cost: pd.DataFrame, *, criterion=Non
         "MiB the solver holds": "solver_memory_mib",
         "seconds in the solver": "solve_seconds",
     }.items():
-        part = over_seeds(rows, by, "perplexity").merge(
+        part = over_seeds(rows, by, "perplexity", paired=TO_DENSE | NO_STREAMS, ratio=True).merge(
             over_seeds(rows, by, column)[[*by, "value"]].rename(columns={"value": "cost"}), on=by
         )
         part["cost"] = part["cost"].where(~part["method"].isin(LEVELS))

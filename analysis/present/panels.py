@@ -59,7 +59,7 @@ def panel_grid(
 
 
 def draw_lines(ax: Axes, table: pd.DataFrame, x: str, *, line=None, hollow: bool = False) -> None:
-    """One line per method, each with its band over seeds."""
+    """One line per method, each with its band: the intervals of its points."""
     for method, look in looks(table["method"]).items():
         rows = table[table["method"] == method]
         face = "white" if hollow else look.color
@@ -73,14 +73,18 @@ def draw_lines(ax: Axes, table: pd.DataFrame, x: str, *, line=None, hollow: bool
             zorder=3,
             gid=f"method {method}",
         )
-        if rows["seeds"].max() > 1:
-            low, high = rows["value"] - rows["std"], rows["value"] + rows["std"]
-            ax.fill_between(rows[x], low, high, color=look.color, alpha=0.18, linewidth=0, zorder=2)
+        draw_band(ax, rows[x], rows, look.color)
+
+
+def draw_band(ax: Axes, x: Sequence[float], rows: pd.DataFrame, color: str) -> None:
+    """The intervals of a line's points, `low` to `high`, as a band; none where no point has one."""
+    if rows["low"].notna().any():
+        ax.fill_between(x, rows["low"], rows["high"], color=color, alpha=0.16, linewidth=0, zorder=2)
 
 
 def draw_levels(ax: Axes, table: pd.DataFrame, places: Sequence[float]) -> None:
     """What has no x of its own (LR, the dense model): a level line without markers from the first to the last of
-    `places`, with its band.
+    `places`, with its band where it has an interval.
     """
     for method, look in looks(table["method"]).items():
         for row in table[table["method"] == method].itertuples():
@@ -94,15 +98,9 @@ def draw_levels(ax: Axes, table: pd.DataFrame, places: Sequence[float]) -> None:
                 zorder=2,
                 gid=f"method {method}",
             )
-            if row.seeds > 1:
+            if row.low == row.low:
                 ax.fill_between(
-                    [places[0], places[-1]],
-                    [row.value - row.std] * 2,
-                    [row.value + row.std] * 2,
-                    color=look.color,
-                    alpha=0.12,
-                    linewidth=0,
-                    zorder=1,
+                    [places[0], places[-1]], row.low, row.high, color=look.color, alpha=0.12, linewidth=0, zorder=1
                 )
 
 
@@ -117,7 +115,7 @@ def draw_points(
     hollow: bool = False,
     size: float = 5,
 ) -> None:
-    """Markers with a bar of one standard deviation over seeds."""
+    """Markers, each with a bar: its interval."""
     face = "white" if hollow else color
     ax.plot(
         x,
@@ -130,10 +128,8 @@ def draw_points(
         zorder=4,
         gid=gid,
     )
-    if rows["seeds"].max() > 1:
-        ax.vlines(
-            x, rows["value"] - rows["std"], rows["value"] + rows["std"], color=color, linewidth=1, alpha=0.45, zorder=3
-        )
+    if rows["low"].notna().any():
+        ax.vlines(x, rows["low"], rows["high"], color=color, linewidth=1, alpha=0.45, zorder=3)
 
 
 def category_axis(ax: Axes, words: Sequence[str], *, rotation: float = 0) -> None:
@@ -160,7 +156,7 @@ def size_axis(ax: Axes, sizes: Sequence[float]) -> None:
 
 
 def draw_named(ax: Axes, table: pd.DataFrame, x: str, name: str, styles: Mapping[str, Look], kind: str) -> None:
-    """One line for each value of column `name`, drawn as `known` says, with its band over seeds."""
+    """One line for each value of column `name`, drawn as `styles` says, with its band."""
     for value, rows in table.groupby(name, sort=False):
         look = styles[value]
         ax.plot(
@@ -172,16 +168,7 @@ def draw_named(ax: Axes, table: pd.DataFrame, x: str, name: str, styles: Mapping
             zorder=3,
             gid=f"{kind} {value}",
         )
-        if rows["seeds"].max() > 1:
-            ax.fill_between(
-                rows[x],
-                rows["value"] - rows["std"],
-                rows["value"] + rows["std"],
-                color=look.color,
-                alpha=0.15,
-                linewidth=0,
-                zorder=2,
-            )
+        draw_band(ax, rows[x], rows, look.color)
 
 
 def handle(look: Look, word: str, **more) -> Line2D:

@@ -21,6 +21,7 @@ from analysis.present.final import CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY
 from analysis.present.finding import Finding
 from analysis.present.panels import draw_points, finish, handle, label_axes, log_scale, panel_grid, plain_axis
 from analysis.present.paper import OVERLAP
+from analysis.present.statistics import decided, holm, paired, seed_columns
 from analysis.present.style import CRITERIA, Look, in_style, say_method, say_model
 from analysis.present.tables import on_tables, over_seeds
 from analysis.recipe.parts import TRAINED
@@ -92,7 +93,13 @@ def pitfall(effects: pd.DataFrame) -> pd.DataFrame:
     if known.empty:
         return table
     paper = known.drop(columns="weights").assign(
-        pattern="50%", method="BR+GP+CR", other="BR+GP", epochs=steps["epochs"].min(), seeds=1, source="paper"
+        pattern="50%",
+        method="BR+GP+CR",
+        other="BR+GP",
+        epochs=steps["epochs"].min(),
+        seeds=1,
+        paired="",
+        source="paper",
     )
     return pd.concat([table, paper], ignore_index=True)
 
@@ -165,8 +172,9 @@ def crossings(effects: pd.DataFrame) -> pd.DataFrame:
 
 @on_tables
 def say_pitfall(effects: pd.DataFrame) -> Finding:
-    """Per step of reconstruction and measure: at how many points its whole interval lies below zero and above it, from
-    which ratio on it harms, and where a straight line through the points of each seed crosses zero.
+    """Per step of reconstruction and measure: at how many points its whole interval lies below zero and above it (and
+    at how many of them by Holm's correction for all points of that measure), the first ratio at which it harms, and
+    where a straight line through the points of each seed crosses zero.
     """
     table = _over_seeds(effects)
     where = crossings(effects)
@@ -211,8 +219,14 @@ def _say_measure(measure: str, rows: pd.DataFrame, where: pd.DataFrame) -> str:
     said = f"{measure} changes by {low:+.1f} to {high:+.1f} %"
     if (rows["seeds"] < 2).any():
         return said + " (one draw of texts: no interval)"
-    helps, harms = rows[rows["high"] < 0], rows[rows["low"] > 0]
-    said += f", lower at {len(helps)} and higher at {len(harms)} of {len(rows)} points with their whole interval"
+    each = rows[seed_columns(rows)].to_numpy(float)
+    several = np.array([decided(p) for p in holm([paired(values, 0 * values).p for values in each])])
+    counts = [
+        f"{word} at {int(sure.sum())} ({int((sure & several).sum())} by Holm)"
+        for word, sure in (("lower", rows["high"] < 0), ("higher", rows["low"] > 0))
+    ]
+    said += f", with its whole interval {' and '.join(counts)} of {len(rows)} points"
+    harms = rows[rows["low"] > 0]
     if len(harms):
         first = harms.iloc[0]
         said += (

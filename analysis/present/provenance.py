@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from analysis import paths, storage
 from analysis.errors import UsageError
+from analysis.present.rows import to_csv
 from analysis.present.style import in_style
 from analysis.present.tables import check_table
 
@@ -61,7 +62,8 @@ def _without_folders(value: Any) -> Any:
 def save_figure(
     fig: Figure, name: str, table: pd.DataFrame, provenance: Mapping, folder: str | Path | None = None
 ) -> Path:
-    """Write `name`.svg, .png, .csv (exactly the plotted rows) and .json (where they come from); returns the folder.
+    """Write `name`.svg, .png, .csv (the plotted rows, once for each seed) and .json (where they come from); returns the
+    folder.
 
     `provenance` is what the function of that name returns; figures of the preset "smoke" carry that word, so that a
     trial can never pass for a result. Without `folder` they go to `data/runs/figures/PRESET`; only the suite writes
@@ -85,7 +87,7 @@ def save_figure(
             raise UsageError(f"save figure {name}: {folder} is a file, a folder is needed")
     if preset == "smoke":
         _watermark(fig)
-    rows = table.to_csv(index=False, lineterminator="\n")
+    rows = to_csv(table)
     about = {"figure": name, **provenance, "rows": len(table), "sha256_csv": storage.sha256(rows.encode())}
     about |= {"commit": _commit(), "versions": _versions()}
     with storage.explained(folder), storage.placing(folder, f"{name}.json") as fresh:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.present.finding import Finding
 from analysis.present.panels import RELATIVE_ERROR, draw_lines, finish, label_axes, log_scale, panel_grid
 from analysis.present.style import Look, in_style, looks, say_split
-from analysis.present.tables import choose, on_tables, over_seeds
+from analysis.present.tables import TO_LR, choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
 READINGS = {
@@ -28,17 +28,22 @@ LOUD = 0.5  # share of the mean square above which a handful of tokens decides t
 @on_tables
 def readings_profile(blocks: pd.DataFrame, *, criterion=None, split: str = CALIBRATION) -> pd.DataFrame:
     """Total error of one text at every block's output in three readings, and how much of the dense mean square few
-    tokens hold: [criterion, split, reading, method, block, value, std, seeds].
+    tokens hold: [criterion, split, reading, method, block, ...].
 
     In the rows of reading `SHARE`, `method` says who holds: the first tokens, or the largest hundredth.
     """
     rows = choose(blocks, kind="total", criterion=criterion, split=split)
     key = ["criterion", "split", "method", "block"]
-    parts = [over_seeds(rows, key, column).assign(reading=title) for column, title in READINGS.items()]
+    parts = [
+        over_seeds(rows, key, column, paired=TO_LR, ratio=True).assign(reading=title)
+        for column, title in READINGS.items()
+    ]
     first = rows[rows["method"] == rows["method"].iloc[0]]  # the dense stream is the same for every method
     for column, holder in HOLDERS.items():
         parts.append(over_seeds(first, key, column).assign(reading=SHARE, method=holder))
-    return pd.concat(parts, ignore_index=True)[["criterion", "split", "reading", *key[2:], "value", "std", "seeds"]]
+    table = pd.concat(parts, ignore_index=True)
+    first_columns = ["criterion", "split", "reading"]
+    return table[[*first_columns, *table.columns.drop(first_columns)]]
 
 
 @on_tables

@@ -18,7 +18,7 @@ from analysis.present.panels import (
     without_markers,
 )
 from analysis.present.style import CRITERIA, LEVELS, in_style, looks, say_method, say_split
-from analysis.present.tables import held_out, on_tables, over_seeds, priced, with_dense
+from analysis.present.tables import TO_DENSE, held_out, on_tables, over_seeds, priced, with_dense
 
 
 @on_tables
@@ -40,7 +40,7 @@ def budgets(
         epochs=epochs.mask(nothing, 0).astype(int), **{name: rows[name].mask(nothing, 0) for name in prices}
     )
     means = rows.groupby(by, sort=False)[prices].mean().reset_index()
-    return over_seeds(rows, by, "perplexity").merge(means, on=by)
+    return over_seeds(rows, by, "perplexity", paired=TO_DENSE | {"epochs": 0}, ratio=True).merge(means, on=by)
 
 
 @on_tables

@@ -26,7 +26,7 @@ from analysis.present.panels import (
 )
 from analysis.present.paper import CALIBRATION_AND_TEST, DENSE, OVERLAP, PRUNABLE, RESULTS
 from analysis.present.style import CRITERIA, Look, in_style, looks, say_count, say_method, say_model
-from analysis.present.tables import on_tables, over_seeds
+from analysis.present.tables import TO_LR, on_tables, over_seeds
 
 GAP, INCREASE = "held-out / calibration error", "perplexity increase, %"
 EXCESS, LEFT = "that ratio over LR's", "held-out error over LR's"
@@ -49,7 +49,7 @@ def weights(matrices: pd.DataFrame) -> pd.Series:
 
 @on_tables
 def overfitting(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
-    """Overfitting by the size of the model: [measure, pattern, criterion, method, model, weights, value, ...].
+    """Overfitting by the size of the model: [measure, pattern, criterion, method, model, weights, ...].
 
     measure: held-out error over calibration error, both total at the last block and of one run; the same divided by
     that of LR, which has fitted nothing but the mask, on the same texts; held-out error over LR's. Raises UsageError
@@ -66,9 +66,10 @@ def overfitting(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
     gap, own = (some[HELD_OUT_ERROR].to_numpy() / some[CALIBRATION_ERROR].to_numpy() for some in (wide, mask))
     left = wide[HELD_OUT_ERROR].to_numpy() / mask[HELD_OUT_ERROR].to_numpy()
     parts = [
-        wide.assign(measure=name, value=value) for name, value in {GAP: gap, EXCESS: gap / own, LEFT: left}.items()
+        over_seeds(wide.assign(measure=name, value=value), ["measure", *BY], "value", paired=paired, ratio=True)
+        for name, value, paired in ((GAP, gap, TO_LR), (EXCESS, gap / own, None), (LEFT, left, None))
     ]
-    return pd.concat([over_seeds(part, ["measure", *BY], "value") for part in parts], ignore_index=True)
+    return pd.concat(parts, ignore_index=True)
 
 
 @on_tables
@@ -102,7 +103,7 @@ def overlap(ends: pd.DataFrame, matrices: pd.DataFrame, *, one: str = "BR+GP+CR"
     known = OVERLAP[OVERLAP["criterion"].isin(table.loc[table["pattern"] == "50%", "criterion"])]
     if (one, other) != ("BR+GP+CR", "BR+GP") or known.empty:
         return table
-    paper = known.drop(columns=["samples", "ratio"]).assign(pattern="50%", seeds=1, source="paper")
+    paper = known.drop(columns=["samples", "ratio"]).assign(pattern="50%", seeds=1, paired="", source="paper")
     return pd.concat([table, paper], ignore_index=True)
 
 
@@ -203,6 +204,7 @@ def criteria_gap(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
             "best": some.loc[some["wikitext2"].idxmin(), "criterion"],
             "value": some["wikitext2"].max() / some["wikitext2"].min(),
             "seeds": 1,
+            "paired": "",
             "source": "paper",
         }
         for (method, model), some in groups

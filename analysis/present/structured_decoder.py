@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.typing import LineStyleType
 
 from analysis.errors import UsageError
-from analysis.present.finding import Finding
-from analysis.present.panels import finish, handle, label_axes, log_scale, panel_grid, plain_axis
+from analysis.present.finding import Finding, say_half
+from analysis.present.panels import draw_band, finish, handle, label_axes, log_scale, panel_grid, plain_axis
+from analysis.present.statistics import by_questions, compare, decided, holm
 from analysis.present.style import CRITERIA, METHOD_LOOKS, OTHERS, Look, in_style, say_method
 from analysis.present.tables import on_tables, over_seeds
 from analysis.schema import CALIBRATION
@@ -46,12 +47,12 @@ SPEEDS = {
 }
 GAINS = (FLOPS, LATENCY, THROUGHPUT)
 SHAPE = ["pattern", "criterion"]
+UNPRUNED = {"method": "dense", "pattern": "", "criterion": ""}
 
 
 @on_tables
 def shapes(size: pd.DataFrame) -> pd.DataFrame:
-    """What every mask removes and how much faster the smaller model is: [measure, pattern, criterion, value, std,
-    seeds].
+    """What every mask removes and how much faster the smaller model is: [measure, pattern, criterion, ...].
 
     measure: parameters removed in per cent; operations of the dense model over the pruned one's; the same of the
     latency; tokens per second of the pruned one over the dense one's. Ratios are taken within a run, where both models
@@ -87,7 +88,7 @@ def same_count(size: pd.DataFrame, matrices: pd.DataFrame) -> list[str]:
 
 @on_tables
 def repaired(perplexity: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
-    """Held-out perplexity by parameters removed: [pattern, criterion, method, value, std, seeds, kind, removed]; the
+    """Held-out perplexity by parameters removed: [pattern, criterion, method, ..., kind, removed]; the
     dense model is method "dense" without pattern.
 
     Runs that differ in what was measured beside perplexity count once. Raises UsageError for a pattern that is not in
@@ -95,7 +96,7 @@ def repaired(perplexity: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     """
     rows = _held_out(perplexity)
     rows = rows[rows["method"].eq("dense") | rows["kind"].isin(LINES)].drop_duplicates([*SHAPE, "method", "seed"])
-    out = over_seeds(rows, [*SHAPE, "method"], "perplexity")
+    out = over_seeds(rows, [*SHAPE, "method"], "perplexity", paired=UNPRUNED, ratio=True)
     removed = shapes[shapes["measure"] == REMOVED].set_index(SHAPE)["value"]
     measured = [row.method == "dense" or (row.pattern, row.criterion) in removed.index for row in out.itertuples()]
     if missing := [
@@ -111,8 +112,8 @@ def repaired(perplexity: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
 
 @on_tables
 def priced(repaired: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
-    """`repaired` once for every gain in `GAINS`: with [speed, times, times_std] in front. The dense model's times are
-    1.
+    """`repaired` once for every gain in `GAINS`: with [speed, times, times_low, times_high] in front. The dense model's
+    times are 1.
     """
     times = shapes.set_index(["measure", *SHAPE])
     parts = []
@@ -122,11 +123,12 @@ def priced(repaired: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
             repaired.assign(
                 speed=speed,
                 times=measured["value"].fillna(1.0).to_numpy(),
-                times_std=measured["std"].fillna(0.0).to_numpy(),
+                times_low=measured["low"].to_numpy(),
+                times_high=measured["high"].to_numpy(),
             )
         )
     out = pd.concat(parts, ignore_index=True)
-    first = ["speed", "times", "times_std"]
+    first = ["speed", "times", "times_low", "times_high"]
     return out[[*first, *out.columns.drop(first)]]
 
 
@@ -134,8 +136,8 @@ def priced(repaired: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
 def same_size(
     perplexity: pd.DataFrame, zero_shot: pd.DataFrame, size: pd.DataFrame, matrices: pd.DataFrame
 ) -> pd.DataFrame:
-    """Whole structures beside single weights: [measure, pattern, criterion, method, value, std, seeds, standard_error,
-    kind, removed].
+    """Whole structures beside single weights: [measure, pattern, criterion, method, ..., standard_error, kind,
+    removed].
 
     Only methods that were asked tasks, and the dense model. measure: perplexity, or mean accuracy over the tasks in per
     cent, with its standard error from the questions. kind "weights": single weights. removed: weights that are gone or
@@ -159,7 +161,11 @@ def same_size(
     asked = _bare(asked.assign(measure=ACCURACY, value=100 * asked["value"])).drop_duplicates([*key, "seed"])
     rows = pd.concat([text, asked], ignore_index=True)
     rows["removed"] = (100 * rows["run"].map(gone) / rows["model"].map(whole)).where(rows["method"] != "dense", 0.0)
-    out = over_seeds(rows, ["measure", *key], "value")
+    parts = [
+        over_seeds(some, ["measure", *key], "value", paired=UNPRUNED, ratio=measure == PERPLEXITY)
+        for measure, some in rows.groupby("measure", sort=False)
+    ]
+    out = pd.concat(parts, ignore_index=True)
     more = rows.groupby(["measure", *key])[["standard_error", "removed"]].mean()
     out = out.join(more, on=["measure", *key])
     return out.assign(standard_error=out["standard_error"].fillna(0.0), kind=out["pattern"].map(_kind))
@@ -261,8 +267,8 @@ def plot_speed(table: pd.DataFrame) -> Figure:
     """Held-out perplexity (log scale) against what the smaller model wins: a line per repair, a column per gain, a row
     per criterion and kind.
 
-    `table` is that of `priced`; lines start at the dense model, at 1; bars across, on the lowest line: one standard
-    deviation of the measured ratio over seeds.
+    `table` is that of `priced`; lines start at the dense model, at 1; bars across, on the lowest line: intervals of
+    the measured ratio.
     """
     with in_style():
         pruned, (dense, *_) = _apart(table)
@@ -273,15 +279,18 @@ def plot_speed(table: pd.DataFrame) -> Figure:
         for (group, speed), ax in panels.items():
             panel_rows = pruned[(pruned["group"] == group) & (pruned["speed"] == speed)]
             for method, rows in _ordered(panel_rows, styles).groupby("method", sort=False):
-                _draw(ax, rows.assign(seeds=1), styles[method], dense.value, f"method {method}", along="times", start=1)
+                _draw(
+                    ax,
+                    rows.assign(low=float("nan")),
+                    styles[method],
+                    dense.value,
+                    f"method {method}",
+                    along="times",
+                    start=1,
+                )
             lowest = panel_rows.loc[panel_rows.groupby("pattern")["value"].idxmin()]
             ax.hlines(
-                lowest["value"],
-                lowest["times"] - lowest["times_std"],
-                lowest["times"] + lowest["times_std"],
-                color="black",
-                linewidth=1.0,
-                zorder=4,
+                lowest["value"], lowest["times_low"], lowest["times_high"], color="black", linewidth=1.0, zorder=4
             )
             _dense_line(ax, dense.value)
             plain_axis(ax.xaxis)
@@ -298,9 +307,9 @@ def plot_speed(table: pd.DataFrame) -> Figure:
 def plot_same_size(table: pd.DataFrame) -> Figure:
     """Perplexity (log scale) and mean zero-shot accuracy against the share of all parameters that is gone or zero.
 
-    `table` is that of `same_size`. Whole structures in colour, single weights grey and hollow; bands: one standard
-    deviation over seeds; bars: one standard error from the questions; lines start at the dense model, which is dotted
-    too.
+    `table` is that of `same_size`. Whole structures in colour, single weights grey and hollow; bands: intervals of the
+    difference from the dense model; bars: one standard error from the questions; lines start at the dense
+    model, which is dotted too.
     """
     with in_style():
         pruned, dense = _apart(table)
@@ -380,8 +389,8 @@ def say_speed(shapes: pd.DataFrame) -> Finding:
         verdict = "no faster" if most <= 1 else part
         lines.append(
             f"- **{_say_criterion(criterion)} {pattern}**: {at.loc[REMOVED, 'value']:.1f} % of all parameters gone,"
-            f" {few:.2f} times fewer operations; one window {one:.2f} ± {at.loc[LATENCY, 'std']:.2f} times faster,"
-            f" several at once {many:.2f} ± {at.loc[THROUGHPUT, 'std']:.2f}: {verdict}."
+            f" {few:.2f} times fewer operations; one window {one:.2f}{say_half(at.loc[LATENCY], '.2f')} times"
+            f" faster, several at once {many:.2f}{say_half(at.loc[THROUGHPUT], '.2f')}: {verdict}."
         )
     return Finding("\n".join(lines))
 
@@ -389,7 +398,8 @@ def say_speed(shapes: pd.DataFrame) -> Finding:
 @on_tables
 def say_same_size(table: pd.DataFrame) -> Finding:
     """Per pattern of whole structures: the best of its methods beside the best one of single weights at the nearest
-    parameter count, in perplexity and in accuracy.
+    parameter count, in perplexity and in accuracy. Both being picked, the test is corrected for all that could have
+    been.
     """
     pruned, _ = _apart(table)
     lines = []
@@ -406,9 +416,7 @@ def say_same_size(table: pd.DataFrame) -> Finding:
             distance = (others["removed"] - cut["removed"].mean()).abs().round(3)
             near = others[distance == distance.min()]
             one, other = (rows.loc[(sign * rows["value"]).idxmin()] for rows in (cut, near))
-            clear = (
-                abs(one["value"] - other["value"]) > (one["standard_error"] ** 2 + other["standard_error"] ** 2) ** 0.5
-            )
+            clear = decided(_chance(cut, near, one, other, ratio=measure == PERPLEXITY))
             better = "structures" if sign * (one["value"] - other["value"]) < 0 else "single weights"
             weights_name = f"{_say_criterion(other['criterion'])} {other['pattern']} {say_method(other['method'])}"
             verdict = f"better: {better}" if clear else "undecided"
@@ -420,6 +428,17 @@ def say_same_size(table: pd.DataFrame) -> Finding:
             f" {'; '.join(parts)}."
         )
     return Finding("\n".join(lines))
+
+
+def _chance(cut: pd.DataFrame, near: pd.DataFrame, one: pd.Series, other: pd.Series, *, ratio: bool) -> float:
+    """p of the difference of two rows that were picked, one from `cut` and one from `near`, corrected for all the pairs
+    that could have been (Holm): within seeds, or by the questions where they were asked once.
+    """
+    pairs = {(i, j): (a, b) for i, a in cut.iterrows() for j, b in near.iterrows()}
+    p = [compare(a, b, ratio=ratio).p for a, b in pairs.values()]
+    if max(one["seeds"], other["seeds"]) == 1:
+        p = [by_questions(a["value"] - b["value"], a["standard_error"], b["standard_error"]) for a, b in pairs.values()]
+    return dict(zip(pairs, holm(p), strict=True))[one.name, other.name]
 
 
 def say(method: str) -> str:
@@ -512,7 +531,7 @@ def _draw(
     along: str = "removed",
     start: float = 0,
 ) -> None:
-    """One line from the dense model on, at `start`, with its band over seeds and its bars from questions."""
+    """One line from the dense model on, at `start`, with its band and its bars from questions."""
     rows = rows.sort_values("removed")
     x, y, face = rows[along], rows["value"], "white" if hollow else look.color
     ax.plot(
@@ -526,8 +545,7 @@ def _draw(
         zorder=3,
         gid=gid,
     )
-    if rows["seeds"].max() > 1:
-        ax.fill_between(x, y - rows["std"], y + rows["std"], color=look.color, alpha=0.15, linewidth=0, zorder=2)
+    draw_band(ax, x, rows, look.color)
     if "standard_error" in rows and rows["standard_error"].max() > 0:
         ax.vlines(
             x,

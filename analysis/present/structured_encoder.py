@@ -28,9 +28,10 @@ from analysis.present.panels import (
     plain_axis,
     plain_number,
 )
+from analysis.present.statistics import LEVEL, compare, decided, holm
 from analysis.present.structured_decoder import REPAIR_LABELS, REPAIRED
 from analysis.present.style import CRITERIA, METHOD_LOOKS, OTHERS, Look, in_style, say_method, say_model, say_source
-from analysis.present.tables import on_tables, over_seeds
+from analysis.present.tables import TO_LR, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
 WEIGHTS_ALONE = "LIAR[bias=false]"
@@ -51,6 +52,7 @@ ORDER = [
     ("BR+GP[repair=liar]", "LIAR"),
 ]
 TASK = ["task", "metric"]
+UNPRUNED = {"method": "dense", "criterion": "", "removed": 0.0}
 PLACE = ["task", "kind", "removed"]
 SIZES = {
     "parameters": "parameters",
@@ -63,8 +65,7 @@ GUESS = Look("#777777", "", (0, (5, 3)))
 
 @on_tables
 def survival(scores: pd.DataFrame, structures: pd.DataFrame, chance: Mapping[str, float] | None = None) -> pd.DataFrame:
-    """Held-out score by what was removed: [task, metric, kind, criterion, method, removed, value, std, seeds, kept,
-    error, chance].
+    """Held-out score by what was removed: [task, metric, kind, criterion, method, removed, ..., kept, error, chance].
 
     kind: heads, neurons, or structures (both); removed: per cent of the structures of that kind, rounded. kept: the
     score over the dense model's, mean over seeds; error: standard error of a score from the examples of one seed. The
@@ -79,7 +80,7 @@ def survival(scores: pd.DataFrame, structures: pd.DataFrame, chance: Mapping[str
     rows = pd.concat([rows, dense.drop_duplicates([*TASK, "kind", "seed"])], ignore_index=True)
     by = [*TASK, "kind", "criterion", "method", "removed"]
     means = rows.groupby(by, sort=False)[["kept", "standard_error"]].mean().rename(columns={"standard_error": "error"})
-    out = over_seeds(rows, by, "score").join(means, on=by)
+    out = over_seeds(rows, by, "score", paired=UNPRUNED).join(means, on=by)
     out["chance"] = (
         out["task"]
         .map(rows.drop_duplicates("task").set_index("task")["calibration"].map(dict(chance or {})))
@@ -91,7 +92,7 @@ def survival(scores: pd.DataFrame, structures: pd.DataFrame, chance: Mapping[str
 @on_tables
 def lost(scores: pd.DataFrame) -> pd.DataFrame:
     """Points of a hundred that the held-out score lies below the dense model's: [task, metric, pattern, criterion,
-    method, value, std, seeds]. Raises as `survival`.
+    method, ...]. Raises as `survival`.
     """
     rows = _held_out(scores)
     rows = rows.assign(lost=100 * (rows["dense"] - rows["score"]))
@@ -101,7 +102,7 @@ def lost(scores: pd.DataFrame) -> pd.DataFrame:
 @on_tables
 def spread(distribution: pd.DataFrame) -> pd.DataFrame:
     """Relative error at the last block on held-out examples, token by token and example by example: [over, task,
-    pattern, criterion, method, quantile, value, std, seeds].
+    pattern, criterion, method, quantile, ...].
 
     value: what so large a share (`quantile`) of tokens, or of examples in the mean over their tokens, stay below.
     Raises UsageError where nothing held out was measured.
@@ -109,7 +110,14 @@ def spread(distribution: pd.DataFrame) -> pd.DataFrame:
     held_out = _first_text(distribution, "distribution")
     rows = held_out.assign(task=_tasks(held_out))
     return _sorted(
-        over_seeds(rows, ["over", "task", "pattern", "criterion", "method", "quantile"], "relative_error"), rows
+        over_seeds(
+            rows,
+            ["over", "task", "pattern", "criterion", "method", "quantile"],
+            "relative_error",
+            paired=TO_LR,
+            ratio=True,
+        ),
+        rows,
     )
 
 
@@ -266,18 +274,20 @@ def say_survival(table: pd.DataFrame) -> Finding:
 
 @on_tables
 def say_order(table: pd.DataFrame) -> Finding:
-    """Each repair against a simpler one, over all tasks, kinds and shares: at how many it scores higher, by more than a
-    standard error, and by how much in the mean.
+    """Each repair against a simpler one, over all tasks, kinds and shares: at how many it scores higher, at how many of
+    them by a paired t test within seeds, corrected for the number of shares (Holm), and by how much in the mean.
     """
-    wide = table[table["method"] != "dense"].pivot(
-        index=[*TASK, "kind", "criterion", "removed"], columns="method", values=["value", "error"]
-    )
+    key = [*TASK, "kind", "criterion", "removed"]
+    methods = {name: rows.set_index(key) for name, rows in table[table["method"] != "dense"].groupby("method")}
     lines = []
-    for other, one in ((other, one) for other, one in ORDER if {other, one} <= set(wide["value"])):
-        gain, error = wide["value"][other] - wide["value"][one], np.hypot(wide["error"][one], wide["error"][other])
-        clear = (
-            f"higher by more than a standard error at {int((gain > error).sum())} of {len(gain)} shares, lower by more"
-            f" at {int((gain < -error).sum())}"
+    for other, one in ((other, one) for other, one in ORDER if {other, one} <= set(methods)):
+        places = methods[other].index.intersection(methods[one].index, sort=False)
+        pairs = [(methods[other].loc[place], methods[one].loc[place]) for place in places]
+        gain = np.array([a["value"] - b["value"] for a, b in pairs])
+        sure = np.array([decided(p) for p in holm([compare(a, b).p for a, b in pairs])])
+        clear = ", ".join(
+            f"{word} at {int(found.sum())} of {len(gain)} shares ({int((found & sure).sum())} with p < {LEVEL:g})"
+            for word, found in {"higher": gain > 0, "lower": gain < 0}.items()
         )
         lines.append(f"- **{_say(other)}** against {_say(one)}: {clear}, {100 * gain.mean():+.1f} points in the mean.")
     return Finding("\n".join(lines))

@@ -1,26 +1,29 @@
 """From a study's tables to the rows that a figure shows: pick, take the mean over seeds, put in reading order.
 
-Every function takes a table of a study (its columns are in `analysis.schema`) and returns a new tidy table with
-columns `value` (mean over seeds), `std` (standard deviation over seeds, 0 for one) and `seeds` (how many). Figures draw
-such tables and nothing else, so what is saved beside a figure is what it shows.
+Every function takes a table of a study (its columns are in `analysis.schema`) and returns a new tidy table with the
+columns of `over_seeds`: `value` (mean over seeds), `low` and `high` (its 95 % interval), `seeds` (how many), and the
+value of every seed. Figures draw such tables and nothing else, so what is saved beside a figure is what it shows.
 """
 
 import inspect
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from analysis.errors import UsageError
+from analysis.present.statistics import SEED, intervals
 from analysis.present.style import CRITERIA, METHOD_LOOKS, REFINEMENTS, say_split, unit_order
 from analysis.schema import CALIBRATION
 
 P = ParamSpec("P")
 R = TypeVar("R")
 DRAWN_KINDS = ("total", "inherited", "local", "cross")
+TO_LR, TO_DENSE = {"method": "LR"}, {"method": "dense"}  # what errors and perplexities are paired with
 
 
 def on_tables(function: Callable[P, R]) -> Callable[P, R]:
@@ -62,22 +65,54 @@ def check_table(what: str, table: object, *columns: str, rows: bool = True) -> N
         raise UsageError(f"{what}: no rows are left after choosing")
 
 
-def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
-    """Mean and standard deviation of `value` over seeds, one row for each combination of `by`, in reading order.
+def over_seeds(
+    table: pd.DataFrame,
+    by: Sequence[str],
+    value: str,
+    *,
+    paired: Mapping[str, object] | None = None,
+    ratio: bool = False,
+) -> pd.DataFrame:
+    """Mean of `value` over seeds with its 95 % interval, one row for each combination of `by`, in reading order.
 
-    Raises UsageError if two rows of one combination share a seed: the table then mixes what `by` does not tell apart.
+    Columns: `by`, then value (the mean), low and high (the interval by t, missing for a single seed), seeds (how many),
+    paired (see below), and "seed 0", "seed 1", ...: the value of each seed, missing where it was not run.
+
+    paired: the row that others are compared with, such as {"method": "LR"}: the same `by` but for these columns. The
+    interval is then that of the difference within a seed, drawn around the mean: a seed draws text for all rows alike,
+    and what that adds to all of them widens nothing. Column `paired` names the reference; the reference itself has no
+    interval, a row without one that of its own mean (`paired` empty). ratio: differences are those of logarithms,
+    right for errors and perplexities; low and high then lie a common factor below and above.
+
+    Raises UsageError if two rows of one combination share a seed (the table then mixes what `by` does not tell apart),
+    or if `paired` names a column that is not in `by`.
     """
-    check_table(f"figure table by {', '.join(by)}", table, *by, "seed", value)
+    what = f"figure table by {', '.join(by)}"
+    check_table(what, table, *by, "seed", value)
+    if unknown := [name for name in paired or () if name not in by]:
+        raise UsageError(f"{what}: paired names {', '.join(unknown)}, which does not tell its rows apart")
     twice = table[table.duplicated([*by, "seed"], keep=False)]
     if len(twice):
         differ = [name for name in table.columns if name not in (*by, "seed", value) and twice[name].nunique() > 1]
-        raise UsageError(
-            f"figure table by {', '.join(by)}: {len(twice)} rows share a seed; choose among"
-            f" {', '.join(differ) or 'runs'}"
+        raise UsageError(f"{what}: {len(twice)} rows share a seed; choose among {', '.join(differ) or 'runs'}")
+    groups = table.groupby(list(by), sort=False, observed=True, dropna=False)
+    out = groups[value].agg(value="mean", seeds="count").reset_index()
+    each = np.full((len(out), table["seed"].nunique()), np.nan)
+    seeds = sorted(table["seed"].unique())
+    each[groups.ngroup(), table["seed"].map(seeds.index)] = table[value]
+    values = pd.DataFrame(each, columns=[f"{SEED}{seed}" for seed in seeds], index=out.index)
+    half, names = intervals(values, out[list(by)], paired, ratio)
+    low, high = (out["value"] * np.exp(sign * half) if ratio else out["value"] + sign * half for sign in (-1, 1))
+    return _in_order(
+        pd.concat(
+            [
+                out[[*by, "value"]],
+                pd.DataFrame({"low": low, "high": high, "seeds": out["seeds"], "paired": names}),
+                values,
+            ],
+            axis=1,
         )
-    groups = table.groupby(list(by), sort=False, observed=True)[value]
-    out = groups.agg(value="mean", std=lambda v: v.std(ddof=0), seeds="count").reset_index()
-    return _in_order(out)
+    )
 
 
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:
@@ -139,7 +174,7 @@ def last_block(blocks: pd.DataFrame, *, criterion=None, split=None) -> pd.DataFr
     """
     rows = choose(blocks, kind="total", criterion=criterion, split=split)
     rows = rows[rows["block"] == rows["block"].max()]
-    return over_seeds(rows, ["criterion", "split", "method", "samples"], "relative_error")
+    return over_seeds(rows, ["criterion", "split", "method", "samples"], "relative_error", paired=TO_LR, ratio=True)
 
 
 @on_tables
@@ -148,7 +183,7 @@ def perplexities(perplexity: pd.DataFrame, *, criterion=None, split=None) -> pd.
     ...].
     """
     rows = with_dense(choose(perplexity, criterion=criterion, split=split), ["criterion", "split", "samples"])
-    return over_seeds(rows, ["criterion", "split", "method", "samples"], "perplexity")
+    return over_seeds(rows, ["criterion", "split", "method", "samples"], "perplexity", paired=TO_DENSE, ratio=True)
 
 
 @on_tables

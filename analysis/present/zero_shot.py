@@ -1,29 +1,30 @@
 """Does lower error mean a better model? Zero-shot accuracy beside perplexity and held-out error, over many recipes.
 Tables, figures and findings of notebook 08.
 
-Accuracy is between 0 and 1 in tables and in per cent in figures and sentences. Its standard error is that of the
-questions asked; all models are asked the same ones, so for a difference of two models the standard error of independent
-draws, used here, is too large rather than too small.
+Accuracy is between 0 and 1 in tables and in per cent in figures and sentences. Models are compared within seeds, which
+draw the same text for all of them; all are asked the same questions. The standard error of an accuracy is that of the
+questions.
 """
 
 import re
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.errors import UsageError
 from analysis.present.final import ACCURACY, HELD_OUT_ERROR, PERPLEXITY, say_rank, spearman
-from analysis.present.finding import Finding
+from analysis.present.finding import Finding, say_half
 from analysis.present.panels import finish, handle, log_scale, panel_grid
 from analysis.present.paper import ACCURACY as PAPER_ACCURACY
 from analysis.present.paper import MODELS, RESULTS
+from analysis.present.statistics import LEVEL, compare, holm
 from analysis.present.style import CRITERIA, CRITERION_LOOKS, OTHERS, in_style, looks, say_method, say_source
 from analysis.present.tables import on_tables, over_seeds
 from analysis.schema import TABLES
 
 RUN_COLUMNS = ["pattern", "criterion", "method", "added", "added_samples"]
+UNPRUNED = {"method": "dense", "pattern": "", "criterion": "", "added": "", "added_samples": 0}
 RING: dict[str, Any] = {
     "marker": "o",
     "markersize": 10.5,
@@ -36,12 +37,12 @@ FILLS = ("full", "none", "left", "top", "right")  # of markers, by pattern
 
 @on_tables
 def scores(ends: pd.DataFrame, zero_shot: pd.DataFrame) -> pd.DataFrame:
-    """One row per recipe, the dense model last: the columns of `RECIPE`, then [accuracy, spread, seeds, standard_error,
-    perplexity, error, chance].
+    """One row per recipe, the dense model last: the columns of `RUN_COLUMNS`, then [accuracy, low, high, seeds, paired,
+    "seed 0", ..., standard_error, perplexity, error, chance].
 
-    accuracy: mean over tasks and seeds; standard_error: of the mean over tasks, from the questions of one seed; spread:
-    standard deviation over seeds; perplexity and error: held-out, means over seeds (the dense model has no error: 0);
-    chance: of guessing in all tasks. Raises UsageError where no tasks were asked.
+    accuracy: mean over tasks and seeds; standard_error: of the mean over tasks, from the questions of one seed; low,
+    high: interval of the difference from the dense model; perplexity and error: held-out, means over seeds (the dense
+    model has no error: 0); chance: of guessing in all tasks. Raises UsageError where no tasks were asked.
     """
     if zero_shot.empty:
         raise UsageError("zero-shot scores: the runs were asked no tasks; give grid tasks=['lab:yes-no', ...]")
@@ -51,9 +52,8 @@ def scores(ends: pd.DataFrame, zero_shot: pd.DataFrame) -> pd.DataFrame:
         .agg(lambda squares: squares.sum() ** 0.5 / len(squares))
     )
     rows = _dense_last(ends).join(errors.rename("standard_error"), on=["run", "which"])
-    accuracy = over_seeds(rows[rows["measure"] == ACCURACY], RUN_COLUMNS, "value").rename(
-        columns={"value": "accuracy", "std": "spread"}
-    )
+    accuracy = over_seeds(rows[rows["measure"] == ACCURACY], RUN_COLUMNS, "value", paired=UNPRUNED)
+    accuracy = accuracy.rename(columns={"value": "accuracy"})
     out = accuracy.join(rows[rows["measure"] == ACCURACY].groupby(RUN_COLUMNS)["standard_error"].mean(), on=RUN_COLUMNS)
     for name, measure in {"perplexity": PERPLEXITY, "error": HELD_OUT_ERROR}.items():
         out = out.join(
@@ -67,10 +67,10 @@ def scores(ends: pd.DataFrame, zero_shot: pd.DataFrame) -> pd.DataFrame:
 
 @on_tables
 def by_task(zero_shot: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each task and in the mean, by pattern and method: [group, task, value, std, seeds, lost, chance].
+    """Accuracy of each task and in the mean, by pattern and method: [group, task, ..., lost, chance].
 
-    value: mean over criteria and seeds, std their standard deviation; lost: the dense model's accuracy less it. Groups:
-    the dense model, then each pattern with each method, runs with added windows apart; the task "mean" stands last.
+    value: mean over criteria and seeds; lost: the dense model's accuracy less it. Groups: the dense model, then each
+    pattern with each method, runs with added windows apart; the task "mean" stands last.
     """
     own = {column.name for column in TABLES["zero_shot"]} - {"which"}
     mean = zero_shot.groupby([name for name in zero_shot.columns if name not in own], sort=False)
@@ -86,8 +86,8 @@ def by_task(zero_shot: pd.DataFrame) -> pd.DataFrame:
     )
     rows = rows.assign(group=words.mask(dense, "dense"))
     rows = pd.concat([rows[dense].drop_duplicates(["task", "seed"]), rows[~dense]])
-    groups = rows.groupby(["group", "task"], sort=False)
-    out = groups["accuracy"].agg(value="mean", std=lambda values: values.std(ddof=0), runs="count").reset_index()
+    each = rows.groupby(["group", "task", "seed"], sort=False)["accuracy"].mean().reset_index()
+    out = over_seeds(each, ["group", "task"], "accuracy", paired={"group": "dense"})
     out["lost"] = out["task"].map(out[out["group"] == "dense"].set_index("task")["value"]) - out["value"]
     out["chance"] = out["task"].map(rows.drop_duplicates("task").set_index("task")["chance"])
     return out
@@ -96,25 +96,22 @@ def by_task(zero_shot: pd.DataFrame) -> pd.DataFrame:
 @on_tables
 def disagreements(table: pd.DataFrame) -> pd.DataFrame:
     """Pairs of recipes of one pattern, the second with the lower perplexity: [pattern, first, second, perplexity,
-    accuracy, standard_error, verdict].
+    accuracy, low, high, p, corrected].
 
-    perplexity, accuracy: second less first, the latter in points. verdict: "worse" where accuracy falls by more than
-    the standard error of the difference although perplexity falls, "better" where it rises by more, else "undecided".
+    perplexity, accuracy: second less first, the latter in points with its 95 % interval. p: of a paired t test of the
+    accuracies within seeds (missing for a single seed); corrected: for all the pairs of the table (Holm).
     """
     rows, pruned = [], table[table["method"] != "dense"]
     for pattern, some in pruned.groupby("pattern", sort=False):
-        order = list(some.sort_values("perplexity", ascending=False).itertuples())
+        order = [row for _, row in some.sort_values("perplexity", ascending=False).iterrows()]
         for place, first in enumerate(order):
             for second in order[place + 1 :]:
-                error = 100 * np.hypot(first.standard_error, second.standard_error)
-                gained = 100 * (second.accuracy - first.accuracy)
-                verdict = "undecided" if abs(gained) <= error else "better" if gained > 0 else "worse"
-                rows.append(
-                    (pattern, _name(first), _name(second), second.perplexity - first.perplexity, gained, error, verdict)
-                )
-    return pd.DataFrame(
-        rows, columns=["pattern", "first", "second", "perplexity", "accuracy", "standard_error", "verdict"]
-    )
+                gained = compare(second, first)
+                percent = (100 * number for number in gained[:3])
+                fluent = second["perplexity"] - first["perplexity"]
+                rows.append((pattern, _name(first), _name(second), fluent, *percent, gained.p))
+    pairs = pd.DataFrame(rows, columns=["pattern", "first", "second", "perplexity", "accuracy", "low", "high", "p"])
+    return pairs.assign(corrected=holm(list(pairs["p"])))
 
 
 @on_tables
@@ -122,9 +119,9 @@ def plot_scores(table: pd.DataFrame) -> Figure:
     """Mean accuracy against held-out perplexity and against held-out error: a point per recipe, colour by method, shape
     by criterion, filling by pattern.
 
-    `table` is that of `scores`. Bars are standard errors; level lines: the dense model (dotted) and guessing (dashed);
-    the rank correlation over the pruned models stands above each panel; a ring marks runs with windows added to the
-    calibration text.
+    `table` is that of `scores`. Bars are intervals of the difference from the dense model; level lines: the dense model
+    (dotted) and guessing (dashed); the rank correlation over the pruned models stands above each panel; a ring marks
+    runs with windows added to the calibration text.
     """
     xs = {"perplexity": "held-out perplexity", "error": "held-out relative error at the last block"}
     with in_style():
@@ -139,8 +136,7 @@ def plot_scores(table: pd.DataFrame) -> Figure:
         for (_, x), ax in panels.items():
             for row in pruned.itertuples():
                 look, place = method_looks[row.method], getattr(row, x)
-                low, high = 100 * (row.accuracy - row.standard_error), 100 * (row.accuracy + row.standard_error)
-                ax.vlines(place, low, high, color=look.color, linewidth=0.8, alpha=0.35, zorder=2)
+                ax.vlines(place, 100 * row.low, 100 * row.high, color=look.color, linewidth=0.8, alpha=0.35, zorder=2)
                 ax.plot(
                     [place],
                     [100 * row.accuracy],
@@ -259,17 +255,25 @@ def say_ranks(table: pd.DataFrame) -> Finding:
 
 @on_tables
 def say_disagreements(pairs: pd.DataFrame, most: int) -> Finding:
-    """How often a lower perplexity goes with a higher and with a lower accuracy, and the `most` clearest pairs where it
-    goes with a lower one.
+    """How often a lower perplexity goes with a higher and with a lower accuracy, how many of these differences a test
+    confirms, and the `most` clearest pairs where accuracy is lower.
     """
-    counts = pairs["verdict"].value_counts()
-    words = {"better": "also more accurate", "undecided": "within a standard error", "worse": "less accurate"}
-    shares = ", ".join(f"{counts.get(verdict, 0)} {word}" for verdict, word in words.items())
-    lines = [f"- Of {len(pairs)} pairs of recipes of one pattern, the one with the lower perplexity is: {shares}."]
-    worst = pairs[pairs["verdict"] == "worse"].sort_values("accuracy")
+    parts = []
+    for word, some in {
+        "also more accurate": pairs[pairs["accuracy"] > 0],
+        "less accurate": pairs[pairs["accuracy"] < 0],
+    }.items():
+        sure = [int((some[column] < LEVEL).sum()) for column in ("p", "corrected")]
+        parts.append(f"{word} in {len(some)} ({sure[0]} with p < {LEVEL:g}, {sure[1]} after Holm's correction)")
+    lines = [
+        f"- Of {len(pairs)} pairs of recipes of one pattern, the one with the lower perplexity is {', '.join(parts)},"
+        f" equal in {int((pairs['accuracy'] == 0).sum())}."
+    ]
+    worst = pairs[(pairs["accuracy"] < 0) & (pairs["p"] < LEVEL)].sort_values("p", kind="stable")
     lines += [
         f"- {row.pattern}: from {row.first} to {row.second} perplexity falls by {-row.perplexity:.2f}, "
-        f"accuracy by {-row.accuracy:.1f} ± {row.standard_error:.1f} points."
+        f"accuracy by {-row.accuracy:.1f} ± {(row.high - row.low) / 2:.1f} points (p = {row.p:.2g}, corrected"
+        f" {row.corrected:.2g})."
         for row in worst.head(most).itertuples()
     ]
     return Finding("\n".join(lines))
@@ -360,13 +364,13 @@ def _narrow(word: str) -> str:
 
 
 def _percent(row: pd.Series) -> str:
-    return f"{100 * row['accuracy']:.1f} % ± {100 * row['standard_error']:.1f}"
+    return f"{100 * row['accuracy']:.1f} %{say_half(100 * row[['low', 'high']], '.1f')}"
 
 
 def _task(name: str) -> str:
     return name.removeprefix("lab:").removeprefix("hub:")
 
 
-def _name(row) -> str:
+def _name(row: Any) -> str:
     added = f" + {row.added_samples} of {say_source(row.added)}" if row.added_samples else ""
     return f"{CRITERIA.get(row.criterion, row.criterion)} {say_method(row.method)}{added}"

@@ -25,6 +25,7 @@ from analysis.present import (
 )
 from analysis.present.final import ends
 from analysis.present.provenance import provenance, save_figure
+from analysis.present.rows import read_csv
 from analysis.present.style import METHOD_LABELS, METHOD_LOOKS, OTHERS, looks
 
 
@@ -130,7 +131,7 @@ def points(fig, kind="method"):
 def test_every_saved_row_is_drawn_and_nothing_else(made, name, tmp_path, blocks):
     _, fig, table, x, _ = made[name]
     save_figure(fig, name, table, provenance({"PRESET": "lab"}, blocks), tmp_path)
-    saved = pd.read_csv(tmp_path / f"{name}.csv")
+    saved = read_csv(tmp_path / f"{name}.csv")
     drawn = {
         (line.get_gid().removeprefix("method "), px, py)
         for ax in fig.axes
@@ -290,8 +291,8 @@ def test_another_process_draws_the_same_bytes(made, tmp_path, blocks):
     _, _, table, _, _ = made["total"]
     save_figure(compounding.plot_block_profile(table), "here", table, provenance({"PRESET": "lab"}, blocks), tmp_path)
     code = (
-        "import sys, pandas as pd\nfrom analysis.present import compounding, provenance\nfolder = sys.argv[1]\n"
-        "table = pd.read_csv(folder + '/here.csv')\nprovenance.save_figure(compounding.plot_block_profile(table),"
+        "import sys, pandas as pd\nfrom analysis.present import compounding, provenance, rows\nfolder = sys.argv[1]\n"
+        "table = rows.read_csv(folder + '/here.csv')\nprovenance.save_figure(compounding.plot_block_profile(table),"
         " 'there', table, {'preset': 'lab'}, folder)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=paths.ROOT)
@@ -374,14 +375,15 @@ def test_methods_look_the_same_everywhere_and_unlike_each_other():
 
 
 @pytest.mark.slow
-def test_a_band_is_one_standard_deviation_and_absent_for_one_seed(blocks):
+def test_a_band_is_the_interval_and_absent_for_one_seed_and_for_the_reference(blocks):
     one = blocks[(blocks["samples"] == 32) & (blocks["seed"] == 0)]
     assert not any(ax.collections for ax in compounding.plot_block_profile(compounding.block_profile(one)).axes)
     table = compounding.block_profile(blocks[blocks["samples"] == 32], criterion="wanda", split="stories")
-    band = compounding.plot_block_profile(table[table["method"] == "LR"]).axes[0].collections[0].get_paths()[0].vertices
-    row = table[(table["method"] == "LR") & (table["block"] == 3)].iloc[0]
+    assert not compounding.plot_block_profile(table[table["method"] == "LR"]).axes[0].collections
+    band = compounding.plot_block_profile(table[table["method"] == "BR"]).axes[0].collections[0].get_paths()[0].vertices
+    row = table[(table["method"] == "BR") & (table["block"] == 3)].iloc[0]
     edges = band[band[:, 0] == 3][:, 1]
-    assert np.allclose([edges.min(), edges.max()], [row["value"] - row["std"], row["value"] + row["std"]])
+    assert np.allclose([edges.min(), edges.max()], [row["low"], row["high"]])
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def test_added_text_is_a_change_from_nothing_added(own):
         "lab:stories",
         "lab:recipes",
     ]
-    assert (out[out["added_samples"] == 0][["value", "std"]] == 0).all(axis=None) and (out["seeds"] == 2).all()
+    assert (out[out["added_samples"] == 0][["value", "low", "high"]] == 0).all(axis=None) and (out["seeds"] == 2).all()
     row = out[
         (out["measure"] == PERPLEXITY)
         & (out["method"] == "BR+GP")
@@ -39,7 +39,7 @@ def test_added_text_is_a_change_from_nothing_added(own):
     change = 100 * (with_text / without - 1)
     assert (
         row["value"] == pytest.approx(change.mean())
-        and row["std"] == pytest.approx(change.std(ddof=0))
+        and list(row[["seed 0", "seed 1"]]) == pytest.approx(list(change))
         and row["level"] == pytest.approx(with_text.mean())
     )
     assert generated_text.levels(out).loc[("50%", "wanda", "BR+GP", PERPLEXITY, "self-generated"), 32] == pytest.approx(
@@ -165,7 +165,10 @@ def put(table, value, **where):
 def test_the_share_of_the_gap_is_said_and_turns_with_the_numbers(own):
     table = generated_text.added(own[own["method"] == "BR+GP"], sources=["self", "lab:stories", "lab:recipes"])
     table = put(
-        put(table.assign(std=0.5), -20.0, added="lab:stories", added_samples=32), -5.0, added="self", added_samples=32
+        put(table.assign(low=-0.5, high=0.5), -20.0, added="lab:stories", added_samples=32),
+        -5.0,
+        added="self",
+        added_samples=32,
     )
     table = put(table, 4.0, added="lab:recipes", added_samples=32)
     error, perplexity, accuracy = generated_text.say_closing(table, "lab:stories").splitlines()
@@ -179,19 +182,22 @@ def test_the_share_of_the_gap_is_said_and_turns_with_the_numbers(own):
         generated_text.say_closing(table, "lab:news")
 
 
-def test_settings_are_ordered_and_compared_with_the_spread(own):
-    table = generated_text.added(own[own["method"] == "BR+GP"], samples=8).assign(std=1.0)
+def test_settings_are_ordered_and_those_that_differ_in_every_seed_alike_are_named(own):
+    table = generated_text.added(own[own["method"] == "BR+GP"], samples=8)
     table = put(put(table, -3.0, added="self"), -6.0, added="self:top-k=50")
+    first, plain = table["added"] == "self:top-k=50", table["added"] == "self"
+    table = table.assign(**dict.fromkeys(("seed 0", "seed 1"), table["value"]))
+    table.loc[plain, "seed 1"] += 0.01
     said = generated_text.say_settings(table).splitlines()
     assert (
         said[0]
         == "- **Wanda 50% BR+GP**, held-out error, change in %: self-generated, top-k=50 -6.0, self-generated -3.0;"
-        " further from the plain one than the spread: self-generated, top-k=50."
+        " different from the plain one (p < 0.05): self-generated, top-k=50."
     )
     assert "self-generated -3.0, self-generated, top-k=50 -6.0" in said[2]  # of accuracy more is better
-    assert "than the spread: none." in generated_text.say_settings(
-        table.assign(std=4.0)
-    ) and "one seed" in generated_text.say_settings(table.assign(seeds=1))
+    table.loc[first, "seed 1"] += 1.0  # -3 and -2.01: t = -5 with one degree of freedom, p = 0.12
+    assert "(p < 0.05): none." in generated_text.say_settings(table)
+    assert "one seed" in generated_text.say_settings(table.assign(seeds=1))
     with pytest.raises(UsageError, match="none of the added texts lab:recipes is self-generated"):
         generated_text.say_settings(table[table["added"] == "lab:recipes"])
 

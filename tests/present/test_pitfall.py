@@ -111,15 +111,15 @@ def test_where_it_begins_to_harm_is_said_with_its_interval(effects):
         "- **CR added to BR+GP, 10 epochs** (Wanda 50%): calibration error changes by -50.0 to -50.0 %"
     )
     assert (
-        "held-out error changes by -17.1 to +6.7 %, lower at 6 and higher at 3 of 9 points with their whole interval"
-        in said
-    )
+        "held-out error changes by -17.1 to +6.7 %, with its whole interval lower at 6 (6 by Holm) and higher at 3"
+        " (3 by Holm) of 9 points"
+    ) in said
     assert "higher first at 781 weights per token (lab, 1 window: +1.9 %, +1.7 to +2.2)" in said
     assert "the line crosses zero at 500 (472 to 529)" in said
     assert (
-        "perplexity changes by +0.0 to +0.0 %, lower at 0 and higher at 0 of 9 points with their whole interval."
-        in said
-    )
+        "perplexity changes by +0.0 to +0.0 %, with its whole interval lower at 0 (0 by Holm) and higher at 0 (0 by"
+        " Holm) of 9 points."
+    ) in said
     one = pitfall.say_pitfall(cr[cr["seed"] == 0])
     assert "whole interval" not in one and "no interval" in one
 

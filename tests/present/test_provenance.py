@@ -137,7 +137,13 @@ def test_what_is_no_table_is_said_to_be_none(table):
             call()
 
 
-DRAWN_BY_OTHERS = ("panels", "provenance", "widgets")  # called by functions that have looked already, or tested apart
+DRAWN_BY_OTHERS = (
+    "panels",
+    "provenance",
+    "rows",
+    "statistics",
+    "widgets",
+)  # called by functions that have looked already, or tested apart
 MODULES = [module.name for module in pkgutil.iter_modules(present.__path__) if module.name not in DRAWN_BY_OTHERS]
 
 

@@ -180,7 +180,11 @@ def test_ratios_are_taken_within_a_run_and_averaged_over_seeds(shapes, timed):
     ] == pytest.approx(0.7**-0.5)
     row = shapes[(shapes["measure"] == structured_decoder.THROUGHPUT) & (shapes["pattern"] == "neurons-50%")].iloc[0]
     each = np.array([1, 1 / 1.02]) / 0.7
-    assert row["value"] == pytest.approx(each.mean()) and row["std"] == pytest.approx(each.std()) and row["seeds"] == 2
+    assert (
+        row["value"] == pytest.approx(each.mean())
+        and list(row[["seed 0", "seed 1"]]) == pytest.approx(list(each))
+        and row["seeds"] == 2
+    )
     with pytest.raises(UsageError, match="shrink=True"):
         structured_decoder.shapes(timed.size.iloc[:0])
 
@@ -209,8 +213,8 @@ def test_perplexity_stands_over_what_its_shape_removes(repaired, perplexity, sha
         & (perplexity["which"] == "pruned")
     ]
     assert row["removed"] == pytest.approx(9.9) and row["kind"] == "heads" and row["seeds"] == 2
-    assert row["value"] == pytest.approx(own["perplexity"].mean()) and row["std"] == pytest.approx(
-        own["perplexity"].std(ddof=0)
+    assert row["value"] == pytest.approx(own["perplexity"].mean()) and list(row[["seed 0", "seed 1"]]) == list(
+        own.sort_values("seed")["perplexity"]
     )
     dense = repaired[repaired["method"] == "dense"]
     assert (
@@ -376,7 +380,7 @@ def test_speed_is_said_beside_what_operations_promise(shapes):
     said = structured_decoder.say_speed(shapes).splitlines()
     assert said[1].startswith(
         "- **FLAP neurons-50%**: 29.9 % of all parameters gone, 1.43 times fewer operations; one window 1.20 ± 0.00"
-        " times faster, several at once 1.41 ± 0.01"
+        " times faster, several at once 1.41 ± 0.18"
     )
     assert said[1].endswith(": at most 97 % of what operations promise.")
     slow = shapes.assign(
@@ -392,6 +396,10 @@ def test_speed_is_said_beside_what_operations_promise(shapes):
 
 
 def test_the_best_of_both_are_compared_at_the_nearest_count(compared):
+    assert "perplexity 5.59 (LIAR, then BR+GP) against 2.34 (Wanda 37.4% BR+GP), undecided" in (
+        structured_decoder.say_same_size(compared)  # differences that do not vary at all cannot be tested
+    )
+    compared = compared.assign(**{"seed 1": compared["seed 1"] * (1 + 1e-5 * np.arange(len(compared)))})
     said = structured_decoder.say_same_size(compared).splitlines()
     assert len(said) == 4 and said[1].startswith("- **FLAP neurons-50%**, 30.0 % of all parameters: perplexity ")
     assert (

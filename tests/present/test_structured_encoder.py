@@ -155,7 +155,8 @@ def test_scores_are_held_out_means_and_shares_are_counted(kept):
     each = [0.9 - 0.01 * seed - 0.5 * 0.25 * 0.6 * 0.3 for seed in (0, 1)]
     assert (
         row["value"] == pytest.approx(np.mean(each))
-        and row["std"] == pytest.approx(np.std(each))
+        and list(row[["seed 0", "seed 1"]]) == pytest.approx(each)
+        and row["paired"] == "dense"
         and row["seeds"] == 2
         and row["error"] == pytest.approx(0.01)
     )
@@ -187,7 +188,7 @@ def test_guessing_is_known_for_sets_with_classes_and_for_correlations(kept):
 
 def test_points_lost_are_from_the_dense_model_of_the_same_seed(gone):
     row = gone[(gone["task"] == "answers") & (gone["criterion"] == "random") & (gone["method"] == "LR")].iloc[0]
-    assert row["value"] == pytest.approx(100 * 0.5 * 0.49 * 1.5) and row["std"] == pytest.approx(0, abs=1e-9)
+    assert row["value"] == pytest.approx(100 * 0.5 * 0.49 * 1.5) and row["high"] == pytest.approx(row["low"], abs=1e-9)
     assert list(gone["criterion"].unique()) == ["flap", "random"] and list(gone["method"].unique()) == [
         "LR",
         "compensate",
@@ -376,15 +377,12 @@ def test_repairs_are_counted_against_the_one_before(kept):
         "- **LIAR** against bias compensation",
         "- **LIAR+GP** against LIAR",
     ]
-    clear = kept.assign(value=np.where(kept["method"] == "compensate", 0.5, 0.4), error=0.01)
-    assert (
-        "at 12 of 12 shares, lower by more at 0, +10.0 points in the mean"
-        in structured_encoder.say_order(clear).splitlines()[0]
-    )
-    assert (
-        "at 0 of 12 shares, lower by more at 0, +10.0 points"
-        in structured_encoder.say_order(clear.assign(error=0.08)).splitlines()[0]
-    )
+    value, made = np.where(kept["method"] == "compensate", 0.5, 0.4), kept["method"] == "compensate"
+    for apart, sure in {1e-5: 12, 1e-2: 0}.items():  # p = 1e-4 and 0.06, for twelve shares 0.001 and 0.8
+        clear = kept.assign(value=value, **{"seed 0": value - apart * made, "seed 1": value + apart * made})
+        said = structured_encoder.say_order(clear).splitlines()[0]
+        assert f"higher at 12 of 12 shares ({sure} with p < 0.05), lower at 0 of 12 shares (0 with" in said
+        assert said.endswith(", +10.0 points in the mean.")
 
 
 def test_the_gap_between_criteria_is_what_repairs_close(gone):

@@ -68,27 +68,31 @@ def test_pairs_against_every_pair_by_hand(scores):
     pairs = zero_shot.disagreements(scores)
     pruned = scores[scores["method"] != "dense"]
     assert len(pairs) == 7 * 6 // 2 + 6 * 5 // 2 and (pairs["perplexity"] <= 0).all()
-    worse = 0
-    for a in pruned.itertuples():
-        for b in pruned.itertuples():
-            lower = b.perplexity < a.perplexity and a.pattern == b.pattern
-            worse += lower and a.accuracy - b.accuracy > np.sqrt(a.standard_error**2 + b.standard_error**2)
-    assert (pairs["verdict"] == "worse").sum() == worse > 0
+    lower = [
+        (a, b)
+        for _, a in pruned.iterrows()
+        for _, b in pruned.iterrows()
+        if b["perplexity"] < a["perplexity"] and a["pattern"] == b["pattern"]
+    ]
+    gains = [100 * (b["accuracy"] - a["accuracy"]) for a, b in lower]
+    assert sorted(pairs["accuracy"]) == pytest.approx(sorted(gains))
+    assert pairs["p"].isna().all()  # made-up accuracies differ by the same in both seeds: no test can be made
+    noisy = zero_shot.disagreements(scores.assign(**{"seed 1": scores["seed 1"] + 0.01 * np.arange(len(scores)) ** 2}))
+    assert noisy["p"].nunique() > 1 and (noisy["corrected"] >= noisy["p"]).all()
 
 
 def test_pairs_are_counted_and_the_clearest_named(scores):
-    flat = scores.assign(accuracy=0.5, standard_error=0.01)
-    assert "0 also more accurate, 36 within a standard error, 0 less accurate." in zero_shot.say_disagreements(
-        zero_shot.disagreements(flat), 3
+    each = ["accuracy", "seed 0", "seed 1"]
+    flat = scores.assign(**dict.fromkeys(each, 0.5))
+    none = "also more accurate in 0 (0 with p < 0.05, 0 after Holm's correction)"
+    assert f"{none}, less accurate in 0 (0 with p < 0.05, 0 after Holm's correction), equal in 36." in (
+        zero_shot.say_disagreements(zero_shot.disagreements(flat), 3)
     )
     best = flat[flat["pattern"] == "50%"].sort_values("perplexity").index[0]
-    flat.loc[best, "accuracy"] = 0.4
+    flat.loc[best, each] = [0.4, 0.401, 0.399]  # p = 0.0064, corrected for 36 pairs no longer
     first, *named = zero_shot.say_disagreements(zero_shot.disagreements(flat), 2).splitlines()
-    assert (
-        "0 also more accurate, 30 within a standard error, 6 less accurate." in first
-        and len(named) == 2
-        and "accuracy by 10.0 ± 1.4 points" in named[0]
-    )
+    assert f"{none}, less accurate in 6 (6 with p < 0.05, 0 after Holm's correction), equal in 30." in first
+    assert len(named) == 2 and "accuracy by 10.0 ± 1.3 points (p = 0.0064, corrected 0.23)" in named[0]
 
 
 def test_rank_correlations_with_their_numbers_of_points(scores):
@@ -142,7 +146,8 @@ def test_tasks_are_means_over_criteria_and_lose_from_the_dense(tasks, asked):
     assert (
         row["value"] == pytest.approx(rows["accuracy"].mean())
         and row["lost"] == pytest.approx(0.8 - rows["accuracy"].mean())
-        and row["runs"] == len(rows) == 4
+        and row["seeds"] == 2
+        and len(rows) == 4
     )
     mean = tasks[(tasks["group"] == "2:4 LR") & (tasks["task"] == "mean")]["value"].item()
     assert mean == pytest.approx(tasks[(tasks["group"] == "2:4 LR") & (tasks["task"] != "mean")]["value"].mean())
