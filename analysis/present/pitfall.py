@@ -156,13 +156,13 @@ def crossings(effects: pd.DataFrame) -> pd.DataFrame:
     for each step, measure and seed [measure, criterion, ..., epochs, seed, value], `value` the ratio's logarithm to
     base 10.
 
-    NaN where the line does not rise, or does so outside the ratios that were measured.
+    NaN where there are fewer than three ratios, where the line does not rise, or does so outside of them.
     """
     rows = []
     for key, some in effects.groupby(["measure", *STEP, "seed"], sort=False):
         at = np.log10(some["ratio"].to_numpy())
         where = float("nan")
-        if len(set(at)) > 1:
+        if len(set(at)) > 2:
             slope, start = np.polyfit(at, some["value"].to_numpy(), 1)
             zero = -start / slope if slope > 0 else float("nan")
             where = zero if at.min() <= zero <= at.max() else float("nan")
