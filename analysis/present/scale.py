@@ -154,19 +154,10 @@ def plot_overlap(table: pd.DataFrame) -> Figure:
                 draw_points(
                     ax, some["weights"], some, color=look.color, marker=look.marker, gid=f"paper {measure}", hollow=True
                 )
-            size_axis(ax, table["weights"])
-            ax.set_xticks(
-                sorted(set(table["weights"])), [say_count(size) for size in sorted(set(table["weights"]))], rotation=45
-            )
-            ax.annotate(
-                "harm above",
-                (1, 0),
-                (-1, 2),
-                xycoords=ax.get_yaxis_transform(),
-                textcoords="offset points",
-                ha="right",
-                fontsize=7,
-            )
+            sizes = ours["weights"]
+            size_axis(ax, [sizes.min(), sizes.max(), *paper["weights"]] if len(paper) else sizes)
+            beside = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "fontsize": 7}
+            ax.annotate("harm above", (0, 0), (3, 2), **beside)
             plain_axis(ax.yaxis)
         label_axes(panels, "prunable weights", {"": "change by CR, %"})
         hollow = handle(Look("#555555", "o", ""), "the paper: OPT-125M, LLaMA-7B", markerfacecolor="white")
@@ -215,38 +206,23 @@ def criteria_gap(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
 @on_tables
 def plot_criteria_gap(table: pd.DataFrame) -> Figure:
     """Perplexity under the worst criterion over that under the best, against the number of prunable weights, log scale:
-    one line per method; hollow marks are the paper's models.
+    one line per method, our models beside the paper's.
 
     `table` is that of `criteria_gap` for one pattern. At 1 the choice of the criterion makes no difference.
     """
+    words = {HERE: "here", "paper": "the paper, WikiText-2"}
     with in_style():
-        fig, panels = panel_grid(table, "pattern", "pattern", height=2.9, sharey=True)
-        ax = next(iter(panels.values()))
-        ax.axhline(1, color="#999999", linewidth=0.8, zorder=1)
-        ours, paper = (table[table["source"] == source] for source in (HERE, "paper"))
-        draw_lines(ax, ours, "weights")
-        for method, look in looks(paper["method"]).items():
-            some = paper[paper["method"] == method]
-            gid = f"paper {method}"
-            draw_points(ax, some["weights"], some, color=look.color, marker=look.marker, gid=gid, hollow=True, size=6)
-        size_axis(ax, table["weights"])
-        ax.set_title("")
-        for model, weights in paper.groupby("model", sort=False)["weights"].first().items():
-            ax.annotate(
-                model,
-                (weights, 1),
-                (0, 4),
-                xycoords=ax.get_xaxis_transform(),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-            )
-        log_scale([ax])
-        label_axes(
-            panels, "prunable weights", dict.fromkeys(table["pattern"], "perplexity, worst criterion\nover best")
-        )
-        notes = [handle(Look("#555555", "o", ""), "the paper", markerfacecolor="white")] if len(paper) else []
-        finish(fig, looks(table["method"]), notes)
+        fig, panels = panel_grid(table, "pattern", "source", height=2.7, sharey=False, sharex=False)
+        for (pattern, source), ax in panels.items():
+            rows = table[(table["pattern"] == pattern) & (table["source"] == source)]
+            ax.axhline(1, color="#999999", linewidth=0.8, zorder=1)
+            draw_lines(ax, rows, "weights", hollow=source == "paper")
+            size_axis(ax, rows["weights"])
+            log_scale([ax])
+            ax.set_title(words[source])
+        label = "perplexity, worst criterion\nover best"
+        label_axes(panels, "prunable weights", dict.fromkeys(table["pattern"], label))
+        finish(fig, looks(table["method"]))
     return fig
 
 

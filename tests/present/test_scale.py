@@ -117,10 +117,10 @@ def test_every_row_is_drawn_over_its_size(overfit, changes):
 @pytest.mark.slow
 def test_the_criteria_of_every_size_and_of_the_paper_are_drawn(gap):
     fig = scale.plot_criteria_gap(gap)
-    for source, kind in (("here", "method"), ("paper", "paper")):
-        assert points(fig, kind) == sorted(
-            (0, r.method, r.weights, r.value) for r in gap[gap["source"] == source].itertuples()
-        )
+    assert points(fig, "method") == sorted(
+        (["here", "paper"].index(r.source), r.method, r.weights, r.value) for r in gap.itertuples()
+    )
+    assert [ax.get_title() for ax in fig.axes] == ["here", "the paper, WikiText-2"]
 
 
 def test_the_papers_models_stand_beside_ours_only_where_they_compare(changes, final, models):
