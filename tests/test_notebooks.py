@@ -152,8 +152,8 @@ def test_all_of_them_run_at_smoke_size_and_leave_their_files(tmp_path, monkeypat
         f"{name}.{suffix}" for some in names for name in some for suffix in ("svg", "png", "csv", "json")
     }
     errors = pd.read_csv(figures / "01_compounding_error.csv")
-    named = ["criterion", "split", "kind", "method", "block", "value", "low", "high", "seeds", "paired"]
-    assert list(errors.columns) == [*named, "seed", "seed_value"]
+    named = ["pattern", "criterion", "split", "kind", "method", "block", "value", "low", "high", "seeds", "paired"]
+    assert list(errors.columns) == [*named, "source", "seed", "seed_value"]
     assert list(errors["method"].unique()) == ["LR", "BR", "BR+GP", "BR+GP+CR"] and errors["value"].between(0, 10).all()
     sizes = pd.read_csv(figures / "04_granularity.csv", keep_default_na=False)
     assert list(sizes["granularity"].unique()) == ["", "matrix", "sub-block", "1 block", "model"] and set(

@@ -28,9 +28,10 @@ MEASURES = {RELATIVE_ERROR: f"{RELATIVE_ERROR}\nat the last block"}
 
 
 KIND_TITLES = {
-    "total": "total\ndense vs sparse stream",
-    "inherited": "inherited\ndense block on both streams",
+    "total": "total\ndense vs sparse",
+    "inherited": "inherited\ndense block on both",
     "local": "local\npruned vs dense block",
+    "cross": "cross\nthe rest (linear)",
 }
 BESIDE = [(5, 0), (-5, 0), (0, 5), (0, -5), (4, 4), (-4, 4), (4, -4), (-4, -4)]  # points right of and above a marker
 PRICES = {"tokens": "tokens in training", "solve_seconds": "seconds in the solver"}

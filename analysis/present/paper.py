@@ -6,7 +6,10 @@ at the last block on the calibration data (mean squared difference, not divided 
 `CALIBRATION_AND_TEST` holds tables 2 and 4: the same error on calibration and on three test texts; `ACCURACY` the mean
 of tables 1 and 3 over seven zero-shot tasks (BoolQ, RTE, HellaSwag, WinoGrande, ARC-e, ARC-c, OpenbookQA), in per cent;
 `DENSE` what the untouched models reach; `PRUNABLE` their prunable weights, from their architectures. Beside other
-models only ratios compare fairly.
+models only ratios compare fairly. `OVERLAP` is what CR changes in them, in per cent: calibration error, error and
+perplexity on C4, at `ratio` prunable weights of a block per calibration token. `HALVES` is table 7: OPT-125M and
+SparseGPT with only attention, only the MLP, or both pruned, as the increase of WikiText-2 perplexity over the dense
+model in per cent.
 
 `REFINED` is table 1 of "Don't Be Greedy, Just Relax! Pruning LLMs via Frank-Wolfe" (SparseFW, 2510.13713): WikiText
 perplexity with the criterion's mask ("none") and with Frank-Wolfe's ("fw"), no reconstruction, 256 sequences of 2,048
@@ -14,6 +17,8 @@ tokens of C4, 2,000 iterations.
 """
 
 import pandas as pd
+
+from analysis.present.final import CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY
 
 _RESULTS = {
     "LLaMA-7B": {
@@ -83,6 +88,13 @@ _ACCURACY = {
 }
 DENSE = {"LLaMA-7B": {"wikitext2": 5.68, "accuracy": 60.00}, "OPT-125M": {"wikitext2": 27.66, "accuracy": 37.75}}
 PRUNABLE = {"OPT-125M": 12 * (4 * 768**2 + 2 * 768 * 3072), "LLaMA-7B": 32 * (4 * 4096**2 + 3 * 4096 * 11008)}
+_HALVES = {
+    "attention": (32.82, 30.15, 29.97, 29.64),
+    "MLP": (30.69, 29.23, 28.89, 28.73),
+    "both": (36.35, 31.94, 31.57, 30.86),
+}
+BLOCKS = {"OPT-125M": 12, "LLaMA-7B": 32}
+WINDOWS, WINDOW = 256, 1024
 
 _REFINED_MODELS = ("Gemma2-9B", "Yi-1.5-9B", "DeepSeek-7B", "Qwen2.5-7B", "Qwen2.5-14B", "LLaMA-3.1-8B")
 _REFINED = {  # (pattern, criterion): mask as chosen, refined
@@ -105,10 +117,33 @@ def _table(numbers: dict, methods: list[str], columns: list[str]) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-RESULTS = _table(_RESULTS, ["LR", "BR", "BR+GP", "BR+GP+CR"], ["error", "wikitext2", "ptb", "c4"])
+METHODS = ["LR", "BR", "BR+GP", "BR+GP+CR"]
+RESULTS = _table(_RESULTS, METHODS, ["error", "wikitext2", "ptb", "c4"])
 CALIBRATION_AND_TEST = _table(_GAP, ["BR+GP", "BR+GP+CR"], ["calibration", "wikitext2", "ptb", "c4"])
-ACCURACY = _table(_ACCURACY, ["LR", "BR", "BR+GP", "BR+GP+CR"], ["accuracy"])
+HALVES = pd.DataFrame(
+    [
+        {"part": part, "method": method, "increase": 100 * (value / DENSE["OPT-125M"]["wikitext2"] - 1)}
+        for part, values in _HALVES.items()
+        for method, value in zip(METHODS, values, strict=True)
+    ]
+)
+ACCURACY = _table(_ACCURACY, METHODS, ["accuracy"])
 MODELS = ("OPT-125M", "LLaMA-7B")
+
+
+def _overlap() -> pd.DataFrame:
+    errors, texts = (table.set_index(["model", "criterion", "method"]) for table in (CALIBRATION_AND_TEST, RESULTS))
+    both = pd.DataFrame(
+        {CALIBRATION_ERROR: errors["calibration"], HELD_OUT_ERROR: errors["c4"], PERPLEXITY: texts["c4"]}
+    )
+    with_cr, without = (both.xs(method, level="method") for method in ("BR+GP+CR", "BR+GP"))
+    change = (100 * (with_cr / without - 1)).reset_index()
+    ratio = change["model"].map({name: PRUNABLE[name] / BLOCKS[name] / (WINDOWS * WINDOW) for name in MODELS})
+    known = {"weights": change["model"].map(PRUNABLE), "samples": WINDOWS, "ratio": ratio}
+    return change.assign(**known).melt(["model", "criterion", *known], var_name="measure")
+
+
+OVERLAP = _overlap()
 REFINED = pd.DataFrame(
     [
         {"model": model, "pattern": pattern, "criterion": criterion, "none": before, "fw": after}

@@ -86,6 +86,27 @@ def plot_readings(table: pd.DataFrame) -> Figure:
 
 
 @on_tables
+def say_holders(blocks: pd.DataFrame) -> Finding:
+    """Which share of the dense mean square few tokens hold at most, over all blocks and texts, and whether figures of
+    the papers' error are therefore to be read with care.
+    """
+    said, loud = [], False
+    for column, holder in {
+        "energy_first": "the windows’ first tokens",
+        "energy_top": "the largest 1 % of tokens",
+    }.items():
+        most = blocks.loc[blocks[column].idxmax()]
+        said.append(f"{holder} hold at most {most[column]:.0%} (block {most['block']})")
+        loud = loud or most[column] > LOUD
+    shares = f"of the dense mean square, {' and '.join(said)}"
+    if loud:
+        return Finding(
+            f"**Careful**: {shares}. The error over all tokens is mostly theirs; see the other readings below."
+        )
+    return Finding(f"{shares[0].upper()}{shares[1:]}: no handful of tokens decides the error.")
+
+
+@on_tables
 def say_readings(table: pd.DataFrame) -> Finding:
     """Whether a handful of tokens decides the papers' error, and whether the readings put the methods in one order."""
     lines = []

@@ -7,7 +7,6 @@ are pruned.
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from analysis.errors import UsageError
 from analysis.present.final import CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY, against
@@ -15,6 +14,7 @@ from analysis.present.finding import Finding
 from analysis.present.panels import (
     draw_lines,
     draw_named,
+    draw_points,
     finish,
     handle,
     label_axes,
@@ -22,12 +22,15 @@ from analysis.present.panels import (
     panel_grid,
     plain_axis,
     size_axis,
+    without_markers,
 )
-from analysis.present.paper import CALIBRATION_AND_TEST, DENSE, PRUNABLE, RESULTS
-from analysis.present.style import CRITERIA, CRITERION_LOOKS, Look, in_style, looks, say_count, say_method, say_model
+from analysis.present.paper import CALIBRATION_AND_TEST, DENSE, OVERLAP, PRUNABLE, RESULTS
+from analysis.present.style import CRITERIA, Look, in_style, looks, say_count, say_method, say_model
 from analysis.present.tables import TO_LR, on_tables, over_seeds
 
 GAP, INCREASE = "held-out / calibration error", "perplexity increase, %"
+EXCESS, LEFT = "that ratio over LR's", "held-out error over LR's"
+HERE = "here"
 # what CR changes
 CHANGED = {
     CALIBRATION_ERROR: Look("#777777", "v", (0, (3, 1.5))),
@@ -48,17 +51,25 @@ def weights(matrices: pd.DataFrame) -> pd.Series:
 def overfitting(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
     """Overfitting by the size of the model: [measure, pattern, criterion, method, model, weights, ...].
 
-    measure: held-out error over calibration error, both total at the last block and of one run; held-out error.
+    measure: held-out error over calibration error, both total at the last block and of one run; the same divided by
+    that of LR, which has fitted nothing but the mask, on the same texts; held-out error over LR's. Raises UsageError
+    where LR was not run.
     """
     wide = _wide(ends, matrices)
-    parts = {GAP: wide[HELD_OUT_ERROR] / wide[CALIBRATION_ERROR], HELD_OUT_ERROR: wide[HELD_OUT_ERROR]}
-    return pd.concat(
-        [
-            over_seeds(wide.assign(measure=name, value=value), ["measure", *BY], "value", paired=TO_LR, ratio=True)
-            for name, value in parts.items()
-        ],
-        ignore_index=True,
-    )
+    same = ["pattern", "criterion", "model", "seed"]
+    mask = wide[wide["method"] == "LR"].set_index(same)
+    if mask.empty:
+        raise UsageError(
+            f"overfitting against LR: no runs of LR; the methods are {', '.join(dict.fromkeys(wide['method']))}"
+        )
+    mask = mask.reindex(pd.MultiIndex.from_frame(wide[same]))
+    gap, own = (some[HELD_OUT_ERROR].to_numpy() / some[CALIBRATION_ERROR].to_numpy() for some in (wide, mask))
+    left = wide[HELD_OUT_ERROR].to_numpy() / mask[HELD_OUT_ERROR].to_numpy()
+    parts = [
+        over_seeds(wide.assign(measure=name, value=value), ["measure", *BY], "value", paired=paired, ratio=True)
+        for name, value, paired in ((GAP, gap, TO_LR), (EXCESS, gap / own, None), (LEFT, left, None))
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 @on_tables
@@ -73,10 +84,11 @@ def damage(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
 
 @on_tables
 def overlap(ends: pd.DataFrame, matrices: pd.DataFrame, *, one: str = "BR+GP+CR", other: str = "BR+GP") -> pd.DataFrame:
-    """What method `one` changes against `other` by the size of the model, per cent within a seed: [measure, pattern,
-    criterion, model, weights, ...].
+    """What method `one` changes against `other` by the size of the model, per cent within a seed, and what CR changes
+    in the paper's models: [measure, pattern, criterion, model, weights, source, value, ...].
 
-    measure: calibration error, held-out error, perplexity. Raises UsageError where one of the two methods was not run.
+    measure: calibration error, held-out error, perplexity. source: "here", or "paper" (`paper.OVERLAP`). Raises
+    UsageError where one of the two methods was not run.
     """
     pruned = _sized(ends[ends["which"] == "pruned"], matrices)
     if missing := {one, other} - set(pruned["method"]):
@@ -86,28 +98,37 @@ def overlap(ends: pd.DataFrame, matrices: pd.DataFrame, *, one: str = "BR+GP+CR"
         )
     by = ["pattern", "criterion", "model", "weights"]
     rows = pruned[pruned["measure"].isin(CHANGED)]
-    return over_seeds(
-        against(rows[rows["method"] == one], rows[rows["method"] == other], by), ["measure", *by], "value"
-    )
+    changes = against(rows[rows["method"] == one], rows[rows["method"] == other], by)
+    table = over_seeds(changes, ["measure", *by], "value").assign(source=HERE)
+    known = OVERLAP[OVERLAP["criterion"].isin(table.loc[table["pattern"] == "50%", "criterion"])]
+    if (one, other) != ("BR+GP+CR", "BR+GP") or known.empty:
+        return table
+    paper = known.drop(columns=["samples", "ratio"]).assign(pattern="50%", seeds=1, paired="", source="paper")
+    return pd.concat([table, paper], ignore_index=True)
 
 
 @on_tables
 def plot_overfitting(table: pd.DataFrame) -> Figure:
-    """Held-out over calibration error, and held-out error itself, against the number of prunable weights: one line per
-    method, one column per criterion.
+    """What each method overfits beyond the mask's own gap, and what it leaves of the mask's held-out error, against the
+    number of prunable weights: one line per method, one column per criterion, LR the level line at 1.
 
-    `table` is that of `overfitting`. 1 in the upper row is no overfitting.
+    `table` is that of `overfitting`. A method can have the larger gap and still the smaller held-out error.
     """
-    words = {GAP: "held-out error over\ncalibration error", HELD_OUT_ERROR: "held-out error"}
+    words = {EXCESS: "held-out over\ncalibration error,\nover LR's", LEFT: "held-out error\nover LR's"}
+    drawn = table[table["measure"].isin(words) & (table["method"] != "LR")]
     with in_style():
-        fig, panels = panel_grid(table, "measure", "criterion", height=2.2, sharey="row")
+        fig, panels = panel_grid(drawn, "measure", "criterion", height=2.2, sharey="row")
         for (measure, criterion), ax in panels.items():
-            draw_lines(ax, table[(table["measure"] == measure) & (table["criterion"] == criterion)], "weights")
-            size_axis(ax, table["weights"])
-        for measure in dict.fromkeys(table["measure"]):
-            log_scale([ax for (row, _), ax in panels.items() if row == measure])
+            ax.axhline(1, color=looks(["LR"])["LR"].color, linewidth=1.2, zorder=1)
+            draw_lines(ax, drawn[(drawn["measure"] == measure) & (drawn["criterion"] == criterion)], "weights")
+            size_axis(ax, drawn["weights"])
+        log_scale([ax for (measure, _), ax in panels.items() if measure == EXCESS])
+        for (measure, _), ax in panels.items():
+            if measure == LEFT:
+                ax.set_ylim(bottom=0)
+                plain_axis(ax.yaxis)
         label_axes(panels, "prunable weights", words)
-        finish(fig, looks(table["method"]))
+        finish(fig, without_markers(looks(table["method"])))
     return fig
 
 
@@ -116,67 +137,111 @@ def plot_overlap(table: pd.DataFrame) -> Figure:
     """What overlapping units (CR) change in calibration error, held-out error and perplexity, against the number of
     prunable weights.
 
-    `table` is that of `overlap`; one panel per criterion. Below the level line CR helps.
+    `table` is that of `overlap`; one panel per criterion, the paper's models as hollow marks. Below the level line CR
+    helps.
     """
     with in_style():
         table = table.assign(row="")
-        fig, panels = panel_grid(table, "row", "criterion", height=2.5, sharey=True)
+        fig, panels = panel_grid(table, "row", "criterion", height=2.7, sharey=True)
         for (_, criterion), ax in panels.items():
-            ax.axhline(0, color="#999999", linewidth=0.8, zorder=1)
-            draw_named(ax, table[table["criterion"] == criterion], "weights", "measure", CHANGED, "measure")
-            size_axis(ax, table["weights"])
+            ours, paper = (
+                table[(table["criterion"] == criterion) & (table["source"] == source)] for source in (HERE, "paper")
+            )
+            ax.axhline(0, color="#333333", linewidth=0.8, zorder=1)
+            draw_named(ax, ours, "weights", "measure", CHANGED, "measure")
+            for measure, look in CHANGED.items():
+                some = paper[paper["measure"] == measure]
+                draw_points(
+                    ax, some["weights"], some, color=look.color, marker=look.marker, gid=f"paper {measure}", hollow=True
+                )
+            sizes = ours["weights"]
+            size_axis(ax, [sizes.min(), sizes.max(), *paper["weights"]] if len(paper) else sizes)
+            beside = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "fontsize": 7}
+            ax.annotate("harm above", (0, 0), (3, 2), **beside)
             plain_axis(ax.yaxis)
         label_axes(panels, "prunable weights", {"": "change by CR, %"})
-        finish(fig, {}, [handle(look, name) for name, look in CHANGED.items()])
+        hollow = handle(Look("#555555", "o", ""), "the paper: OPT-125M, LLaMA-7B", markerfacecolor="white")
+        notes = [hollow] if (table["source"] == "paper").any() else []
+        finish(fig, {}, [*(handle(look, name) for name, look in CHANGED.items()), *notes])
     return fig
 
 
 @on_tables
-def plot_criteria_gap(table: pd.DataFrame) -> Figure:
-    """Increase of perplexity over the dense model against the number of prunable weights, log scale: one line per
-    criterion, one panel per method.
+def criteria_gap(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
+    """Perplexity under the worst criterion over that under the best, by method and size of the model, and the same of
+    the paper's models: [pattern, method, model, weights, source, worst, best, value, ...].
 
-    `table` is that of `damage`. The distance between the lines is what the criterion is worth.
+    Worst and best are told apart by their means over seeds, the ratio is then taken within a seed. source: "here", or
+    "paper" for WikiText-2 in tables 1 and 3 of 2406.15524, whose three criteria are magnitude, Wanda and SparseGPT.
     """
+    key = ["pattern", "method", "model", "weights"]
+    rows = []
+    for at, some in _wide(ends, matrices).groupby(key, sort=False):
+        by_seed = some.pivot(index="seed", columns="criterion", values=PERPLEXITY)
+        means = by_seed.mean()
+        worst, best = means.idxmax(), means.idxmin()
+        named = dict(zip(key, at, strict=True)) | {"worst": worst, "best": best}
+        rows += [named | {"seed": seed, "value": value} for seed, value in (by_seed[worst] / by_seed[best]).items()]
+    ours = over_seeds(pd.DataFrame(rows), [*key, "worst", "best"], "value").assign(source=HERE)
+    methods = RESULTS["method"].isin(ours.loc[ours["pattern"] == "50%", "method"])
+    groups = RESULTS[methods].groupby(["method", "model"], sort=False)
+    paper = [
+        {
+            "pattern": "50%",
+            "method": method,
+            "model": model,
+            "weights": PRUNABLE[model],
+            "worst": some.loc[some["wikitext2"].idxmax(), "criterion"],
+            "best": some.loc[some["wikitext2"].idxmin(), "criterion"],
+            "value": some["wikitext2"].max() / some["wikitext2"].min(),
+            "seeds": 1,
+            "paired": "",
+            "source": "paper",
+        }
+        for (method, model), some in groups
+    ]
+    return pd.concat([ours, pd.DataFrame(paper)], ignore_index=True) if paper else ours
+
+
+@on_tables
+def plot_criteria_gap(table: pd.DataFrame) -> Figure:
+    """Perplexity under the worst criterion over that under the best, against the number of prunable weights, log scale:
+    one line per method, our models beside the paper's.
+
+    `table` is that of `criteria_gap` for one pattern. At 1 the choice of the criterion makes no difference.
+    """
+    words = {HERE: "here", "paper": "the paper, WikiText-2"}
     with in_style():
-        table = table.assign(row="")
-        fig, panels = panel_grid(table, "row", "method", height=2.6, sharey=True)
-        for (_, method), ax in panels.items():
-            draw_named(
-                ax, table[table["method"] == method], "weights", "criterion", _criterion_looks(table), "criterion"
-            )
-            size_axis(ax, table["weights"])
-            ax.set_title(say_method(method))
-        if (table["value"] > 0).all():
-            log_scale(panels.values())
-        label_axes(panels, "prunable weights", {"": "perplexity above\nthe dense model's, %"})
-        finish(
-            fig,
-            {},
-            [
-                Line2D([], [], color=look.color, marker=look.marker, label=CRITERIA.get(name, name))
-                for name, look in _criterion_looks(table).items()
-            ],
-        )
+        fig, panels = panel_grid(table, "pattern", "source", height=2.7, sharey=False, sharex=False)
+        for (pattern, source), ax in panels.items():
+            rows = table[(table["pattern"] == pattern) & (table["source"] == source)]
+            ax.axhline(1, color="#999999", linewidth=0.8, zorder=1)
+            draw_lines(ax, rows, "weights", hollow=source == "paper")
+            size_axis(ax, rows["weights"])
+            log_scale([ax])
+            ax.set_title(words[source])
+        label = "perplexity, worst criterion\nover best"
+        label_axes(panels, "prunable weights", dict.fromkeys(table["pattern"], label))
+        finish(fig, looks(table["method"]))
     return fig
 
 
 @on_tables
 def say_overfitting(table: pd.DataFrame) -> Finding:
-    """Per criterion and method: held-out over calibration error from the smallest to the largest model, and whether it
-    grows at every step.
+    """Per criterion and method: held-out over calibration error, divided by LR's, from the smallest to the largest
+    model, and whether it grows at every step.
     """
-    return Finding(
-        "\n".join(_course(rows, key, "grows", "does not grow") for key, rows in _lines(table[table["measure"] == GAP]))
-    )
+    rows = table[(table["measure"] == EXCESS) & (table["method"] != "LR")]
+    return Finding("\n".join(_course(some, key, "grows", "does not grow") for key, some in _lines(rows)))
 
 
 @on_tables
 def say_overlap(table: pd.DataFrame) -> Finding:
-    """Per criterion: what CR changes in each measure from the smallest to the largest model, and where it lowers one
-    error and raises the other.
+    """Per criterion: what CR changes in each measure from the smallest to the largest model here, and where it lowers
+    one error and raises the other.
     """
     lines = []
+    table = table[table["source"] == HERE]
     for (pattern, criterion), rows in table.groupby(["pattern", "criterion"], sort=False):
         wide = rows.pivot_table(index=["weights", "model"], columns="measure", values="value", sort=False).sort_index()
         said = "; ".join(
@@ -194,27 +259,24 @@ def say_overlap(table: pd.DataFrame) -> Finding:
 
 @on_tables
 def say_criteria_gap(table: pd.DataFrame) -> Finding:
-    """Per method: the worst criterion's increase of perplexity over the best one's, from the smallest to the largest
-    model.
+    """Per method: perplexity under the worst criterion over that under the best, from the smallest to the largest
+    model, beside the paper's. `table` is that of `criteria_gap`.
     """
     lines = []
     for (pattern, method), some in table.groupby(["pattern", "method"], sort=False):
-        ends = some.sort_values("weights").groupby(["weights", "model"], sort=False)
-        parts, ratios = [], []
-        for (_, model), at in ends:
-            best, worst = at.loc[at["value"].idxmin()], at.loc[at["value"].idxmax()]
-            ratios.append(worst["value"] / best["value"])
-            one, other = (f"{row['value']:.3g} % ({CRITERIA[row['criterion']]})" for row in (worst, best))
-            parts.append(f"{say_model(model)} {one} over {other}, {ratios[-1]:.2g} times")
-        shrinks = all(b < a for a, b in zip(ratios, ratios[1:], strict=False))
-        verdict = (
-            ""
-            if len(ratios) < 2
-            else "; the gap shrinks with size"
-            if shrinks
-            else "; the gap does not shrink at every step"
+        ours, paper = (some[some["source"] == source].sort_values("weights") for source in (HERE, "paper"))
+        said, known = (
+            ", ".join(
+                f"{say_model(row['model'])} {row['value']:.3g} ({CRITERIA[row['worst']]} over {CRITERIA[row['best']]})"
+                for _, row in rows.iterrows()
+            )
+            for rows in (ours, paper)
         )
-        lines.append(f"- **{say_method(method)}, {pattern}**: {'; '.join(parts)}{verdict}.")
+        shrinks = ours["value"].is_monotonic_decreasing
+        verdict = "" if len(ours) < 2 else f"; the gap {'shrinks' if shrinks else 'does not shrink'} at every step"
+        lines.append(
+            f"- **{say_method(method)}, {pattern}**: {said}{verdict}" + (f"; the paper: {known}." if known else ".")
+        )
     return Finding("\n".join(lines))
 
 
@@ -271,7 +333,3 @@ def _course(rows: pd.DataFrame, name: str, yes: str, no: str) -> str:
         else f"; {no} at every step"
     )
     return f"- **{name}**: {path}{verdict}."
-
-
-def _criterion_looks(table: pd.DataFrame) -> dict[str, Look]:
-    return {name: look for name, look in CRITERION_LOOKS.items() if name in set(table["criterion"])}

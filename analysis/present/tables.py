@@ -23,7 +23,7 @@ from analysis.schema import CALIBRATION
 
 P = ParamSpec("P")
 R = TypeVar("R")
-DRAWN_KINDS = ("total", "inherited", "local")
+DRAWN_KINDS = ("total", "inherited", "local", "cross")
 TO_LR, TO_DENSE = {"method": "LR"}, {"method": "dense"}  # what errors and perplexities are paired with
 
 

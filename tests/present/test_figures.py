@@ -120,7 +120,7 @@ def made(blocks, perplexity, steps, sizes, masks, spent, mixed, models, asked):
         ),
         "overfitting": (scale.plot_overfitting, scale.overfitting(grown, models.matrices), "weights", {}),
         "overlap": (scale.plot_overlap, scale.overlap(grown, models.matrices), "weights", {}),
-        "criteria by size": (scale.plot_criteria_gap, scale.damage(grown, models.matrices), "weights", {}),
+        "criteria by size": (scale.plot_criteria_gap, scale.criteria_gap(grown, models.matrices), "weights", {}),
         "scores": (zero_shot.plot_scores, zero_shot.scores(answered, asked.zero_shot), "perplexity", {}),
         "tasks": (zero_shot.plot_tasks, zero_shot.by_task(asked.zero_shot), "task", {}),
     }

@@ -59,3 +59,15 @@ def test_sentences_say_who_holds_and_whether_the_orders_agree(measured):
     assert "median token (its own relative error): LR <" in readings.say_readings(
         readings.readings_profile(other, criterion="wanda")
     )
+
+
+def test_it_warns_where_a_handful_of_tokens_holds_most_of_the_mean_square(measured):
+    loud = readings.say_holders(measured)
+    assert loud.startswith(
+        "**Careful**: of the dense mean square, the windows’ first tokens hold at most 71% (block 7)"
+    )
+    quiet = readings.say_holders(measured.assign(energy_first=0.01))
+    assert quiet == (
+        "Of the dense mean square, the windows’ first tokens hold at most 1% (block 0) and the largest 1 % of tokens"
+        " hold at most 5% (block 0): no handful of tokens decides the error."
+    )
