@@ -9,6 +9,7 @@ import difflib
 import errno
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 MOST_PROBLEMS = 20  # of a recipe that a message lists
 
@@ -109,7 +110,7 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-most // 4 :]}"
 
 
-def count_problem(name: str, value: object, least: int = 1) -> str | None:
+def count_problem(name: str, value: Any, least: int = 1) -> str | None:
     """The sentence on what is no whole number of at least `least`, or one of more than 64 bits; None where it is."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if whole and not -(2**63) < value < 2**63:
