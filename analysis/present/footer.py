@@ -41,7 +41,7 @@ def footer(provenance: Mapping[str, Any], table: pd.DataFrame, commit: str | Non
 
     masks = _few(values("criterion", "criteria"), "criteria", lambda name: CRITERIA.get(name, name))
     removed = _few(
-        values("pattern", "patterns", "sparsity", "shares"), "patterns", lambda name: name.replace("%", " %")
+        values("pattern", "patterns", "sparsity", "shares"), "patterns", lambda name: str(name).replace("%", " %")
     )
     samples, length = values("samples"), values("length")
     examples = any(str(text).startswith("examples:") for text in values("calibration"))
