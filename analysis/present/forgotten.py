@@ -4,6 +4,7 @@ known what every word is. Table, figure and finding of notebook 08.
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.errors import UsageError
 from analysis.present.finding import Finding, say_half
@@ -75,7 +76,7 @@ def plot_forgotten(table: pd.DataFrame) -> Figure:
             category_rows(ax, [f"{kind} ({dense[kind]:.2f})" for kind in kinds])
             ax.set_xlim(right=1.05 * max(ax.get_xlim()[1], 0))
             plain_axis(ax.xaxis)
-            ax.xaxis.get_major_locator().set_params(nbins=4)
+            ax.xaxis.set_major_locator(MaxNLocator(4))
             ax.grid(True, axis="x")
             if len({row for row, _ in panels}) > 1:
                 ax.set_ylabel(criterion if pattern == table["pattern"].iloc[0] else "")
