@@ -287,6 +287,28 @@ def test_only_the_piece_changes():
         solve(part, {}, problem, Solver("gradient", train="norms-biases"))
 
 
+@pytest.mark.parametrize("options", [{}, {"train": "masklora", "rank": 4}])
+def test_the_loss_per_token_does_not_follow_a_massive_one(options):
+    """One token's target is a thousand times as long: the mean square fits it alone, `relative` the others."""
+    left = {}
+    for loss in ("mse", "relative"):
+        piece, masks, problem = case(count=4)
+        problem.targets = problem.targets.clone()
+        problem.targets[0, 0] *= 1000
+        others = problem.recording.mask.clone()
+        others[0, 0] = False
+
+        def error(piece=piece, problem=problem, others=others) -> float:
+            with torch.no_grad():
+                output = piece.run(problem.recording, problem.inputs, slice(0, 4))
+            return float(LOSSES["relative"](output, problem.targets, others))
+
+        before = error()
+        solve(piece, masks, problem, Solver("gradient", epochs=10, batch=2, lr=5e-3, loss=loss, **options))
+        left[loss] = error() / before
+    assert left["relative"] < 0.95 and left["relative"] < 0.9 * left["mse"], left
+
+
 # --- selection -------------------------------------------------------------------------------------------------------
 
 
