@@ -11,6 +11,7 @@ from typing import Literal
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -259,13 +260,13 @@ def without_markers(methods: Mapping[str, Look]) -> dict[str, Look]:
     return {name: look._replace(marker="") if name in LEVELS else look for name, look in methods.items()}
 
 
-def finish(fig: Figure, methods: Mapping[str, Look], notes: Sequence[Line2D] = ()) -> None:
+def finish(fig: Figure, methods: Mapping[str, Look], notes: Sequence[Artist] = ()) -> None:
     """One legend above all panels (the methods, then what else needs a word), and the layout settled once and for all.
 
     Left alone, it is computed anew at each drawing, from where the last one left it: showing a figure would change its
     file.
     """
-    handles = [
+    handles: list[Artist] = [
         Line2D([], [], color=look.color, marker=look.marker, linestyle=look.line, label=say_method(name))
         for name, look in methods.items()
     ]
@@ -276,7 +277,7 @@ def finish(fig: Figure, methods: Mapping[str, Look], notes: Sequence[Line2D] = (
     fig.set_layout_engine("none")
 
 
-def _legend(fig: Figure, handles: Sequence[Line2D]) -> None:
+def _legend(fig: Figure, handles: Sequence[Artist]) -> None:
     """The handles above all panels, row by row, in as few rows as the figure is wide for. Matplotlib would leave out
     words that begin with an underscore: a space without width goes before it.
     """
