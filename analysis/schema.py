@@ -251,6 +251,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
 }
 
+OF_STUDIES = ("overlap", "token_kinds")
+"""Tables that only jobs of notebooks ask for."""
+
 JOB_COLUMNS: tuple[Column, ...] = (
     Column("run", "str", "", "name of the run folder"),
     Column("model", "str", "", "the dense model, as typed"),

@@ -11,7 +11,7 @@ import pytest
 
 from analysis import paths
 from tests.helpers.encoders import HEADS
-from tests.pruning.test_words import RECIPES
+from tests.helpers.recipes import RECIPES
 
 NEAR = 1e-9  # of one or the number; recipes are computed in float64, and strides lead the CPU's kernels other ways
 TRAINED = 1e-3  # in float32, by steps of Adam, which has a fused kernel for some devices only
@@ -54,9 +54,9 @@ def run() -> dict[str, dict]:
     from analysis.structured.shrink import shrink
     from tests.helpers import far
     from tests.helpers.encoders import encoder, examples
+    from tests.helpers.recipes import model
     from tests.helpers.small import small_llama, windows
     from tests.helpers.structures import half_kept
-    from tests.pruning.test_words import model
 
     linear.PLAIN_TYPES += (far.Far,)
 

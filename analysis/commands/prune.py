@@ -253,7 +253,6 @@ def work(job: Job, bench: "Bench", inputs: "Inputs", out: Path) -> "Outcome":
 
 def write(job: Job, request: dict, inputs: "Inputs", outcome: "Outcome", out: Path) -> dict:
     """Write every file of a finished run, the summary last; returns that."""
-    from analysis import schema
 
     pruned, dtype, saved = outcome.pruned, request.get("save dtype", "auto"), {}
     out_folder.place_model(out, lambda path: saved.update(pruned.save(path, dtype)))
@@ -264,9 +263,15 @@ def write(job: Job, request: dict, inputs: "Inputs", outcome: "Outcome", out: Pa
         smaller, tokenizer = outcome.shrunk, pruned.tokenizer
         written = format_of(smaller, pruned.origin, dtype)
         out_folder.place_model(out, lambda path: save_shrunk(smaller, tokenizer, path, written), out_folder.SHRUNK)
-    for name in schema.TABLES:
+    for name in _written():
         storage.write(out / f"{name}.csv", out_folder.csv(name, outcome.tables[name]))
     return out_folder.place_summary(out, summarise(job, request, inputs, outcome) | {"saved": saved})
+
+
+def _written() -> list[str]:
+    from analysis import schema
+
+    return [name for name in schema.TABLES if name not in schema.OF_STUDIES]
 
 
 def summarise(job: Job, request: dict, inputs: "Inputs", outcome: "Outcome") -> dict:
@@ -323,7 +328,6 @@ def report(out: Path, summary: dict) -> Report:
     """The closing tables: per split, perplexity before and after and the final block's error; per task, both
     accuracies.
     """
-    from analysis import schema
 
     perplexity = summary["perplexity"]
     errors = summary["final_block_error"]
@@ -355,7 +359,7 @@ def report(out: Path, summary: dict) -> Report:
         *sizes(summary.get("size", {})),
         f"model    {out / out_folder.MODEL}{stored(summary.get('saved', {}))}",
         *([f"shrunk   {out / out_folder.SHRUNK}"] if summary.get("size") else []),
-        f"tables   {out}/{{{','.join(schema.TABLES)}}}.csv",
+        f"tables   {out}/{{{','.join(_written())}}}.csv",
         f"summary  {out / out_folder.SUMMARY}",
     ]
     return Report("\n".join(lines), summary)

@@ -14,6 +14,7 @@ from analysis.errors import UsageError
 from analysis.present.panels import Panels, handle
 from analysis.present.structured_decoder import REPAIR_LABELS, REPAIRED
 from analysis.present.style import OTHERS, Look, say_method, say_model, say_source
+from analysis.present.tables import on_tables
 from analysis.schema import CALIBRATION
 
 WEIGHTS_ALONE = "LIAR[bias=false]"
@@ -25,6 +26,7 @@ TASK = ["task", "metric"]
 PLACE = ["task", "kind", "removed"]
 
 
+@on_tables
 def held_out_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """Scores of the pruned models on the first held-out text, with task, kind and `dense` (the dense model's score in
     the same run, on the same examples). Raises UsageError where there is none.
@@ -35,6 +37,7 @@ def held_out_scores(scores: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["which"] == "pruned"].assign(dense=lambda part: part["run"].map(dense))
 
 
+@on_tables
 def first_text(table: pd.DataFrame, purpose: str) -> pd.DataFrame:
     """The rows of the first held-out text. Raises UsageError where there is none."""
     rows = table[table["split"] != CALIBRATION]
@@ -47,6 +50,7 @@ def first_text(table: pd.DataFrame, purpose: str) -> pd.DataFrame:
     return rows[rows["split"] == first]
 
 
+@on_tables
 def with_shares(rows: pd.DataFrame, structures: pd.DataFrame) -> pd.DataFrame:
     """Rows with `removed`: the share of the structures of its kind that a task's pattern removed, in whole per cent;
     mean over the runs of one task, pattern and criterion, which may differ where one budget is shared by all layers.
@@ -56,6 +60,7 @@ def with_shares(rows: pd.DataFrame, structures: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(removed=_mean_of_pattern(rows, share).round())
 
 
+@on_tables
 def with_parameters(rows: pd.DataFrame, matrices: pd.DataFrame, size: pd.DataFrame) -> pd.DataFrame:
     """Rows with `parameters`: the share of all the model's parameters that the masks removed, in per cent, to a tenth;
     means as in `with_shares`. Weights are counted in `matrices`, the dense model's parameters in `size`, by any run of
@@ -76,11 +81,13 @@ def _mean_of_pattern(rows: pd.DataFrame, share: pd.Series) -> pd.Series:
     return share.groupby([rows[name] for name in ("model", "calibration", "pattern", "criterion")]).transform("mean")
 
 
+@on_tables
 def kinds(rows: pd.DataFrame) -> pd.Series:
     """heads, neurons or structures (both)."""
     return rows["pattern"].str.rpartition("-")[0]
 
 
+@on_tables
 def tasks(rows: pd.DataFrame) -> pd.Series:
     """The name of each row's task: its examples; its model too where several read the same ones."""
     pairs = rows[["model", "calibration"]].drop_duplicates()
@@ -104,6 +111,7 @@ def _say_examples(source: str) -> str:
     )
 
 
+@on_tables
 def in_order(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Tasks, kinds, patterns and criteria as they were run, methods as in `REPAIR_LOOKS`, then the numbers."""
     orders = {
@@ -140,6 +148,7 @@ def say_repair(method: str) -> str:
     return NAMES.get(method, say_method(method))
 
 
+@on_tables
 def task_titles(panels: Panels, table: pd.DataFrame) -> None:
     """The metric below each task's name."""
     metrics = table.drop_duplicates("task").set_index("task")["metric"]

@@ -72,7 +72,7 @@ def plot_forgotten(table: pd.DataFrame) -> Figure:
             for number, (method, look) in enumerate(methods.items()):
                 rows = some[some["method"] == method]
                 places = [kinds.index(kind) + OFFSET * (number - middle) for kind in rows["kind"]]
-                draw_points_across(ax, places, rows, look.color, look.marker, f"method {method}")
+                _draw_points_across(ax, places, rows, look.color, look.marker, f"method {method}")
             category_rows(ax, [f"{kind} ({dense[kind]:.2f})" for kind in kinds])
             ax.set_xlim(right=1.05 * max(ax.get_xlim()[1], 0))
             plain_axis(ax.xaxis)
@@ -86,7 +86,7 @@ def plot_forgotten(table: pd.DataFrame) -> Figure:
     return fig
 
 
-def draw_points_across(ax, places, rows: pd.DataFrame, color: str, marker, gid: str) -> None:
+def _draw_points_across(ax, places, rows: pd.DataFrame, color: str, marker, gid: str) -> None:
     """Markers at the values of `rows`, each with its interval along x."""
     ax.plot(rows["value"], places, color=color, marker=marker, markersize=4.5, linestyle="", zorder=4, gid=gid)
     if rows["low"].notna().any():

@@ -98,6 +98,7 @@ def cost_of_units(
     return over_seeds(rows, by, "above").merge(solver_prices(rows, by), on=by)
 
 
+@on_tables
 def solver_prices(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """What solvers took, means over seeds."""
     prices = {"memory_mib": "solver_memory_mib", "gflops": "gflops", "seconds": "solve_seconds"}
@@ -380,6 +381,7 @@ def _stream_legend(table: pd.DataFrame) -> tuple[dict[str, Look], list[Line2D]]:
     return without_markers(looks(set(table["method"]) - {"ridge"})), [star] if "ridge" in set(table["method"]) else []
 
 
+@on_tables
 def by_streams(table: pd.DataFrame) -> pd.DataFrame:
     """`table` with the bare word in `method`, a column `streams`, and no granularity for a method that has no choice of
     it.

@@ -141,6 +141,7 @@ def plot_pitfall(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@on_tables
 def model_looks(table: pd.DataFrame) -> dict[str, Look]:
     """The look of each model, from the smallest to the largest block: dark to light, the papers' in their own."""
     sizes = (table["ratio"] * table["samples"]).groupby(table["model"]).max().sort_values()

@@ -304,12 +304,14 @@ def repair_order(methods) -> list[str]:
     return [name for name in REPAIRED if name in present] + sorted(present - set(REPAIRED))
 
 
+@on_tables
 def apart(table: pd.DataFrame) -> tuple[pd.DataFrame, list]:
     """The rows of pruned models, and those of the dense one."""
     dense = table["method"] == "dense"
     return table[~dense], list(table[dense].itertuples())
 
 
+@on_tables
 def ordered(rows: pd.DataFrame, styles) -> pd.DataFrame:
     """Rows in the order of the legend."""
     return rows.sort_values(

@@ -4,8 +4,8 @@ import pytest
 
 from analysis.present import convergence
 from analysis.study.grids import recipes
+from tests.helpers.studies import study
 from tests.helpers.tables import put
-from tests.present.conftest import study
 
 STORIES = "lab:stories/held-out"
 

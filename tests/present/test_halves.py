@@ -5,8 +5,8 @@ import pytest
 from analysis.errors import UsageError
 from analysis.present import halves
 from analysis.study.grids import recipes
+from tests.helpers.studies import study
 from tests.helpers.tables import put
-from tests.present.conftest import study
 
 MATRICES = ["q_proj+o_proj", "up_proj+down_proj"]
 

@@ -7,7 +7,7 @@ from analysis.errors import UsageError
 from analysis.present import pitfall
 from analysis.present.final import CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY, ends
 from analysis.study.grids import grids, recipes
-from tests.present.conftest import leave
+from tests.helpers.studies import leave
 
 MODELS, SAMPLES, SEEDS = ["lab/small", "lab", "lab/large"], [1, 2, 8], (0, 1, 2)
 

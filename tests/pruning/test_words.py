@@ -12,65 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from analysis import storage
 from analysis.pruning.loop import prune
 from analysis.recipe import words
 from analysis.recipe.recipe import Recipe
-from tests.helpers.small import VOCABULARY, windows
+from tests.helpers.recipes import MEASURED, RECIPES, model
+from tests.helpers.small import windows
 
 FILE = Path(__file__).with_name("words.json")
-STEPS = "epochs=2,batch=2,lr=1e-2"
-MEASURED = f"wanda-50% BR+GP[{STEPS}]"
-RECIPES = [
-    *(f"{name}-50% LR" for name in ("random", "magnitude", "wanda", "ria")),
-    "sparsegpt-50%[columns=8] LR",
-    "sparsegpt-2:4[columns=8] LR",
-    *(f"{name}-neurons-50% LR" for name in ("random", "magnitude", "activation", "wanda-sp", "flap", "snip", "fisher")),
-    "magnitude-heads-50% LR",
-    "flap-structures-50%[scope=global] LR",
-    "wanda+swaps-50% LR",
-    "wanda+fw-50%[iterations=20] LR",
-    "wanda-50%[shares=owl] LR",
-    "wanda-50% ridge",
-    MEASURED,
-    f"wanda-50% BR[train=masklora,rank=2,clip=0.1,warmup=0.5,{STEPS}]",
-    f"wanda-50% BR+GP+CR[loss=relative,{STEPS}]",
-    f"wanda-50% IR[unit=sub-block,train=norms-biases,{STEPS}]",
-    f"wanda-50% BR[unit=matrix,loss=cosine,select=calibration,{STEPS}]",
-    f"wanda-50% BR[unit=model,{STEPS}]",
-    f"wanda-50% retrain[{STEPS}]",
-    f"wanda-50% retrain[objective=distill,{STEPS}]",
-    "flap-neurons-50% compensate",
-    "flap-neurons-50% scale",
-    "flap-neurons-50% LIAR",
-    "flap-heads-50% LIAR+GP",
-    "flap-structures-50% LIAR+GP[bias=false]",
-]
 NEAR = 1e-5
-
-
-def model() -> LlamaForCausalLM:
-    """Two blocks with biases, in float64: no rounding of a machine turns a choice."""
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=16,
-        tie_word_embeddings=False,
-        attention_bias=True,
-        mlp_bias=True,
-    )
-    source = torch.Generator().manual_seed(0)
-    made = LlamaForCausalLM(config).double().eval().requires_grad_(False)
-    for parameter in made.parameters():
-        parameter.copy_(torch.randn(parameter.shape, generator=source, dtype=torch.float64) * 0.15)
-    made.config.use_cache = False
-    return made
 
 
 def run(recipe: Recipe, measure: bool = False):
