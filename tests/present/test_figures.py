@@ -296,15 +296,16 @@ def test_the_same_table_gives_the_same_bytes_also_of_a_figure_shown_before(made,
 @pytest.mark.slow
 def test_another_process_draws_the_same_bytes(made, tmp_path, blocks):
     _, _, table, _, _ = made["total"]
-    save_figure(compounding.plot_block_profile(table), "here", table, provenance({"PRESET": "lab"}, blocks), tmp_path)
+    here, there = tmp_path / "here", tmp_path / "there"
+    save_figure(compounding.plot_block_profile(table), "x", table, provenance({"PRESET": "lab"}, blocks), here)
     code = (
-        "import sys, pandas as pd\nfrom analysis.present import compounding, provenance, rows\nfolder = sys.argv[1]\n"
-        "table = rows.read_csv(folder + '/here.csv')\nprovenance.save_figure(compounding.plot_block_profile(table),"
-        " 'there', table, {'preset': 'lab'}, folder)"
+        "import sys, pandas as pd\nfrom analysis.present import compounding, provenance, rows\n"
+        "table = rows.read_csv(sys.argv[1] + '/x.csv')\nprovenance.save_figure(compounding.plot_block_profile(table),"
+        " 'x', table, {'preset': 'lab'}, sys.argv[2])"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=paths.ROOT)
+    subprocess.run([sys.executable, "-c", code, str(here), str(there)], check=True, cwd=paths.ROOT)
     for suffix in ("svg", "png", "csv"):
-        assert (tmp_path / f"here.{suffix}").read_bytes() == (tmp_path / f"there.{suffix}").read_bytes(), suffix
+        assert (here / f"x.{suffix}").read_bytes() == (there / f"x.{suffix}").read_bytes(), suffix
 
 
 @pytest.mark.slow
