@@ -1,6 +1,7 @@
 """How errors grow from block to block, and what they are made of. Table, figure and findings of notebook 01."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ from analysis.schema import CALIBRATION
 
 HERE = "here"
 INHERITING = ("inherited", "cross")
-ABSENT = {"rotation": 90, "ha": "center", "va": "center", "fontsize": 7, "color": "#777777"}
+ABSENT: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "center", "fontsize": 7, "color": "#777777"}
 
 
 @on_tables
