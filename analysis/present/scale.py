@@ -5,8 +5,6 @@ Tables start from `ends.ends`; a model's size is the number of its prunable weig
 are pruned.
 """
 
-from typing import Any
-
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -158,12 +156,9 @@ def plot_overlap(table: pd.DataFrame) -> Figure:
                 )
             sizes = ours["weights"]
             size_axis(ax, [sizes.min(), sizes.max(), *paper["weights"]] if len(paper) else sizes)
-            beside: dict[str, Any] = {
-                "xycoords": ax.get_yaxis_transform(),
-                "textcoords": "offset points",
-                "fontsize": 7,
-            }
-            ax.annotate("harm above", (0, 0), (3, 2), **beside)
+            ax.annotate(
+                "harm above", (0, 0), (3, 2), xycoords=ax.get_yaxis_transform(), textcoords="offset points", fontsize=7
+            )
             plain_axis(ax.yaxis)
         label_axes(panels, "prunable weights", {"": "change by CR, %"})
         hollow = handle(Look("#555555", "o", ""), "the paper: OPT-125M, LLaMA-7B", markerfacecolor="white")
