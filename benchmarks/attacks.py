@@ -343,7 +343,8 @@ def kills(folder: Path, draw: random.Random) -> Iterator[tuple[str, str | None]]
         for attempt in range(4):
             shutil.rmtree(home, ignore_errors=True)
             out = folder / name / f"killed-{attempt}"
-            while ran(out, moment=draw.randrange(changes))[0] != -signal.SIGKILL:  # it was quicker
+            while (begun := ran(out, moment=draw.randrange(changes)))[0] != -signal.SIGKILL:  # it was quicker
+                changes = begun[1]
                 shutil.rmtree(home, ignore_errors=True)
                 shutil.rmtree(out)
             code, _, said = ran(out)
