@@ -68,6 +68,17 @@ def called(argv: list[str], seconds: int = SECONDS) -> tuple[int | None, str]:
     return code, err.getvalue()
 
 
+def called_apart(argv: list[str], seconds: int) -> tuple[int | None, str]:
+    """The same in a process of its own, for commands that start others."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "analysis", *argv], capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"hang: more than {seconds} s"
+    return (None, f"traceback: {done.stderr[-160:]}") if "Traceback" in done.stderr else (done.returncode, done.stderr)
+
+
 def judged(code: int | None, said: str, right: set[int]) -> str | None:
     """What is wrong with a refusal: None where it is right."""
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
@@ -332,7 +343,8 @@ def kills(folder: Path, draw: random.Random) -> Iterator[tuple[str, str | None]]
         for attempt in range(4):
             shutil.rmtree(home, ignore_errors=True)
             out = folder / name / f"killed-{attempt}"
-            while ran(out, moment=draw.randrange(changes))[0] != -signal.SIGKILL:  # it was quicker
+            while (begun := ran(out, moment=draw.randrange(changes)))[0] != -signal.SIGKILL:  # it was quicker
+                changes = begun[1]
                 shutil.rmtree(home, ignore_errors=True)
                 shutil.rmtree(out)
             code, _, said = ran(out)
@@ -418,10 +430,10 @@ def disks(folder: Path, _: random.Random) -> Iterator[tuple[str, str | None]]:
             try:
                 os.environ["ANALYSIS_HOME"] = str(disk if name == "store" else folder / f"home-{name}-{size}")
                 argv = [word.replace("DISK", str(disk)).replace("OUT", str(out)) for word in words]
-                code, said = called(argv, 900)
+                code, said = called_apart(argv, 900)
                 fault = judged(code, said, {0, 6, 7})
                 subprocess.run(["mount", "-o", "remount,size=1g", disk], check=True)
-                again, said = called(argv, 900)
+                again, said = called_apart(argv, 900)
                 yield (
                     f"{name} on {size} (exit {code})",
                     fault or (None if again == 0 else f"with room again exit {again}: {said[-160:]}"),
