@@ -6,6 +6,7 @@ How many parameters a mask leaves and how fast the smaller model runs does not d
 methods of the same criterion, pattern and seed. Perplexity is that of the first held-out text.
 """
 
+from collections.abc import Sequence
 from math import log
 
 import pandas as pd
@@ -14,7 +15,7 @@ from analysis.errors import UsageError
 from analysis.present.finding import Finding, say_half
 from analysis.present.statistics import by_questions, compare, decided, holm
 from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, say_method
-from analysis.present.tables import on_tables, over_seeds
+from analysis.present.tables import choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
 REMOVED, FLOPS, LATENCY, THROUGHPUT = "parameters removed, %", "FLOPs per token", "one window", "several windows"
@@ -63,13 +64,15 @@ def shapes(size: pd.DataFrame) -> pd.DataFrame:
 
 
 @on_tables
-def same_count(size: pd.DataFrame, matrices: pd.DataFrame) -> list[str]:
+def same_count(size: pd.DataFrame, matrices: pd.DataFrame, *, patterns: Sequence[str] = ()) -> list[str]:
     """Patterns of single weights that leave as many parameters as the masks of whole structures do, smallest first:
-    ["12.9%", "36.1%"].
+    ["12.9%", "36.1%"]; of all structures in `size`, or of those whose patterns are given.
 
     Shares of the weights of all prunable matrices, biases that a repair made counted as kept, in the mean over seeds
     and to a tenth of a per cent.
     """
+    if patterns:  # tables call them without their options
+        size = choose(size, pattern=[pattern.partition("[")[0] for pattern in patterns])
     wide = size.pivot(index=["run", *SHAPE], columns="which", values="parameters").reset_index()
     entries = matrices.assign(entries=matrices["rows"] * matrices["columns"]).groupby("run")["entries"].sum()
     share = ((wide["dense"] - wide["pruned"]) / wide["run"].map(entries)).groupby([wide[name] for name in SHAPE]).mean()

@@ -96,14 +96,13 @@ def test_a_repair_sees_each_new_block_behind_the_ones_repaired_before_it(monkeyp
         entries.append([(s.label, s.dense.clone(), s.sparse.clone()) for s in state.entry])
 
     looking = replace(
-        REPAIRS["none"], solve=look, reads=lambda recipe: {"dense", "sparse"}, held_out=lambda recipe: True
+        REPAIRS["none"], solve=look, reads=lambda recipe: {"dense", "sparse"}, validation=lambda recipe: True
     )
     monkeypatch.setitem(REPAIRS, "none", looking)
     dense, w = small_llama(blocks=2), windows(4)
-    result = prune(
-        dense, Recipe.parse("magnitude-neurons-50% BR[unit=model,epochs=1,lr=1e-12]"), w, {"o": windows(4, seed=1)}
-    )
-    assert [[label for label, *_ in entry] for entry in entries] == [["calibration", "o"]] * 2
+    recipe = Recipe.parse("magnitude-neurons-50% BR[unit=model,epochs=1,lr=1e-12,select=held-out]")
+    result = prune(dense, recipe, w, validation=windows(4, seed=1))
+    assert [[label for label, *_ in entry] for entry in entries] == [["calibration", "validation"]] * 2
     with torch.no_grad():
         expected = [model.model(w.ids, output_hidden_states=True).hidden_states[1] for model in (dense, result.model)]
     torch.testing.assert_close(entries[1][0][1], expected[0])

@@ -180,7 +180,7 @@ def test_the_best_epoch_is_kept_with_its_merged_weights():
         masks,
         problem,
         Solver("gradient", epochs=20, batch=2, lr=5e-2, train="masklora", rank=8, select="held-out"),
-        held_out,
+        validation=held_out,
     )
     errors = [step.error for step in steps if step.split == "other"]
     assert min(errors) < errors[-1]
