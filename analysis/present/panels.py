@@ -6,7 +6,7 @@ Everything is drawn inside `style.in_style`; nothing is computed and no global s
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import log10
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -20,7 +20,18 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
-from analysis.present.style import CRITERIA, LEVELS, WIDTH, Look, looks, say_count, say_method, say_split
+from analysis.present.style import (
+    CRITERIA,
+    CRITERION_LOOKS,
+    LEVELS,
+    OTHERS,
+    WIDTH,
+    Look,
+    looks,
+    say_count,
+    say_method,
+    say_split,
+)
 from analysis.present.tables import check_table
 
 RELATIVE_ERROR = "relative error"
@@ -175,6 +186,25 @@ def draw_named(ax: Axes, table: pd.DataFrame, x: str, name: str, styles: Mapping
 def handle(look: Look, word: str, **more) -> Line2D:
     """An entry of a legend."""
     return Line2D([], [], **({"color": look.color, "marker": look.marker, "linestyle": look.line} | more), label=word)
+
+
+def point_notes(methods: Mapping[str, Look], criteria: Iterable[str], fills: Mapping[str, Any]) -> list[Line2D]:
+    """Legend of points whose colour is a method, whose shape a criterion and whose filling a pattern."""
+    named = set(criteria)
+    return [
+        *(handle(look._replace(marker="s"), say_method(name), linestyle="") for name, look in methods.items()),
+        *(
+            handle(look, CRITERIA[name], color="black", linestyle="")
+            for name, look in CRITERION_LOOKS.items()
+            if name in named
+        ),
+        *(
+            handle(
+                OTHERS[0], pattern, color="black", marker="D", linestyle="", fillstyle=fill, markerfacecoloralt="white"
+            )
+            for pattern, fill in fills.items()
+        ),
+    ]
 
 
 def letters(word: str) -> MarkerStyle:

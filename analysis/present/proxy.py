@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis.errors import UsageError
 from analysis.present.final import HELD_OUT_ERROR, PERPLEXITY, spearman
 from analysis.present.finding import Finding, say_half
-from analysis.present.panels import category_rows, finish, handle, log_scale, panel_grid
+from analysis.present.panels import category_rows, finish, log_scale, panel_grid, point_notes
 from analysis.present.statistics import LEVEL, compare, decided, holm
 from analysis.present.style import CRITERIA, CRITERION_LOOKS, OTHERS, in_style, looks, say_method
 from analysis.present.tables import on_tables, over_seeds
@@ -122,20 +122,7 @@ def plot_proxy(table: pd.DataFrame) -> Figure:
         log_scale([right], "x")
         right.set_xlabel("rise of perplexity, times what the line\nforetells from the error (1: as foretold)")
         right.set_title("worse than its error: right of 1", fontsize=8.5)
-        notes = [
-            handle(look._replace(marker="s"), say_method(name), linestyle="") for name, look in method_looks.items()
-        ]
-        notes += [
-            handle(look, CRITERIA[name], color="black", linestyle="")
-            for name, look in CRITERION_LOOKS.items()
-            if name in set(points["criterion"])
-        ]
-        notes += [
-            handle(
-                OTHERS[0], pattern, color="black", marker="D", linestyle="", fillstyle=fill, markerfacecoloralt="white"
-            )
-            for pattern, fill in fills.items()
-        ]
+        notes = point_notes(method_looks, points["criterion"], fills)
         finish(fig, {}, notes)
     return fig
 

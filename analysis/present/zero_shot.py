@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from analysis.errors import UsageError
 from analysis.present.final import ACCURACY, HELD_OUT_ERROR, PERPLEXITY, say_rank, spearman
 from analysis.present.finding import Finding, say_half
-from analysis.present.panels import finish, handle, log_scale, panel_grid
+from analysis.present.panels import finish, handle, log_scale, panel_grid, point_notes
 from analysis.present.paper import ACCURACY as PAPER_ACCURACY
 from analysis.present.paper import MODELS, RESULTS
 from analysis.present.statistics import LEVEL, compare, holm
@@ -178,20 +178,7 @@ def plot_scores(table: pd.DataFrame) -> Figure:
             ax.set_title(_say_ranks(pruned, x), fontsize=8.5)
             ax.set_xlabel(xs[x])
         panels["", "perplexity"].set_ylabel("mean zero-shot accuracy, %")
-        notes = [
-            handle(look._replace(marker="s"), say_method(name), linestyle="") for name, look in method_looks.items()
-        ]
-        notes += [
-            handle(look, CRITERIA[name], color="black", linestyle="")
-            for name, look in CRITERION_LOOKS.items()
-            if name in set(pruned["criterion"])
-        ]
-        notes += [
-            handle(
-                OTHERS[0], pattern, color="black", marker="D", linestyle="", fillstyle=fill, markerfacecoloralt="white"
-            )
-            for pattern, fill in fills.items()
-        ]
+        notes = point_notes(method_looks, pruned["criterion"], fills)
         if (pruned["added_samples"] > 0).any():
             notes.append(handle(OTHERS[0], "text added", linestyle="", **RING))
         notes += [

@@ -188,7 +188,7 @@ def _kind(value: object) -> str:
     return quoted(value) if value is None or isinstance(value, (str, int, float)) else f"a {type(value).__name__}"
 
 
-def _witnesses(windows: "Windows") -> "Tensor":
+def witnesses(windows: "Windows") -> "Tensor":
     """The windows that replay is proven on: the first, and the first with padding where that is another."""
     import torch
 
@@ -196,7 +196,7 @@ def _witnesses(windows: "Windows") -> "Tensor":
     return torch.tensor([0, padded] if padded else [0])
 
 
-def _check_windows(
+def check_windows(
     model: "nn.Module",
     recipe: Recipe,
     calibration: "Windows",
@@ -245,7 +245,7 @@ def _check_ids(model: "nn.Module", label: str, windows: "Windows") -> None:
         )
 
 
-def _check_recipe(dense: "Anatomy", answers: str, recipe: Recipe) -> None:
+def check_recipe(dense: "Anatomy", answers: str, recipe: Recipe) -> None:
     """Raises UsageError listing what the recipe asks of this model and these texts that they cannot give."""
     from analysis.masks.shares import block_sizes, check_counts, matrix_shares
 

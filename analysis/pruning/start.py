@@ -11,7 +11,7 @@ from analysis.models.load import LoadedModel
 from analysis.models.replay import verify
 from analysis.models.sub_blocks import check_halves
 from analysis.models.task_heads import head, prove_head
-from analysis.pruning.checks import _check_recipe, _check_windows, _witnesses
+from analysis.pruning.checks import check_recipe, check_windows, witnesses
 from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.shares import choose_shares
 from analysis.pruning.solvers import REPAIRS, SOLVERS
@@ -43,13 +43,13 @@ def open_run(
     Raises what `prune` raises before any work.
     """
     model = dense_model.model
-    held_out = _check_windows(model, recipe, calibration, held_out)
+    held_out = check_windows(model, recipe, calibration, held_out)
     calibration, judged, held_out = with_validation(model, recipe, calibration, validation, held_out)
     dense = anatomy(model)
     if not isinstance(dense_model.source, LoadedModel):
         prove_head(model, type(model).__name__)
     plan = visits(len(dense.blocks), recipe.unit)
-    _check_recipe(dense, head(model), recipe)
+    check_recipe(dense, head(model), recipe)
     chooser, repair, solver = CHOOSERS[recipe.pattern.kind], REPAIRS[recipe.repair.name], SOLVERS[recipe.solver.name]
     meter = Meter(next(model.parameters()).device)
     structures = chooser.find(model, dense, recipe, meter)
@@ -58,9 +58,9 @@ def open_run(
     apart = measure or any("dense" in part.reads(recipe) for part in (chooser, repair, solver))
     with meter.stage(-1, "record", tokens=sum(w.tokens for w in (calibration, *judged, *held_out.values()))):
         streams = open_streams(model, dense, CALIBRATION, calibration, apart=apart)
-        verify(model, dense, streams.recording, rows=_witnesses(calibration))
+        verify(model, dense, streams.recording, rows=witnesses(calibration))
         if repair.halves(recipe) or solver.halves(recipe):
-            check_halves(dense, streams.recording, _witnesses(calibration))
+            check_halves(dense, streams.recording, witnesses(calibration))
         validating = [open_streams(model, dense, VALIDATION, windows, apart=apart) for windows in judged]
         others = [open_streams(model, dense, label, windows, apart=apart) for label, windows in held_out.items()]
     pruned = anatomy_of_copy(dense, pruned_model)

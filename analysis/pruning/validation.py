@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from analysis.errors import UsageError
-from analysis.pruning.checks import _check_windows, misfits, validation_problem
+from analysis.pruning.checks import check_windows, misfits, validation_problem
 from analysis.recipe.recipe import Recipe
 from analysis.schema import VALIDATION
 from analysis.windows import Windows, disjoint, repeated
@@ -27,7 +27,7 @@ def with_validation(
     if validation is not None:
         if problem := validation_problem(recipe):
             raise UsageError(f"validation: {problem}")
-        validation = _check_windows(model, recipe, calibration, {VALIDATION: validation}, label_taken=False)[VALIDATION]
+        validation = check_windows(model, recipe, calibration, {VALIDATION: validation}, label_taken=False)[VALIDATION]
         return calibration, [validation], disjoint(validation, held_out, side=VALIDATION)
     if not recipe.selects:
         return calibration, [], held_out
