@@ -14,6 +14,7 @@ from analysis.present.finding import Finding, say_points, say_ratio
 from analysis.present.panels import (
     MEASURES,
     RELATIVE_ERROR,
+    amount,
     draw_lines,
     draw_named,
     finish,
@@ -166,7 +167,7 @@ def beside_gap(error: pd.DataFrame) -> pd.DataFrame:
     wide = error.pivot_table(index=[*key, "samples"], columns="split", values="value", observed=True, sort=False)
     ratios = wide.drop(columns=CALIBRATION).div(wide[CALIBRATION], axis=0).unstack("samples")
     ratios.columns = pd.MultiIndex.from_tuples(
-        [(say_split(split), f"{samples} windows") for split, samples in ratios.columns]
+        [(say_split(split), amount(samples, "window")) for split, samples in ratios.columns]
     )
     for model in MODELS:
         paper = CALIBRATION_AND_TEST[CALIBRATION_AND_TEST["model"] == model].set_index(key)
@@ -217,7 +218,7 @@ def say_overfitting(epochs: pd.DataFrame) -> Finding:
                     f" {100 * seen[1]:.0f} % of its start)"
                 )
             parts.append(part)
-        lines.append(f"- {say_split(split)}, {samples} windows: lowest at {'; '.join(parts)}.")
+        lines.append(f"- {say_split(split)}, {amount(samples, 'window')}: lowest at {'; '.join(parts)}.")
     return Finding("\n".join(lines))
 
 
@@ -249,7 +250,7 @@ def say_last_step(sizes: pd.DataFrame, *, before: str = "BR+GP", after: str = "B
             size = say_ratio(change) if place[0] == RELATIVE_ERROR else say_points(change)
             verdict = "undecided" if not decided(corrected[place]) else "higher" if change.difference > 0 else "lower"
             what = "error" if place[0] == RELATIVE_ERROR else "perplexity"
-            parts.append(f"{place[3]} windows: {what} {size}, {verdict}")
+            parts.append(f"{amount(place[3], 'window')}: {what} {size}, {verdict}")
         lines.append(
             f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {after} against {before}:"
             f" {'; '.join(parts)}."
@@ -269,7 +270,7 @@ def say_worth(perplexity: pd.DataFrame) -> Finding:
             wins = wide[method] < wide["LR"]
             from_here = wins[::-1].cummin()[::-1]  # True where this and every larger number of windows wins
             parts.append(
-                f"{method} from {from_here.idxmax()} windows"
+                f"{method} from {amount(from_here.idxmax(), 'window')}"
                 if from_here.any()
                 else f"{method} at none of {', '.join(map(str, wide.index))}"
             )

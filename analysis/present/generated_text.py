@@ -20,6 +20,7 @@ from analysis.present.final import (
 )
 from analysis.present.finding import Finding, say_half
 from analysis.present.panels import (
+    amount,
     category_axis,
     category_rows,
     draw_named,
@@ -274,8 +275,8 @@ def say_closing(table: pd.DataFrame, right: str) -> Finding:
         words = "" if better else " (real text of the right kind does not help here, so there is no gap to close)"
         count = rows["added_samples"].iloc[0]
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}**, {measure}, {count} windows"
-            f" added: {'; '.join(parts)}{words}."
+            f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}**, {measure},"
+            f" {amount(count, 'window')} added: {'; '.join(parts)}{words}."
         )
     return Finding("\n".join(lines))
 

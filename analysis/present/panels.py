@@ -326,14 +326,19 @@ def _legend(fig: Figure, handles: Sequence[Artist]) -> None:
         legend.remove()
 
 
+def amount(number: float, noun: str) -> str:
+    """A number and what is counted, as in "1 window" and "2 windows"."""
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
+
+
 def say(column: str, value) -> str:
     """How a value of a column is written on a figure."""
     if column == "split":
         return say_split(value)
     if column == "samples":
-        return f"{value} calibration windows"
+        return amount(value, "calibration window")
     if column == "epochs":
-        return f"{value} epoch" if value == 1 else f"{value} epochs"
+        return amount(value, "epoch")
     return {**CRITERIA, **KIND_TITLES, **PRICES}.get(value, str(value))
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.errors import UsageError
 from analysis.present.finding import Finding, say_points
-from analysis.present.panels import finish, log_scale, panel_grid
+from analysis.present.panels import amount, finish, log_scale, panel_grid
 from analysis.present.statistics import SEED, compare, decided, holm, seed_columns
 from analysis.present.style import CRITERIA, LEVELS, Look, in_style, looks, say_method, say_split
 from analysis.present.tables import TO_LR, above_dense, held_out, on_tables, over_seeds, priced
@@ -166,8 +166,8 @@ def say_equal_tokens(budget: pd.DataFrame) -> Finding:
     ):
         said = ", ".join(f"{say_method(row.method)} {row.value:.1f}" for row in rows.sort_values("value").itertuples())
         text = (
-            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {samples} windows, {_epochs(epochs)},"
-            f" per cent above dense: {said}."
+            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {amount(samples, 'window')},"
+            f" {amount(epochs, 'epoch')}, per cent above dense: {said}."
         )
         lines.append((samples, epochs, text))
     return Finding("\n".join(line for *_, line in sorted(lines, key=lambda line: line[:2])))
@@ -195,9 +195,10 @@ def say_baselines(best: pd.DataFrame) -> Finding:
     ):
         verdict = "undecided" if not decided(p) else "worse" if change.difference > 0 else "better"
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {samples} windows: {say_method(FULL)}"
-            f" {rows.loc[(criterion, split, samples, FULL), 'value']:.1f} % above dense, {say_method(LORA)}"
-            f" {rows.loc[(criterion, split, samples, LORA), 'value']:.1f} %: {say_points(change)}, {verdict}."
+            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {amount(samples, 'window')}:"
+            f" {say_method(FULL)} {rows.loc[(criterion, split, samples, FULL), 'value']:.1f} % above dense,"
+            f" {say_method(LORA)} {rows.loc[(criterion, split, samples, LORA), 'value']:.1f} %:"
+            f" {say_points(change)}, {verdict}."
         )
     return Finding("\n".join(lines))
 
@@ -263,8 +264,8 @@ def say_memory(budget: pd.DataFrame) -> Finding:
     (least, mib), *others = held.items()
     said = ", ".join(f"{say_method(method)} {more / mib:.2g} times that ({more:.3g} MiB)" for method, more in others)
     return Finding(
-        f"- With {fewest['samples'].iloc[0]} windows the solver holds least with {say_method(least)}, {mib:.3g} MiB;"
-        f" {said}."
+        f"- With {amount(fewest['samples'].iloc[0], 'window')} the solver holds least with {say_method(least)},"
+        f" {mib:.3g} MiB; {said}."
     )
 
 
@@ -273,7 +274,3 @@ def _trained(budget: pd.DataFrame) -> pd.DataFrame:
     if rows.empty:
         raise UsageError("finding about budgets: the table has no trained runs")
     return rows
-
-
-def _epochs(number: int) -> str:
-    return f"{number} epoch" if number == 1 else f"{number} epochs"
