@@ -50,7 +50,7 @@ def footer(provenance: Mapping[str, Any], table: pd.DataFrame, commit: str | Non
         text += f" examples of at most {length[0]} tokens" if examples else f" × {length[0]} tokens"
     parts = [
         _few(values("model", "models"), "models", _say_model),
-        " ".join(filter(None, (masks, removed))),
+        (", " if masks[:1].isdigit() else " ").join(filter(None, (masks, removed))),
         text,
         _say_seeds(table, values("seeds")),
         (commit or "")[:7] + "+" * (commit or "").endswith("+changes"),

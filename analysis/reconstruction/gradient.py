@@ -137,7 +137,7 @@ def held_bytes(piece: Piece, adapters: Sequence[MaskLoRA], problems: Sequence[Pr
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         activations[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an output saved with its own history would keep itself alive for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output, targets, mask = _run(piece, problems[0], slice(0, solver.batch))
