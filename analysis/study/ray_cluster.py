@@ -1,6 +1,5 @@
 """Runs as tasks of a Ray cluster (the extra `ray`)."""
 
-import importlib.util
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -32,9 +31,7 @@ class Ray:
     store: int = field(default=100, metadata={"least": 80})
 
     def __post_init__(self) -> None:
-        remote.check_settings("ray", self)
-        if importlib.util.find_spec("ray") is None:
-            raise UsageError("executor ray: the package ray is not installed; pip install 'pruning-analysis[ray]'")
+        remote.check_settings("ray", self, "ray")
         if not self._running() and self.cpus > cores():
             raise UsageError(f"executor ray: a task cannot have {self.cpus} of this machine's {cores()} cores")
 
@@ -88,7 +85,7 @@ class _Tasks:
         return self.remote.remote(errand)
 
     def ended(self, handles: Collection[Any]) -> list[Any]:
-        return self.ray.wait(list(handles), num_returns=1, timeout=1.0)[0]
+        return self.ray.wait(list(handles), num_returns=len(handles), timeout=0)[0]
 
     def outcome(self, handle: Any) -> bytes | None:
         try:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +33,7 @@ from analysis.study.store import RunFolder
 
 log = logging.getLogger(__name__)
 
-POLL = 0.2  # seconds between two looks at what has ended
+POLL = 1.0  # seconds between two looks at what has ended
 
 
 @dataclass(frozen=True)
@@ -174,10 +175,14 @@ def desk() -> Path:
         return Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=above))
 
 
-def check_settings(kind: str, settings: Any) -> None:
+def check_settings(kind: str, settings: Any, package: str) -> None:
     """Raise UsageError for numbers of an executor's dataclass that are none, or less than the `least` of their field's
-    metadata.
+    metadata; and where the package that it needs is not installed.
     """
+    if find_spec(package) is None:
+        raise UsageError(
+            f"executor {kind}: the package {package} is not installed; pip install 'pruning-analysis[{kind}]'"
+        )
     wrong = []
     for field in fields(settings):
         value, default, least = getattr(settings, field.name), field.default, field.metadata.get("least")

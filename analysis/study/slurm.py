@@ -1,6 +1,5 @@
 """Runs as jobs of a SLURM cluster, by submitit (the extra `slurm`)."""
 
-import importlib.util
 import math
 import os
 import shutil
@@ -39,13 +38,9 @@ class Slurm:
     exclusive: bool = False
 
     def __post_init__(self) -> None:
-        remote.check_settings("slurm", self)
+        remote.check_settings("slurm", self, "submitit")
         if self.where not in ("slurm", "local"):
             raise UsageError(f"executor slurm: where must be slurm or local, got {self.where!r}")
-        if importlib.util.find_spec("submitit") is None:
-            raise UsageError(
-                "executor slurm: the package submitit is not installed; pip install 'pruning-analysis[slurm]'"
-            )
         if self.where == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
             raise UsageError(
                 "executor slurm: this machine has no sbatch and srun; start on a node of the cluster, or try"

@@ -37,7 +37,7 @@ def submitit(monkeypatch):
 @pytest.fixture
 def installed(monkeypatch):
     """Both packages and a SLURM, as far as settings are concerned."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("analysis.study.remote.find_spec", lambda name: name)
     monkeypatch.setattr("shutil.which", lambda name: name)
     monkeypatch.setattr("analysis.study.ray_cluster.cores", lambda: 4)
 
@@ -78,7 +78,7 @@ def test_a_wrong_text_is_refused(installed, text, said):
 
 
 def test_a_missing_package_or_cluster_is_said_before_anything_is_run(home, calls, job_args, monkeypatch, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("analysis.study.remote.find_spec", lambda name: None)
     for kind in ("slurm", "ray"):
         monkeypatch.setenv("ANALYSIS_EXECUTOR", kind)
         with pytest.raises(UsageError, match=rf"not installed; pip install 'pruning-analysis\[{kind}\]'"):
@@ -88,7 +88,7 @@ def test_a_missing_package_or_cluster_is_said_before_anything_is_run(home, calls
     run_study([Job(**job_args)], workers=1)
     run_study([Job(**job_args)])
     assert len(lines(calls, "prune")) == 1, "workers say who; and what is stored needs nobody"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("analysis.study.remote.find_spec", lambda name: name)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(UsageError, match="no sbatch and srun; start on a node of the cluster"):
         chosen("slurm")
