@@ -59,6 +59,7 @@ docs/own-model
 docs/recipes
 docs/words
 docs/encoders
+docs/cluster
 docs/tables
 docs/glossary
 docs/exit-codes

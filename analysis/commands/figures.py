@@ -1,6 +1,7 @@
 """`analysis figures`: run the notebooks of a preset and draw their figures."""
 
 import argparse
+import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -47,6 +48,12 @@ def add(verbs) -> None:
         action="store_true",
         help="leave the figures as they are: draw them anew into a temporary folder and compare every csv",
     )
+    verb.add_argument(
+        "--executor",
+        metavar="WHO",
+        help="who does the runs of the notebooks: local, slurm or ray, the latter two with settings, as in"
+        " 'slurm[partition=gpu,hours=8,gpus=1]' (docs/cluster.md); default ANALYSIS_EXECUTOR, or local",
+    )
 
 
 def figures(args: argparse.Namespace) -> Report:
@@ -55,6 +62,7 @@ def figures(args: argparse.Namespace) -> Report:
     """
     from analysis.suite.runner import figures_folder, run_suite
 
+    _choose_executor(args.executor)
     if args.figures is not None and not args.check:
         out_folder.check_place(args.figures, "--figures")
         out_folder.check_writable(args.figures, "--figures")
@@ -78,6 +86,15 @@ def figures(args: argparse.Namespace) -> Report:
     rows = [(run.name, run.status, f"{run.seconds:.1f}", str(run.path)) for run in runs]
     text = table(("notebook", "status", "seconds", "executed copy"), rows) + f"\n\nfigures  {folder}"
     return Report(text, {"figures": str(folder), "notebooks": [asdict(run) | {"path": str(run.path)} for run in runs]})
+
+
+def _choose_executor(text: str | None) -> None:
+    """Check the executor and hand it to the notebooks' kernels, which inherit the environment."""
+    from analysis.study.executor import VARIABLE, chosen
+
+    chosen(text)
+    if text is not None:
+        os.environ[VARIABLE] = text
 
 
 def _check(args: argparse.Namespace, overrides: dict[str, str], there: Path) -> Report:

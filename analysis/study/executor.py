@@ -1,8 +1,9 @@
-"""Who does the runs of a study: this process, several on this machine, or whatever else can call a function.
+"""Who does the runs of a study: this process, several on this machine, a cluster, or whatever else can call a function.
 
 An executor has `map(function, items)`, a generator of (number of the item, None or what the function raised) as items
 end; what the function returns is dropped, since runs go to the store, which every worker and the caller must see. An
-error keeps no other item from being begun. Another one, for a cluster, needs these two names:
+error keeps no other item from being begun. `chosen` makes the one that ANALYSIS_EXECUTOR names. Another one needs these
+two names, and `cpus` where its workers have other cores than this machine:
 
     class Cluster:
         alone = property(lambda self: self)      # where nothing runs beside an item that is timed
@@ -16,15 +17,20 @@ error keeps no other item from being begun. Another one, for a cluster, needs th
 """
 
 import os
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
-from analysis.errors import UsageError
+from analysis.errors import UsageError, quoted, suggest
 from analysis.study.job import Job
-from analysis.study.pool import affordable, spread, threads
+from analysis.study.pool import Answers, affordable, spread, threads
+from analysis.study.ray_cluster import Ray
+from analysis.study.slurm import Slurm
 
-Answers = Generator[tuple[int, Exception | None], None, None]
+KINDS: dict[str, type[Slurm] | type[Ray]] = {"slurm": Slurm, "ray": Ray}
+FORM = re.compile(r"(?P<kind>[\w-]+)(\[(?P<settings>[^\[\]]*)\])?")
+VARIABLE = "ANALYSIS_EXECUTOR"
 
 
 class Executor(Protocol):
@@ -97,6 +103,50 @@ def local(jobs: Sequence[Job], workers: int | None = None) -> Local:
     if len(gpus) > 1:
         return Local(workers or len(gpus), tuple(gpus), most)
     return Local(workers or affordable(models, devices, most), threads=most)
+
+
+def chosen(text: str | None = None) -> Executor | None:
+    """The executor that a text names, or ANALYSIS_EXECUTOR; None for `local`, which depends on the jobs.
+
+    text: `local`, `slurm` or `ray`, the latter two with settings where wanted, as in
+    `slurm[partition=gpu,hours=8,memory=64,gpus=1]`: the fields of `Slurm` and `Ray`.
+
+    Raises UsageError for what is none, and where its package is missing.
+    """
+    text = os.environ.get(VARIABLE, "") if text is None else text
+    read = FORM.fullmatch(text.strip() or "local")
+    if read is None:
+        raise UsageError(f"executor {quoted(text)}: write local, slurm or ray, as in slurm[partition=gpu,hours=8]")
+    kind, settings = read["kind"], read["settings"]
+    if kind == "local":
+        if settings is not None:
+            raise UsageError(
+                f"executor {quoted(text)}: local takes no settings; ANALYSIS_WORKERS says how many workers"
+            )
+        return None
+    if kind not in KINDS:
+        raise UsageError(f"executor {quoted(kind)}: there is none; {suggest(kind, ['local', *KINDS])}")
+    return KINDS[kind](**_settings(kind, settings or ""))
+
+
+def _settings(kind: str, text: str) -> dict[str, Any]:
+    """The settings of an executor, of the types that its fields have."""
+    known = {field.name: type(field.default) for field in fields(KINDS[kind]) if type(field.default) is not bool}
+    given: dict[str, Any] = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or not value:
+            raise UsageError(f"executor {kind}: {quoted(part)} is no setting; write NAME=VALUE")
+        if name not in known:
+            raise UsageError(f"executor {kind}: there is no setting {quoted(name)}; {suggest(name, known)}")
+        if name in given:
+            raise UsageError(f"executor {kind}: {name} is set twice")
+        try:
+            given[name] = known[name](value)
+        except ValueError:
+            kinds = {int: "a whole number", float: "a number"}
+            raise UsageError(f"executor {kind}: {name} must be {kinds[known[name]]}, got {quoted(value)}") from None
+    return given
 
 
 def _workers_wanted() -> int | None:

@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from queue import SimpleQueue
@@ -30,20 +30,23 @@ COPIES = 8
 INTERPRETER = 2**29  # bytes a worker takes before it has a model
 WEIGHTS_PER_THREAD = 2**25  # bytes of weights on disk that are worth a thread
 
+Answers = Generator[tuple[int, Exception | None], None, None]  # number of an item, None or what it raised
+
 
 def cores() -> int:
     """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def threads(model: str) -> int:
-    """Threads of a job on this model: one for every `WEIGHTS_PER_THREAD`, at most all cores, or OMP_NUM_THREADS.
+def threads(model: str, available: int | None = None) -> int:
+    """Threads of a job on this model: one for every `WEIGHTS_PER_THREAD`, at most all cores, or OMP_NUM_THREADS, or the
+    cores `available` to it on another machine.
 
     Whatever else runs beside it, since other threads give other bits; and small models gain more from jobs side by
     side.
     """
     allowed = os.environ.get("OMP_NUM_THREADS", "")
-    most = min(cores(), int(allowed)) if allowed.isdecimal() and int(allowed) else cores()
+    most = available or (min(cores(), int(allowed)) if allowed.isdecimal() and int(allowed) else cores())
     return max(1, min(most, -(-_weights(model) // WEIGHTS_PER_THREAD)))
 
 
@@ -79,7 +82,7 @@ def spread(
     workers: int,
     threads: int,
     environments: Sequence[Mapping[str, str]] = (),
-) -> Iterator[tuple[int, Exception | None]]:
+) -> Answers:
     """Call `function(item)` in `workers` processes of `threads` threads, items in order, one by one to whoever is free.
 
     Yields (number of the item, None or what it raised) as they end; what the function returns is dropped. An error
@@ -122,19 +125,30 @@ class WorkerDied(AnalysisError):
     """A worker process that ended before its item did."""
 
 
-def _hire(threads: int, environment: Mapping[str, str]) -> subprocess.Popen:
-    silent = {name: value for name, value in os.environ.items() if name != "ANALYSIS_PROGRESS_FILE"} | {
-        "ANALYSIS_PROGRESS": "0"
-    }
-    passive = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
+def worker_environment(threads: int) -> dict[str, str]:
+    """Variables of every worker, to be set before it loads torch: so many threads, which wait without spinning, and no
+    bars.
+    """
     few = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    extend = sys.modules.get("analysis.extend")  # words from outside the package are registered in every worker
-    registrations = "".join(f"import {module}; " for module in (extend.modules() if extend else ()))
+    return few | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"), "ANALYSIS_PROGRESS": "0"}
+
+
+def registering() -> list[str]:
+    """Modules that every worker imports: those of words from outside the package. Raises UsageError as
+    `extend.modules`.
+    """
+    extend = sys.modules.get("analysis.extend")
+    return extend.modules() if extend else []
+
+
+def _hire(threads: int, environment: Mapping[str, str]) -> subprocess.Popen:
+    inherited = {name: value for name, value in os.environ.items() if name != "ANALYSIS_PROGRESS_FILE"}
+    registrations = "".join(f"import {module}; " for module in registering())
     without_interrupts = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)"
     code = f"{without_interrupts}; sys.path[:] = {sys.path!r}; {registrations}{WORKER}"
     return subprocess.Popen(
         [sys.executable, "-c", code],
-        env=silent | passive | few | dict(environment),
+        env=inherited | worker_environment(threads) | dict(environment),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -184,7 +198,7 @@ def serve() -> None:
             function, item = pickle.loads(request)
             function(item)
         except Exception as error:
-            answer = _portable(error)
+            answer = portable(error, "in a worker process")
         with suppress(BrokenPipeError):  # nobody is there to hear it: `_listen` ends this process
             pickle.dump(answer, answers)
             answers.flush()
@@ -199,9 +213,9 @@ def _listen(requests: IO[bytes], asked: "SimpleQueue[bytes]") -> None:
             os._exit(0)
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception, where: str) -> Exception:
     """The error with the worker's traceback as a note, or a RuntimeError that quotes it where it cannot be pickled."""
-    trace = "in a worker process:\n" + "".join(traceback.format_exception(error))
+    trace = f"{where}:\n" + "".join(traceback.format_exception(error))
     try:
         error = pickle.loads(pickle.dumps(error))
     except Exception:  # whatever an error of another package does when taken apart and put together

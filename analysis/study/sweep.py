@@ -11,18 +11,22 @@ here.
 """
 
 import logging
+import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 from analysis.errors import StoreError, UsageError
 from analysis.progress import bar
-from analysis.study.executor import Executor, Here, local
+from analysis.study.executor import Executor, Here, Local, chosen, local
 from analysis.study.job import Contents, Job
 from analysis.study.pool import threads
+from analysis.study.remote import work_elsewhere
 from analysis.study.results import Study, gather
 from analysis.study.run import named, process_bench, work
 from analysis.study.store import RunFolder, StoredRun
+
+PATIENCE = 10.0  # seconds until a disk shared by many machines shows here what another one has written
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +39,8 @@ def run_study(
     progress: one bar over the jobs to be run. workers: processes on this machine that share the jobs; 1 runs them in
     this process, None as many as suit it (`executor.local`). Each job has as many threads as its model is worth
     (`pool.threads`), or began with, however many workers there are, so that all give the same bits. executor: does the
-    jobs instead, on other machines for example. Jobs that time a model (`shrink`) come first and alone. Equal jobs are
+    jobs instead, on other machines for example; where neither is given, the one that ANALYSIS_EXECUTOR names
+    (`executor.chosen`). Jobs that time a model (`shrink`) come first and alone. Equal jobs are
     one.
 
     Raises UsageError where there is no job, StoreError for a run that was done where this process cannot read it, and
@@ -67,6 +72,8 @@ def run_study(
     missing = sorted(
         (job for job in unique if job not in runs), key=lambda job: models.index(job.model)
     )  # each model is loaded once
+    if missing and workers is None and executor is None:
+        executor = chosen()
     description = f"study: {len(missing)} of {len(unique)} runs to do"
     try:
         with closing(_run_missing(missing, folders, workers, executor)) as done:
@@ -102,7 +109,9 @@ def _run_by(
     """Every job as the executor ends it, read from the store."""
     failures: dict[int, Exception] = {}
     answered: set[int] = set()
-    with closing(executor.map(work, [(job, folders[job], threads(job.model)) for job in jobs])) as answers:
+    here, cpus = isinstance(executor, Here | Local), getattr(executor, "cpus", None)
+    items = [(job, folders[job], threads(job.model, cpus)) for job in jobs]
+    with closing(executor.map(work if here else work_elsewhere, items)) as answers:
         for number, error in answers:
             answered.add(number)
             if error is not None:
@@ -125,7 +134,11 @@ def _run_by(
 
 
 def _stored(folder: RunFolder) -> StoredRun:
-    run = folder.read()
+    """The run that a worker says is finished; never done again here."""
+    run, until = folder.read(), time.monotonic() + PATIENCE
+    while run is None and time.monotonic() < until:
+        time.sleep(min(1.0, PATIENCE))
+        run = folder.read()
     if run is None:
         raise StoreError(
             f"its worker ended without an error, and {folder.path} holds no finished run; give every worker the same"

@@ -1,0 +1,107 @@
+"""Runs as tasks of a Ray cluster (the extra `ray`)."""
+
+import logging
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from analysis.errors import AnalysisError, UsageError, first_line
+from analysis.study import remote
+from analysis.study.pool import Answers, WorkerDied, cores
+
+
+@dataclass(frozen=True)
+class Ray:
+    """Every item a task of its own, as many at a time as the cluster has room for, at most `jobs`.
+
+    address: of a running cluster, "auto" for the one this machine belongs to; else RAY_ADDRESS; else one of this
+    machine alone is started, and ended. cpus: of a task, and the most threads it computes with. gpus: of a task, also a
+    share of one. store: most MB of this machine's memory for Ray's object store, where it is started here; nothing but
+    the description of a run passes through it.
+
+    Raises UsageError where ray is missing, or for a wrong number.
+    """
+
+    address: str = ""
+    cpus: int = field(default=1, metadata={"least": 1})
+    gpus: float = field(default=0.0, metadata={"least": 0})
+    jobs: int = field(default=64, metadata={"least": 1})
+    store: int = field(default=100, metadata={"least": 80})
+
+    def __post_init__(self) -> None:
+        remote.check_settings("ray", self, "ray")
+        if not self._running() and self.cpus > cores():
+            raise UsageError(f"executor ray: a task cannot have {self.cpus} of this machine's {cores()} cores")
+
+    @property
+    def alone(self) -> "Ray":
+        """One task at a time."""
+        return replace(self, jobs=1)
+
+    def map(self, function: Callable[[Any], object], items: Sequence[Any]) -> Answers:
+        """As `Executor.map`."""
+        desk = remote.desk()
+        with self._connected():
+            tasks = _Tasks(self.cpus, self.gpus)
+            yield from remote.spread(tasks, function, items, desk=desk, threads=self.cpus, at_once=self.jobs)
+
+    def _running(self) -> str:
+        return self.address or os.environ.get("RAY_ADDRESS", "")
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        import ray
+
+        if ray.is_initialized():
+            yield
+            return
+        address = self._running()
+        own = dict(num_cpus=cores(), object_store_memory=self.store * 10**6, include_dashboard=False)
+        try:
+            ray.init(address=address or "local", logging_level=logging.ERROR, **({} if address else own))
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            where = f"the cluster at {address}" if address else "a cluster on this machine"
+            raise AnalysisError(f"executor ray: {where} cannot be had: {first_line(error)}") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+class _Tasks:
+    """A `remote.Cluster`. Who dies is tried once more by `remote.spread`, not by Ray, whose own count has no end where
+    memory runs out.
+    """
+
+    def __init__(self, cpus: int, gpus: float) -> None:
+        import ray
+
+        self.ray = ray
+        self.remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_do)
+
+    def submit(self, errand: remote.Errand) -> Any:
+        return self.remote.remote(errand)
+
+    def ended(self, handles: Collection[Any]) -> list[Any]:
+        return self.ray.wait(list(handles), num_returns=len(handles), timeout=0)[0]
+
+    def outcome(self, handle: Any) -> bytes | None:
+        try:
+            return self.ray.get(handle)
+        except self.ray.exceptions.RayTaskError as error:
+            lines = str(error).strip().splitlines()
+            raise AnalysisError(f"its task could not begin: {lines[-1] if lines else type(error).__name__}") from error
+        except self.ray.exceptions.RayError as error:
+            raise WorkerDied(
+                f"its worker process died ({type(error).__name__}: {first_line(error)}); finished runs are stored and"
+                " this one goes on where it stopped: run again, with fewer at once, ray[jobs=2], if memory ran out"
+            ) from error
+
+    def cancel(self, handle: Any) -> None:
+        self.ray.cancel(handle, force=True)
+
+
+def _do(errand: remote.Errand) -> bytes | None:
+    return errand()
