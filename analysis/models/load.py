@@ -306,7 +306,7 @@ def _check_names(model: "PreTrainedModel", report: Mapping[str, Any], name: str)
     """Raise ModelError where a model's files lack parameters, or hold weights that have no place in it."""
     missing = sorted(report["missing_keys"])
     if missing and all(key.startswith("pooler.") for key in missing):  # a pooler that no hidden state depends on
-        model.pooler, missing = None, []
+        model.pooler, missing = cast(Any, None), []
     if missing:
         raise ModelError(
             f"model {name!r}: {len(missing)} parameters are missing from its weight files ({', '.join(missing[:5])}"

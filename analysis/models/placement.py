@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from analysis.errors import UsageError
 from analysis.models.anatomy import find_blocks
-from analysis.models.held import held, lend
+from analysis.models.held import lend
 from analysis.models.hooks import replace_forward
 from analysis.models.quiet import quiet
 from analysis.models.tensor_file import Stored, TensorFile
@@ -45,24 +45,25 @@ _SKELETON = "streamed_from"
 class Part:
     """Some weights of a streamed model: those of one block, or all outside of the blocks.
 
-    model    the skeleton they belong to; `shared`: more models that have the very same tensors
-    names    of parameters and buffers, in the model
-    stored   where they lie, by their names in the files
-    written  where those lie that have been written since, by their names in the model
-    next     the part that is needed after this one, whose bytes are called for while this one is in memory
+    model   the skeleton they belong to; `shared`: more models that have the very same tensors
+    names   of parameters and buffers, in the model
+    plain   where they lie, by their names in the model
+    mixed   where those lie that transformers makes of others, by the others' names in the files
+    next    the part that is needed after this one, whose bytes are called for while this one is in memory
     """
 
     def __init__(
         self,
         model: "PreTrainedModel",
         names: Sequence[str],
-        stored: Mapping[str, Stored],
+        plain: Mapping[str, Stored],
+        mixed: Mapping[str, Stored],
         load: "LoadStateDictConfig",
         check: Check | None = None,
     ):
-        self.model, self.names, self.stored, self.load, self.check = model, tuple(names), dict(stored), load, check
+        self.model, self.names, self.plain, self.mixed = model, tuple(names), dict(plain), dict(mixed)
+        self.load, self.check = load, check
         self.shared: list[PreTrainedModel] = []
-        self.written: dict[str, Stored] = {}
         self.next: Part | None = None
         self._absent = {name: _tensor(model, name) for name in self.names}
         self._holders = 0
@@ -90,7 +91,7 @@ class Part:
         self._holders += 1
 
     def drop(self) -> None:
-        """Hold them no more; what was changed and not written is lost."""
+        """Hold them no more; what was changed and not kept is lost."""
         self._holders -= 1
         if not self._holders:
             self._put(self._absent)
@@ -101,50 +102,58 @@ class Part:
 
     def keep(self, written: Mapping[str, Stored]) -> None:
         """From now on read these tensors, by their names in the model, from where they were written."""
-        self.written |= {name: written[name] for name in self.names if name in written}
+        self.plain |= {name: written[name] for name in self.names if name in written}
+        if len(self.plain) == len(self.names):
+            self.mixed = {}
 
     def expect(self) -> None:
         """Call for the bytes on the disk."""
-        for stored in (*(self.stored.values() if self._unwritten() else ()), *self.written.values()):
+        for stored in (*self.mixed.values(), *self.plain.values()):
             stored.file.expect(stored.name)
 
     def copied(self, model: "PreTrainedModel") -> "Part":
         """The same weights for a copy of the skeleton."""
-        part = Part(model, self.names, self.stored, self.load)
-        part.written = dict(self.written)
-        return part
-
-    def _unwritten(self) -> bool:
-        return len(self.written) < len(self.names)
+        return Part(model, self.names, self.plain, self.mixed, self.load)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def _read(self) -> None:
-        if self._unwritten():
-            self._convert()
-        for name, stored in self.written.items():
-            like = self._absent[name]
-            value = stored[...].to(self.load.device_map[""], like.dtype)  # type: ignore[index]
-            _put(
-                self.model, name, nn.Parameter(value, requires_grad=False) if isinstance(like, nn.Parameter) else value
-            )
+        problems = self._convert() if self.mixed else []
+        for name, stored in self.plain.items():
+            like, value = self._absent[name], stored[...].to(self.load.device_map[""], self._absent[name].dtype)  # type: ignore[index]
+            if value.shape != like.shape:
+                problems.append(f"{name}: {tuple(value.shape)}, not {tuple(like.shape)}")
+            _put(self.model, name, nn.Parameter(value) if isinstance(like, nn.Parameter) else value)
+        problems += self._tie()
+        for tensor in self.state().values():
+            tensor.requires_grad_(False)
+        if self.check is not None:
+            self.check(self.state(), ", ".join(problems))
+            self.check = None
         self._put(self.state(), self.shared)
         if self.next is not None:
             self.next.expect()
 
-    def _convert(self) -> None:
+    def _convert(self) -> list[str]:
+        """Let transformers make what it makes of several tensors; returns what went wrong."""
         from transformers.core_model_loading import convert_and_load_state_dict_in_model
 
         with quiet():
-            report, _ = convert_and_load_state_dict_in_model(self.model, cast(Any, self.stored), self.load)
-            missing = report.missing_keys & set(self.names)
-            self.model.tie_weights(missing_keys=missing, recompute_mapping=False)
-        for tensor in self.state().values():
-            tensor.requires_grad_(False)
-        if self.check is not None:
-            problems = [*report.conversion_errors.values(), *map(str, report.mismatched_keys), *sorted(missing)]
-            self.check(self.state(), ", ".join(map(str, problems)))
-            self.check = None
+            report, _ = convert_and_load_state_dict_in_model(self.model, cast(Any, self.mixed), self.load)
+        return [*map(str, report.conversion_errors.values()), *map(str, report.mismatched_keys)]
+
+    def _tie(self) -> list[str]:
+        """Tie what the config says is one tensor, as transformers does, by what the files lack; returns the names that
+        are left without a tensor.
+        """
+        tied = self.model.all_tied_weights_keys
+        if set(self.names) & {*tied.keys(), *tied.values()}:
+            with quiet():
+                self.model.tie_weights(missing_keys=set(self._lacking()), recompute_mapping=False)
+        return self._lacking()
+
+    def _lacking(self) -> list[str]:
+        return [name for name, tensor in self.state().items() if tensor.is_meta]
 
     def _put(self, tensors: Mapping[str, Tensor], models: "Iterable[PreTrainedModel] | None" = None) -> None:
         for model in (self.model, *self.shared) if models is None else models:
@@ -231,10 +240,11 @@ def stream_model(
     names: dict[int, list[str]] = {index: [] for index in range(-1, len(modules))}
     for name in model.state_dict():
         names[part_of(name)].append(name)
-    where: dict[int, dict[str, Stored]] = {index: {} for index in names}
-    for name, target in _places(model, stored).items():
-        where[part_of(target)][name] = stored[name]
-    parts = {index: Part(model, names[index], where[index], load, check) for index in names}
+    plain: dict[int, dict[str, Stored]] = {index: {} for index in names}
+    mixed: dict[int, dict[str, Stored]] = {index: {} for index in names}
+    for name, (target, converted) in _places(model, stored).items():
+        (mixed if converted else plain)[part_of(target)][name if converted else target] = stored[name]
+    parts = {index: Part(model, names[index], plain[index], mixed[index], load, check) for index in names}
     _attach(model, modules, Skeleton(tuple(parts[index] for index in range(len(modules))), parts[-1]))
     parts[-1].take()
     return model
@@ -257,7 +267,7 @@ def copy_model(model: nn.Module) -> nn.Module:
             _attach(network, modules, parts)
         parts.outside.shared.append(copied)
         blocks = tuple(part.copied(copied) for part in parts.blocks)
-        _attach(copied, copied.get_submodule(path), Skeleton(blocks, parts.outside))
+        _attach(copied, cast(nn.ModuleList, copied.get_submodule(path)), Skeleton(blocks, parts.outside))
     copied.requires_grad_(False).zero_grad(set_to_none=True)
     return copied
 
@@ -287,8 +297,10 @@ def _on_demand(run: Callable[..., Any], part: Part) -> Callable[..., Any]:
     return forward
 
 
-def _places(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, str]:
-    """What tensors of the files become in the model, by their name there: the first, of those that become several."""
+def _places(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, tuple[str, bool]]:
+    """What tensors of the files become in the model, by their name in the files (the first, of those that become
+    several), and whether that takes more than another name.
+    """
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
     known, prefix = model.state_dict(), model.base_model_prefix
@@ -296,11 +308,11 @@ def _places(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, str]:
     converters = [entry for entry in model._weight_conversions if isinstance(entry, WeightConverter)]
     places = {}
     for name in names:
-        target, _ = rename_source_key(name, renamings, converters, prefix, known)
+        target, pattern = rename_source_key(name, renamings, converters, prefix, known)
         if target not in known and name in known:
-            target, _ = rename_source_key(name, [], [], prefix, known)
+            target, pattern = rename_source_key(name, [], [], prefix, known)
         if target in known:
-            places[name] = target
+            places[name] = target, pattern is not None
     return places
 
 

@@ -39,7 +39,8 @@ def write_parts(model: "PreTrainedModel", folder: Path, written: Format) -> None
             state = revert_weight_conversion(model, written.cast_all(state))
             state = {name: value.cpu().contiguous() for name, value in state.items()}
             save_file(state, path, metadata={"format": "pt"})
-    places, size = {}, 0
+    places: dict[str, str] = {}
+    size = 0
     for path in files:
         file = TensorFile(path)
         places |= dict.fromkeys(file, path.name)
@@ -51,8 +52,8 @@ def write_parts(model: "PreTrainedModel", folder: Path, written: Format) -> None
 def differing_parts(
     model: "PreTrainedModel", written: Format, folder: Path, masks: Mapping[str, Callable[[], Tensor]]
 ) -> str:
-    """What a folder gives back otherwise than it was written, as words; empty where nothing is. Part by part, the folder
-    read as any streamed model.
+    """What a folder gives back otherwise than it was written, as words; empty where nothing is. It is read as any
+    streamed model, part by part.
 
     masks: by tensor, what gives a mask of the tensor's own shape, True = kept.
     """

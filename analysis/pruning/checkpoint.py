@@ -202,8 +202,8 @@ def resume(state: State, checkpoint: Checkpoint) -> int:
             with held(*modules):
                 for streams in state.splits:
                     advance_streams(streams, dense, pruned, index)
-    for visit in finished:
-        for table, rows in visit.rows.items():
+    for kept in finished:
+        for table, rows in kept.rows.items():
             state.rows[table] += rows
     return len(finished)
 
