@@ -123,7 +123,9 @@ class Part:
             like, value = self._absent[name], stored[...].to(self.load.device_map[""], self._absent[name].dtype)  # type: ignore[index]
             if value.shape != like.shape:
                 problems.append(f"{name}: {tuple(value.shape)}, not {tuple(like.shape)}")
-            _put(self.model, name, nn.Parameter(value) if isinstance(like, nn.Parameter) else value)
+            _put(
+                self.model, name, nn.Parameter(value, requires_grad=False) if isinstance(like, nn.Parameter) else value
+            )
         problems += self._tie()
         for tensor in self.state().values():
             tensor.requires_grad_(False)

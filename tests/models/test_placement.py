@@ -17,12 +17,11 @@ from analysis.models.placement import away, copy_model, skeleton
 from analysis.models.replay import random_windows, record, verify
 from analysis.models.save import save_model
 from analysis.models.uneven import MANIFEST
-from tests.helpers.families import CONFIGS, QUICK, REFUSED, tiny
+from tests.helpers.families import FAMILIES, REFUSED, tiny
 from tests.helpers.small import small_llama
 from tests.helpers.streamed import in_memory, same_tensors, saved_tensors
 
 EXPERTS = [name for name in REFUSED if name != "t5"]
-SLOW = [name for name in CONFIGS if name not in QUICK]
 IDS = torch.arange(3, 15).view(2, 6)
 
 
@@ -56,7 +55,7 @@ def _same_model(resident, streamed):
     assert resident.model.generation_config.to_dict() == streamed.model.generation_config.to_dict()
 
 
-@pytest.mark.parametrize("name", [*QUICK, "mixtral", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("name", [*FAMILIES, "mixtral"])
 def test_a_streamed_model_is_the_resident_one_block_by_block(name, tmp_path):
     tiny(name).save_pretrained(tmp_path)
     resident, streamed = _both(tmp_path)
