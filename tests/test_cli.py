@@ -20,6 +20,7 @@ from analysis.cli import main
 from analysis.commands.common import Report
 from analysis.errors import UsageError
 from analysis.study.job import Job
+from tests.helpers.streamed import same_tensors, saved_tensors
 from tests.helpers.world import BLOCKS, WORDS, arguments, build_model
 
 
@@ -150,6 +151,11 @@ WRONG = {  # name: (changes to a right call, exit code, what the message must sa
         {"recipe": "wanda-50% BR[select=held-out]", "validation": "{world}/text.txt[80%:]"},
         4,
         "validation .* and held-out .* hold the same documents",
+    ),
+    "whole structures of a streamed model": (
+        {"placement": "streamed", "recipe": "flap-neurons-50% LR"},
+        2,
+        "removes whole structures, .* take placement=resident",
     ),
     "held-out text every no epoch": ({"held_out_every": 0}, 2, "--held-out-every must be a whole number .* got 0"),
     "a whole text without an end": (
@@ -448,6 +454,18 @@ def test_a_folder_being_written_is_refused(world, tmp_path, capsys):
     with FileLock(tmp_path / "out" / ".lock"):
         assert main(arguments(world, tmp_path / "out")) == 6
     assert "another `analysis prune`" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_streamed_run_writes_the_model_of_a_resident_one_and_answers_tasks(world, tmp_path, capsys):
+    for placement in ("resident", "streamed"):
+        asked = {"placement": placement, "task": "lab:yes-no", "documents": 4, "recipe": "wanda-50% BR+GP[epochs=1]"}
+        assert main(arguments(world, tmp_path / placement, **asked)) == 0
+    same_tensors(*(saved_tensors(tmp_path / placement / "model") for placement in ("resident", "streamed")))
+    for table in ("blocks", "perplexity", "zero_shot"):
+        resident, streamed = (tmp_path / placement / f"{table}.csv" for placement in ("resident", "streamed"))
+        assert resident.read_text() == streamed.read_text(), table
+    assert json.loads((tmp_path / "streamed" / "summary.json").read_text())["provenance"]["placement"] == "streamed"
 
 
 def test_a_bug_keeps_its_traceback(world, monkeypatch):

@@ -15,6 +15,7 @@ from analysis.commands.arguments import SOURCE_HELP, add_model, add_verb, add_wi
 from analysis.commands.common import Problems, Report, label_sources, say, table, unescape
 from analysis.errors import UsageError
 from analysis.models.dtypes import ASKED
+from analysis.models.load import PLACEMENTS
 from analysis.recipe.recipe import Recipe
 from analysis.study.job import Contents, Job, job_problems, unpaired
 
@@ -112,6 +113,15 @@ def add(verbs) -> None:
         ),
     )
     verb.add_argument(
+        "--placement",
+        choices=PLACEMENTS,
+        default="resident",
+        help=(
+            "where the weights are; streamed: in files but for the blocks at work, with the same result, for models"
+            " that memory does not hold; default resident"
+        ),
+    )
+    verb.add_argument(
         "--save-dtype",
         default="auto",
         choices=ASKED,
@@ -192,7 +202,7 @@ def read_job(args: argparse.Namespace, contents: Contents) -> Job:
         "bos",
         "drop_overlap",
     )
-    more = ("added", "added_samples", "documents", "shrink", "validation", "held_out_every", "full_test")
+    more = ("added", "added_samples", "documents", "shrink", "validation", "held_out_every", "full_test", "placement")
     values |= {name: getattr(args, name) for name in (*same, *more)}
     problems.errors += job_problems(values, flag, contents)
     if args.added is not None and args.added_samples == 0:

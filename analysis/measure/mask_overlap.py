@@ -9,19 +9,21 @@ All masks are chosen on the dense model's own activations, so that all see the s
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from analysis.masks.choose import choose_mask
-from analysis.models.anatomy import anatomy
+from analysis.models.anatomy import Block, anatomy
+from analysis.models.held import held
 from analysis.models.quiet import evaluation_mode
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.closed_form import ridge
 from analysis.schema import CALIBRATION, validate
 from analysis.streams.moments import Moments, Statistics
-from analysis.streams.streams import advance_streams, input_statistics, open_streams
+from analysis.streams.streams import Streams, advance_streams, input_statistics, open_streams
 from analysis.windows import Windows
 
 DENSE = "dense"
@@ -36,18 +38,25 @@ def mask_overlaps(model: nn.Module, windows: Windows, recipes: Mapping[str, Reci
     is not finite, UsageError for a pattern that does not fit.
     """
     parts = anatomy(model)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with evaluation_mode(model):
         streams = open_streams(model, parts, CALIBRATION, windows, apart=False)
         for block in parts.blocks:
-            statistics = input_statistics(block, block.matrices, streams, streams.dense, "gram", torch.float32)
-            for matrix in block.matrices:
-                name, weight = f"{block.name}.{matrix.name}", matrix.weight().detach()
-                masks = {word: _mask(recipe, weight, statistics[matrix.name], name) for word, recipe in recipes.items()}
-                where = {"block": block.index, "matrix": matrix.name}
-                rows += [where | row for row in _pairs(weight, masks, statistics[matrix.name], name)]
-            advance_streams(streams, block.module, block.module, block.index)
+            with held(block.module):
+                rows += _block_rows(block, streams, recipes)
+                advance_streams(streams, block.module, block.module, block.index)
     return validate("overlap", pd.DataFrame(rows))
+
+
+def _block_rows(block: Block, streams: Streams, recipes: Mapping[str, Recipe]) -> list[dict[str, Any]]:
+    statistics = input_statistics(block, block.matrices, streams, streams.dense, "gram", torch.float32)
+    rows: list[dict[str, Any]] = []
+    for matrix in block.matrices:
+        name, weight = f"{block.name}.{matrix.name}", matrix.weight().detach()
+        masks = {word: _mask(recipe, weight, statistics[matrix.name], name) for word, recipe in recipes.items()}
+        where = {"block": block.index, "matrix": matrix.name}
+        rows += [where | row for row in _pairs(weight, masks, statistics[matrix.name], name)]
+    return rows
 
 
 def _mask(recipe: Recipe, weight: Tensor, statistics: Statistics, name: str) -> Tensor:

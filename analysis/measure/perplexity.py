@@ -15,12 +15,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from analysis.errors import DataError, NumericalError, UsageError
-from analysis.models.anatomy import evaluating
+from analysis.models.anatomy import anatomy, evaluating
 from analysis.models.context import usable_context
+from analysis.models.held import held
 from analysis.models.load import LoadedModel, check_measured, embedding_rows, unwrapped
-from analysis.models.logits import Ending, SplitModel, portion, split_model, vocabulary
+from analysis.models.logits import Ending, SplitModel, ending, portion, split_model, vocabulary
+from analysis.models.placement import skeleton
+from analysis.models.replay import record, run
 from analysis.models.task_heads import head
 from analysis.progress import bar
+from analysis.streams.streams import allocate
 from analysis.windows import Windows, check_count
 
 if TYPE_CHECKING:
@@ -60,9 +64,10 @@ def perplexity(
     in float64; no more logits are held than those of a batch, nor more than `logits.LOGITS`.
 
     hidden: the outputs (N, T, H) of the model's last block on the windows, where they are there already; `end`, the
-    model's own (`logits.ending`), goes on from them, and no block runs. Raises UsageError where
-    the model is no language model or the windows do not fit its context or vocabulary, DataError where they predict no
-    token, NumericalError where a loss is not finite, naming the window and what overflowed.
+    model's own (`logits.ending`), goes on from them, and no block runs. Those of a streamed model are computed block by
+    block, each read once for all windows. Raises UsageError where the model is no language model or the windows do not
+    fit its context or vocabulary, DataError where they predict no token, NumericalError where a loss is not finite,
+    naming the window and what overflowed.
     """
     check_measured("perplexity", model, windows)
     model = unwrapped(model)
@@ -80,6 +85,8 @@ def perplexity(
     split = split_model(model) if min(batch, len(windows)) * windows.length > most else None
     if split is None:
         batch = min(batch, max(1, most // windows.length))
+    if hidden is None and skeleton(model) is not None:
+        hidden, end = _block_by_block(model, windows, batch)
     with evaluating(model):
         for start in bar(range(0, len(windows), batch), desc=f"perplexity {windows.label}", unit="batch"):
             rows = slice(start, start + batch)
@@ -96,6 +103,21 @@ def perplexity(
             total += float(sums.sum())
     nats = total / tokens
     return Perplexity(nats, math.exp(nats) if nats < 709 else math.inf, tokens, len(windows), windows.length)
+
+
+def _block_by_block(model: "PreTrainedModel", windows: Windows, batch: int) -> tuple[Tensor, Ending | None]:
+    """Outputs (N, T, H) of a streamed model's last block, and its end; None where that needs more than these."""
+    parts = anatomy(model)
+    end = ending(model, [block.module for block in parts.blocks])
+    recording = record(model, parts, windows, batch=batch, store=allocate)
+    with evaluating(model):
+        for block in bar(parts.blocks if end else (), desc=f"blocks {windows.label}", unit="block"):
+            with held(block.module):
+                for rows in torch.arange(len(windows)).split(batch):
+                    hidden = recording.hidden[rows].to(model.device)
+                    output = run(block.module, hidden, recording.call(block.index, rows, model.device))
+                    recording.hidden[rows] = output.to(recording.hidden.device)
+    return recording.hidden, end
 
 
 def _window_losses(

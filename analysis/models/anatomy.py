@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from analysis.errors import UnsupportedModel
+from analysis.models.held import held
 from analysis.models.hooks import hooked
 from analysis.models.linear import is_matrix, proven_linear, refuse_adapters, refuse_changed, refuse_tied, tensor_given
 from analysis.models.quiet import evaluation_mode
@@ -139,8 +140,11 @@ def anatomy(model: nn.Module) -> Anatomy:
             " block"
         )
     refuse_adapters(network)
-    path, modules = _find_blocks(network)
-    parts = [_parts(f"{path}.{index}", module) for index, module in enumerate(modules)]
+    path, modules = find_blocks(network)
+    parts = []
+    for index, module in enumerate(modules):
+        with held(module):
+            parts.append(_parts(f"{path}.{index}", module))
     matrices = {
         f"{path}.{index}.{key}": matrix for index, part in enumerate(parts) for key, matrix in part.matrices.items()
     }
@@ -219,7 +223,10 @@ class _Parts:
         return list(dict.fromkeys([*self.matrices, *self.norms, *holders]))
 
 
-def _find_blocks(model: "PreTrainedModel") -> tuple[str, nn.ModuleList]:
+def find_blocks(model: "PreTrainedModel") -> tuple[str, nn.ModuleList]:
+    """The one list of blocks that a decoder runs, and its name in the model. Raises UnsupportedModel for another number
+    of them.
+    """
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     inside = {id(module) for module in decoder.modules()}
     stacks: dict[str, nn.ModuleList] = {}

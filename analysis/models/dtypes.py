@@ -43,7 +43,7 @@ def choose_dtype(sizes: Mapping[str, int], asked: str | None) -> str:
     return _OWN[max(plain, key=lambda dtype: plain[dtype])] if plain else "float32"
 
 
-def told_dtype(name: str, sizes: Mapping[str, int], asked: str | None) -> str:
+def told_dtype(name: str, sizes: Mapping[str, int], asked: str | None, placement: str = "resident") -> str:
     """One line to be said before a model is loaded in a dtype that nobody named: which, how large, how much memory; ""
     for one that was named, and for float32 where nothing was.
     """
@@ -52,9 +52,10 @@ def told_dtype(name: str, sizes: Mapping[str, int], asked: str | None) -> str:
         return ""
     size = count * (4 if chosen == "float32" else 2) / 2**30
     large = "" if asked else f", the default above {LARGE / 1e9:g} billion (--dtype, dtype=, names another)"
+    held = "twice that while it is pruned" if placement == "resident" else "read block by block"
     return (
         f"model {name!r}: {count / 1e6:,.1f} million parameters in {chosen}, the checkpoint's own dtype{large};"
-        f" {size:,.2f} GiB, twice that while it is pruned"
+        f" {size:,.2f} GiB, {held}"
     )
 
 

@@ -58,9 +58,12 @@ class Format:
         return written
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """The state dict as it is written; tensors that share memory in the model share it here."""
+        """The state dict as it is written."""
+        return self.cast_all(model.state_dict())
+
+    def cast_all(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the model by name, in place, as they are written; those that share memory share it here."""
         written: dict[tuple, Tensor] = {}
-        state = model.state_dict()
         for name, value in state.items():
             place = (value.data_ptr(), value.shape, value.stride(), value.dtype)
             if not value.numel() or place not in written:

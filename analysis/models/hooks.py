@@ -42,12 +42,13 @@ def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterat
     """
     with ExitStack() as stack:
         for module, forward in forwards:
-            stack.callback(_restore, module, module.__dict__.get("forward"))
+            stack.callback(replace_forward, module, module.__dict__.get("forward"))
             module.forward = forward
         yield
 
 
-def _restore(module: nn.Module, forward: Callable[..., Any] | None) -> None:
+def replace_forward(module: nn.Module, forward: Callable[..., Any] | None) -> None:
+    """Give a module this forward for good; None: that of its class again."""
     module.__dict__.pop("forward", None)
     if forward is not None:
         module.forward = forward

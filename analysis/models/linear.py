@@ -99,15 +99,20 @@ def refuse_tied(model: nn.Module, matrices: Mapping[str, nn.Module]) -> None:
     """
     names: dict[tuple[int, int], list[str]] = {}
     for name, value in model.named_parameters(remove_duplicate=False):
-        names.setdefault((value.data_ptr(), value.numel()), []).append(name)
+        names.setdefault(_place(value), []).append(name)
     for name, module in matrices.items():
         weight = module.get_parameter("weight")
-        others = [other for other in names[weight.data_ptr(), weight.numel()] if other != f"{name}.weight"]
+        others = [other for other in names[_place(weight)] if other != f"{name}.weight"]
         if others and weight.numel():
             raise UnsupportedModel(
                 f"{name}: shares its weight with {', '.join(others[:3])}; tied matrices cannot be pruned one by one."
                 " Give each a weight of its own (`module.weight = torch.nn.Parameter(module.weight.detach().clone())`)"
             )
+
+
+def _place(value: Tensor) -> tuple[int, int]:
+    """Equal for what has the same memory, or, without any, is the same parameter."""
+    return (id(value) if value.is_meta else value.data_ptr()), value.numel()
 
 
 @contextmanager

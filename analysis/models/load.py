@@ -6,14 +6,24 @@ Importing this loads no torch, so that `fingerprint` and `lab_models` cost nothi
 import os
 import re
 import sys
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from analysis.errors import ModelError, UnsupportedModel, UsageError, first_line, quoted
+from analysis.errors import AnalysisError, ModelError, UnsupportedModel, UsageError, first_line, quoted
 from analysis.models.dtypes import check_dtype, choose_dtype, stored_parameters, told_dtype
-from analysis.models.hub import check_layers, fetch, has_tokenizer, is_shrunk, model_name, read_config, tensors
+from analysis.models.hub import (
+    check_layers,
+    fetch,
+    has_tokenizer,
+    is_shrunk,
+    model_name,
+    read_config,
+    tensors,
+    weight_files,
+)
 from analysis.models.quiet import quiet
 from analysis.models.unpack import told
 
@@ -24,6 +34,8 @@ if TYPE_CHECKING:
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 
+PLACEMENTS = ("resident", "streamed")
+"""Where the weights of a model are: in memory, or in its files while nobody needs them (`placement.py`)."""
 _SLOW_TOKENIZERS = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}  # package -> module
 
 
@@ -54,6 +66,13 @@ class LoadedModel:
     @property
     def dtype(self) -> "torch.dtype":
         return next(self.model.parameters()).dtype
+
+    @property
+    def placement(self) -> str:
+        """One of `PLACEMENTS`."""
+        from analysis.models.placement import placement
+
+        return placement(self.model)
 
     @property
     def context(self) -> int | None:
@@ -92,7 +111,9 @@ def embedding_rows(model: "PreTrainedModel") -> int:
     ]  # torch types any module's attribute as a module
 
 
-def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: str | None = None) -> LoadedModel:
+def load_model(
+    name: str | os.PathLike[str], *, device: str = "auto", dtype: str | None = None, placement: str = "resident"
+) -> LoadedModel:
     """Load a decoder, an encoder fine-tuned to classify, to score or to find spans, or one without a head, whose pooled
     hidden states embed sentences (`embeddings`), by lab name ("lab"), local folder or hub id ("org/name[@revision]"),
     GGUF file or name of a packaged model (`packaged`); no remote code. GGUF and `.bin` weights are unpacked first
@@ -101,7 +122,9 @@ def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: str
 
     device: "auto" (cuda, mps, cpu), "cuda", "cuda:N", "mps" or "cpu". dtype: one of `dtypes.DTYPES`, or "auto", the
     checkpoint's own; None is float32, and "auto" for models of over a billion parameters, which is said on stderr
-    before they are loaded. Raises UsageError for an unknown device or dtype, ModelError for a model that is missing,
+    before they are loaded. placement: one of `PLACEMENTS`; "streamed" leaves the weights of every block in the files
+    until somebody computes with it, for models that memory does not hold. Raises UsageError for an unknown device,
+    dtype or placement, UnsupportedModel for a model that cannot be streamed, ModelError for a model that is missing,
     broken (weights cut short, missing, of the wrong shape or not finite; more layers than weights; a config that no
     forward runs with), an encoder with another head than these, or another kind of model.
     """
@@ -111,24 +134,30 @@ def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: str
 
     name, device = model_name(name), _device(device)
     check_dtype(dtype)
+    check_placement(placement)
     folder, print_ = fetch(name)
     raw = read_config(folder, name)
     if raw.get("quantization_config"):
         raise UnsupportedModel(f"model {name!r}: its weights are quantized; load the unquantized original")
     check_layers(raw, folder, name)
     sizes = stored_parameters(folder, name)
-    if line := told_dtype(name, sizes, dtype):
+    if line := told_dtype(name, sizes, dtype, placement):
         with suppress(OSError):  # nobody reads it
             print(line, file=sys.stderr, flush=True)
     dtype = choose_dtype(sizes, dtype)
     with quiet():
         config, notes = _read_config(folder, name, raw)
-        model = _read_model(folder, name, config, getattr(torch, dtype))
+        if placement == "resident":
+            model = _read_model(folder, name, config, getattr(torch, dtype))
+            model.to(device)  # type: ignore[arg-type]  # wrapped without its signature
+        else:
+            model = _stream_model(folder, name, config, getattr(torch, dtype), device)
         tokenizer = _read_tokenizer(folder, name)
     _name_end(tokenizer, model.config)
-    model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]  # wrapped without its signature
+    model.eval().requires_grad_(False)
     model.config.use_cache = False
-    _check_finite(model, name, dtype)
+    if placement == "resident":
+        _check_finite(dict(model.named_parameters()), name, dtype)
     if head(model) in ("classification", "regression"):
         _set_padding(model, tokenizer)
     prove_head(model, f"model {name!r}")
@@ -138,6 +167,20 @@ def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: str
         model.config.sentence_pooling = read_pooling(folder, name) or getattr(model.config, "sentence_pooling", "mean")
     notes += (words,) if (words := told(folder)) else ()
     return LoadedModel(model, tokenizer, name, print_, folder, notes)
+
+
+def check_placement(placement: object) -> None:
+    """Raise UsageError unless something is one of `PLACEMENTS`."""
+    if placement not in PLACEMENTS:
+        raise UsageError(f"placement {quoted(placement)}: unknown; possible are {', '.join(PLACEMENTS)}")
+
+
+def placed(model: LoadedModel, placement: str) -> LoadedModel:
+    """The model with its weights there, loaded once more where they are elsewhere. Raises as `load_model`."""
+    if placement == model.placement:
+        return model
+    dtype = str(model.dtype).removeprefix("torch.")
+    return load_model(model.name, device=str(model.device), dtype=dtype, placement=placement)
 
 
 def _device(name: str) -> str:
@@ -185,14 +228,12 @@ def _read_config(folder: Path, name: str, raw: dict) -> tuple["PreTrainedConfig"
 
 
 def _read_model(folder: Path, name: str, config: "PreTrainedConfig", dtype: "torch.dtype") -> "PreTrainedModel":
-    kind = _auto_class(config)
-    if type(config) not in kind._model_mapping:  # type: ignore[operator]  # set in every auto class
-        raise UnsupportedModel(f"model {name!r}: {_kind_of(config)}")
+    kind = _known_class(name, config)
     if is_shrunk(folder):
         from analysis.models.uneven import load_shrunk
 
         return cast("PreTrainedModel", load_shrunk(folder).to(dtype))
-    try:
+    with _loading(kind, folder, name, config):
         model, report = kind.from_pretrained(
             folder,
             config=config,
@@ -202,6 +243,56 @@ def _read_model(folder: Path, name: str, config: "PreTrainedConfig", dtype: "tor
             local_files_only=True,
             trust_remote_code=False,
         )
+    _check_names(model, report, name)
+    return model
+
+
+def _stream_model(
+    folder: Path, name: str, config: "PreTrainedConfig", dtype: "torch.dtype", device: str
+) -> "PreTrainedModel":
+    """The same model with its weights left in the files; each part is checked when it is first in memory."""
+    from analysis.models.placement import stream_model
+
+    kind = _known_class(name, config)
+    if is_shrunk(folder):
+        raise UnsupportedModel(
+            f"model {name!r}: its layers are of unequal widths, and such a model cannot be streamed; load it resident"
+        )
+    if wrong := _misshapen(kind, config, folder, name):
+        raise ModelError(f"model {name!r}: transformers cannot load it from {folder} ({wrong})")
+
+    def check(weights: "Mapping[str, Tensor]", problem: str) -> None:
+        if problem:
+            raise ModelError(f"model {name!r}: transformers cannot load it from {folder} ({problem})")
+        _check_finite(weights, name, str(dtype).removeprefix("torch."))
+
+    with _loading(kind, folder, name, config):
+        return stream_model(
+            kind,
+            weight_files(folder, name),
+            folder,
+            config,
+            dtype,
+            device,
+            judge=lambda model, report: _check_names(model, report, name),
+            check=check,
+        )
+
+
+def _known_class(name: str, config: "PreTrainedConfig") -> "type[_BaseAutoModelClass]":
+    kind = _auto_class(config)
+    if type(config) not in kind._model_mapping:  # type: ignore[operator]  # set in every auto class
+        raise UnsupportedModel(f"model {name!r}: {_kind_of(config)}")
+    return kind
+
+
+@contextmanager
+def _loading(kind: "type[_BaseAutoModelClass]", folder: Path, name: str, config: "PreTrainedConfig") -> Iterator[None]:
+    """Whatever transformers raises in loading as one ModelError."""
+    try:
+        yield
+    except AnalysisError:
+        raise
     except ImportError as error:
         raise ModelError(f"model {name!r}: a package that it needs is missing ({first_line(error)})") from error
     except Exception as error:  # weights of the wrong shape, other files that cannot be read, and the like
@@ -209,9 +300,13 @@ def _read_model(folder: Path, name: str, config: "PreTrainedConfig", dtype: "tor
             f"model {name!r}: transformers cannot load it from {folder}"
             f" ({_misshapen(kind, config, folder, name) or first_line(error)})"
         ) from error
+
+
+def _check_names(model: "PreTrainedModel", report: Mapping[str, Any], name: str) -> None:
+    """Raise ModelError where a model's files lack parameters, or hold weights that have no place in it."""
     missing = sorted(report["missing_keys"])
     if missing and all(key.startswith("pooler.") for key in missing):  # a pooler that no hidden state depends on
-        model.pooler, missing = None, []
+        model.pooler, missing = cast(Any, None), []
     if missing:
         raise ModelError(
             f"model {name!r}: {len(missing)} parameters are missing from its weight files ({', '.join(missing[:5])}"
@@ -223,7 +318,6 @@ def _read_model(folder: Path, name: str, config: "PreTrainedConfig", dtype: "tor
             f"model {name!r}: {len(unknown)} weights in its files have no place in the model that config.json describes"
             f" ({', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}); they would be dropped"
         )
-    return model
 
 
 def _misshapen(kind: "type[_BaseAutoModelClass]", config: "PreTrainedConfig", folder: Path, name: str) -> str:
@@ -325,8 +419,10 @@ def _name_end(tokenizer: "PreTrainedTokenizerBase | None", config: "PreTrainedCo
             return
 
 
-def _check_finite(model: "PreTrainedModel", name: str, dtype: str) -> None:
-    for parameter, value in model.named_parameters():
+def _check_finite(weights: "Mapping[str, Tensor]", name: str, dtype: str) -> None:
+    for parameter, value in weights.items():
+        if not value.is_floating_point():
+            continue
         low, high = value.aminmax()
         if not bool((low.isfinite() & high.isfinite()).item()):
             raise ModelError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.errors import NumericalError, ReplayError, UnsupportedModel, UsageError
-from analysis.models.anatomy import Anatomy, evaluating, require_each_once, run_body
+from analysis.models.anatomy import Anatomy, Block, evaluating, require_each_once, run_body
 from analysis.models.block_arguments import HIDDEN, Call, Recorder, Ref, Slot, form, map_call, tensors
 from analysis.models.context import usable_context
 from analysis.models.hooks import hooked, replaced
@@ -140,24 +140,41 @@ def _body_arguments(windows: Windows, rows: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor[rows] for tensor in arguments if tensor is not None)
 
 
-def _listen(model: nn.Module, anatomy: Anatomy, arguments: tuple[Tensor, ...]) -> list[_Seen]:
-    """What every block was given and returned in one forward of the model."""
+def _listen(
+    model: nn.Module,
+    anatomy: Anatomy,
+    arguments: tuple[Tensor, ...],
+    judge: Callable[[Block, _Seen], None] = lambda block, seen: None,
+) -> list[_Seen]:
+    """What every block was given and returned in one forward of the model. judge: is given each as soon as it is known,
+    may run the block, and may let go of tensors nobody else needs.
+    """
     seen: list[_Seen] = []
     ran: list[int] = []
+    judged: list[Block] = []  # the block that is being judged
 
-    def enter(index: int):
+    def enter(block: Block):
         def hook(module, args, kwargs):
-            ran.append(index)
-            seen.append(_without_caches(anatomy.blocks[index].name, args, kwargs))
+            if not judged:
+                ran.append(block.index)
+                seen.append(_without_caches(block.name, args, kwargs))
 
         return hook
 
-    def leave(module, args, output):
-        seen[-1].output = _tensor(output)
-        seen[-1].form = len(output) if isinstance(output, tuple | list) else 0
+    def leave(block: Block):
+        def hook(module, args, output):
+            if judged:
+                return
+            seen[-1].output = _tensor(output)
+            seen[-1].form = len(output) if isinstance(output, tuple | list) else 0
+            judged.append(block)
+            judge(block, seen[-1])
+            judged.clear()
 
-    before = [(block.module, enter(block.index)) for block in anatomy.blocks]
-    with hooked(before, after=[(block.module, leave) for block in anatomy.blocks]):
+        return hook
+
+    before = [(block.module, enter(block)) for block in anatomy.blocks]
+    with hooked(before, after=[(block.module, leave(block)) for block in anatomy.blocks]):
         run_body(model, *arguments)
     require_each_once(anatomy.model_type, anatomy.path, ran, len(anatomy.blocks))
     return seen
@@ -191,7 +208,7 @@ def _probe(model: nn.Module, anatomy: Anatomy, arguments: tuple[Tensor, ...]) ->
     arguments: ids, mask and token types (1, T) of one window.
     """
     twice = tuple(tensor.repeat(2, 1) for tensor in arguments)
-    true = _listen(model, anatomy, arguments)
+    true = _listen(model, anatomy, arguments, _let_go)
     forms = [seen.form for seen in true]
     with _stubbed(anatomy, forms):
         one, two = _listen(model, anatomy, arguments), _listen(model, anatomy, twice)
@@ -201,7 +218,7 @@ def _probe(model: nn.Module, anatomy: Anatomy, arguments: tuple[Tensor, ...]) ->
         for stubbed, seen in zip(one, true, strict=True)
     )
     if not independent:
-        two = _listen(model, anatomy, twice)
+        two = _listen(model, anatomy, twice, _let_go)
     recorder = Recorder(
         [block.name for block in anatomy.blocks], [seen.call for seen in true], [seen.call for seen in two]
     )
@@ -240,16 +257,37 @@ def replay_error(
     worst = torch.zeros(len(anatomy.blocks), dtype=torch.float64)
     with evaluating(model):
         for part in (torch.arange(len(recording)) if rows is None else rows).split(batch):
-            true = _listen(model, anatomy, _body_arguments(recording.windows, part))
-            hidden = recording.hidden[part].to(true[0].hidden.device)
-            for block, seen in zip(anatomy.blocks, true, strict=True):
-                _check_finite(block.name, seen.output, recording.mask[part])
-                hidden = run(block.module, hidden, recording.call(block.index, part, hidden.device))
-                errors = _window_errors(hidden, seen.output, recording.mask[part])
-                worst[block.index] = torch.maximum(worst[block.index], errors.max())
+            _listen(model, anatomy, _body_arguments(recording.windows, part), _Replay(recording, part, worst))
     return pd.DataFrame(
         {"block": range(len(worst)), "name": [block.name for block in anatomy.blocks], "relative_error": worst.tolist()}
     )
+
+
+@dataclass(eq=False)
+class _Replay:
+    """Runs each block on the replayed output of the one before, as soon as the model has run it: no more than one
+    block's tensors are kept.
+
+    rows: the windows of the recording that the model runs on. worst: by block, the largest relative error so far.
+    """
+
+    recording: Recording
+    rows: Tensor
+    worst: Tensor
+    hidden: Tensor | None = None
+
+    def __call__(self, block: Block, seen: _Seen) -> None:
+        recording, rows = self.recording, self.rows
+        hidden = recording.hidden[rows].to(seen.output.device) if self.hidden is None else self.hidden
+        _check_finite(block.name, seen.output, recording.mask[rows])
+        self.hidden = run(block.module, hidden, recording.call(block.index, rows, hidden.device))
+        errors = _window_errors(self.hidden, seen.output, recording.mask[rows])
+        self.worst[block.index] = torch.maximum(self.worst[block.index], errors.max())
+        _let_go(block, seen)
+
+
+def _let_go(block: Block, seen: _Seen) -> None:
+    seen.hidden = seen.output = torch.empty(0)
 
 
 def _check_finite(name: str, output: Tensor, mask: Tensor) -> None:

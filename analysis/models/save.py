@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,13 @@ from analysis import paths, storage
 from analysis.errors import ModelError, SparsityError, UsageError
 from analysis.models.anatomy import Anatomy, anatomy, evaluating
 from analysis.models.format import Format, format_of
+from analysis.models.held import held
 from analysis.models.hub import is_shrunk, weight_files
 from analysis.models.load import embedding_rows, load_model, unwrapped
+from analysis.models.placement import skeleton
 from analysis.models.quiet import caching, quiet
 from analysis.models.replay import last_hidden, tolerance_for
+from analysis.models.save_parts import differing_parts, write_parts
 from analysis.models.uneven import MANIFEST, VERSION, WEIGHTS, load_shrunk
 from analysis.models.widths import empty_model, widths
 
@@ -39,21 +43,29 @@ def assert_sparsity(model: nn.Module | Anatomy, masks: Mapping[str, Tensor]) -> 
         raise SparsityError("assert_sparsity: no masks given, so there is nothing pruned to check")
     parts = model if isinstance(model, Anatomy) else anatomy(model)
     matrices = dict(parts.matrices())
-    for name, mask in masks.items():
+    for name in masks:
         if name not in matrices:
             raise SparsityError(
                 f"assert_sparsity: {name!r} is no prunable matrix of this {parts.model_type}; it has"
                 f" {', '.join(list(matrices)[:3])}, ..."
             )
-        weight = matrices[name].weight()
-        if mask.dtype != torch.bool or mask.shape != weight.shape:
-            raise SparsityError(
-                f"assert_sparsity: the mask of {name} is {mask.dtype} {tuple(mask.shape)}, its weight is"
-                f" {tuple(weight.shape)}; needed is a bool mask (out, in)"
-            )
-        wrong = int(((weight != 0) & ~mask.to(weight.device)).sum())
-        if wrong:
-            raise SparsityError(f"assert_sparsity: {name}: {wrong} of {int((~mask).sum())} pruned weights are not zero")
+    for block in parts.blocks:
+        full = {f"{block.name}.{matrix.name}": matrix for matrix in block.matrices}
+        with held(block.module):
+            for name, matrix in full.items():
+                if name in masks:
+                    _assert_masked(name, matrix.weight(), masks[name])
+
+
+def _assert_masked(name: str, weight: Tensor, mask: Tensor) -> None:
+    if mask.dtype != torch.bool or mask.shape != weight.shape:
+        raise SparsityError(
+            f"assert_sparsity: the mask of {name} is {mask.dtype} {tuple(mask.shape)}, its weight is"
+            f" {tuple(weight.shape)}; needed is a bool mask (out, in)"
+        )
+    wrong = int(((weight != 0) & ~mask.to(weight.device)).sum())
+    if wrong:
+        raise SparsityError(f"assert_sparsity: {name}: {wrong} of {int((~mask).sum())} pruned weights are not zero")
 
 
 def save_model(
@@ -75,13 +87,18 @@ def save_model(
     def prove(folder: Path) -> None:
         for name, matrix in parts.matrices():
             if name in masks:
-                mask = masks[name].cpu()
-                proven[f"{name}.weight"] = mask.T if matrix.transposed else mask
+                proven[f"{name}.weight"] = partial(_stored_mask, masks, name, matrix.transposed)
         if different := _differing(network, written, folder, proven):
             raise SparsityError(f"save_model: {different}")
 
-    proven: dict[str, Tensor] = {}
+    proven: dict[str, Callable[[], Tensor]] = {}
     return _save("save_model", network, tokenizer, folder, written, prove)
+
+
+def _stored_mask(masks: Mapping[str, Tensor], name: str, transposed: bool) -> Tensor:
+    """A matrix's mask as its weight lies in the file."""
+    mask = masks[name].cpu()
+    return mask.T if transposed else mask
 
 
 def save_shrunk(model: nn.Module, tokenizer, folder: Path | str, written: Format | None = None) -> Path:
@@ -143,7 +160,9 @@ def _save(
 
 def _write(model: "PreTrainedModel", tokenizer, folder: Path, written: Format, plain: bool) -> None:
     with quiet(), caching(model):
-        if plain:
+        if skeleton(model) is not None:
+            write_parts(model, folder, written)
+        elif plain:
             model.save_pretrained(folder, state_dict=written.state(model))
         else:
             _write_shrunk(model, written, folder)
@@ -167,19 +186,23 @@ def _write_shrunk(model: "PreTrainedModel", written: Format, folder: Path) -> No
     )
 
 
-def _differing(model: "PreTrainedModel", written: Format, folder: Path, masks: Mapping[str, Tensor]) -> str:
+def _differing(
+    model: "PreTrainedModel", written: Format, folder: Path, masks: Mapping[str, Callable[[], Tensor]]
+) -> str:
     """What a folder gives back otherwise than it was written, as words; empty where nothing is.
 
-    masks: by tensor, of the tensor's own shape, True = kept.
+    masks: by tensor, what gives a mask of the tensor's own shape, True = kept.
     """
+    if skeleton(model) is not None:
+        return differing_parts(model, written, folder, masks)
     state, different, seen = model.state_dict(), [], set()
     for name, read in _read_back(model, written, folder):
         if name not in state:
             different.append(name)
             continue
         seen.add(state[name].data_ptr())
-        if name in masks and (wrong := int(((read != 0) & ~masks[name]).sum())):
-            return f"{name}: {wrong} of {int((~masks[name]).sum())} pruned weights are not zero after reading back"
+        if name in masks and (wrong := int(((read != 0) & ~(mask := masks[name]())).sum())):
+            return f"{name}: {wrong} of {int((~mask).sum())} pruned weights are not zero after reading back"
         value = state[name].cpu()
         if read.shape != value.shape or not torch.equal(written.cast(name, value).to(read.dtype), read):
             different.append(name)

@@ -19,6 +19,7 @@ from torch import Tensor
 from analysis.errors import ReplayError, UnsupportedModel, UsageError
 from analysis.models.anatomy import Anatomy, Block, Child
 from analysis.models.block_arguments import Call
+from analysis.models.held import held
 from analysis.models.hooks import hooked, replaced, stoppable
 from analysis.models.linear import tensor_given
 from analysis.models.replay import Recording, run, tolerance_for
@@ -77,26 +78,27 @@ def check_halves(anatomy: Anatomy, recording: Recording, rows: Tensor | slice) -
     hidden = recording.hidden[rows]
     with torch.no_grad():
         for block in anatomy.blocks:
-            parameter = next(block.module.parameters())
-            hidden = hidden.to(parameter.device)
-            call = recording.call(block.index, rows, hidden.device)
-            true = run(block.module, hidden, call)
-            try:
-                joined = _both_halves(block, hidden, call)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # whatever the family's forward makes of a silenced half
-                raise _refusal(block, f"running them failed with {type(error).__name__}: {error}") from error
-            allowed = tolerance_for(parameter.dtype)
-            windows = zip(joined, true, recording.mask[rows].to(true.device), strict=True)
-            errors = torch.stack([_relative(half[real], whole[real]) for half, whole, real in windows])
-            if not (errors <= allowed).all():  # nan is refused
-                worst = errors.max().item()
-                raise _refusal(
-                    block,
-                    f"together they differ from the block's own output by a relative error of {worst:.3g} (allowed"
-                    f" {allowed:.1g})",
-                )
+            with held(block.module):
+                parameter = next(block.module.parameters())
+                hidden = hidden.to(parameter.device)
+                call = recording.call(block.index, rows, hidden.device)
+                true = run(block.module, hidden, call)
+                try:
+                    joined = _both_halves(block, hidden, call)
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception as error:  # whatever the family's forward makes of a silenced half
+                    raise _refusal(block, f"running them failed with {type(error).__name__}: {error}") from error
+                allowed = tolerance_for(parameter.dtype)
+                windows = zip(joined, true, recording.mask[rows].to(true.device), strict=True)
+                errors = torch.stack([_relative(half[real], whole[real]) for half, whole, real in windows])
+                if not (errors <= allowed).all():  # nan is refused
+                    worst = errors.max().item()
+                    raise _refusal(
+                        block,
+                        f"together they differ from the block's own output by a relative error of {worst:.3g} (allowed"
+                        f" {allowed:.1g})",
+                    )
             hidden = true
 
 

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,12 @@ from torch import Tensor
 
 from analysis import storage
 from analysis.errors import StoreError, UsageError
+from analysis.models.held import held
+from analysis.models.placement import skeleton
 from analysis.models.save import assert_sparsity
+from analysis.models.tensor_file import TensorFile
 from analysis.paths import expanded
+from analysis.pruning.shelf import MASK, shelve
 from analysis.pruning.solvers import REPAIRS, SOLVERS
 from analysis.pruning.state import State
 from analysis.reconstruction.schedule import Visit
@@ -38,7 +42,7 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 
-def tensors_digest(tensors: dict[str, Tensor]) -> str:
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """sha256 over names, shapes, dtypes and bytes, in the order of names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -50,9 +54,11 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
 
 @dataclass(frozen=True)
 class Finished:
-    """What one visit left: tensors (parameters of its blocks and masks, by name) and table rows by table name."""
+    """What one visit left: tensors (parameters of its blocks and masks, by name; read when they are asked for) and
+    table rows by table name.
+    """
 
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     rows: dict[str, list[dict]]
 
 
@@ -63,7 +69,8 @@ class Checkpoint:
     folder: Path
     identity: str
 
-    def _file(self, index: int) -> Path:
+    def file(self, index: int) -> Path:
+        """Where a visit is kept."""
         return self.folder / f"visit-{index:04d}.safetensors"
 
     def finished(self) -> list[Finished]:
@@ -71,7 +78,7 @@ class Checkpoint:
         done: list[Finished] = []
         while (visit := self._read(len(done))) is not None:
             done.append(visit)
-        kept = {self._file(index) for index in range(len(done))}
+        kept = {self.file(index) for index in range(len(done))}
         strange = sorted(set(self.folder.glob("*visit-*")) - kept) if self.folder.is_dir() else []
         with storage.explained(f"checkpoint {self.folder}"):
             for entry in strange:
@@ -87,13 +94,12 @@ class Checkpoint:
 
     def _read(self, index: int) -> Finished | None:
         """A visit as written, else None."""
-        file = self._file(index)
+        file = self.file(index)
         if not file.is_file():
             return None
         try:
-            with safe_open(file, framework="pt") as opened:
-                meta = opened.metadata() or {}
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+            tensors = TensorFile(file)
+            meta = tensors.metadata
         except (SafetensorError, OSError, ValueError):
             return None
         rows, threads = meta.get("rows", ""), meta.get("threads", "")
@@ -103,7 +109,7 @@ class Checkpoint:
 
     def write(self, index: int, tensors: dict[str, Tensor], rows: dict[str, list[dict]]) -> None:
         """Keep one finished visit. Raises StoreError when the folder cannot be written (a full disk loses nothing)."""
-        file = self._file(index)
+        file = self.file(index)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         text, threads = json.dumps(rows), str(torch.get_num_threads())
         meta = {"identity": self.identity, "rows": text, "threads": threads}
@@ -112,7 +118,7 @@ class Checkpoint:
         with storage.explained(f"checkpoint {file}: cannot be written", remedy), storage.replacing(file) as partial:
             save_file(tensors, partial, metadata=meta)
 
-    def _digest(self, index: int, tensors: dict[str, Tensor], rows: str, threads: str) -> str:
+    def _digest(self, index: int, tensors: Mapping[str, Tensor], rows: str, threads: str) -> str:
         """sha256 over all that a visit's file holds, and its place."""
         return storage.sha256(json.dumps([self.identity, index, threads, rows, tensors_digest(tensors)]).encode())
 
@@ -172,7 +178,7 @@ def visit_tensors(state: State, visit: Visit) -> dict[str, Tensor]:
     """What a checkpoint keeps of one visit: the parameters that repair and solver may have changed, and masks."""
     recipe = state.recipe
     parameters = REPAIRS[recipe.repair.name].keeps(state, visit) | SOLVERS[recipe.solver.name].keeps(state, visit)
-    masks = {f"mask:{name}": state.masks[name] for index in visit.blocks for name in state.names(index)}
+    masks = {f"{MASK}{name}": state.masks[name] for index in visit.blocks for name in state.names(index)}
     structures = {f"structures:{s.name}": state.structure_masks[s.name] for s in state.structures_in(visit)}
     chosen = {f"chosen:{name}": mask for name, mask in state.chosen.items()}
     return parameters | masks | structures | chosen
@@ -181,28 +187,37 @@ def visit_tensors(state: State, visit: Visit) -> dict[str, Tensor]:
 def resume(state: State, checkpoint: Checkpoint) -> int:
     """Put finished visits back in place and bring the streams to where they were; returns how many there were."""
     finished = checkpoint.finished()[: len(state.plan)]
-    parameters = dict(state.model.named_parameters())
-    masks = {"mask": state.masks, "structures": state.structure_masks, "chosen": state.chosen}
-    for visit in finished:
-        for key, tensor in visit.tensors.items():
-            kind, _, name = key.rpartition(":")
-            if kind:
-                masks[kind][name] = tensor
-            else:
-                parameters[name].data.copy_(tensor)
+    for visit, kept in zip(state.plan, finished):
+        if skeleton(state.model) is None:
+            _restore(state, kept.tensors)
+        else:
+            shelve(state, visit, checkpoint.file(visit.index))
     if finished:
         assert_sparsity(state.pruned, state.masks)
         REPAIRS[state.recipe.repair.name].resume(state)
         SOLVERS[state.recipe.solver.name].resume(state)
     with state.meter.stage(-1, "resume"):
         for index in range(state.plan[len(finished) - 1].advance_to if finished else 0):
-            dense, pruned = state.dense.blocks[index].module, state.pruned.blocks[index].module
-            for streams in state.splits:
-                advance_streams(streams, dense, pruned, index)
-    for visit in finished:
-        for table, rows in visit.rows.items():
+            dense, pruned = modules = state.modules([index])
+            with held(*modules):
+                for streams in state.splits:
+                    advance_streams(streams, dense, pruned, index)
+    for kept in finished:
+        for table, rows in kept.rows.items():
             state.rows[table] += rows
     return len(finished)
+
+
+def _restore(state: State, tensors: Mapping[str, Tensor]) -> None:
+    """Put what a visit left back into the model and the state."""
+    parameters = dict(state.model.named_parameters())
+    masks = {"mask": state.masks, "structures": state.structure_masks, "chosen": state.chosen}
+    for key, tensor in tensors.items():
+        kind, _, name = key.rpartition(":")
+        if kind:
+            masks[kind][name] = tensor
+        else:
+            parameters[name].data.copy_(tensor)
 
 
 def identity(state: State) -> str:

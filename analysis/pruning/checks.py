@@ -18,7 +18,7 @@ from analysis.reconstruction.schedule import every_problem, visits
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from analysis.models.anatomy import Anatomy
+    from analysis.models.anatomy import Anatomy, Block
     from analysis.windows import Windows
 
 _IN_BLOCK = re.compile(r"\.(\d+)\.")
@@ -126,6 +126,19 @@ def shrink_problem(recipe: Recipe) -> str | None:
     )
 
 
+def streaming_problems(recipe: Recipe) -> list[str]:
+    """What of a recipe cannot be done while only the blocks of one visit are in memory, one sentence each."""
+    problems = []
+    if recipe.solver.name == "retrain":
+        problems.append("retraining changes the whole model at once, and a streamed one is never in memory whole")
+    if recipe.pattern.whole:
+        problems.append(
+            f"pattern {recipe.pattern} removes whole structures, which are found and proven on the whole model; a"
+            " streamed one loses single weights alone"
+        )
+    return [f"{problem}; take placement=resident, or another recipe" for problem in problems]
+
+
 def validation_problem(recipe: Recipe) -> str | None:
     """Why a validation text would be of no use; None where the recipe selects on it."""
     if recipe.selects:
@@ -143,15 +156,21 @@ def check_arguments(
     checkpoint: Any,
     measure: Any,
     precision: Any,
+    placement: Any = None,
 ) -> None:
     """Raise UsageError listing the arguments of `prune` that are not of the kind it takes."""
     import torch
 
     from analysis.measure.quality import DenseModel
-    from analysis.models.load import LoadedModel
+    from analysis.models.load import PLACEMENTS, LoadedModel
     from analysis.windows import Windows
 
     problems = []
+    if placement is not None and placement not in PLACEMENTS:
+        problems.append(f"placement must be one of {', '.join(PLACEMENTS)}, got {quoted(placement)}")
+    source = model.source if isinstance(model, DenseModel) else model
+    if placement is not None and not isinstance(source, LoadedModel):
+        problems.append(f"placement={quoted(placement)} needs a model of load_model, whose files are known")
     bare = model.source if isinstance(model, DenseModel) else model
     bare = bare.model if isinstance(bare, LoadedModel) else bare
     if not isinstance(bare, torch.nn.Module) or not hasattr(bare, "config"):
@@ -248,9 +267,11 @@ def _check_ids(model: "nn.Module", label: str, windows: "Windows") -> None:
 def check_recipe(dense: "Anatomy", answers: str, recipe: Recipe) -> None:
     """Raises UsageError listing what the recipe asks of this model and these texts that they cannot give."""
     from analysis.masks.shares import block_sizes, check_counts, matrix_shares
+    from analysis.models.held import held
 
     shapes = {name: (matrix.rows, matrix.columns) for name, matrix in dense.matrices()}
-    device = dense.blocks[0].matrices[0].weight().device.type
+    with held(dense.blocks[0].module):
+        device = dense.blocks[0].matrices[0].weight().device.type
     problems = misfits(recipe, shapes=shapes, answers=answers, device=device)
     try:
         shares = matrix_shares(recipe.pattern, block_sizes(dense), [0.0] * len(dense.blocks))
@@ -258,7 +279,14 @@ def check_recipe(dense: "Anatomy", answers: str, recipe: Recipe) -> None:
             check_counts(recipe.criterion, recipe.pattern, shapes, shares)
     except UsageError as error:
         problems.append(str(error))
-    if recipe.pattern.zeros and not any(bool((matrix.weight() == 0).any()) for _, matrix in dense.matrices()):
+    if recipe.pattern.zeros and not any(_has_zeros(block) for block in dense.blocks):
         problems.append("zeros=stay: no weight of the model's matrices is zero already; leave it out")
     if problems:
         raise UsageError(f"recipe {recipe}: " + "; ".join(problems))
+
+
+def _has_zeros(block: "Block") -> bool:
+    from analysis.models.held import held
+
+    with held(block.module):
+        return any(bool((matrix.weight() == 0).any()) for matrix in block.matrices)

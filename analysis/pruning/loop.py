@@ -6,7 +6,10 @@ repairs and solves is looked up by the recipe's words (`choosers.py`, `solvers.p
 """
 
 import logging
+import shutil
+import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +17,23 @@ import pandas as pd
 import torch
 from torch import nn
 
-from analysis.errors import SparsityError
+from analysis import storage
+from analysis.errors import SparsityError, UsageError
 from analysis.measure.block_error import advance_and_measure, error_quantiles, massive_activations
 from analysis.measure.quality import DenseModel, Final, measurable, quality_rows
-from analysis.models.load import LoadedModel
+from analysis.models.held import held
+from analysis.models.load import LoadedModel, placed
 from analysis.models.logits import ending
+from analysis.models.placement import away, skeleton
 from analysis.models.quiet import evaluation_mode
 from analysis.models.save import assert_sparsity
 from analysis.paths import expanded
 from analysis.progress import bar
 from analysis.pruning.checkpoint import Checkpoint, identity, on_kept_threads, resume, visit_tensors
-from analysis.pruning.checks import check_arguments
+from analysis.pruning.checks import check_arguments, streaming_problems
 from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.new_blocks import new_blocks
+from analysis.pruning.shelf import shelve
 from analysis.pruning.solvers import REPAIRS, SOLVERS, warn_of_worse
 from analysis.pruning.start import open_run
 from analysis.pruning.state import Pruned, State
@@ -54,6 +61,7 @@ def prune(
     checkpoint: Path | str | None = None,
     measure: bool = True,
     precision: torch.dtype = torch.float32,
+    placement: str | None = None,
 ) -> Pruned:
     """Prune and reconstruct a copy of `model` by `recipe`; the dense model itself is left exactly as it was.
 
@@ -71,6 +79,9 @@ def prune(
     pruned model).
     precision: of the sums that masks and the ridge solver are computed from, float32 or float64; repairs of structures
     and distances of texts are always summed in float64.
+    placement: where the weights of both models are, "resident" in memory or "streamed", in files but for the blocks of
+    one visit, with the same bits on a CPU; None: where the model has been loaded to. The result of a streamed run has
+    its weights and masks in files too, and `save` writes it block by block.
 
     Raises ReplayError when the model cannot be replayed exactly, OverlapError when calibration and held-out share text,
     NumericalError and SparsityError naming the matrix, UnsupportedModel where its halves cannot be run apart for
@@ -87,8 +98,9 @@ def prune(
         checkpoint=checkpoint,
         measure=measure,
         precision=precision,
+        placement=placement,
     )
-    dense, texts = DenseModel.of(model), dict(held_out or {})
+    dense, texts = _placed(DenseModel.of(model), placement, recipe), dict(held_out or {})
     with evaluation_mode(dense.model):
         state = open_run(
             dense,
@@ -100,23 +112,53 @@ def prune(
             measure=measure,
             precision=precision,
         )
+        return _run(state, checkpoint)
+
+
+def _placed(dense: DenseModel, placement: str | None, recipe: Recipe) -> DenseModel:
+    """The dense model with its weights where they are asked for; loaded once more where they are elsewhere. Raises
+    UsageError for a recipe that a streamed one cannot give.
+    """
+    streamed = skeleton(dense.model) is not None if placement is None else placement == "streamed"
+    if streamed and (problems := streaming_problems(recipe)):
+        raise UsageError(f"recipe {recipe}: " + "; ".join(problems))
+    if placement is None or not isinstance(dense.source, LoadedModel):
+        return dense
+    source = placed(dense.source, placement)
+    return dense if source is dense.source else replace(dense, source=source)
+
+
+def _run(state: State, checkpoint: Path | str | None) -> Pruned:
+    """The whole walk. Blocks of a streamed model are written to the checkpoint, or to a temporary folder, whose files
+    stay open for the result.
+    """
+    if checkpoint is not None or skeleton(state.model) is None:
         return _walk(state, checkpoint)
+    with storage.explained(f"temporary files in {tempfile.gettempdir()}", "set TMPDIR to a folder on a larger disk"):
+        folder = tempfile.mkdtemp(prefix="analysis-blocks-")
+    try:
+        return _walk(state, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _walk(state: State, checkpoint: Path | str | None) -> Pruned:
     """From the first visit not yet done to the finished model."""
     recipe, chooser = state.recipe, CHOOSERS[state.recipe.pattern.kind]
     folder = None if checkpoint is None else Checkpoint(expanded(checkpoint), identity(state))
-    done = resume(state, folder) if folder else 0
-    chooser.begin(state)
-    with bar(total=len(state.plan), desc=recipe.label, unit="unit") as progress:
-        progress.update(done)
-        for visit in state.plan[done:]:
-            before = state.counts()
-            _visit(state, visit)
-            if folder:
-                folder.write(visit.index, visit_tensors(state, visit), state.rows_since(before))
-            progress.update(1)
+    with away(state.dense_model.model):
+        done = resume(state, folder) if folder else 0
+        chooser.begin(state)
+        with bar(total=len(state.plan), desc=recipe.label, unit="unit") as progress:
+            progress.update(done)
+            for visit in state.plan[done:]:
+                before = state.counts()
+                with held(*state.modules(visit.blocks)):
+                    _visit(state, visit)
+                    if folder:
+                        folder.write(visit.index, visit_tensors(state, visit), state.rows_since(before))
+                        shelve(state, visit, folder.file(visit.index))
+                progress.update(1)
     chooser.finish(state)
     _assert_all_masked(state)
     warn_of_worse(state)
@@ -197,7 +239,7 @@ def _final(state: State, texts: Mapping[str, Windows]) -> dict[tuple[str, str], 
 
 def _training(state: State) -> dict[str, Any]:
     """What else decides how gradient steps run and are looked at."""
-    device = next(state.model.parameters()).device
+    device = state.meter.device
     return {"held-out every": state.every, "compute": chosen(state.recipe.solver.compute, device)}
 
 
@@ -227,6 +269,7 @@ def _finished(state: State) -> Pruned:
         "calibration": state.calibration.recording.windows.provenance,
         "held_out": {streams.label: streams.recording.windows.provenance for streams in state.held_out},
         "threads": torch.get_num_threads(),
+        **({"placement": "streamed"} if skeleton(state.model) is not None else {}),
         **({VALIDATION: state.validation.recording.windows.provenance} if state.validation is not None else {}),
         **(_training(state) if state.recipe.solver.name in TRAINED else {}),
         **({"massive activations": massive} if (massive := massive_activations(state.rows["blocks"])) else {}),

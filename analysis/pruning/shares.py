@@ -2,6 +2,7 @@
 
 from analysis.masks.criteria import wanda_scores
 from analysis.masks.shares import block_sizes, check_counts, matrix_shares, outlier_ratio
+from analysis.models.held import held
 from analysis.pruning.state import State
 from analysis.recipe.shares import OWL
 from analysis.streams.streams import advance, input_statistics
@@ -26,9 +27,10 @@ def outlier_ratios(state: State, outliers: float) -> list[float]:
     hidden = streams.of("dense")[: state.shown]
     with state.meter.stage(-1, "statistics", tokens=state.shown_tokens):
         for index, block in enumerate(state.dense.blocks):
-            statistics = input_statistics(block, block.matrices, streams, hidden, "diagonal", state.precision)
-            scores = [wanda_scores(matrix.weight(), statistics[matrix.name]) for matrix in block.matrices]
-            ratios.append(outlier_ratio(scores, outliers))
-            if index < len(state.dense.blocks) - 1:
-                hidden = passed = advance([block.module], index, streams.recording, hidden, out=passed)
+            with held(block.module):
+                statistics = input_statistics(block, block.matrices, streams, hidden, "diagonal", state.precision)
+                scores = [wanda_scores(matrix.weight(), statistics[matrix.name]) for matrix in block.matrices]
+                ratios.append(outlier_ratio(scores, outliers))
+                if index < len(state.dense.blocks) - 1:
+                    hidden = passed = advance([block.module], index, streams.recording, hidden, out=passed)
     return ratios

@@ -1,19 +1,19 @@
 """Before the first visit: everything checked, both streams at the first block, the state of the run laid out."""
 
-import copy
-
 import torch
 
 from analysis.measure.cost import Meter
 from analysis.measure.quality import DenseModel
 from analysis.models.anatomy import Anatomy, anatomy, anatomy_of_copy
 from analysis.models.load import LoadedModel
+from analysis.models.placement import copy_model, skeleton
 from analysis.models.replay import verify
 from analysis.models.sub_blocks import check_halves
 from analysis.models.task_heads import head, prove_head
 from analysis.pruning.checks import check_recipe, check_windows, witnesses
 from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.shares import choose_shares
+from analysis.pruning.shelf import ShelvedMasks
 from analysis.pruning.solvers import REPAIRS, SOLVERS
 from analysis.pruning.state import State
 from analysis.pruning.validation import with_validation
@@ -53,8 +53,7 @@ def open_run(
     chooser, repair, solver = CHOOSERS[recipe.pattern.kind], REPAIRS[recipe.repair.name], SOLVERS[recipe.solver.name]
     meter = Meter(next(model.parameters()).device)
     structures = chooser.find(model, dense, recipe, meter)
-    pruned_model = copy.deepcopy(model).requires_grad_(False)
-    pruned_model.zero_grad(set_to_none=True)
+    pruned_model = copy_model(model)
     apart = measure or any("dense" in part.reads(recipe) for part in (chooser, repair, solver))
     with meter.stage(-1, "record", tokens=sum(w.tokens for w in (calibration, *judged, *held_out.values()))):
         streams = open_streams(model, dense, CALIBRATION, calibration, apart=apart)
@@ -84,6 +83,7 @@ def open_run(
         meter=meter,
         precision=precision,
         measure=measure,
+        masks={} if skeleton(model) is None else ShelvedMasks(),
     )
     state.rows["cost"] = meter.rows
     state.shares = choose_shares(state)

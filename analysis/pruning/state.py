@@ -1,6 +1,6 @@
 """The state of one run of the loop, and what comes out of it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class State:
     shares: dict[str, float] = field(default_factory=dict)
     """Full matrix name -> share to remove, where the pattern is uneven; 0: the matrix stays dense."""
 
-    masks: dict[str, Tensor] = field(default_factory=dict)
+    masks: MutableMapping[str, Tensor] = field(default_factory=dict)
     """Full matrix name -> (out, in) bool, True = kept: of the blocks masked so far."""
 
     structure_masks: dict[str, Tensor] = field(default_factory=dict)
@@ -115,6 +115,10 @@ class State:
     def side(self, stream: str) -> Anatomy:
         """The parts that the stream called "dense" or "sparse" runs through."""
         return {"dense": self.dense, "sparse": self.pruned}[stream]
+
+    def modules(self, blocks: Iterable[int]) -> list[nn.Module]:
+        """These blocks of the dense model and of the copy."""
+        return [parts.blocks[index].module for index in blocks for parts in (self.dense, self.pruned)]
 
     def names(self, index: int) -> list[str]:
         """Full names of a block's matrices, the keys of its masks."""
@@ -166,7 +170,7 @@ class Pruned:
 
     model: nn.Module
     recipe: Recipe
-    masks: dict[str, Tensor]
+    masks: Mapping[str, Tensor]
     tables: dict[str, pd.DataFrame]
     provenance: dict[str, Any]
     tokenizer: Any

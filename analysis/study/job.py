@@ -17,7 +17,15 @@ from analysis.errors import AnalysisError, UsageError, count_problem, suggest
 from analysis.lab.versions import DOCUMENTS, WORD_KINDS
 from analysis.models.dtypes import ASKED, resolved_dtype
 from analysis.models.hub import fingerprint
-from analysis.pruning.checks import header_misfits, label_problem, misfits, shrink_problem, validation_problem
+from analysis.models.load import PLACEMENTS
+from analysis.pruning.checks import (
+    header_misfits,
+    label_problem,
+    misfits,
+    shrink_problem,
+    streaming_problems,
+    validation_problem,
+)
 from analysis.recipe.parts import TRAINED
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import every_problem
@@ -71,6 +79,8 @@ class Job:
     quarter of the calibration windows is set aside for it (`pruning.validation`). held_out_every: after every how many
     epochs the held-out error of gradient units is taken; "end", or "auto" (`schedule.held_out_epochs`). full_test: the
     perplexity of both models on every window of the held-out texts too, as the papers take it (`study.run.whole`).
+    placement: where the models' weights are, "resident" in memory or "streamed", in files but for the blocks at work;
+    it changes no result and is no part of the identity.
 
     Raises UsageError listing everything that is wrong, RecipeError for a recipe text that is.
     """
@@ -99,6 +109,7 @@ class Job:
     held_out_every: int | str = "auto"
     full_test: bool = False
     token_kinds: int = 0
+    placement: str = "resident"
 
     def __post_init__(self) -> None:
         if isinstance(self.recipe, str):
@@ -299,6 +310,7 @@ def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Cal
         yield f"{named('full_test')} must be True or False, got {values['full_test']!r}"
     elif values["full_test"] and not labels:
         yield f"{named('full_test')}: there is no held-out text; give one"
+    yield from _placement_problems(values, recipe, named)
     if problem := every_problem(values["held_out_every"]):
         yield f"{named('held_out_every')} {problem}"
     yield from _compared_problems(named("compared"), values.get("compared", ()))
@@ -327,6 +339,15 @@ def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Cal
         )
     if values["added"] is None and values["added_samples"] != 0:
         yield unpaired(named)
+
+
+def _placement_problems(values: Mapping[str, Any], recipe: Recipe | None, named: Callable[[str], str]) -> Iterator[str]:
+    """What is wrong with where the weights shall be, as sentences."""
+    asked = values.get("placement", "resident")
+    if asked not in PLACEMENTS:
+        yield f"{named('placement')} must be one of {', '.join(PLACEMENTS)}, got {asked!r}"
+    elif asked == "streamed":
+        yield from streaming_problems(recipe) if recipe is not None else ()
 
 
 def mask_word(recipe: Recipe) -> str:

@@ -169,14 +169,15 @@ class Bench:
         from analysis.measure.quality import DenseModel
         from analysis.models.load import load_model
 
-        key = (job.model, job.device, job.dtype, self.threads)
+        key = (job.model, job.device, job.dtype, job.placement, self.threads)
         if self.dense is None or self.key != key:
             self.dense = self.key = self.memory = None  # let go of one model before taking the next
             self.windows.clear()
             self.answers.clear()
             self.told.clear()
             self.say(f"loading {job.model}")
-            self.dense, self.key = load_model(job.model, device=job.device, dtype=job.dtype), key
+            dense = load_model(job.model, device=job.device, dtype=job.dtype, placement=job.placement)
+            self.dense, self.key = dense, key
             self.memory = DenseModel(self.dense) if self.reuse else None
         return self.dense
 

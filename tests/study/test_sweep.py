@@ -98,6 +98,8 @@ def test_a_job_is_plain_and_comes_back_from_its_dict(job_args):
         ({"full_test": True, "held_out": {"a": "lab:stories"}}, "full_test: lab:stories/held-out: lab text has no end"),
         ({"full_test": True, "held_out": {}}, "full_test: there is no held-out text; give one"),
         ({"full_test": 1}, "full_test must be True or False, got 1"),
+        ({"placement": "disk"}, "placement must be one of resident, streamed, got 'disk'"),
+        ({"placement": "streamed", "recipe": "wanda-50% retrain"}, "retraining changes the whole model at once"),
         ({"held_out_every": 0}, "held_out_every must be a whole number of epochs of at least 1, end or auto, got 0"),
         ({"recipe": 3}, "recipe must be a Recipe or its text, got 3"),
         ({"held_out": "x.txt"}, "held_out must be {label: source}, such as {'stories': 'lab:stories'}"),
@@ -219,6 +221,7 @@ def test_the_digest_is_of_contents_not_of_names(job_args, tmp_path):
         "as before there were any"
     )
     assert Job(**moved | {"token_kinds": 0}).digest() == digest and "token kinds" not in Job(**moved).identity()
+    assert Job(**moved | {"placement": "streamed"}).digest() == digest, "the same bits"
     assert Job(**moved | {"added": "self"}).digest() == Job(**moved | {"documents": 7}).digest() == digest, (
         "no windows of it, no tasks"
     )
