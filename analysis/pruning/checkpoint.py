@@ -25,6 +25,7 @@ from analysis import storage
 from analysis.errors import StoreError, UsageError
 from analysis.models.save import assert_sparsity
 from analysis.paths import expanded
+from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.solvers import REPAIRS, SOLVERS
 from analysis.pruning.state import State
 from analysis.reconstruction.schedule import Visit
@@ -191,6 +192,7 @@ def resume(state: State, checkpoint: Checkpoint) -> int:
             else:
                 parameters[name].data.copy_(tensor)
     if finished:
+        CHOOSERS[state.recipe.pattern.kind].begin(state)
         assert_sparsity(state.pruned, state.masks)
         REPAIRS[state.recipe.repair.name].resume(state)
         SOLVERS[state.recipe.solver.name].resume(state)
