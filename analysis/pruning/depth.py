@@ -60,6 +60,7 @@ def choose_first(state: State) -> None:
     if not state.chosen:
         gone = _choose(state)
         state.chosen |= {block.name: torch.tensor([block.index not in gone]) for block in state.dense.blocks}
+    state.structure_masks |= state.chosen
     if kind == "blocks" and not state.taken:
         gone = [block.index for block in state.dense.blocks if not bool(state.chosen[block.name].all())]
         for index in gone:
@@ -97,7 +98,6 @@ def choose_depth(state: State, visit: Visit, meter: Meter) -> None:
         _silence(gone)
         for matrix in block.matrices:
             state.keep(block, matrix, torch.full((matrix.rows, matrix.columns), matrix not in gone))
-        state.structure_masks[block.name] = state.chosen[block.name].clone()
         state.rows["structures"].append({"block": block.index, "kind": kind, "structures": 1, "kept": int(stays)})
 
 
