@@ -8,7 +8,7 @@ measured where the group ends. Of a half that is removed every matrix, bias incl
 stays.
 """
 
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from functools import reduce
 from operator import add
 
@@ -44,14 +44,10 @@ def check_count(model: nn.Module, parts: Anatomy, recipe: Recipe, meter: Meter) 
     return Structures(parts, ())
 
 
-def reads_loss(recipe: Recipe) -> Set[str]:
-    """None of the streams inside visits: blocks are chosen before the first."""
-    return frozenset()
-
-
 def runs_halves(recipe: Recipe) -> bool:
     """Whether a choice, or a repair, runs the halves of blocks apart."""
-    return recipe.pattern.kind != "blocks" or recipe.repair.name != "none"
+    looks = recipe.pattern.kind != "blocks" and recipe.criterion_word.evidence == "states"
+    return looks or recipe.repair.name != "none"
 
 
 def choose_first(state: State) -> None:

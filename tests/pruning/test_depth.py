@@ -133,6 +133,7 @@ def test_refit_is_least_squares_on_the_stream_of_the_cut_model(where):
     assert row["error_after"] < 0.2 * row["error_before"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -154,6 +155,7 @@ def test_repairs_and_gradient_steps_lower_the_last_error_and_keep_what_is_gone_g
     assert all(torch.equal(mask, plain.masks[name]) for name, mask in result.masks.items()) or "held-out" in recipe
 
 
+@pytest.mark.slow
 def test_retraining_trains_the_model_without_its_blocks():
     model = tiny("gpt2")  # its blocks have biases, which must stay gone with them
     text = windows(4, vocabulary=64)
@@ -170,6 +172,7 @@ def test_retraining_trains_the_model_without_its_blocks():
     torch.testing.assert_close(last_hidden(result.model, text.ids), last_hidden(result.shrink(), text.ids))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [f"perplexity-blocks-2[{MIDDLE}] BR+GP[repair=refit,epochs=1]", "influence-mlp-2 BR+GP[repair=refit,epochs=1]"],
@@ -197,7 +200,10 @@ def test_a_resumed_run_ends_with_the_same_bits(recipe, tmp_path, monkeypatch):
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma3", pytest.param("qwen3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "family",
+    ["llama", *(pytest.param(family, marks=pytest.mark.slow) for family in ("gpt2", "opt", "gemma3", "qwen3"))],
+)
 def test_what_is_saved_is_an_ordinary_smaller_model(family, tmp_path):
     model, text = tiny(family), windows(3, vocabulary=64)
     repair = "LR" if family == "gemma3" else "refit+GP"
@@ -210,6 +216,7 @@ def test_what_is_saved_is_an_ordinary_smaller_model(family, tmp_path):
     assert sum(p.numel() for p in again.parameters()) < sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_an_encoder_loses_whole_blocks_too(tmp_path):
     model, text = encoder("bert"), examples("bert", 8)
     result = pruned("perplexity-blocks-1[skip=last:1] BR+GP[epochs=1]", model, calibration=text)
