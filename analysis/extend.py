@@ -37,6 +37,7 @@ from analysis.recipe.parts import Criterion, Pattern, Solver
 from analysis.recipe.recipe import RECIPE_PARTS, Recipe
 from analysis.recipe.words import (
     CRITERION_WORDS,
+    DEPTH_WORDS,
     KIND_WORDS,
     METHOD_WORDS,
     SOLVER_WORDS,
@@ -189,7 +190,7 @@ def _claimed(part: Any, same: bool) -> set[str]:
 
 def _ambiguous(name: str, part: type) -> str:
     """What a recipe's `criterion-kind-50%` could not be told from with this name, if anything."""
-    criteria = {*CRITERION_WORDS, *STRUCTURED_WORDS} | ({name} if part is Criterion else set())
+    criteria = {*CRITERION_WORDS, *STRUCTURED_WORDS, *DEPTH_WORDS} | ({name} if part is Criterion else set())
     kinds = {kind for kind in KIND_WORDS if kind != "weights"} | ({name} if part is Pattern else set())
     return next((f"{c}-{k}" for c in sorted(criteria) for k in sorted(kinds) if f"{c}-{k}" in criteria), "")
 

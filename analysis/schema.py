@@ -124,7 +124,13 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "structures": (
         _BLOCK,
-        Column("kind", "str", "", "heads (KV groups, where a group goes as one) or neurons", ("heads", "neurons")),
+        Column(
+            "kind",
+            "str",
+            "",
+            "heads (KV groups, where a group goes as one), neurons, the whole block, or its half",
+            ("heads", "neurons", "blocks", "attention", "mlp"),
+        ),
         Column("structures", "int64", "structures", "how many the dense block has"),
         Column("kept", "int64", "structures", "how many stay"),
     ),

@@ -56,7 +56,7 @@ def _recipes():
     from analysis.recipe.presets import PRESETS
 
     parts = {
-        "criterion": {**words.CRITERION_WORDS, **_structured()},
+        "criterion": {**words.CRITERION_WORDS, **_other_criteria()},
         "refinement": words.REFINEMENT_WORDS,
         "pattern": _patterns(),
         "method": words.METHOD_WORDS,
@@ -70,17 +70,14 @@ def _recipes():
     return ("part", "word", "meaning"), rows + _options()
 
 
-def _structured():
-    """Criteria of whole structures; where a word is one of weights too, with both meanings."""
-    from analysis.recipe.words import CRITERION_WORDS, STRUCTURED_WORDS
+def _other_criteria():
+    """Criteria of whole structures and of blocks; where a word is one of weights too, with all its meanings."""
+    from analysis.recipe.words import CRITERION_WORDS, DEPTH_WORDS, STRUCTURED_WORDS
 
-    both = CRITERION_WORDS.keys() & STRUCTURED_WORDS.keys()
-    joined = {
-        name: replace(word, meaning="; ".join(dict.fromkeys([CRITERION_WORDS[name].meaning, word.meaning])))
-        for name, word in STRUCTURED_WORDS.items()
-        if name in both
-    }
-    return STRUCTURED_WORDS | joined
+    others = STRUCTURED_WORDS | DEPTH_WORDS
+    groups = (CRITERION_WORDS, STRUCTURED_WORDS, DEPTH_WORDS)
+    joined = lambda name: "; ".join(dict.fromkeys(group[name].meaning for group in groups if name in group))
+    return {name: replace(word, meaning=joined(name)) for name, word in others.items()}
 
 
 def _patterns():

@@ -108,8 +108,8 @@ def add(verbs) -> None:
         "--shrink",
         action="store_true",
         help=(
-            "cut removed heads and neurons out: a smaller, faster model in DIR/shrunk, measured (recipes of whole"
-            " structures)"
+            "cut removed heads, neurons and blocks out: a smaller, faster model in DIR/shrunk, measured (recipes of"
+            " whole structures)"
         ),
     )
     verb.add_argument(

@@ -16,6 +16,7 @@ tokens' own relative errors; and how much of mean g(d)^2 the first tokens and th
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,8 +47,8 @@ def square_sum(x: Tensor, mask: Tensor) -> float:
 
 @torch.inference_mode()
 def advance_and_measure(
-    dense: nn.Module,
-    pruned: nn.Module,
+    dense: nn.Module | Sequence[nn.Module],
+    pruned: nn.Module | Sequence[nn.Module],
     block: int,
     streams: Streams,
     moment: Accumulator | None = None,
@@ -55,12 +56,15 @@ def advance_and_measure(
 ) -> list[dict[str, Any]]:
     """Advance both streams past one final block, in place, and return its rows of the `blocks` table.
 
+    dense, pruned: the block, or several that count as one, the last of them `block`: a block and those removed behind
+    it, whose outputs are comparable only there.
     moment: counts the dense block's outputs.
     outputs: the dense stream behind block 0, 1, ... as it is kept; taken from there, or added where this block is next.
 
     Raises NumericalError if an output is not finite.
     """
-    device = next(dense.parameters()).device
+    ours, theirs = ([part] if isinstance(part, nn.Module) else list(part) for part in (dense, pruned))
+    first, device = block + 1 - len(ours), next(ours[0].parameters()).device
     sums = dict.fromkeys(("total", "inherited", "local", "scale"), 0.0)
     real = streams.mask.cpu()
     squares = {name: torch.zeros(real.shape, dtype=torch.float64) for name in sums}
@@ -68,12 +72,12 @@ def advance_and_measure(
     for rows in chunks(streams.dense.shape[0], streams.dense.shape[1], device):
         s, mask = streams.sparse[rows].to(device), streams.mask[rows]
         g_d = (
-            unit_output([dense], block, streams.recording, streams.dense[rows].to(device), rows)
+            unit_output(ours, first, streams.recording, streams.dense[rows].to(device), rows)
             if dense_output is None
             else dense_output[rows].to(device)
         )
-        g_s = unit_output([dense], block, streams.recording, s, rows)
-        h_s = unit_output([pruned], block, streams.recording, s, rows)
+        g_s = unit_output(ours, first, streams.recording, s, rows)
+        h_s = unit_output(theirs, first, streams.recording, s, rows)
         squares["total"][rows] = token_squares(g_d.float() - h_s.float())
         squares["inherited"][rows] = token_squares(g_d.float() - g_s.float())
         squares["local"][rows] = token_squares(g_s.float() - h_s.float())

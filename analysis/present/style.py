@@ -12,7 +12,15 @@ from typing import NamedTuple, TypeVar
 import matplotlib as mpl
 from matplotlib.typing import LineStyleType
 
-from analysis.recipe.words import CRITERION_WORDS, METHOD_WORDS, REFINEMENT_WORDS, STRUCTURED_WORDS, Word, outside
+from analysis.recipe.words import (
+    CRITERION_WORDS,
+    DEPTH_WORDS,
+    METHOD_WORDS,
+    REFINEMENT_WORDS,
+    STRUCTURED_WORDS,
+    Word,
+    outside,
+)
 from analysis.schema import CALIBRATION
 
 T = TypeVar("T")
@@ -130,7 +138,9 @@ CRITERION_LOOKS: Mapping[str, Look] = Known(
     },
     lambda: dict(zip(outside(CRITERION_WORDS), cycle(OUTSIDE))),
 )
-CRITERIA: Mapping[str, str] = Known({}, lambda: _labels(CRITERION_LOOKS, CRITERION_WORDS, STRUCTURED_WORDS))
+CRITERIA: Mapping[str, str] = Known(
+    {}, lambda: _labels(CRITERION_LOOKS, CRITERION_WORDS, STRUCTURED_WORDS, DEPTH_WORDS)
+)
 """Criteria as figures write them, in the order they are drawn."""
 SOURCE_LOOKS = [
     Look(color, marker, "-")

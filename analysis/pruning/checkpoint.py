@@ -28,6 +28,7 @@ from analysis.models.placement import skeleton
 from analysis.models.save import assert_sparsity
 from analysis.models.tensor_file import TensorFile
 from analysis.paths import expanded
+from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.shelf import MASK, shelve
 from analysis.pruning.solvers import REPAIRS, SOLVERS
 from analysis.pruning.state import State
@@ -193,6 +194,7 @@ def resume(state: State, checkpoint: Checkpoint) -> int:
         else:
             shelve(state, visit, checkpoint.file(visit.index))
     if finished:
+        CHOOSERS[state.recipe.pattern.kind].begin(state)
         assert_sparsity(state.pruned, state.masks)
         REPAIRS[state.recipe.repair.name].resume(state)
         SOLVERS[state.recipe.solver.name].resume(state)

@@ -11,6 +11,7 @@ from analysis.errors import UsageError, quoted
 from analysis.models.hub import check_weights, find, weight_files
 from analysis.models.unpack import packed_files
 from analysis.paths import expanded
+from analysis.recipe.depth import removed_count
 from analysis.recipe.parts import WHOLE
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import every_problem, visits
@@ -46,6 +47,11 @@ def misfits(
             visits(blocks, recipe.unit)
         except UsageError as error:
             problems.append(str(error))
+        if recipe.pattern.depth:
+            try:
+                removed_count(recipe.pattern, blocks)
+            except UsageError as error:
+                problems.append(str(error))
     if solver.name == "retrain" and answers not in (None, "next token"):
         problems.append(
             f"retrain follows a language model's loss, and this model answers with {answers}; choose a local method"
@@ -118,11 +124,16 @@ def label_problem(labels: Iterable[str], *, selects: bool = False) -> str | None
 
 def shrink_problem(recipe: Recipe) -> str | None:
     """Why a model pruned by this recipe cannot be made smaller; None where it can."""
-    if recipe.pattern.whole:
+    if recipe.pattern.whole or recipe.pattern.kind == "blocks":
         return None
+    if recipe.pattern.depth:
+        return (
+            f"{recipe} removes halves of blocks, and no architecture has blocks without one: the model keeps its size,"
+            " with zeros; blocks-25% takes whole blocks out"
+        )
     return (
-        f"{recipe} removes single weights, so no matrix gets smaller; a pattern of {', '.join(WHOLE)} does that, as in"
-        " flap-neurons-50%"
+        f"{recipe} removes single weights, so no matrix gets smaller; a pattern of {', '.join([*WHOLE, 'blocks'])} does"
+        " that, as in flap-neurons-50%"
     )
 
 
@@ -275,7 +286,7 @@ def check_recipe(dense: "Anatomy", answers: str, recipe: Recipe) -> None:
     problems = misfits(recipe, shapes=shapes, answers=answers, device=device)
     try:
         shares = matrix_shares(recipe.pattern, block_sizes(dense), [0.0] * len(dense.blocks))
-        if not recipe.pattern.whole:
+        if not recipe.pattern.whole and not recipe.pattern.depth:
             check_counts(recipe.criterion, recipe.pattern, shapes, shares)
     except UsageError as error:
         problems.append(str(error))

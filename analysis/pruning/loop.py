@@ -40,7 +40,7 @@ from analysis.pruning.state import Pruned, State
 from analysis.recipe.parts import TRAINED
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.arithmetic import chosen
-from analysis.reconstruction.schedule import Visit
+from analysis.reconstruction.schedule import Visit, groups
 from analysis.schema import VALIDATION, validate
 from analysis.streams.moments import distance, hidden_accumulator, mean_square
 from analysis.streams.streams import advance_streams
@@ -178,21 +178,25 @@ def _visit(state: State, visit: Visit) -> None:
     assert_sparsity(state.pruned, {name: state.masks[name] for index in visit.blocks for name in state.names(index)})
     final = range(visit.first, visit.advance_to)
     with meter.stage(visit.index, "advance", tokens=sum(streams.tokens for streams in state.splits) * len(final)):
-        for index in final:
-            _advance(state, index)
+        for group in groups(len(state.dense.blocks), state.taken):
+            if group[0] in final:
+                _advance(state, group)
 
 
-def _advance(state: State, index: int) -> None:
-    """Move both streams of every text past a block that will not change any more; where somebody measures, with the
-    block's errors and how far the held-out texts are from the calibration text, else not past the last.
+def _advance(state: State, group: tuple[int, ...]) -> None:
+    """Move both streams of every text past a block that will not change any more, and past those removed behind it;
+    where somebody measures, with its errors and how far the held-out texts are from the calibration text, else not past
+    the last.
     """
-    dense, pruned = state.dense.blocks[index].module, state.pruned.blocks[index].module
+    dense, pruned = ([parts.blocks[index].module for index in group] for parts in (state.dense, state.pruned))
+    index = group[-1]
     last = index == len(state.dense.blocks) - 1
     if not state.measure:
         for streams in () if last else state.splits:
-            advance_streams(streams, dense, pruned, index)
+            for passed, modules in zip(group, zip(dense, pruned, strict=True), strict=True):
+                advance_streams(streams, *modules, passed)
         return
-    width, device = state.calibration.dense.shape[2], next(dense.parameters()).device
+    width, device = state.calibration.dense.shape[2], next(dense[0].parameters()).device
     moments = {streams.label: hidden_accumulator(width, device) for streams in state.splits} if state.held_out else {}
     for streams in state.splits:
         moment, outputs = moments.get(streams.label), state.outputs[streams.label]

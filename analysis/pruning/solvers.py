@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
 from analysis.models.replay import record
+from analysis.pruning.depth import prepare_repair, repair_cut
 from analysis.pruning.seeds import generator
 from analysis.pruning.state import State
 from analysis.pruning.steps import SolverSteps, reads_both
@@ -163,4 +164,8 @@ REPAIRS: dict[str, SolverSteps] = {
     "compensate": _repair(partial(repair_structures, solved=biases), prepare=make_biases),
     "scale": _repair(partial(repair_structures, solved=scales)),
     "liar": _repair(partial(repair_structures, solved=weights_and_biases), prepare=make_biases),
+    **dict.fromkeys(
+        ("refit", "replace", "patch"),
+        SolverSteps(repair_cut, reads=reads_both, validation=searches_penalty, prepare=prepare_repair),
+    ),
 }

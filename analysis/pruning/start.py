@@ -58,14 +58,13 @@ def open_run(
     with meter.stage(-1, "record", tokens=sum(w.tokens for w in (calibration, *judged, *held_out.values()))):
         streams = open_streams(model, dense, CALIBRATION, calibration, apart=apart)
         verify(model, dense, streams.recording, rows=witnesses(calibration))
-        if repair.halves(recipe) or solver.halves(recipe):
+        if any(part.halves(recipe) for part in (chooser, repair, solver)):
             check_halves(dense, streams.recording, witnesses(calibration))
         validating = [open_streams(model, dense, VALIDATION, windows, apart=apart) for windows in judged]
         others = [open_streams(model, dense, label, windows, apart=apart) for label, windows in held_out.items()]
     pruned = anatomy_of_copy(dense, pruned_model)
     state = State(
         recipe=recipe,
-        plan=plan,
         dense_model=dense_model,
         dense=dense,
         model=pruned_model,

@@ -16,10 +16,11 @@ from analysis.measure.cost import Meter
 from analysis.measure.quality import DenseModel
 from analysis.models.anatomy import Anatomy, Block, Matrix
 from analysis.models.format import format_of
+from analysis.models.passing import cut_blocks
 from analysis.models.save import assert_sparsity, is_plain, save_model, save_shrunk
 from analysis.pruning.checks import shrink_problem
 from analysis.recipe.recipe import Recipe
-from analysis.reconstruction.schedule import Visit
+from analysis.reconstruction.schedule import Visit, groups, visits
 from analysis.schema import TABLES
 from analysis.streams.streams import Streams
 from analysis.structured.pairs import Pair, Structures
@@ -31,9 +32,6 @@ class State:
     """The state of one run of the loop: what choosers, repairs and solvers read, and where they leave what they did."""
 
     recipe: Recipe
-
-    plan: list[Visit]
-    """All visits in order."""
 
     dense_model: DenseModel
     """The dense model, never modified."""
@@ -94,8 +92,20 @@ class State:
     chosen: dict[str, Tensor] = field(default_factory=dict)
     """The structure masks of all blocks, where they are chosen before the first visit."""
 
+    taken: frozenset[int] = frozenset()
+    """The blocks that are out of the pruned model, a `Passing` in their place."""
+
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {name: [] for name in TABLES})
     """Rows of every table (`schema.TABLES`) so far."""
+
+    @property
+    def plan(self) -> list[Visit]:
+        """All visits in order."""
+        return visits(len(self.dense.blocks), self.recipe.unit, self.taken)
+
+    def group_of(self, index: int) -> tuple[int, ...]:
+        """The blocks that are handled as one with a block (`schedule.groups`)."""
+        return next(group for group in groups(len(self.dense.blocks), self.taken) if index in group)
 
     @property
     def splits(self) -> list[Streams]:
@@ -165,7 +175,12 @@ class Pruned:
 
     origin: the folder of the dense model, whose dtype and side files a saved one keeps; None where it has none.
     structures: the whole structures of this model among which was chosen, none where single weights were removed.
-    structure_masks: which of them were kept, consumer's name -> (count,) bool, True = kept.
+    structure_masks: which of them were kept, consumer's name -> (count,) bool, True = kept; of whole blocks and of
+    their halves, the block's name -> (1,).
+
+    Where whole blocks were removed the model still has them, full of zeros, and computes what it would without them
+    (norms behind the residual sum allow no such blocks: there a `Passing` stands in their place); `shrink` leaves them
+    out, and so does what `save` writes.
     """
 
     model: nn.Module
@@ -186,7 +201,10 @@ class Pruned:
         what was stored how, JSON-ready. Raises as `save_model` and `save_shrunk`.
         """
         folder, written = paths.expanded(folder), format_of(self.model, self.origin, dtype)
-        if not self.structure_masks or is_plain(self.model):
+        if self.recipe.pattern.kind == "blocks":
+            assert_sparsity(self.structures.parts, self.masks)
+            save_shrunk(self.shrink(), self.tokenizer, folder, written)
+        elif not self.structure_masks or is_plain(self.model):
             save_model(self.model, self.tokenizer, folder, self.masks, written)
         else:
             assert_sparsity(self.model, self.masks)
@@ -194,12 +212,16 @@ class Pruned:
         return written.provenance()
 
     def shrink(self) -> nn.Module:
-        """A really smaller copy of the model, without the rows and columns of what was removed; `save_shrunk` writes
-        it, `load_model` reads it back.
+        """A really smaller copy of the model, without the rows and columns of what was removed, or without the removed
+        blocks; `save_shrunk` writes it, `load_model` reads it back.
 
-        Raises UsageError where single weights were removed, UnsupportedModel where the architecture cannot run with
-        fewer heads.
+        Raises UsageError where single weights or halves of blocks were removed, UnsupportedModel where the architecture
+        cannot run with fewer heads.
         """
-        if not self.structure_masks:
-            raise UsageError(f"shrink: {shrink_problem(self.recipe)}")
+        if problem := shrink_problem(self.recipe):
+            raise UsageError(f"shrink: {problem}")
+        if self.recipe.pattern.kind == "blocks":
+            parts = self.structures.parts
+            gone = [block.index for block in parts.blocks if not bool(self.structure_masks[block.name].all())]
+            return cut_blocks(self.model, parts.path, gone)
         return shrink(self.model, self.structures, self.structure_masks)

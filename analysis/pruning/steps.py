@@ -62,13 +62,16 @@ class ChooserSteps:
     reads   the streams ("dense", "sparse") whose hidden states `choose` looks at
     find    (dense model, its anatomy, recipe, meter) -> the structures among which is chosen, before any work; raises
             what cannot be removed
-    begin   before the first visit, after resuming: masks that are chosen for all blocks at once, left in `state.chosen`
+    halves  whether it runs the halves of a block apart, which is proven on the model first
+    begin   before the first visit: masks that are chosen for all blocks at once, left in `state.chosen`; with these
+            there already where visits are resumed, before the streams advance
     finish  after the last visit
     """
 
     choose: Step
     reads: Callable[[Recipe], Set[str]] = reads_nothing
     find: Callable[[nn.Module, Anatomy, Recipe, Meter], Structures] = no_structures
+    halves: Callable[[Recipe], bool] = lambda recipe: False
     begin: Callable[[State], None] = nothing
     finish: Callable[[State], None] = nothing
 

@@ -40,7 +40,8 @@ def check_pattern_shrinks(model: nn.Module, pattern: Pattern) -> None:
     """Raise UnsupportedModel before any work where the structures that a pattern removes cannot be cut out of this
     model.
     """
-    check_shrinks(model, pattern_structures(model, anatomy(model), pattern))
+    if pattern.whole:  # blocks are checked once it is known which of them go
+        check_shrinks(model, pattern_structures(model, anatomy(model), pattern))
 
 
 def reads_evidence(recipe: Recipe) -> Set[str]:

@@ -73,13 +73,15 @@ def percent(sparsity: float) -> str:
 
 
 def _read_pattern(text: str, kinds: tuple[str, ...], problems: list[str]) -> dict[str, Any]:
-    """`50%`, `2:4` or, of whole structures, `heads-50%`."""
+    """`50%`, `2:4` or, of whole structures, `heads-50%`; of blocks also a number, `blocks-2`."""
     kind = max((kind for kind in kinds if text.startswith(f"{kind}-")), key=len, default="")
     kind_field, share = ({"kind": kind}, text.removeprefix(f"{kind}-")) if kind else ({}, text)
     if match := re.fullmatch(r"(-?\d{1,18}):(-?\d{1,18})", share):
         return {"keep": int(match[1]), "of": int(match[2])} | kind_field
     if re.fullmatch(r"-?(\d+(\.\d*)?|\.\d+)%", share):
         return {"sparsity": float(Decimal(share[:-1]) / 100)} | kind_field
+    if kind and re.fullmatch(r"\d{1,18}", share):
+        return {"number": int(share)} | kind_field
     problems.append(
         f"pattern {quoted(text)} is not understood; write a percentage as 50% or N:M as 2:4; of whole structures"
         f" {', '.join(f'{kind}-50%' for kind in kinds)}"

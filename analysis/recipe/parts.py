@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 
 from analysis.errors import quoted
 from analysis.recipe import notation
-from analysis.recipe.fields import Part, choice, count, option, positive, rule, share
-from analysis.recipe.shares import OWL, SHARES_SAYS, SKIP_SAYS, parse_shares, read_shares, read_skip
+from analysis.recipe.fields import Part, choice, count, flag, option, positive, rule, share
+from analysis.recipe.shares import OWL, SHARES_SAYS, SKIP_SAYS, parse_shares, read_shares, read_skip, skipped
 from analysis.recipe.words import (
     CRITERION_WORDS,
+    DEPTH_WORDS,
     KIND_WORDS,
     REFINEMENT_WORDS,
     REPAIR_WORDS,
@@ -25,10 +26,12 @@ from analysis.recipe.words import (
 
 WHOLE = tuple(name for name, word in KIND_WORDS.items() if word.group == "structures")
 """Kinds of patterns that remove whole structures."""
+DEPTH = tuple(name for name, word in KIND_WORDS.items() if word.group == "depth")
+"""Kinds of patterns that remove whole blocks, or halves of blocks."""
 TRAINED = tuple(name for name, word in SOLVER_WORDS.items() if word.evidence == "gradients")
 """Solvers that take gradient steps."""
 STREAMS = ("sparse", "dense")
-CRITERIA_OF_BOTH: Collection[str] = ChainMap(STRUCTURED_WORDS, CRITERION_WORDS)  # weights' first; live
+CRITERIA_OF_BOTH: Collection[str] = ChainMap(DEPTH_WORDS, STRUCTURED_WORDS, CRITERION_WORDS)  # weights' first; live
 MOST_OF = 1_000_000  # largest M of N:M
 ROUNDED = 1e-3  # how far the mean of given shares may be from the sparsity
 MORE: tuple[tuple[str, Any], ...] = ()
@@ -38,10 +41,10 @@ MORE: tuple[tuple[str, Any], ...] = ()
 class Criterion(Part):
     """How weights are scored; higher score = keep."""
 
-    WORDS: ClassVar = (CRITERION_WORDS, STRUCTURED_WORDS)
+    WORDS: ClassVar = (CRITERION_WORDS, STRUCTURED_WORDS, DEPTH_WORDS)
 
     name: str = choice(MISSING, CRITERIA_OF_BOTH)
-    """A word of `CRITERION_WORDS` (single weights) or `STRUCTURED_WORDS` (whole structures)."""
+    """A word of `CRITERION_WORDS` (single weights), `STRUCTURED_WORDS` (whole structures) or `DEPTH_WORDS` (blocks)."""
     damping: float = option("damping", CRITERION_WORDS)
     """SparseGPT: share of the Gram matrix's mean diagonal added to its diagonal."""
     columns: int = option("columns", CRITERION_WORDS)
@@ -52,10 +55,6 @@ class Criterion(Part):
     """RIA: power of the input's norm in its score (alpha in its code)."""
     more: tuple[tuple[str, Any], ...] = MORE
     """Options of a criterion from outside the package."""
-
-    def word(self, whole: bool) -> Word:
-        """The record of its word among the criteria of whole structures or of single weights."""
-        return (STRUCTURED_WORDS if whole else CRITERION_WORDS)[self.name]
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,9 @@ class Refinement(Part):
 
 @dataclass(frozen=True)
 class Pattern(Part):
-    """What a mask may look like: a sparsity or N:M, of single weights or of whole structures."""
+    """What a mask may look like: a sparsity or N:M, of single weights; a share of whole structures; a share or a number
+    of blocks or of their halves.
+    """
 
     KEY: ClassVar[str] = "kind"
     WORDS: ClassVar = (KIND_WORDS,)
@@ -88,6 +89,10 @@ class Pattern(Part):
     """N of N:M: weights kept of every `of` consecutive inputs."""
     of: int | None = rule(None, int, "a whole number")
     """M of N:M."""
+    number: int | None = rule(
+        None, int, "a whole number of at least 1", lambda n: n >= 1, when=("kind", DEPTH), most=1_000_000
+    )
+    """How many blocks or halves are taken out, in the place of a share."""
     kind: str = choice("weights", KIND_WORDS)
     """What is removed: a word of `KIND_WORDS`."""
     group: str = choice(
@@ -141,6 +146,8 @@ class Pattern(Part):
     """OWL's M: an outlier is a score above so many times its block's mean."""
     spread: float = share(0.08, when=("shares", (OWL,)), meaning="OWL's lambda: shares are at most twice this apart")
     """OWL's lambda: the shares of blocks are at most twice this apart."""
+    contiguous: bool = flag(False, when=("kind", DEPTH), meaning="whether what is taken out is one run")
+    """Whether what is taken out is one run of blocks, that of the lowest score."""
     more: tuple[tuple[str, Any], ...] = MORE
     """Options of a kind from outside the package."""
 
@@ -150,13 +157,20 @@ class Pattern(Part):
         return self._said("kind") in WHOLE
 
     @property
+    def depth(self) -> bool:
+        """Whether whole blocks, or halves of them, are removed."""
+        return self._said("kind") in DEPTH
+
+    @property
     def word(self) -> Word:
         """The record of what it is of."""
         return KIND_WORDS[self.kind]
 
     def _check_together(self) -> Iterator[str]:
         given = [value is not None for value in (self.sparsity, self.keep, self.of)]
-        if given not in ([True, False, False], [False, True, True]):
+        if self.number is not None and any(given):
+            yield f"{self.kind} take a share ({self.kind}-25%) or a number ({self.kind}-2): one of them"
+        elif self.number is None and given not in ([True, False, False], [False, True, True]):
             yield "a pattern is a sparsity (50%, sparsity = 0.5) or N:M (2:4, keep = 2 and of = 4): exactly one of them"
         elif isinstance(self.sparsity, float) and not 0 <= self.sparsity < 1:
             yield f"sparsity {notation.percent(self.sparsity)} is outside 0% to below 100% (the fraction 0.5 means 50%)"
@@ -169,6 +183,10 @@ class Pattern(Part):
         if self.of is not None and self.kind != "weights" and known:
             yield f"N:M is a pattern of single weights; {self.kind} take a share, as in {self.kind}-50%"
 
+        if self.depth and self.shares is not None:
+            yield f"shares={self.shares} does not go with {self.kind}, which go or stay; skip says which must stay"
+        if self.depth and isinstance(self.skip, str) and (names := skipped(self.skip, 0)[1]):
+            yield f"skip={self.skip}: {names[0]} is a matrix; of {self.kind} blocks are left, as in skip=first:2+last:1"
         if self.of is not None and self.shares is not None:
             yield f"shares={self.shares} does not go with N:M, which keeps the same in every matrix; skip does"
         uneven = [key for key in ("skip", "shares") if getattr(self, key) is not None]
@@ -195,6 +213,7 @@ class Pattern(Part):
 
     def __str__(self) -> str:
         share = f"{self.keep}:{self.of}" if self.of is not None else notation.percent(self.sparsity or 0.0)
+        share = share if self.number is None else str(self.number)
         return share if self.kind == "weights" else f"{self.kind}-{share}"
 
 
@@ -232,8 +251,8 @@ class Unit(Part):
 
 @dataclass(frozen=True)
 class Repair(Part):
-    """What the consumers of removed structures (attention output, MLP output) become, in closed form, before any
-    gradient step (`structured/repair.py`).
+    """What the consumers of removed structures (attention output, MLP output), or the last projections before removed
+    blocks, become, in closed form, before any gradient step (`structured/repair.py`, `structured/depth_repair.py`).
     """
 
     SPOKEN: ClassVar[Mapping[str, str]] = {"none": "a method without repair (LIAR, or BR+GP[repair=liar])"}
@@ -247,6 +266,8 @@ class Repair(Part):
     bias: bool = option("bias", REPAIR_WORDS)
     """Whether the consumer's bias may move, and be made where there is none; False: the weights alone, through the
     origin."""
+    form: str = option("form", REPAIR_WORDS)
+    """Of patch: a scale for each output of the projection, or a bias."""
 
 
 @dataclass(frozen=True)

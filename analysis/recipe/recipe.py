@@ -23,11 +23,13 @@ from analysis.errors import RecipeError, UsageError, quoted, suggest
 from analysis.recipe import notation
 from analysis.recipe.fields import Part, choice, count, rule
 from analysis.recipe.files import read_small
-from analysis.recipe.parts import STREAMS, WHOLE, Criterion, Pattern, Refinement, Repair, Solver, Unit
+from analysis.recipe.parts import DEPTH, STREAMS, WHOLE, Criterion, Pattern, Refinement, Repair, Solver, Unit
 from analysis.recipe.presets import PRESETS
 from analysis.recipe.shares import OWL
 from analysis.recipe.words import (
     CRITERION_WORDS,
+    DEPTH_METHODS,
+    DEPTH_WORDS,
     KIND_WORDS,
     METHOD_WORDS,
     REFINEMENT_WORDS,
@@ -97,7 +99,11 @@ class Recipe(Part):
             yield (
                 f"statistics={self.statistics} does not apply: {why} chooses on the dense model, before the first unit"
             )
-        yield from self._check_whole() if self.pattern.whole else self._check_weights()
+        if self.pattern.depth:
+            yield from self._check_depth()
+        else:
+            yield from self._check_whole() if self.pattern.whole else self._check_weights()
+        yield from self._check_repair()
         yield from self._check_solver()
 
     def _check_whole(self) -> Iterator[str]:
@@ -111,12 +117,50 @@ class Recipe(Part):
             )
         if self.solver.word.implies.get("unit") == "matrix":
             closed = [name for name, word in METHOD_WORDS.items() if word.implies["unit"]["name"] == "matrix"]
-            methods = [name for name in METHOD_WORDS if name not in closed]
+            methods = [name for name, word in METHOD_WORDS.items() if name not in closed and word.group != "depth"]
             yield f"{self.solver.name} refits matrices that lost single weights; {kind} take {', '.join(methods)}"
+
+    def _check_depth(self) -> Iterator[str]:
+        kind, criterion = self.pattern.kind, self.criterion.name
+        if not self._criterion_known:
+            yield f"{criterion} does not score blocks; {kind} take {', '.join(DEPTH_WORDS)}"
+        if criterion == "angular" and kind != "blocks":
+            others = ", ".join(name for name in DEPTH_WORDS if name != criterion)
+            yield f"angular compares runs of whole blocks; {kind} take {others}"
+        if criterion == "angular" and self.pattern.contiguous:
+            yield "contiguous=true is what angular does anyway; leave it out"
+        if self.refinement.name != "none":
+            yield f"+{self.refinement.name} exchanges single weights; write {criterion}-{self.pattern}"
+        if self.solver.word.implies.get("unit") == "matrix":
+            methods = [*(name for name in WEIGHT_METHODS if name != self.solver.name), *DEPTH_METHODS]
+            yield f"{self.solver.name} refits matrices that lost single weights; {kind} take {', '.join(methods)}"
+        elif kind == "blocks" and self.unit.name in ("matrix", "sub-block"):
+            yield (
+                f"unit={self.unit.name}: a whole block takes over for those removed behind it; blocks take unit=block"
+                " or unit=model"
+            )
+
+    def _check_repair(self) -> Iterator[str]:
+        """A repair of another kind of pattern."""
+        group = REPAIR_WORDS[self.repair.name].group if self.repair.name in REPAIR_WORDS else ""
+        if group in ("", self.pattern.word.group):
+            return
+        word = self._method_word()[0] if self.solver.name == "none" else f"repair={self.repair.name}"
+        removed, kinds = ("blocks", DEPTH) if group == "depth" else ("whole structures", WHOLE)
+        own = {"depth": DEPTH_METHODS, "structures": REPAIR_METHODS}.get(self.pattern.word.group, ())
+        takers = self.pattern.kind if own else "single weights"
+        patterns = " or ".join(f"{kind}-{'25' if group == 'depth' else '50'}%" for kind in kinds)
+        yield (
+            f"{word} makes up for {removed}, of a pattern such as {patterns}; {takers} take"
+            f" {', '.join([*WEIGHT_METHODS, *own])}"
+        )
 
     def _check_weights(self) -> Iterator[str]:
         kind = self.pattern.kind
-        if not self._criterion_known:
+        if not self._criterion_known and self.criterion.name not in STRUCTURED_WORDS:
+            patterns = ", ".join(f"{self.criterion.name}-{kind}-25%" for kind in DEPTH)
+            yield f"{self.criterion.name} scores blocks: {patterns}; single weights take {', '.join(CRITERION_WORDS)}"
+        elif not self._criterion_known:
             patterns = ", ".join(f"{self.criterion.name}-{kind}-50%" for kind in WHOLE)
             yield (
                 f"{self.criterion.name} scores whole structures: {patterns}; single weights take"
@@ -136,12 +180,6 @@ class Recipe(Part):
             yield (
                 f"+{self.refinement.name} exchanges weights within rows, columns or N:M; the masks of {kind} are taken"
                 f" as they are: write {self.criterion.name}-{self.pattern}"
-            )
-        if self.repair.name != "none":
-            word = self._method_word()[0] if self.solver.name == "none" else f"repair={self.repair.name}"
-            yield (
-                f"{word} makes up for whole structures, of a pattern such as"
-                f" {' or '.join(f'{kind}-50%' for kind in WHOLE)}; single weights take {', '.join(WEIGHT_METHODS)}"
             )
 
     def _check_solver(self) -> Iterator[str]:
@@ -184,18 +222,25 @@ class Recipe(Part):
         """Whether all masks are chosen on the dense model before the first unit: layers compared with each other, or
         the model's loss looked at.
         """
+        if self.pattern.depth:
+            return True
         if not self.pattern.whole:
             return False
         return self.pattern.scope == "global" or (self._criterion_known and self.criterion_word.evidence == "gradients")
 
     @property
     def criterion_word(self) -> Word:
-        """The record of the criterion's word: of whole structures or of single weights, as the pattern is."""
-        return self.criterion.word(self.pattern.whole)
+        """The record of the criterion's word: of blocks, whole structures or single weights, as the pattern is."""
+        return self._criteria[self.criterion.name]
+
+    @property
+    def _criteria(self) -> Mapping[str, Word]:
+        groups = {"depth": DEPTH_WORDS, "structures": STRUCTURED_WORDS}
+        return groups.get(self.pattern.word.group, CRITERION_WORDS)
 
     @property
     def _criterion_known(self) -> bool:
-        return self.criterion.name in (STRUCTURED_WORDS if self.pattern.whole else CRITERION_WORDS)
+        return self.criterion.name in self._criteria
 
     @property
     def changes_weights(self) -> bool:
@@ -245,13 +290,18 @@ class Recipe(Part):
                 text, [f"no preset has this name; did you mean {near[0]!r}? `analysis list recipes` shows all"]
             )
         problems: list[str] = []
-        criteria = dict.fromkeys((*CRITERION_WORDS, *STRUCTURED_WORDS))
+        criteria = dict.fromkeys((*CRITERION_WORDS, *STRUCTURED_WORDS, *DEPTH_WORDS))
         kinds = [kind for kind in KIND_WORDS if kind != "weights"]
         data = notation.read(text, criteria, kinds, _first_places(), _second_places, problems)
-        if not {"sparsity", "keep"} & data["pattern"].keys():  # it could not be read, which is said already
+        if not {"sparsity", "keep", "number"} & data["pattern"].keys():  # it could not be read, which is said already
             name = data["criterion"]["name"]
             whole = name not in CRITERION_WORDS and name in STRUCTURED_WORDS or data["method"] in REPAIR_METHODS
-            data["pattern"] |= {"sparsity": 0.5, "kind": "structures"} if whole else {"sparsity": 0.5}
+            depth = (
+                name in DEPTH_WORDS.keys() - CRITERION_WORDS.keys() - STRUCTURED_WORDS.keys()
+                or data["method"] in DEPTH_METHODS
+            )
+            kind = {"kind": "structures"} if whole else {"kind": "blocks"} if depth else {}
+            data["pattern"] |= {"sparsity": 0.5} | kind
         return _build(text, data, problems)
 
     @classmethod
@@ -366,7 +416,7 @@ RECIPE_PARTS: dict[str, type[Part]] = {
     "solver": Solver,
     "repair": Repair,
 }
-_FREE = ("sparsity", "keep", "of", "kind", "name", "more")  # fields that are no options
+_FREE = ("sparsity", "keep", "of", "number", "kind", "name", "more")  # fields that are no options
 
 
 def _places(key: str) -> dict[str, tuple[str, str]]:
@@ -499,7 +549,8 @@ def _make_part(part: type[Part], data: Any, kind: str) -> tuple[Part, list[str]]
     of.
     """
     title = part.__name__.lower()
-    criterion = "flap" if kind in WHOLE else "sparsegpt" if kind == "weights" else "magnitude"
+    criterion = "flap" if kind in WHOLE else "influence" if kind in DEPTH else "magnitude"
+    criterion = "sparsegpt" if kind == "weights" else criterion
     stand_ins: dict[str, dict[str, Any]] = {
         "criterion": {"name": criterion},
         "pattern": {"sparsity": 0.5, "kind": kind},

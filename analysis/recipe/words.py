@@ -3,7 +3,8 @@ which options it alone takes.
 
 The parts of a recipe, its text form, `analysis list recipes`, figures and the dispatch of functions read these records.
 What a word does is a function elsewhere, keyed by the word: `masks/criteria.py` (SCORES), `masks/refine.py` (REFINERS),
-`structured/criteria.py` (STRUCTURE_SCORES), `pruning/choosers.py` (CHOOSERS), `pruning/solvers.py` (REPAIRS, SOLVERS).
+`structured/criteria.py` (STRUCTURE_SCORES), `structured/depth_criteria.py` (DEPTH_COSTS),
+`pruning/choosers.py` (CHOOSERS), `pruning/solvers.py` (REPAIRS, SOLVERS).
 Words from outside the package are added by `analysis/extend.py`. No torch.
 """
 
@@ -27,10 +28,10 @@ class Word:
     source: str = ""
     """Paper and section, or code."""
     group: str = ""
-    """What it speaks of, where the words of its kind differ: "weights" or "structures"."""
+    """What it speaks of, where the words of its kind differ: "weights", "structures" or "depth"."""
     evidence: str | None = None
     """What it looks at: of weights "diagonal" or "gram" (the Gram matrix of the input or its diagonal), of structures
-    "statistics" or "gradients", of solvers "gradients"; None: nothing."""
+    "statistics" or "gradients", of blocks "states" or "loss", of solvers "gradients"; None: nothing."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The options it takes: name -> field with default, rule and meaning (`recipe/fields.py`)."""
     implies: Mapping[str, Any] = field(default_factory=dict)
@@ -145,6 +146,40 @@ STRUCTURED_WORDS = _by_name(
 )
 """Criteria of whole structures."""
 
+DEPTH_WORDS = _by_name(
+    Word("random", "Random", "random scores: the baseline"),
+    Word(
+        "influence",
+        "Block influence",
+        "take out what turns the hidden states least: 1 - cosine of its input and output, mean over tokens",
+        "ShortGPT, 2403.03853",
+        evidence="states",
+    ),
+    Word(
+        "angular",
+        "Angular distance",
+        "take out the one run of blocks whose input and output are closest in angle, at the last token of each window",
+        "2403.17887",
+        evidence="states",
+    ),
+    Word(
+        "perplexity",
+        "Perplexity",
+        "take out, one after the other, what raises the model's loss on calibration text least",
+        "SLEB; of halves BlockPruner",
+        evidence="loss",
+    ),
+    Word(
+        "gain",
+        "Error gain",
+        "take out what passes small errors on most nearly as they came: |gain - 1|, gain the error behind over before",
+        "after the abstract of 2603.20991",
+        evidence="states",
+    ),
+    Word("deepest", "Deepest", "take out the last ones: the baseline without any measurement"),
+)
+"""Criteria of whole blocks and of their halves."""
+
 REFINEMENT_WORDS = _by_name(
     Word("none", "mask as chosen", "the criterion's mask as it is"),
     Word(
@@ -185,6 +220,14 @@ KIND_WORDS = _by_name(
         "remove this share of both; with scope=global of all layers together",
         group="structures",
     ),
+    Word("blocks", "blocks", "take out this share of the blocks, or as many as blocks-2 says", group="depth"),
+    Word(
+        "attention",
+        "attention halves",
+        "this share of the blocks lose their attention half, or as many as attention-2 says",
+        group="depth",
+    ),
+    Word("mlp", "MLP halves", "this share of the blocks lose their MLP half, or as many as mlp-2 says", group="depth"),
 )
 """What a pattern is of."""
 
@@ -299,12 +342,19 @@ _PENALTY = amount(
 )
 REPAIR_WORDS = _by_name(
     Word("none", "none", "what is gone is not made up for"),
-    Word("compensate", "bias compensation", "the bias that makes up for the mean of what is gone", "FLAP, 2312.11983"),
+    Word(
+        "compensate",
+        "bias compensation",
+        "the bias that makes up for the mean of what is gone",
+        "FLAP, 2312.11983",
+        group="structures",
+    ),
     Word(
         "scale",
         "one scale each",
         "one scale for every structure that stays",
         "mask tuning, 2204.09656",
+        group="structures",
         options={"penalty": _PENALTY},
     ),
     Word(
@@ -312,13 +362,43 @@ REPAIR_WORDS = _by_name(
         "LIAR",
         "kept weights and bias by ridge regression",
         "after 2407.13331",
+        group="structures",
         options={
             "penalty": _PENALTY,
             "bias": flag(True, meaning="whether the consumer's bias may move; false: the weights alone"),
         },
     ),
+    Word(
+        "refit",
+        "refit",
+        "the last projection before the cut, all of it, by ridge regression towards what comes behind the cut",
+        group="depth",
+        options={"penalty": _PENALTY},
+    ),
+    Word(
+        "replace",
+        "linear replacement",
+        "one linear map of that projection's output, multiplied into it, by ridge regression towards the same",
+        "after ReplaceMe, 2505.02819",
+        group="depth",
+        options={"penalty": _PENALTY},
+    ),
+    Word(
+        "patch",
+        "patch",
+        "one scale for each of that projection's outputs, or its bias alone, by least squares towards the same",
+        group="depth",
+        options={
+            "form": choice(
+                "scale",
+                ("scale", "bias"),
+                meaning="a scale for each output, or a bias, which is made where there is none",
+            )
+        },
+    ),
 )
-"""What the consumers of removed structures become, in closed form, before any gradient step."""
+"""What the consumers of removed structures, and the projections before removed blocks, become, in closed form, before
+any gradient step."""
 
 
 def structure(
@@ -433,8 +513,24 @@ METHOD_WORDS = _by_name(
         group="structures",
         implies=structure("none", _BLOCK, target="dense", repair="liar"),
     ),
+    *(
+        Word(
+            f"{name}+GP" if target == "dense" else name,
+            f"{label}+GP" if target == "dense" else label,
+            f"{REPAIR_WORDS[name].meaning}, {where}",
+            REPAIR_WORDS[name].source,
+            group="depth",
+            implies=structure("none", _BLOCK, target=target, repair=name),
+        )
+        for name, label in (("refit", "refit"), ("replace", "linear replacement"), ("patch", "patch"))
+        for target, where in (
+            ("sparse", "as the dense blocks give it on the sparse stream"),
+            ("dense", "as it is in the dense stream"),
+        )
+    ),
 )
-"""Unit, solver, streams and repair in one word; those of the group "structures" want a pattern of whole structures."""
+"""Unit, solver, streams and repair in one word; those of the group "structures" want a pattern of whole structures,
+those of the group "depth" one of blocks or their halves."""
 
 _PAPER2 = {"epochs": 1, "batch": 2, "lr": 1e-5, "warmup": 0.1, "shuffle": False}
 SETTING_WORDS = _by_name(
@@ -458,6 +554,7 @@ SETTING_WORDS = _by_name(
 WEIGHT_METHODS = Names(METHOD_WORDS, lambda word: word.group == "weights")
 WEIGHT_KINDS = Names(KIND_WORDS, lambda word: word.group == "weights")
 REPAIR_METHODS = Names(METHOD_WORDS, lambda word: word.group == "structures")
+DEPTH_METHODS = Names(METHOD_WORDS, lambda word: word.group == "depth")
 
 
 def outside(words: Mapping[str, Word]) -> list[str]:

@@ -2,6 +2,7 @@
 each held-out text is looked at.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,24 +31,42 @@ class Visit:
         return self.blocks[-1]
 
 
-def visits(n_blocks: int, unit: Unit) -> list[Visit]:
+def groups(n_blocks: int, removed: Collection[int] = ()) -> list[tuple[int, ...]]:
+    """Every block that stays with the removed ones behind it, at the start of the stack with those before it too."""
+    found: list[tuple[int, ...]] = []
+    for block in range(n_blocks):
+        joins = found and (block in removed or all(index in removed for index in found[-1]))
+        found[-1:] = [(*found[-1], block)] if joins else [*found[-1:], (block,)]
+    return found
+
+
+def visits(n_blocks: int, unit: Unit, removed: Collection[int] = ()) -> list[Visit]:
     """All visits of a run over `n_blocks` blocks, in order.
+
+    removed: blocks that are gone. They are visited together with the block that stays before them (`groups`), and such
+    a group counts as one block.
 
     Windows start every `width - overlap` blocks and are clipped at both ends of the stack, starting `overlap` blocks
     before it, so that every block is solved the same number of times. Width 2 with overlap 1 (cross-block
     reconstruction, Shin et al. 2024, section 2) gives {0}, {0, 1}, ..., {L-2, L-1}, {L-1}: L + 1 windows. Matrices and
     sub-blocks are visited block by block, see `pieces`. Raises UsageError for a width above `n_blocks` without overlap.
     """
-    width = n_blocks if unit.name == "model" else unit.width
-    if width > n_blocks and not unit.overlap:
+    grouped = groups(n_blocks, removed)
+    count, ends = len(grouped), [*(group[0] for group in grouped), n_blocks]
+    width = count if unit.name == "model" else unit.width
+    if width > count and not unit.overlap:
+        left = "the model has" if not removed else "the model keeps"
         raise UsageError(
-            f"width={width}: the model has {n_blocks} blocks; give a width of at most {n_blocks}, or unit=model for all"
-            " of them"
+            f"width={width}: {left} {count} blocks; give a width of at most {count}, or unit=model for all of them"
         )
     stride = width - unit.overlap
-    starts = range(-unit.overlap, n_blocks, stride)
+    starts = range(-unit.overlap, count, stride)
     return [
-        Visit(index, tuple(range(max(start, 0), min(start + width, n_blocks))), min(max(start + stride, 0), n_blocks))
+        Visit(
+            index,
+            tuple(block for group in grouped[max(start, 0) : start + width] for block in group),
+            ends[min(max(start + stride, 0), count)],
+        )
         for index, start in enumerate(starts)
     ]
 

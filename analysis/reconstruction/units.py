@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from analysis.models.anatomy import Block, Matrix
 from analysis.models.logits import SplitModel, split_model
+from analysis.models.passing import Passing
 from analysis.models.replay import Recording
 from analysis.models.sub_blocks import half_output, matrix_inputs
 from analysis.recipe.parts import Solver, Unit
@@ -103,7 +104,8 @@ def trained_parameters(piece: Piece, solver: Solver) -> int:
 def _blocks(blocks: Sequence[Block]) -> Piece:
     modules, first, last = tuple(block.module for block in blocks), blocks[0].index, blocks[-1].index
     name = f"block {first}" if first == last else f"blocks {first}-{last}"
-    matrices = {f"{block.name}.{matrix.name}": matrix for block in blocks for matrix in block.matrices}
+    there = [block for block in blocks if not isinstance(block.module, Passing)]
+    matrices = {f"{block.name}.{matrix.name}": matrix for block in there for matrix in block.matrices}
 
     def run(recording: Recording, hidden: Tensor, rows) -> Tensor:
         return unit_output(modules, first, recording, hidden, rows)

@@ -174,7 +174,7 @@ def advance(
 
     hidden: (N, T, H), inputs of block `first`. Returns the outputs (N, T, H), written to `out` (which may be `hidden`).
     """
-    device = next(modules[0].parameters()).device
+    device = next(modules[0].parameters(), hidden).device  # what has no weights runs where its input is
     return stream_through(
         lambda recording, x, rows: unit_output(modules, first, recording, x, rows), recording, hidden, device, out=out
     )

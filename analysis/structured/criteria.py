@@ -241,7 +241,7 @@ def mask_gradients(
     with _factors(structures, device) as factors, evaluating(model), torch.enable_grad():
         for batch in batches:
             batch = {name: value.to(device) for name, value in batch.items()}
-            value = (_own_loss if loss is None else loss)(model, batch)
+            value = (own_loss if loss is None else loss)(model, batch)
             for name, gradient in zip(factors, torch.autograd.grad(value, list(factors.values())), strict=True):
                 if not bool(gradient.isfinite().all()):
                     raise NumericalError(
@@ -254,7 +254,7 @@ def mask_gradients(
     return {name: torch.stack(gradients) for name, gradients in rows.items()}
 
 
-def _own_loss(model: nn.Module, batch: Batch) -> Tensor:
+def own_loss(model: nn.Module, batch: Batch) -> Tensor:
     if "labels" in batch and head(model) == "next token" and batch["input_ids"].numel() > portion(vocabulary(model)):
         split, real = split_model(model), batch["labels"] != -100
         if split is not None:

@@ -114,8 +114,8 @@ def two_streams(dense: Block, pruned: Block, matrix: Matrix, streams: Streams) -
     for rows in chunks(count, length, device):
         real, dense_hidden = streams.mask[rows].to(device), streams.dense[rows].to(device)
         call = call_of(streams.recording, dense.index, dense_hidden, rows)
-        student, sparse_residual = _student(pruned, matrix, streams.sparse[rows].to(device), call)
-        dense_inputs, dense_residual = _student(dense, matrix, dense_hidden, call)
+        student, sparse_residual = consumer_inputs(pruned, matrix, streams.sparse[rows].to(device), call)
+        dense_inputs, dense_residual = consumer_inputs(dense, matrix, dense_hidden, call)
         target = dense.module.get_submodule(matrix.name)(dense_inputs)
         if adds is None:
             after = (
@@ -130,7 +130,7 @@ def two_streams(dense: Block, pruned: Block, matrix: Matrix, streams: Streams) -
     return Sums.of(sums, f"{dense.name}.{matrix.name}")
 
 
-def _student(block: Block, matrix: Matrix, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+def consumer_inputs(block: Block, matrix: Matrix, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     """Inputs (B, T, in) of a consumer when its block runs on `hidden` (B, T, H), and the residual stream (B, T, H) that
     its half adds to.
     """

@@ -14,6 +14,9 @@ RECIPES = [
     *(f"{name}-neurons-50% LR" for name in ("random", "magnitude", "activation", "wanda-sp", "flap", "snip", "fisher")),
     "magnitude-heads-50% LR",
     "flap-structures-50%[scope=global] LR",
+    *(f"{name}-blocks-50% LR" for name in ("random", "influence", "angular", "perplexity", "gain", "deepest")),
+    "influence-attention-1 LR",
+    "perplexity-mlp-1 LR",
     "wanda+swaps-50% LR",
     "wanda+fw-50%[iterations=20] LR",
     "wanda-50%[shares=owl] LR",
@@ -31,6 +34,11 @@ RECIPES = [
     "flap-neurons-50% LIAR",
     "flap-heads-50% LIAR+GP",
     "flap-structures-50% LIAR+GP[bias=false]",
+    "influence-blocks-1 refit+GP",
+    "influence-blocks-1 replace",
+    "influence-blocks-1 patch",
+    "influence-blocks-1 patch[form=bias]",
+    "influence-attention-1 refit",
 ]
 
 

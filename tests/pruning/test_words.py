@@ -83,7 +83,7 @@ def test_what_is_measured_is_what_the_schema_says():
 
 def test_every_word_is_in_one_of_the_recipes():
     tables = {
-        "criterion": {**words.CRITERION_WORDS, **words.STRUCTURED_WORDS},
+        "criterion": {**words.CRITERION_WORDS, **words.STRUCTURED_WORDS, **words.DEPTH_WORDS},
         "refinement": words.REFINEMENT_WORDS,
         "pattern": words.KIND_WORDS,
         "unit": words.UNIT_WORDS,

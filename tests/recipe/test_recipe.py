@@ -432,10 +432,16 @@ WRONG = [
         ],
     ),
     ("flap-heads-50% LIAR[student=dense]", ["valid with student=dense: target=dense"]),
-    ("flap-heads-50% compensate[penalty=0.1]", ["penalty is an option of scale and liar, not of compensate"]),
+    (
+        "flap-heads-50% compensate[penalty=0.1]",
+        ["penalty is an option of scale and liar and refit and replace, not of compensate"],
+    ),
     (
         "flap-heads-50% BR+GP[penalty=0.1]",
-        ["penalty is an option of scale and liar, not of a method without repair (LIAR, or BR+GP[repair=liar])"],
+        [
+            "penalty is an option of scale and liar and refit and replace, not of a method without repair (LIAR, or"
+            " BR+GP[repair=liar])"
+        ],
     ),
     ("flap-heads-50% LIAR[penalty=best]", ["penalty must be a number of at least 0 or held-out, got 'best'"]),
     ("flap-heads-50% LIAR[epochs=3]", ["epochs is an option of gradient and retrain, not of LR (solver none)"]),

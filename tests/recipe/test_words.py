@@ -23,10 +23,12 @@ from analysis.recipe.fields import positive
 from analysis.recipe.parts import Pattern
 from analysis.recipe.recipe import RECIPE_PARTS, Recipe
 from analysis.structured.criteria import STRUCTURE_SCORES
+from analysis.structured.depth_criteria import DEPTH_COSTS
 
 KINDS = {
     "criteria": words.CRITERION_WORDS,
     "structured": words.STRUCTURED_WORDS,
+    "depth": words.DEPTH_WORDS,
     "refinements": words.REFINEMENT_WORDS,
     "kinds": words.KIND_WORDS,
     "units": words.UNIT_WORDS,
@@ -42,13 +44,23 @@ KINDS = {
     [
         (words.CRITERION_WORDS, SCORES),
         (words.STRUCTURED_WORDS, STRUCTURE_SCORES),
+        (words.DEPTH_WORDS, DEPTH_COSTS),
         ({name for name in words.REFINEMENT_WORDS if name != "none"}, REFINERS),
         (words.KIND_WORDS, CHOOSERS),
         (words.SOLVER_WORDS, SOLVERS),
         (words.REPAIR_WORDS, REPAIRS),
         ({name for name, word in words.CRITERION_WORDS.items() if word.sweeps}, SWEEPS),
     ],
-    ids=["criteria", "structured criteria", "refinements", "kinds", "solvers", "repairs", "sweeps"],
+    ids=[
+        "criteria",
+        "structured criteria",
+        "criteria of blocks",
+        "refinements",
+        "kinds",
+        "solvers",
+        "repairs",
+        "sweeps",
+    ],
 )
 def test_every_word_has_a_function_and_every_function_a_word(records, functions):
     assert set(records) == set(functions)
@@ -84,7 +96,7 @@ def test_methods_stand_for_words_that_there_are():
 
 
 def test_figures_write_the_labels_of_the_words_in_their_own_order():
-    criteria = words.STRUCTURED_WORDS | words.CRITERION_WORDS
+    criteria = words.DEPTH_WORDS | words.STRUCTURED_WORDS | words.CRITERION_WORDS
     assert dict(CRITERIA) == {name: word.label for name, word in criteria.items()}
     assert list(CRITERIA)[:5] == list(CRITERION_LOOKS) == ["magnitude", "wanda", "ria", "sparsegpt", "random"]
     assert list(REFINEMENT_NAMES) == list(REFINEMENTS) == list(words.REFINEMENT_WORDS)
