@@ -3,10 +3,11 @@
     python benchmarks/forecast.py                       # all rows; --model, --recipe choose among them
     python benchmarks/forecast.py --model lab --json    # for machines
 
-Every run has a process of its own. Seconds are those of the table `cost`; memory is the largest `peak_memory_mib` there
-(the resident size of the process), where the kernel lets it be reset between stages. The machine is timed in the same
-process just before, so that a busy machine is busy in both. Text is that of the lab; the larger model is a random Llama
-of 50 million parameters with the lab's tokenizer. The goal is a factor of 2 in time and 20 % in memory.
+Every run has a process of its own, on one thread. Seconds are those of the table `cost`, as far as the processor was
+this process's, so that a busy machine gives about the same rows. Memory is the largest `peak_memory_mib` there, the
+resident size of the process, where the kernel lets it be reset between stages. The machine is timed in the same process
+just before. Text is that of the lab; the larger model is a random Llama of 50 million parameters with the lab's
+tokenizer. The goal is a factor of 2 in time and 20 % in memory.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 MODELS = {"lab": (32, 10), "lab/large": (16, 5), "llama-50m": (8, 2)}  # windows of 128 tokens, epochs
@@ -72,9 +74,12 @@ def compared(model: str, recipe: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         job, expected = planned(model, recipe, Path(folder))
         bench = Bench(reuse=False)
-        outcome = bench.carry_out(job, bench.prepare(job), Path(folder) / "checkpoint")
+        inputs = bench.prepare(job)
+        wall, processor = time.perf_counter(), time.process_time()
+        outcome = bench.carry_out(job, inputs, Path(folder) / "checkpoint")
+        share = (time.process_time() - processor) / (time.perf_counter() - wall)
     cost = outcome.tables["cost"]
-    measured = cost.groupby("stage")["seconds"].sum().to_dict()
+    measured = (cost.groupby("stage")["seconds"].sum() * share).to_dict()
     foreseen = {stage.name: stage.seconds or 0.0 for stage in expected.stages if stage.name not in ("load", "save")}
     stages = {
         name: {"forecast": foreseen.get(name, 0.0), "measured": measured.get(name, 0.0)}
@@ -105,6 +110,7 @@ def planned(model: str, recipe: str, folder: Path):
     from analysis.study.job import Job
     from analysis.study.machine import calibrate
 
+    torch.set_num_threads(1)
     machine = calibrate(torch.device("cpu"))
     samples, epochs = MODELS[model]
     job = Job(

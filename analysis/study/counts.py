@@ -1,6 +1,7 @@
 """How much work each stage of a job is, and how many tokens it reads: counted from its sizes, block by block."""
 
 from collections.abc import Callable
+from functools import partial
 
 from analysis.masks.choose import wanted_statistics
 from analysis.models.shape import BlockShape
@@ -33,15 +34,26 @@ def works(sizes: Sizes, saves: bool) -> dict[str, tuple[Work, int]]:
     return {name: one for name, one in counted.items() if one[0] != Work() and (saves or name != "save")}
 
 
-def _through(sizes: Sizes, block: BlockShape, windows: int, half: str | None = None, dtype: str | None = None) -> Work:
-    """A forward of so many windows through a block, or a half of it, chunk by chunk."""
+def _through(
+    sizes: Sizes,
+    block: BlockShape,
+    windows: int,
+    half: str | None = None,
+    *,
+    forwards: float | None = None,
+    dtype: str | None = None,
+    compute: str | None = None,
+) -> Work:
+    """A forward of so many windows through a block, or a half of it, in chunks or so many `forwards`, in the model's
+    dtype or another; compute: another one for its products."""
     return forward(
         block,
         sizes.shape.hidden,
         windows * sizes.job.length,
         length=sizes.job.length,
-        forwards=sizes.forwards(windows),
+        forwards=sizes.forwards(windows) if forwards is None else forwards,
         dtype=dtype or sizes.dtype,
+        compute=compute,
         half=half,
     )
 
@@ -170,57 +182,44 @@ def _solve(sizes: Sizes) -> tuple[Work, int]:
 
 
 def _train(sizes: Sizes) -> tuple[Work, int]:
-    recipe, solver, work, tokens = sizes.recipe, sizes.recipe.solver, Work(), 0
-    compute, whole = _compute(sizes), recipe.solver.name == "retrain"
-    distil = whole and solver.objective == "distill"
+    solver, compute, calibration = sizes.recipe.solver, _compute(sizes), sizes.texts[CALIBRATION]
+    work, looks = Work(), sizes.judged_epochs
     for visit in sizes.visits:
         blocks = sizes.blocks(visit)
         for block in blocks:
-            pieces = (
-                len(block.matrices) if recipe.unit.name == "matrix" else 2 if recipe.unit.name == "sub-block" else 1
-            )
-            once = _relabelled(_through(sizes, block, sizes.texts[CALIBRATION], dtype="float32"), compute)
-            calls = CALLS_AROUND * sizes.steps * pieces / len(blocks)
-            epoch = Work(
-                once.products,
-                passes=once.passes,
-                calls=once.calls * sizes.steps / solver.epochs / sizes.forwards(sizes.texts[CALIBRATION]),
-            )
+            through = partial(_through, sizes, block, dtype="float32", compute=compute)
             work += training(
-                epoch * solver.epochs,
+                through(calibration, forwards=sizes.steps / solver.epochs) * solver.epochs,
                 steps=sizes.steps,
                 parameters=sizes.trained(block),
                 tensors=len(block.matrices) + 2,
                 weights=solver.train == "all",
-            ) + Work(calls=calls)
-            if solver.train == "masklora":
-                work += total(
-                    product("float32", matrix.rows, solver.rank, matrix.columns) for matrix in block.matrices
-                ) * (2 * sizes.steps) + Work(passes=12.0 * block.weights * sizes.steps)
-            for label, windows in sizes.texts.items():
-                looked = sizes.judged_epochs[label]
-                work += _relabelled(_through(sizes, block, windows, dtype="float32"), compute) * looked
-                work += _relabelled(_through(sizes, block, windows), compute) * (looked * distil)
-        if whole:
-            head = _head(sizes, "float32", sizes.tokens())
-            work += training(head * solver.epochs, steps=sizes.steps, parameters=sizes.rest, tensors=3)
-            dense = total(_through(sizes, block, sizes.texts[CALIBRATION]) for block in blocks) + head
-            work += dense * (solver.epochs * distil)
-            work += total(
-                _head(sizes, "float32", sizes.tokens(label)) * looked for label, looked in sizes.judged_epochs.items()
             )
-        tokens += sizes.tokens() * solver.epochs + sum(
-            sizes.tokens(label) * looked for label, looked in sizes.judged_epochs.items()
-        )
-    return work, tokens
+            pieces = {"matrix": len(block.matrices), "sub-block": 2}.get(sizes.recipe.unit.name, 1 / len(blocks))
+            work += Work(calls=CALLS_AROUND * sizes.steps * pieces)
+            if solver.train == "masklora":
+                change = total(product("float32", m.rows, solver.rank, m.columns) for m in block.matrices)
+                work += (change * 2 + Work(passes=12.0 * block.weights)) * sizes.steps
+            work += total(through(windows) * looks[label] for label, windows in sizes.texts.items())
+    if solver.name == "retrain":
+        work += _heads(sizes)
+    read = sizes.tokens() * solver.epochs + sum(sizes.tokens(label) * count for label, count in looks.items())
+    return work, read * len(sizes.visits)
 
 
-def _relabelled(work: Work, dtype: str) -> Work:
-    """The same with all products in one dtype."""
-    products: dict[tuple[str, int], float] = {}
-    for (_, width), count in work.products.items():
-        products[dtype, width] = products.get((dtype, width), 0.0) + count
-    return Work(products, passes=work.passes, calls=work.calls)
+def _heads(sizes: Sizes) -> Work:
+    """What retraining does behind the blocks; for distillation, what the dense model does as well."""
+    solver, looks = sizes.recipe.solver, sizes.judged_epochs
+    once = _head(sizes, "float32", sizes.tokens()) * solver.epochs
+    looked = total(_head(sizes, "float32", sizes.tokens(label)) * count for label, count in looks.items())
+    work = training(once, steps=sizes.steps, parameters=sizes.rest, tensors=3) + looked
+    if solver.objective == "distill":
+        read = {CALIBRATION: looks[CALIBRATION] + solver.epochs}
+        for label, windows in sizes.texts.items():
+            dense = total(_through(sizes, block, windows) for block in sizes.shape.blocks)
+            work += dense * read.get(label, looks[label])
+        work += once + looked
+    return work
 
 
 def _refit(sizes: Sizes) -> tuple[Work, int]:

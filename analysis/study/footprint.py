@@ -41,31 +41,27 @@ def stages(sizes: Sizes, base: int, room: Held | None, saves: bool) -> dict[str,
     units = [_unit(sizes, visit) for visit in sizes.visits] if sizes.trains else [0]
     targets = _streams(sizes, room, _targets(sizes))
     grams = [_grams(sizes, block) for block in sizes.shape.blocks]
-    most = max(range(len(grams)), key=grams.__getitem__)
-    block = sizes.shape.blocks[most]
-    forward = _forward(sizes, block)
+    forward = max(_forward(sizes, block) for block in sizes.shape.blocks)
     entry = (
         _streams(sizes, room, [_hidden(sizes)[0]]) if any(len(visit.blocks) > 1 for visit in sizes.visits) else Held()
     )
-    stored = _stored(sizes)
+    resident, stored = sizes.placement == "resident", _stored(sizes)
+    whole = on(sizes.shape.parameters * sizes.item)
+    written = stored * (2 if sizes.item * sizes.shape.parameters != stored else 1)  # converted, and read back
+    refitted = max(map(_refitting(sizes), sizes.shape.blocks)) + forward
     found = {
-        "load": alone + on(sizes.shape.parameters * sizes.item) + Held(host=stored),
+        "load": alone + (whole + Held(host=stored) if resident else weights),
         "record": alone + weights + streams + on(forward),
-        "statistics": running + entry + on(forward + 2 * grams[most]),
-        "mask": running + on(grams[most] + max(_masking(sizes, one) for one in sizes.shape.blocks)),
+        "statistics": running + entry + on(forward + 2 * max(grams)),
+        "mask": running + on(max(grams) + max(_masking(sizes, one) for one in sizes.shape.blocks)),
         "repair": running + entry + on(forward + max(_repairing(sizes, one) for one in sizes.shape.blocks)),
         "target": running + targets + on(forward),
-        "solve": running
-        + targets
-        + on(max(units) if sizes.trains else forward + max(map(_refitting(sizes), sizes.shape.blocks))),
+        "solve": running + targets + on(max(units) if sizes.trains else refitted),
         "advance": running + on(2 * forward + len(sizes.texts) * sizes.shape.hidden**2 * DOUBLE),
         "measure": running + on(_logits(sizes, min(8, max(sizes.texts.values())) * sizes.job.length)),
         "tasks": running + on(_logits(sizes, 16 * 64)),
-        "shrink": alone + weights + masks + on(sizes.shape.parameters * sizes.item),
-        "save": alone
-        + weights
-        + masks
-        + Held(host=2 * stored if sizes.item * sizes.shape.parameters != stored else stored),
+        "shrink": alone + weights + masks + whole,
+        "save": alone + weights + masks + Held(host=written * resident),
     }
     return found if saves else {name: held for name, held in found.items() if name != "save"}
 

@@ -11,6 +11,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,14 +184,12 @@ def _digest(device: str) -> str:
 
 
 def calibrate(device: "torch.device") -> Machine:
-    """Time a device and its host, about a second. Each rate is that of the best of a few rounds, so that a moment in
-    which the machine is busy does not count.
+    """Time a device and its host, about a second where they are idle. Each rate is that of the best of a few rounds, so
+    that a moment in which the machine is busy does not count.
     """
     import torch
 
-    import analysis.pruning.loop  # noqa: F401  # what a run has loaded before it has a model
-
-    interpreter = memory.resident()
+    interpreter = _interpreter(device)
     with torch.inference_mode():
         products = {word: _products(device, word) for word in KINDS[device.type]}
         values = torch.rand(2**20, device=device)
@@ -221,6 +220,21 @@ def calibrate(device: "torch.device") -> Machine:
     )
 
 
+def _interpreter(device: "torch.device") -> int:
+    """Bytes of this process once all that a run uses is loaded and it has no model yet."""
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401  # loaded when they are named
+
+    import analysis.pruning.loop
+    import analysis.text.load  # noqa: F401
+
+    weight = torch.nn.Parameter(torch.rand(64, 64, device=device))
+    optimiser = torch.optim.Adam([weight])  # loads half of torch
+    (weight @ weight).sum().backward()
+    optimiser.step()
+    return memory.resident()
+
+
 def _products(device: "torch.device", word: str) -> Curve:
     """Rates of products in a dtype, or of float32 ones under `torch.set_float32_matmul_precision`."""
     import torch
@@ -242,9 +256,8 @@ def _curve_of(device: "torch.device", dtype: "torch.dtype") -> Curve:
         if spent > BUDGET:
             break
         x, w = torch.rand(TOKENS, width, device=device).to(dtype), torch.rand(width, width, device=device).to(dtype)
-        start = time.perf_counter()
-        seconds = _best(lambda x=x, w=w: x @ w, device)
-        spent = time.perf_counter() - start
+        seconds = _best(partial(torch.matmul, x, w), device)
+        spent += seconds * (ROUNDS + 1)
         curve.append((width, 2 * TOKENS * width**2 / seconds))
     return tuple(curve)
 
@@ -273,8 +286,13 @@ def _disk(data: bytes) -> float:
 
 
 def _best(work: Callable[[], object], device: "torch.device | None", rounds: int = ROUNDS) -> float:
-    """Seconds of some work, the least of a few rounds after one that does not count; next to nothing at least."""
+    """Seconds of some work, the least of a few rounds after one that does not count; next to nothing at least. On one
+    thread of a CPU they are processor seconds, which others on the machine do not lengthen.
+    """
     import torch
+
+    alone = device is not None and device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
 
     def wait() -> None:
         if device is not None and device.type == "cuda":
@@ -285,8 +303,8 @@ def _best(work: Callable[[], object], device: "torch.device | None", rounds: int
     times = []
     for _ in range(rounds + 1):
         wait()
-        start = time.perf_counter()
+        start = clock()
         work()
         wait()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return max(min(times[1:]), 1e-9)

@@ -6,6 +6,7 @@ What one block costs in a forward, in training steps and in closed forms stands 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from analysis.models.shape import ITEMS, BlockShape, MatrixShape
@@ -72,27 +73,35 @@ def product(dtype: str, rows: int, inner: int, columns: int) -> Work:
     return Work({(dtype, min(inner, columns)): 2.0 * rows * inner * columns})
 
 
+@lru_cache(4096)
 def forward(
-    block: BlockShape, hidden: int, tokens: int, *, length: int, forwards: float, dtype: str, half: str | None = None
+    block: BlockShape,
+    hidden: int,
+    tokens: int,
+    *,
+    length: int,
+    forwards: float,
+    dtype: str,
+    compute: str | None = None,
+    half: str | None = None,
 ) -> Work:
-    """A block's forward over so many tokens in windows of `length`, in so many `forwards`; half: of that half alone.
+    """A block's forward over so many tokens in windows of `length`, in so many `forwards`; half: of that half alone;
+    compute: what products are computed in, where that is not the dtype.
 
     Attention is counted as if every token looked at all of its window.
     """
-    item, matrices = ITEMS[dtype], block.matrices if half is None else block.half(half)
-    passes = tokens * item * HIDDEN_PASSES * hidden / (1 if half is None else 2)
-    products: dict[tuple[str, int], float] = {}
+    matrices, work = block.matrices if half is None else block.half(half), Work()
     for matrix in matrices:
-        key = (dtype, min(matrix.rows, matrix.columns))
-        products[key] = products.get(key, 0.0) + 2.0 * tokens * matrix.weights
+        work += product(compute or dtype, tokens, matrix.columns, matrix.rows)
+    numbers = HIDDEN_PASSES * hidden / (1 if half is None else 2)
     if half in (None, "mlp"):
-        neurons = block.consumer("mlp").columns * (len(block.half("mlp")) - 1)
-        passes += tokens * item * NEURON_PASSES * neurons
+        numbers += NEURON_PASSES * block.consumer("mlp").columns * (len(block.half("mlp")) - 1)
     if half in (None, "attention"):
         width = block.consumer("attention").columns
-        products[dtype, HEAD] = products.get((dtype, HEAD), 0.0) + 4.0 * tokens * length * width
-        passes += tokens * item * HEAD_PASSES * width
-    return Work(products, passes=passes, calls=forwards * CALLS * len(matrices) / len(block.matrices))
+        work += Work({(compute or dtype, HEAD): 4.0 * tokens * length * width})
+        numbers += HEAD_PASSES * width
+    calls = forwards * CALLS * len(matrices) / len(block.matrices)
+    return work + Work(passes=tokens * ITEMS[dtype] * numbers, calls=calls)
 
 
 def training(once: Work, *, steps: int, parameters: int, tensors: int, weights: bool = True) -> Work:

@@ -11,12 +11,12 @@ from analysis.models.anatomy import anatomy
 from analysis.models.replay import record, run
 from analysis.models.shape import shape_of
 from analysis.pruning.loop import prune
+from analysis.streams.moments import Accumulator
 from analysis.study.counts import works
 from analysis.study.footprint import CONTEXT, Held, held_in_training
 from analysis.study.forecast import duration, forecast, size
 from analysis.study.sizes import Sizes
 from analysis.study.work import HEAD, Work, forward, gram, training
-from analysis.streams.moments import Accumulator
 from tests.helpers.machines import GIB, MACHINE, job, llama_shape
 from tests.helpers.small import small_llama, windows
 
@@ -72,7 +72,7 @@ def test_operations_of_a_gram_matrix_are_those_of_its_panels(width):
     "recipe", ["wanda-50% BR+GP[epochs=1]", "wanda-50% BR+GP[epochs=1,unit=sub-block]", "wanda-50% BR+GP+CR[epochs=1]"]
 )
 def test_what_training_holds_is_what_runs_count(small, recipe):
-    """The bytes that a run counts (`held_bytes`) are foreseen to a tenth, but for the texts that it counts with them."""
+    """The bytes that a run counts (`held_bytes`) are foreseen to a tenth; it counts texts with them."""
     model, shape, asked = small
     asked = replace(asked, recipe=type(asked.recipe).parse(recipe))
     pruned = prune(model, recipe, windows(8), {"stories": windows(8, seed=1)}, measure=False)
