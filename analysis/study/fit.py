@@ -12,11 +12,12 @@ from analysis.errors import AnalysisError, ModelError, OutOfMemory, RecipeError,
 from analysis.models.load import usable_device
 from analysis.models.shape import ModelShape, model_shape
 from analysis.recipe.recipe import Recipe
+from analysis.study import footprint
 from analysis.study.footprint import Held
 from analysis.study.forecast import LONG, Forecast, forecast, size
 from analysis.study.job import Job
 from analysis.study.machine import SLOW, Machine, this_machine
-from analysis.study.sizes import PLACEMENTS
+from analysis.study.sizes import PLACEMENTS, Sizes
 
 SURE = 0.8  # of a forecast: what is free below that is too little even if the forecast is a fifth too high
 
@@ -82,7 +83,7 @@ def _numbers(job: Job, told: str, room: Held | None) -> str:
     try:
         shape, kind = model_shape(job.model), usable_device(job.device).partition(":")[0]
         expected = forecast(job, shape, kind, room=room)
-        words += f": the forecast is {_needs(expected)}"
+        words += f": the forecast is {size(expected.peak.host if kind == 'cpu' else expected.peak.device)}"
         if room is not None:
             words += f", {size(room.host if kind == 'cpu' else room.device)} were free at the beginning"
             words += f"; {advice(job, shape, expected, _less(room, expected))}"
@@ -129,17 +130,26 @@ def hopeless(expected: Forecast, room: Held) -> bool:
 def advice(job: Job, shape: ModelShape, expected: Forecast, room: Held, machine: Machine | None = None) -> str:
     """What would fit the room: every single change that does, else the fewest together, mildest first."""
 
-    def found(change: Change) -> Forecast:
+    base = machine.interpreter if machine is not None else footprint.INTERPRETER
+
+    def needs(change: Change) -> Held:
         kind = "cpu" if change.job.device == "cpu" else expected.kind
-        return forecast(change.job, shape, kind, machine, placement=change.placement, room=room)
+        return footprint.peak(
+            footprint.stages(Sizes(change.job, shape, kind, change.placement), base, room, True).values()
+        )
 
     def fits(change: Change) -> bool:
-        return not lacking(found(change), room)
+        held = needs(change)
+        return held.device <= room.device and held.host <= room.host
+
+    def told(change: Change) -> str:
+        held = needs(change)
+        return size(held.device or held.host)
 
     start = Change("", job, expected.placement)
     alone = [change for step in STEPS if (change := next(filter(fits, step(start)), None))]
     if alone:
-        return "each of these alone would fit: " + "; ".join(f"{one.words} ({_needs(found(one))})" for one in alone)
+        return "each of these alone would fit: " + "; ".join(f"{one.words} ({told(one)})" for one in alone)
     current, words = start, []
     for step in STEPS:
         changes = list(step(current))
@@ -147,13 +157,8 @@ def advice(job: Job, shape: ModelShape, expected: Forecast, room: Held, machine:
             current = next(filter(fits, changes), changes[-1])
             words.append(current.words)
             if fits(current):
-                return f"this would fit: {', '.join(words)}, together ({_needs(found(current))})"
+                return f"this would fit: {', '.join(words)}, together ({told(current)})"
     return "nor would any smaller form of it: take a machine or device with more memory, or a smaller model"
-
-
-def _needs(expected: Forecast) -> str:
-    """The memory that decides."""
-    return size(expected.peak.host if expected.kind == "cpu" else expected.peak.device)
 
 
 # --- changes, each kind from the mildest on ---------------------------------------------------------------------------

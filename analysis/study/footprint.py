@@ -1,6 +1,7 @@
 """What a run holds at once: bytes on the device and on the host in each of its stages, and on disk; counted, never
 measured."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from analysis.models.logits import LOGITS
@@ -40,30 +41,38 @@ def stages(sizes: Sizes, base: int, room: Held | None, saves: bool) -> dict[str,
     on = lambda count: _on(sizes, count)
     units = [_unit(sizes, visit) for visit in sizes.visits] if sizes.trains else [0]
     targets = _streams(sizes, room, _targets(sizes))
+    before = _streams(sizes, room, _hidden(sizes) * (sizes.recipe.unit.name == "sub-block"))  # the half's before, still
     grams = [_grams(sizes, block) for block in sizes.shape.blocks]
     forward = max(_forward(sizes, block) for block in sizes.shape.blocks)
     entry = (
         _streams(sizes, room, [_hidden(sizes)[0]]) if any(len(visit.blocks) > 1 for visit in sizes.visits) else Held()
     )
     resident, stored = sizes.placement == "resident", _stored(sizes)
-    whole = on(sizes.shape.parameters * sizes.item)
-    written = stored * (2 if sizes.item * sizes.shape.parameters != stored else 1)  # converted, and read back
+    whole = sizes.shape.parameters * sizes.item
+    written = stored * (resident and (whole != stored or sizes.kind != "cpu"))  # converted, or brought to the host
     refitted = max(map(_refitting(sizes), sizes.shape.blocks)) + forward
     found = {
-        "load": alone + (whole + Held(host=stored) if resident else weights),
+        "load": alone + (Held(on(whole).device, whole) if resident else weights),
         "record": alone + weights + streams + on(forward),
         "statistics": running + entry + on(forward + 2 * max(grams)),
         "mask": running + on(max(grams) + max(_masking(sizes, one) for one in sizes.shape.blocks)),
         "repair": running + entry + on(forward + max(_repairing(sizes, one) for one in sizes.shape.blocks)),
-        "target": running + targets + on(forward),
+        "target": running + targets + before + on(forward),
         "solve": running + targets + on(max(units) if sizes.trains else refitted),
         "advance": running + on(2 * forward + len(sizes.texts) * sizes.shape.hidden**2 * DOUBLE),
         "measure": running + on(_logits(sizes, min(8, max(sizes.texts.values())) * sizes.job.length)),
         "tasks": running + on(_logits(sizes, 16 * 64)),
-        "shrink": alone + weights + masks + whole,
-        "save": alone + weights + masks + Held(host=written * resident),
+        "shrink": alone + weights + masks + on(whole),
+        "save": alone + weights + masks + Held(host=written),
     }
-    return found if saves else {name: held for name, held in found.items() if name != "save"}
+    asked = {"repair": sizes.recipe.repair.name != "none", "tasks": sizes.job.tasks, "shrink": sizes.job.shrink}
+    return {name: held for name, held in found.items() if (asked | {"save": saves}).get(name, True)}
+
+
+def peak(held: Iterable[Held]) -> Held:
+    """The most on either side."""
+    each = list(held)
+    return Held(max(one.device for one in each), max(one.host for one in each))
 
 
 def disk(sizes: Sizes) -> int:

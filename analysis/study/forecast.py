@@ -62,7 +62,7 @@ class Forecast:
     @property
     def peak(self) -> Held:
         """The most memory held at once, on either side."""
-        return Held(max(stage.held.device for stage in self.stages), max(stage.held.host for stage in self.stages))
+        return footprint.peak(stage.held for stage in self.stages)
 
     def fullest(self, side: str) -> Stage:
         """The stage that holds the most on a side ("device", "host")."""

@@ -12,7 +12,7 @@ from analysis.models.shape import model_shape, shape_of
 from tests.helpers.families import tiny
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "bert"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gpt_neox"])
 def test_it_lists_the_matrices_that_anatomy_finds_by_running_the_model(family):
     model = tiny(family)
     shape = shape_of(model, family)
