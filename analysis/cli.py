@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 
 from analysis import storage
-from analysis.commands import check, data, evaluate, figures, lab, prune
+from analysis.commands import check, data, evaluate, figures, lab, plan, prune
 from analysis.commands import list as listing
 from analysis.commands.arguments import EXIT_CODES, Parser
 from analysis.commands.common import jsonable, say
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(ENDINGS[number.name] + ("; finished work is kept: repeat the same command to resume" if resuming else ""))
         return 128 + number
     except AnalysisError as error:
-        return _fail(out_of_memory(error.__cause__) or error)
+        return _fail(out_of_memory(error) or error)
     except Exception as error:
         if (told := out_of_memory(error)) is not None:
             return _fail(told)
@@ -103,6 +103,6 @@ def build_parser() -> Parser:
         epilog=EXIT_CODES,
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
-    for verb in (prune, check, evaluate, data, figures, listing, lab):
+    for verb in (prune, plan, check, evaluate, data, figures, listing, lab):
         verb.add(verbs)
     return parser

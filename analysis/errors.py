@@ -132,6 +132,8 @@ _NO_MEMORY = re.compile(r"can(no|')t allocate memory|out of memory|os error 12\b
 def out_of_memory(error: BaseException | None) -> OutOfMemory | None:
     """One message where Python, torch or the system ran out of memory, in `error` or its causes; None where not."""
     while error is not None:
+        if isinstance(error, OutOfMemory):
+            return error
         speaks = isinstance(error, (RuntimeError, OSError)) or type(error).__name__ == "SafetensorError"
         if (
             isinstance(error, MemoryError)

@@ -64,3 +64,8 @@ def _address_space() -> Iterator[int]:
     most = resource.getrlimit(resource.RLIMIT_AS)[0]
     if most != resource.RLIM_INFINITY:
         yield most - psutil.Process().memory_info().vms
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds now."""
+    return psutil.Process().memory_info().rss

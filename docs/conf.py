@@ -56,6 +56,7 @@ benchmarks/claims
 :caption: Using it
 
 docs/own-model
+docs/gpu
 docs/recipes
 docs/words
 docs/encoders

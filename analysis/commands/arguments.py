@@ -92,11 +92,15 @@ def add_device(verb: Parser) -> None:
     )
 
 
-def add_windows(verb: Parser, samples_help: str, seed_help: str, length: int | None = None) -> None:
-    """Which windows of a text; `length` is their default length, None = it must be given."""
+def add_windows(
+    verb: Parser, samples_help: str, seed_help: str, length: int | None = None, *, required: bool = True
+) -> None:
+    """Which windows of a text; `length` is their default length, None = it must be given where it is `required`."""
     verb.add_argument("--samples", type=int, metavar="N", help=samples_help)
     meaning = "tokens per window; at most the model's context" + (f"; default {length}" if length else "")
-    verb.add_argument("--length", type=int, required=length is None, default=length, metavar="L", help=meaning)
+    verb.add_argument(
+        "--length", type=int, required=required and length is None, default=length, metavar="L", help=meaning
+    )
     verb.add_argument("--seed", type=int, default=0, metavar="S", help=seed_help)
     verb.add_argument(
         "--separator",

@@ -40,12 +40,29 @@ def add(verbs) -> None:
         SOURCE_HELP + "\n\nAn interrupted run resumes when the same command is repeated.",
     )
     add_model(verb)
+    add_job(verb)
+    verb.add_argument(
+        "--anyway", action="store_true", help="begin although the forecast says that memory cannot be enough"
+    )
+    verb.add_argument(
+        "--out",
+        type=paths.expanded,
+        required=True,
+        metavar="DIR",
+        help="a new or empty folder, or that of the interrupted run",
+    )
+
+
+def add_job(verb, *, required: bool = True) -> None:
+    """The arguments that say what is done, but for the model; required: whether texts must be named."""
     verb.add_argument("--recipe", metavar="TEXT", help='criterion, pattern and method, such as "wanda-50%% BR+GP"')
     verb.add_argument("--recipe-file", type=paths.expanded, metavar="TOML", help="the recipe as a TOML file instead")
-    verb.add_argument("--calibration", required=True, metavar="SOURCE", help="text that masks and reconstruction see")
+    verb.add_argument(
+        "--calibration", required=required, metavar="SOURCE", help="text that masks and reconstruction see"
+    )
     verb.add_argument(
         "--held-out",
-        required=True,
+        required=required,
         action="append",
         metavar="[LABEL=]SOURCE",
         help="text they never see; may be given several times, LABEL names it in the tables",
@@ -54,6 +71,7 @@ def add(verbs) -> None:
         verb,
         "calibration windows; default 128",
         "of the windows drawn, and of masks and shuffling unless the recipe has its own `[seed=N]`; default 0",
+        required=required,
     )
     verb.set_defaults(samples=128)
     verb.add_argument(
@@ -130,17 +148,11 @@ def add(verbs) -> None:
             " model's own files"
         ),
     )
-    verb.add_argument(
-        "--out",
-        type=paths.expanded,
-        required=True,
-        metavar="DIR",
-        help="a new or empty folder, or that of the interrupted run",
-    )
 
 
 def run(args: argparse.Namespace) -> Report:
     """The verb. Raises: AnalysisError of every kind, each before any work where it can be known."""
+    from analysis.study.fit import look_ahead, memory_told
     from analysis.study.run import Bench
 
     contents = Contents()
@@ -157,8 +169,9 @@ def run(args: argparse.Namespace) -> Report:
         return report(args.out, answers.add(job, request, asked, args.out))
     if state == "resume":
         say(f"resuming the run in {args.out}")
+    look_ahead(job, say, anyway=args.anyway)
     bench = Bench(reuse=False, say=say)
-    with out_folder.claimed(args.out, request, state):
+    with out_folder.claimed(args.out, request, state), memory_told(job):
         inputs = bench.prepare(job)
         weights = sum(parameter.numel() * parameter.element_size() for parameter in inputs.dense.model.parameters())
         out_folder.check_room(
@@ -179,7 +192,24 @@ def read_job(args: argparse.Namespace, contents: Contents) -> Job:
 
     Raises: the one thing that is wrong, or UsageError listing all of them.
     """
-    problems, recipe = Problems(), None
+    problems = Problems()
+    values = job_values(args, problems)
+    problems.errors += job_problems(values, flag, contents)
+    if args.added is not None and args.added_samples == 0:
+        problems.add(unpaired(flag))
+    elif values["recipe"] is not None:
+        check_seen(problems, values["recipe"], args.added is not None)
+    with problems.catch():
+        out_folder.check_place(args.out)
+        if not out_folder.is_complete(args.out):
+            out_folder.check_writable(args.out)
+    problems.raise_any()
+    return Job(**values)
+
+
+def job_values(args: argparse.Namespace, problems: Problems) -> dict[str, Any]:
+    """The fields of a `Job` as the arguments give them; a recipe that cannot be read is None, and a problem."""
+    recipe = None
     with problems.catch():
         recipe = read_recipe(args.recipe, args.recipe_file)
         recipe = replace(recipe, seed=recipe.seed or max(args.seed, 0))
@@ -203,18 +233,7 @@ def read_job(args: argparse.Namespace, contents: Contents) -> Job:
         "drop_overlap",
     )
     more = ("added", "added_samples", "documents", "shrink", "validation", "held_out_every", "full_test", "placement")
-    values |= {name: getattr(args, name) for name in (*same, *more)}
-    problems.errors += job_problems(values, flag, contents)
-    if args.added is not None and args.added_samples == 0:
-        problems.add(unpaired(flag))
-    elif recipe is not None:
-        check_seen(problems, recipe, args.added is not None)
-    with problems.catch():
-        out_folder.check_place(args.out)
-        if not out_folder.is_complete(args.out):
-            out_folder.check_writable(args.out)
-    problems.raise_any()
-    return Job(**values)
+    return values | {name: getattr(args, name) for name in (*same, *more)}
 
 
 def every(text: str) -> int | str:

@@ -157,6 +157,18 @@ def anatomy(model: nn.Module) -> Anatomy:
     return Anatomy(config.model_type, path, blocks)
 
 
+def structure(model: nn.Module) -> list[tuple[nn.Module, dict[str, tuple[nn.Linear | Conv1D, str]]]]:
+    """Every block with its matrices by name, each with the half it is in ("attention", "mlp"), as the modules alone
+    show them: nothing is run, so that a model without weights (on the meta device) will do. Raises UnsupportedModel.
+    """
+    path, modules = find_blocks(cast("PreTrainedModel", model))
+    parts = [_parts(f"{path}.{index}", module, loaded=False) for index, module in enumerate(modules)]
+    return [
+        (module, {name: (matrix, part.halves[_child(name)]) for name, matrix in part.matrices.items()})
+        for module, part in zip(modules, parts, strict=True)
+    ]
+
+
 def anatomy_of_copy(original: Anatomy, model: nn.Module) -> Anatomy:
     """The anatomy of a deep copy of the model that `original` was taken of, without running it again."""
 
@@ -255,9 +267,10 @@ def _looks_like_blocks(modules: nn.ModuleList) -> bool:
     )
 
 
-def _parts(name: str, block: nn.Module) -> _Parts:
+def _parts(name: str, block: nn.Module, *, loaded: bool = True) -> _Parts:
     _refuse_experts(name, block)
-    refuse_changed(name, block)
+    if loaded:
+        refuse_changed(name, block)
     matrices = {key: module for key, module in block.named_modules() if is_matrix(module)}
     norms = {key: module for key, module in block.named_modules() if is_norm(module)}
     for key, module in block.named_modules():

@@ -145,6 +145,19 @@ def fetch(name: str) -> tuple[Path, str]:
     return folder, _local_fingerprint(place, name) if source.folder else f"hub:{source.hub_id}@{place.name}"
 
 
+def config_folder(name: str) -> Path:
+    """The folder in which a model's config.json is, whether or not there are weights; of a hub model that file alone is
+    fetched. Raises ModelError as `find`, or where the hub does not give it.
+    """
+    source = find(name)
+    if source.folder is not None:
+        return unpacked(source.folder, name)
+    from huggingface_hub import hf_hub_download
+
+    get = lambda: hf_hub_download(source.hub_id, "config.json", revision=source.revision)
+    return Path(_ask_hub(source, get)).parent
+
+
 def fingerprint(name: str) -> str:
     """A text that changes when the model changes: sha256 of config.json, tokenizer and weight files, or
     "hub:id@commit".

@@ -132,7 +132,7 @@ def load_model(
 
     from analysis.models.task_heads import head, prove_head
 
-    name, device = model_name(name), _device(device)
+    name, device = model_name(name), usable_device(device)
     check_dtype(dtype)
     check_placement(placement)
     folder, print_ = fetch(name)
@@ -183,7 +183,37 @@ def placed(model: LoadedModel, placement: str) -> LoadedModel:
     return load_model(model.name, device=str(model.device), dtype=dtype, placement=placement)
 
 
-def _device(name: str) -> str:
+def described_model(folder: Path, name: str) -> "PreTrainedModel":
+    """The model that the config.json of a folder describes, without weights: on torch's meta device, in float32.
+
+    Raises ModelError where transformers cannot build it, UnsupportedModel for a model of another kind or one whose
+    weights are quantized.
+    """
+    import torch
+    from transformers.initialization import no_init_weights
+
+    raw = read_config(folder, name)
+    if raw.get("quantization_config"):
+        raise UnsupportedModel(f"model {name!r}: its weights are quantized; name the unquantized original")
+    with quiet():
+        config, _ = _read_config(folder, name, raw)
+        kind = _auto_class(config)
+        if type(config) not in kind._model_mapping:  # type: ignore[operator]  # set in every auto class
+            raise UnsupportedModel(f"model {name!r}: {_kind_of(config)}")
+        try:
+            with torch.device("meta"), no_init_weights():
+                model = kind.from_config(config, dtype=torch.float32)
+                model.tie_weights()
+        except Exception as error:  # transformers raises every kind of error for a bad config
+            raise ModelError(
+                f"model {name!r}: transformers cannot build what {folder / 'config.json'} describes"
+                f" ({first_line(error)})"
+            ) from error
+    return cast("PreTrainedModel", model)
+
+
+def usable_device(name: str) -> str:
+    """The device of this machine that a name stands for ("auto": the fastest). Raises UsageError where it has none."""
     import torch
 
     if not isinstance(name, str):

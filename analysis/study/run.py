@@ -338,13 +338,14 @@ def store_run(job: Job, folder: RunFolder, bench: Bench, threads: int) -> Stored
     meanwhile.
     """
     from analysis.pruning.checkpoint import computing_with, kept_threads
+    from analysis.study.fit import memory_told
 
     with folder.hold():
         if (run := folder.read()) is not None:
             return run
         folder.begin(job.to_dict())
         bench.threads = kept_threads(folder.checkpoint) or threads
-        with computing_with(bench.threads):
+        with computing_with(bench.threads), memory_told(job):
             outcome = bench.carry_out(job, bench.prepare(job), folder.checkpoint)
         return folder.write(outcome.tables, outcome.provenance)
 
