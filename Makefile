@@ -1,4 +1,4 @@
-# make figures   run the notebooks on the embedded lab; figures/ is written anew
+# make figures   run the notebooks on the embedded lab, those that are not fresh; figures/ is written anew
 # make check     format, lint, types and the quick tests: under two minutes on two cores, before every commit
 # make test      the same, then all tests, and the notebooks at their smoke size
 # make test-gpu  the tests that need a CUDA device, alone
@@ -32,10 +32,10 @@ lint: $(READY)
 	$(RUN) -m mypy
 
 check: lint
-	$(TESTS) -p no:nbval -m "not slow" tests
+	$(TESTS) -m "not slow" tests
 
 test: lint
-	$(TESTS) tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout 300
+	$(TESTS) tests
 
 test-gpu: $(READY)
 	$(TESTS) -p no:nbval -m gpu tests

@@ -648,8 +648,9 @@ def test_figures_passes_its_arguments_on_and_says_where_things_are(tmp_path, cap
 
     asked = {}
 
-    def run(preset, *, only, overrides, figures_dir):
+    def run(preset, *, only, overrides, figures_dir, **more):
         asked.update(preset=preset, only=only, overrides=overrides, figures_dir=figures_dir)
+        asked.update({name: more[name] for name in ("workers", "force")})
         return [runner.NotebookRun("01", "completed", 1.5, tmp_path / "01.ipynb")]
 
     monkeypatch.setattr(runner, "run_suite", run)
@@ -667,6 +668,9 @@ def test_figures_passes_its_arguments_on_and_says_where_things_are(tmp_path, cap
                 "model=a=b",
                 "--figures",
                 str(tmp_path),
+                "--workers",
+                "3",
+                "--force",
                 "--json",
             ]
         )
@@ -677,6 +681,8 @@ def test_figures_passes_its_arguments_on_and_says_where_things_are(tmp_path, cap
         "only": ["01"],
         "overrides": {"epochs": "5", "model": "a=b"},
         "figures_dir": tmp_path,
+        "workers": 3,
+        "force": True,
     }
     document = json.loads(capsys.readouterr().out)
     assert document["notebooks"][0]["path"] == str(tmp_path / "01.ipynb") and document["figures"] == str(tmp_path)
@@ -690,7 +696,7 @@ def test_figures_are_drawn_elsewhere_and_compared_with_those_there(value, code, 
     (tmp_path / "02_other.csv").write_text("method,value\nLR,1.0\n")
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
-    def run(preset, *, only, overrides, figures_dir):
+    def run(preset, *, only, overrides, figures_dir, **more):
         Path(figures_dir, "01_first.csv").write_text(f"method,value\nLR,{value}\n")
 
     monkeypatch.setattr(runner, "run_suite", run)

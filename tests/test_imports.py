@@ -4,8 +4,10 @@
 """
 
 import ast
+import json
 import subprocess
 import sys
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -42,6 +44,11 @@ def room_of(file: Path) -> str:
     return file.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
+@cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text("utf-8"))
+
+
 def imports(tree: ast.Module, file: Path):
     """Every imported module of the package as (dotted name below `analysis`, line); type-checking imports never run."""
     idle = {
@@ -71,7 +78,7 @@ def test_a_room_imports_only_rooms_below_it(file):
     if room in ANYTHING:
         return
     assert room in ALLOWED, f"{file.name}: {room} is on no floor; place it in FLOORS"
-    for name, line in imports(ast.parse(file.read_text("utf-8")), file):
+    for name, line in imports(tree_of(file), file):
         if name.split(".")[0] == room or name == "analysis":
             continue
         below = any(name == other or name.startswith(other + ".") for other in ALLOWED[room])
@@ -90,7 +97,7 @@ def file_graph() -> dict[str, set[str]]:
     for file in FILES:
         if module_of(file) == "__init__":
             continue  # the public names, fetched when first used
-        names = {name for name, _ in imports(ast.parse(file.read_text("utf-8")), file)}
+        names = {name for name, _ in imports(tree_of(file), file)}
         graph[module_of(file)] = {
             next((m for m in (name, name.rpartition(".")[0]) if m in modules), "") for name in names
         }
@@ -124,7 +131,7 @@ def test_the_walk_sees_upward_imports_in_every_form():
 
 def test_nothing_imports_notebooks_or_tests():
     for file in FILES:
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        for node in ast.walk(tree_of(file)):
             module = node.module if isinstance(node, ast.ImportFrom) else None
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [module or ""]
             assert not {name.split(".")[0] for name in names} & {"tests", "notebooks"}, file
@@ -142,13 +149,24 @@ LIGHT = [
 ]
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_importing_loads_no_torch(module):
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, list[str]]:
+    """What of the heavy packages each light module has loaded, imported one after another in a fresh interpreter."""
     heavy = {"torch", "transformers", "datasets", "papermill", "ipywidgets"}
-    code = f"import sys, {module}; print(*sorted(set(sys.modules) & {heavy!r}))"
+    code = (
+        "import importlib, json, sys\nloaded = {}\n"
+        f"for module in {LIGHT!r}:\n    before = set(sys.modules)\n    importlib.import_module(module)\n"
+        f"    loaded[module] = sorted((set(sys.modules) - before) & {heavy!r})\n"
+        "print(json.dumps(loaded))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert not done.stdout.split(), f"import {module} loads {done.stdout.strip()}"
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_importing_loads_no_torch(loaded, module):
+    assert not loaded[module], f"import {module} loads {', '.join(loaded[module])}"
 
 
 def picture() -> str:

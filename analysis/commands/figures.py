@@ -2,15 +2,22 @@
 
 import argparse
 import os
+import shutil
 import tempfile
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from analysis import paths
 from analysis.commands import out_folder
 from analysis.commands.arguments import add_verb
-from analysis.commands.common import Report, jsonable, table
-from analysis.errors import SuiteError, UsageError
+from analysis.commands.common import Report, jsonable, say, table
+from analysis.errors import SuiteError, UsageError, count_problem
+
+if TYPE_CHECKING:
+    from analysis.suite.runner import NotebookRun
 
 
 def add(verbs) -> None:
@@ -39,6 +46,14 @@ def add(verbs) -> None:
         help="where figures go; default figures/ for the lab preset as it stands, else data/runs/figures/PRESET",
     )
     verb.add_argument(
+        "--workers", type=int, metavar="N", help="notebooks at once; default as many as there are cores and memory for"
+    )
+    verb.add_argument(
+        "--force",
+        action="store_true",
+        help="run notebooks that are fresh, too: whose figures are there and come from the same sources and parameters",
+    )
+    verb.add_argument(
         "--dry-run",
         action="store_true",
         help="run nothing: say where every model, text and task that the notebooks name would come from",
@@ -57,35 +72,93 @@ def add(verbs) -> None:
 
 
 def figures(args: argparse.Namespace) -> Report:
-    """Run notebooks and say where their executed copies and figures are, or with --check whether the figures there are
-    those that come out now. Raises: UsageError, SuiteError.
+    """Run notebooks and say where their executed copies, their figures and the report on them are, or with --check
+    whether the figures there are those that come out now. Raises: UsageError, SuiteError.
     """
-    from analysis.suite.runner import figures_folder, run_suite
+    from analysis.suite.runner import copies_folder, failed, figures_folder, run_suite
 
     _choose_executor(args.executor)
     if args.figures is not None and not args.check:
         out_folder.check_place(args.figures, "--figures")
         out_folder.check_writable(args.figures, "--figures")
-    overrides = {}
-    for setting in args.set:
+    if args.workers is not None and (problem := count_problem("--workers", args.workers)):
+        raise UsageError(problem)
+    overrides = _overrides(args.set)
+    if args.dry_run:
+        from analysis.commands.dry_run import dry_run
+        from analysis.suite.suite import plan
+
+        return dry_run(plan(args.preset, args.only, overrides))
+    folder = figures_folder(args.preset, overrides, args.figures)
+    if args.check:
+        return _check(args, overrides, folder)
+    with _tables_before(args.preset, overrides, folder) as before:
+        runs = run_suite(
+            args.preset,
+            only=args.only,
+            overrides=overrides,
+            figures_dir=args.figures,
+            workers=args.workers,
+            force=args.force,
+            check=False,
+            say=say,
+        )
+        report = _reported(runs, before, copies_folder(args.preset), args.preset)
+    rows = [(run.name, run.status, f"{run.seconds:.1f}", str(run.path)) for run in runs]
+    text = table(("notebook", "status", "seconds", "executed copy"), rows) + f"\n\nfigures  {folder}"
+    document: dict[str, Any] = {
+        "figures": str(folder),
+        "notebooks": [asdict(run) | {"path": str(run.path)} for run in runs],
+    }
+    if report is not None:
+        text += f"\nreport   {report}"
+        document["report"] = str(report)
+    return Report(text, document, failed(runs))
+
+
+def _overrides(settings: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE` of --set. Raises UsageError."""
+    overrides: dict[str, str] = {}
+    for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name:
             raise UsageError(f"--set {setting}: write NAME=VALUE")
         if name in overrides:
             raise UsageError(f"--set {setting}: {name} is set twice")
         overrides[name] = value
-    if args.dry_run:
-        from analysis.commands.dry_run import dry_run
-        from analysis.suite.suite import plan
+    return overrides
 
-        return dry_run(plan(args.preset, args.only, overrides))
-    if args.check:
-        return _check(args, overrides, figures_folder(args.preset, overrides, args.figures))
-    runs = run_suite(args.preset, only=args.only, overrides=overrides, figures_dir=args.figures)
-    folder = figures_folder(args.preset, overrides, args.figures)
-    rows = [(run.name, run.status, f"{run.seconds:.1f}", str(run.path)) for run in runs]
-    text = table(("notebook", "status", "seconds", "executed copy"), rows) + f"\n\nfigures  {folder}"
-    return Report(text, {"figures": str(folder), "notebooks": [asdict(run) | {"path": str(run.path)} for run in runs]})
+
+@contextmanager
+def _tables_before(preset: str, overrides: Mapping[str, str], folder: Path) -> Iterator[Path]:
+    """A copy of the tables that new ones are compared with: the committed ones for the lab preset as it stands, else
+    those that lie where the figures go.
+    """
+    from analysis.suite.runner import figures_folder
+
+    committed = figures_folder(preset, overrides)
+    there = committed if any(committed.glob("*.csv")) and committed == paths.figures() else folder
+    with tempfile.TemporaryDirectory(prefix="analysis-figures-") as kept:
+        for file in there.glob("*.csv"):
+            shutil.copy(file, kept)
+        yield Path(kept)
+
+
+def _reported(runs: Sequence["NotebookRun"], before: Path, copies: Path, preset: str) -> Path | None:
+    """Keep with each notebook that ran how its tables compare with those before, and write the report."""
+    from analysis.present.comparison import DIFFERENT, MISSING, compare_figures
+    from analysis.suite import records
+    from analysis.suite.report import write_report
+
+    for run in runs:
+        record = records.read(run.path)
+        if run.status == "fresh" or record is None:
+            continue
+        names = [name.removesuffix(".csv") for name in record.figures if name.endswith(".csv")]
+        if names and any(before.glob("*.csv")):
+            rows = jsonable(compare_figures(before, Path(record.folder), names).to_dict("records"))
+            records.write(run.path, replace(record, compared=rows))
+    return write_report(copies, preset, differing=(DIFFERENT, MISSING))
 
 
 def _choose_executor(text: str | None) -> None:
@@ -100,12 +173,21 @@ def _choose_executor(text: str | None) -> None:
 def _check(args: argparse.Namespace, overrides: dict[str, str], there: Path) -> Report:
     """Draw the chosen figures into a folder of their own and compare them with those in `there`."""
     from analysis.present.comparison import DIFFERENT, MISSING, NEW, TOLERANCE, compare_figures
-    from analysis.suite.runner import run_suite
+    from analysis.suite.runner import copies_folder, run_suite
 
     if not any(there.glob("*.csv")):
         raise UsageError(f"--check: no figures lie in {there}; draw them first, or say where they are with --figures")
     with tempfile.TemporaryDirectory(prefix="analysis-figures-") as folder:
-        run_suite(args.preset, only=args.only, overrides=overrides, figures_dir=folder)
+        run_suite(
+            args.preset,
+            only=args.only,
+            overrides=overrides,
+            figures_dir=folder,
+            copies=copies_folder(f"{args.preset}-check"),
+            workers=args.workers,
+            force=True,
+            say=say,
+        )
         drawn = {file.stem for file in Path(folder).glob("*.csv")}
         compared = compare_figures(there, Path(folder), drawn if args.only else None)
     rows = [

@@ -47,11 +47,16 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Plan:
-    """One notebook to run: its name, its file and every parameter that is set, typed."""
+    """One notebook to run: its name, its file and every parameter that is set, typed.
+
+    alone: nothing may run beside it, since it measures times (a cell tagged `timed`), or since a model of it is not one
+    of the lab's, whose runs take a machine to themselves.
+    """
 
     name: str
     path: Path
     parameters: Mapping[str, Any]
+    alone: bool = False
 
 
 def _scalar(kind: str, value: Any) -> Any:
@@ -73,14 +78,7 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
     Raises SuiteError if the file is missing or no notebook, has not exactly one such cell, or the cell holds anything
     but `NAME: type = literal` lines (a value derived there would keep its default when another parameter is injected).
     """
-    try:
-        cells = storage.read_json(path)["cells"]
-    except FileNotFoundError:
-        have = ", ".join(sorted(p.stem for p in path.parent.glob("*.ipynb"))) or "none"
-        raise SuiteError(f"notebook {path.stem}: no file {path.name} in {path.parent.name}/ (there: {have})") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SuiteError(f"notebook {path.stem}: {path.name} is not a notebook ({error})") from None
-    tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    tagged = ["".join(cell["source"]) for cell in read_cells(path) if "parameters" in _tags(cell)]
     if len(tagged) != 1:
         raise SuiteError(f"notebook {path.stem}: {len(tagged)} cells are tagged `parameters`, exactly one is needed")
     try:
@@ -96,6 +94,29 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
             " type"
         )
     return {p.name: p for p in parameters}
+
+
+def read_cells(path: Path) -> list[dict[str, Any]]:
+    """The cells of a notebook. Raises SuiteError if the file is missing or no notebook."""
+    try:
+        return list(storage.read_json(path)["cells"])
+    except FileNotFoundError:
+        have = ", ".join(sorted(p.stem for p in path.parent.glob("*.ipynb"))) or "none"
+        raise SuiteError(f"notebook {path.stem}: no file {path.name} in {path.parent.name}/ (there: {have})") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SuiteError(f"notebook {path.stem}: {path.name} is not a notebook ({error})") from None
+
+
+def _tags(cell: Mapping[str, Any]) -> list[str]:
+    return cell.get("metadata", {}).get("tags", [])
+
+
+def _alone(path: Path, parameters: Mapping[str, Parameter], given: Mapping[str, Any]) -> bool:
+    """See `Plan`."""
+    named = [given.get(name, parameters[name].default) for name in ("MODEL", "MODELS") if name in parameters]
+    models = [model for value in named for model in (value if isinstance(value, list) else [value])]
+    lab = all(model == "lab" or model.startswith("lab/") for model in models)
+    return not lab or any("timed" in _tags(cell) for cell in read_cells(path))
 
 
 def _parameter(line: ast.stmt) -> Parameter:
@@ -166,7 +187,8 @@ def plan(
             **{key: value for key, value in overrides.items() if key in known},
             **always,
         }
-        plans.append(Plan(name, folder / f"{name}.ipynb", _typed(name, given, known, problems)))
+        path, typed = folder / f"{name}.ipynb", _typed(name, given, known, problems)
+        plans.append(Plan(name, path, typed, alone=_alone(path, known, typed)))
     problems += [f"no chosen notebook has a parameter {key}{_hint(key, used)}" for key in overrides if key not in used]
     if problems:
         raise SuiteError("suite: nothing was run: " + "; ".join(problems))

@@ -280,11 +280,14 @@ def test_ridge_is_the_best_of_its_layer_and_says_by_how_much(streams):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("refinement", ["swaps", "fw"])
+@pytest.mark.parametrize("refinement, options", [("swaps", ""), ("fw", "[iterations=200]")])
 @pytest.mark.parametrize("pattern", ["60%", "2:4"])
-def test_refinement_lowers_every_layer_s_error_and_keeps_the_counts(refinement, pattern):
+def test_refinement_lowers_every_layer_s_error_and_keeps_the_counts(refinement, options, pattern):
     dense, w = small_llama(blocks=2), windows(16)
-    plain, refined = (prune(dense, Recipe.parse(f"wanda{word}-{pattern} LR"), w) for word in ("", f"+{refinement}"))
+    plain, refined = (
+        prune(dense, Recipe.parse(recipe), w)
+        for recipe in (f"wanda-{pattern} LR", f"wanda+{refinement}-{pattern}{options} LR")
+    )
     layers = refined.tables["layers"]
     assert list(layers.action.unique()) == [refinement] and (layers.error_after <= layers.error_before).all()
     assert layers.error_after.sum() < layers.error_before.sum()
