@@ -8,7 +8,7 @@ from pathlib import Path
 from analysis import paths
 from analysis.commands import out_folder
 from analysis.commands.arguments import add_verb
-from analysis.commands.common import Report, jsonable, table
+from analysis.commands.common import Report, jsonable, say, table
 from analysis.errors import SuiteError, UsageError
 
 
@@ -54,6 +54,7 @@ def figures(args: argparse.Namespace) -> Report:
     those that come out now. Raises: UsageError, SuiteError.
     """
     from analysis.suite.runner import figures_folder, run_suite
+    from analysis.suite.suite import cost, plan
 
     if args.figures is not None and not args.check:
         out_folder.check_place(args.figures, "--figures")
@@ -68,11 +69,12 @@ def figures(args: argparse.Namespace) -> Report:
         overrides[name] = value
     if args.dry_run:
         from analysis.commands.dry_run import dry_run
-        from analysis.suite.suite import plan
 
         return dry_run(plan(args.preset, args.only, overrides))
     if args.check:
         return _check(args, overrides, figures_folder(args.preset, overrides, args.figures))
+    if words := cost(args.preset):
+        say(words)
     runs = run_suite(args.preset, only=args.only, overrides=overrides, figures_dir=args.figures)
     folder = figures_folder(args.preset, overrides, args.figures)
     rows = [(run.name, run.status, f"{run.seconds:.1f}", str(run.path)) for run in runs]
