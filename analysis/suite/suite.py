@@ -21,7 +21,7 @@ from analysis.errors import SuiteError
 
 TYPES = ("str", "int", "float", "bool", "list[str]", "list[int]", "list[float]")
 SHARED = "all"  # the part of a preset that goes to every notebook
-ABOUT = "about"  # the part that says what a preset costs: minutes on two idle cores, and GiB of memory
+ABOUT = "about"  # the part that says what a preset costs: minutes on two idle cores and GiB of memory, estimated
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def cost(preset: str, folder: Path | None = None) -> str:
     if not said:
         return ""
     return (
-        f"preset {preset}: about {said['minutes']:g} minutes on two idle cores if nothing of it is stored, and"
+        f"preset {preset}: an estimated {said['minutes']:g} minutes on two idle cores where nothing of it is stored,"
         f" {said['gib']:g} GiB of memory"
     )
 

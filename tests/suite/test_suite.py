@@ -131,7 +131,9 @@ def test_every_preset_of_the_project_fits_its_notebooks():
     assert {"lab", "smoke", "paper"} <= set(presets)
     for preset in presets:
         plans = plan(preset, always={"PRESET": preset, "FIGURES": ""})
-        assert [one.name for one in plans] == sorted(path.stem for path in paths.notebooks().glob("*.ipynb"))
+        names, every = [one.name for one in plans], sorted(path.stem for path in paths.notebooks().glob("*.ipynb"))
+        assert names == [name for name in every if name in names]
+        assert names == every or preset.startswith("real")
 
 
 def test_the_smoke_preset_is_the_notebooks_own_defaults():
@@ -211,7 +213,7 @@ def test_what_a_preset_takes_is_said_and_is_no_notebook(folder):
     suite = folder / "suite.toml"
     suite.write_text(suite.read_text() + "[presets.tiny.about]\nminutes = 30\ngib = 2.5\n")
     assert cost("tiny", folder) == (
-        "preset tiny: about 30 minutes on two idle cores if nothing of it is stored, and 2.5 GiB of memory"
+        "preset tiny: an estimated 30 minutes on two idle cores where nothing of it is stored, 2.5 GiB of memory"
     )
     assert cost("lab", folder) == "" and [p.name for p in plan("tiny", folder=folder)] == ["01_first"]
 
