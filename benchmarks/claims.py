@@ -3,18 +3,17 @@
     python benchmarks/claims.py lab --pattern 50% --high 60%
     python benchmarks/claims.py STORIES260K --text TINYSTORIES --wrong C4 --separator "<|endoftext|>" --pattern 30%
     --high 40%
-    python benchmarks/claims.py --write benchmarks/claims.md       # all models' results side by side
+    python benchmarks/claims.py      # claims.md and figures/claims.* anew from claims.csv
 
 Claims on methods are in `claims_methods.py`, on data, tasks and size in `claims_data.py`, on whole heads and neurons in
-`claims_structured.py` (--about runs some of them). Each claim is one number per seed, made so that the claim holds
-where it is above zero: mostly the percentage by which one thing lies below another. Reported are mean and standard
-deviation over seeds; "holds" wants the mean at least two standard errors above zero, "fails" the same below, and
-anything between is "undecided". STORIES260K is the folder of karpathy's tinyllamas model, TINYSTORIES a file of the
-text it was trained for, C4 a file of any other text. Runs are kept in the store.
+`claims_structured.py` (--about runs some of them), those that have no row in `claims_elsewhere.py`. Each claim is one
+number per seed, made so that the claim holds where it is above zero: mostly the percentage by which one thing lies
+below another. They are written to `claims.csv`, one row for each seed, in place of the rows of that model; the verdicts
+are those of `analysis.present.forest`. STORIES260K is the folder of karpathy's tinyllamas model, TINYSTORIES a file of
+the text it was trained for, C4 a file of any other text. Runs are kept in the store.
 """
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -22,20 +21,25 @@ import claims_data
 import claims_methods
 import claims_structured
 import pandas as pd
-from claims_base import Claim, Results, verdict
+from claims_base import Claim, Results
+from claims_elsewhere import ELSEWHERE
 
-from analysis import paths
-from analysis.study.job import grid
+from analysis import paths, storage
+from analysis.present import forest
+from analysis.present.footer import commit
+from analysis.present.provenance import write_svg
+from analysis.present.style import in_style
 from analysis.study.results import Study
 from analysis.study.sweep import run_study
 
-ABOUT = ("methods", "data", "structured")
+HERE = Path(__file__).resolve().parent
+CLAIMS = {"methods": claims_methods.CLAIMS, "data": claims_data.CLAIMS, "structures": claims_structured.CLAIMS}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?")
-    parser.add_argument("--about", choices=ABOUT, action="append", help="default all")
+    parser.add_argument("--about", choices=CLAIMS, action="append", help="default all")
     parser.add_argument(
         "--text",
         help=(
@@ -52,71 +56,118 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--write", type=Path, help="write the table of all models run so far to this Markdown file")
+    parser.add_argument("--csv", type=Path, default=HERE / "claims.csv", help="default claims.csv, here")
     given = parser.parse_args()
-    kept = paths.runs() / "claims"
-    kept.mkdir(parents=True, exist_ok=True)
-    for about in (given.about or ABOUT) if given.model else ():
-        keep(given, about, kept)
-    if given.write:
-        given.write.write_text(report(kept), encoding="utf-8")
+    for about in (given.about or CLAIMS) if given.model else ():
+        rows = measured(given, about)
+        storage.write(given.csv, in_order(kept(given.csv), rows).to_csv(index=False, lineterminator="\n"))
+    if given.csv.parent == HERE:
+        draw(kept(given.csv))
 
 
-def keep(given: argparse.Namespace, about: str, kept: Path) -> None:
-    """Run what the claims of one kind need, print how they fare, and keep it as JSON."""
-    study, names, claims = {"methods": methods, "data": data, "structured": structured}[about](given)
-    results = [Results(names, study, given.pattern, given.high, seed) for seed in given.seeds]
+def kept(file: Path) -> pd.DataFrame:
+    """The table of claims as it is."""
+    if not file.is_file():
+        return pd.DataFrame(columns=forest.COLUMNS)
+    return pd.read_csv(file, keep_default_na=False, na_values={"value": [""], "std": [""]})
+
+
+def measured(given: argparse.Namespace, about: str) -> pd.DataFrame:
+    """Run what the claims of one kind need: a row for each claim and seed that the model can answer."""
+    study, names = {"methods": methods, "data": data, "structures": structured}[about](given)
+    only = {"samples": given.samples} if about == "methods" else {}
+    results = [Results(names, study, given.pattern, given.high, seed, only) for seed in given.seeds]
+    ran = {"commit": commit() or "", "versions": said_versions()}
+    return pd.DataFrame(
+        [
+            said(claim, about)
+            | {"model": Path(given.model).name, "options": setting(given, about), "kind": forest.SEEDWISE}
+            | {"seed": result.seed, "value": claim.margin(result), "std": math.nan, "seeds": 1, **ran}
+            for claim in CLAIMS[about]
+            if claim.only in ("", given.model)
+            for result in results
+        ],
+        columns=forest.COLUMNS,
+    )
+
+
+def said(claim: Claim, about: str) -> dict[str, str]:
+    """The words of a claim."""
+    text = claim.text.format(pattern="the lower sparsity", high="the higher sparsity")
+    words = {"claim": text, "source": claim.source, "evidence": claim.evidence, "unit": claim.unit}
+    return {"about": about, **words, "guess": claim.guess}
+
+
+def in_order(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """The old rows but for those of the same model and kind of claim, and the new ones; beside them what the papers
+    print. Claims are in the order and in the words of their lists; rows of claims that are none any more are dropped.
+    """
+    words = [said(claim, about) for about in CLAIMS for claim in CLAIMS[about]]
+    same = pd.MultiIndex.from_frame(old[["about", "model"]]).isin(pd.MultiIndex.from_frame(new[["about", "model"]]))
+    table = pd.concat([old[~same & (old["kind"] != forest.PAPER)], new, printed()], ignore_index=True)
+    places = {entry["claim"]: place for place, entry in enumerate(words)}
+    table = table[table["claim"].isin(places)].copy()
+    for name in forest.CLAIM:
+        table[name] = [words[places[claim]][name] for claim in table["claim"]]
+    order, last = table["claim"].map(places), table["kind"] == forest.PAPER
+    ordered = table.assign(order=order, last=last).sort_values(["order", "last", "model", "seed"], ignore_index=True)
+    return ordered[forest.COLUMNS]
+
+
+def printed() -> pd.DataFrame:
+    """The margins of the papers' own models, where they print the numbers."""
     rows = [
-        {
-            "claim": claim.text.format(pattern="the lower sparsity", high="the higher sparsity"),
-            "source": claim.source,
-            "evidence": claim.evidence,
-            "unit": claim.unit,
-            "guess": claim.guess,
-            "values": [claim.margin(result) if claim.only in ("", given.model) else math.nan for result in results],
-        }
-        for claim in claims
+        said(claim, about)
+        | {"model": model, "options": "", "kind": forest.PAPER, "seed": -1, "value": value}
+        | {"std": math.nan, "seeds": 1, "commit": "", "versions": ""}
+        for about in CLAIMS
+        for claim in CLAIMS[about]
+        for model, value in claim.known.items()
     ]
-    options = {key: getattr(given, key) for key in ("pattern", "high", "samples", "length", "lr", "epochs", "seeds")}
-    name = Path(given.model).name
-    (kept / f"{about}-{name}.json").write_text(
-        json.dumps({"model": name, **options, "claims": rows}, indent=1), encoding="utf-8"
-    )
-    for row in rows:
-        values = pd.Series(row["values"])
-        print(
-            f"{verdict(values):12} {values.mean():+9.2f} ± {values.std(ddof=1):6.2f}  {row['unit']:40} {row['claim']}"
-        )
+    return pd.DataFrame(rows, columns=forest.COLUMNS)
 
 
-def methods(given: argparse.Namespace) -> tuple[Study, dict[str, str], list[Claim]]:
-    chosen = claims_methods.recipes(given.pattern, given.high, given.lr, given.epochs)
+def draw(table: pd.DataFrame) -> None:
+    """claims.md and figures/claims.svg and .png."""
+    storage.write(HERE / "claims.md", forest.page(table, ELSEWHERE))
+    fig = forest.plot_forest(table)
+    with in_style():
+        write_svg(fig, paths.figures() / "claims.svg", "Margins of the papers' claims", str(fig.get_label()))
+        fig.savefig(paths.figures() / "claims.png", metadata={"Software": None})
+
+
+def said_versions() -> str:
+    return "; ".join(f"{name} {number}" for name, number in storage.versions("torch", "transformers", "numpy").items())
+
+
+def methods(given: argparse.Namespace) -> tuple[Study, dict[str, str]]:
     calibration, held_out = split(given, "lab:stories")
-    study = run_study(
-        grid(
-            model=given.model,
-            recipes=list(chosen.values()),
-            calibration=calibration,
-            held_out=[("held-out", held_out)],
-            samples=given.samples,
-            length=given.length,
-            seeds=given.seeds,
-            separator=given.separator,
-        )
+    names, jobs = claims_methods.jobs(
+        given.pattern,
+        given.high,
+        lr=given.lr,
+        epochs=given.epochs,
+        samples=given.samples,
+        model=given.model,
+        calibration=calibration,
+        held_out=[("held-out", held_out)],
+        length=given.length,
+        seeds=given.seeds,
+        separator=given.separator,
     )
-    return study, {text: recipe.label for text, recipe in chosen.items()}, claims_methods.CLAIMS
+    return run_study(jobs), names
 
 
-def data(given: argparse.Namespace) -> tuple[Study, dict[str, str], list[Claim]]:
+def data(given: argparse.Namespace) -> tuple[Study, dict[str, str]]:
     calibration, held_out = split(given, "lab:mixed")
     common = {"length": given.length, "separator": given.separator, "seeds": given.seeds}
     names, jobs = claims_data.jobs(
         given.model, given.pattern, calibration, held_out, given.wrong, lr=given.lr, epochs=given.epochs, **common
     )
-    return run_study(jobs), names, claims_data.CLAIMS
+    return run_study(jobs), names
 
 
-def structured(given: argparse.Namespace) -> tuple[Study, dict[str, str], list[Claim]]:
+def structured(given: argparse.Namespace) -> tuple[Study, dict[str, str]]:
     calibration, held_out = split(given, "lab:mixed")
     names, jobs = claims_structured.jobs(
         given.model,
@@ -127,7 +178,7 @@ def structured(given: argparse.Namespace) -> tuple[Study, dict[str, str], list[C
         seeds=given.seeds,
         separator=given.separator,
     )
-    return run_study(jobs), names, claims_structured.CLAIMS
+    return run_study(jobs), names
 
 
 def split(given: argparse.Namespace, lab: str) -> tuple[str, str]:
@@ -135,64 +186,17 @@ def split(given: argparse.Namespace, lab: str) -> tuple[str, str]:
     return (f"{given.text}[:80%]", f"{given.text}[80%:]") if given.text else (lab, f"{lab}/held-out")
 
 
-def report(kept: Path) -> str:
-    """The Markdown table: one row per claim, one column per model."""
-    found = {
-        about: [json.loads(file.read_text(encoding="utf-8")) for file in sorted(kept.glob(f"{about}-*.json"))]
-        for about in ABOUT
-    }
-    models = list(dict.fromkeys(d["model"] for documents in found.values() for d in documents))
-    lines = ["# Claims of the papers, held against models at hand", ""]
-    for about, documents in found.items():
-        lines += [
-            f"- **{d['model']}**, claims on {'structures' if about == 'structured' else about}: {setting(about, d)},"
-            f" {d['length']} tokens a window, seeds {', '.join(map(str, d['seeds']))}"
-            for d in documents
-        ]
-    lines += [
-        "",
-        (
-            "Numbers are margins: above zero the claim holds. Mean ± standard deviation over seeds; *undecided*: within"
-            " two standard errors of zero."
-        ),
-        "",
-    ]
-    lines += ["| claim | paper's evidence | margin in | " + " | ".join(models) + " |", "|" + "---|" * (3 + len(models))]
-    guesses: dict[str, list[str]] = {}
-    for documents in found.values():
-        for index, first in enumerate(documents[0]["claims"] if documents else ()):
-            values = {d["model"]: pd.Series(d["claims"][index]["values"], dtype=float) for d in documents}
-            cells = [cell(values.get(model)) for model in models]
-            lines.append(
-                f"| {first['claim']} ({first['source']}) | {first['evidence']} | {first['unit']} |"
-                f" {' | '.join(cells)} |"
-            )
-            if where := [model for model, some in values.items() if verdict(some) in ("fails", "undecided")]:
-                guesses.setdefault(first["guess"] or "No guess.", []).append(f"{first['claim']} ({', '.join(where)})")
-    lines += ["", "## Where a claim does not hold, a guess at why", ""]
-    lines += [f"- {'; '.join(claims)}. {guess}" for guess, claims in guesses.items()]
-    return "\n".join(lines) + "\n"
-
-
-def setting(about: str, document: dict) -> str:
+def setting(given: argparse.Namespace, about: str) -> str:
     """What the claims of one kind were run with, so far as the command decides."""
-    if about == "structured":
+    if about == "structures":
         return (
-            f"shares as the rows say, {document['samples']} windows on the decoder, {claims_structured.SEEN} examples"
-            f" of at most {claims_structured.LENGTH} tokens on encoders"
+            f"shares as the claims say, {given.samples} windows of {given.length} tokens on the decoder,"
+            f" {claims_structured.SEEN} examples of at most {claims_structured.LENGTH} tokens on encoders"
         )
     higher = (
-        f' ({document["high"]} where a row says "higher sparsity") with {document["samples"]} windows'
-        if about == "methods"
-        else ""
+        f' ({given.high} where a claim says "higher sparsity"), {given.samples} windows' if about == "methods" else ""
     )
-    return f"{document['pattern']} removed{higher}, {document['epochs']} epochs at {document['lr']:g}"
-
-
-def cell(values: pd.Series | None) -> str:
-    if values is None or values.isna().all():
-        return "not measured"
-    return f"**{verdict(values)}** {values.mean():+.1f} ± {values.std(ddof=1):.1f}"
+    return f"{given.pattern} removed{higher}, {given.length} tokens a window, {given.epochs} epochs at {given.lr:g}"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """What a claim is, and the numbers of one seed it is judged by."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
+from analysis.present import paper
 from analysis.recipe.parts import TRAINED
 from analysis.recipe.recipe import Recipe
 from analysis.study.results import Study
@@ -28,6 +28,7 @@ class Claim:
     margin: Callable[["Results"], float]
     guess: str = ""  # why it may not hold on models as small as these
     only: str = ""  # the one model that has what it takes: tasks, other sizes; "" = every model
+    known: Mapping[str, float] = field(default_factory=dict)  # the same margin of the paper's own models
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,15 @@ def less(one: float, other: float) -> float:
     return 100 * (1 - one / other)
 
 
-def verdict(values: pd.Series) -> str:
-    """Holds or fails where the mean is two standard errors from zero; "not measured" where a model has no such runs."""
-    if values.isna().all():
-        return "not measured"
-    mean, error = values.mean(), values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return "holds" if mean > 2 * error else "fails" if mean < -2 * error else "undecided"
+def printed(table: pd.DataFrame, column: str, criterion: str, margin: Callable[[dict[str, float]], float]):
+    """The margin of every model of a table of `present.paper`: a function of one criterion's column by method."""
+    rows = table[table["criterion"] == criterion].pivot(index="model", columns="method", values=column)
+    return {str(model): margin(row.to_dict()) for model, row in rows.iterrows()}
+
+
+def printed_less(method: str, other: str, criterion: str, column: str = "wikitext2") -> dict[str, float]:
+    """By how many percent `method` lies below `other` in tables 1 and 3 of 2406.15524."""
+    return printed(paper.RESULTS, column, criterion, lambda row: less(row[method], row[other]))
 
 
 def with_options(text: str, lr: float, epochs: int) -> Recipe:

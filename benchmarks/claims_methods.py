@@ -1,12 +1,17 @@
 """Claims on methods: unstructured criteria, reconstruction and its granularity, refinement, retraining."""
 
 import math
+from collections.abc import Sequence
 
-from claims_base import CRITERIA, FW, P1, P2, PERP, SHIN, SW, Claim, Results, less, with_options
+from claims_base import CRITERIA, FW, P1, P2, PERP, SHIN, SW, Claim, Results, less, printed, printed_less, with_options
 
-from analysis.recipe.recipe import Recipe
+from analysis.present import paper
+from analysis.study.job import Job, grid
 
 SIZES = ("unit=matrix", "unit=sub-block", "width=1", "width=2", "unit=model")
+LARGER = {"width=1": "a block", "width=2": "two blocks", "unit=model": "the whole stack"}
+LOSSES = {"relative": "the error relative to each token's target", "cosine": "the cosine"}
+LONG, FEW = 40, 3  # epochs where a single window calibrates, and windows where a tenth of the text does
 # with the learning rate that served each best on the lab's held-out stories, among 2e-4, 5e-4, 1e-3 and 4e-3
 RETRAINED = {
     "retrain": 5e-4,
@@ -21,9 +26,29 @@ def spread(r: Results, method: str) -> float:
     return max(values) / min(values)
 
 
-def worst_step(r: Results, criterion: str) -> float:
-    errors = [r.error(f"{criterion}-{r.pattern} {method}") for method in SHIN]
+def smallest_step(errors: Sequence[float]) -> float:
     return min(less(after, before) for before, after in zip(errors, errors[1:], strict=False))
+
+
+def worst_step(r: Results, criterion: str) -> float:
+    return smallest_step([r.error(f"{criterion}-{r.pattern} {method}") for method in SHIN])
+
+
+def long(r: Results, method: str) -> str:
+    """Wanda and a method with many epochs, for one window: the weights per token of the papers' large model."""
+    return f"wanda-{r.pattern} {method}[epochs={LONG}]"
+
+
+def printed_spread() -> dict[str, float]:
+    """How much closer criteria lie with BR+GP than with LR in tables 1 and 3 of 2406.15524, WikiText-2."""
+    values = paper.RESULTS.groupby(["model", "method"])["wikitext2"].agg(lambda some: some.max() / some.min())
+    return {model: less(values[model, "BR+GP"], values[model, "LR"]) for model in paper.MODELS}
+
+
+def printed_refined(pattern: str) -> dict[str, float]:
+    """By how many percent SparseFW lowers Wanda's perplexity in table 1 of 2510.13713."""
+    rows = paper.REFINED[(paper.REFINED["criterion"] == "wanda") & (paper.REFINED["pattern"] == pattern)]
+    return {row.model: less(row.fw, row.none) for row in rows.itertuples()}
 
 
 def size(r: Results, unit: str, method: str = "BR+GP") -> str:
@@ -39,6 +64,7 @@ def sub_block(r: Results) -> str:
     return size(r, "unit=sub-block")
 
 
+OVERFIT = printed(paper.CALIBRATION_AND_TEST, "wikitext2", "wanda", lambda row: -less(row["BR+GP+CR"], row["BR+GP"]))
 CLAIMS = [
     *(
         Claim(
@@ -47,6 +73,7 @@ CLAIMS = [
             "tables 1 and 3, all models and criteria",
             "% below the step before, the smallest step",
             lambda r, c=criterion: worst_step(r, c),
+            known=printed(paper.RESULTS, "error", criterion, lambda row: smallest_step([row[m] for m in SHIN])),
         )
         for criterion in CRITERIA
     ),
@@ -57,6 +84,7 @@ CLAIMS = [
             "figures 5 and 6: 87-94 % (LLaMA-7B), 79-96 % (OPT-125M)",
             "points above 79 %",
             lambda r, c=criterion: less(r.error(f"{c}-{r.pattern} BR+GP+CR"), r.error(f"{c}-{r.pattern} LR")) - 79,
+            known=printed(paper.RESULTS, "error", criterion, lambda row: less(row["BR+GP+CR"], row["LR"]) - 79),
         )
         for criterion in CRITERIA
     ),
@@ -67,6 +95,7 @@ CLAIMS = [
             "tables 1 and 3, all",
             "% lower",
             lambda r, c=criterion: less(r.ppl(f"{c}-{r.pattern} BR"), r.ppl(f"{c}-{r.pattern} LR")),
+            known=printed_less("BR", "LR", criterion),
         )
         for criterion in CRITERIA
     ),
@@ -78,6 +107,7 @@ CLAIMS = [
             "% lower",
             lambda r, c=criterion: less(r.ppl(f"{c}-{r.pattern} BR+GP"), r.ppl(f"{c}-{r.pattern} BR")),
             "Five or eight blocks leave less to undo than 12 or 32: the error that a block inherits grows with depth.",
+            known=printed_less("BR+GP", "BR", criterion),
         )
         for criterion in CRITERIA
     ),
@@ -91,6 +121,45 @@ CLAIMS = [
         ),
         "A block of these models has at most 101,568 weights for 4,096 calibration tokens, 25 a token; one of LLaMA-7B"
         " had 202 million for 262,144, 772 a token. In the paper, too, the small model did not overfit.",
+        known=OVERFIT,
+    ),
+    Claim(
+        "CR raises held-out perplexity above GP's",
+        P1,
+        "table 1: LLaMA-7B with Wanda 6.68 -> 6.79; table 3: OPT-125M the opposite, 31.18 -> 30.59",
+        "% higher",
+        lambda r: -less(r.ppl(f"wanda-{r.pattern} BR+GP+CR"), r.ppl(f"wanda-{r.pattern} BR+GP")),
+        "As above.",
+        known={model: -value for model, value in printed_less("BR+GP+CR", "BR+GP", "wanda").items()},
+    ),
+    Claim(
+        f"CR overfits one window ({LONG} epochs): held-out error above GP's",
+        P1,
+        "table 2, at the paper's 772 weights per calibration token: LLaMA-7B with Wanda 2.23 -> 2.48",
+        "% higher",
+        lambda r: (
+            -less(
+                r.at(samples=1).error(long(r, "BR+GP+CR"), "held-out"),
+                r.at(samples=1).error(long(r, "BR+GP"), "held-out"),
+            )
+        ),
+        known=OVERFIT,
+    ),
+    Claim(
+        f"CR raises held-out perplexity with one window ({LONG} epochs)",
+        P1,
+        "table 1, at the paper's 772 weights per calibration token: LLaMA-7B with Wanda 6.68 -> 6.79",
+        "% higher",
+        lambda r: -less(r.at(samples=1).ppl(long(r, "BR+GP+CR")), r.at(samples=1).ppl(long(r, "BR+GP"))),
+        known={model: -value for model, value in printed_less("BR+GP+CR", "BR+GP", "wanda").items()},
+    ),
+    Claim(
+        "CR without GP ends further from the dense model than BR, on calibration text",
+        P1,
+        "a run of its code by others, in no paper: LLaMA-2-7B with SparseGPT 0.644 -> 0.968",
+        "% higher error",
+        lambda r: -less(r.error(f"sparsegpt-{r.pattern} BR+CR"), r.error(f"sparsegpt-{r.pattern} BR")),
+        known={"LLaMA-2-7B": -less(0.968, 0.644)},
     ),
     Claim(
         "held-out error is above calibration error after reconstruction (BR+GP)",
@@ -98,6 +167,11 @@ CLAIMS = [
         "table 4: 4 times on LLaMA-7B, 1.0 times on OPT-125M (Wanda, C4)",
         "% higher",
         lambda r: -less(r.error(f"wanda-{r.pattern} BR+GP", "held-out"), r.error(f"wanda-{r.pattern} BR+GP")),
+        known={
+            row.model: -less(row.c4, row.calibration)
+            for row in paper.CALIBRATION_AND_TEST.itertuples()
+            if (row.criterion, row.method) == ("wanda", "BR+GP")
+        },
     ),
     Claim(
         "criteria lie closer together after reconstruction (largest over smallest perplexity)",
@@ -105,6 +179,20 @@ CLAIMS = [
         "table 1: 2.4 times with LR, 1.03 times with BR+GP",
         "% smaller ratio",
         lambda r: less(spread(r, "BR+GP"), spread(r, "LR")),
+        known=printed_spread(),
+    ),
+    Claim(
+        "Wanda beats SparseGPT once both are reconstructed (BR+GP)",
+        P2,
+        "abstract of v1: Wanda with good reconstruction can beat more complex criteria",
+        "% lower perplexity",
+        lambda r: less(r.ppl(f"wanda-{r.pattern} BR+GP"), r.ppl(f"sparsegpt-{r.pattern} BR+GP")),
+        known={
+            model: less(at["wanda"], at["sparsegpt"])
+            for model, at in paper.RESULTS[paper.RESULTS["method"] == "BR+GP"]
+            .pivot(index="model", columns="criterion", values="wikitext2")
+            .iterrows()
+        },
     ),
     Claim(
         "a matrix at a time is worse than a sub-block (BR+GP)",
@@ -113,12 +201,15 @@ CLAIMS = [
         "% higher perplexity",
         lambda r: -less(r.ppl(size(r, "unit=matrix")), r.ppl(sub_block(r))),
     ),
-    Claim(
-        "sub-blocks are within 2 % of the best larger unit (BR+GP)",
-        P2,
-        "abstract of v2: quality nearly constant over unit sizes",
-        "points below 2 %",
-        lambda r: 2 + less(r.ppl(sub_block(r)), min(r.ppl(size(r, unit)) for unit in SIZES[2:])),
+    *(
+        Claim(
+            f"sub-blocks are within 2 % of {words} (BR+GP)",
+            P2,
+            "abstract of v2: quality nearly constant over unit sizes",
+            "points below 2 %",
+            lambda r, u=unit: 2 + less(r.ppl(sub_block(r)), r.ppl(size(r, u))),
+        )
+        for unit, words in LARGER.items()
     ),
     Claim(
         "sub-blocks need less solver memory than the whole model retrained",
@@ -135,6 +226,13 @@ CLAIMS = [
         lambda r: less(r.ppl(sub_block(r)), r.ppl(f"wanda-{r.pattern} retrain[train=masklora]")),
     ),
     Claim(
+        "sub-blocks with less than a tenth of the text (3 of 32 windows) are at least as good as MaskLoRA retraining",
+        P2,
+        "abstract of v2: matches it with over ten times less data and compute",
+        "% lower perplexity",
+        lambda r: less(r.at(samples=FEW).ppl(sub_block(r)), r.ppl(f"wanda-{r.pattern} retrain[train=masklora]")),
+    ),
+    Claim(
         "sub-blocks are at least as good as full retraining at equal tokens",
         P2,
         "abstract of v1: better than full retraining",
@@ -147,6 +245,17 @@ CLAIMS = [
         "default of its code",
         "points below 2 %",
         lambda r: 2 + less(r.ppl(size(r, "unit=sub-block", "IR")), r.ppl(sub_block(r))),
+    ),
+    *(
+        Claim(
+            f"mean squared error is at least as good as {words} (BR+GP)",
+            P2,
+            "the loss is one of the choices it studies; what it found could not be read",
+            "% lower perplexity",
+            lambda r, w=loss: less(r.ppl(f"wanda-{r.pattern} BR+GP"), r.ppl(f"wanda-{r.pattern} BR+GP[loss={w}]")),
+            "The learning rate is the one that serves the mean squared error.",
+        )
+        for loss, words in LOSSES.items()
     ),
     Claim(
         "norms and biases alone recover half of the perplexity that pruning costs",
@@ -187,10 +296,11 @@ CLAIMS = [
             evidence,
             "% lower",
             lambda r, w=word: less(r.ppl(refined(w, r.high)), r.ppl(f"wanda-{r.high} LR")),
+            known=known,
         )
-        for name, word, source, evidence in (
-            ("SparseFW", "fw", FW, "table 1, 60 %: five of six models"),
-            ("SparseSwaps", "swaps", SW, "abstract"),
+        for name, word, source, evidence, known in (
+            ("SparseFW", "fw", FW, "table 1, 60 %: five of six models", printed_refined("60%")),
+            ("SparseSwaps", "swaps", SW, "abstract", {}),
         )
     ),
     Claim(
@@ -218,16 +328,28 @@ def recovered(r: Results, method: str) -> float:
     return (plain - math.log(r.ppl(f"wanda-{r.pattern} {method}"))) / (plain - dense)
 
 
-def recipes(pattern: str, high: str, lr: float, epochs: int) -> dict[str, Recipe]:
-    """Every recipe the claims need, by its text without solver options."""
+def jobs(
+    pattern: str, high: str, *, lr: float, epochs: int, samples: int, **common
+) -> tuple[dict[str, str], list[Job]]:
+    """The label of every recipe by its text without solver options (but for `long`), and every run the claims need."""
     texts = [f"{criterion}-{pattern} {method}" for criterion in CRITERIA for method in SHIN]
     texts += [
         f"wanda-{pattern} {method}[{unit}]" for method in ("BR+GP", "IR") for unit in SIZES if unit != "width=1"
-    ] + [f"wanda-{pattern} IR"]
+    ] + [f"wanda-{pattern} IR", f"sparsegpt-{pattern} BR+CR"]
+    texts += [f"wanda-{pattern} BR+GP[loss={loss}]" for loss in LOSSES]
     texts += [f"wanda-{pattern} {method}" for method in RETRAINED]
     texts += [refined(word, p) for word in ("swaps", "fw") for p in (pattern, high)] + [
         refined("fw", high, ",protect=0.0")
     ]
     texts += [f"wanda-{high} LR", f"wanda-{high} BR+GP", f"wanda+swaps-{high} BR+GP"]
     rates = {f"wanda-{pattern} {method}": rate for method, rate in RETRAINED.items()}
-    return {text: with_options(text, rates.get(text, lr), epochs) for text in texts}
+    chosen = {text: with_options(text, rates.get(text, lr), epochs) for text in texts}
+    alone = {
+        f"wanda-{pattern} {method}[epochs={LONG}]": with_options(f"wanda-{pattern} {method}", lr, LONG)
+        for method in ("BR+GP", "BR+GP+CR")
+    }
+    few = [chosen[f"wanda-{pattern} BR+GP[unit=sub-block]"]]
+    found = grid(recipes=list(chosen.values()), samples=samples, **common)
+    found += grid(recipes=list(alone.values()), samples=1, held_out_samples=samples, **common)
+    found += grid(recipes=few, samples=FEW, held_out_samples=samples, **common)
+    return {text: recipe.label for text, recipe in {**chosen, **alone}.items()}, found

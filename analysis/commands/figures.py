@@ -76,6 +76,7 @@ def figures(args: argparse.Namespace) -> Report:
     whether the figures there are those that come out now. Raises: UsageError, SuiteError.
     """
     from analysis.suite.runner import copies_folder, failed, figures_folder, run_suite
+    from analysis.suite.suite import cost, plan
 
     _choose_executor(args.executor)
     if args.figures is not None and not args.check:
@@ -86,12 +87,13 @@ def figures(args: argparse.Namespace) -> Report:
     overrides = _overrides(args.set)
     if args.dry_run:
         from analysis.commands.dry_run import dry_run
-        from analysis.suite.suite import plan
 
         return dry_run(plan(args.preset, args.only, overrides))
     folder = figures_folder(args.preset, overrides, args.figures)
     if args.check:
         return _check(args, overrides, folder)
+    if words := cost(args.preset):
+        say(words)
     with _tables_before(args.preset, overrides, folder) as before:
         runs = run_suite(
             args.preset,

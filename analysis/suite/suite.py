@@ -21,6 +21,7 @@ from analysis.errors import SuiteError
 
 TYPES = ("str", "int", "float", "bool", "list[str]", "list[int]", "list[float]")
 SHARED = "all"  # the part of a preset that goes to every notebook
+ABOUT = "about"  # the part that says what a preset costs: minutes on two idle cores and GiB of memory, estimated
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ def _parameter(line: ast.stmt) -> Parameter:
 
 
 def read_suite(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Presets of `folder`/suite.toml: {preset: {notebook or "all": {parameter: value}}}; SuiteError if it cannot be
-    read.
+    """Presets of `folder`/suite.toml: {preset: {notebook, "all" or "about": {parameter: value}}}; SuiteError if it
+    cannot be read.
     """
     try:
         table = tomllib.loads((folder / "suite.toml").read_text("utf-8"))
@@ -143,6 +144,19 @@ def read_suite(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     if table or not presets or not tables:
         raise SuiteError("suite: suite.toml may hold only tables [presets.NAME.all] and [presets.NAME.NOTEBOOK]")
     return presets
+
+
+def cost(preset: str, folder: Path | None = None) -> str:
+    """What a preset takes, in words, where suite.toml says it; "" where it does not. SuiteError for a file that cannot
+    be read.
+    """
+    said = read_suite(folder or paths.notebooks()).get(preset, {}).get(ABOUT)
+    if not said:
+        return ""
+    return (
+        f"preset {preset}: an estimated {said['minutes']:g} minutes on two idle cores where nothing of it is stored,"
+        f" {said['gib']:g} GiB of memory"
+    )
 
 
 def plan(
@@ -164,7 +178,7 @@ def plan(
     presets, overrides = read_suite(folder), dict(overrides or {})
     if not isinstance(preset, str) or preset not in presets:
         raise SuiteError(f"suite: no preset {preset!r} in suite.toml{_hint(preset, presets)}")
-    sections = {name: values for name, values in presets[preset].items() if name != SHARED}
+    sections = {name: values for name, values in presets[preset].items() if name not in (SHARED, ABOUT)}
     wanted = [only] if isinstance(only, str) else list(only or sections)
     if unknown := [name for name in wanted if name not in sections]:
         raise SuiteError(
