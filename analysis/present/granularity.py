@@ -305,7 +305,7 @@ def say_cheapest(table: pd.DataFrame, within: float) -> Finding:
     for (criterion, split), rows in solved.groupby(["criterion", "split"], sort=False):
         best, most = rows.loc[rows["value"].idxmin()], rows.loc[rows["memory_mib"].idxmax()]
         near = rows[100 + rows["value"] <= (100 + best["value"]) * (1 + within / 100)]
-        cheap = near.loc[near["memory_mib"].idxmin()]
+        cheap = near.sort_values(["memory_mib", "value"]).iloc[0]
         saved = (
             "which is the best itself"
             if cheap.name == best.name
