@@ -55,9 +55,8 @@ def row(model: str, recipe: str) -> dict:
 def line(row: dict) -> str:
     """A comparison as text, with its stages."""
     parts = "  ".join(
-        f"{name} {one['forecast']:.1f}/{one['measured']:.1f}"
+        f"{name} {one['forecast']:.1f}/{one['measured']:.1f} s {one['memory'][0]:.0f}/{one['memory'][1]:.0f} MiB"
         for name, one in row["stages"].items()
-        if max(one.values()) >= 0.1
     )
     return (
         f"{row['model']:10} {row['recipe']:10} time {row['seconds']['forecast']:6.1f} s forecast,"
@@ -85,13 +84,15 @@ def compared(model: str, recipe: str) -> dict:
         name: {"forecast": foreseen.get(name, 0.0), "measured": measured.get(name, 0.0)}
         for name in dict.fromkeys([*foreseen, *measured])
     }
-    running = [stage.held for stage in expected.stages if stage.name in measured]
-    peak = max(held.host for held in running) / 2**20
+    held = {stage.name: stage.held.host / 2**20 for stage in expected.stages if stage.name in measured}
+    peaks = cost.groupby("stage")["peak_memory_mib"].max().to_dict()
+    for name, one in stages.items():
+        one["memory"] = [held.get(name, 0.0), peaks.get(name, 0.0)]
     return {
         "model": model,
         "recipe": recipe,
         "seconds": ratio(sum(foreseen.values()), sum(measured.values())),
-        "memory": ratio(peak, float(cost["peak_memory_mib"].max())),
+        "memory": ratio(max(held.values()), max(peaks.values())),
         "stages": stages,
     }
 
