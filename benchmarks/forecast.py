@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 MODELS = {"lab": (32, 10), "lab/large": (16, 5), "llama-50m": (8, 2)}  # windows of 128 tokens, epochs
@@ -114,8 +115,13 @@ def planned(model: str, recipe: str, folder: Path):
     torch.set_num_threads(1)
     machine = calibrate(torch.device("cpu"))
     samples, epochs = MODELS[model]
+    larger = folder / "model"
+    if model == "llama-50m":  # in another process, so that this one does not keep what making it took
+        making = get_context("spawn").Process(target=make_larger, args=(larger,))
+        making.start()
+        making.join()
     job = Job(
-        model=str(larger(folder / "model")) if model == "llama-50m" else model,
+        model=str(larger) if model == "llama-50m" else model,
         recipe=RECIPES[recipe].format(epochs=epochs),
         calibration="lab:stories",
         held_out={"stories": "lab:stories"},
@@ -126,7 +132,7 @@ def planned(model: str, recipe: str, folder: Path):
     return job, forecast(job, model_shape(job.model), "cpu", machine, room=free_memory("cpu"), saves=False)
 
 
-def larger(folder: Path) -> Path:
+def make_larger(folder: Path) -> None:
     """A random Llama of 50 million parameters, with the lab's tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -145,7 +151,6 @@ def larger(folder: Path) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     for file in (paths.lab() / "decoder").glob("*token*"):
         shutil.copy(file, folder)
-    return folder
 
 
 if __name__ == "__main__":
