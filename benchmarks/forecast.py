@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 MODELS = {"lab": (32, 10), "lab/large": (16, 5), "llama-50m": (8, 2)}  # windows of 128 tokens, epochs
@@ -55,9 +56,8 @@ def row(model: str, recipe: str) -> dict:
 def line(row: dict) -> str:
     """A comparison as text, with its stages."""
     parts = "  ".join(
-        f"{name} {one['forecast']:.1f}/{one['measured']:.1f}"
+        f"{name} {one['forecast']:.1f}/{one['measured']:.1f} s {one['memory'][0]:.0f}/{one['memory'][1]:.0f} MiB"
         for name, one in row["stages"].items()
-        if max(one.values()) >= 0.1
     )
     return (
         f"{row['model']:10} {row['recipe']:10} time {row['seconds']['forecast']:6.1f} s forecast,"
@@ -85,13 +85,15 @@ def compared(model: str, recipe: str) -> dict:
         name: {"forecast": foreseen.get(name, 0.0), "measured": measured.get(name, 0.0)}
         for name in dict.fromkeys([*foreseen, *measured])
     }
-    running = [stage.held for stage in expected.stages if stage.name in measured]
-    peak = max(held.host for held in running) / 2**20
+    held = {stage.name: stage.held.host / 2**20 for stage in expected.stages if stage.name in measured}
+    peaks = cost.groupby("stage")["peak_memory_mib"].max().to_dict()
+    for name, one in stages.items():
+        one["memory"] = [held.get(name, 0.0), peaks.get(name, 0.0)]
     return {
         "model": model,
         "recipe": recipe,
         "seconds": ratio(sum(foreseen.values()), sum(measured.values())),
-        "memory": ratio(peak, float(cost["peak_memory_mib"].max())),
+        "memory": ratio(max(held.values()), max(peaks.values())),
         "stages": stages,
     }
 
@@ -113,8 +115,13 @@ def planned(model: str, recipe: str, folder: Path):
     torch.set_num_threads(1)
     machine = calibrate(torch.device("cpu"))
     samples, epochs = MODELS[model]
+    larger = folder / "model"
+    if model == "llama-50m":  # in another process, so that this one does not keep what making it took
+        making = get_context("spawn").Process(target=make_larger, args=(larger,))
+        making.start()
+        making.join()
     job = Job(
-        model=str(larger(folder / "model")) if model == "llama-50m" else model,
+        model=str(larger) if model == "llama-50m" else model,
         recipe=RECIPES[recipe].format(epochs=epochs),
         calibration="lab:stories",
         held_out={"stories": "lab:stories"},
@@ -125,7 +132,7 @@ def planned(model: str, recipe: str, folder: Path):
     return job, forecast(job, model_shape(job.model), "cpu", machine, room=free_memory("cpu"), saves=False)
 
 
-def larger(folder: Path) -> Path:
+def make_larger(folder: Path) -> None:
     """A random Llama of 50 million parameters, with the lab's tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -144,7 +151,6 @@ def larger(folder: Path) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     for file in (paths.lab() / "decoder").glob("*token*"):
         shutil.copy(file, folder)
-    return folder
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from analysis import memory
-from analysis.errors import AnalysisError, ModelError, OutOfMemory, RecipeError, UsageError, first_line, out_of_memory
+from analysis.errors import AnalysisError, OutOfMemory, RecipeError, first_line, out_of_memory
 from analysis.models.load import usable_device
 from analysis.models.shape import ModelShape, model_shape
 from analysis.recipe.recipe import Recipe
@@ -35,14 +35,18 @@ def look_ahead(job: Job, say: Callable[[str], object], *, anyway: bool = False, 
     """Say in one line what a job will take if that is long, and raise OutOfMemory, with what would fit, for one that
     cannot fit here; anyway: say that instead. The machine is timed only for jobs that may be long.
 
-    A model that cannot be described is left to those who load it, and say what is wrong.
+    A model that cannot be described is left to those who load it, and say what is wrong; where the forecast itself
+    fails, one line says so and the run goes on.
     """
     try:
         shape = model_shape(job.model)
         device = usable_device(job.device)
         kind, room = device.partition(":")[0], free_memory(device)
         expected = forecast(job, shape, kind, SLOW, placement=placement, room=room)
-    except (ModelError, UsageError):
+    except AnalysisError:
+        return
+    except Exception as error:  # a forecast must not keep a run from beginning
+        say(f"no forecast: {type(error).__name__}: {first_line(error)}")
         return
     if (expected.seconds or 0) >= LONG or hopeless(expected, room):
         machine = this_machine(device)
@@ -80,15 +84,13 @@ def memory_told(job: Job) -> Iterator[None]:
 def _numbers(job: Job, told: str, room: Held | None) -> str:
     """The message, with numbers where they can be had."""
     words = told.partition(";")[0]
-    try:
+    with suppress(Exception):  # not for the sake of numbers another error
         shape, kind = model_shape(job.model), usable_device(job.device).partition(":")[0]
         expected = forecast(job, shape, kind, room=room)
         words += f": the forecast is {size(expected.peak.host if kind == 'cpu' else expected.peak.device)}"
         if room is not None:
             words += f", {size(room.host if kind == 'cpu' else room.device)} were free at the beginning"
             words += f"; {advice(job, shape, expected, _less(room, expected))}"
-    except (AnalysisError, MemoryError, RuntimeError):
-        pass
     return (
         f"{words}. Finished work is kept: the same command goes on from there once there is more memory; with another"
         " recipe, dtype or text it is another run"

@@ -111,6 +111,11 @@ def test_what_may_just_fit_is_begun_with_a_warning(here, seven):
     assert "it may run out of memory" in said[-1]
 
 
+def test_a_forecast_that_fails_keeps_no_run_from_beginning(here, monkeypatch):
+    monkeypatch.setattr(fit, "forecast", lambda *_, **__: {}["hidden"])
+    assert here(100, job())[0] == ["no forecast: KeyError: 'hidden'"]
+
+
 def test_a_model_that_cannot_be_described_is_left_to_its_loader(monkeypatch):
     look_ahead(replace(job(), model="no such model"), pytest.fail)
 
