@@ -22,7 +22,7 @@ from analysis.study.grids import grid
 from analysis.study.job import Job
 from analysis.study.store import list_runs
 from analysis.study.sweep import run_study
-from tests.helpers import slurm
+from tests.helpers import fakes, slurm
 from tests.helpers.fakes import lines
 from tests.helpers.processes import wait_until
 
@@ -137,7 +137,7 @@ def test_slurm_does_what_the_settings_say_and_cleans_up(home, calls, staff, job_
     for wanted in ("partition=gpu", "account=me", "time=90", "mem=64GB", "cpus-per-task=2", "gpus-per-node=1"):
         assert f"#SBATCH --{wanted}\n" in script
     assert "exclusive" not in script and list((paths.runs() / "workers").iterdir()) == []
-    assert sorted(file.read_text() for file in (at / "states").iterdir()) == ["COMPLETED\n"] * 2
+    wait_until(lambda: [file.read_text() for file in (at / "states").iterdir()] == ["COMPLETED\n"] * 2)
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def signalled(at, calls, times):
 
     def tell():
         for count in range(1, times + 1):
-            wait_until(lambda count=count: len(lines(calls, "prune")) == count, seconds=60)
+            wait_until(lambda count=count: len(lines(calls, "prune")) == count, seconds=600)
             os.kill(int((at / "pids" / "0").read_text()), signal.SIGUSR2)
 
     thread = threading.Thread(target=tell)
@@ -216,7 +216,7 @@ def test_an_interrupt_cancels_slurm_jobs(home, calls, staff, job_args, submitit,
 
     def interrupted(done, **options):
         yield next(done)
-        wait_until(lambda: len(lines(calls, "prune")) == 2)
+        wait_until(lambda: len(lines(calls, "prune")) == 2, seconds=600)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("analysis.study.sweep.bar", interrupted)
@@ -266,31 +266,19 @@ def test_two_real_jobs_of_submitit_equal_the_serial_study(home, submitit, outsid
     equal_to_serial(jobs, "slurm[where=local]", monkeypatch, tmp_path)
 
 
-def dies_once(item):
-    """A run that is killed where it is the first to write a file, and done where not."""
-    from analysis.study.run import work
-
-    log = Path(os.environ["ANALYSIS_HOME"]) / "deaths"
-    if item[0].recipe.criterion.name == "magnitude" and not log.exists():
-        log.write_text("one")
-        os.kill(os.getpid(), signal.SIGKILL)
-    if item[0].recipe.criterion.name == "random":
-        raise NumericalError("block 0: not finite")
-    work(item)
-
-
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # Ray's own
 def test_two_processes_of_ray_equal_the_serial_study(home, outside, monkeypatch, tmp_path, caplog):
     """One of them dies and is tried again, a third one fails, and what is done is kept."""
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
     monkeypatch.setattr("analysis.study.ray_cluster.cores", lambda: 2)
-    monkeypatch.setattr("analysis.study.sweep.work_elsewhere", dies_once)
+    monkeypatch.setattr("analysis.study.sweep.work_elsewhere", fakes.troubled)
     jobs = tiny_jobs("magnitude-50% LR", f"{outside}-50% LR")
     with pytest.raises(NumericalError, match="^job random-50% LR on lab/tiny.*: block 0: not finite") as caught:
         monkeypatch.setenv("ANALYSIS_HOME", str(tmp_path / "elsewhere"))
         monkeypatch.setenv("ANALYSIS_EXECUTOR", "ray")
         run_study([*jobs, *tiny_jobs("random-50% LR")])
-    assert "in dies_once" in caught.value.__notes__[0] and not ray.is_initialized()
+    assert "in troubled" in caught.value.__notes__[0] and not ray.is_initialized()
     assert "is tried once more: its worker process died" in caplog.text
     assert [info.state for info in list_runs()] == ["complete"] * 2
     equal_to_serial(jobs, "ray", monkeypatch, tmp_path)
