@@ -61,7 +61,8 @@ class Ray:
         own = dict(num_cpus=cores(), object_store_memory=self.store * 10**6, include_dashboard=False)
         try:
             ray.init(address=address or "local", logging_level=logging.ERROR, **({} if address else own))
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray raises plain ones where a machine is too busy to start it in time
+            ray.shutdown()
             where = f"the cluster at {address}" if address else "a cluster on this machine"
             raise AnalysisError(f"executor ray: {where} cannot be had: {first_line(error)}") from error
         try:

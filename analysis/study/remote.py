@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -123,7 +123,8 @@ def spread(
     """
     mark = desk / "caller"
     storage.write(mark, f"{socket.gethostname()} {os.getpid()}\n")
-    common = dict(
+    blank = Errand(
+        call=b"",
         folder=os.getcwd(),
         mark=str(mark),
         search=tuple(os.path.abspath(place) for place in sys.path),
@@ -135,12 +136,14 @@ def spread(
         while left or busy:
             while left and len(busy) < at_once:
                 number = left.popleft()
-                busy[cluster.submit(Errand(pickle.dumps((function, items[number])), **common))] = number
+                errand = replace(blank, call=pickle.dumps((function, items[number])))
+                busy[cluster.submit(errand)] = number
             for handle in (ended := cluster.ended(list(busy))):
-                number, error = busy.pop(handle), None
+                number = busy.pop(handle)
+                error: Exception | None = None
                 try:
-                    answer = cluster.outcome(handle)
-                    error = None if answer is None else pickle.loads(answer)
+                    if (answer := cluster.outcome(handle)) is not None:
+                        error = pickle.loads(answer)
                 except WorkerDied as death:
                     if number not in again:
                         log.warning("item %d of %d is tried once more: %s", number + 1, len(items), death)

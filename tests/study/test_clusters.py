@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -20,11 +21,12 @@ from analysis.study import executor
 from analysis.study.executor import chosen
 from analysis.study.grids import grid
 from analysis.study.job import Job
+from analysis.study.pool import WorkerDied
 from analysis.study.store import list_runs
 from analysis.study.sweep import run_study
-from tests.helpers import slurm
+from tests.helpers import fakes, slurm
 from tests.helpers.fakes import lines
-from tests.helpers.processes import wait_until
+from tests.helpers.processes import alive, wait_until
 
 
 @pytest.fixture
@@ -104,127 +106,96 @@ def test_the_command_hands_its_executor_to_the_notebooks(installed, monkeypatch)
 
 
 @pytest.fixture
-def staff(calls, monkeypatch, tmp_path):
-    """Fakes in place in workers elsewhere: call it with options of `fakes.install`."""
-
-    def prepare(**options) -> None:
-        (tmp_path / "staffed.py").write_text(
-            f"from pathlib import Path\nfrom tests.helpers import fakes\n"
-            f"fakes.install(Path({str(calls)!r}), **{options!r})\n"
-        )
-
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("analysis.study.remote.registering", lambda: ["staffed"])
+def at(home, submitit, monkeypatch, tmp_path):
+    """A SLURM that is played here."""
     monkeypatch.setattr("analysis.study.remote.POLL", 0.05)
-    return prepare
+    return slurm.install(tmp_path / "slurm", monkeypatch)
 
 
-def jobs_of(job_args, *methods):
-    return [Job(**job_args | {"recipe": f"wanda-50% {method}"}) for method in methods]
+@pytest.fixture
+def log(tmp_path):
+    file = tmp_path / "done.log"
+    file.touch()
+    return file
+
+
+def items(log, *wishes):
+    return [(str(log), {"name": number, **wish}) for number, wish in enumerate(wishes)]
+
+
+def begun(log) -> list[list[str]]:
+    return [line.split() for line in log.read_text().splitlines()]
+
+
+def wait_for(log, count):
+    wait_until(lambda: len(begun(log)) == count, seconds=600)
 
 
 @pytest.mark.slow
-def test_slurm_does_what_the_settings_say_and_cleans_up(home, calls, staff, job_args, submitit, monkeypatch, tmp_path):
-    at = slurm.install(tmp_path / "slurm", monkeypatch)
-    staff()
-    drawn = []
-    monkeypatch.setattr("analysis.study.sweep.bar", lambda done, **options: drawn.append(options["total"]) or done)
-    monkeypatch.setenv("ANALYSIS_EXECUTOR", "slurm[partition=gpu,account=me,hours=1.5,memory=64,cpus=2,gpus=1,jobs=1]")
-    study = run_study(jobs_of(job_args, "LR", "BR"))
-    assert drawn == [2] and len(study.jobs) == len(lines(calls, "prune")) == 2
-    assert os.getpid() not in {int(line.split()[-1]) for line in lines(calls, "prune")}
+def test_slurm_does_what_the_settings_say_tells_it_at_once_and_cleans_up(at, log):
+    given = chosen("slurm[partition=gpu,account=me,hours=1.5,memory=64,cpus=2,gpus=1]")
+    assert list(given.map(fakes.act, items(log, {"until": 1}, {}))) == [(1, None), (0, None)]
+    assert {tuple(row[2:]) for row in begun(log)} == {("2", "0", "False")}, "threads as given, and no bars"
+    assert len({row[1] for row in begun(log)} | {str(os.getpid())}) == 3
     script = (at / "jobs" / "0").read_text()
     for wanted in ("partition=gpu", "account=me", "time=90", "mem=64GB", "cpus-per-task=2", "gpus-per-node=1"):
         assert f"#SBATCH --{wanted}\n" in script
     assert "exclusive" not in script and list((paths.runs() / "workers").iterdir()) == []
-    assert sorted(file.read_text() for file in (at / "states").iterdir()) == ["COMPLETED\n"] * 2
 
 
 @pytest.mark.slow
-def test_a_killed_slurm_job_is_tried_once_more_and_an_error_comes_back(
-    home, calls, staff, job_args, submitit, monkeypatch, tmp_path
-):
-    slurm.install(tmp_path / "slurm", monkeypatch)
-    monkeypatch.setenv("ANALYSIS_EXECUTOR", "slurm[memory=32]")
-    staff(die="BR", fail="BR+GP")
-    jobs = jobs_of(job_args, "LR", "BR", "BR+GP")
-    with pytest.raises(
-        AnalysisError, match=r"^job wanda-50% BR on .*: its job \d ended without an answer \(state OUT_OF_MEMORY\).*=64"
-    ) as caught:
-        run_study(jobs)
-    printed = Path(str(caught.value).rpartition("what it printed: ")[2])
-    assert printed.is_file() and sorted(info.state for info in list_runs()) == ["complete", "incomplete", "incomplete"]
-    with pytest.raises(NumericalError, match="not finite") as caught:
-        run_study(jobs[2:])
-    assert "in prune" in caught.value.__notes__[0]
-    staff()
-    run_study(jobs)
-    tried = sorted(" ".join(line.split()[2:4]) for line in lines(calls, "prune"))
-    assert tried == ["BR fresh", *["BR resumed"] * 2, "BR+GP fresh", *["BR+GP resumed"] * 2, "LR fresh"]
+def test_a_killed_slurm_job_is_tried_once_more_and_an_error_comes_back(at, log):
+    killed, wrong = {"signal": signal.SIGKILL}, NumericalError("block 0: not finite")
+    answers = dict(chosen("slurm[memory=32]").map(fakes.act, items(log, killed, {"raise": wrong})))
+    error = answers[0]
+    assert isinstance(error, WorkerDied) and "ended without an answer (state OUT_OF_MEMORY)" in str(error)
+    assert "slurm[memory=64]" in str(error) and Path(str(error).rpartition("what it printed: ")[2]).is_file()
+    assert type(answers[1]) is NumericalError and "in act" in answers[1].__notes__[0]
+    assert sorted(row[0] for row in begun(log)) == ["0", "0", "1"]
 
 
-def signalled(at, calls, times):
-    """A thread that tells the first job of the cluster `times` times that its time is up, each time it is at work."""
+def tell(at, log, times):
+    """Tell the first job of the cluster `times` times that its time is up, each time it is at work."""
 
-    def tell():
+    def poke():
         for count in range(1, times + 1):
-            wait_until(lambda count=count: len(lines(calls, "prune")) == count, seconds=60)
+            wait_for(log, count)
             os.kill(int((at / "pids" / "0").read_text()), signal.SIGUSR2)
 
-    thread = threading.Thread(target=tell)
+    thread = threading.Thread(target=poke)
     thread.start()
     return thread
 
 
 @pytest.mark.slow
-def test_a_preempted_slurm_job_is_queued_again_and_goes_on(
-    home, calls, staff, job_args, submitit, monkeypatch, tmp_path
-):
-    at = slurm.install(tmp_path / "slurm", monkeypatch)
-    staff(seconds=1.0)
-    thread = signalled(at, calls, 1)
-    study = run_study(jobs_of(job_args, "BR"), executor=chosen("slurm"))
+def test_a_preempted_slurm_job_is_queued_again_by_the_cluster(at, log):
+    thread = tell(at, log, 1)
+    assert list(chosen("slurm").map(fakes.act, items(log, {"dies": 1, "then_sleep": 600}))) == [(0, None)]
     thread.join()
-    assert len(study.runs) == 1 and len(list((at / "jobs").iterdir())) == 1, "the same job of the cluster"
-    assert [line.split()[3] for line in lines(calls, "prune")] == ["fresh", "resumed"]
+    assert len(begun(log)) == 2 and len(list((at / "jobs").iterdir())) == 1
 
 
 @pytest.mark.slow
-def test_a_slurm_job_that_reaches_its_time_limit_twice_is_told(
-    home, calls, staff, job_args, submitit, monkeypatch, tmp_path
-):
-    at = slurm.install(tmp_path / "slurm", monkeypatch)
-    staff(seconds=60)
-    thread = signalled(at, calls, 2)
-    with pytest.raises(AnalysisError, match=r"job 0 reached its time limit of 0.1 hours twice.*slurm\[hours=0.4\]"):
-        run_study(jobs_of(job_args, "BR"), executor=chosen("slurm[hours=0.1]"))
+def test_a_slurm_job_that_reaches_its_time_limit_twice_is_told(at, log):
+    thread = tell(at, log, 2)
+    ((_, error),) = chosen("slurm[hours=0.1]").map(fakes.act, items(log, {"then_sleep": 600}))
     thread.join()
-    assert [line.split()[3] for line in lines(calls, "prune")] == ["fresh", "resumed"]
+    assert type(error) is AnalysisError and len(begun(log)) == 2
+    assert "job 0 reached its time limit of 0.1 hours twice" in str(error) and "slurm[hours=0.4]" in str(error)
 
 
-def test_what_sbatch_refuses_is_said(home, calls, job_args, submitit, monkeypatch, tmp_path):
+@pytest.mark.slow
+def test_closing_cancels_slurm_jobs(at, log):
+    with closing(chosen("slurm").map(fakes.act, items(log, {"then_sleep": 600}, {"until": 1}))) as answers:
+        assert next(answers) == (1, None)
+    assert (at / "cancelled").read_text() == "0\n"
+    wait_until(lambda: not alive(int(begun(log)[0][1])), seconds=60)
+
+
+def test_what_sbatch_refuses_is_said(home, submitit, monkeypatch, tmp_path):
     slurm.install(tmp_path / "slurm", monkeypatch, refuse="invalid partition specified: gpu")
     with pytest.raises(UsageError, match="sbatch refuses the job: .*invalid partition specified: gpu"):
-        run_study(jobs_of(job_args, "LR"), executor=chosen("slurm"))
-
-
-@pytest.mark.slow
-def test_an_interrupt_cancels_slurm_jobs(home, calls, staff, job_args, submitit, monkeypatch, tmp_path):
-    at = slurm.install(tmp_path / "slurm", monkeypatch)
-    staff(seconds=60, slow="BR")
-    given = executor.Slurm()
-
-    def interrupted(done, **options):
-        yield next(done)
-        wait_until(lambda: len(lines(calls, "prune")) == 2)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("analysis.study.sweep.bar", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run_study(jobs_of(job_args, "BR", "LR"), executor=given)
-    assert (at / "cancelled").read_text() == "0\n"
-    pid = int(lines(calls, "prune")[0].split()[-1])
-    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+        list(chosen("slurm").map(fakes.act, [("log", {})]))
 
 
 @pytest.fixture
@@ -266,31 +237,19 @@ def test_two_real_jobs_of_submitit_equal_the_serial_study(home, submitit, outsid
     equal_to_serial(jobs, "slurm[where=local]", monkeypatch, tmp_path)
 
 
-def dies_once(item):
-    """A run that is killed where it is the first to write a file, and done where not."""
-    from analysis.study.run import work
-
-    log = Path(os.environ["ANALYSIS_HOME"]) / "deaths"
-    if item[0].recipe.criterion.name == "magnitude" and not log.exists():
-        log.write_text("one")
-        os.kill(os.getpid(), signal.SIGKILL)
-    if item[0].recipe.criterion.name == "random":
-        raise NumericalError("block 0: not finite")
-    work(item)
-
-
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # Ray's own
 def test_two_processes_of_ray_equal_the_serial_study(home, outside, monkeypatch, tmp_path, caplog):
     """One of them dies and is tried again, a third one fails, and what is done is kept."""
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
     monkeypatch.setattr("analysis.study.ray_cluster.cores", lambda: 2)
-    monkeypatch.setattr("analysis.study.sweep.work_elsewhere", dies_once)
+    monkeypatch.setattr("analysis.study.sweep.work_elsewhere", fakes.troubled)
     jobs = tiny_jobs("magnitude-50% LR", f"{outside}-50% LR")
     with pytest.raises(NumericalError, match="^job random-50% LR on lab/tiny.*: block 0: not finite") as caught:
         monkeypatch.setenv("ANALYSIS_HOME", str(tmp_path / "elsewhere"))
         monkeypatch.setenv("ANALYSIS_EXECUTOR", "ray")
         run_study([*jobs, *tiny_jobs("random-50% LR")])
-    assert "in dies_once" in caught.value.__notes__[0] and not ray.is_initialized()
+    assert "in troubled" in caught.value.__notes__[0] and not ray.is_initialized()
     assert "is tried once more: its worker process died" in caplog.text
     assert [info.state for info in list_runs()] == ["complete"] * 2
     equal_to_serial(jobs, "ray", monkeypatch, tmp_path)
