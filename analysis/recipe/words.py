@@ -378,8 +378,8 @@ REPAIR_WORDS = _by_name(
     Word(
         "replace",
         "linear replacement",
-        "one linear map behind the last projection before a cut, multiplied into it, by ridge regression towards what comes behind"
-        " the cut",
+        "one linear map behind the last projection before a cut, multiplied into it, by ridge regression towards what"
+        " comes behind the cut",
         "after ReplaceMe, 2505.02819",
         group="depth",
         options={"penalty": _PENALTY},
