@@ -371,14 +371,15 @@ REPAIR_WORDS = _by_name(
     Word(
         "refit",
         "refit",
-        "the last projection before the cut, all of it, by ridge regression towards what comes behind the cut",
+        "the last projection before a cut that stays, by ridge regression towards what comes behind the cut",
         group="depth",
         options={"penalty": _PENALTY},
     ),
     Word(
         "replace",
         "linear replacement",
-        "one linear map of that projection's output, multiplied into it, by ridge regression towards the same",
+        "one linear map behind the last projection before a cut, multiplied into it, by ridge regression towards what"
+        " comes behind the cut",
         "after ReplaceMe, 2505.02819",
         group="depth",
         options={"penalty": _PENALTY},
@@ -386,7 +387,8 @@ REPAIR_WORDS = _by_name(
     Word(
         "patch",
         "patch",
-        "one scale for each of that projection's outputs, or its bias alone, by least squares towards the same",
+        "one scale for each output of the last projection before a cut that stays, or its bias alone, by least squares"
+        " towards what comes behind the cut",
         group="depth",
         options={
             "form": choice(

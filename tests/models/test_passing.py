@@ -101,11 +101,22 @@ def test_a_cut_that_breaks_the_kinds_of_layers_is_refused_by_name():
         check_cut(model, anatomy(model), (2,))
 
 
-def test_a_model_that_computes_by_the_number_of_a_block_is_refused():
+def test_what_a_config_derives_from_the_number_of_a_block_is_refused_too():
     weights = tiny("gpt2")
     weights.config.scale_attn_by_inverse_layer_idx = True
     model = type(weights)(weights.config).eval()
     model.load_state_dict(weights.state_dict())
     check_cut(model, anatomy(model), (3,))
+    with pytest.raises(UnsupportedModel, match=r"describes another model: scaling of transformer\.h\.0\.attn is 0\.17"):
+        check_cut(model, anatomy(model), (0,))
+
+
+def test_a_model_that_computes_by_the_number_of_a_block_is_refused():
+    model = tiny("llama")
+    kind = type(model.model.layers[0].mlp)
+    forward = lambda self, x: kind.forward(self, x) * (1 + self.layer_idx)
+    for index, layer in enumerate(model.model.layers):
+        layer.mlp.layer_idx = index
+        layer.mlp.__class__ = type("Numbered", (kind,), {"forward": forward})
     with pytest.raises(UnsupportedModel, match="what a block computes depends on its number"):
         check_cut(model, anatomy(model), (0,))
