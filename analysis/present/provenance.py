@@ -30,8 +30,9 @@ def provenance(namespace: Mapping[str, Any], *tables: pd.DataFrame, **derived: A
 
     namespace: the notebook's `globals()`, in which parameters are the names in capitals; they are kept in lower case.
     FIGURES is left out, being a folder of this computer, and so are the folders of files and models. derived: what the
-    notebook made of its parameters and a reader should not have to make again. Raises UsageError where there is no
-    PRESET, or a table tells no runs.
+    notebook made of its parameters and a reader should not have to make again. What the notebook's studies say of the
+    models of these runs ("dequantised from Q4_1") is `model_notes`. Raises UsageError where there is no PRESET, or a
+    table tells no runs.
     """
     if not isinstance(namespace, Mapping):
         raise UsageError(f"provenance: a notebook's globals() are needed, got {type(namespace).__name__}")
@@ -44,7 +45,15 @@ def provenance(namespace: Mapping[str, Any], *tables: pd.DataFrame, **derived: A
     parameters.pop("FIGURES", None)
     runs = sorted({str(run) for table in tables for run in table["run"].unique()})
     named = {name.lower(): value for name, value in parameters.items()}
-    return {"preset": preset, "parameters": _without_folders(named | derived), "runs": runs}
+    told = {"model_notes": notes} if (notes := _notes(namespace, set(runs))) else {}
+    return {"preset": preset, "parameters": _without_folders(named | derived), "runs": runs, **told}
+
+
+def _notes(namespace: Mapping[str, Any], runs: set[str]) -> list[str]:
+    """What the studies among a notebook's names say of the models of these runs, such as "dequantised from Q4_1"."""
+    known = [getattr(value, "provenance", None) for value in namespace.values()]
+    studies = [origin["runs"] for origin in known if isinstance(origin, Mapping) and "runs" in origin]
+    return sorted({note for study in studies for run in runs & set(study) for note in study[run].get("notes", ())})
 
 
 def _without_folders(value: Any) -> Any:

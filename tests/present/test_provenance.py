@@ -5,6 +5,7 @@ import inspect
 import json
 import pkgutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -45,6 +46,13 @@ def test_names_are_drawn_as_they_are(word):
 
 def test_a_letter_marker_is_still_set_as_mathematics():
     assert len(panels.letters("m").get_path()) < len(panels.letters("mathrm").get_path())
+
+
+def test_what_the_studies_say_of_the_models_drawn_is_kept():
+    told = {"r": {"notes": ["dequantised from Q4_1 (GGUF)"]}, "other": {"notes": ["not drawn"]}, "plain": {}}
+    names = {"PRESET": "real", "study": SimpleNamespace(provenance={"runs": told}), "table": TABLE}
+    assert provenance(names, TABLE)["model_notes"] == ["dequantised from Q4_1 (GGUF)"]
+    assert "model_notes" not in provenance(names, TABLE.assign(run="plain"))
 
 
 @pytest.mark.slow
