@@ -59,6 +59,7 @@ docs/own-model
 docs/recipes
 docs/words
 docs/encoders
+docs/families
 docs/tables
 docs/glossary
 docs/exit-codes

@@ -186,7 +186,8 @@ def _read_config(folder: Path, name: str, raw: dict) -> tuple["PreTrainedConfig"
 
 def _read_model(folder: Path, name: str, config: "PreTrainedConfig", dtype: "torch.dtype") -> "PreTrainedModel":
     kind = _auto_class(config)
-    if type(config) not in kind._model_mapping:  # type: ignore[operator]  # set in every auto class
+    whole = getattr(config, "is_encoder_decoder", False)  # not its decoder, saved by itself
+    if whole or type(config) not in kind._model_mapping:  # type: ignore[operator]  # set in every auto class
         raise UnsupportedModel(f"model {name!r}: {_kind_of(config)}")
     if is_shrunk(folder):
         from analysis.models.uneven import load_shrunk
