@@ -61,6 +61,7 @@ docs/recipes
 docs/words
 docs/encoders
 docs/cluster
+docs/families
 docs/tables
 docs/glossary
 docs/exit-codes

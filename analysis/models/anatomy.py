@@ -20,12 +20,21 @@ from analysis.errors import UnsupportedModel
 from analysis.models.held import held
 from analysis.models.hooks import hooked
 from analysis.models.linear import is_matrix, proven_linear, refuse_adapters, refuse_changed, refuse_tied, tensor_given
+from analysis.models.other_blocks import (
+    is_map_of_its_own,
+    kind_of_part,
+    looks_like_blocks,
+    refuse_experts,
+    refuse_shared,
+    why_no_halves,
+)
 from analysis.models.quiet import evaluation_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ATTENTION = re.compile("attn|attention", re.IGNORECASE)
+_TOKENS = 2  # of the forward that order is read off
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +150,7 @@ def anatomy(model: nn.Module) -> Anatomy:
         )
     refuse_adapters(network)
     path, modules = find_blocks(network)
+    refuse_shared(network, path, modules)
     parts = []
     for index, module in enumerate(modules):
         with held(module):
@@ -240,19 +250,23 @@ def find_blocks(model: "PreTrainedModel") -> tuple[str, nn.ModuleList]:
     of them.
     """
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    if is_matrix(decoder):  # some call their head so
+        decoder = model.base_model
     inside = {id(module) for module in decoder.modules()}
     stacks: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
         nested = any(name.startswith(f"{outer}.") for outer in stacks)
-        if id(module) in inside and isinstance(module, nn.ModuleList) and not nested and _looks_like_blocks(module):
+        if id(module) in inside and isinstance(module, nn.ModuleList) and not nested and looks_like_blocks(module):
             stacks[name] = module
     if not stacks:
         refuse_changed("", decoder)
     if len(stacks) != 1:
+        own = {type(module).__name__ for module in decoder.modules() if is_map_of_its_own(module)}
         description = (
             f"{len(stacks)} stacks of blocks ({', '.join(stacks)})"
             if stacks
             else "no list of blocks that hold linear maps"
+            + (f" (what holds its weights is no nn.Linear: {', '.join(sorted(own))})" if own else "")
         )
         raise UnsupportedModel(
             f"{model.config.model_type}: found {description} in its decoder {type(decoder).__name__}; exactly one is"
@@ -261,14 +275,8 @@ def find_blocks(model: "PreTrainedModel") -> tuple[str, nn.ModuleList]:
     return stacks.popitem()
 
 
-def _looks_like_blocks(modules: nn.ModuleList) -> bool:
-    return len(modules) > 0 and all(
-        any(isinstance(part, nn.Linear | Conv1D) for part in module.modules()) for module in modules
-    )
-
-
 def _parts(name: str, block: nn.Module, *, loaded: bool = True) -> _Parts:
-    _refuse_experts(name, block)
+    refuse_experts(name, block)
     if loaded:
         refuse_changed(name, block)
     matrices = {key: module for key, module in block.named_modules() if is_matrix(module)}
@@ -279,8 +287,8 @@ def _parts(name: str, block: nn.Module, *, loaded: bool = True) -> _Parts:
         for parameter, value in module.named_parameters(recurse=False):
             if value.ndim > 1:
                 raise UnsupportedModel(
-                    f"{name}: parameter {f'{key}.{parameter}'.lstrip('.')} {tuple(value.shape)} of a"
-                    f" {type(module).__name__} is no linear map, norm or embedding; such blocks cannot be pruned yet"
+                    f"{name} ({type(block).__name__}): parameter {f'{key}.{parameter}'.lstrip('.')}"
+                    f" {tuple(value.shape)} of a {type(module).__name__} {kind_of_part(parameter, module)}"
                 )
     holders = list(dict.fromkeys(key.split(".")[0] for key in matrices))
     attention = [
@@ -288,24 +296,10 @@ def _parts(name: str, block: nn.Module, *, loaded: bool = True) -> _Parts:
     ]
     if len(attention) != 1 or len(holders) < 2:
         raise UnsupportedModel(
-            f"{name} ({type(block).__name__}): its linear maps are in {holders}, of which attention: {attention}; "
-            "needed are exactly one attention module and at least one other (the MLP)"
+            f"{name} ({type(block).__name__}): {why_no_halves(holders, attention)}; needed are exactly one attention"
+            " module and at least one other (the MLP)"
         )
     return _Parts(matrices, norms, {key: "attention" if key in attention else "mlp" for key in holders})
-
-
-def _refuse_experts(name: str, block: nn.Module) -> None:
-    """Experts are several maps of one kind side by side: stacked in one parameter, or a list of modules."""
-    for key, module in block.named_modules():
-        stacked = any(value.ndim == 3 for value in module.parameters(recurse=False)) and not isinstance(
-            module, nn.Conv1d
-        )
-        copies = isinstance(module, nn.ModuleList) and len(module) > 1 and _looks_like_blocks(module)
-        if stacked or copies:
-            where = f"{name}.{key}".rstrip(".")
-            raise UnsupportedModel(
-                f"{where} ({type(module).__name__}): a mixture of experts; pruning models with experts is not supported"
-            )
 
 
 # --- order -----------------------------------------------------------------------------------------------------------
@@ -374,7 +368,7 @@ def _trace(model: "PreTrainedModel", path: str, blocks: nn.ModuleList, parts: li
             before.append((module, start(traces[index], name)))
             after.append((module, finish(traces[index], name, name in part.matrices or name in part.norms)))
     with hooked(before, after), evaluating(model):
-        run_body(model, torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
+        run_body(model, torch.zeros(1, _TOKENS, dtype=torch.long), torch.ones(1, _TOKENS, dtype=torch.bool))
     require_each_once(model.config.model_type, path, ran, len(blocks))
     return traces
 
@@ -390,8 +384,18 @@ def require_each_once(model_type: str, path: str, ran: list[int], count: int) ->
 def _assemble(index: int, name: str, module: nn.Module, parts: _Parts, trace: _Trace) -> Block:
     irregular = [key for key in parts.matrices if trace.order.count(key) != 1]
     if irregular:
+        never = all(key not in trace.order for key in irregular)
         raise UnsupportedModel(
-            f"{name}: {', '.join(irregular)} did not run exactly once in a forward; such blocks cannot be pruned"
+            f"{name} ({type(module).__name__}): {', '.join(irregular)}"
+            f" {'do not run on plain text' if never else 'did not run exactly once in a forward'}; such blocks cannot"
+            " be pruned"
+        )
+    rows = _TOKENS if trace.hidden is None else trace.hidden.shape[:-1].numel()
+    other = [key for key in parts.matrices if trace.inputs[key].shape[:-1].numel() != rows]
+    if other:
+        raise UnsupportedModel(
+            f"{name} ({type(module).__name__}): {', '.join(other)} read {tuple(trace.inputs[other[0]].shape)} in a"
+            f" forward of {rows} tokens, something else than one row per token; such blocks cannot be pruned"
         )
     halves = _norm_halves(name, parts, trace)
     order = [key for key in trace.order if key in parts.matrices]
@@ -433,8 +437,9 @@ def _norm_halves(name: str, parts: _Parts, trace: _Trace) -> dict[str, str]:
     """Which half each norm serves, in the order they run.
 
     Norms that stand between the halves are told apart by when they run. One that runs first belongs to the attention,
-    one that runs last to the MLP. Between the two: a single norm prepares the MLP (pre-norm), unless no norm ran before
-    the attention (post-norm); of two, the first closes the attention and the second prepares the MLP (sandwich).
+    one that runs last to the MLP. Between the two: a single norm prepares the MLP (pre-norm), unless none ran before
+    the attention and one closes the MLP (post-norm); of two, the first closes the attention and the second prepares the
+    MLP (sandwich).
     """
     order = list(dict.fromkeys(trace.order))
     first = {
@@ -443,6 +448,8 @@ def _norm_halves(name: str, parts: _Parts, trace: _Trace) -> dict[str, str]:
     }
     loose = [key for key in order if key in parts.norms and parts.half(key) is None]
     before = [key for key in loose if order.index(key) < min(first.values())]
+    last = max(order.index(key) for key in parts.matrices if parts.half(key) == "mlp")
+    closed = any(order.index(key) > last for key in loose)
     between = [key for key in loose if min(first.values()) < order.index(key) < max(first.values())]
     if first["mlp"] < first["attention"] or len(between) > 2 or len(before) > 2:
         raise UnsupportedModel(
@@ -456,7 +463,7 @@ def _norm_halves(name: str, parts: _Parts, trace: _Trace) -> dict[str, str]:
     if len(before) == 2:  # parallel halves with a norm each, both run at the start: told apart by who reads them
         readers = trace.inputs[next(key for key in order if parts.half(key) == "mlp")].data_ptr()
         halves |= {key: "mlp" if trace.outputs[key].data_ptr() == readers else "attention" for key in before}
-    elif len(between) == 2 or (between and not before):
+    elif len(between) == 2 or (between and not before and closed):
         halves[between[0]] = "attention"
     return halves
 

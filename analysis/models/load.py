@@ -197,9 +197,7 @@ def described_model(folder: Path, name: str) -> "PreTrainedModel":
         raise UnsupportedModel(f"model {name!r}: its weights are quantized; name the unquantized original")
     with quiet():
         config, _ = _read_config(folder, name, raw)
-        kind = _auto_class(config)
-        if type(config) not in kind._model_mapping:  # type: ignore[operator]  # set in every auto class
-            raise UnsupportedModel(f"model {name!r}: {_kind_of(config)}")
+        kind = _known_class(name, config)
         try:
             with torch.device("meta"), no_init_weights():
                 model = kind.from_config(config, dtype=torch.float32)
@@ -311,7 +309,8 @@ def _stream_model(
 
 def _known_class(name: str, config: "PreTrainedConfig") -> "type[_BaseAutoModelClass]":
     kind = _auto_class(config)
-    if type(config) not in kind._model_mapping:  # type: ignore[operator]  # set in every auto class
+    whole = getattr(config, "is_encoder_decoder", False)  # not its decoder, saved by itself
+    if whole or type(config) not in kind._model_mapping:  # type: ignore[operator]  # set in every auto class
         raise UnsupportedModel(f"model {name!r}: {_kind_of(config)}")
     return kind
 

@@ -94,12 +94,12 @@ def record(
 ) -> Recording:
     """Record the arguments of every block for `windows`, `batch` windows at a time.
 
-    Forwards of one and of two windows tell which arguments have entries per window, and a stubbed one whether any
-    depends on what the blocks compute. If none does, as usual, the rest is recorded with the blocks handing their input
-    on, at next to no cost; otherwise by true forwards. A set with padding is recorded with a padded window in every
-    batch: transformers leaves masks out of batches without padding. store(shape, dtype, device) makes the tensor for
-    the hidden states (default: main memory); masks per window are kept where it is. Raises UsageError for an empty set,
-    UnsupportedModel if an argument cannot be recorded.
+    Forwards of one and of two windows tell which arguments have entries per window, and stubbed ones that none depends
+    on what the blocks compute: the rest is recorded with the blocks handing their input on, at next to no cost. A set
+    with padding is recorded with a padded window in every batch: transformers leaves masks out of batches without
+    padding. store(shape, dtype, device) makes the tensor for the hidden states (default: main memory); masks per window
+    are kept where it is. Raises UsageError for an empty set, UnsupportedModel if an argument cannot be recorded, or
+    comes from blocks before.
     """
     if len(windows) == 0:
         raise UsageError("record: 0 windows given; at least one is needed")
@@ -201,35 +201,47 @@ def _without_caches(name: str, args: tuple, kwargs: dict) -> _Seen:
     return _Seen(without, hidden)
 
 
-def _probe(model: nn.Module, anatomy: Anatomy, arguments: tuple[Tensor, ...]) -> tuple[Recorder, list[int] | None]:
-    """A recorder that knows the form of every call, and the forms of the blocks' outputs if they may be stubbed (else
-    None).
+def _probe(model: nn.Module, anatomy: Anatomy, arguments: tuple[Tensor, ...]) -> tuple[Recorder, list[int]]:
+    """A recorder that knows the form of every call, and the forms of the blocks' outputs.
 
-    arguments: ids, mask and token types (1, T) of one window.
+    arguments: ids, mask and token types (1, T) of one window. Raises UnsupportedModel where a block is passed what
+    blocks before it compute.
     """
     twice = tuple(tensor.repeat(2, 1) for tensor in arguments)
     true = _listen(model, anatomy, arguments, _let_go)
     forms = [seen.form for seen in true]
     with _stubbed(anatomy, forms):
         one, two = _listen(model, anatomy, arguments), _listen(model, anatomy, twice)
-    independent = all(
-        form(stubbed.call) == form(seen.call)
-        and all(torch.equal(a, b) for a, b in zip(tensors(stubbed.call), tensors(seen.call), strict=True))
-        for stubbed, seen in zip(one, true, strict=True)
-    )
-    if not independent:
-        two = _listen(model, anatomy, twice, _let_go)
+    for block, stubbed, seen in zip(anatomy.blocks, one, true, strict=True):
+        if dependent := _differing(stubbed.call, seen.call):
+            raise UnsupportedModel(
+                f"{block.name} ({type(block.module).__name__}): is passed what blocks before it compute"
+                f" ({', '.join(dependent)}), which would no longer be so once they are pruned; such models cannot be"
+                " pruned block by block"
+            )
     recorder = Recorder(
-        [block.name for block in anatomy.blocks], [seen.call for seen in true], [seen.call for seen in two]
+        [block.name for block in anatomy.blocks], [seen.call for seen in one], [seen.call for seen in two]
     )
-    return recorder, forms if independent else None
+    return recorder, forms
+
+
+def _differing(one: Call, two: Call) -> list[str]:
+    """The arguments that two calls of a block do not share, by name or place."""
+    sides = [{str(place): value for place, value in enumerate(call.args)} | call.kwargs for call in (one, two)]
+
+    def same(name: str) -> bool:
+        if not all(name in side for side in sides):
+            return False
+        left, right = (Call((side[name],), {}) for side in sides)
+        pairs = zip(tensors(left), tensors(right), strict=True)
+        return form(left) == form(right) and all(torch.equal(a, b) for a, b in pairs)
+
+    return [name for name in dict.fromkeys([*sides[0], *sides[1]]) if not same(name)]
 
 
 @contextmanager
-def _stubbed(anatomy: Anatomy, forms: list[int] | None) -> Iterator[None]:
-    """While open, blocks hand their hidden states on untouched, in outputs of the given forms; None: nothing is
-    stubbed.
-    """
+def _stubbed(anatomy: Anatomy, forms: list[int]) -> Iterator[None]:
+    """While open, blocks hand their hidden states on untouched, in outputs of the given forms."""
 
     def stub(length: int):
         def forward(*args, **kwargs):
@@ -238,7 +250,7 @@ def _stubbed(anatomy: Anatomy, forms: list[int] | None) -> Iterator[None]:
 
         return forward
 
-    stubs = zip(anatomy.blocks, forms or (), strict=forms is not None)
+    stubs = zip(anatomy.blocks, forms, strict=True)
     with replaced((block.module, stub(length)) for block, length in stubs):
         yield
 

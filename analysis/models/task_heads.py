@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from analysis.errors import DataError, ModelError
+from analysis.errors import DataError, ModelError, UnsupportedModel
 from analysis.models.embeddings import embeds
 from analysis.models.quiet import evaluation_mode
 
@@ -39,7 +39,11 @@ def prove_head(model: nn.Module, where: str) -> None:
     where: what the message begins with, such as "model 'lab'".
     """
     network, kind = cast("PreTrainedModel", model), type(model).__name__
-    answered, rows = head(model), cast(Tensor, network.get_input_embeddings().weight).shape[0]
+    try:
+        rows = cast(Tensor, network.get_input_embeddings().weight).shape[0]
+    except (AttributeError, NotImplementedError) as error:
+        raise UnsupportedModel(f"{where}: {kind} has no table of token embeddings; it reads no token ids") from error
+    answered = head(model)
     ids = torch.tensor([[0, 0, 0], [0, rows - 1, rows - 1]], device=network.device)
     try:
         with evaluation_mode(model):

@@ -5,10 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers as tf
 from torch import nn
 
 from analysis.errors import UnsupportedModel
 from analysis.models.anatomy import anatomy, anatomy_of_copy, evaluating
+from analysis.models.replay import random_windows, record
+from analysis.models.sub_blocks import check_halves
 from tests.helpers.families import FAMILIES, REFUSED, tiny
 
 # attention norms, MLP norms of the families whose names mislead: the same name serves different halves
@@ -174,19 +177,80 @@ def test_blocks_of_a_kind_that_cannot_be_pruned_are_refused():
             super().__init__()
             self.state = nn.Parameter(torch.zeros(4, 4))
 
-    first, second = layers()
+    class Idle(Half):
+        def __init__(self):
+            super().__init__()
+            self.other = nn.Linear(8, 8)
+
+    class Relative(Half):
+        def __init__(self):
+            super().__init__()
+            self.places = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return super().forward(x) + self.places(torch.ones(5, 8)).mean()
+
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.Parameter(torch.zeros(4, 8, 8))
+
+    class OwnLinear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(8, 8))
+
     wrong = {
-        "needed are exactly one attention module": [Layer(mixer=Half(), mlp=Half())],
-        "attention: \\['attention', 'cross_attention'\\]": [
+        "linear maps are in mixer, mlp, of which attention: none; needed": [Layer(mixer=Half(), mlp=Half())],
+        "attention \\(attention\\) and no MLP beside it": [Layer(attention=Half())],
+        "attends to a second text \\(attention, cross_attention\\)": [
             Layer(attention=Half(), cross_attention=Half(), mlp=Half())
         ],
-        "state \\(4, 4\\) of a Scan": [Layer(attention=Half(), mlp=Half(), scan=Scan())],
-        "mixture of experts": [Layer(attention=Half(), mlp=nn.ModuleList([Half(), Half()]))],
-        "no list of blocks": [],
+        "state \\(4, 4\\) of a Scan is no linear map": [Layer(attention=Half(), mlp=Half(), scan=Scan())],
+        "conv.weight \\(8, 1, 3\\) of a Conv1d belongs to a convolution or state space": [
+            Layer(conv=nn.Conv1d(8, 8, 3, groups=8), mlp=Half())
+        ],
+        "mlp \\(Experts\\): a mixture of experts": [Layer(attention=Half(), mlp=Experts())],
+        "experts \\(ModuleList\\): a mixture of experts": [
+            Layer(attention=Half(), experts=nn.ModuleList([Half(), Half()]))
+        ],
+        "mlp \\(ModuleList\\): 2 modules of one kind in a list": [
+            Layer(attention=Half(), mlp=nn.ModuleList([Half(), Half()]))
+        ],
+        "0 \\(Layer\\): attention.other do not run on plain text": [Layer(attention=Idle(), mlp=Half())],
+        "attention.places read \\(5, 8\\) in a forward of 2 tokens": [Layer(attention=Relative(), mlp=Half())],
+        "no list of blocks that hold linear maps \\(what holds its weights is no nn.Linear: OwnLinear\\)": [
+            Layer(attention=OwnLinear(), mlp=OwnLinear())
+        ],
     }
     for words, modules in wrong.items():
         with pytest.raises(UnsupportedModel, match=words):
             anatomy(Decoder(modules))
+
+
+def test_layers_that_share_their_weights_are_refused():
+    group = nn.Module()
+    group.albert_layers = nn.ModuleList(layers(1))
+    model = Decoder([group])
+    model.config.num_hidden_layers = 4
+    with pytest.raises(UnsupportedModel, match="its 4 layers share the weights of 1 \\(layers, each a Module\\)"):
+        anatomy(model)
+
+
+def test_a_head_that_is_called_a_decoder_is_not_looked_into():
+    model = Decoder(layers())
+    model.get_decoder = lambda: nn.Linear(8, 8)
+    assert anatomy(model).path == "layers"
+
+
+def test_a_first_block_without_a_norm_before_its_attention():
+    """ModernBERT's: the norm between the halves prepares the MLP, as in the blocks that follow."""
+    size = dict(vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
+    model = tf.ModernBertModel(tf.ModernBertConfig(**size, pad_token_id=0)).eval()
+    parts = anatomy(model)
+    assert [block.attention.norms for block in parts.blocks] == [(), ("attn_norm",)]
+    assert {block.mlp.norms for block in parts.blocks} == {("mlp_norm",)}
+    check_halves(parts, record(model, parts, random_windows(model, count=2)), slice(None))
 
 
 @pytest.mark.parametrize("order", [[0], [1, 0], [0, 1, 0, 1]])

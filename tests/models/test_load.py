@@ -319,6 +319,10 @@ BROKEN = {
         "t5 is no causal language model but an encoder-decoder",
         lambda folder: edit(folder, model_type="t5"),
     ),
+    "an encoder-decoder whose decoder alone is known as a causal model": (
+        "bart is no causal language model but an encoder-decoder",
+        lambda folder: edit(folder, model_type="bart", architectures=["BartForConditionalGeneration"]),
+    ),
     "quantized": ("quantized", lambda folder: edit(folder, quantization_config={"quant_method": "gptq"})),
     "remote code": (
         "needs code of its own \\(auto_map\\), which is not run",

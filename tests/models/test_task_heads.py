@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers as tf
 
-from analysis.errors import ModelError
+from analysis.errors import ModelError, UnsupportedModel
 from analysis.models.task_heads import head, prove_head
 from tests.helpers.encoders import encoder
 from tests.helpers.families import tiny
@@ -60,3 +60,11 @@ def test_a_class_made_of_a_known_one():
     assert head(tiny("llama")) == head(tiny("llama").model) == "next token"
     assert head(encoder("bert_body")) == "embedding" and head(encoder("bert").bert) == "embedding"
     assert head(made(tf.BertModel, tf.BertConfig(**SIZE, is_decoder=True))) == "next token"
+
+
+def test_a_model_that_reads_no_token_ids_is_refused():
+    """Perceiver's input is an array of latents."""
+    model = encoder("bert")
+    model.get_input_embeddings = lambda: torch.nn.Parameter(torch.zeros(4, 4))
+    with pytest.raises(UnsupportedModel, match="a model: BertForSequenceClassification has no table of token embedd"):
+        prove_head(model, "a model")
