@@ -20,9 +20,11 @@ os.environ.update(
 
 def pytest_configure(config):
     """Results and caches go to one temporary folder for the whole session: xdist's workers inherit it, so that runs
-    which several of them need are done once.
+    which several of them need are done once. `make test` names one, where the notebooks have run.
     """
-    if not hasattr(config, "workerinput"):
+    if given := os.environ.get("ANALYSIS_TESTS_HOME"):
+        os.environ["ANALYSIS_HOME"] = given
+    elif not hasattr(config, "workerinput"):
         config.stash[HOME] = os.environ["ANALYSIS_HOME"] = tempfile.mkdtemp(prefix="analysis-tests-")
 
 

@@ -1,5 +1,6 @@
-"""The notebooks: their structure, and all of them at smoke size: once in this process, which fills the store, and once
-through the project's own runner, which reads it.
+"""The notebooks: their structure, and what they leave at smoke size.
+
+`make test` runs their cells first, each a test, under nbval; then the project's own runner reads what that has stored.
 """
 
 import ast
@@ -142,20 +143,28 @@ def test_findings_are_computed_and_every_figure_is_saved(path):
     )
 
 
+def drawn_files() -> set[str]:
+    """Names of all files that all notebooks leave in a folder of figures."""
+    names = [
+        re.findall(r'save_figure\(fig, "(\w+)"', path.read_text("utf-8").replace('\\"', '"')) for path in NOTEBOOKS
+    ]
+    return {f"{name}.{suffix}" for some in names for name in some for suffix in ("svg", "png", "csv", "json")}
+
+
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """Where the figures are after the cells of every notebook ran in this process, in the notebooks' folder, with the
-    parameters as they stand: their runs are in the store then.
+def drawn():
+    """Where the figures are after the cells of every notebook have run with the parameters as they stand: under nbval,
+    or, where it has not run before, here. Their runs are in the store then.
     """
-    figures = tmp_path_factory.mktemp("figures")
+    figures = paths.runs() / "figures" / "smoke"
+    if figures.is_dir() and drawn_files() <= {file.name for file in figures.iterdir()}:
+        return figures
     with chdir(FOLDER), pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANALYSIS_WORKERS", "1")
         for path in NOTEBOOKS:
             names = {"__name__": "__main__", "display": lambda *shown: None}
             for number, cell in enumerate(cells(path, "code")):
                 exec(compile(source(cell), f"{path.stem}, code cell {number}", "exec"), names)
-                if "FIGURES" in names:
-                    names["FIGURES"] = str(figures)
             pyplot.close("all")
     return figures
 
@@ -163,12 +172,7 @@ def drawn(tmp_path_factory):
 @pytest.mark.slow
 def test_all_of_them_leave_their_figures(drawn):
     figures = drawn
-    names = [
-        re.findall(r'save_figure\(fig, "(\w+)"', path.read_text("utf-8").replace('\\"', '"')) for path in NOTEBOOKS
-    ]
-    assert {file.name for file in figures.iterdir()} == {
-        f"{name}.{suffix}" for some in names for name in some for suffix in ("svg", "png", "csv", "json")
-    }
+    assert {file.name for file in figures.iterdir()} == drawn_files()
     errors = pd.read_csv(figures / "01_compounding_error.csv")
     named = ["pattern", "criterion", "split", "kind", "method", "block", "value", "low", "high", "seeds", "paired"]
     assert list(errors.columns) == [*named, "source", "seed", "seed_value"]
