@@ -73,9 +73,9 @@ def amount(text: str) -> int:
 def run(args: argparse.Namespace) -> Report:
     """The verb. Raises: AnalysisError; a job that cannot fit is the report's failure."""
     if args.calibrate is not None:
-        machine = _calibrated(args)
+        timed = _calibrated(args)
         if args.model is None:
-            return Report(_rates(machine, args.calibrate), machine.to_dict())
+            return Report(_rates(timed, args.calibrate), timed.to_dict())
     job = read_job(args)
     from analysis.models.shape import model_shape
     from analysis.study.fit import advice, hopeless, lacking
