@@ -66,12 +66,12 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {  # what a rule by names cannot know
     "ministral": {"head_dim": 8},
     "deberta": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True},
-    "nemotron": {"head_dim": 8},
+    "nemotron": {"head_dim": 8, "num_key_value_heads": 2},
     "reformer": {"axial_pos_embds": False},
     "xmod": {"default_language": "en_XX"},
     "t5": {"decoder_start_token_id": 0},
     "neomme": {"head_dim": 16},
-    "nystromformer": {"num_landmarks": 4, "segment_means_seq_len": 16},
+    "nystromformer": {"num_landmarks": 64, "segment_means_seq_len": 64},
 }
 
 

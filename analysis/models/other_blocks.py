@@ -75,4 +75,4 @@ def why_no_halves(holders: list[str], attention: list[str]) -> str:
 def is_map_of_its_own(module: nn.Module) -> bool:
     """Whether a module holds a matrix of weights and is neither a linear map nor an embedding."""
     weight = module._parameters.get("weight")
-    return weight is not None and weight.ndim == 2 and not isinstance(module, nn.Linear | Conv1D | nn.Embedding)
+    return weight is not None and weight.ndim > 1 and not isinstance(module, nn.Linear | Conv1D | nn.Embedding)

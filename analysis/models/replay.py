@@ -9,6 +9,7 @@ blocks with it gives the model's own hidden states.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 import torch
@@ -361,7 +362,7 @@ def random_windows(model: nn.Module, *, count: int = 4, seed: int = 0) -> Window
     """
     network = unwrapped(model)
     config = network.config.get_text_config()
-    length = max(64, min(getattr(config, "sliding_window", None) or 0, LONGEST_RANDOM - 16) + 16)
+    length = max(64, min(_sliding_window(config), LONGEST_RANDOM - 16) + 16)
     length = min(length, usable_context(network) or length)
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(embedding_rows(network), (count, length), generator=generator)
@@ -370,6 +371,14 @@ def random_windows(model: nn.Module, *, count: int = 4, seed: int = 0) -> Window
     mask[2::4, : length // 4] = False
     provenance = {"source": "uniform random tokens", "seed": seed, "length": length, "samples": count}
     return Windows(ids, mask, "random tokens", provenance)
+
+
+def _sliding_window(config: Any) -> int:
+    """Tokens of a model's sliding window, the first that its config names where layers differ; 0: none."""
+    try:
+        return getattr(config, "sliding_window", None) or 0
+    except RuntimeError:  # transformers' "may vary across layers"
+        return vars(config).get("sliding_window") or 0
 
 
 def last_hidden(model: nn.Module, ids: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 from analysis.errors import NumericalError, ReplayError, UnsupportedModel, UsageError
 from analysis.models.anatomy import anatomy
 from analysis.models.block_arguments import HIDDEN, Call, tensors
-from analysis.models.replay import record, replay_error, run, verify
+from analysis.models.replay import random_windows, record, replay_error, run, verify
 from analysis.windows import Windows
 from tests.helpers.families import FAMILIES, LENGTH, MIXED, tiny, tokens
 from tests.helpers.small import small_llama
@@ -239,6 +239,27 @@ def test_no_windows():
         record(
             model, parts, Windows(torch.zeros(0, 4, dtype=torch.long), torch.ones(0, 4, dtype=torch.bool), "none", {})
         )
+
+
+def test_a_sliding_window_that_varies_from_layer_to_layer():
+    """Where a config has `per_layer_config` transformers refuses to name one for all layers."""
+
+    class Config:
+        max_position_embeddings = 128
+
+        def __init__(self):
+            self.__dict__["sliding_window"] = 80
+
+        def get_text_config(self):
+            return self
+
+        @property
+        def sliding_window(self):
+            raise RuntimeError("may vary across layers")
+
+    model = small_llama(blocks=1, hidden=16)
+    model.config = Config()
+    assert random_windows(model, count=2).ids.shape == (2, 96)
 
 
 # --- made-up decoders whose blocks are called in unusual ways
