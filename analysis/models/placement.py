@@ -306,8 +306,9 @@ def _places(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, tuple[s
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
     known, prefix = model.state_dict(), model.base_model_prefix
-    renamings = [entry for entry in model._weight_conversions if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in model._weight_conversions if isinstance(entry, WeightConverter)]
+    conversions = cast("list[Any]", model._weight_conversions)
+    renamings = [entry for entry in conversions if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
     places = {}
     for name in names:
         target, pattern = rename_source_key(name, renamings, converters, prefix, known)

@@ -32,8 +32,8 @@ MORE = {
     "wanda-50% BR+GP[epochs=1,select=held-out,train=masklora,rank=2]": "llama",
     "wanda-50% ridge": "opt",
     "wanda-50% BR+GP[unit=matrix,epochs=1]": "gemma3",
-    "wanda-50% BR+GP[unit=blocks,width=2,epochs=1]": "opt",
-    "wanda-50%+swaps LR": "llama",
+    "wanda-50% BR+GP[width=2,epochs=1]": "opt",
+    "wanda+swaps-50% LR": "llama",
     "magnitude-50% BR+GP[unit=model,epochs=1]": "gpt2",
 }
 
