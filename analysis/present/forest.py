@@ -124,6 +124,7 @@ def plot_forest(claims: pd.DataFrame) -> Figure:
         if set(known["model"]) - set(HOLLOW):
             notes.append(_note("black", OTHERS, "other models (papers)", hollow=True))
         fig.legend(handles=notes, loc="upper center", ncols=4, fontsize=8.5)
+        fig.set_layout_engine("none")
     return fig
 
 
