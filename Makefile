@@ -1,6 +1,7 @@
 # make figures   run the notebooks on the embedded lab, those that are not fresh; figures/ is written anew
 # make check     format, lint, types and the quick tests: under two minutes on two cores, before every commit
 # make test      the same, then all tests, and the notebooks at their smoke size
+# make test-gpu  the tests that need a CUDA device, alone
 # make lab       JupyterLab on the notebooks
 # make docs      the documentation as a site, in build/docs; executes nothing
 # make clean     remove the environment and whatever can be made again at no cost (results in data/runs stay)
@@ -19,7 +20,7 @@ TESTS  := folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; set -ex; \
 	ANALYSIS_HOME="$$folder" ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
 	PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/$(VENV)/pycache" $(RUN) -m pytest -n 2 --dist loadscope
 
-.PHONY: figures lint check test lab docs clean
+.PHONY: figures lint check test test-gpu lab docs clean
 .DELETE_ON_ERROR:
 
 figures: $(READY)
@@ -31,10 +32,13 @@ lint: $(READY)
 	$(RUN) -m mypy
 
 check: lint
-	$(TESTS) -m "not slow" tests
+	$(TESTS) -p no:nbval -m "not slow" tests
 
 test: lint
-	$(TESTS) tests
+	$(TESTS) tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout 300
+
+test-gpu: $(READY)
+	$(TESTS) -p no:nbval -m gpu tests
 
 lab: $(READY)
 	$(RUN) -m jupyter lab notebooks

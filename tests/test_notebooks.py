@@ -1,15 +1,14 @@
-"""The notebooks: their structure, and all of them at smoke size: once in this process, which fills the store, and once
-through the project's own runner, which reads it.
+"""The notebooks: their structure, and all of them at smoke size through the project's own runner.
+
+Their cells run once more, one test each, under nbval in `make test`; what both need is run by whichever comes first.
 """
 
 import ast
 import json
 import re
-from contextlib import chdir
 
 import pandas as pd
 import pytest
-from matplotlib import pyplot
 
 from analysis import paths
 from analysis.suite.runner import run_suite
@@ -142,27 +141,10 @@ def test_findings_are_computed_and_every_figure_is_saved(path):
     )
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """Where the figures are after the cells of every notebook ran in this process, in the notebooks' folder, with the
-    parameters as they stand: their runs are in the store then.
-    """
-    figures = tmp_path_factory.mktemp("figures")
-    with chdir(FOLDER), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANALYSIS_WORKERS", "1")
-        for path in NOTEBOOKS:
-            names = {"__name__": "__main__", "display": lambda *shown: None}
-            for number, cell in enumerate(cells(path, "code")):
-                exec(compile(source(cell), f"{path.stem}, code cell {number}", "exec"), names)
-                if "FIGURES" in names:
-                    names["FIGURES"] = str(figures)
-            pyplot.close("all")
-    return figures
-
-
 @pytest.mark.slow
-def test_all_of_them_leave_their_figures(drawn):
-    figures = drawn
+def test_all_of_them_run_at_smoke_size_and_leave_their_files(tmp_path, monkeypatch):
+    figures = tmp_path / "figures"
+    runs = run_suite("smoke", figures_dir=figures)
     names = [
         re.findall(r'save_figure\(fig, "(\w+)"', path.read_text("utf-8").replace('\\"', '"')) for path in NOTEBOOKS
     ]
@@ -197,17 +179,11 @@ def test_all_of_them_leave_their_figures(drawn):
         list(asked["task"].unique()) == ["lab:yes-no", "lab:story-ending", "mean"]
         and asked["value"].between(0, 1).all()
     )
-
-
-@pytest.mark.slow
-def test_the_suite_draws_the_same_bytes_from_the_store_without_torch(drawn, tmp_path, monkeypatch):
-    (tmp_path / "torch.py").write_text("raise ImportError('a kernel that only reads tables imports torch')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    runs = run_suite("smoke", figures_dir=tmp_path / "again")
-    kept, again = ({file.name: file.read_bytes() for file in place.iterdir()} for place in (drawn, tmp_path / "again"))
-    assert [name for name in kept if again.get(name) != kept[name]] == [] and set(again) == set(kept)
     for run in runs:
         about = json.loads(run.path.read_text("utf-8"))["metadata"]["papermill"]
         assert about["exception"] is None and about["parameters"]["PRESET"] == "smoke"
-    runs = run_suite("smoke", figures_dir=tmp_path / "again")
-    assert {run.status for run in runs} == {"fresh"}
+    kept = {file.name: file.read_bytes() for file in figures.iterdir()}
+    (tmp_path / "torch.py").write_text("raise ImportError('a kernel that only reads tables imports torch')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run_suite("smoke", figures_dir=figures, force=True)  # from the store: the same bytes, without torch
+    assert {file.name: file.read_bytes() for file in figures.iterdir()} == kept
