@@ -305,7 +305,7 @@ def _places(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, tuple[s
     """
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-    known, prefix = model.state_dict(), model.base_model_prefix
+    known, prefix = cast("dict[str, Tensor]", model.state_dict()), model.base_model_prefix
     conversions = cast("list[Any]", model._weight_conversions)
     renamings = [entry for entry in conversions if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]

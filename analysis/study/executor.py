@@ -131,7 +131,9 @@ def chosen(text: str | None = None) -> Executor | None:
 
 def _settings(kind: str, text: str) -> dict[str, Any]:
     """The settings of an executor, of the types that its fields have."""
-    known = {field.name: type(field.default) for field in fields(KINDS[kind]) if type(field.default) is not bool}
+    known: dict[str, Any] = {
+        field.name: type(field.default) for field in fields(KINDS[kind]) if type(field.default) is not bool
+    }
     given: dict[str, Any] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, equals, value = (word.strip() for word in part.partition("="))
