@@ -255,15 +255,15 @@ def plot_representatives(table: pd.DataFrame) -> Figure:
 
 @on_tables
 def say_closing(table: pd.DataFrame, right: str) -> Finding:
-    """Per recipe, measure and added text: the change with the most windows, and what share it is of the one that
-    `right`, real text, brings.
+    """Per recipe, measure and added text: the change with the most windows that the measure was taken with, and what
+    share it is of the one that `right`, real text, brings.
 
     `table` is that of `added`. The share is (e(0) - e(added)) / (e(0) - e(right)), from the means over seeds.
     """
-    most = table[table["added_samples"] == table["added_samples"].max()]
     lines = []
-    for (pattern, criterion, method, measure), rows in most.groupby([*RECIPE_COLUMNS, "measure"], sort=False):
-        at = rows.set_index("added")
+    for (pattern, criterion, method, measure), rows in table.groupby([*RECIPE_COLUMNS, "measure"], sort=False):
+        count = rows.loc[rows["added"] != "", "added_samples"].max()
+        at = rows[rows["added_samples"] == count].set_index("added")
         if right not in at.index:
             raise UsageError(f"share of the gap: {right} is none of the added texts {', '.join(at.index)}")
         real = at.loc[right, "value"]
@@ -273,7 +273,6 @@ def say_closing(table: pd.DataFrame, right: str) -> Finding:
             share = f", {row['value'] / real:.0%} of that" if better else ""
             parts.append(f"{say_source(source)} {_change(row, measure)}{share}")
         words = "" if better else " (real text of the right kind does not help here, so there is no gap to close)"
-        count = rows["added_samples"].iloc[0]
         lines.append(
             f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}**, {measure},"
             f" {amount(count, 'window')} added: {'; '.join(parts)}{words}."

@@ -177,6 +177,8 @@ def test_the_share_of_the_gap_is_said_and_turns_with_the_numbers(own):
     assert "real text of the right kind does not help here" in accuracy and "of that" not in accuracy
     with pytest.raises(UsageError, match="lab:news is none of the added texts"):
         generated_text.say_closing(table, "lab:news")
+    fewer = table[(table["measure"] != ACCURACY) | (table["added_samples"] < 32)]  # tasks may be asked of some alone
+    assert "accuracy, 8 windows added: " in generated_text.say_closing(fewer, "lab:stories").splitlines()[2]
 
 
 @pytest.fixture(scope="module")
