@@ -312,6 +312,7 @@ def _by_reason(rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
     for row in rows.itertuples():
         reason = re.sub(r"^[\w.]+ \(\w+\): ", "", row.reason)
         reason = re.sub(rf"^{re.escape(row.family)}(_\w+)?(:? )", r"it\2", reason).replace("it: ", "")
+        reason = re.sub(r"^parameter .* belongs to", "holds parameters that belong to", reason)
         reasons.setdefault(reason, {}).setdefault(row.family, []).append(row.kind)
     for reason, families in sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0])):
         yield reason, ", ".join(f"`{family}` ({', '.join(kinds)})" for family, kinds in families.items())
