@@ -104,8 +104,6 @@ def built(family: str, kind: str) -> nn.Module:
             value.data.add_(torch.randn_like(value) * 0.1)
     model.config.use_cache = False
     ids = torch.randint(3, 60, (2, 16))
-    end = getattr(model.config, "eos_token_id", None) or 5
-    ids[:, -1] = end[0] if isinstance(end, list) else end  # some read a class off it
     try:
         output = model(input_ids=ids, attention_mask=torch.ones_like(ids))
     except Exception as error:
@@ -314,6 +312,7 @@ def _by_reason(rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
     for row in rows.itertuples():
         reason = re.sub(r"^[\w.]+ \(\w+\): ", "", row.reason)
         reason = re.sub(rf"^{re.escape(row.family)}(_\w+)?(:? )", r"it\2", reason).replace("it: ", "")
+        reason = re.sub(r"^parameter .* belongs to", "holds parameters that belong to", reason)
         reasons.setdefault(reason, {}).setdefault(row.family, []).append(row.kind)
     for reason, families in sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0])):
         yield reason, ", ".join(f"`{family}` ({', '.join(kinds)})" for family, kinds in families.items())

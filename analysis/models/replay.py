@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from analysis.errors import NumericalError, ReplayError, UnsupportedModel, UsageError
+from analysis.errors import AnalysisError, NumericalError, ReplayError, UnsupportedModel, UsageError, first_line
 from analysis.models.anatomy import Anatomy, Block, evaluating, require_each_once, run_body
 from analysis.models.block_arguments import HIDDEN, Call, Recorder, Ref, Slot, form, map_call, tensors
 from analysis.models.context import usable_context
@@ -211,8 +211,16 @@ def _probe(model: nn.Module, anatomy: Anatomy, arguments: tuple[Tensor, ...]) ->
     twice = tuple(tensor.repeat(2, 1) for tensor in arguments)
     true = _listen(model, anatomy, arguments, _let_go)
     forms = [seen.form for seen in true]
-    with _stubbed(anatomy, forms):
-        one, two = _listen(model, anatomy, arguments), _listen(model, anatomy, twice)
+    try:
+        with _stubbed(anatomy, forms):
+            one, two = _listen(model, anatomy, arguments), _listen(model, anatomy, twice)
+    except (AnalysisError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever the family's forward makes of blocks that hand their input on
+        raise UnsupportedModel(
+            f"{anatomy.model_type}: its blocks hand on something else than hidden states"
+            f" ({type(error).__name__}: {first_line(error)}); this family cannot be replayed"
+        ) from error
     for block, stubbed, seen in zip(anatomy.blocks, one, true, strict=True):
         if dependent := _differing(stubbed.call, seen.call):
             raise UnsupportedModel(

@@ -306,6 +306,30 @@ def test_arguments_that_blocks_before_have_computed_are_refused():
         replay_error(model, anatomy(model), windows(5), batch=2)
 
 
+def test_blocks_that_hand_on_more_than_hidden_states_are_refused():
+    """Reformer's two streams: its forward cannot go on from a block that hands its input on."""
+
+    class Named(Layer):
+        def forward(self, hidden_states, memory=None, note=None):
+            hidden = super().forward(hidden_states, 1.0)[0]
+            return SimpleTuple((hidden, hidden))
+
+    class SimpleTuple(tuple):
+        second = property(lambda self: self[1])
+
+    class Streams(Decoder):
+        def forward(self, input_ids, attention_mask, use_cache):
+            x = self.embed(input_ids)
+            for layer in self.layers:
+                x = layer(hidden_states=x).second
+            return x
+
+    model = Streams(None)
+    model.layers = nn.ModuleList(Named() for _ in range(2)).eval()
+    with pytest.raises(UnsupportedModel, match="made-up: its blocks hand on something else than hidden states"):
+        record(model, anatomy(model), windows(2))
+
+
 @pytest.mark.parametrize(
     ("words", "drive"),
     [
