@@ -459,7 +459,8 @@ def test_a_folder_being_written_is_refused(world, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_streamed_run_writes_the_model_of_a_resident_one_and_answers_tasks(world, tmp_path, capsys):
     for placement in ("resident", "streamed"):
-        asked = {"placement": placement, "task": "lab:yes-no", "documents": 4, "recipe": "wanda-50% BR+GP[epochs=1]"}
+        asked = {"placement": placement, "recipe": "wanda-50% BR+GP[epochs=1]"}
+        asked |= {"task": f"{world}/tasks.jsonl", "documents": 4}
         assert main(arguments(world, tmp_path / placement, **asked)) == 0
     same_tensors(*(saved_tensors(tmp_path / placement / "model") for placement in ("resident", "streamed")))
     for table in ("blocks", "perplexity", "zero_shot"):
