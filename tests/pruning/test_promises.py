@@ -214,7 +214,7 @@ def test_5_a_real_kill(tmp_path):
     """SIGKILL while the second visit runs; the next identical call, in another process, ends with the bits of an
     uninterrupted one.
     """
-    recipe = "wanda-50% BR[epochs=4]"
+    recipe = "wanda-50% BR[epochs=20]"
     script = textwrap.dedent(f"""
         import sys, torch
         torch.set_num_threads(1)
