@@ -97,7 +97,7 @@ def test_the_readme_is_short_and_links_every_page():
 
 def test_recipes_on_the_pages_can_be_read():
     text = (DOCS / "recipes.md").read_text("utf-8")
-    recipes = re.findall(r"(?m)^\| `(\S+ \S+)` \|", text)
+    recipes = re.findall(r"(?m)^\| `([^`\s]+ [^`\s]+)` \|", text)
     assert len(recipes) >= 10 and all(Recipe.parse(recipe) for recipe in recipes)
     toml = re.search(r"```toml\n(.*?)```", text, re.S)[1]
     assert Recipe.from_toml(toml) == Recipe.parse("wanda-50% BR+GP[lr=2e-3,epochs=20]")
