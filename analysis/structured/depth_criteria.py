@@ -100,7 +100,8 @@ def choose_blocks(criterion: Criterion, pattern: Pattern, look: Look) -> list[in
         return value
 
     if pattern.contiguous or criterion.name == "angular":
-        return list(min(runs(free, count), key=lambda run: (checked(run), -run[0])))
+        cheapest: range = min(runs(free, count), key=lambda run: (checked(run), -run[0]))
+        return list(cheapest)
     gone: list[int] = []
     for _ in range(count):
         left = (number for number in free if number not in gone)
