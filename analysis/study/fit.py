@@ -11,27 +11,27 @@ from analysis import memory
 from analysis.errors import AnalysisError, OutOfMemory, RecipeError, first_line, out_of_memory
 from analysis.models.load import usable_device
 from analysis.models.shape import ModelShape, model_shape
+from analysis.pruning.checks import streaming_problems
 from analysis.recipe.recipe import Recipe
 from analysis.study import footprint
 from analysis.study.footprint import Held
 from analysis.study.forecast import LONG, Forecast, forecast, size
 from analysis.study.job import Job
 from analysis.study.machine import SLOW, Machine, this_machine
-from analysis.study.sizes import PLACEMENTS, Sizes
+from analysis.study.sizes import Sizes
 
 SURE = 0.8  # of a forecast: what is free below that is too little even if the forecast is a fifth too high
 
 
 @dataclass(frozen=True)
 class Change:
-    """A job with one thing smaller: what to write, the job, and where its models would be."""
+    """A job with one thing smaller: what to write, and the job."""
 
     words: str
     job: Job
-    placement: str = "resident"
 
 
-def look_ahead(job: Job, say: Callable[[str], object], *, anyway: bool = False, placement: str = "resident") -> None:
+def look_ahead(job: Job, say: Callable[[str], object], *, anyway: bool = False) -> None:
     """Say in one line what a job will take if that is long, and raise OutOfMemory, with what would fit, for one that
     cannot fit here; anyway: say that instead. The machine is timed only for jobs that may be long.
 
@@ -42,7 +42,7 @@ def look_ahead(job: Job, say: Callable[[str], object], *, anyway: bool = False, 
         shape = model_shape(job.model)
         device = usable_device(job.device)
         kind, room = device.partition(":")[0], free_memory(device)
-        expected = forecast(job, shape, kind, SLOW, placement=placement, room=room)
+        expected = forecast(job, shape, kind, SLOW, room=room)
     except AnalysisError:
         return
     except Exception as error:  # a forecast must not keep a run from beginning
@@ -50,7 +50,7 @@ def look_ahead(job: Job, say: Callable[[str], object], *, anyway: bool = False, 
         return
     if (expected.seconds or 0) >= LONG or hopeless(expected, room):
         machine = this_machine(device)
-        expected = forecast(job, shape, kind, machine, placement=placement, room=room)
+        expected = forecast(job, shape, kind, machine, room=room)
         if (expected.seconds or 0) >= LONG:
             say(expected.line())
     if not hopeless(expected, room):
@@ -136,9 +136,7 @@ def advice(job: Job, shape: ModelShape, expected: Forecast, room: Held, machine:
 
     def needs(change: Change) -> Held:
         kind = "cpu" if change.job.device == "cpu" else expected.kind
-        return footprint.peak(
-            footprint.stages(Sizes(change.job, shape, kind, change.placement), base, room, True).values()
-        )
+        return footprint.peak(footprint.stages(Sizes(change.job, shape, kind), base, room, True).values())
 
     def fits(change: Change) -> bool:
         held = needs(change)
@@ -148,7 +146,7 @@ def advice(job: Job, shape: ModelShape, expected: Forecast, room: Held, machine:
         held = needs(change)
         return size(held.device or held.host)
 
-    start = Change("", job, expected.placement)
+    start = Change("", job)
     alone = [change for step in STEPS if (change := next(filter(fits, step(start)), None))]
     if alone:
         return "each of these alone would fit: " + "; ".join(f"{one.words} ({told(one)})" for one in alone)
@@ -167,9 +165,8 @@ def advice(job: Job, shape: ModelShape, expected: Forecast, room: Held, machine:
 
 
 def _placement(change: Change) -> Iterator[Change]:
-    for name in PLACEMENTS:
-        if name != change.placement:
-            yield replace(change, words=f"--placement {name}", placement=name)
+    if change.job.placement != "streamed" and not streaming_problems(change.job.recipe):
+        yield replace(change, words="--placement streamed", job=replace(change.job, placement="streamed"))
 
 
 def _dtype(change: Change) -> Iterator[Change]:

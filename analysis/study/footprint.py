@@ -51,7 +51,7 @@ def stages(sizes: Sizes, base: int, room: Held | None, saves: bool) -> dict[str,
     entry = (
         _streams(sizes, room, [_hidden(sizes)[0]]) if any(len(visit.blocks) > 1 for visit in sizes.visits) else Held()
     )
-    resident, stored = sizes.placement == "resident", _stored(sizes)
+    resident, stored = sizes.job.placement == "resident", _stored(sizes)
     whole = sizes.shape.parameters * sizes.item
     written = stored * (resident and (whole != stored or sizes.kind != "cpu"))  # converted, or brought to the host
     refitted = max(map(_refitting(sizes), sizes.shape.blocks)) + forward
@@ -111,7 +111,7 @@ def _stored(sizes: Sizes) -> int:
 def _weights(sizes: Sizes) -> Held:
     """Both models; where they are streamed, of each the largest unit and what is outside the blocks, and one block more
     that is fetched ahead, on the host too."""
-    if sizes.placement == "resident":
+    if sizes.job.placement == "resident":
         return _on(sizes, 2 * sizes.shape.parameters * sizes.item)
     units = [sum(block.parameters for block in sizes.blocks(visit)) for visit in sizes.visits]
     ahead = max(block.parameters for block in sizes.shape.blocks) * sizes.item

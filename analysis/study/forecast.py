@@ -109,18 +109,16 @@ def forecast(
     kind: str,
     machine: Machine | None = None,
     *,
-    placement: str = "resident",
     room: Held | None = None,
     saves: bool = True,
 ) -> Forecast:
     """What a job on a model of this shape will take on a device of this kind ("cpu", "cuda", "mps").
 
-    machine: whose rates give the seconds; None: they are not known. placement: "resident", both models whole on the
-    device, or "streamed", one unit at a time. room: memory that is free, which decides where streams go (None: there is
-    enough). saves: whether the pruned model is written, as `analysis prune` does. Raises UsageError for a unit that the
-    model is too small for.
+    machine: whose rates give the seconds; None: they are not known. room: memory that is free, which decides where
+    streams go (None: there is enough). saves: whether the pruned model is written, as `analysis prune` does. Raises
+    UsageError for a unit that the model is too small for.
     """
-    sizes = Sizes(job, shape, kind, placement)
+    sizes = Sizes(job, shape, kind)
     base = machine.interpreter if machine is not None else footprint.INTERPRETER
     held = footprint.stages(sizes, base, room, saves)
     stages = tuple(
@@ -130,7 +128,7 @@ def forecast(
     return Forecast(
         kind,
         sizes.dtype,
-        placement,
+        job.placement,
         stages,
         footprint.disk(sizes) if saves else 0,
         footprint.spilled(sizes, room),

@@ -12,22 +12,17 @@ from analysis.schema import CALIBRATION, VALIDATION
 from analysis.streams.streams import TOKENS_PER_FORWARD
 from analysis.study.job import Job
 
-PLACEMENTS = ("resident",)
-"""Where the models are while a run goes on, as `prune` knows it: both whole on the device."""
-
 
 @dataclass(frozen=True, eq=False)
 class Sizes:
     """What a forecast counts with.
 
-    kind: of the device, "cpu", "cuda" or "mps". placement: "resident", both models whole on the device, or "streamed",
-    one unit at a time. texts: windows by label, as the tables call them.
+    kind: of the device, "cpu", "cuda" or "mps". texts: windows by label, as the tables call them.
     """
 
     job: Job
     shape: ModelShape
     kind: str
-    placement: str = "resident"
 
     @property
     def recipe(self) -> Recipe:

@@ -33,7 +33,11 @@ def test_every_change_that_is_advised_fits(seven):
         f"{expected.peak.device / GIB:.1f} GiB for the device (in the stage solve), of which 36.0 GiB are free"
     ]
     told = advice(asked, seven, expected, room)
-    assert told.startswith("each of these alone would fit: batch=") and "--device cpu" in told
+    assert (
+        told.startswith("each of these alone would fit: --placement streamed")
+        and "batch=" in told
+        and "--device cpu" in told
+    )
     start, changes = Change("", asked), {}
     for step in STEPS:
         changes |= {change.words: change.job for change in step(start)}
@@ -44,18 +48,18 @@ def test_every_change_that_is_advised_fits(seven):
 
 
 def test_what_no_single_change_mends_may_be_mended_by_several(seven):
-    asked, expected, _ = on(31, seven, dtype="float32", recipe="wanda-50% BR+GP+CR")
-    room = Held(31 * GIB, 32 * GIB)
+    asked, expected, _ = on(12, seven, dtype="float32", recipe="wanda-50% BR+GP+CR", placement="streamed")
+    room = Held(12 * GIB, 20 * GIB)
     told = advice(asked, seven, expected, room)
     assert told.startswith("this would fit: --dtype bfloat16, batch=") and "together" in told
     assert advice(asked, seven, expected, Held(GIB, GIB)).startswith("nor would any smaller form")
 
 
-def test_a_placement_that_prune_knows_is_advised(seven, monkeypatch):
+def test_streaming_is_advised_where_the_recipe_allows_it(seven):
     asked, expected, room = on(20, seven)
-    assert "placement" not in advice(asked, seven, expected, room)
-    monkeypatch.setattr(fit, "PLACEMENTS", ("resident", "streamed"))
     assert "--placement streamed (" in advice(asked, seven, expected, room)
+    asked, expected, room = on(20, seven, recipe="wanda-50% retrain")
+    assert "placement" not in advice(asked, seven, expected, room)
 
 
 def test_only_what_is_beyond_doubt_is_hopeless(seven):

@@ -124,7 +124,7 @@ def test_work_grows_with_windows_epochs_and_blocks(seven, tmp_path):
 
 def test_memory_falls_with_dtype_batch_and_unit_and_streamed_does_not_grow_with_depth(seven, tmp_path):
     peak = lambda recipe="wanda-50% BR+GP", shape=seven, placement="resident", **changes: (
-        forecast(job(recipe, **changes), shape, "cuda", placement=placement).peak.device
+        forecast(job(recipe, placement=placement, **changes), shape, "cuda").peak.device
     )
     whole = peak(dtype="float32")
     assert 4 * 2 * seven.parameters < whole and peak() < whole - 3 * seven.parameters
