@@ -75,7 +75,7 @@ def install(
         with log.open("a") as file:
             file.write(" ".join(map(str, words)) + "\n")
 
-    def load_model(name, *, device, dtype):
+    def load_model(name, *, device, dtype, placement):
         note("load", Path(name).name)
         device = types.SimpleNamespace(type="cpu")
         return types.SimpleNamespace(name=name, device=device, dtype="float32", model="dense", tokenizer=None)
