@@ -109,6 +109,8 @@ def test_the_command_hands_its_executor_to_the_notebooks(installed, monkeypatch)
 def at(home, submitit, monkeypatch, tmp_path):
     """A SLURM that is played here."""
     monkeypatch.setattr("analysis.study.remote.POLL", 0.05)
+    states = importlib.import_module("submitit.slurm.slurm")
+    monkeypatch.setattr(states.SlurmJob, "watcher", states.SlurmInfoWatcher())  # numbers of jobs begin anew
     return slurm.install(tmp_path / "slurm", monkeypatch)
 
 
