@@ -16,9 +16,9 @@ RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 DOCS   := $(VENV)/.docs
 
+FOLDER := folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; set -ex;
 PYTEST := ANALYSIS_HOME="$$folder" ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
 	PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/$(VENV)/pycache" $(RUN) -m pytest -n 2 --dist loadscope
-TESTS  := folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; set -ex; $(PYTEST)
 
 .PHONY: figures lint check test test-gpu lab docs clean
 .DELETE_ON_ERROR:
@@ -32,14 +32,14 @@ lint: $(READY)
 	$(RUN) -m mypy
 
 check: lint
-	$(TESTS) -p no:nbval -m "not slow" tests
+	$(FOLDER) $(PYTEST) -p no:nbval -m "not slow" tests
 
 test: lint
-	$(TESTS) notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout 300; \
+	$(FOLDER) ANALYSIS_WORKERS=1 $(PYTEST) notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout 300; \
 	ANALYSIS_TESTS_HOME="$$folder" $(PYTEST) -p no:nbval tests
 
 test-gpu: $(READY)
-	$(TESTS) -p no:nbval -m gpu tests
+	$(FOLDER) $(PYTEST) -p no:nbval -m gpu tests
 
 lab: $(READY)
 	$(RUN) -m jupyter lab notebooks
