@@ -565,7 +565,7 @@ def test_only_real_tokens_count_and_every_window_does():
 def test_a_half_that_starts_with_no_row_per_token_is_an_error():
     def folded(layer, x):
         y = x + layer.attention(layer.ln_1(x))
-        return y + layer.mlp(layer.ln_2(y.unsqueeze(0).repeat(2, 1, 1, 1)))[0]
+        return y + layer.mlp(layer.ln_2(y.unsqueeze(0).repeat(2, 1, 1, 1))[0])
 
     parts, recording = made(lambda: Layer(folded))
     with pytest.raises(
