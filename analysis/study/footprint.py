@@ -15,10 +15,6 @@ CONTEXT = 600 * 2**20
 """Bytes of a CUDA device that its driver and libraries take, besides what torch allocates; not measured yet."""
 SPILLS = 0.1  # a stream goes where it takes at most this share of what is free (`streams.allocate`)
 SINGLE, DOUBLE = 4, 8
-MAPPED = 2**25  # bytes from which glibc maps a tensor by itself, and gives it back
-SCATTERED = 4
-"""How much more than it holds at once training unit after unit of smaller tensors takes of a CPU: measured, on the
-lab's model and a random Llama of 50 million parameters (`benchmarks/forecast.py`), not explained."""
 
 
 @dataclass(frozen=True)
@@ -226,9 +222,7 @@ def _unit(sizes: Sizes, visit: Visit) -> int:
     activations = max(sum(_saved(sizes, block, half) for block, half in parts) for parts in _pieces(sizes, visit))
     logits = _logits(sizes, sizes.batch) if solver.name == "retrain" else 0
     comes = 3 * SINGLE * own + kept + masks + adapters + backward + activations + logits
-    widest = max(max(sizes.shape.hidden, block.consumer("mlp").columns) for block in blocks)
-    scattered = sizes.kind == "cpu" and solver.name == "gradient" and sizes.batch * SINGLE * widest < MAPPED
-    return (SINGLE - sizes.item) * hosts + comes * (SCATTERED if scattered else 1)
+    return (SINGLE - sizes.item) * hosts + comes
 
 
 def _pieces(sizes: Sizes, visit: Visit) -> list[list[tuple[BlockShape, str]]]:
