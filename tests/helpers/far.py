@@ -11,7 +11,7 @@ raises, has forgotten where its tensors are. There are no streams, no figures of
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ContextDecorator, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +23,10 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "far"
 ACROSS = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}  # may take tensors of two devices
+
+
+class Nothing(nullcontext, ContextDecorator):
+    """What changes nothing, as a context or around a function."""
 
 
 class _Backend:
@@ -129,7 +133,7 @@ def device() -> Iterator[None]:
 def begin() -> None:
     """Make the device known to torch, once a process and before the code under test is imported."""
     _setup_privateuseone_for_python_backend(NAME, _Backend())
-    torch.inference_mode = lambda mode=True: torch.no_grad() if mode else nullcontext()
+    torch.inference_mode = lambda mode=True: torch.no_grad() if mode else Nothing()
 
 
 def _compute(operation: Any, args: tuple, kwargs: dict) -> Any:
