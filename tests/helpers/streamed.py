@@ -29,9 +29,9 @@ def in_memory(model: nn.Module) -> list[int]:
 @contextmanager
 def counting(monkeypatch):
     """While open, counts the bytes of parts in memory: gives a dict of what there is `now`, the `most` at once,
-    and how often one was taken (`takes`).
+    and how often one was read (`reads`).
     """
-    count = {"now": 0, "most": 0, "takes": 0}
+    count = {"now": 0, "most": 0, "reads": 0}
     take, drop = Part.take, Part.drop
 
     def size(part: Part) -> int:
@@ -45,7 +45,7 @@ def counting(monkeypatch):
     def taken(part: Part) -> None:
         before = size(part)
         take(part)
-        count["takes"] += 1
+        count["reads"] += part._holders == 1
         count["now"] += size(part) - before
         count["most"] = max(count["most"], count["now"])
 

@@ -174,7 +174,7 @@ def test_perplexity_reads_every_block_a_fixed_number_of_times(padded, folder, mo
     for text in texts:
         with counting(monkeypatch) as count:
             found = perplexity(streamed, text)
-            reads.append(count["takes"])
+            reads.append(count["reads"])
         true = perplexity(resident, text)
         assert found.nats_per_token == pytest.approx(true.nats_per_token, rel=1e-6) and found.tokens == true.tokens
     assert reads[0] == reads[1]
