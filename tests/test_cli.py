@@ -630,7 +630,7 @@ def test_list_recipes_explains_every_word_and_every_option(capsys):
     rows = json.loads(capsys.readouterr().out)["recipes"]
     listed = {(row["part"], row["word"]): row["meaning"] for row in rows}
     for part, records in {
-        "criterion": words.CRITERION_WORDS | words.STRUCTURED_WORDS,
+        "criterion": words.CRITERION_WORDS | words.STRUCTURED_WORDS | words.DEPTH_WORDS,
         "refinement": words.REFINEMENT_WORDS,
         "method": words.METHOD_WORDS,
         "unit": words.UNIT_WORDS,
@@ -638,7 +638,7 @@ def test_list_recipes_explains_every_word_and_every_option(capsys):
     }.items():
         assert {word for kind, word in listed if kind == part} == set(records)
         assert all(word.meaning in listed[part, word.name] for word in records.values())
-    free = {"name", "more", "sparsity", "keep", "of", "kind"}
+    free = {"name", "more", "sparsity", "number", "keep", "of", "kind"}
     options = {f.name for part in RECIPE_PARTS.values() for f in fields(part)} - free
     assert options <= {word for kind, word in listed if kind == "option"}
     assert listed["option", "damping"].startswith("of sparsegpt: ") and "default 0.01" in listed["option", "damping"]

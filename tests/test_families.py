@@ -24,7 +24,7 @@ SOME = [  # (family, kind) of different fates
     ("mixtral", "decoder"),
     ("modernbert", "encoder"),
     ("olmo2", "decoder"),
-    ("t5", "sequence to sequence"),
+    ("longt5", "sequence to sequence"),
 ]
 
 

@@ -152,11 +152,13 @@ def add_job(verb, *, required: bool = True) -> None:
 
 def run(args: argparse.Namespace) -> Report:
     """The verb. Raises: AnalysisError of every kind, each before any work where it can be known."""
-    from analysis.study.fit import look_ahead, memory_told
     from analysis.study.run import Bench
 
     contents = Contents()
     job = read_job(args, contents)
+
+    from analysis.study.fit import look_ahead, memory_told  # loads torch, which a wrong argument need not wait for
+
     request = {"schema": storage.SCHEMA} | job.identity(contents)
     if args.save_dtype != "auto":
         request["save dtype"] = args.save_dtype

@@ -222,7 +222,15 @@ def stream_model(
     with torch.device("meta"):
         made = type(kind.from_config(config))
     shapes = {name: _Shape(value.file.shape(name)) for name, value in stored.items()}
-    model, report = made.from_pretrained(None, config=config, dtype=dtype, state_dict=shapes, output_loading_info=True)
+    model, report = made.from_pretrained(
+        None,
+        config=config,
+        dtype=dtype,
+        state_dict=shapes,
+        output_loading_info=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
     judge(model, report)
     model.config.name_or_path = str(folder)
     if model.can_generate():

@@ -32,7 +32,7 @@ MANY = {"criterion": ["flap", "random", "fisher", "snip"], "pattern": ["2:4"] * 
         (
             PARAMETERS | {"model": "org/big-7b"},
             pd.DataFrame(MANY),
-            "big-7b | 4 criteria 2:4 | 16 × 128 tokens | 1 to 2 seeds | 1a2b3c4+",
+            "big-7b | 4 criteria, 2:4 | 16 × 128 tokens | 1 to 2 seeds | 1a2b3c4+",
         ),
         (
             {"models": ["lab/tiny", "lab/no-such"], "calibration": ["examples:truth"], "samples": 8, "length": 160},
