@@ -131,7 +131,7 @@ def chosen(text: str | None = None) -> Executor | None:
 
 def _settings(kind: str, text: str) -> dict[str, Any]:
     """The settings of an executor, of the types that its fields have."""
-    known: dict[str, Callable[[str], Any]] = {
+    known: dict[str, Any] = {
         field.name: type(field.default) for field in fields(KINDS[kind]) if type(field.default) is not bool
     }
     given: dict[str, Any] = {}
@@ -146,7 +146,7 @@ def _settings(kind: str, text: str) -> dict[str, Any]:
         try:
             given[name] = known[name](value)
         except ValueError:
-            kinds: dict[Any, str] = {int: "a whole number", float: "a number"}
+            kinds = {int: "a whole number", float: "a number"}
             raise UsageError(f"executor {kind}: {name} must be {kinds[known[name]]}, got {quoted(value)}") from None
     return given
 

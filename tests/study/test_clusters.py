@@ -79,6 +79,7 @@ def test_a_wrong_text_is_refused(installed, text, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_missing_package_or_cluster_is_said_before_anything_is_run(home, calls, job_args, monkeypatch, capsys):
     monkeypatch.setattr("analysis.study.remote.find_spec", lambda name: None)
     for kind in ("slurm", "ray"):
