@@ -449,7 +449,7 @@ def test_every_job_has_the_threads_its_model_is_worth(home, calls, job_args, mon
     seen = []
     checkpoint = sys.modules["analysis.pruning.checkpoint"]
     monkeypatch.setattr(checkpoint, "computing_with", lambda threads: seen.append(threads) or nullcontext())
-    monkeypatch.setattr("analysis.study.sweep.threads", lambda model: 3)
+    monkeypatch.setattr("analysis.study.sweep.threads", lambda model, cpus=None: 3)
     run_study([Job(**job_args)], workers=1)
     assert seen == [3]
     given = []
