@@ -142,6 +142,16 @@ def lines(log: Path, word: str) -> list[str]:
 # What workers are given to do -----------------------------------------------------------------------------------------
 
 
+def items(log, *wishes) -> list[tuple[str, dict]]:
+    """What `act` is asked, one of a number and a wish each."""
+    return [(str(log), {"name": number, **wish}) for number, wish in enumerate(wishes)]
+
+
+def begun(log) -> list[list[str]]:
+    """What `act` has noted, in words."""
+    return [line.split() for line in Path(log).read_text().splitlines()]
+
+
 def act(item: tuple[str, dict]) -> None:
     """Wait for `until` lines in the log and `sleep` seconds, add a line (name, process, threads, its bars); then,
     unless there are more than `dies` lines, sleep on, print, raise or die.

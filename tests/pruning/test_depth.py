@@ -20,6 +20,8 @@ from tests.helpers.encoders import encoder, examples
 from tests.helpers.families import tiny
 from tests.helpers.small import block_outputs, small_llama, windows
 
+pytestmark = pytest.mark.slow  # whole runs
+
 TEXT = windows(4, padded=True)
 MIDDLE = "skip=first:1+last:1"  # of four blocks two may go
 

@@ -20,6 +20,8 @@ from tests.helpers.families import VOCABULARY, tiny
 from tests.helpers.small import small_llama, windows
 from tests.helpers.streamed import counting, in_memory, same_tables, same_tensors, saved_tensors
 
+pytestmark = pytest.mark.slow  # whole runs
+
 IDS = torch.arange(3, 15).view(2, 6)
 RECIPES = {
     "magnitude-50% LR": "llama",

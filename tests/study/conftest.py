@@ -16,6 +16,14 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def log(tmp_path):
+    """Where `fakes.act` notes what it is asked."""
+    file = tmp_path / "done.log"
+    file.touch()
+    return file
+
+
+@pytest.fixture
 def job_args(tmp_path):
     """Arguments of a Job whose model and texts exist."""
     (tmp_path / "a.txt").write_text("one text\n" * 50)

@@ -25,7 +25,7 @@ from analysis.study.pool import WorkerDied
 from analysis.study.store import list_runs
 from analysis.study.sweep import run_study
 from tests.helpers import fakes, slurm
-from tests.helpers.fakes import lines
+from tests.helpers.fakes import begun, items, lines
 from tests.helpers.processes import alive, wait_until
 
 
@@ -113,21 +113,6 @@ def at(home, submitit, monkeypatch, tmp_path):
     states = importlib.import_module("submitit.slurm.slurm")
     monkeypatch.setattr(states.SlurmJob, "watcher", states.SlurmInfoWatcher())  # numbers of jobs begin anew
     return slurm.install(tmp_path / "slurm", monkeypatch)
-
-
-@pytest.fixture
-def log(tmp_path):
-    file = tmp_path / "done.log"
-    file.touch()
-    return file
-
-
-def items(log, *wishes):
-    return [(str(log), {"name": number, **wish}) for number, wish in enumerate(wishes)]
-
-
-def begun(log) -> list[list[str]]:
-    return [line.split() for line in log.read_text().splitlines()]
 
 
 def wait_for(log, count):

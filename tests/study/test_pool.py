@@ -15,22 +15,8 @@ from analysis import errors, paths
 from analysis.errors import AnalysisError, NumericalError, RecipeError
 from analysis.study import pool
 from tests.helpers import fakes
+from tests.helpers.fakes import begun, items
 from tests.helpers.processes import alive, wait_until
-
-
-@pytest.fixture
-def log(tmp_path):
-    file = tmp_path / "done.log"
-    file.touch()
-    return file
-
-
-def items(log, *wishes):
-    return [(str(log), {"name": number, **wish}) for number, wish in enumerate(wishes)]
-
-
-def done(log) -> list[list[str]]:
-    return [line.split() for line in log.read_text().splitlines()]
 
 
 @pytest.mark.slow
@@ -40,7 +26,7 @@ def test_every_item_once_and_a_slow_one_blocks_nobody(log, monkeypatch, tmp_path
     answers = list(pool.spread(fakes.act, items(log, *wishes), workers=2, threads=3))
     assert [error for _, error in answers] == [None] * 5
     assert [number for number, _ in answers] == [1, 2, 3, 4, 0]
-    rows = done(log)
+    rows = begun(log)
     assert sorted(row[0] for row in rows) == list("01234") and len({row[1] for row in rows}) == 2
     assert {tuple(row[2:]) for row in rows} == {("3", "0", "False")}, "threads as given, and no bars"
     assert not any(alive(int(row[1])) for row in rows)
@@ -53,7 +39,7 @@ def test_an_error_keeps_nothing_from_being_begun(log):
     assert set(answers) == {0, 1, 2, 3} and [answers[number] for number in (0, 2, 3)] == [None] * 3
     assert type(answers[1]) is RecipeError and str(answers[1]) == str(wrong) and answers[1].problems == wrong.problems
     assert "in act" in answers[1].__notes__[0], "the worker's traceback"
-    assert sorted(row[0] for row in done(log)) == ["0", "1", "2", "3"]
+    assert sorted(row[0] for row in begun(log)) == ["0", "1", "2", "3"]
 
 
 @pytest.mark.slow
@@ -70,14 +56,14 @@ def test_an_item_whose_worker_dies_is_done_once_more_by_another_then_told(log, e
     error = answers[1][1]
     assert isinstance(error, AnalysisError) and said in str(error)
     assert "workers=1" in str(error) and "ANALYSIS_WORKERS=1" in str(error)
-    rows = done(log)
+    rows = begun(log)
     assert [row[0] for row in rows] == ["0", "1", "0"] and len({row[1] for row in rows}) == 2
 
 
 @pytest.mark.slow
 def test_an_item_whose_worker_dies_once_is_done(log):
     ((number, error),) = pool.spread(fakes.act, items(log, {"status": 3, "dies": 1}), workers=1, threads=1)
-    assert (number, error) == (0, None) and len(done(log)) == 2
+    assert (number, error) == (0, None) and len(begun(log)) == 2
 
 
 @pytest.mark.slow
@@ -96,7 +82,7 @@ def test_closing_ends_workers_at_once(log):
     started = time.monotonic()
     with closing(pool.spread(fakes.act, items(log, {}, {"sleep": 60}), workers=2, threads=1)) as answers:
         assert next(answers) == (0, None)
-    assert time.monotonic() - started < 30 and len(done(log)) == 1
+    assert time.monotonic() - started < 30 and len(begun(log)) == 1
 
 
 @pytest.mark.slow
@@ -105,6 +91,7 @@ def test_the_caller_killed_leaves_no_worker_in_the_middle_of_its_item(log, end):
     code = f"""
 from analysis.study import pool
 from tests.helpers import fakes
+from tests.helpers.fakes import begun, items
 hire = pool._hire
 def told(*options):
     worker = hire(*options)
@@ -117,7 +104,7 @@ list(pool.spread(fakes.act, {items(log, {"then_sleep": 60}, {"then_sleep": 60})!
         [sys.executable, "-c", code], cwd=paths.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     pids = [int(process.stdout.readline()) for _ in range(2)]
-    wait_until(lambda: len(done(log)) == 2)
+    wait_until(lambda: len(begun(log)) == 2)
     process.send_signal(end)
     assert "Traceback" not in process.communicate()[1]
     wait_until(lambda: not any(map(alive, pids)))
