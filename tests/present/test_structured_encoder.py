@@ -440,6 +440,7 @@ def test_the_papers_share_is_tested_where_half_of_all_parameters_are_gone(kept, 
     )
 
 
+@pytest.mark.slow
 def test_an_order_is_decided_within_seeds(kept):
     said = structured_findings.say_order(kept).splitlines()
     assert (
