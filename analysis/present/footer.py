@@ -26,9 +26,11 @@ MOST = 3  # values that are named one by one
 def footer(provenance: Mapping[str, Any], table: pd.DataFrame, commit: str | None) -> str:
     """What a figure says of itself, as in "lab 0.9 M | Wanda 50 % | 16 × 128 tokens | 3 seeds | 1a2b3c4".
 
-    A "+" behind the commit: its code was changed. Read off the drawn table where it tells, else off the notebook's
-    parameters; what neither tells is left out.
+    A "+" behind the commit: its code was changed. Read off the drawn table where it tells (the rows measured here, not
+    those of a paper), else off the notebook's parameters; what neither tells is left out.
     """
+    if "source" in table and (table["source"] == "here").any():
+        table = table[table["source"] == "here"]
     known = dict(provenance.get("parameters") or {})
 
     def values(*names: str) -> list[Any]:
