@@ -132,11 +132,12 @@ def add_job(verb, *, required: bool = True) -> None:
     )
     verb.add_argument(
         "--placement",
-        choices=PLACEMENTS,
-        default="resident",
+        choices=("auto", *PLACEMENTS),
+        default="auto",
         help=(
             "where the weights are; streamed: in files but for the blocks at work, with the same result, for models"
-            " that memory does not hold; default resident"
+            " that memory does not hold; resident: in memory; default auto: streamed where the forecast says that only"
+            " so they fit"
         ),
     )
     verb.add_argument(
@@ -171,7 +172,7 @@ def run(args: argparse.Namespace) -> Report:
         return report(args.out, answers.add(job, request, asked, args.out))
     if state == "resume":
         say(f"resuming the run in {args.out}")
-    look_ahead(job, say, anyway=args.anyway)
+    job = look_ahead(job, say, anyway=args.anyway, choose=args.placement == "auto")
     bench = Bench(reuse=False, say=say)
     with out_folder.claimed(args.out, request, state), memory_told(job):
         inputs = bench.prepare(job)
@@ -234,7 +235,8 @@ def job_values(args: argparse.Namespace, problems: Problems) -> dict[str, Any]:
         "bos",
         "drop_overlap",
     )
-    more = ("added", "added_samples", "documents", "shrink", "validation", "held_out_every", "full_test", "placement")
+    more = ("added", "added_samples", "documents", "shrink", "validation", "held_out_every", "full_test")
+    values["placement"] = "resident" if args.placement == "auto" else args.placement
     return values | {name: getattr(args, name) for name in (*same, *more)}
 
 
