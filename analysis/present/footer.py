@@ -41,6 +41,10 @@ def footer(provenance: Mapping[str, Any], table: pd.DataFrame, commit: str | Non
         given: Any = next((known[name] for name in names if known.get(name) not in (None, "", [])), [])
         return list(given) if isinstance(given, (list, tuple)) else [given]
 
+    models = values("model", "models")
+    if "task" in table and len(models) == len(values("calibration")):
+        drawn = {f"examples:{task}" for task in table["task"]}
+        models = [one for one, text in zip(models, values("calibration"), strict=True) if text in drawn] or models
     masks = _few(values("criterion", "criteria"), "criteria", lambda name: CRITERIA.get(name, name))
     removed = _few(
         values("pattern", "patterns", "sparsity", "shares"), "patterns", lambda name: str(name).replace("%", " %")
@@ -51,7 +55,7 @@ def footer(provenance: Mapping[str, Any], table: pd.DataFrame, commit: str | Non
     if text and length:
         text += f" examples of at most {length[0]} tokens" if examples else f" × {length[0]} tokens"
     parts = [
-        _few(values("model", "models"), "models", _say_model),
+        _few(models, "models", _say_model),
         (", " if masks[:1].isdigit() else " ").join(filter(None, (masks, removed))),
         text,
         _say_seeds(table, values("seeds")),
