@@ -24,7 +24,7 @@ ELSEWHERE = [
     (
         "the effect of CR turns from gain to harm as weights per calibration token grow",
         f"{P1}, tables 1 to 4",
-        "drawn by notebook 07 (07_pitfall), the papers' models beside; not among the committed figures yet",
+        "figure 07_pitfall, the papers' models beside",
     ),
     (
         "other calibration corpora",
