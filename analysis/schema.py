@@ -323,7 +323,9 @@ def _typed(name: str, column: Column, values: pd.Series) -> pd.Series:
     """One column in its dtype, or StoreError naming the first value that does not fit. Looks at single values only
     where their own dtype does not tell.
     """
-    kind = values.dtype.kind
+    kind, same = values.dtype.kind, values.dtype.name == column.dtype
+    if same and column.dtype in ("float64", "int64"):
+        return values
     if column.dtype != "str" and (kind in "iu" or (kind == "f" and column.dtype == "float64")):
         return values.astype(column.dtype)
     if column.dtype != "float64" and values.isna().any():
@@ -332,6 +334,8 @@ def _typed(name: str, column: Column, values: pd.Series) -> pd.Series:
         )
     if column.values:
         right = values.isin(column.values)
+    elif same:
+        return values
     elif column.dtype == "str":
         right = (
             pd.Series(True, values.index)

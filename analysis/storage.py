@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -99,13 +100,16 @@ def read_json(path: Path | str) -> Any:
 
 def versions(*packages: str) -> dict[str, str]:
     """Versions of packages, which are not imported; "not installed" where there is none."""
-    installed = {}
-    for name in packages:
-        try:
-            installed[name] = version(name)
-        except PackageNotFoundError:
-            installed[name] = "not installed"
-    return installed
+    return {name: _version(name) for name in packages}
+
+
+@cache
+def _version(package: str) -> str:
+    """Looked up once: a process computes with what it began with."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def libraries(installed: Mapping[str, str] | None = None) -> dict[str, str]:
