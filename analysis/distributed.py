@@ -65,6 +65,11 @@ def world() -> int:
     return _ranks.world if _ranks is not None else 1
 
 
+def neighbours() -> int:
+    """How many of the processes that have joined run on this machine, this one included."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", _ranks.world)) if _ranks is not None else 1
+
+
 def main() -> bool:
     """Whether this is the process that speaks and writes: rank 0, or the only one."""
     return not asked() or os.environ["RANK"] == "0"
@@ -134,8 +139,8 @@ def _own_device(device: str, cards: int) -> str:
     if local >= cards:
         ranks = os.environ.get("LOCAL_WORLD_SIZE", local + 1)
         raise UsageError(
-            f"--device {device}: this machine has {cards} CUDA cards for {ranks} ranks, and each needs its own; start as"
-            " many ranks as there are cards, or give --device cpu"
+            f"--device {device}: this machine has {cards} CUDA cards for {ranks} ranks, and each needs its own; start"
+            " as many ranks as there are cards, or give --device cpu"
         )
     return f"cuda:{local}"
 

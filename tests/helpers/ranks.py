@@ -33,7 +33,7 @@ def start(count: int, do: Callable, *arguments: object, logs: Path) -> list[Base
     return processes
 
 
-def ended(processes: list[BaseProcess], seconds: float = 120.0) -> list[int | None]:
+def ended(processes: list[BaseProcess], seconds: float = 240.0) -> list[int | None]:
     """The exit codes of processes that must end in time."""
     for process in processes:
         process.join(seconds)
@@ -49,5 +49,5 @@ def _run(rank: int, count: int, port: int, logs: Path, do: Callable, arguments: 
     said = os.open(logs / str(rank), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(said, 1)
     os.dup2(said, 2)
-    sys.stdout, sys.stderr = (open(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))
+    sys.stdout, sys.stderr = (os.fdopen(os.dup(1), "w", buffering=1) for _ in range(2))
     sys.exit(do(*arguments))
