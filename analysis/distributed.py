@@ -9,6 +9,7 @@ The words of the environment are torchrun's: RANK, LOCAL_RANK, WORLD_SIZE, MASTE
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -167,10 +168,11 @@ def answered(seconds: float | None = None) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         limit = seconds if seconds is not None else _ranks.seconds if _ranks is not None else PATIENCE
+        problem = re.sub(r"^\[\S+\] ", "", first_line(error)).partition(". ")[0]  # without gloo's line and advice
         number, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
         raise RankError(
             f"rank {number} of {count}: another rank has ended, or gave no answer within {limit:g} s"
-            f" ({first_line(error)}); finished work is kept: repeat the same command to resume, with any number of"
+            f" ({problem}); finished work is kept: repeat the same command to resume, with any number of"
             " ranks, and give --rank-timeout more seconds where a rank was only slow"
         ) from error
 
@@ -281,6 +283,8 @@ def add_up(*tensors: "Tensor") -> None:
 
 def reduce(sums: "Reducible", device: "torch.device") -> None:
     """Count what every rank counted in sums that lie on a device, on every rank."""
+    if _ranks is None:
+        return
     with answered():
         sums.reduce(group(device))
 

@@ -16,7 +16,7 @@ from tests.helpers.small import small_llama, windows
 
 NEAR = 1e-6
 STEPS = "epochs=2,batch=2,lr=1e-4"
-SINGLE = "sparsegpt-50%[columns=8] BR+GP[epochs=3,batch=2]"  # of a model in float32, the sums too
+SINGLE = "wanda-50% BR+GP[epochs=3,batch=2]"  # of a model in float32, the sums too
 MEASURED = (f"wanda-50% BR+GP[{STEPS}]", "angular-blocks-1 refit+GP")
 CASES = [
     *MEASURED,
@@ -28,11 +28,11 @@ CASES = [
     f"random-50% IR[unit=sub-block,train=norms-biases,{STEPS}]",
     f"wanda-50% retrain[{STEPS}]",
     f"wanda-2:4 retrain[objective=distill,{STEPS}]",
-    "snip-neurons-50% LIAR",
-    "fisher-structures-50%[scope=global] compensate",
+    "snip-structures-50%[scope=global] LR",
+    "fisher-neurons-50% LIAR",
+    "flap-neurons-50% compensate",
     "activation-heads-50% scale",
     "wanda-sp-neurons-50% LIAR+GP",
-    "flap-structures-50% LIAR+GP[bias=false]",
     "gain-blocks-1 replace",
     "perplexity-attention-1 patch",
     "influence-mlp-1 refit",
