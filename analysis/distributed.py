@@ -213,14 +213,14 @@ def together() -> Iterator[None]:
     except AnalysisError as error:
         mine = error
     errors = everyones(mine)
-    failed = [number for number, error in enumerate(errors) if error is not None]
+    failed = [number for number, one in enumerate(errors) if one is not None]
     if not failed:
         return
-    error = mine if _ranks is None else errors[failed[0]]
-    assert error is not None
+    first = mine if mine is not None and failed[0] == rank() else errors[failed[0]]
+    assert first is not None
     if len(failed) < len(errors):
-        error.args = (f"rank {failed[0]} of {len(errors)}: {error}", *error.args[1:])
-    raise error
+        first.args = (f"rank {failed[0]} of {len(errors)}: {first}", *first.args[1:])
+    raise first
 
 
 def on_main(do: Callable[[], T]) -> T:
