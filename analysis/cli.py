@@ -40,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(argv)
     except KeyboardInterrupt as ending:
         number = signal.Signals(ending.args[0] if ending.args else signal.SIGINT)
-        told = ENDINGS[number.name]
+        message = ENDINGS[number.name]
         if distributed.asked() and number == signal.SIGTERM:
-            told += ", by torchrun where another rank has ended"
+            message += ", by torchrun where another rank has ended"
         if argv and argv[0] in RESUMING:
-            told += "; finished work is kept: repeat the same command to resume"
+            message += "; finished work is kept: repeat the same command to resume"
         if distributed.tells():
-            tell(told)
+            tell(message)
         return 128 + number
     except AnalysisError as error:
         return _fail(out_of_memory(error) or error)
