@@ -475,6 +475,7 @@ def test_a_bug_keeps_its_traceback(world, monkeypatch):
         main(["check", str(world / "model")])
 
 
+@pytest.mark.slow
 def test_the_seed_is_also_the_recipes_unless_it_has_its_own(world, tmp_path, capsys):
     for number, (recipe, seed) in enumerate([("random-50% LR", 3), ("random-50% LR[seed=5]", 5)]):
         assert main([*arguments(world, tmp_path / str(number), recipe=recipe, seed=3), "--json"]) == 0
@@ -561,7 +562,8 @@ def test_wrong_calls_of_the_verbs_that_look(world, capsys, argv, code, says):
 @pytest.mark.parametrize(
     "what, says", [("models", "lab"), ("sources", "lab:stories"), ("recipes", "BR+GP+CR"), ("runs", "no runs yet")]
 )
-def test_list_prints_a_table_or_json(what, says, world, capsys, monkeypatch):
+def test_list_prints_a_table_or_json(what, says, world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ANALYSIS_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(paths, "lab", lambda: world / "shipped")
     (world / "shipped" / "decoder").mkdir(parents=True, exist_ok=True)
     (world / "shipped" / "decoder" / "config.json").write_text("{}")

@@ -78,12 +78,15 @@ def run(args: argparse.Namespace) -> Report:
             return Report(_rates(timed, args.calibrate), timed.to_dict())
     job = read_job(args)
     from analysis.models.shape import model_shape
-    from analysis.study.fit import advice, hopeless, lacking
+    from analysis.study.fit import advice, hopeless, lacking, where_it_fits
     from analysis.study.forecast import forecast
 
     shape = model_shape(job.model)
     kind, machine, room = _where(args)
     expected = forecast(job, shape, kind, machine, room=room)
+    if args.placement == "auto":
+        other = where_it_fits(job, expected, room, lambda job: forecast(job, shape, kind, machine, room=room))
+        job, expected = other or (job, expected)
     short = lacking(expected, room)
     told = advice(job, shape, expected, room, machine) if short else ""
     document = {
@@ -206,6 +209,7 @@ def _text(
         "",
         *([f"{'time':14} {duration(expected.seconds)}"] if expected.seconds is not None else []),
         *needs,
+        f"{'placement':14} {job.placement}",
         f"{'disk':14} {size(expected.disk)}{spilled}",
         f"{'tokens read':14} {expected.tokens:,}",
         *([f"{'not counted':14} {'; '.join(expected.uncounted)}"] if expected.uncounted else []),

@@ -147,11 +147,12 @@ def add_job(verb, *, required: bool = True) -> None:
     )
     verb.add_argument(
         "--placement",
-        choices=PLACEMENTS,
-        default="resident",
+        choices=("auto", *PLACEMENTS),
+        default="auto",
         help=(
             "where the weights are; streamed: in files but for the blocks at work, with the same result, for models"
-            " that memory does not hold; default resident"
+            " that memory does not hold; resident: in memory; default auto: streamed where the forecast says that only"
+            " so they fit"
         ),
     )
     verb.add_argument(
@@ -196,16 +197,15 @@ def run(args: argparse.Namespace) -> Report:
     if state == "resume":
         say(f"resuming the run in {args.out}")
     job = replace(job, device=device)
-    distributed.on_main(lambda: look_ahead(job, say, anyway=args.anyway))
+    ahead = distributed.on_main(lambda: look_ahead(job, say, anyway=args.anyway, choose=args.placement == "auto"))
+    job = replace(ahead, device=device)
     bench = Bench(reuse=False, say=say)
     with ExitStack() as held, memory_told(job):
         distributed.on_main(lambda: held.enter_context(out_folder.claimed(args.out, request, state)))
         with distributed.together():
             inputs = bench.prepare(job)
         weights = sum(parameter.numel() * parameter.element_size() for parameter in inputs.dense.model.parameters())
-        room = weights * (
-            1 + job.shrink + job.recipe.unit.width
-        )  # a checkpoint keeps every block at each of its visits
+        room = weights * (1 + job.shrink + job.recipe.unit.width)  # checkpoints keep blocks at each of their visits
         distributed.on_main(lambda: out_folder.check_room(args.out, room))
         job = replace(job, tasks=(), shrink=job.shrink and distributed.main())
         outcome = work(job, bench, inputs, args.out)
@@ -271,7 +271,8 @@ def job_values(args: argparse.Namespace, problems: Problems) -> dict[str, Any]:
         "bos",
         "drop_overlap",
     )
-    more = ("added", "added_samples", "documents", "shrink", "validation", "held_out_every", "full_test", "placement")
+    more = ("added", "added_samples", "documents", "shrink", "validation", "held_out_every", "full_test")
+    values["placement"] = "resident" if args.placement == "auto" else args.placement
     return values | {name: getattr(args, name) for name in (*same, *more)}
 
 

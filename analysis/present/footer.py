@@ -26,9 +26,11 @@ MOST = 3  # values that are named one by one
 def footer(provenance: Mapping[str, Any], table: pd.DataFrame, commit: str | None) -> str:
     """What a figure says of itself, as in "lab 0.9 M | Wanda 50 % | 16 × 128 tokens | 3 seeds | 1a2b3c4".
 
-    A "+" behind the commit: its code was changed. Read off the drawn table where it tells, else off the notebook's
-    parameters; what neither tells is left out.
+    A "+" behind the commit: its code was changed. Read off the drawn table where it tells (the rows measured here, not
+    those of a paper), else off the notebook's parameters; what neither tells is left out.
     """
+    if "source" in table and (table["source"] == "here").any():
+        table = table[table["source"] == "here"]
     known = dict(provenance.get("parameters") or {})
 
     def values(*names: str) -> list[Any]:
@@ -39,6 +41,10 @@ def footer(provenance: Mapping[str, Any], table: pd.DataFrame, commit: str | Non
         given: Any = next((known[name] for name in names if known.get(name) not in (None, "", [])), [])
         return list(given) if isinstance(given, (list, tuple)) else [given]
 
+    models = values("model", "models")
+    if "task" in table and len(models) == len(values("calibration")):
+        drawn = {f"examples:{task}" for task in table["task"]}
+        models = [one for one, text in zip(models, values("calibration"), strict=True) if text in drawn] or models
     masks = _few(values("criterion", "criteria"), "criteria", lambda name: CRITERIA.get(name, name))
     removed = _few(
         values("pattern", "patterns", "sparsity", "shares"), "patterns", lambda name: str(name).replace("%", " %")
@@ -49,7 +55,7 @@ def footer(provenance: Mapping[str, Any], table: pd.DataFrame, commit: str | Non
     if text and length:
         text += f" examples of at most {length[0]} tokens" if examples else f" × {length[0]} tokens"
     parts = [
-        _few(values("model", "models"), "models", _say_model),
+        _few(models, "models", _say_model),
         (", " if masks[:1].isdigit() else " ").join(filter(None, (masks, removed))),
         text,
         _say_seeds(table, values("seeds")),

@@ -111,23 +111,30 @@ def plot_survival(table: pd.DataFrame) -> Figure:
 @on_tables
 def plot_examples(table: pd.DataFrame) -> Figure:
     """Score kept against the number of calibration examples, log scale, one line per repair; one column per task, one
-    row per kind and share of structures. `table` is that of `survival`; levels as in `plot_survival`.
+    row per kind and share of structures: the first of each task, the second, and so on, since one share of all
+    parameters is another of the structures in each model. `table` is that of `survival`; levels as in `plot_survival`.
     """
     with in_style():
         styles = repair_looks(table["method"])
-        shares = table.groupby(["kind", "removed"], sort=False)["parameters"].mean()
-        table = table.assign(row=list(zip(table["kind"], table["removed"], strict=True)))
-        fig, panels = panel_grid(table, "row", "task", height=2.05, sharey=True)
+        place = table.groupby(["task", "kind"])["removed"].rank(method="dense")
+        table = table.assign(row=list(zip(table["kind"], place, strict=True)))
+        shares = {row: (_span(rows["removed"]), _span(rows["parameters"])) for row, rows in table.groupby("row")}
+        fig, panels = panel_grid(table, "row", "task", height=2.4, sharey=True)
         for (row, task), ax in panels.items():
             rows = table[(table["row"] == row) & (table["task"] == task)]
             _draw_repairs(ax, rows, "samples", styles, [1.05**place for place in _places(styles)], log=True)
             number_axis(ax, sorted(rows["samples"].unique()))
         words = {
-            row: f"{row[1]:g} % of {say_kind(row[0])}\n({shares[row]:.0f} % of parameters):\n% of the dense score"
+            row: f"{shares[row][0]} % of {say_kind(row[0])}\n({shares[row][1]} % of parameters):\n% of the dense score"
             for row in table["row"].unique()
         }
         _finish(fig, panels, table, styles, words, x="calibration examples")
     return fig
+
+
+def _span(shares: pd.Series) -> str:
+    """Shares in whole per cent: the one that all are, or the least and the greatest."""
+    return " to ".join(dict.fromkeys(f"{share:.0f}" for share in (shares.min(), shares.max())))
 
 
 def _places(styles: Mapping[str, Look]) -> list[float]:

@@ -31,9 +31,10 @@ class Change:
     job: Job
 
 
-def look_ahead(job: Job, say: Callable[[str], object], *, anyway: bool = False) -> None:
+def look_ahead(job: Job, say: Callable[[str], object], *, anyway: bool = False, choose: bool = False) -> Job:
     """Say in one line what a job will take if that is long, and raise OutOfMemory, with what would fit, for one that
-    cannot fit here; anyway: say that instead. The machine is timed only for jobs that may be long.
+    cannot fit here; anyway: say that instead. The machine is timed only for jobs that may be long. Returns the job;
+    choose: with its models streamed where only so they fit (`where_it_fits`), which is said.
 
     A model that cannot be described is left to those who load it, and say what is wrong; where the forecast itself
     fails, one line says so and the run goes on.
@@ -43,11 +44,16 @@ def look_ahead(job: Job, say: Callable[[str], object], *, anyway: bool = False) 
         device = usable_device(job.device)
         kind, room = device.partition(":")[0], free_memory(device)
         expected = forecast(job, shape, kind, SLOW, room=room)
+        if choose and (
+            other := where_it_fits(job, expected, room, lambda job: forecast(job, shape, kind, SLOW, room=room))
+        ):
+            say(f"forecast: {' and '.join(lacking(expected, room))}; the models are streamed (--placement)")
+            job, expected = other
     except AnalysisError:
-        return
+        return job
     except Exception as error:  # a forecast must not keep a run from beginning
         say(f"no forecast: {type(error).__name__}: {first_line(error)}")
-        return
+        return job
     if (expected.seconds or 0) >= LONG or hopeless(expected, room):
         machine = this_machine(device)
         expected = forecast(job, shape, kind, machine, room=room)
@@ -56,11 +62,25 @@ def look_ahead(job: Job, say: Callable[[str], object], *, anyway: bool = False) 
     if not hopeless(expected, room):
         if short := lacking(expected, room):
             say(f"forecast: it may run out of memory: {' and '.join(short)}")
-        return
+        return job
     told = f"{' and '.join(lacking(expected, room))}; {advice(job, shape, expected, room)}"
     if not anyway:
         raise OutOfMemory(f"forecast: {job} would need {told}. Where the forecast errs, --anyway begins all the same")
     say(f"forecast: it would need {told}; begun --anyway")
+    return job
+
+
+def where_it_fits(
+    job: Job, expected: Forecast, room: Held, again: Callable[[Job], Forecast]
+) -> tuple[Job, Forecast] | None:
+    """The job with its models streamed and its forecast (`again`), where the room does not hold them whole and would
+    hold them so; None where they fit, do not fit so either, or the recipe needs them whole.
+    """
+    if not lacking(expected, room) or job.placement == "streamed" or streaming_problems(job.recipe):
+        return None
+    streamed = replace(job, placement="streamed")
+    other = again(streamed)
+    return None if lacking(other, room) else (streamed, other)
 
 
 @contextmanager

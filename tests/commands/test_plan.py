@@ -106,6 +106,7 @@ def test_prune_refuses_what_cannot_fit_before_it_loads(small_world, tmp_path, ca
     assert "would need" in err and "--anyway" in err and "loading" not in err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_prune_that_runs_out_of_memory_keeps_its_work_and_resumes(small_world, pruned, tmp_path, capsys, monkeypatch):
     """Begun against the forecast, out of memory in the third block, gone on with when there is more: the same bits."""
     from analysis.pruning import loop

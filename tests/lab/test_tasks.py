@@ -44,6 +44,7 @@ def test_seven_tasks_are_described():
         assert f"{number} choices" in TASKS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(TASKS))
 def test_a_function_of_task_split_and_seed(name):
     assert list(islice(task(name, seed=3), 30)) == samples(name)[:30]

@@ -25,6 +25,7 @@ def row(table: pd.DataFrame, mask: str, other: str) -> pd.Series:
     return found[(found["block"] == 1) & (found["matrix"] == MATRIX)].iloc[0]
 
 
+@pytest.mark.slow
 def test_every_pair_of_every_matrix_once_and_each_with_the_dense_one(compared):
     model, _, table = compared
     assert len(table) == sum(len(block.matrices) for block in anatomy(model).blocks) * 6

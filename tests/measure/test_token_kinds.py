@@ -57,6 +57,7 @@ def test_the_first_documents_of_more_are_those_of_fewer(lab, documents):
     assert {tuple(ids[kinds != UNCOUNTED].tolist()) for ids, kinds in zip(fewer.ids, fewer.kinds)} <= rows
 
 
+@pytest.mark.slow
 def test_what_cannot_be_told_is_refused(lab, documents):
     with pytest.raises(UsageError, match="no language model"):
         check_told(encoder("bert"), lab.tokenizer)

@@ -152,6 +152,7 @@ def test_a_changed_file_is_read_again(questions):
     assert not any(one.right and other.right for one, other in zip(before, after))
 
 
+@pytest.mark.slow
 def test_model_tokenizer_and_random_state_stay_as_they_are(questions, capfd):
     model, tokenizer = byte_model(), byte_tokenizer(eos_token=END)
     weights = {name: value.clone() for name, value in model.state_dict().items()}

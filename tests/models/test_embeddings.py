@@ -72,6 +72,7 @@ def test_pairs_are_found_in_any_order_and_whole():
         cosines(vectors, None, "here")
 
 
+@pytest.mark.slow
 def test_the_checkpoint_says_how_it_pools(saved):
     assert pooling(load_model(saved, device="cpu").model) == "mean"
     pools(saved, pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)

@@ -55,6 +55,7 @@ def _same_model(resident, streamed):
     assert resident.model.generation_config.to_dict() == streamed.model.generation_config.to_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FAMILIES, "mixtral"])
 def test_a_streamed_model_is_the_resident_one_block_by_block(name, tmp_path):
     tiny(name).save_pretrained(tmp_path)
@@ -75,6 +76,7 @@ def test_a_streamed_model_is_the_resident_one_block_by_block(name, tmp_path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_shards_and_dtypes_and_an_encoder_with_its_head(dtype, tmp_path):
     config = tf.BertConfig(
@@ -204,6 +206,7 @@ def test_a_loaded_model_is_placed_elsewhere_by_loading_it_again(tmp_path):
     assert placed(there, "resident").placement == "resident"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_streamed_model_is_saved_part_by_part(name, tmp_path):
     tiny(name).to(torch.bfloat16).save_pretrained(tmp_path / "model")

@@ -39,6 +39,16 @@ MANY = {"criterion": ["flap", "random", "fisher", "snip"], "pattern": ["2:4"] * 
             TABLE.assign(seeds=1),
             "lab/tiny 0.3 M, lab/no-such | 8 examples of at most 160 tokens | 1 seed | 1a2b3c4+",
         ),
+        (
+            PARAMETERS,
+            pd.DataFrame({"model": ["lab/tiny", "LLaMA-7B"], "source": ["here", "paper"], "seeds": [3, 1]}),
+            "lab/tiny 0.3 M | Wanda 50 % | 16 × 128 tokens | 3 seeds | 1a2b3c4+",
+        ),
+        (
+            {"models": ["lab/tiny", "lab/small"], "calibration": ["examples:truth", "examples:answers"], "seeds": [0]},
+            TABLE.assign(task="answers"),
+            "lab/small 0.4 M | 1 seed | 1a2b3c4+",
+        ),
         ({}, TABLE, "1a2b3c4+"),
     ],
 )

@@ -319,6 +319,9 @@ def test_every_score_is_drawn_over_the_calibration_examples(grown):
     assert [y for place, name, _, y in drawn if (place, name) == (0, "LIAR")] == pytest.approx(
         grown[(grown["task"] == "truth") & (grown["method"] == "LIAR")]["value"].tolist()
     )
+    other = grown["removed"].where(grown["task"] != "truth", 67.0)
+    fig = structured_encoder.plot_examples(grown.assign(removed=other))
+    assert fig.axes[0].get_ylabel().startswith("67 to 70 % of neurons\n") and len(fig.axes) == 3
 
 
 @pytest.mark.slow
@@ -440,6 +443,7 @@ def test_the_papers_share_is_tested_where_half_of_all_parameters_are_gone(kept, 
     )
 
 
+@pytest.mark.slow
 def test_an_order_is_decided_within_seeds(kept):
     said = structured_findings.say_order(kept).splitlines()
     assert (

@@ -64,6 +64,7 @@ def test_a_recipe_is_one_row_of_means(scores, final, asked):
         zero_shot.scores(final, asked.zero_shot.iloc[:0])
 
 
+@pytest.mark.slow
 def test_pairs_against_every_pair_by_hand(scores):
     pairs = zero_shot.disagreements(scores)
     pruned = scores[scores["method"] != "dense"]

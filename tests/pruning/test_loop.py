@@ -67,6 +67,7 @@ def test_every_method_and_criterion(criterion, method):
         assert row.nats_per_token == pytest.approx(perplexity(result.model, w).nats_per_token)
 
 
+@pytest.mark.slow
 def test_layer_wise_takes_no_gradient_step():
     """LR is the mask (and OBS) alone: Wanda's kept weights are the dense ones, SparseGPT's are not, and norms never
     move.
@@ -130,6 +131,7 @@ def test_masks_of_a_block_come_from_the_sparse_stream():
         assert agreement > 0.998, (matrix.name, float(agreement))
 
 
+@pytest.mark.slow
 def test_global_propagation_and_cross_blocks_change_targets_and_units():
     dense = small_llama(blocks=3)
     steps = {

@@ -18,7 +18,8 @@ def living() -> int:
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
-@pytest.mark.parametrize("recipe", [MEASURED, *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in TRAINED)])
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [MEASURED, *TRAINED])
 def test_no_tensor_outlives_a_run(recipe):
     dense, calibration, held_out = model(), windows(4, seed=1), windows(2, seed=2, label="held-out")
     prune(dense, recipe, calibration, {"held-out": held_out})  # whatever is kept once, for all runs

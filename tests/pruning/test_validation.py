@@ -31,6 +31,7 @@ def test_windows_set_aside_repeat_nothing_of_what_is_left():
         set_aside(some)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe", [f"wanda-50% BR+GP[select=held-out,{STEPS}]", "flap-neurons-50% LIAR[penalty=held-out]"]
 )

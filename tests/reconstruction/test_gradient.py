@@ -348,6 +348,7 @@ def test_the_start_is_kept_where_every_epoch_is_worse():
         assert all(torch.equal(value, before[name]) for name, value in weights(piece).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "every, seen", [(1, [0, 1, 2, 3, 4, 5]), (2, [0, 2, 4, 5]), (5, [0, 5]), (9, [0, 5]), ("end", [5])]
 )

@@ -118,6 +118,7 @@ def test_the_loss_is_that_of_the_model_without_them(kind):
         assert cost(numbers) == pytest.approx(own_loss(without(model, kind, numbers)), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_blocks_go_one_after_the_other_by_the_loss():
     model = double_llama()
     gone: list[int] = []
@@ -158,6 +159,7 @@ def test_random_blocks_follow_the_seed():
     assert chosen("random-blocks-3 LR", seen) == sorted(expected[:3])
 
 
+@pytest.mark.slow
 def test_padding_changes_no_cost():
     model = tiny("gpt2")
     for criterion, kind in (

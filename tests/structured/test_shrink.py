@@ -1,6 +1,7 @@
 """A shrunk model is the masked model with smaller matrices; it comes back from its folder; what cannot is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -252,10 +253,15 @@ def test_a_smaller_model_that_is_not_the_masked_one_is_refused(monkeypatch):
         shrink(model, removable, half_kept(removable))
 
 
-@pytest.fixture
-def uneven(tmp_path):
+@pytest.fixture(scope="module")
+def saved_uneven(tmp_path_factory):
     *_, small = shrunk_pair("llama", "neurons", even=False)
-    return save_shrunk(small, None, tmp_path / "model")
+    return save_shrunk(small, None, tmp_path_factory.mktemp("uneven") / "model")
+
+
+@pytest.fixture
+def uneven(saved_uneven, tmp_path):
+    return shutil.copytree(saved_uneven, tmp_path / "model")
 
 
 def test_a_plain_load_of_unequal_layers_fails_by_itself(uneven):

@@ -7,7 +7,7 @@ import pytest
 
 from analysis.errors import DataError, OutOfMemory
 from analysis.study import fit
-from analysis.study.fit import STEPS, Change, advice, hopeless, lacking, look_ahead, memory_told
+from analysis.study.fit import STEPS, Change, advice, hopeless, lacking, look_ahead, memory_told, where_it_fits
 from analysis.study.footprint import Held
 from analysis.study.forecast import forecast
 from analysis.study.machine import SLOW
@@ -75,16 +75,38 @@ def test_only_what_is_beyond_doubt_is_hopeless(seven):
 @pytest.fixture
 def here(seven, monkeypatch):
     """This machine is a CPU with so much memory; what was timed and said is listed."""
-    said, timed = [], []
+    said, timed, taken = [], [], []
     monkeypatch.setattr(fit, "model_shape", lambda name: seven)
     monkeypatch.setattr(fit, "this_machine", lambda device: timed.append(device) or MACHINE)
 
     def with_memory(gib, asked, **options):
         monkeypatch.setattr(fit, "free_memory", lambda device: Held(0, int(gib * GIB)))
-        look_ahead(replace(asked, device="cpu"), said.append, **options)
+        taken.append(look_ahead(replace(asked, device="cpu"), said.append, **options))
         return said, timed
 
+    with_memory.taken = taken
     return with_memory
+
+
+def test_models_are_streamed_where_only_so_they_fit(here, seven):
+    asked = replace(job(), device="cpu")
+
+    def fits(gib, placement):
+        room = Held(0, gib * GIB)
+        return not lacking(forecast(replace(asked, placement=placement), seven, "cpu", SLOW, room=room), room)
+
+    said, _ = here(100, asked, choose=True)
+    assert here.taken[-1].placement == "resident" and not any("streamed" in line for line in said)
+    between = next(gib for gib in range(8, 100) if fits(gib, "streamed"))
+    assert not fits(between, "resident")
+    said, _ = here(between, asked, choose=True)
+    assert here.taken[-1] == replace(asked, placement="streamed")
+    assert re.match(r"forecast: .* GiB for this process .* are free; the models are streamed", said[-2])
+    with pytest.raises(OutOfMemory):
+        here(0.5 * between, asked, choose=True)
+    whole, room = replace(asked, recipe=job("wanda-50% retrain").recipe), Held(0, between * GIB)
+    expected = forecast(whole, seven, "cpu", SLOW, room=room)
+    assert lacking(expected, room) and where_it_fits(whole, expected, room, pytest.fail) is None
 
 
 def test_a_long_run_says_its_forecast_first(here):

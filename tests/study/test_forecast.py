@@ -68,6 +68,7 @@ def test_operations_of_a_gram_matrix_are_those_of_its_panels(width):
     assert gram(10, width).operations == pytest.approx(panels, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe", ["wanda-50% BR+GP[epochs=1]", "wanda-50% BR+GP[epochs=1,unit=sub-block]", "wanda-50% BR+GP+CR[epochs=1]"]
 )
@@ -122,6 +123,7 @@ def test_work_grows_with_windows_epochs_and_blocks(seven, tmp_path):
     assert of(crossed, "solve").operations == pytest.approx(2 * of(once, "solve").operations)
 
 
+@pytest.mark.slow
 def test_memory_falls_with_dtype_batch_and_unit_and_streamed_does_not_grow_with_depth(seven, tmp_path):
     peak = lambda recipe="wanda-50% BR+GP", shape=seven, placement="resident", **changes: (
         forecast(job(recipe, placement=placement, **changes), shape, "cuda").peak.device

@@ -322,6 +322,7 @@ def test_one_byte_of_a_task_changes_the_digest(job_args, task_file):
 # ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_study_is_one_table_of_each_kind(home, calls, job_args):
     del job_args["samples"], job_args["recipe"]
     jobs = grid(recipes=["wanda-50% LR", "sparsegpt-2:4 BR[epochs=2]"], samples=[4, 8], seeds=[0, 1], **job_args)

@@ -106,6 +106,7 @@ def test_an_interrupt_ends_every_kernel_and_is_no_failure(folder, write_notebook
     assert not list((paths.runs() / "notebooks" / "lab").glob("*.json"))
 
 
+@pytest.mark.slow
 def test_as_many_notebooks_run_at_once_as_asked_and_tell_in_order(folder, papermill_is):
     both = threading.Barrier(2, timeout=60)
     papermill_is(lambda name, parameters: both.wait())
@@ -145,6 +146,7 @@ def test_as_many_at_once_as_cores_and_half_of_the_memory_allow(monkeypatch, core
     assert runner.at_once() == expected
 
 
+@pytest.mark.slow
 def test_before_it_starts_it_says_how_long_that_took(folder, papermill_is):
     said = []
     papermill_is()
