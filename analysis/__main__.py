@@ -15,6 +15,8 @@ def main() -> int:
         code = 130
     if code > 128:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C finds the interpreter clearing up
+    if code == 9:  # another rank has ended, and torchrun ends this one, which ends by itself
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return code
 
 

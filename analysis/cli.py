@@ -14,12 +14,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 
-from analysis import storage
+from analysis import distributed, storage
 from analysis.commands import check, data, evaluate, figures, lab, plan, prune
 from analysis.commands import list as listing
 from analysis.commands.arguments import EXIT_CODES, Parser
-from analysis.commands.common import jsonable, say
-from analysis.errors import AnalysisError, out_of_memory
+from analysis.commands.common import jsonable, tell
+from analysis.errors import AnalysisError, UsageError, out_of_memory
 
 LONGEST_WORD = 600  # letters of one word of a message
 RESUMING = ("prune", "figures", "lab", "data")
@@ -40,8 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(argv)
     except KeyboardInterrupt as ending:
         number = signal.Signals(ending.args[0] if ending.args else signal.SIGINT)
-        resuming = argv and argv[0] in RESUMING
-        say(ENDINGS[number.name] + ("; finished work is kept: repeat the same command to resume" if resuming else ""))
+        message = ENDINGS[number.name]
+        if distributed.asked() and number == signal.SIGTERM:
+            message += ", by torchrun where another rank has ended"
+        if argv and argv[0] in RESUMING:
+            message += "; finished work is kept: repeat the same command to resume"
+        if distributed.tells():
+            tell(message)
         return 128 + number
     except AnalysisError as error:
         return _fail(out_of_memory(error) or error)
@@ -55,8 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
+    if distributed.asked() and args.run is not prune.run:
+        raise UsageError("started as one of several processes (torchrun), of which `analysis prune` alone makes use")
     with redirect_stdout(sys.stderr):  # stdout carries the report alone
         report = args.run(args)
+    if not distributed.main():
+        return 0
     try:
         print(json.dumps(jsonable(report.document), indent=2) if args.json else report.text, flush=True)
     except OSError as error:
@@ -89,9 +98,12 @@ def _endings() -> Iterator[None]:
 
 
 def _fail(error: AnalysisError) -> int:
-    """Say an error; of a name or number of thousands of letters its beginning and end."""
+    """Say an error; of a name or number of thousands of letters its beginning and end. Of several ranks that fail the
+    first says it.
+    """
     message = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:200]} ... {word[0][-60:]}", str(error))
-    say(f"error: {message}")
+    if distributed.tells():
+        tell(f"error: {message}")
     return error.exit_code
 
 

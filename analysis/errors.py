@@ -126,6 +126,12 @@ class OutOfMemory(AnalysisError):
     exit_code = 8
 
 
+class RankError(AnalysisError):
+    """One of several processes that share a run has ended, or does not answer."""
+
+    exit_code = 9
+
+
 _NO_MEMORY = re.compile(r"can(no|')t allocate memory|out of memory|os error 12\b|bad_alloc", re.IGNORECASE)
 
 

@@ -16,7 +16,7 @@ import pytest
 from analysis import paths
 
 PACKAGE = paths.ROOT / "analysis"
-GROUND = {"errors", "memory", "paths", "progress", "storage"}
+GROUND = {"distributed", "errors", "memory", "paths", "progress", "storage"}
 TABLES = {"schema"}
 FLOORS = [
     GROUND,

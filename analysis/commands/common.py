@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from analysis import distributed
 from analysis.errors import AnalysisError, UsageError, count_problem
 from analysis.study.job import SMALLEST, device_problems
 from analysis.text.sources import parse_source, source_fingerprint
@@ -83,7 +84,15 @@ def check_model(problems: Problems, name: str) -> str | None:
 
 
 def say(message: str) -> None:
-    """One line about what is going on, on stderr, whether or not anybody still reads it."""
+    """One line about what is going on, on stderr, whether or not anybody still reads it; of several ranks the main one
+    says it.
+    """
+    if distributed.main():
+        tell(message)
+
+
+def tell(message: str) -> None:
+    """One line on stderr, whether or not anybody still reads it."""
     if sys.stderr is not None:
         with suppress(OSError):
             print(message, file=sys.stderr, flush=True)

@@ -5,11 +5,12 @@ Then the job is carried out as any other (`study/run.py`), with its checkpoint i
 """
 
 import argparse
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis import paths, storage
+from analysis import distributed, paths, storage
 from analysis.commands import answers, out_folder
 from analysis.commands.arguments import SOURCE_HELP, add_model, add_verb, add_windows
 from analysis.commands.common import Problems, Report, label_sources, say, table, unescape
@@ -21,6 +22,10 @@ from analysis.study.job import Contents, Job, job_problems, unpaired
 
 if TYPE_CHECKING:
     from analysis.study.run import Bench, Inputs, Outcome
+
+
+NOTHING = Report("", {})
+"""What a rank has to say that is not the main one."""
 
 
 def add(verbs) -> None:
@@ -43,6 +48,16 @@ def add(verbs) -> None:
     add_job(verb)
     verb.add_argument(
         "--anyway", action="store_true", help="begin although the forecast says that memory cannot be enough"
+    )
+    verb.add_argument(
+        "--rank-timeout",
+        type=float,
+        default=distributed.PATIENCE,
+        metavar="SECONDS",
+        help=(
+            "of several processes that torchrun starts: how long one waits for the others; default"
+            f" {distributed.PATIENCE:g}"
+        ),
     )
     verb.add_argument(
         "--out",
@@ -152,42 +167,63 @@ def add_job(verb, *, required: bool = True) -> None:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """The verb. Raises: AnalysisError of every kind, each before any work where it can be known."""
+    """The verb. Raises: AnalysisError of every kind, each before any work where it can be known.
+
+    Of several ranks all prune; the main one holds the folder, writes and reports, the others then give nothing.
+    """
     from analysis.study.run import Bench
 
-    contents = Contents()
-    job = read_job(args, contents)
+    if not args.rank_timeout > 0:
+        raise UsageError(f"--rank-timeout must be a number of seconds above 0, got {args.rank_timeout:g}")
+    device, contents = distributed.join(args.device, args.rank_timeout), Contents()
+    with distributed.together():
+        job = read_job(args, contents)
+        request = {"schema": storage.SCHEMA} | job.identity(contents)
 
     from analysis.study.fit import look_ahead, memory_told  # loads torch, which a wrong argument need not wait for
 
-    request = {"schema": storage.SCHEMA} | job.identity(contents)
     if args.save_dtype != "auto":
         request["save dtype"] = args.save_dtype
+    distributed.agree({"--out": str(args.out), **request, "libraries": storage.libraries()})
     asked = answers.questions(request)
-    out_folder.settle(args.out)
-    state = out_folder.state(args.out, request)
+    state = distributed.on_main(lambda: found(args.out, request))
     if state == "complete":
+        distributed.leave()
+        if not distributed.main():
+            return NOTHING
         differ = storage.other_libraries(out_folder.read(args.out / out_folder.SUMMARY)["versions"])
         say(f"{args.out} holds these results already{f', of other libraries ({differ})' if differ else ''}")
         return report(args.out, answers.add(job, request, asked, args.out))
     if state == "resume":
         say(f"resuming the run in {args.out}")
-    job = look_ahead(job, say, anyway=args.anyway, choose=args.placement == "auto")
+    job = replace(job, device=device)
+    ahead = distributed.on_main(lambda: look_ahead(job, say, anyway=args.anyway, choose=args.placement == "auto"))
+    job = replace(ahead, device=device)
     bench = Bench(reuse=False, say=say)
-    with out_folder.claimed(args.out, request, state), memory_told(job):
-        inputs = bench.prepare(job)
+    with ExitStack() as held, memory_told(job):
+        distributed.on_main(lambda: held.enter_context(out_folder.claimed(args.out, request, state)))
+        with distributed.together():
+            inputs = bench.prepare(job)
         weights = sum(parameter.numel() * parameter.element_size() for parameter in inputs.dense.model.parameters())
-        out_folder.check_room(
-            args.out, weights * (1 + job.shrink + job.recipe.unit.width)
-        )  # a checkpoint keeps every block as often as it is visited
-        job = replace(job, tasks=())
+        room = weights * (1 + job.shrink + job.recipe.unit.width)  # checkpoints keep blocks at each of their visits
+        distributed.on_main(lambda: out_folder.check_room(args.out, room))
+        job = replace(job, tasks=(), shrink=job.shrink and distributed.main())
         outcome = work(job, bench, inputs, args.out)
+        distributed.leave()
+        if not distributed.main():
+            return NOTHING
         summary = write(job, request, inputs, outcome, args.out)
         if asked:
             out_folder.drop_checkpoint(args.out)
             summary = answers.ask(inputs.dense, outcome.pruned.model, asked, args.out, summary)
         out_folder.release(args.out)
     return report(args.out, summary)
+
+
+def found(out: Path, request: dict) -> str:
+    """What the folder is to this request, once what a kill interrupted there is finished. Raises: StoreError."""
+    out_folder.settle(out)
+    return out_folder.state(out, request)
 
 
 def read_job(args: argparse.Namespace, contents: Contents) -> Job:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analysis import distributed
 from analysis.errors import NumericalError
 from analysis.schema import CALIBRATION
 from analysis.streams.moments import Accumulator, real_rows
@@ -65,11 +66,11 @@ def advance_and_measure(
     """
     ours, theirs = ([part] if isinstance(part, nn.Module) else list(part) for part in (dense, pruned))
     first, device = block + 1 - len(ours), next(ours[0].parameters()).device
-    sums = dict.fromkeys(("total", "inherited", "local", "scale"), 0.0)
     real = streams.mask.cpu()
-    squares = {name: torch.zeros(real.shape, dtype=torch.float64) for name in sums}
+    squares = {name: torch.zeros(real.shape, dtype=torch.float64) for name in ("total", "inherited", "local", "scale")}
     dense_output = outputs[block] if outputs is not None and block < len(outputs) else None
-    for rows in chunks(streams.dense.shape[0], streams.dense.shape[1], device):
+    parts = list(chunks(streams.dense.shape[0], streams.dense.shape[1], device))
+    for rows in distributed.own(parts):
         s, mask = streams.sparse[rows].to(device), streams.mask[rows]
         g_d = (
             unit_output(ours, first, streams.recording, streams.dense[rows].to(device), rows)
@@ -82,12 +83,16 @@ def advance_and_measure(
         squares["inherited"][rows] = token_squares(g_d.float() - g_s.float())
         squares["local"][rows] = token_squares(g_s.float() - h_s.float())
         squares["scale"][rows] = token_squares(g_d)
-        for name in sums:
-            sums[name] += float(squares[name][rows][real[rows]].sum())
         if moment is not None:
             moment.add(real_rows(g_d, mask))
         streams.dense[rows] = g_d.to(streams.dense.device)
         streams.sparse[rows] = h_s.to(streams.sparse.device)
+    distributed.add_up(*squares.values())
+    distributed.exchange(streams.dense, parts, device)
+    distributed.exchange(streams.sparse, parts, device)
+    if moment is not None:
+        distributed.reduce(moment, moment.device)
+    sums = {name: sum(float(each[rows][real[rows]].sum()) for rows in parts) for name, each in squares.items()}
     if not all(math.isfinite(value) for value in sums.values()):
         raise NumericalError(
             f"block {block} on {streams.label}: its output is not finite (dense or pruned); the model overflows in"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from analysis import distributed
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.anatomy import anatomy, evaluating
 from analysis.models.context import usable_context
@@ -80,40 +81,45 @@ def perplexity(
             f"perplexity on {windows.label!r}: no token to predict in {len(windows)} windows of {windows.length} tokens"
         )
     padded = not bool(windows.mask.all())
-    total = 0.0
     most = portion(vocabulary(model))
     split = split_model(model) if min(batch, len(windows)) * windows.length > most else None
     if split is None:
         batch = min(batch, max(1, most // windows.length))
     if hidden is None and skeleton(model) is not None:
         hidden, end = _block_by_block(model, windows, batch)
+    parts, losses = _batches(windows, batch), torch.zeros(len(windows), dtype=torch.float64)
     with evaluating(model):
-        for start in bar(range(0, len(windows), batch), desc=f"perplexity {windows.label}", unit="batch"):
-            rows = slice(start, start + batch)
+        for rows in bar(distributed.own(parts), desc=f"perplexity {windows.label}", unit="batch"):
             ids = windows.ids[rows].to(model.device)
             mask = windows.mask[rows].to(model.device) if padded else None
             with nullcontext() if hidden is None or end is None else end.behind(hidden[rows].to(model.device)):
-                sums = _window_losses(model, split, ids, mask, counted[rows].to(model.device))
-            if not bool(torch.isfinite(sums).all()):
-                first = start + int((~torch.isfinite(sums)).nonzero()[0])
-                raise NumericalError(
-                    f"perplexity on {windows.label!r}: the loss of window {first} (of {len(windows)}) is not finite:"
-                    f" the model's logits there overflow in {_word(model.dtype)}{_way_on(model.dtype)}"
-                )
-            total += float(sums.sum())
-    nats = total / tokens
+                losses[rows] = _window_losses(model, split, ids, mask, counted[rows].to(model.device))
+    distributed.add_up(losses)
+    if not bool(torch.isfinite(losses).all()):
+        first = int((~torch.isfinite(losses)).nonzero()[0])
+        raise NumericalError(
+            f"perplexity on {windows.label!r}: the loss of window {first} (of {len(windows)}) is not finite:"
+            f" the model's logits there overflow in {_word(model.dtype)}{_way_on(model.dtype)}"
+        )
+    nats = sum(float(losses[rows].sum()) for rows in parts) / tokens
     return Perplexity(nats, math.exp(nats) if nats < 709 else math.inf, tokens, len(windows), windows.length)
 
 
+def _batches(windows: Windows, batch: int) -> list[slice]:
+    return [slice(start, start + batch) for start in range(0, len(windows), batch)]
+
+
 def _block_by_block(model: "PreTrainedModel", windows: Windows, batch: int) -> tuple[Tensor, Ending | None]:
-    """Outputs (N, T, H) of a streamed model's last block, and its end; None where that needs more than these."""
+    """Outputs (N, T, H) of a streamed model's last block, for the batches of this rank, and its end; None where that
+    needs more than these.
+    """
     parts = anatomy(model)
     end = ending(model, [block.module for block in parts.blocks])
     recording = record(model, parts, windows, batch=batch, store=allocate)
     with evaluating(model):
         for block in bar(parts.blocks if end else (), desc=f"blocks {windows.label}", unit="block"):
             with held(block.module):
-                for rows in torch.arange(len(windows)).split(batch):
+                for rows in distributed.own(_batches(windows, batch)):
                     hidden = recording.hidden[rows].to(model.device)
                     output = run(block.module, hidden, recording.call(block.index, rows, model.device))
                     recording.hidden[rows] = output.to(recording.hidden.device)

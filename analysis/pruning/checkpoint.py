@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from analysis import storage
+from analysis import distributed, storage
 from analysis.errors import StoreError, UsageError
 from analysis.models.held import held
 from analysis.models.placement import skeleton
@@ -179,15 +179,24 @@ def visit_tensors(state: State, visit: Visit) -> dict[str, Tensor]:
     """What a checkpoint keeps of one visit: the parameters that repair and solver may have changed, and masks."""
     recipe = state.recipe
     parameters = REPAIRS[recipe.repair.name].keeps(state, visit) | SOLVERS[recipe.solver.name].keeps(state, visit)
+    chosen = {f"chosen:{name}": mask for name, mask in state.chosen.items()}
+    return parameters | visit_masks(state, visit) | chosen
+
+
+def visit_masks(state: State, visit: Visit) -> dict[str, Tensor]:
+    """The masks of a visit's blocks, by the names they have in its file."""
     masks = {f"{MASK}{name}": state.masks[name] for index in visit.blocks for name in state.names(index)}
     structures = {f"structures:{s.name}": state.structure_masks[s.name] for s in state.structures_in(visit)}
-    chosen = {f"chosen:{name}": mask for name, mask in state.chosen.items()}
-    return parameters | masks | structures | chosen
+    return masks | structures
 
 
 def resume(state: State, checkpoint: Checkpoint) -> int:
-    """Put finished visits back in place and bring the streams to where they were; returns how many there were."""
-    finished = checkpoint.finished()[: len(state.plan)]
+    """Put finished visits back in place and bring the streams to where they were; returns how many there were. Every
+    rank reads them, rank 0 first, which removes what is no use. Raises UsageError where ranks see different ones.
+    """
+    finished = distributed.main_first(checkpoint.finished)
+    distributed.agree({f"finished visits in {checkpoint.folder}": len(finished)})
+    finished = finished[: len(state.plan)]
     for visit, kept in zip(state.plan, finished):
         if skeleton(state.model) is None:
             _restore(state, kept.tensors)

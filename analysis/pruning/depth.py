@@ -15,6 +15,7 @@ from operator import add
 import torch
 from torch import Tensor, nn
 
+from analysis import distributed
 from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
 from analysis.models.anatomy import Anatomy, Block, Matrix, evaluating
@@ -70,7 +71,7 @@ def _choose(state: State) -> list[int]:
     draw = lambda name: generator(recipe.seed, "mask", name)
     look = Look(model, state.dense, state.calibration, state.shown, recipe.pattern.kind, draw)
     with meter.stage(-1, "mask") as row:
-        gone = choose_blocks(recipe.criterion, recipe.pattern, look)
+        gone = distributed.from_main(choose_blocks(recipe.criterion, recipe.pattern, look))
         row["tokens"] = look.passes * state.shown_tokens
         if recipe.pattern.kind == "blocks" and gone:
             check_cut(model, state.dense, gone)

@@ -15,9 +15,9 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from analysis import storage
+from analysis import distributed, storage
 from analysis.errors import SparsityError, UsageError
 from analysis.measure.block_error import advance_and_measure, error_quantiles, massive_activations
 from analysis.measure.quality import DenseModel, Final, measurable, quality_rows
@@ -29,7 +29,7 @@ from analysis.models.quiet import evaluation_mode
 from analysis.models.save import assert_sparsity
 from analysis.paths import expanded
 from analysis.progress import bar
-from analysis.pruning.checkpoint import Checkpoint, identity, on_kept_threads, resume, visit_tensors
+from analysis.pruning.checkpoint import Checkpoint, identity, on_kept_threads, resume, visit_masks, visit_tensors
 from analysis.pruning.checks import check_arguments, streaming_problems
 from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.new_blocks import new_blocks
@@ -37,6 +37,7 @@ from analysis.pruning.shelf import shelve
 from analysis.pruning.solvers import REPAIRS, SOLVERS, warn_of_worse
 from analysis.pruning.start import open_run
 from analysis.pruning.state import Pruned, State
+from analysis.pruning.steps import block_parameters
 from analysis.recipe.parts import TRAINED
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.arithmetic import chosen
@@ -135,16 +136,21 @@ def _run(state: State, checkpoint: Path | str | None) -> Pruned:
     if checkpoint is not None or skeleton(state.model) is None:
         return _walk(state, checkpoint)
     with storage.explained(f"temporary files in {tempfile.gettempdir()}", "set TMPDIR to a folder on a larger disk"):
-        folder = tempfile.mkdtemp(prefix="analysis-blocks-")
+        folder = distributed.on_main(lambda: tempfile.mkdtemp(prefix="analysis-blocks-"))
     try:
-        return _walk(state, folder)
+        pruned = _walk(state, folder)
+        distributed.everyones(None)  # have opened what they read from there
+        return pruned
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if distributed.rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _walk(state: State, checkpoint: Path | str | None) -> Pruned:
-    """From the first visit not yet done to the finished model."""
+    """From the first visit not yet done to the finished model. Of several ranks only the main one writes."""
     recipe, chooser = state.recipe, CHOOSERS[state.recipe.pattern.kind]
+    if distributed.world() > 1:
+        distributed.agree({"the run (recipe, model, texts, versions)": identity(state)[:12]})
     folder = None if checkpoint is None else Checkpoint(expanded(checkpoint), identity(state))
     with away(state.dense_model.model):
         done = resume(state, folder) if folder else 0
@@ -156,7 +162,9 @@ def _walk(state: State, checkpoint: Path | str | None) -> Pruned:
                 with held(*state.modules(visit.blocks)):
                     _visit(state, visit)
                     if folder:
-                        folder.write(visit.index, visit_tensors(state, visit), state.rows_since(before))
+                        if distributed.rank() == 0:
+                            folder.write(visit.index, visit_tensors(state, visit), state.rows_since(before))
+                        distributed.everyones(visit.index)  # written, for whoever reads blocks from there
                         shelve(state, visit, folder.file(visit.index))
                 progress.update(1)
     chooser.finish(state)
@@ -174,13 +182,20 @@ def _visit(state: State, visit: Visit) -> None:
     for block in new_blocks(state, visit):
         CHOOSERS[recipe.pattern.kind].choose(state, block, meter)
         REPAIRS[recipe.repair.name].solve(state, block, meter)
+        _take_from_main(visit_masks(state, block) | block_parameters(state, block))
     SOLVERS[recipe.solver.name].solve(state, visit, meter)
+    _take_from_main(SOLVERS[recipe.solver.name].keeps(state, visit))
     assert_sparsity(state.pruned, {name: state.masks[name] for index in visit.blocks for name in state.names(index)})
     final = range(visit.first, visit.advance_to)
     with meter.stage(visit.index, "advance", tokens=sum(streams.tokens for streams in state.splits) * len(final)):
         for group in groups(len(state.dense.blocks), state.taken):
             if group[0] in final:
                 _advance(state, group)
+
+
+def _take_from_main(tensors: Mapping[str, Tensor]) -> None:
+    """Go on with what rank 0 chose and solved: all ranks have from the same sums, but perhaps not to the last bit."""
+    distributed.spread(*(tensors[name] for name in sorted(tensors)))
 
 
 def _advance(state: State, group: tuple[int, ...]) -> None:
@@ -273,6 +288,7 @@ def _finished(state: State) -> Pruned:
         "calibration": state.calibration.recording.windows.provenance,
         "held_out": {streams.label: streams.recording.windows.provenance for streams in state.held_out},
         "threads": torch.get_num_threads(),
+        **({"ranks": distributed.world()} if distributed.world() > 1 else {}),
         **({"placement": "streamed"} if skeleton(state.model) is not None else {}),
         **({VALIDATION: state.validation.recording.windows.provenance} if state.validation is not None else {}),
         **(_training(state) if state.recipe.solver.name in TRAINED else {}),

@@ -2,6 +2,7 @@
 
 import torch
 
+from analysis import distributed
 from analysis.measure.cost import Meter
 from analysis.measure.quality import DenseModel
 from analysis.models.anatomy import Anatomy, anatomy, anatomy_of_copy
@@ -85,7 +86,7 @@ def open_run(
         masks={} if skeleton(model) is None else ShelvedMasks(),
     )
     state.rows["cost"] = meter.rows
-    state.shares = choose_shares(state)
+    state.shares = distributed.from_main(choose_shares(state))
     repair.prepare(state)
     solver.prepare(state)
     return state

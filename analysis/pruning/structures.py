@@ -6,6 +6,7 @@ from collections.abc import Callable, Set
 import torch
 from torch import Tensor, nn
 
+from analysis import distributed
 from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
 from analysis.models.anatomy import Anatomy, anatomy
@@ -64,7 +65,7 @@ def choose_first(state: State) -> None:
         with meter.stage(-1, "statistics", tokens=windows.tokens):
             evidence = dense_evidence(model, structures, windows, recipe.criterion, state.precision)
     with meter.stage(-1, "mask"):
-        state.chosen |= choose_structures(
+        chosen = choose_structures(
             structures,
             recipe.criterion,
             recipe.pattern,
@@ -72,6 +73,7 @@ def choose_first(state: State) -> None:
             lambda name: generator(recipe.seed, "mask", name),
             state.shares,
         )
+        state.chosen |= distributed.from_main(chosen)
 
 
 def choose_whole(state: State, visit: Visit, meter: Meter) -> None:

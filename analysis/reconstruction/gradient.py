@@ -9,16 +9,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from analysis import distributed
 from analysis.errors import NumericalError, UsageError
 from analysis.models.logits import SplitModel
 from analysis.recipe.parts import Solver
 from analysis.reconstruction.adapters import MaskLoRA, adapting, mask_lora
 from analysis.reconstruction.arithmetic import autocasting, products
-from analysis.reconstruction.losses import LOSSES, counted, mse, over_vocabulary
+from analysis.reconstruction.losses import LOSSES, counted, mse, over_vocabulary, weight
 from analysis.reconstruction.schedule import looks
 from analysis.reconstruction.targets import Problem
 from analysis.reconstruction.units import Piece
@@ -59,12 +61,13 @@ def unit_error(piece: Piece, problem: Problem, objective: str | None = None) -> 
     """
     error = scale = tokens = 0.0
     windows, length = problem.inputs.shape[:2]
-    for rows in chunks(windows, length, _device(piece)):
+    for rows in distributed.own(chunks(windows, length, _device(piece))):
         output, targets, mask = _run(piece, problem, rows)
         count = counted(objective or "mse", problem.recording.mask[rows])
         error += float(_loss(objective or "mse", piece, problem, output, targets, mask)) * count
         scale += math.nan if objective else float(mse(targets, targets.new_zeros(()), mask)) * count
         tokens += count
+    error, scale, tokens = distributed.total(error, scale, tokens)
     if not tokens:
         raise UsageError(f"{piece.name}: no real token to compare on in {problem.label!r}; give longer windows")
     return error / tokens, scale / tokens
@@ -245,9 +248,8 @@ def _train(
                 if solver.shuffle
                 else torch.arange(len(calibration))
             )
-            error = _epoch(
-                piece, calibration, order.split(solver.batch), solver, objective, update, (epoch - 1) * per_epoch
-            )
+            batches, first = order.split(solver.batch), (epoch - 1) * per_epoch
+            error = _epoch(piece, calibration, batches, solver, objective, update, first, optimised)
             if not math.isfinite(error):
                 raise NumericalError(
                     f"{_work(piece, solver)}: the loss is not finite in epoch {epoch}; lower lr (now {solver.lr:g})"
@@ -285,8 +287,9 @@ def _epoch(
     objective: str | None,
     update: Callable[[int], None],
     first: int,
+    trained: Sequence[Tensor],
 ) -> float:
-    """One pass over the batches with an update after each, the first of them step `first`.
+    """One pass over the batches with an update of what is trained after each, the first of them step `first`.
 
     Returns the mean error; NaN or infinity where a loss was not finite.
     """
@@ -294,7 +297,8 @@ def _epoch(
     sums, tokens = torch.zeros(2, device=_device(piece)), 0
     for step, rows in enumerate(batches, first):
         count = counted(measure, problem.recording.mask[rows])
-        sums += _backward(piece, problem, rows, train, measure) * count
+        backward = _backward if distributed.world() == 1 else partial(_shared_backward, trained=trained)
+        sums += backward(piece, problem, rows, train, measure) * count
         tokens += count
         update(step)
     loss, error = (sums / tokens).tolist()
@@ -308,6 +312,33 @@ def _backward(piece: Piece, problem: Problem, rows: Tensor, train: str, measure:
     loss.backward()
     with torch.no_grad():
         return torch.stack([loss, loss if train == measure else LOSSES[measure](output, targets, mask)])
+
+
+def _shared_backward(
+    piece: Piece, problem: Problem, rows: Tensor, train: str, measure: str, trained: Sequence[Tensor]
+) -> Tensor:
+    """`_backward` with the windows split over the ranks: what each finds is weighed by its tokens, so that every rank
+    is left with the gradients and losses of all windows. A parameter that no rank's windows reach is left without.
+    """
+    mine = rows[distributed.rank() :: distributed.world()]
+    sums = torch.zeros(4, dtype=torch.float64, device=_device(piece))  # of both losses, and of their weights
+    if bool((mask := problem.recording.mask[mine]).any()):
+        output, targets, real = _run(piece, problem, mine)
+        weights = weight(train, targets, mask), counted(measure, mask)
+        loss = _loss(train, piece, problem, output, targets, real)
+        (loss * weights[0]).backward()
+        with torch.no_grad():
+            other = loss if train == measure else LOSSES[measure](output, targets, real)
+            both = torch.stack([loss, other]).double()
+            sums = torch.cat([both * both.new_tensor(weights), both.new_tensor(weights)])
+    reached = torch.tensor([float(tensor.grad is not None) for tensor in trained], device=_device(piece))
+    distributed.add_up(sums, reached)
+    for tensor, ranks in zip(trained, reached.tolist(), strict=True):
+        if ranks:
+            tensor.grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            distributed.add_up(tensor.grad)
+            tensor.grad.div_(sums[2])
+    return sums[:2] / sums[2:]
 
 
 def _loss(name: str, piece: Piece, problem: Problem, output: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:

@@ -105,6 +105,14 @@ def counted(loss: str, mask: Tensor) -> int:
     return int((predicted(mask) if loss == "ce" else mask).sum())
 
 
+def weight(loss: str, target: Tensor, mask: Tensor) -> int:
+    """How many tokens the mean of a loss weighs: those it runs over, but for targets that `relative` leaves out."""
+    if loss != "relative":
+        return counted(loss, mask)
+    size = target[mask.to(target.device)].square().sum(-1)
+    return int((size >= torch.finfo(size.dtype).tiny).sum())
+
+
 def _pairs(x: Tensor, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """What stands at every token that has a next one to predict, and that next one."""
     counts = None if mask is None else predicted(mask)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from analysis import distributed
 from analysis.models.logits import SplitModel
 from analysis.models.replay import Recording
 from analysis.recipe.recipe import Recipe
@@ -70,7 +71,7 @@ def moments(dense: Piece, pruned: Piece, streams: Streams, recipe: Recipe, preci
     apart = recipe.student != recipe.target
     parts = Moments.PARTS["two streams" if apart else "one stream"]
     sums = Accumulator(parts, matrix.columns, precision=precision, device=device)
-    for rows in chunks(len(streams.mask), streams.mask.shape[1], device):
+    for rows in distributed.own(chunks(len(streams.mask), streams.mask.shape[1], device)):
         real = streams.mask[rows].to(device)
         inputs = {
             stream: source.piece_inputs(streams.recording, streams.of(stream)[rows].to(device), rows)[real]
@@ -78,6 +79,7 @@ def moments(dense: Piece, pruned: Piece, streams: Streams, recipe: Recipe, preci
             if stream in (recipe.student, recipe.target)
         }
         sums.add(inputs[recipe.student], inputs[recipe.target] if apart else None)
+    distributed.reduce(sums, device)
     return Moments.of(sums, name)
 
 

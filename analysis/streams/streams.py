@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from analysis import memory, storage
+from analysis import distributed, memory, storage
 from analysis.models.anatomy import Anatomy, Block, Matrix
 from analysis.models.block_arguments import Call
 from analysis.models.replay import Recording, record, run
@@ -144,10 +144,13 @@ def input_statistics(
     """
     device = next(block.module.parameters()).device
     with collect(matrices, want=want, precision=precision, block=block.name) as collector:
-        for rows in chunks(hidden.shape[0], hidden.shape[1], device):
-            collector.mask = streams.mask[rows]
+        parts = list(chunks(hidden.shape[0], hidden.shape[1], device))
+        mine = distributed.own(parts)
+        for rows in mine or parts[:1]:  # a rank without a share counts no token, of every input
+            collector.mask = streams.mask[rows] if mine else torch.zeros_like(streams.mask[rows])
             with collector.inputs_only():
                 unit_output([block.module], block.index, streams.recording, hidden[rows].to(device), rows)
+        distributed.reduce(collector, device)
     return collector.result()
 
 
@@ -210,12 +213,18 @@ def stream_through(
     out: Tensor | None = None,
 ) -> Tensor:
     """`forward(recording, x (B, T, in), rows)` over a whole stream (N, T, in), chunk by chunk: (N, T, out), in `out` if
-    given.
+    given. Ranks compute chunks by turns, and all have the whole result, to the bits of one process.
     """
-    for rows in chunks(hidden.shape[0], hidden.shape[1], device):
+    parts, given = list(chunks(hidden.shape[0], hidden.shape[1], device)), out is not None
+    for rows in distributed.own(parts):
         with torch.inference_mode():
             part = forward(recording, hidden[rows].to(device), rows)
         out = allocate((len(hidden), *part.shape[1:]), part.dtype, device) if out is None else out
         out[rows] = part.to(out.device)
-    assert out is not None, "a stream has windows"
+    if not given:
+        form = distributed.from_main(None if out is None else (out.shape, out.dtype))
+        assert form is not None, "a stream has windows, and rank 0 the first of them"
+        out = allocate(*form, device) if out is None else out
+    assert out is not None
+    distributed.exchange(out, parts, device)
     return out

@@ -22,6 +22,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from analysis import distributed
 from analysis.errors import UnsupportedModel
 from analysis.masks.notes import Note
 from analysis.models.anatomy import Anatomy, Block, Matrix
@@ -55,13 +56,14 @@ def cut_sums(
     device = matrix.weight().device
     count, length = recording.mask.shape
     sums = Accumulator(Sums.PARTS, matrix.columns, matrix.rows, precision=torch.float64, device=device)
-    for rows in chunks(count, length, device):
+    for rows in distributed.own(chunks(count, length, device)):
         real, student = recording.mask[rows].to(device), hidden[rows].to(device)
         call = call_of(recording, block.index, student, rows)
         inputs, residual = consumer_inputs(block, matrix, student, call)
         modules = [one.module for one in group]
         target = unit_output(modules, group[0].index, recording, source[rows].to(device), rows)
         sums.add(inputs[real], target[real].double() - residual[real].double())
+    distributed.reduce(sums, device)
     return Sums.of(sums, f"{block.name}.{matrix.name}")
 
 

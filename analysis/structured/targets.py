@@ -12,6 +12,7 @@ from operator import add
 import torch
 from torch import Tensor
 
+from analysis import distributed
 from analysis.models.anatomy import Block, Matrix
 from analysis.models.block_arguments import Call
 from analysis.models.replay import run
@@ -111,7 +112,7 @@ def two_streams(dense: Block, pruned: Block, matrix: Matrix, streams: Streams) -
     count, length = streams.mask.shape
     sums = Accumulator(Sums.PARTS, matrix.columns, matrix.rows, precision=torch.float64, device=device)
     adds = None
-    for rows in chunks(count, length, device):
+    for rows in distributed.own(chunks(count, length, device)):
         real, dense_hidden = streams.mask[rows].to(device), streams.dense[rows].to(device)
         call = call_of(streams.recording, dense.index, dense_hidden, rows)
         student, sparse_residual = consumer_inputs(pruned, matrix, streams.sparse[rows].to(device), call)
@@ -127,6 +128,7 @@ def two_streams(dense: Block, pruned: Block, matrix: Matrix, streams: Streams) -
         if adds:
             target = target.double() + dense_residual.double() - sparse_residual.double()
         sums.add(student[real], target[real])
+    distributed.reduce(sums, device)
     return Sums.of(sums, f"{dense.name}.{matrix.name}")
 
 

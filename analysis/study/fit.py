@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from analysis import memory
+from analysis import distributed, memory
 from analysis.errors import AnalysisError, OutOfMemory, RecipeError, first_line, out_of_memory
 from analysis.models.load import usable_device
 from analysis.models.shape import ModelShape, model_shape
@@ -123,8 +123,10 @@ def _less(room: Held, expected: Forecast) -> Held:
 
 
 def free_memory(device: str) -> Held:
-    """Bytes that a run could take on a device ("cpu", "cuda:1", ...) and on this host, its own process included."""
-    host = memory.available() + memory.resident()
+    """Bytes that a run could take on a device ("cpu", "cuda:1", ...) and on this host, its own process included; of
+    several ranks on this host each its part.
+    """
+    host = memory.available() // distributed.neighbours() + memory.resident()
     if device.startswith("cuda"):
         own = torch.cuda.memory_allocated(device) if torch.cuda.is_initialized() else 0
         return Held(torch.cuda.mem_get_info(device)[0] + own, host)
