@@ -107,6 +107,19 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("kept", "int64", "weights", "weights the mask keeps"),
         Column("sparsity", "float64", "", "share of weights removed"),
     ),
+    "experts": (
+        _BLOCK,
+        Column("matrix", "str", "", "a matrix of one expert of a mixture, such as mlp.experts.3.down_proj"),
+        Column("tokens", "int64", "tokens", "calibration tokens that went to its expert when its mask was chosen"),
+        Column("share", "float64", "", "that share of all calibration tokens"),
+        Column(
+            "rule",
+            "str",
+            "",
+            "what its statistics were made of where these are fewer than its inputs; empty where they are not",
+            ("", "shrink", "all-tokens", "magnitude"),
+        ),
+    ),
     "overlap": (
         _BLOCK,
         _MATRIX,

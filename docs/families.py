@@ -182,9 +182,9 @@ def counted(dense: nn.Module, pruned: nn.Module, parts: Anatomy) -> str:
     changed; else what is wrong."""
     own = set()
     for name, matrix in parts.matrices():
-        own.add(f"{name}.weight")
-        weight = pruned.get_parameter(f"{name}.weight")
-        zeros = (weight.T if matrix.transposed else weight).eq(0).sum(1)
+        stored = f"{name.removesuffix(matrix.name)}{matrix.parameter_name}"
+        own |= {stored, f"{stored}_bias"}  # an expert's bias is a row of a table
+        zeros = matrix.part(pruned.get_parameter(stored)).eq(0).sum(1)
         if not bool((zeros == matrix.columns // 2).all()):
             raise RuntimeError(f"{name}: {zeros.tolist()} zeros of {matrix.columns}")
     for name, value in dense.named_parameters():

@@ -290,6 +290,8 @@ def check_recipe(dense: "Anatomy", answers: str, recipe: Recipe) -> None:
             check_counts(recipe.criterion, recipe.pattern, shapes, shares)
     except UsageError as error:
         problems.append(str(error))
+    if (said := recipe.of_experts()) and not any(matrix.expert is not None for _, matrix in dense.matrices()):
+        problems.append(f"{' and '.join(said)} speak of a mixture's experts, and this model has none; leave them out")
     if recipe.pattern.zeros and not any(_has_zeros(block) for block in dense.blocks):
         problems.append("zeros=stay: no weight of the model's matrices is zero already; leave it out")
     if problems:

@@ -31,6 +31,7 @@ DEPTH = tuple(name for name, word in KIND_WORDS.items() if word.group == "depth"
 TRAINED = tuple(name for name, word in SOLVER_WORDS.items() if word.evidence == "gradients")
 """Solvers that take gradient steps."""
 STREAMS = ("sparse", "dense")
+STARVED = ("shrink", "all-tokens", "magnitude", "refuse")
 CRITERIA_OF_BOTH: Collection[str] = ChainMap(DEPTH_WORDS, STRUCTURED_WORDS, CRITERION_WORDS)  # weights' first; live
 MOST_OF = 1_000_000  # largest M of N:M
 ROUNDED = 1e-3  # how far the mean of given shares may be from the sparsity

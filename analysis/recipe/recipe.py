@@ -21,9 +21,9 @@ from typing import Any
 
 from analysis.errors import RecipeError, UsageError, quoted, suggest
 from analysis.recipe import notation
-from analysis.recipe.fields import Part, choice, count, rule
+from analysis.recipe.fields import Part, choice, count, flag, rule
 from analysis.recipe.files import read_small
-from analysis.recipe.parts import DEPTH, STREAMS, WHOLE, Criterion, Pattern, Refinement, Repair, Solver, Unit
+from analysis.recipe.parts import DEPTH, STARVED, STREAMS, WHOLE, Criterion, Pattern, Refinement, Repair, Solver, Unit
 from analysis.recipe.presets import PRESETS
 from analysis.recipe.shares import OWL
 from analysis.recipe.words import (
@@ -73,6 +73,20 @@ class Recipe(Part):
     )
     """Who sees the windows added to the calibration text: the "solver" alone, as with the self-generated text of
     2406.15524 (appendix C and its code), or "all", the criterion and the refinement too."""
+    starved: str = choice(
+        "shrink",
+        STARVED,
+        meaning="of a mixture of experts: what the statistics of an expert's matrix that sees fewer tokens than it has"
+        " inputs are made of: its own and as many average tokens as are missing (shrink), all tokens, none (its weights"
+        " go by magnitude); or refuse",
+    )
+    """What the statistics of experts that see few tokens are made of (`streams/starved.py`)."""
+    gated: bool = flag(
+        False,
+        meaning="of a mixture of experts: whether what an expert reads counts times the weight of its output in the"
+        " statistics (MoE-Pruner, 2410.12013)",
+    )
+    """Whether inputs of experts count times the weight of the expert's output in the criterion's statistics."""
     seed: int = count(0, 0, meaning="of random scores, of adapters and of the order of training windows")
     """Of random scores, of adapters and of the order of training windows."""
 
@@ -99,12 +113,27 @@ class Recipe(Part):
             yield (
                 f"statistics={self.statistics} does not apply: {why} chooses on the dense model, before the first unit"
             )
+        yield from self._check_experts()
         if self.pattern.depth:
             yield from self._check_depth()
         else:
             yield from self._check_whole() if self.pattern.whole else self._check_weights()
         yield from self._check_repair()
         yield from self._check_solver()
+
+    def _check_experts(self) -> Iterator[str]:
+        """What is said of experts' statistics where nobody looks at any."""
+        looks = self.pattern.word.group == "weights" and (
+            self.refinement.name != "none" or (self._criterion_known and self.criterion_word.evidence is not None)
+        )
+        for option, value in self.of_experts().items():
+            if not looks and not (option == "starved" and self.solver.name == "ridge"):
+                value = str(value).lower()
+                yield f"{option}={value} does not apply: nothing looks at statistics of the inputs of single weights"
+
+    def of_experts(self) -> dict[str, Any]:
+        """The options of experts' statistics that are not at their defaults."""
+        return {key: getattr(self, key) for key in OF_EXPERTS if getattr(self, key) != getattr(Recipe, key)}
 
     def _check_whole(self) -> Iterator[str]:
         kind = self.pattern.kind
@@ -338,7 +367,8 @@ class Recipe(Part):
     def to_dict(self) -> dict[str, Any]:
         """One dict per part and the streams and seed; only what has a meaning, defaults spelled out."""
         parts = {key: getattr(self, key).to_dict() for key in RECIPE_PARTS}
-        return parts | {key: getattr(self, key) for key in ("student", "target", "statistics", "added", "seed")}
+        said = {key: getattr(self, key) for key in ("student", "target", "statistics", "added", "seed")}
+        return parts | said | self.of_experts()
 
     def to_toml(self) -> str:
         """`to_dict()` as TOML, complete and readable back by `from_toml`."""
@@ -403,10 +433,13 @@ class Recipe(Part):
         first |= {key: value for key, value in self.pattern.changed().items() if key in _first_places()}
         first |= {} if self.statistics == "sparse" else {"statistics": self.statistics}
         first |= {} if self.added == "solver" else {"added": self.added}
+        first |= self.of_experts()
         head = f"{self.criterion.name}{refined}-{self.pattern}{notation.brackets(first)}"
         return f"{head} {name}{notation.brackets(structure | options)}"
 
 
+OF_EXPERTS = ("starved", "gated")
+"""Options that speak of the statistics of a mixture's experts."""
 _KINDS = ("loss", "objective", "train", "bias")
 RECIPE_PARTS: dict[str, type[Part]] = {
     "criterion": Criterion,
@@ -429,7 +462,7 @@ def _places(key: str) -> dict[str, tuple[str, str]]:
 def _first_places() -> dict[str, tuple[str, str]]:
     """The options after the pattern."""
     places = {**_places("criterion"), **_places("refinement"), **_places("pattern")}
-    return places | {"statistics": ("", "statistics"), "added": ("", "added")}
+    return places | {name: ("", name) for name in ("statistics", "added", *OF_EXPERTS)}
 
 
 def _second_places(method: str) -> dict[str, tuple[str, str]]:
