@@ -109,8 +109,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "experts": (
         _BLOCK,
-        Column("matrix", "str", "", "a matrix of one expert of a mixture, such as mlp.experts.3.down_proj"),
-        Column("tokens", "int64", "tokens", "calibration tokens that went to its expert when its mask was chosen"),
+        Column("matrix", "str", "", "a matrix of one expert, such as mlp.experts.3.down_proj, or the expert"),
+        Column("tokens", "int64", "tokens", "calibration tokens that went to the expert when masks were chosen"),
         Column("share", "float64", "", "that share of all calibration tokens"),
         Column(
             "rule",
@@ -141,8 +141,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "kind",
             "str",
             "",
-            "heads (KV groups, where a group goes as one), neurons, the whole block, or its half",
-            ("heads", "neurons", "blocks", "attention", "mlp"),
+            "heads (KV groups, where a group goes as one), neurons, the whole block, its half, or its experts",
+            ("heads", "neurons", "blocks", "attention", "mlp", "experts"),
         ),
         Column("structures", "int64", "structures", "how many the dense block has"),
         Column("kept", "int64", "structures", "how many stay"),

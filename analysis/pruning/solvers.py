@@ -13,9 +13,10 @@ from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
 from analysis.models.replay import record
 from analysis.pruning.depth import prepare_repair, repair_cut
+from analysis.pruning.experts import repair_experts
 from analysis.pruning.seeds import generator
 from analysis.pruning.state import State
-from analysis.pruning.steps import SolverSteps, reads_both
+from analysis.pruning.steps import SolverSteps, Step, reads_both
 from analysis.pruning.structures import (
     biases,
     make_biases,
@@ -176,12 +177,18 @@ SOLVERS: dict[str, SolverSteps] = {
     "retrain": SolverSteps(retrain, keeps=all_parameters, resume=restart_sparse),
 }
 
+
+def _of_kind(step: Step) -> Step:
+    """The repair of structures, or that of a mixture's experts, as the pattern is."""
+    return lambda state, visit, meter: (repair_experts if state.recipe.pattern.experts else step)(state, visit, meter)
+
+
 _repair = partial(SolverSteps, reads=reads_both, validation=searches_penalty, halves=reads_two_streams)
 REPAIRS: dict[str, SolverSteps] = {
     "none": SolverSteps(remove_structures),
-    "compensate": _repair(partial(repair_structures, solved=biases), prepare=make_biases),
+    "compensate": _repair(_of_kind(partial(repair_structures, solved=biases)), prepare=make_biases),
     "scale": _repair(partial(repair_structures, solved=scales)),
-    "liar": _repair(partial(repair_structures, solved=weights_and_biases), prepare=make_biases),
+    "liar": _repair(_of_kind(partial(repair_structures, solved=weights_and_biases)), prepare=make_biases),
     **dict.fromkeys(
         ("refit", "replace", "patch"),
         SolverSteps(repair_cut, reads=reads_both, validation=searches_penalty, prepare=prepare_repair),
