@@ -285,7 +285,7 @@ class _Parts:
             return [Matrix(name, module, isinstance(module, Conv1D), half, reads)]
         holder = cast("nn.Linear", self.experts[name])
         return [
-            Matrix(full, holder, holder.is_transposed, half, full, key, expert)
+            Matrix(full, holder, bool(holder.is_transposed), half, full, key, expert)
             for expert in range(holder.get_parameter("down_proj").shape[0])
             for key in keys(holder) or ()
             for full in (f"{name}.{expert}.{key}",)

@@ -119,9 +119,8 @@ class Routed:
         """(N,) how much an expert's output counts for each token; 0 where it does not go there."""
         return (self.weights * (self.experts == expert)).sum(1)
 
-    def read(self, key: str, expert: int, rows: Tensor) -> Tensor:
-        """(n, in) what an expert's matrix reads of the tokens `rows`, positions or bool, whether they go to it or
-        not."""
+    def read(self, key: str, expert: int, rows: Tensor | slice) -> Tensor:
+        """(n, in) what an expert's matrix reads of the tokens `rows`, whether they go to it or not."""
         hidden = self.hidden[rows]
         return hidden if key != LAST else self._activation(expert, hidden)
 

@@ -109,8 +109,8 @@ def _stored_mask(masks: Mapping[str, Tensor], parted: list[tuple[str, Matrix]]) 
         return mask.T if first.transposed else mask
     whole = torch.ones(first.parameter.shape, dtype=torch.bool)
     for block, matrix in parted:
-        if (mask := masks.get(f"{block}.{matrix.name}")) is not None:
-            matrix.part(whole).copy_(mask)
+        if (name := f"{block}.{matrix.name}") in masks:
+            matrix.part(whole).copy_(masks[name])
     return whole
 
 

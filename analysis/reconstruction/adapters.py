@@ -91,9 +91,9 @@ def adapting(adapters: Sequence[MaskLoRA]) -> Iterator[None]:
         weights.setdefault(adapter.matrix.parameter, []).append(adapter)
 
     def take(weight: nn.Parameter) -> None:
-        for adapter in weights[weight] if weight.grad is not None else ():
-            adapter.take(weight.grad)
-        weight.grad = None
+        gradient, weight.grad = weight.grad, None
+        for adapter in weights[weight] if gradient is not None else ():
+            adapter.take(gradient)
 
     try:
         for weight in weights:
