@@ -6,6 +6,7 @@ From then on the pruned model is an ordinary smaller one, and every mask keeps a
 
 from functools import reduce
 from operator import add
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -54,7 +55,7 @@ def check_experts(model: nn.Module, parts: Anatomy, recipe: Recipe, meter: Meter
 
 def _kept(model: nn.Module, parts: Anatomy, recipe: Recipe) -> int:
     module = next(iter(mixtures(parts).values()))
-    config = model.config.get_text_config()
+    config = cast(Any, model).config.get_text_config()
     return kept_experts(recipe.pattern, expert_count(module), experts_per_token(config), *router_groups(config))
 
 
@@ -74,7 +75,7 @@ def choose_first(state: State) -> None:
 def _choose(state: State) -> None:
     recipe, meter = state.recipe, state.meter
     experts, kept = mixtures(state.dense), _kept(state.dense_model.model, state.dense, recipe)
-    groups, _ = router_groups(state.dense_model.model.config.get_text_config())
+    groups, _ = router_groups(cast(Any, state.dense_model.model).config.get_text_config())
     with meter.stage(-1, "mask", tokens=state.shown_tokens):
         for block, hidden in walk(state.dense.blocks, state.calibration, state.shown):
             if block.index not in experts:
@@ -126,7 +127,7 @@ def repair_experts(state: State, visit: Visit, meter: Meter) -> None:
             module.get_parameter(f"{LAST}_bias").data.add_(repaired.bias)
             trained = len(repaired.bias)
         else:
-            penalty = SEARCHED if searches_penalty(recipe) else recipe.repair.penalty
+            penalty = SEARCHED if isinstance(recipe.repair.penalty, str) else recipe.repair.penalty
             everything = torch.ones(weight.shape[1], dtype=torch.bool)
             repaired = repair(
                 "liar",

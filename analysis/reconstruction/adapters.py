@@ -92,8 +92,9 @@ def adapting(adapters: Sequence[MaskLoRA]) -> Iterator[None]:
 
     def take(weight: nn.Parameter) -> None:
         gradient, weight.grad = weight.grad, None
-        for adapter in weights[weight] if gradient is not None else ():
-            adapter.take(gradient)
+        if gradient is not None:
+            for adapter in weights[weight]:
+                adapter.take(gradient)
 
     try:
         for weight in weights:

@@ -125,7 +125,7 @@ def expert_sums(
     count, width = expert_count(module), inner_width(module)
     sums = Accumulator(Sums.PARTS, count * width, hidden.shape[-1], precision=torch.float64, device=device)
     away = 0.0
-    for rows in chunks(*recording.mask.shape, device):
+    for rows in chunks(len(recording), recording.mask.shape[1], device):
         x, real = hidden[rows].to(device), recording.mask[rows].flatten().to(device)
         arguments = call_of(recording, pruned.index, x, rows)
         call, rest = _call(pruned, module, x, arguments)
