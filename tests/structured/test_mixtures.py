@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from analysis.errors import UnsupportedModel
 from analysis.models.anatomy import anatomy
+from analysis.models.load import load_model
 from analysis.models.placement import copy_model
 from analysis.models.replay import last_hidden
+from analysis.models.save import save_shrunk
 from analysis.pruning.loop import prune
 from analysis.structured.depth_criteria import without_parts
 from analysis.structured.shrink import footprint
@@ -33,16 +34,15 @@ def test_a_silenced_half_is_one_whose_weights_are_zero(family):
 
 @pytest.mark.slow
 def test_blocks_with_experts_are_cut_out_and_heads_too(tmp_path):
-    for number, recipe in enumerate(("influence-blocks-1 BR+GP[epochs=1]", "activation-heads-50% LIAR[bias=false]")):
+    for number, recipe in enumerate(("influence-blocks-1 BR+GP[epochs=1]", "activation-heads-50% LIAR")):
         pruned = prune(tiny("mixtral"), recipe, TEXT, measure=False)
         small = pruned.shrink()
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in pruned.model.parameters())
         hidden = last_hidden(pruned.model, TEXT.ids)
         torch.testing.assert_close(last_hidden(small, TEXT.ids), hidden, rtol=1e-4, atol=1e-5)
-        small.save_pretrained(tmp_path / str(number))
-        if number == 0:
-            again = AutoModelForCausalLM.from_pretrained(tmp_path / "0")
-            torch.testing.assert_close(last_hidden(again, TEXT.ids), hidden, rtol=1e-4, atol=1e-5)
+        folder = save_shrunk(small, None, tmp_path / str(number))  # the second has biases that no config describes
+        again = load_model(folder, device="cpu", dtype="float32").model
+        torch.testing.assert_close(last_hidden(again, TEXT.ids), hidden, rtol=1e-4, atol=1e-5)
 
 
 def test_what_experts_do_not_allow_is_refused_by_name():
