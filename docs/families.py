@@ -260,7 +260,8 @@ that transformers knows as none of these are judged by their config alone.
 ## Works
 
 Halves: whether attention and MLP can be reconstructed one at a time (`unit=sub-block`); blocks and single matrices
-always can.
+always can. Of a mixture of experts two matrices of each of its (here mostly four) experts are counted; where blocks
+differ, the number is their mean, rounded down.
 
 {works}
 

@@ -58,14 +58,17 @@ def find_experts(block: nn.Module) -> dict[str, nn.Module]:
 
 def find_routers(block: nn.Module) -> dict[str, nn.Module]:
     """The modules, by name, that decide which experts a token goes to or how much what they make counts; with all that
-    is in them they are never pruned and never trained.
+    is in them they are never pruned and never trained. They stand beside the experts and are called so, or are linear
+    maps with an output for each expert.
     """
     found: dict[str, nn.Module] = {}
-    for name in find_experts(block):
-        parent = name.rpartition(".")[0]
+    for name, experts in find_experts(block).items():
+        parent, count = name.rpartition(".")[0], expert_count(experts)
         for key, module in block.get_submodule(parent).named_modules():
             full = f"{parent}.{key}".strip(".")
-            if _ROUTER.search(key) and not _ATTENTION.search(full) and not full.startswith(f"{name}."):
+            scores = "." not in key and isinstance(module, nn.Linear) and module.out_features == count
+            called = _ROUTER.search(key) and not _ATTENTION.search(full) and not full.startswith(f"{name}.")
+            if called or scores:
                 found[full] = module
     return found
 

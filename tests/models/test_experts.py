@@ -89,6 +89,12 @@ def test_experts_that_compute_something_else_are_refused():
         anatomy(model)
 
 
+def test_a_map_with_an_output_for_every_expert_is_a_router_whatever_its_name():
+    layer = tiny("mixtral").model.layers[0]
+    layer.mlp.chooser, layer.mlp.other = torch.nn.Linear(32, 4), torch.nn.Linear(32, 5)
+    assert set(find_routers(layer)) == {"mlp.gate", "mlp.chooser"}
+
+
 def test_quantized_experts_are_refused():
     model = tiny("mixtral")
     experts = model.model.layers[0].mlp.experts
