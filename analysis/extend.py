@@ -38,6 +38,7 @@ from analysis.recipe.recipe import RECIPE_PARTS, Recipe
 from analysis.recipe.words import (
     CRITERION_WORDS,
     DEPTH_WORDS,
+    EXPERT_WORDS,
     KIND_WORDS,
     METHOD_WORDS,
     SOLVER_WORDS,
@@ -190,7 +191,9 @@ def _claimed(part: Any, same: bool) -> set[str]:
 
 def _ambiguous(name: str, part: type) -> str:
     """What a recipe's `criterion-kind-50%` could not be told from with this name, if anything."""
-    criteria = {*CRITERION_WORDS, *STRUCTURED_WORDS, *DEPTH_WORDS} | ({name} if part is Criterion else set())
+    criteria = {*CRITERION_WORDS, *STRUCTURED_WORDS, *DEPTH_WORDS, *EXPERT_WORDS} | (
+        {name} if part is Criterion else set()
+    )
     kinds = {kind for kind in KIND_WORDS if kind != "weights"} | ({name} if part is Pattern else set())
     return next((f"{c}-{k}" for c in sorted(criteria) for k in sorted(kinds) if f"{c}-{k}" in criteria), "")
 

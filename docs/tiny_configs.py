@@ -63,6 +63,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {  # what a rule by names cannot know
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "lilt": {"hidden_size": 48},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
+    "mellum": {"num_local_experts": 4},
     "ministral": {"head_dim": 8},
     "deberta": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True},
@@ -70,6 +71,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {  # what a rule by names cannot know
     "reformer": {"axial_pos_embds": False},
     "xmod": {"default_language": "en_XX"},
     "t5": {"decoder_start_token_id": 0},
+    "qwen3_moe": {"num_local_experts": 4},
     "neomme": {"head_dim": 16},
     "nystromformer": {"num_landmarks": 64, "segment_means_seq_len": 64},
 }

@@ -632,7 +632,7 @@ def test_list_recipes_explains_every_word_and_every_option(capsys):
     rows = json.loads(capsys.readouterr().out)["recipes"]
     listed = {(row["part"], row["word"]): row["meaning"] for row in rows}
     for part, records in {
-        "criterion": words.CRITERION_WORDS | words.STRUCTURED_WORDS | words.DEPTH_WORDS,
+        "criterion": words.CRITERION_WORDS | words.STRUCTURED_WORDS | words.DEPTH_WORDS | words.EXPERT_WORDS,
         "refinement": words.REFINEMENT_WORDS,
         "method": words.METHOD_WORDS,
         "unit": words.UNIT_WORDS,

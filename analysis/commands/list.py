@@ -71,11 +71,11 @@ def _recipes():
 
 
 def _other_criteria():
-    """Criteria of whole structures and of blocks; where a word is one of weights too, with all its meanings."""
-    from analysis.recipe.words import CRITERION_WORDS, DEPTH_WORDS, STRUCTURED_WORDS
+    """Criteria of whole structures, blocks and experts; where a word is one of weights too, with all its meanings."""
+    from analysis.recipe.words import CRITERION_WORDS, DEPTH_WORDS, EXPERT_WORDS, STRUCTURED_WORDS
 
-    others = STRUCTURED_WORDS | DEPTH_WORDS
-    groups = (CRITERION_WORDS, STRUCTURED_WORDS, DEPTH_WORDS)
+    groups = (CRITERION_WORDS, STRUCTURED_WORDS, DEPTH_WORDS, EXPERT_WORDS)
+    others = STRUCTURED_WORDS | EXPERT_WORDS | DEPTH_WORDS
     joined = lambda name: "; ".join(dict.fromkeys(group[name].meaning for group in groups if name in group))
     return {name: replace(word, meaning=joined(name)) for name, word in others.items()}
 

@@ -23,6 +23,9 @@ class Note:
                            zeros=stay keeps them out
     "scales out of range"  number of structures whose scales were too large to be used; all of the layer's were left
                            at 1
+    "starved: ..."         number of calibration tokens that went to an expert, fewer than its matrix has inputs; after
+                           the colon the rule of `streams/starved.py` that was used, or "left", where no token went
+                           there and nothing could be trained
     "ended worse"          how many times farther from its targets training left a unit than it found it (in nats where
                            the model is retrained); named by its first block and, where it is no whole block, its part
     """

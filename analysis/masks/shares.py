@@ -79,7 +79,7 @@ def matrix_shares(
 
     Raises UsageError for blocks and matrices that the model does not have, and for shares that cannot be.
     """
-    if pattern.depth or (pattern.skip is None and pattern.shares is None):
+    if pattern.depth or pattern.experts or (pattern.skip is None and pattern.shares is None):
         return {}
     dense = dense_matrices(pattern, blocks)
     even = pattern.sparsity if pattern.sparsity is not None else 1 - (pattern.keep or 0) / (pattern.of or 1)

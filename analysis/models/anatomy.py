@@ -2,8 +2,10 @@
 
 No list of families. The blocks are the `ModuleList` the decoder runs; a block's attention half is its one child called
 attention (by attribute or class name), its MLP half whatever else in it holds matrices; norms are `nn.LayerNorm` or
-modules with "norm" in their class name. Which norm serves which half, the order in which matrices run, and whether the
-two halves run in parallel are read off one forward of two tokens. Embeddings, head and norms are not matrices.
+modules with "norm" in their class name. Each expert of a mixture has its own matrices, slices of the parameters that
+all of them share (`experts.py`); what routes tokens to them is no matrix. Which norm serves which half, the order in
+which matrices run, and whether the two halves run in parallel are read off one forward of two tokens. Embeddings, head
+and norms are not matrices.
 """
 
 import re
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from analysis.errors import UnsupportedModel
+from analysis.models.experts import find_experts, find_routers, keys, proven_experts, refuse_changed_experts
 from analysis.models.held import held
 from analysis.models.hooks import hooked
 from analysis.models.linear import is_matrix, proven_linear, refuse_adapters, refuse_changed, refuse_tied, tensor_given
@@ -44,6 +47,8 @@ class Matrix:
     `transposed`: the module is GPT-2's `Conv1D`, which stores W as (in, out). Everything here speaks (out, in).
     `reads`: the first matrix of the block that reads the same tensor, itself where none does (key and value: the query
     matrix).
+    `expert`: the matrix is that of one expert of a mixture, ("mlp.experts.3.down_proj"); `module` holds them all, and W
+    is a slice of its parameter `key` (experts, out, in). It reads only the tokens that go to its expert.
     """
 
     name: str
@@ -51,11 +56,37 @@ class Matrix:
     transposed: bool
     half: str
     reads: str = ""
+    key: str = "weight"
+    expert: int | None = None
+
+    @property
+    def owner(self) -> str:
+        """Name of `module`, relative to the block."""
+        return self.name if self.expert is None else self.name.rsplit(".", 2)[0]
+
+    @property
+    def parameter_name(self) -> str:
+        """Name of the parameter that W is, or is a slice of, relative to the block."""
+        return f"{self.owner}.{self.key}"
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """That parameter."""
+        return self.module.get_parameter(self.key)
+
+    @property
+    def biases(self) -> nn.Parameter | None:
+        """The parameter that the bias is, or is a row of; None where there is none."""
+        return getattr(self.module, "bias" if self.expert is None else f"{self.key}_bias", None)
+
+    def part(self, stored: Tensor) -> Tensor:
+        """What belongs to the matrix of something laid out as its parameter: a view (out, in)."""
+        stored = stored if self.expert is None else stored[self.expert]
+        return stored.T if self.transposed else stored
 
     def weight(self) -> Tensor:
         """W (out, in), a view of the parameter's data: writing into it changes the model, without autograd."""
-        data = self.module.weight.data
-        return data.T if self.transposed else data
+        return self.part(self.parameter.data)
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
@@ -137,9 +168,9 @@ class Anatomy:
 def anatomy(model: nn.Module) -> Anatomy:
     """Take `model` (a transformers decoder) apart. For a deep copy of it there is `anatomy_of_copy`.
 
-    Raises UnsupportedModel, saying what was found, for encoder-decoders, mixtures of experts, linear maps changed by
-    adapters, parametrisations, quantisation or ties (`linear.py`), blocks without an attention or an MLP half,
-    parameters that are neither matrix, norm nor embedding, and blocks that do not run once each in order.
+    Raises UnsupportedModel, saying what was found, for encoder-decoders, experts of a layout of their own, linear maps
+    changed by adapters, parametrisations, quantisation or ties (`linear.py`), blocks without an attention or an MLP
+    half, parameters that are neither matrix, norm nor embedding, and blocks that do not run once each in order.
     """
     network = cast("PreTrainedModel", model)
     config = network.config
@@ -151,7 +182,7 @@ def anatomy(model: nn.Module) -> Anatomy:
     refuse_adapters(network)
     path, modules = find_blocks(network)
     refuse_shared(network, path, modules)
-    parts = []
+    parts: list[_Parts] = []
     for index, module in enumerate(modules):
         with held(module):
             parts.append(_parts(f"{path}.{index}", module))
@@ -159,7 +190,10 @@ def anatomy(model: nn.Module) -> Anatomy:
         f"{path}.{index}.{key}": matrix for index, part in enumerate(parts) for key, matrix in part.matrices.items()
     }
     refuse_tied(network, matrices)
-    with proven_linear(matrices):
+    experts = {
+        f"{path}.{index}.{key}": module for index, part in enumerate(parts) for key, module in part.experts.items()
+    }
+    with proven_linear(matrices), proven_experts(experts):
         traces = _trace(network, path, modules, parts)
     blocks = tuple(
         _assemble(index, f"{path}.{index}", *row) for index, row in enumerate(zip(modules, parts, traces, strict=True))
@@ -167,14 +201,14 @@ def anatomy(model: nn.Module) -> Anatomy:
     return Anatomy(config.model_type, path, blocks)
 
 
-def structure(model: nn.Module) -> list[tuple[nn.Module, dict[str, tuple[nn.Linear | Conv1D, str]]]]:
-    """Every block with its matrices by name, each with the half it is in ("attention", "mlp"), as the modules alone
-    show them: nothing is run, so that a model without weights (on the meta device) will do. Raises UnsupportedModel.
+def structure(model: nn.Module) -> list[tuple[nn.Module, list[Matrix]]]:
+    """Every block with its matrices, as the modules alone show them: nothing is run, so that a model without weights
+    (on the meta device) will do, and what they read is not known. Raises UnsupportedModel.
     """
     path, modules = find_blocks(cast("PreTrainedModel", model))
     parts = [_parts(f"{path}.{index}", module, loaded=False) for index, module in enumerate(modules)]
     return [
-        (module, {name: (matrix, part.halves[_child(name)]) for name, matrix in part.matrices.items()})
+        (module, [matrix for name in part.maps for matrix in part.matrices_of(name)])
         for module, part in zip(modules, parts, strict=True)
     ]
 
@@ -188,7 +222,7 @@ def anatomy_of_copy(original: Anatomy, model: nn.Module) -> Anatomy:
             block,
             module=module,
             matrices=tuple(
-                replace(matrix, module=cast("nn.Linear | Conv1D", module.get_submodule(matrix.name)))
+                replace(matrix, module=cast("nn.Linear | Conv1D", module.get_submodule(matrix.owner)))
                 for matrix in block.matrices
             ),
         )
@@ -229,11 +263,33 @@ def _child(name: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Parts:
-    """What a block holds, before it has run: named matrices and norms, and which half each direct child belongs to."""
+    """What a block holds, before it has run: named matrices and norms, and which half each direct child belongs to;
+    experts: modules that hold many matrices each.
+    """
 
     matrices: dict[str, nn.Linear | Conv1D]
     norms: dict[str, nn.Module]
     halves: dict[str, str]
+    experts: dict[str, nn.Module]
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The modules that are matrices or hold those of experts, by name."""
+        return (*self.matrices, *self.experts)
+
+    def matrices_of(self, name: str, reads: str = "") -> list[Matrix]:
+        """The matrices of one of `maps`; reads: of a matrix alone."""
+        half = self.halves[_child(name)]
+        if name in self.matrices:
+            module = self.matrices[name]
+            return [Matrix(name, module, isinstance(module, Conv1D), half, reads)]
+        holder = cast("nn.Linear", self.experts[name])
+        return [
+            Matrix(full, holder, bool(holder.is_transposed), half, full, key, expert)
+            for expert in range(holder.get_parameter("down_proj").shape[0])
+            for key in keys(holder) or ()
+            for full in (f"{name}.{expert}.{key}",)
+        ]
 
     def half(self, name: str) -> str | None:
         """The half a module belongs to by its place; None for the norms that stand between the halves."""
@@ -241,8 +297,8 @@ class _Parts:
 
     def carriers(self) -> list[str]:
         """Every matrix and norm, and every module that holds a matrix."""
-        holders = [name.rsplit(".", depth)[0] for name in self.matrices for depth in range(1, name.count(".") + 1)]
-        return list(dict.fromkeys([*self.matrices, *self.norms, *holders]))
+        holders = [name.rsplit(".", depth)[0] for name in self.maps for depth in range(1, name.count(".") + 1)]
+        return list(dict.fromkeys([*self.maps, *self.norms, *holders]))
 
 
 def find_blocks(model: "PreTrainedModel") -> tuple[str, nn.ModuleList]:
@@ -279,10 +335,14 @@ def _parts(name: str, block: nn.Module, *, loaded: bool = True) -> _Parts:
     refuse_experts(name, block)
     if loaded:
         refuse_changed(name, block)
-    matrices = {key: module for key, module in block.named_modules() if is_matrix(module)}
-    norms = {key: module for key, module in block.named_modules() if is_norm(module)}
+    experts, routers = find_experts(block), find_routers(block)
+    routing = {f"{key}.{part}".rstrip(".") for key, module in routers.items() for part, _ in module.named_modules()}
+    for key, module in experts.items() if loaded else ():
+        refuse_changed_experts(f"{name}.{key}", module)
+    matrices = {key: module for key, module in block.named_modules() if is_matrix(module) and key not in routing}
+    norms = {key: module for key, module in block.named_modules() if is_norm(module) and key not in routing}
     for key, module in block.named_modules():
-        if key in matrices or key in norms or isinstance(module, nn.Embedding):
+        if key in (*matrices, *norms, *experts, *routing) or isinstance(module, nn.Embedding):
             continue
         for parameter, value in module.named_parameters(recurse=False):
             if value.ndim > 1:
@@ -290,7 +350,7 @@ def _parts(name: str, block: nn.Module, *, loaded: bool = True) -> _Parts:
                     f"{name} ({type(block).__name__}): parameter {f'{key}.{parameter}'.lstrip('.')}"
                     f" {tuple(value.shape)} of a {type(module).__name__} {kind_of_part(parameter, module)}"
                 )
-    holders = list(dict.fromkeys(key.split(".")[0] for key in matrices))
+    holders = list(dict.fromkeys(key.split(".")[0] for key in (*matrices, *experts)))
     attention = [
         key for key in holders if _ATTENTION.search(key) or _ATTENTION.search(type(getattr(block, key)).__name__)
     ]
@@ -299,7 +359,7 @@ def _parts(name: str, block: nn.Module, *, loaded: bool = True) -> _Parts:
             f"{name} ({type(block).__name__}): {why_no_halves(holders, attention)}; needed are exactly one attention"
             " module and at least one other (the MLP)"
         )
-    return _Parts(matrices, norms, {key: "attention" if key in attention else "mlp" for key in holders})
+    return _Parts(matrices, norms, {key: "attention" if key in attention else "mlp" for key in holders}, experts)
 
 
 # --- order -----------------------------------------------------------------------------------------------------------
@@ -366,7 +426,7 @@ def _trace(model: "PreTrainedModel", path: str, blocks: nn.ModuleList, parts: li
         for name in part.carriers():
             module = block.get_submodule(name)
             before.append((module, start(traces[index], name)))
-            after.append((module, finish(traces[index], name, name in part.matrices or name in part.norms)))
+            after.append((module, finish(traces[index], name, name in part.maps or name in part.norms)))
     with hooked(before, after), evaluating(model):
         run_body(model, torch.zeros(1, _TOKENS, dtype=torch.long), torch.ones(1, _TOKENS, dtype=torch.bool))
     require_each_once(model.config.model_type, path, ran, len(blocks))
@@ -382,7 +442,7 @@ def require_each_once(model_type: str, path: str, ran: list[int], count: int) ->
 
 
 def _assemble(index: int, name: str, module: nn.Module, parts: _Parts, trace: _Trace) -> Block:
-    irregular = [key for key in parts.matrices if trace.order.count(key) != 1]
+    irregular = [key for key in parts.maps if trace.order.count(key) != 1]
     if irregular:
         never = all(key not in trace.order for key in irregular)
         raise UnsupportedModel(
@@ -391,19 +451,16 @@ def _assemble(index: int, name: str, module: nn.Module, parts: _Parts, trace: _T
             " be pruned"
         )
     rows = _TOKENS if trace.hidden is None else trace.hidden.shape[:-1].numel()
-    other = [key for key in parts.matrices if trace.inputs[key].shape[:-1].numel() != rows]
+    other = [key for key in parts.maps if trace.inputs[key].shape[:-1].numel() != rows]
     if other:
         raise UnsupportedModel(
             f"{name} ({type(module).__name__}): {', '.join(other)} read {tuple(trace.inputs[other[0]].shape)} in a"
             f" forward of {rows} tokens, something else than one row per token; such blocks cannot be pruned"
         )
     halves = _norm_halves(name, parts, trace)
-    order = [key for key in trace.order if key in parts.matrices]
+    order = [key for key in trace.order if key in parts.maps]
     reads = {key: next(first for first in order if trace.read[first] == trace.read[key]) for key in order}
-    matrices = tuple(
-        Matrix(key, parts.matrices[key], isinstance(parts.matrices[key], Conv1D), parts.halves[_child(key)], reads[key])
-        for key in order
-    )
+    matrices = tuple(matrix for key in order for matrix in parts.matrices_of(key, reads[key]))
     attention, mlp = (
         SubBlock(
             tuple(key for key, which in parts.halves.items() if which == half),
@@ -443,12 +500,11 @@ def _norm_halves(name: str, parts: _Parts, trace: _Trace) -> dict[str, str]:
     """
     order = list(dict.fromkeys(trace.order))
     first = {
-        half: min(order.index(key) for key in parts.matrices if parts.half(key) == half)
-        for half in ("attention", "mlp")
+        half: min(order.index(key) for key in parts.maps if parts.half(key) == half) for half in ("attention", "mlp")
     }
     loose = [key for key in order if key in parts.norms and parts.half(key) is None]
     before = [key for key in loose if order.index(key) < min(first.values())]
-    last = max(order.index(key) for key in parts.matrices if parts.half(key) == "mlp")
+    last = max(order.index(key) for key in parts.maps if parts.half(key) == "mlp")
     closed = any(order.index(key) > last for key in loose)
     between = [key for key in loose if min(first.values()) < order.index(key) < max(first.values())]
     if first["mlp"] < first["attention"] or len(between) > 2 or len(before) > 2:
@@ -471,11 +527,11 @@ def _norm_halves(name: str, parts: _Parts, trace: _Trace) -> dict[str, str]:
 def _is_parallel(parts: _Parts, trace: _Trace) -> bool:
     """Whether the MLP half reads the block's input, or a norm that ran before the attention."""
     order = list(dict.fromkeys(trace.order))
-    attention = min(order.index(key) for key in parts.matrices if parts.half(key) == "attention")
+    attention = min(order.index(key) for key in parts.maps if parts.half(key) == "attention")
     early = [trace.outputs[key] for key in order[:attention]]
     if trace.hidden is not None:
         early.append(trace.hidden)
-    start = min(order.index(key) for key in parts.matrices if parts.half(key) == "mlp")
+    start = min(order.index(key) for key in parts.maps if parts.half(key) == "mlp")
     readers = [
         key
         for key in order[attention:]

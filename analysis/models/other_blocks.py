@@ -7,6 +7,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from analysis.errors import UnsupportedModel
+from analysis.models.experts import keys
 
 _EXPERTS = re.compile("expert|moe", re.IGNORECASE)
 _CROSS = re.compile("encoder_attn|cross", re.IGNORECASE)  # attention to what another network has read
@@ -37,15 +38,20 @@ def refuse_shared(model: nn.Module, path: str, modules: nn.ModuleList) -> None:
 
 def refuse_experts(name: str, block: nn.Module) -> None:
     """Raise UnsupportedModel for a block (`name`: its own, for the message) with several maps of one kind side by side,
-    stacked in one parameter or in a list: experts, where they are called so.
+    stacked in one parameter or in a list: experts, where they are called so and are not laid out as `experts.py` knows.
     """
     for key, module in block.named_modules():
+        if keys(module) is not None:
+            continue
         cubes = [parameter for parameter, value in module.named_parameters(recurse=False) if value.ndim == 3]
         maps = module if isinstance(module, nn.ModuleList) and len(module) > 1 and looks_like_blocks(module) else ()
         words = (key, type(module).__name__, *cubes, *(type(one).__name__ for one in maps))
         where = f"{f'{name}.{key}'.rstrip('.')} ({type(module).__name__})"
         if (cubes or maps) and any(_EXPERTS.search(word) for word in words):
-            raise UnsupportedModel(f"{where}: a mixture of experts; pruning models with experts is not supported")
+            raise UnsupportedModel(
+                f"{where}: a mixture of experts with a layout of its own; only those laid out as most families of"
+                " transformers lay them out can be pruned"
+            )
         if maps:
             raise UnsupportedModel(
                 f"{where}: {len(maps)} modules of one kind in a list; a block with several MLPs cannot be pruned"

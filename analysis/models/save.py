@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from analysis import paths, storage
 from analysis.errors import ModelError, SparsityError, UsageError
-from analysis.models.anatomy import Anatomy, anatomy, evaluating
+from analysis.models.anatomy import Anatomy, Matrix, anatomy, evaluating
 from analysis.models.format import Format, format_of
 from analysis.models.held import held
 from analysis.models.hub import is_shrunk, weight_files
@@ -85,20 +85,33 @@ def save_model(
     assert_sparsity(parts, masks)
 
     def prove(folder: Path) -> None:
-        for name, matrix in parts.matrices():
-            if name in masks:
-                proven[f"{name}.weight"] = partial(_stored_mask, masks, name, matrix.transposed)
+        for block in parts.blocks:
+            for matrix in block.matrices:
+                stored.setdefault(f"{block.name}.{matrix.parameter_name}", []).append((block.name, matrix))
+        for parameter, parted in stored.items():
+            if any(f"{block}.{matrix.name}" in masks for block, matrix in parted):
+                proven[parameter] = partial(_stored_mask, masks, parted)
         if different := _differing(network, written, folder, proven):
             raise SparsityError(f"save_model: {different}")
 
+    stored: dict[str, list[tuple[str, Matrix]]] = {}
     proven: dict[str, Callable[[], Tensor]] = {}
     return _save("save_model", network, tokenizer, folder, written, prove)
 
 
-def _stored_mask(masks: Mapping[str, Tensor], name: str, transposed: bool) -> Tensor:
-    """A matrix's mask as its weight lies in the file."""
-    mask = masks[name].cpu()
-    return mask.T if transposed else mask
+def _stored_mask(masks: Mapping[str, Tensor], parted: list[tuple[str, Matrix]]) -> Tensor:
+    """The mask of a parameter as it lies in the model: of the one matrix that it is, or of those (block name, matrix)
+    that are slices of it; a slice without a mask is kept whole.
+    """
+    first = parted[0][1]
+    if first.expert is None:
+        mask = masks[f"{parted[0][0]}.{first.name}"].cpu()
+        return mask.T if first.transposed else mask
+    whole = torch.ones(first.parameter.shape, dtype=torch.bool)
+    for block, matrix in parted:
+        if (name := f"{block}.{matrix.name}") in masks:
+            matrix.part(whole).copy_(masks[name])
+    return whole
 
 
 def save_shrunk(model: nn.Module, tokenizer, folder: Path | str, written: Format | None = None) -> Path:

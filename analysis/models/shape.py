@@ -109,11 +109,9 @@ def model_shape(name: str) -> ModelShape:
 def shape_of(model: "nn.Module", name: str) -> ModelShape:
     """The shape of a transformers model, with or without weights, taken to be stored in float32; nothing is run.
 
-    The matrices of a half are taken to read one tensor, but for the last, which reads what they make. Raises
-    UnsupportedModel.
+    The matrices of a half are taken to read one tensor, but for the last, which reads what they make, and for those of
+    experts, each of which reads its own tokens. Raises UnsupportedModel.
     """
-    from transformers.pytorch_utils import Conv1D
-
     from analysis.models.anatomy import structure
     from analysis.models.context import usable_context
     from analysis.models.task_heads import head
@@ -122,11 +120,11 @@ def shape_of(model: "nn.Module", name: str) -> ModelShape:
     blocks = []
     for module, matrices in structure(model):
         shapes = []
-        for name_, (matrix, half) in matrices.items():
-            together = [other for other, (_, its) in matrices.items() if its == half]
-            outputs, inputs = reversed(matrix.weight.shape) if isinstance(matrix, Conv1D) else matrix.weight.shape
-            reads = name_ if name_ == together[-1] else together[0]
-            shapes.append(MatrixShape(name_, half, outputs, inputs, reads))
+        for matrix in matrices:
+            together = [other.name for other in matrices if other.half == matrix.half]
+            alone = matrix.name == together[-1] or matrix.expert is not None
+            reads = matrix.name if alone else together[0]
+            shapes.append(MatrixShape(matrix.name, matrix.half, matrix.rows, matrix.columns, reads))
         blocks.append(BlockShape(tuple(shapes), sum(value.numel() for value in module.parameters())))
     parameters = sum(value.numel() for value in network.parameters())
     return ModelShape(

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from analysis.errors import ReplayError, UnsupportedModel, UsageError
-from analysis.models.anatomy import Anatomy, Block, Child
+from analysis.models.anatomy import Anatomy, Block, Child, Matrix
 from analysis.models.block_arguments import Call
+from analysis.models.experts import Routed
 from analysis.models.held import held
 from analysis.models.hooks import hooked, replaced, stoppable
 from analysis.models.linear import tensor_given
@@ -49,15 +50,34 @@ def matrix_inputs(block: Block, names: Sequence[str], hidden: Tensor, call: Call
     Differentiable.
 
     Matrices fed the same tensor (query, key and value) share it here too. The forward ends at the last of them, before
-    its product. Raises UsageError for a name that is no matrix of the block.
+    its product. Of an expert's matrix: its inputs of all tokens, whether they go to it or not (`expert_tokens`). Raises
+    UsageError for a name that is no matrix of the block.
     """
-    matrices = {matrix.name for matrix in block.matrices}
+    matrices = {matrix.name: matrix for matrix in block.matrices}
     unknown = [name for name in names if name not in matrices]
     if unknown:
         raise UsageError(
             f"matrix_inputs: {', '.join(unknown)} is no matrix of {block.name}; there are {', '.join(sorted(matrices))}"
         )
-    return module_inputs(block, names, hidden, call)
+    wanted = [matrices[name] for name in names]
+    if not any(matrix.expert is not None for matrix in wanted):
+        return module_inputs(block, names, hidden, call)
+    given, every = _given(block, [matrix.owner for matrix in wanted], hidden, call), slice(None)
+    inputs = {}
+    for matrix in wanted:
+        args, kwargs = given.get(matrix.owner, ((), {}))
+        tensor = tensor_given(args, kwargs)
+        if matrix.expert is not None and tensor is not None:
+            tensor = Routed.of(matrix.module, args, kwargs).read(matrix.key, matrix.expert, every)
+        inputs[matrix.name] = _per_token(f"{block.name}.{matrix.name}", tensor, hidden)
+    return inputs
+
+
+def expert_tokens(block: Block, matrix: Matrix, hidden: Tensor, call: Call) -> Tensor:
+    """(B, T) bool: the tokens that go to the expert of a matrix when the block runs on `hidden` (B, T, H)."""
+    assert matrix.expert is not None
+    args, kwargs = _given(block, [matrix.owner], hidden, call)[matrix.owner]
+    return Routed.of(matrix.module, args, kwargs).tokens(matrix.expert).reshape(hidden.shape[:-1])
 
 
 def halves_error(block: Block, hidden: Tensor, call: Call) -> float:
@@ -127,12 +147,21 @@ def module_inputs(block: Block, names: Sequence[str], hidden: Tensor, call: Call
     """What the modules `names` are given when the block runs on `hidden` (B, T, H), each as (B, T, features); the
     forward ends at the last.
     """
-    inputs_by_matrix: dict[str, Tensor] = {}
+    given = _given(block, names, hidden, call)
+    return {
+        name: _per_token(f"{block.name}.{name}", tensor_given(*given[name]) if name in given else None, hidden)
+        for name in names
+    }
+
+
+def _given(block: Block, names: Sequence[str], hidden: Tensor, call: Call) -> dict[str, tuple[tuple, dict]]:
+    """What the modules `names` are called with when the block runs on `hidden`; the forward ends at the last."""
+    given: dict[str, tuple[tuple, dict]] = {}
 
     def see(name: str):
         def hook(module, args, kwargs):
-            inputs_by_matrix[name] = tensor_given(args, kwargs)
-            if len(inputs_by_matrix) == len(wanted):
+            given[name] = (args, kwargs)
+            if len(given) == len(wanted):
                 stop()
 
         return hook
@@ -142,7 +171,7 @@ def module_inputs(block: Block, names: Sequence[str], hidden: Tensor, call: Call
     with stoppable() as stop, hooked(hooks):
         if wanted:
             run(block.module, hidden, call)
-    return {name: _per_token(f"{block.name}.{name}", inputs_by_matrix.get(name), hidden) for name in names}
+    return given
 
 
 def _per_token(name: str, tensor: Tensor | None, hidden: Tensor) -> Tensor:

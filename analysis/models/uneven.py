@@ -98,6 +98,8 @@ def _full_size(folder: Path) -> nn.Module:
 
 def _cut_to(model: nn.Module, parts: Anatomy, shapes: dict[str, tuple[int, ...]]) -> None:
     for name, matrix in parts.matrices():
+        if matrix.expert is not None:  # heads and neurons beside experts may be fewer, not these
+            continue
         module = matrix.module
         shape = shapes.get(f"{name}.weight", tuple(module.weight.shape))
         if shape != tuple(module.weight.shape):

@@ -80,7 +80,10 @@ def set_counts(parts: Anatomy, counts: list[Widths]) -> None:
     """
     for block, new in zip(parts.blocks, counts, strict=True):
         attention = holder(block, next(m for m in block.matrices if m.half == "attention"))
-        mlp = holder(block, next(m for m in block.matrices if m.half == "mlp"))
+        first = next(m for m in block.matrices if m.half == "mlp")
+        mlp = (
+            holder(block, first) if all(m.expert is None for m in block.matrices) else nn.Module()
+        )  # keeps its neurons
         values = dict.fromkeys(QUERY_HEADS, new.heads) | dict.fromkeys(KEY_VALUE_HEADS, new.key_value_heads)
         values |= dict.fromkeys(HEADS_PER_GROUP, new.heads // new.key_value_heads) | dict.fromkeys(
             HEAD_FEATURES, new.heads * new.head_size
@@ -148,7 +151,7 @@ def head_shape(block: Block, config: Any) -> tuple[int, int, int]:
 
 def holder(block: Block, matrix: Matrix) -> nn.Module:
     """The module that a matrix is an attribute of: its forward knows the number of heads."""
-    return block.module.get_submodule(matrix.name.rpartition(".")[0])
+    return block.module.get_submodule(matrix.owner.rpartition(".")[0])
 
 
 def attention_matrices(block: Block) -> tuple[Matrix, list[Matrix]]:
@@ -165,6 +168,11 @@ def mlp_matrices(block: Block) -> tuple[Matrix, list[Matrix]]:
 
 
 def _split(block: Block, half: str, allowed: tuple[int, int], parts: str) -> tuple[Matrix, list[Matrix]]:
+    if any(matrix.expert is not None for matrix in block.matrices if matrix.half == half):
+        raise UnsupportedModel(
+            f"{block.name}: its {half} half is a mixture of experts, whose {parts} cannot be removed; single weights,"
+            " heads and whole experts can"
+        )
     *producers, consumer = (matrix for matrix in block.matrices if matrix.half == half)
     if (
         len(producers) not in allowed

@@ -15,6 +15,7 @@ from matplotlib.typing import LineStyleType
 from analysis.recipe.words import (
     CRITERION_WORDS,
     DEPTH_WORDS,
+    EXPERT_WORDS,
     METHOD_WORDS,
     REFINEMENT_WORDS,
     STRUCTURED_WORDS,
@@ -139,7 +140,7 @@ CRITERION_LOOKS: Mapping[str, Look] = Known(
     lambda: dict(zip(outside(CRITERION_WORDS), cycle(OUTSIDE))),
 )
 CRITERIA: Mapping[str, str] = Known(
-    {}, lambda: _labels(CRITERION_LOOKS, CRITERION_WORDS, STRUCTURED_WORDS, DEPTH_WORDS)
+    {}, lambda: _labels(CRITERION_LOOKS, CRITERION_WORDS, STRUCTURED_WORDS, DEPTH_WORDS, EXPERT_WORDS)
 )
 """Criteria as figures write them, in the order they are drawn."""
 SOURCE_LOOKS = [

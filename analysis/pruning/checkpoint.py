@@ -196,14 +196,17 @@ def resume(state: State, checkpoint: Checkpoint) -> int:
     """
     finished = distributed.main_first(checkpoint.finished)
     distributed.agree({f"finished visits in {checkpoint.folder}": len(finished)})
-    finished = finished[: len(state.plan)]
+    finished, chooser = finished[: len(state.plan)], CHOOSERS[state.recipe.pattern.kind]
+    if finished and chooser.early:
+        _restore_masks(state, finished[0].tensors)
+        chooser.begin(state)
     for visit, kept in zip(state.plan, finished):
         if skeleton(state.model) is None:
             _restore(state, kept.tensors)
         else:
             shelve(state, visit, checkpoint.file(visit.index))
     if finished:
-        CHOOSERS[state.recipe.pattern.kind].begin(state)
+        chooser.begin(state)
         assert_sparsity(state.pruned, state.masks)
         REPAIRS[state.recipe.repair.name].resume(state)
         SOLVERS[state.recipe.solver.name].resume(state)
@@ -222,13 +225,18 @@ def resume(state: State, checkpoint: Checkpoint) -> int:
 def _restore(state: State, tensors: Mapping[str, Tensor]) -> None:
     """Put what a visit left back into the model and the state."""
     parameters = dict(state.model.named_parameters())
+    _restore_masks(state, tensors)
+    for key, tensor in tensors.items():
+        if ":" not in key:
+            parameters[key].data.copy_(tensor)
+
+
+def _restore_masks(state: State, tensors: Mapping[str, Tensor]) -> None:
     masks = {"mask": state.masks, "structures": state.structure_masks, "chosen": state.chosen}
     for key, tensor in tensors.items():
         kind, _, name = key.rpartition(":")
         if kind:
             masks[kind][name] = tensor
-        else:
-            parameters[name].data.copy_(tensor)
 
 
 def identity(state: State) -> str:

@@ -12,7 +12,7 @@ from analysis.models.hub import check_weights, find, weight_files
 from analysis.models.unpack import packed_files
 from analysis.paths import expanded
 from analysis.recipe.depth import removed_count
-from analysis.recipe.parts import WHOLE
+from analysis.recipe.parts import EXPERTS, WHOLE
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import every_problem, visits
 
@@ -124,7 +124,7 @@ def label_problem(labels: Iterable[str], *, selects: bool = False) -> str | None
 
 def shrink_problem(recipe: Recipe) -> str | None:
     """Why a model pruned by this recipe cannot be made smaller; None where it can."""
-    if recipe.pattern.whole or recipe.pattern.kind == "blocks":
+    if recipe.pattern.whole or recipe.pattern.kind in ("blocks", *EXPERTS):
         return None
     if recipe.pattern.depth:
         return (
@@ -142,7 +142,7 @@ def streaming_problems(recipe: Recipe) -> list[str]:
     problems = []
     if recipe.solver.name == "retrain":
         problems.append("retraining changes the whole model at once, and a streamed one is never in memory whole")
-    if recipe.pattern.whole:
+    if recipe.pattern.whole or recipe.pattern.experts:
         problems.append(
             f"pattern {recipe.pattern} removes whole structures, which are found and proven on the whole model; a"
             " streamed one loses single weights alone"
@@ -286,10 +286,12 @@ def check_recipe(dense: "Anatomy", answers: str, recipe: Recipe) -> None:
     problems = misfits(recipe, shapes=shapes, answers=answers, device=device)
     try:
         shares = matrix_shares(recipe.pattern, block_sizes(dense), [0.0] * len(dense.blocks))
-        if not recipe.pattern.whole and not recipe.pattern.depth:
+        if recipe.pattern.word.group == "weights":
             check_counts(recipe.criterion, recipe.pattern, shapes, shares)
     except UsageError as error:
         problems.append(str(error))
+    if (said := recipe.of_experts()) and not any(matrix.expert is not None for _, matrix in dense.matrices()):
+        problems.append(f"{' and '.join(said)} speak of a mixture's experts, and this model has none; leave them out")
     if recipe.pattern.zeros and not any(_has_zeros(block) for block in dense.blocks):
         problems.append("zeros=stay: no weight of the model's matrices is zero already; leave it out")
     if problems:

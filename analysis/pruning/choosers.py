@@ -2,6 +2,8 @@
 
 from analysis.pruning.depth import check_count, choose_depth, give_back, runs_halves
 from analysis.pruning.depth import choose_first as choose_depth_first
+from analysis.pruning.experts import check_experts, choose_kept
+from analysis.pruning.experts import choose_first as choose_experts_first
 from analysis.pruning.steps import ChooserSteps
 from analysis.pruning.structures import choose_first, choose_whole, describe_in_config, find_structures, reads_evidence
 from analysis.pruning.weights import choose_weights, reads_statistics
@@ -19,4 +21,5 @@ CHOOSERS: dict[str, ChooserSteps] = {
     "blocks": _depth,
     "attention": _depth,
     "mlp": _depth,
+    "experts": ChooserSteps(choose_kept, find=check_experts, begin=choose_experts_first, early=True),
 }

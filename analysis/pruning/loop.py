@@ -171,6 +171,7 @@ def _walk(state: State, checkpoint: Path | str | None) -> Pruned:
     _assert_all_masked(state)
     warn_of_worse(state)
     _warn_of_massive(state)
+    _warn_of_starved(state)
     if state.measure:
         _measure_quality(state)
     return _finished(state)
@@ -275,6 +276,24 @@ def _warn_of_massive(state: State) -> None:
             massive["block"],
             100 * massive["energy_top"],
             100 * massive["energy_first"],
+        )
+
+
+def _warn_of_starved(state: State) -> None:
+    """One sentence where experts saw too few tokens for statistics of their own."""
+    rows = state.rows["experts"]
+    if starved := [row for row in rows if row["rule"]]:
+        worst = min(starved, key=lambda row: row["tokens"])
+        log.warning(
+            "%s: %d of %d matrices of experts saw fewer calibration tokens than they have inputs (%s of block %d: %d"
+            " tokens), and are scored by the rule starved=%s; give more calibration text, or another rule",
+            state.recipe,
+            len(starved),
+            len(rows),
+            worst["matrix"],
+            worst["block"],
+            worst["tokens"],
+            worst["rule"],
         )
 
 

@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
 from analysis.models.replay import record
 from analysis.pruning.depth import prepare_repair, repair_cut
+from analysis.pruning.experts import repair_experts
 from analysis.pruning.seeds import generator
 from analysis.pruning.state import State
-from analysis.pruning.steps import SolverSteps, reads_both
+from analysis.pruning.steps import SolverSteps, Step, reads_both
 from analysis.pruning.structures import (
     biases,
     make_biases,
@@ -30,6 +32,7 @@ from analysis.reconstruction.schedule import Visit
 from analysis.reconstruction.targets import Problem, moments, problem, retraining
 from analysis.reconstruction.units import Piece, pieces, runs_halves, trained_parameters, whole_model
 from analysis.streams.moments import Moments
+from analysis.streams.starved import is_starved
 from analysis.structured.targets import reads_two_streams
 
 log = logging.getLogger(__name__)
@@ -47,7 +50,14 @@ def follow_dense(state: State, visit: Visit, meter: Meter) -> None:
     for dense, pruned in _pieces(state, visit):
         with meter.stage(visit.index, "target", tokens=sum(streams.tokens for streams in state.splits)):
             problems = [problem(dense, pruned, streams, state.recipe) for streams in state.splits]
-        _train(state, meter, visit, pruned, problems)
+        if pruned.tokens is None:
+            _train(state, meter, visit, pruned, problems)
+            continue
+        needed, held_out = problems[: 1 + len(state.judged)], problems[1 + len(state.judged) :]
+        if all(map(len, needed)):
+            _train(state, meter, visit, pruned, [*needed, *filter(len, held_out)])
+        else:
+            state.note({"block": visit.first, "matrix": pruned.part}, [Note("starved: left", 0.0)])
 
 
 def retrain(state: State, visit: Visit, meter: Meter) -> None:
@@ -75,25 +85,30 @@ def refit(state: State, visit: Visit, meter: Meter) -> None:
     """The least-squares optimum of the kept weights, one matrix after the other; matrices that read the same tensor
     share its moments.
     """
-    shared: dict[str, Moments] = {}
+    shared: dict[str, tuple[Moments | None, int]] = {}
     for dense, pruned in _pieces(state, visit):
         _refit_matrix(state, meter, visit, dense, pruned, shared)
 
 
 def _refit_matrix(
-    state: State, meter: Meter, visit: Visit, dense: Piece, pruned: Piece, shared: dict[str, Moments]
+    state: State, meter: Meter, visit: Visit, dense: Piece, pruned: Piece, shared: dict[str, tuple[Moments | None, int]]
 ) -> None:
-    """shared: moments so far, by the matrix whose input they are of."""
+    """shared: moments so far, with the tokens seen, by the matrix whose input they are of."""
     ((name, matrix),) = pruned.matrices.items()
     recipe, trainable = state.recipe, int(state.masks[name].sum())
+    where = {"block": visit.first, "matrix": matrix.name}
     with meter.stage(visit.index, "solve", tokens=state.calibration.tokens, trainable=trainable) as row:
         if matrix.reads not in shared:
             shared[matrix.reads] = moments(dense, pruned, state.calibration, recipe, state.precision)
+        sums, seen = shared[matrix.reads]
+        if is_starved(matrix, seen):
+            state.note(where, [Note(f"starved: {recipe.starved}", float(seen))])
+        if sums is None:
+            return
         mask = state.masks[name].to(matrix.weight().device)
-        fit = ridge(dense.matrices[name].weight(), mask, shared[matrix.reads], penalty=recipe.solver.penalty, name=name)
+        fit = ridge(dense.matrices[name].weight(), mask, sums, penalty=recipe.solver.penalty, name=name)
         matrix.assign(fit.weight)
-        row["solver_memory_mib"] = shared[matrix.reads].nbytes / 2**20
-    where = {"block": visit.first, "matrix": matrix.name}
+        row["solver_memory_mib"] = sums.nbytes / 2**20
     errors = {"error_before": fit.loss_before, "error_after": fit.loss_after, "steps": 0}
     state.rows["layers"].append({**where, "action": recipe.solver.name, **errors})
     state.note(where, fit.notes)
@@ -144,10 +159,14 @@ def warn_of_worse(state: State) -> None:
 
 def _parameter_masks(state: State, piece: Piece) -> dict[nn.Parameter, Tensor]:
     """Masks keyed by parameter, in the parameter's own layout and on its device."""
-    masks = {}
+    masks: dict[nn.Parameter, Tensor] = {}
     for name, matrix in piece.matrices.items():
-        mask, parameter = state.masks[name], matrix.module.get_parameter("weight")
-        masks[parameter] = (mask.T if matrix.transposed else mask).to(parameter.device)
+        mask, parameter = state.masks[name], matrix.parameter
+        if matrix.expert is None:
+            masks[parameter] = (mask.T if matrix.transposed else mask).to(parameter.device)
+        else:
+            masks.setdefault(parameter, torch.ones_like(parameter, dtype=torch.bool))
+            matrix.part(masks[parameter]).copy_(mask)
     return masks
 
 
@@ -158,12 +177,18 @@ SOLVERS: dict[str, SolverSteps] = {
     "retrain": SolverSteps(retrain, keeps=all_parameters, resume=restart_sparse),
 }
 
+
+def _of_kind(step: Step) -> Step:
+    """The repair of structures, or that of a mixture's experts, as the pattern is."""
+    return lambda state, visit, meter: (repair_experts if state.recipe.pattern.experts else step)(state, visit, meter)
+
+
 _repair = partial(SolverSteps, reads=reads_both, validation=searches_penalty, halves=reads_two_streams)
 REPAIRS: dict[str, SolverSteps] = {
     "none": SolverSteps(remove_structures),
-    "compensate": _repair(partial(repair_structures, solved=biases), prepare=make_biases),
+    "compensate": _repair(_of_kind(partial(repair_structures, solved=biases)), prepare=make_biases),
     "scale": _repair(partial(repair_structures, solved=scales)),
-    "liar": _repair(partial(repair_structures, solved=weights_and_biases), prepare=make_biases),
+    "liar": _repair(_of_kind(partial(repair_structures, solved=weights_and_biases)), prepare=make_biases),
     **dict.fromkeys(
         ("refit", "replace", "patch"),
         SolverSteps(repair_cut, reads=reads_both, validation=searches_penalty, prepare=prepare_repair),

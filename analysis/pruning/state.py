@@ -17,6 +17,7 @@ from analysis.measure.quality import DenseModel
 from analysis.models.anatomy import Anatomy, Block, Matrix
 from analysis.models.format import format_of
 from analysis.models.passing import cut_blocks
+from analysis.models.placement import copy_model
 from analysis.models.save import assert_sparsity, is_plain, save_model, save_shrunk
 from analysis.pruning.checks import shrink_problem
 from analysis.recipe.recipe import Recipe
@@ -176,7 +177,8 @@ class Pruned:
     origin: the folder of the dense model, whose dtype and side files a saved one keeps; None where it has none.
     structures: the whole structures of this model among which was chosen, none where single weights were removed.
     structure_masks: which of them were kept, consumer's name -> (count,) bool, True = kept; of whole blocks and of
-    their halves, the block's name -> (1,).
+    their halves, the block's name -> (1,); of experts, the block's name -> (experts of the dense model,). The model of
+    experts that were removed has only those that are left.
 
     Where whole blocks were removed the model still has them, full of zeros, and computes what it would without them
     (norms behind the residual sum allow no such blocks: there a `Passing` stands in their place); `shrink` leaves them
@@ -224,4 +226,6 @@ class Pruned:
             parts = self.structures.parts
             gone = [block.index for block in parts.blocks if not bool(self.structure_masks[block.name].all())]
             return cut_blocks(self.model, parts.path, gone)
+        if self.recipe.pattern.experts:
+            return copy_model(self.model)
         return shrink(self.model, self.structures, self.structure_masks)

@@ -1,6 +1,7 @@
 """Masks of single weights."""
 
 from collections.abc import Set
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,9 +12,11 @@ from analysis.measure.cost import Meter
 from analysis.models.anatomy import Block, Matrix
 from analysis.pruning.seeds import generator
 from analysis.pruning.state import State
+from analysis.recipe.parts import Criterion, Refinement
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import Visit
 from analysis.streams.moments import Statistics
+from analysis.streams.starved import is_starved
 from analysis.streams.streams import input_statistics
 
 
@@ -36,7 +39,16 @@ def choose_weights(state: State, visit: Visit, meter: Meter) -> None:
         observed, streams = state.side(recipe.statistics).blocks[visit.first], state.entry[0]
         hidden = streams.of(recipe.statistics)[: state.shown]
         with meter.stage(visit.index, "statistics", tokens=state.shown_tokens):
-            statistics = input_statistics(observed, observed.matrices, streams, hidden, wanted, state.precision)
+            statistics = input_statistics(
+                observed,
+                observed.matrices,
+                streams,
+                hidden,
+                wanted,
+                state.precision,
+                starved=recipe.starved,
+                gated=recipe.gated,
+            )
     with meter.stage(visit.index, "mask"):
         for matrix in block.matrices:
             _choose_mask(state, block, matrix, statistics.get(matrix.name))
@@ -52,16 +64,31 @@ def _choose_mask(state: State, block: Block, matrix: Matrix, statistics: Statist
         state.note(state.keep(block, matrix, mask), _revivable(recipe, mask, zero))
         return
     pattern = recipe.pattern if share is None or recipe.pattern.of else recipe.pattern.at(share)
-    chosen = choose_mask(recipe.criterion, pattern, weight, statistics, source, name=name, refinement=recipe.refinement)
+    criterion, refinement, rules = recipe.criterion, recipe.refinement, _routing(state, block, matrix, statistics)
+    if rules and recipe.starved == "magnitude":
+        pattern = pattern.resolve(criterion.name)
+        pattern = replace(pattern, group="matrix") if pattern.group == "block" else pattern
+        criterion, refinement = Criterion("magnitude"), Refinement()
+    chosen = choose_mask(criterion, pattern, weight, statistics, source, name=name, refinement=refinement)
     if chosen.weight is not None:
         matrix.assign(chosen.weight)
     matrix.weight().mul_(chosen.mask).add_(0.0)  # quicker than masked_fill_; the sum makes +0 of -0
     where = state.keep(block, matrix, chosen.mask)
     rounded = (Note("removes nothing", float(zero.numel())),) if pattern.sparsity and bool(chosen.mask.all()) else ()
-    state.note(where, [*chosen.notes, *rounded, *_revivable(recipe, chosen.mask, zero)])
+    state.note(where, [*rules, *chosen.notes, *rounded, *_revivable(recipe, chosen.mask, zero)])
     if (refined := chosen.refined) is not None:
         losses = {"error_before": refined.loss_before, "error_after": refined.loss_after, "steps": refined.steps}
         state.rows["layers"].append({**where, "action": recipe.refinement.name, **losses})
+
+
+def _routing(state: State, block: Block, matrix: Matrix, statistics: Statistics | None) -> tuple[Note, ...]:
+    """Record how many tokens an expert's matrix saw; gives the note of the rule that was used where these are few."""
+    if statistics is None or statistics.routed is None:
+        return ()
+    seen, rule = statistics.routed, state.recipe.starved if is_starved(matrix, statistics.routed) else ""
+    where = {"block": block.index, "matrix": matrix.name}
+    state.rows["experts"].append({**where, "tokens": seen, "share": seen / state.shown_tokens, "rule": rule})
+    return (Note(f"starved: {rule}", float(seen)),) if rule else ()
 
 
 def _revivable(recipe: Recipe, mask: Tensor, zero: Tensor) -> tuple[Note, ...]:

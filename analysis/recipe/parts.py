@@ -14,6 +14,7 @@ from analysis.recipe.shares import OWL, SHARES_SAYS, SKIP_SAYS, parse_shares, re
 from analysis.recipe.words import (
     CRITERION_WORDS,
     DEPTH_WORDS,
+    EXPERT_WORDS,
     KIND_WORDS,
     REFINEMENT_WORDS,
     REPAIR_WORDS,
@@ -28,10 +29,15 @@ WHOLE = tuple(name for name, word in KIND_WORDS.items() if word.group == "struct
 """Kinds of patterns that remove whole structures."""
 DEPTH = tuple(name for name, word in KIND_WORDS.items() if word.group == "depth")
 """Kinds of patterns that remove whole blocks, or halves of blocks."""
+EXPERTS = tuple(name for name, word in KIND_WORDS.items() if word.group == "experts")
+"""Kinds of patterns that remove experts."""
 TRAINED = tuple(name for name, word in SOLVER_WORDS.items() if word.evidence == "gradients")
 """Solvers that take gradient steps."""
 STREAMS = ("sparse", "dense")
-CRITERIA_OF_BOTH: Collection[str] = ChainMap(DEPTH_WORDS, STRUCTURED_WORDS, CRITERION_WORDS)  # weights' first; live
+STARVED = ("shrink", "all-tokens", "magnitude", "refuse")
+CRITERIA_OF_BOTH: Collection[str] = ChainMap(
+    DEPTH_WORDS, EXPERT_WORDS, STRUCTURED_WORDS, CRITERION_WORDS
+)  # weights' first; live
 MOST_OF = 1_000_000  # largest M of N:M
 ROUNDED = 1e-3  # how far the mean of given shares may be from the sparsity
 MORE: tuple[tuple[str, Any], ...] = ()
@@ -41,10 +47,11 @@ MORE: tuple[tuple[str, Any], ...] = ()
 class Criterion(Part):
     """How weights are scored; higher score = keep."""
 
-    WORDS: ClassVar = (CRITERION_WORDS, STRUCTURED_WORDS, DEPTH_WORDS)
+    WORDS: ClassVar = (CRITERION_WORDS, STRUCTURED_WORDS, DEPTH_WORDS, EXPERT_WORDS)
 
     name: str = choice(MISSING, CRITERIA_OF_BOTH)
-    """A word of `CRITERION_WORDS` (single weights), `STRUCTURED_WORDS` (whole structures) or `DEPTH_WORDS` (blocks)."""
+    """A word of `CRITERION_WORDS` (single weights), `STRUCTURED_WORDS` (whole structures), `DEPTH_WORDS` (blocks) or
+    `EXPERT_WORDS` (experts)."""
     damping: float = option("damping", CRITERION_WORDS)
     """SparseGPT: share of the Gram matrix's mean diagonal added to its diagonal."""
     columns: int = option("columns", CRITERION_WORDS)
@@ -162,6 +169,11 @@ class Pattern(Part):
         return self._said("kind") in DEPTH
 
     @property
+    def experts(self) -> bool:
+        """Whether whole experts are removed."""
+        return self._said("kind") in EXPERTS
+
+    @property
     def word(self) -> Word:
         """The record of what it is of."""
         return KIND_WORDS[self.kind]
@@ -183,6 +195,8 @@ class Pattern(Part):
         if self.of is not None and self.kind != "weights" and known:
             yield f"N:M is a pattern of single weights; {self.kind} take a share, as in {self.kind}-50%"
 
+        if self.experts and (uneven := [key for key in ("skip", "shares") if getattr(self, key) is not None]):
+            yield f"{' and '.join(uneven)} do not go with {self.kind}: every block keeps equally many of them"
         if self.depth and self.shares is not None:
             yield f"shares={self.shares} does not go with {self.kind}, which go or stay; skip says which must stay"
         if self.depth and isinstance(self.skip, str) and (names := skipped(self.skip, 0)[1]):

@@ -21,15 +21,29 @@ from typing import Any
 
 from analysis.errors import RecipeError, UsageError, quoted, suggest
 from analysis.recipe import notation
-from analysis.recipe.fields import Part, choice, count, rule
+from analysis.recipe.fields import Part, choice, count, flag, rule
 from analysis.recipe.files import read_small
-from analysis.recipe.parts import DEPTH, STREAMS, WHOLE, Criterion, Pattern, Refinement, Repair, Solver, Unit
+from analysis.recipe.parts import (
+    DEPTH,
+    EXPERTS,
+    STARVED,
+    STREAMS,
+    WHOLE,
+    Criterion,
+    Pattern,
+    Refinement,
+    Repair,
+    Solver,
+    Unit,
+)
 from analysis.recipe.presets import PRESETS
 from analysis.recipe.shares import OWL
 from analysis.recipe.words import (
     CRITERION_WORDS,
     DEPTH_METHODS,
     DEPTH_WORDS,
+    EXPERT_METHODS,
+    EXPERT_WORDS,
     KIND_WORDS,
     METHOD_WORDS,
     REFINEMENT_WORDS,
@@ -73,6 +87,20 @@ class Recipe(Part):
     )
     """Who sees the windows added to the calibration text: the "solver" alone, as with the self-generated text of
     2406.15524 (appendix C and its code), or "all", the criterion and the refinement too."""
+    starved: str = choice(
+        "shrink",
+        STARVED,
+        meaning="of a mixture of experts: what the statistics of an expert's matrix that sees fewer tokens than it has"
+        " inputs are made of: its own and as many average tokens as are missing (shrink), all tokens, none (its weights"
+        " go by magnitude); or refuse",
+    )
+    """What the statistics of experts that see few tokens are made of (`streams/starved.py`)."""
+    gated: bool = flag(
+        False,
+        meaning="of a mixture of experts: whether what an expert reads counts times the weight of its output in the"
+        " statistics (MoE-Pruner, 2410.12013)",
+    )
+    """Whether inputs of experts count times the weight of the expert's output in the criterion's statistics."""
     seed: int = count(0, 0, meaning="of random scores, of adapters and of the order of training windows")
     """Of random scores, of adapters and of the order of training windows."""
 
@@ -99,12 +127,29 @@ class Recipe(Part):
             yield (
                 f"statistics={self.statistics} does not apply: {why} chooses on the dense model, before the first unit"
             )
+        yield from self._check_experts()
         if self.pattern.depth:
             yield from self._check_depth()
+        elif self.pattern.experts:
+            yield from self._check_whole_experts()
         else:
             yield from self._check_whole() if self.pattern.whole else self._check_weights()
         yield from self._check_repair()
         yield from self._check_solver()
+
+    def _check_experts(self) -> Iterator[str]:
+        """What is said of experts' statistics where nobody looks at any."""
+        looks = self.pattern.word.group == "weights" and (
+            self.refinement.name != "none" or (self._criterion_known and self.criterion_word.evidence is not None)
+        )
+        for option, value in self.of_experts().items():
+            if not looks and not (option == "starved" and self.solver.name == "ridge"):
+                value = str(value).lower()
+                yield f"{option}={value} does not apply: nothing looks at statistics of the inputs of single weights"
+
+    def of_experts(self) -> dict[str, Any]:
+        """The options of experts' statistics that are not at their defaults."""
+        return {key: getattr(self, key) for key in OF_EXPERTS if getattr(self, key) != getattr(Recipe, key)}
 
     def _check_whole(self) -> Iterator[str]:
         kind = self.pattern.kind
@@ -140,14 +185,32 @@ class Recipe(Part):
                 " or unit=model"
             )
 
+    def _check_whole_experts(self) -> Iterator[str]:
+        kind, criterion = self.pattern.kind, self.criterion.name
+        if not self._criterion_known:
+            yield f"{criterion} does not score experts; {kind} take {', '.join(EXPERT_WORDS)}"
+        if self.refinement.name != "none":
+            yield f"+{self.refinement.name} exchanges single weights; write {criterion}-{self.pattern}"
+        methods = [*(name for name in WEIGHT_METHODS if name != "ridge"), *EXPERT_METHODS]
+        if self.solver.word.implies.get("unit") == "matrix":
+            yield f"{self.solver.name} refits matrices that lost single weights; {kind} take {', '.join(methods)}"
+        elif self.unit.name == "matrix":
+            yield (
+                "unit=matrix: the experts that stay take over for those that are gone together; take unit=block,"
+                " sub-block or model"
+            )
+
     def _check_repair(self) -> Iterator[str]:
         """A repair of another kind of pattern."""
         group = REPAIR_WORDS[self.repair.name].group if self.repair.name in REPAIR_WORDS else ""
         if group in ("", self.pattern.word.group):
             return
+        if self.pattern.experts and self.repair.name in ("compensate", "liar"):
+            return
         word = self._method_word()[0] if self.solver.name == "none" else f"repair={self.repair.name}"
         removed, kinds = ("blocks", DEPTH) if group == "depth" else ("whole structures", WHOLE)
-        own = {"depth": DEPTH_METHODS, "structures": REPAIR_METHODS}.get(self.pattern.word.group, ())
+        methods = {"depth": DEPTH_METHODS, "structures": REPAIR_METHODS, "experts": EXPERT_METHODS}
+        own = methods.get(self.pattern.word.group, ())
         takers = self.pattern.kind if own else "single weights"
         patterns = " or ".join(f"{kind}-{'25' if group == 'depth' else '50'}%" for kind in kinds)
         yield (
@@ -157,7 +220,10 @@ class Recipe(Part):
 
     def _check_weights(self) -> Iterator[str]:
         kind = self.pattern.kind
-        if not self._criterion_known and self.criterion.name not in STRUCTURED_WORDS:
+        if not self._criterion_known and self.criterion.name in EXPERT_WORDS.keys() - STRUCTURED_WORDS.keys():
+            name = self.criterion.name
+            yield f"{name} scores experts: {name}-experts-25%; single weights take {', '.join(CRITERION_WORDS)}"
+        elif not self._criterion_known and self.criterion.name not in STRUCTURED_WORDS:
             patterns = ", ".join(f"{self.criterion.name}-{kind}-25%" for kind in DEPTH)
             yield f"{self.criterion.name} scores blocks: {patterns}; single weights take {', '.join(CRITERION_WORDS)}"
         elif not self._criterion_known:
@@ -222,7 +288,7 @@ class Recipe(Part):
         """Whether all masks are chosen on the dense model before the first unit: layers compared with each other, or
         the model's loss looked at.
         """
-        if self.pattern.depth:
+        if self.pattern.depth or self.pattern.experts:
             return True
         if not self.pattern.whole:
             return False
@@ -235,7 +301,7 @@ class Recipe(Part):
 
     @property
     def _criteria(self) -> Mapping[str, Word]:
-        groups = {"depth": DEPTH_WORDS, "structures": STRUCTURED_WORDS}
+        groups = {"depth": DEPTH_WORDS, "structures": STRUCTURED_WORDS, "experts": EXPERT_WORDS}
         return groups.get(self.pattern.word.group, CRITERION_WORDS)
 
     @property
@@ -290,7 +356,7 @@ class Recipe(Part):
                 text, [f"no preset has this name; did you mean {near[0]!r}? `analysis list recipes` shows all"]
             )
         problems: list[str] = []
-        criteria = dict.fromkeys((*CRITERION_WORDS, *STRUCTURED_WORDS, *DEPTH_WORDS))
+        criteria = dict.fromkeys((*CRITERION_WORDS, *STRUCTURED_WORDS, *DEPTH_WORDS, *EXPERT_WORDS))
         kinds = [kind for kind in KIND_WORDS if kind != "weights"]
         data = notation.read(text, criteria, kinds, _first_places(), _second_places, problems)
         if not {"sparsity", "keep", "number"} & data["pattern"].keys():  # it could not be read, which is said already
@@ -300,7 +366,9 @@ class Recipe(Part):
                 name in DEPTH_WORDS.keys() - CRITERION_WORDS.keys() - STRUCTURED_WORDS.keys()
                 or data["method"] in DEPTH_METHODS
             )
+            experts = name in EXPERT_WORDS.keys() - CRITERION_WORDS.keys() - STRUCTURED_WORDS.keys()
             kind = {"kind": "structures"} if whole else {"kind": "blocks"} if depth else {}
+            kind = {"kind": "experts"} if experts else kind
             data["pattern"] |= {"sparsity": 0.5} | kind
         return _build(text, data, problems)
 
@@ -338,7 +406,8 @@ class Recipe(Part):
     def to_dict(self) -> dict[str, Any]:
         """One dict per part and the streams and seed; only what has a meaning, defaults spelled out."""
         parts = {key: getattr(self, key).to_dict() for key in RECIPE_PARTS}
-        return parts | {key: getattr(self, key) for key in ("student", "target", "statistics", "added", "seed")}
+        said = {key: getattr(self, key) for key in ("student", "target", "statistics", "added", "seed")}
+        return parts | said | self.of_experts()
 
     def to_toml(self) -> str:
         """`to_dict()` as TOML, complete and readable back by `from_toml`."""
@@ -403,10 +472,13 @@ class Recipe(Part):
         first |= {key: value for key, value in self.pattern.changed().items() if key in _first_places()}
         first |= {} if self.statistics == "sparse" else {"statistics": self.statistics}
         first |= {} if self.added == "solver" else {"added": self.added}
+        first |= self.of_experts()
         head = f"{self.criterion.name}{refined}-{self.pattern}{notation.brackets(first)}"
         return f"{head} {name}{notation.brackets(structure | options)}"
 
 
+OF_EXPERTS = ("starved", "gated")
+"""Options that speak of the statistics of a mixture's experts."""
 _KINDS = ("loss", "objective", "train", "bias")
 RECIPE_PARTS: dict[str, type[Part]] = {
     "criterion": Criterion,
@@ -429,7 +501,7 @@ def _places(key: str) -> dict[str, tuple[str, str]]:
 def _first_places() -> dict[str, tuple[str, str]]:
     """The options after the pattern."""
     places = {**_places("criterion"), **_places("refinement"), **_places("pattern")}
-    return places | {"statistics": ("", "statistics"), "added": ("", "added")}
+    return places | {name: ("", name) for name in ("statistics", "added", *OF_EXPERTS)}
 
 
 def _second_places(method: str) -> dict[str, tuple[str, str]]:
@@ -550,7 +622,7 @@ def _make_part(part: type[Part], data: Any, kind: str) -> tuple[Part, list[str]]
     """
     title = part.__name__.lower()
     criterion = "flap" if kind in WHOLE else "influence" if kind in DEPTH else "magnitude"
-    criterion = "sparsegpt" if kind == "weights" else criterion
+    criterion = "sparsegpt" if kind == "weights" else "reap" if kind in EXPERTS else criterion
     stand_ins: dict[str, dict[str, Any]] = {
         "criterion": {"name": criterion},
         "pattern": {"sparsity": 0.5, "kind": kind},

@@ -3,7 +3,8 @@ which options it alone takes.
 
 The parts of a recipe, its text form, `analysis list recipes`, figures and the dispatch of functions read these records.
 What a word does is a function elsewhere, keyed by the word: `masks/criteria.py` (SCORES), `masks/refine.py` (REFINERS),
-`structured/criteria.py` (STRUCTURE_SCORES), `structured/depth_criteria.py` (DEPTH_COSTS),
+`structured/criteria.py` (STRUCTURE_SCORES), `structured/depth_criteria.py` (DEPTH_COSTS), `structured/experts.py`
+(EXPERT_SCORES),
 `pruning/choosers.py` (CHOOSERS), `pruning/solvers.py` (REPAIRS, SOLVERS).
 Words from outside the package are added by `analysis/extend.py`. No torch.
 """
@@ -28,7 +29,8 @@ class Word:
     source: str = ""
     """Paper and section, or code."""
     group: str = ""
-    """What it speaks of, where the words of its kind differ: "weights", "structures" or "depth"."""
+    """What it speaks of, where the words of its kind differ: "weights", "structures", "depth" or
+    "experts"."""
     evidence: str | None = None
     """What it looks at: of weights "diagonal" or "gram" (the Gram matrix of the input or its diagonal), of structures
     "statistics" or "gradients", of blocks "states" or "loss", of solvers "gradients"; None: nothing."""
@@ -180,6 +182,26 @@ DEPTH_WORDS = _by_name(
 )
 """Criteria of whole blocks and of their halves."""
 
+EXPERT_WORDS = _by_name(
+    Word("random", "Random", "random scores: the baseline"),
+    Word("frequency", "Frequency", "keep the experts that most tokens go to", evidence="states"),
+    Word(
+        "activation",
+        "Activation norm",
+        "keep the experts whose outputs have the largest norm, mean over the tokens that go there",
+        "after the abstract of 2606.15716",
+        evidence="states",
+    ),
+    Word(
+        "reap",
+        "REAP",
+        "keep the experts with the largest gate weight x norm of their output, mean over the tokens that go there",
+        "2510.13999",
+        evidence="states",
+    ),
+)
+"""Criteria of the experts of a mixture."""
+
 REFINEMENT_WORDS = _by_name(
     Word("none", "mask as chosen", "the criterion's mask as it is"),
     Word(
@@ -228,6 +250,12 @@ KIND_WORDS = _by_name(
         group="depth",
     ),
     Word("mlp", "MLP halves", "this share of the blocks lose their MLP half, or as many as mlp-2 says", group="depth"),
+    Word(
+        "experts",
+        "experts",
+        "take this share of the experts out of every block that has a mixture of them, and out of its router",
+        group="experts",
+    ),
 )
 """What a pattern is of."""
 
@@ -557,6 +585,8 @@ WEIGHT_METHODS = Names(METHOD_WORDS, lambda word: word.group == "weights")
 WEIGHT_KINDS = Names(KIND_WORDS, lambda word: word.group == "weights")
 REPAIR_METHODS = Names(METHOD_WORDS, lambda word: word.group == "structures")
 DEPTH_METHODS = Names(METHOD_WORDS, lambda word: word.group == "depth")
+EXPERT_METHODS = ("compensate", "LIAR", "LIAR+GP")
+"""Methods of whole structures that experts take too."""
 
 
 def outside(words: Mapping[str, Word]) -> list[str]:

@@ -45,14 +45,11 @@ class MaskLoRA:
         torch.addcmul(self.start, self.up @ self.down, self.kept, value=self.scale, out=self.matrix.weight())
 
     @torch.no_grad()
-    def take(self, weight: nn.Parameter) -> None:
-        """Turn the gradient of the model's weight into the gradients of A and B, and drop it."""
-        if weight.grad is None:
-            return
-        gradient = (weight.grad.T if self.matrix.transposed else weight.grad).mul_(self.kept)
+    def take(self, stored: Tensor) -> None:
+        """Turn the gradient of the parameter that holds the model's weight into the gradients of A and B."""
+        gradient = self.matrix.part(stored).mul_(self.kept)
         self.up.grad = (gradient @ self.down.T).mul_(self.scale)
         self.down.grad = (self.up.T @ gradient).mul_(self.scale)
-        weight.grad = None
 
 
 def mask_lora(
@@ -77,8 +74,8 @@ def mask_lora(
                 f"masklora: rank {rank} is above {side}, the smaller side of {name} ({rows} x {columns}); choose a"
                 " smaller rank"
             )
-        mask = masks.get(matrix.module.get_parameter("weight"))
-        kept = torch.ones_like(start) if mask is None else (mask.T if matrix.transposed else mask).to(start)
+        mask = masks.get(matrix.parameter)
+        kept = torch.ones_like(start) if mask is None else matrix.part(mask).to(start)
         down = torch.empty(rank, columns).uniform_(-(columns**-0.5), columns**-0.5, generator=generator).to(start)
         adapters.append(MaskLoRA(matrix, start, kept, start.new_zeros(rows, rank), down, alpha / rank))
     return adapters
@@ -89,11 +86,20 @@ def adapting(adapters: Sequence[MaskLoRA]) -> Iterator[None]:
     """While open, every backward pass leaves gradients on A and B; each weight's own is dropped as soon as it is
     used.
     """
-    weights = [adapter.matrix.module.get_parameter("weight") for adapter in adapters]
+    weights: dict[nn.Parameter, list[MaskLoRA]] = {}
+    for adapter in adapters:
+        weights.setdefault(adapter.matrix.parameter, []).append(adapter)
+
+    def take(weight: nn.Parameter) -> None:
+        gradient, weight.grad = weight.grad, None
+        if gradient is not None:
+            for adapter in weights[weight]:
+                adapter.take(gradient)
+
     try:
         for weight in weights:
             weight.requires_grad_(True)
-        with hooked(gradients=[(weight, adapter.take) for weight, adapter in zip(weights, adapters, strict=True)]):
+        with hooked(gradients=[(weight, take) for weight in weights]):
             yield
     finally:
         for weight in weights:

@@ -63,7 +63,7 @@ def unit_error(piece: Piece, problem: Problem, objective: str | None = None) -> 
     windows, length = problem.inputs.shape[:2]
     for rows in distributed.own(chunks(windows, length, _device(piece))):
         output, targets, mask = _run(piece, problem, rows)
-        count = counted(objective or "mse", problem.recording.mask[rows])
+        count = counted(objective or "mse", problem.mask[rows])
         error += float(_loss(objective or "mse", piece, problem, output, targets, mask)) * count
         scale += math.nan if objective else float(mse(targets, targets.new_zeros(()), mask)) * count
         tokens += count
@@ -129,9 +129,7 @@ def held_bytes(piece: Piece, adapters: Sequence[MaskLoRA], problems: Sequence[Pr
     windows where they are kept.
     """
     weights = piece.parameters()
-    trained = [
-        p for p in weights if p.requires_grad and not any(p is adapter.matrix.module.weight for adapter in adapters)
-    ]
+    trained = [p for p in weights if p.requires_grad and not any(p is adapter.matrix.parameter for adapter in adapters)]
     low_rank = [tensor for adapter in adapters for tensor in adapter.parameters]
     adapter_tensors = [*low_rank, *(tensor for adapter in adapters for tensor in (adapter.start, adapter.kept))]
     whole_problems = [x for problem in problems for x in (problem.inputs, problem.targets) if isinstance(x, Tensor)]
@@ -215,7 +213,7 @@ def _train(
     """judged: the problem that the epoch is selected on, looked at after every epoch, where there is one."""
     objective = solver.objective if solver.name == "retrain" else None
     optimised = [*parameters, *(tensor for adapter in adapters for tensor in adapter.parameters)]
-    changed = [*parameters, *(adapter.matrix.module.get_parameter("weight") for adapter in adapters)]
+    changed = [*parameters, *dict.fromkeys(adapter.matrix.parameter for adapter in adapters)]
     pruned = [(parameter, masks[parameter]) for parameter in parameters if parameter in masks]
     fused = _device(piece).type in ("cpu", "cuda")
     optimiser = torch.optim.Adam(
@@ -296,7 +294,7 @@ def _epoch(
     train, measure = objective or solver.loss, objective or "mse"
     sums, tokens = torch.zeros(2, device=_device(piece)), 0
     for step, rows in enumerate(batches, first):
-        count = counted(measure, problem.recording.mask[rows])
+        count = counted(measure, problem.mask[rows])
         backward = _backward if distributed.world() == 1 else partial(_shared_backward, trained=trained)
         sums += backward(piece, problem, rows, train, measure) * count
         tokens += count
@@ -322,7 +320,7 @@ def _shared_backward(
     """
     mine = rows[distributed.rank() :: distributed.world()]
     sums = torch.zeros(4, dtype=torch.float64, device=_device(piece))  # of both losses, and of their weights
-    if bool((mask := problem.recording.mask[mine]).any()):
+    if bool((mask := problem.mask[mine]).any()):
         output, targets, real = _run(piece, problem, mine)
         weights = weight(train, targets, mask), counted(measure, mask)
         loss = _loss(train, piece, problem, output, targets, real)
@@ -353,7 +351,7 @@ def _run(piece: Piece, problem: Problem, rows) -> tuple[Tensor, Tensor, Tensor |
     real).
     """
     device = _device(piece)
-    mask = problem.recording.mask[rows]
+    mask = problem.mask[rows]
     with torch.no_grad():
         targets = problem.targets(rows) if callable(problem.targets) else problem.targets[rows]
     inputs, targets = (

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from analysis.models.anatomy import Block, Matrix
+from analysis.models.experts import expert_map, router_parameters
 from analysis.models.logits import SplitModel, split_model
 from analysis.models.passing import Passing
 from analysis.models.replay import Recording
-from analysis.models.sub_blocks import half_output, matrix_inputs
+from analysis.models.sub_blocks import expert_tokens, half_output, matrix_inputs
 from analysis.recipe.parts import Solver, Unit
 from analysis.streams.streams import call_of, unit_output
 
@@ -34,6 +35,8 @@ class Piece:
     run       from the piece's input to its output; differentiable
     head      of the whole model: its halves, `run` ending where its head begins; None: `run` gives logits, or hidden
               states
+    tokens    of an expert's matrix: from the hidden states at the first block's input to the tokens (B, T) that go to
+              its expert, which alone count; None: all count
     """
 
     name: str
@@ -44,6 +47,7 @@ class Piece:
     inputs: Forward | None
     run: Forward
     head: SplitModel | None = None
+    tokens: Forward | None = None
 
     def piece_inputs(self, recording: Recording, hidden: Tensor, rows: slice) -> Tensor:
         """The piece's own input (B, T, in) where the first block's is `hidden` (B, T, H)."""
@@ -57,8 +61,13 @@ class Piece:
     def trainable(self, train: str) -> list[nn.Parameter]:
         """What a solver may change under its option `train`: "all"; "norms-biases": all but the weights of linear maps
         and embeddings;
-        "masklora": the same set, the matrices being changed through their adapters."""
-        return [p for p in self.parameters() if train == "all" or p.ndim == 1]
+        "masklora": the same set, the matrices being changed through their adapters. What routes tokens to experts is
+        never trained."""
+        fixed = {key for host in self.hosts for key in router_parameters(host)}
+        if train == "all":
+            return [p for p in self.parameters() if id(p) not in fixed]
+        biases = {id(matrix.biases) for matrix in self.matrices.values() if matrix.expert is not None}
+        return [p for p in self.parameters() if (p.ndim == 1 or id(p) in biases) and id(p) not in fixed]
 
 
 def pieces(blocks: Sequence[Block], unit: Unit) -> list[Piece]:
@@ -141,9 +150,19 @@ def _matrix(block: Block, matrix: Matrix) -> Piece:
         return matrix_inputs(block, [matrix.name], hidden, call_of(recording, block.index, hidden, rows))[matrix.name]
 
     def run(recording: Recording, x: Tensor, rows) -> Tensor:
-        return matrix.module(x)
+        return matrix.module(x) if matrix.expert is None else expert_map(matrix.module, matrix.key, matrix.expert, x)
+
+    def tokens(recording: Recording, hidden: Tensor, rows) -> Tensor:
+        return expert_tokens(block, matrix, hidden, call_of(recording, block.index, hidden, rows))
 
     name = f"block {block.index}, {matrix.name}"
     return Piece(
-        name, matrix.name, {f"{block.name}.{matrix.name}": matrix}, (matrix.module,), (block.module,), inputs, run
+        name,
+        matrix.name,
+        {f"{block.name}.{matrix.name}": matrix},
+        (matrix.module,),
+        (block.module,),
+        inputs,
+        run,
+        tokens=None if matrix.expert is None else tokens,
     )

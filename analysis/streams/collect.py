@@ -1,7 +1,8 @@
 """What a matrix's input looks like on the calibration tokens: Gram matrix, squares and mean.
 
 One entry point, `collect`. Matrices fed the same tensor (query, key and value; gate and up) share one `Statistics`, and
-only real tokens count: padded positions never enter a sum.
+only real tokens count: padded positions never enter a sum. A matrix of an expert counts those that go to its expert
+(`starved.py` says what becomes of one that sees few).
 
     with collect(block.matrices, want="gram") as collector:
         for rows in batches:
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from analysis.errors import ModelError, UsageError
 from analysis.models.anatomy import Matrix
+from analysis.models.experts import Routed
 from analysis.models.hooks import hooked, stoppable
 from analysis.streams.moments import Accumulator, Statistics, no_token
 
@@ -42,7 +44,16 @@ class Collector:
     Set `mask` (bool, (B, T), True = real token) before every forward: it opens a new batch.
     """
 
-    def __init__(self, matrices: Sequence[Matrix], want: str, precision: torch.dtype, block: str):
+    def __init__(
+        self,
+        matrices: Sequence[Matrix],
+        want: str,
+        precision: torch.dtype,
+        block: str,
+        gated: bool = False,
+        everyone: bool = False,
+    ):
+        self._gated, self._everyone = gated, everyone
         self._block = block
         self._matrices = matrices
         self._parts = Statistics.PARTS[want]
@@ -115,6 +126,36 @@ class Collector:
         source.sums.add(rows)
         source.counted = weakref.ref(inputs)
 
+    def _see_experts(self, matrices: Sequence[Matrix], call: Routed) -> None:
+        """Count what one call of a module of experts shows each of these matrices."""
+        if self._mask is None:
+            raise UsageError("collect: set collector.mask before the first forward")
+        if len(call.hidden) != self._mask.numel():
+            raise UsageError(
+                f"collect: {self._name(matrices[0])} received {len(call.hidden)} tokens, collector.mask covers"
+                f" {self._mask.numel()}"
+            )
+        real = self._mask.flatten().to(call.hidden.device)
+        for matrix in matrices:
+            assert matrix.expert is not None
+            rows = (real if self._everyone else real & call.tokens(matrix.expert)).nonzero()[:, 0]
+            read = call.read(matrix.key, matrix.expert, rows).detach()
+            if self._gated:
+                gate, routed = call.gate(matrix.expert), call.tokens(matrix.expert)
+                read = read * torch.where(routed, gate, 1 / call.experts.shape[1])[rows, None].to(read)
+            if matrix.name not in self._inputs:
+                sums = Accumulator(self._parts, matrix.columns, precision=self._precision, device=read.device)
+                self._inputs[matrix.name] = _Input(sums)
+            self._inputs[matrix.name].sums.add(read)
+            self._waiting.discard(matrix.name)
+        if self._stop is not None and not self._waiting:
+            self._stop()
+
+    def sums(self, matrix: Matrix) -> Accumulator:
+        """The sums of one matrix's input so far. Raises ModelError where a matrix never ran."""
+        self._distinct()
+        return self._inputs[matrix.name].sums
+
     def _distinct(self) -> dict[Accumulator, Matrix]:
         """Every distinct input's sums and the first matrix that reads it, in the order of the matrices. Raises
         ModelError where a matrix never ran.
@@ -135,33 +176,50 @@ class Collector:
         for sums in self._distinct():
             sums.reduce(group)
 
-    def result(self) -> dict[str, Statistics]:
-        """Matrix name -> Statistics, shared by identity where the input is shared.
+    def result(self, matrices: Sequence[Matrix] | None = None) -> dict[str, Statistics]:
+        """Matrix name -> Statistics, shared by identity where the input is shared; of all matrices, or of these.
 
         Raises NumericalError naming the matrix when its input was not finite, ModelError when a matrix never ran,
         DataError when there was no real token.
         """
         if not self._inputs:
             raise no_token(self._block or ", ".join(matrix.name for matrix in self._matrices))
-        finished = {sums: Statistics.of(sums, self._name(matrix)) for sums, matrix in self._distinct().items()}
-        return {matrix.name: finished[self._inputs[matrix.name].sums] for matrix in self._matrices}
+        asked = self._matrices if matrices is None else matrices
+        wanted = {self._inputs[matrix.name].sums for matrix in asked if matrix.name in self._inputs}
+        finished = {
+            sums: Statistics.of(sums, self._name(matrix)) for sums, matrix in self._distinct().items() if sums in wanted
+        }
+        return {matrix.name: finished[self._inputs[matrix.name].sums] for matrix in asked}
 
 
 @contextmanager
 def collect(
-    matrices: Sequence[Matrix], want: str = "gram", precision: torch.dtype = torch.float32, *, block: str = ""
+    matrices: Sequence[Matrix],
+    want: str = "gram",
+    precision: torch.dtype = torch.float32,
+    *,
+    block: str = "",
+    gated: bool = False,
+    everyone: bool = False,
 ) -> Iterator[Collector]:
     """Hooks on the matrices' modules for as long as the context is open; the forwards are the caller's.
 
     want       "diagonal" (enough for Wanda, cheap) or "gram" (SparseGPT, least squares, refinement); means always
     precision  dtype of the sums, float32 or float64
     block      name of the matrices' block, for errors
+    gated      whether what an expert reads counts times the weight of its output (MoE-Pruner, 2410.12013)
+    everyone   whether an expert counts all real tokens; gated, those that do not go to it count times 1 / k, k the
+               number of experts a token goes to
 
     Raises UsageError when the mask is missing, was not set anew for a forward, or does not fit the tokens that arrive.
     """
     if want not in Statistics.PARTS:
         raise UsageError(f"collect: want={want!r} is unknown; it is 'diagonal' or 'gram'")
-    collector = Collector(matrices, want, precision, block)
+    collector = Collector(matrices, want, precision, block, gated, everyone)
+    experts: dict[str, list[Matrix]] = {}
+    for matrix in matrices:
+        if matrix.expert is not None:
+            experts.setdefault(matrix.owner, []).append(matrix)
 
     def hook(matrix: Matrix):
         def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -169,5 +227,12 @@ def collect(
 
         return see
 
-    with hooked((matrix.module, hook(matrix)) for matrix in matrices):
+    def expert_hook(own: list[Matrix]):
+        def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            collector._see_experts(own, Routed.of(module, args, kwargs))
+
+        return see
+
+    alone = [(matrix.module, hook(matrix)) for matrix in matrices if matrix.expert is None]
+    with hooked([*alone, *((own[0].module, expert_hook(own)) for own in experts.values())]):
         yield collector

@@ -108,6 +108,19 @@ class Accumulator:
         self.tokens += other.tokens
 
     @torch.no_grad()
+    def top_up(self, other: "Accumulator", count: int) -> None:
+        """Count `count` tokens more, each of them the mean of those that `other` counted. Raises as `merge`, DataError
+        where it counted none.
+        """
+        if (self.parts, self.sizes, self.precision) != (other.parts, other.sizes, other.precision):
+            raise UsageError(f"moments: {self} cannot be topped up from {other}")
+        if not other.tokens:
+            raise no_token(str(other))
+        for part, total in self._sums.items():
+            total += other._sums[part].to(self.device) * (count / other.tokens)
+        self.tokens += count
+
+    @torch.no_grad()
     def reduce(self, group: "torch.distributed.ProcessGroup | None") -> None:
         """Count what every process of a torch.distributed group counted, on every one of them; None: this process is
         alone, nothing changes.
@@ -200,6 +213,7 @@ class Statistics:
     diagonal  (in,) sum of x^2, the Gram matrix's diagonal
     mean      (in,) mean of x
     tokens    number of real tokens
+    routed    of an expert's matrix: real tokens that went to its expert, whatever the sums are over; else None
     factors   triangular factors already computed from the Gram matrix, by damping (`sparsegpt.inverse_factor`)
     """
 
@@ -210,13 +224,14 @@ class Statistics:
     mean: Tensor
     tokens: int
     factors: dict = field(default_factory=dict, repr=False)
+    routed: int | None = None
 
     @classmethod
-    def of(cls, sums: Accumulator, name: str) -> "Statistics":
+    def of(cls, sums: Accumulator, name: str, routed: int | None = None) -> "Statistics":
         """From sums of `PARTS["gram"]` or `PARTS["diagonal"]`; raises as `Accumulator.total`."""
         gram = sums.total("xx", name) if "xx" in sums.parts else None
         diagonal = sums.total("x2", name) if gram is None else gram.diagonal().clone()
-        return cls(gram, diagonal, sums.mean("x", name), sums.tokens)
+        return cls(gram, diagonal, sums.mean("x", name), sums.tokens, routed=routed)
 
 
 @dataclass(frozen=True, eq=False)

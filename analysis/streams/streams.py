@@ -18,8 +18,9 @@ from analysis import distributed, memory, storage
 from analysis.models.anatomy import Anatomy, Block, Matrix
 from analysis.models.block_arguments import Call
 from analysis.models.replay import Recording, record, run
-from analysis.streams.collect import collect
-from analysis.streams.moments import Statistics
+from analysis.streams.collect import Collector, collect
+from analysis.streams.moments import Accumulator, Statistics
+from analysis.streams.starved import fed, is_starved
 from analysis.windows import Windows
 
 TOKENS_PER_FORWARD = {"cpu": 1024, "cuda": 16384, "mps": 4096}
@@ -137,21 +138,57 @@ def unit_output(
 
 @torch.inference_mode()
 def input_statistics(
-    block: Block, matrices: Sequence[Matrix], streams: Streams, hidden: Tensor, want: str, precision: torch.dtype
+    block: Block,
+    matrices: Sequence[Matrix],
+    streams: Streams,
+    hidden: Tensor,
+    want: str,
+    precision: torch.dtype,
+    *,
+    starved: str = "shrink",
+    gated: bool = False,
 ) -> dict[str, Statistics]:
     """Statistics of the inputs of some of a block's matrices, by name, where the block reads `hidden` (N, T, H) of the
     first N windows of the streams.
+
+    starved: the rule for experts that see few tokens (`starved.py`); with "magnitude" theirs are zeros over no token.
+    gated: as in `collect`.
     """
     device = next(block.module.parameters()).device
-    with collect(matrices, want=want, precision=precision, block=block.name) as collector:
-        parts = list(chunks(hidden.shape[0], hidden.shape[1], device))
-        mine = distributed.own(parts)
-        for rows in mine or parts[:1]:  # a rank without a share counts no token, of every input
-            collector.mask = streams.mask[rows] if mine else torch.zeros_like(streams.mask[rows])
-            with collector.inputs_only():
-                unit_output([block.module], block.index, streams.recording, hidden[rows].to(device), rows)
-        distributed.reduce(collector, device)
-    return collector.result()
+
+    def collected(matrices: Sequence[Matrix], everyone: bool = False) -> Collector:
+        with collect(
+            matrices, want=want, precision=precision, block=block.name, gated=gated, everyone=everyone
+        ) as collector:
+            parts = list(chunks(hidden.shape[0], hidden.shape[1], device))
+            mine = distributed.own(parts)
+            for rows in mine or parts[:1]:  # a rank without a share counts no token, of every input
+                collector.mask = streams.mask[rows] if mine else torch.zeros_like(streams.mask[rows])
+                with collector.inputs_only():
+                    unit_output([block.module], block.index, streams.recording, hidden[rows].to(device), rows)
+            distributed.reduce(collector, device)
+        return collector
+
+    def over_all(few: list[Matrix]) -> dict[str, Accumulator]:
+        every = collected(few, everyone=True)
+        return {matrix.name: every.sums(matrix) for matrix in few}
+
+    alone = [matrix for matrix in matrices if matrix.expert is None]
+    experts = [matrix for matrix in matrices if matrix.expert is not None]
+    collector = collected(matrices)
+    statistics = collector.result(alone)
+    if experts:
+        own = {matrix.name: collector.sums(matrix) for matrix in experts}
+        seen = {name: sums.tokens for name, sums in own.items()}
+        sums = fed(own, experts, starved, over_all, block.name)
+        for matrix in experts:
+            routed, name = seen[matrix.name], f"{block.name}.{matrix.name}"
+            if starved == "magnitude" and is_starved(matrix, routed):
+                nothing = torch.zeros(matrix.columns, dtype=precision, device=device)
+                statistics[matrix.name] = Statistics(None, nothing, nothing, 0, routed=routed)
+            else:
+                statistics[matrix.name] = Statistics.of(sums[matrix.name], name, routed)
+    return statistics
 
 
 def call_of(recording: Recording, block: int, hidden: Tensor, rows: slice | Tensor) -> Call:

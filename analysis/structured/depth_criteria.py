@@ -233,8 +233,19 @@ def without_parts(model: nn.Module, parts: Anatomy, kind: str, numbers: Sequence
             yield
         return
     silence = lambda module, args, output: torch.zeros_like(output)
-    with hooked(after=[(consumer_of(parts.blocks[number], kind).module, silence) for number in numbers]):
+    silenced = [module for number in numbers for module in _last_modules(parts.blocks[number], kind)]
+    with hooked(after=[(module, silence) for module in silenced]):
         yield
+
+
+def _last_modules(block: Block, kind: str) -> list[nn.Module]:
+    """What a half's output comes from: its last matrix, or all experts, those of a shared MLP beside them included."""
+    own = [matrix for matrix in block.matrices if matrix.half == kind]
+    experts = [matrix.module for matrix in own if matrix.expert is not None]
+    if not experts:
+        return [consumer_of(block, kind).module]
+    beside = [matrix for matrix in own if matrix.expert is None]
+    return [*dict.fromkeys(experts), *(matrix.module for matrix in beside)]
 
 
 DEPTH_COSTS: dict[str, Callable[[Look], Cost]] = {

@@ -40,8 +40,16 @@ ADDED = 1e-3  # relative: how far a half's output may be from residual + project
 
 
 def last_projection(block: Block, kind: str) -> Matrix:
-    """The last projection of a block that stays: its MLP's, or its attention's where MLP halves go."""
-    return consumer_of(block, "attention" if kind == "mlp" else "mlp")
+    """The last projection of a block that stays: its MLP's, or its attention's where MLP halves go. Raises
+    UnsupportedModel for a mixture of experts.
+    """
+    matrix = consumer_of(block, "attention" if kind == "mlp" else "mlp")
+    if any(other.expert is not None and other.half == matrix.half for other in block.matrices):
+        raise UnsupportedModel(
+            f"{block.name}: its MLP is a mixture of experts, no one projection, so what is gone cannot be folded into"
+            " it; take LR or BR+GP without repair"
+        )
+    return matrix
 
 
 @torch.inference_mode()

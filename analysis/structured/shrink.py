@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from analysis.errors import UnsupportedModel
-from analysis.models.anatomy import Anatomy, anatomy, anatomy_of_copy, evaluating
+from analysis.models.anatomy import Anatomy, Matrix, anatomy, anatomy_of_copy, evaluating
+from analysis.models.experts import expert_count, experts_per_token
 from analysis.models.replay import last_hidden, tolerance_for
 from analysis.models.widths import (
     BIAS_FLAGS,
@@ -93,14 +94,13 @@ def check_shrinks(model: nn.Module, structures: Structures) -> None:
 
 
 def footprint(model: nn.Module, context: int, parts: Anatomy | None = None) -> Footprint:
-    """Parameters and multiply-adds per token: every matrix of the blocks once, queries with `context` keys and as many
-    values, and the output head.
+    """Parameters and multiply-adds per token: every matrix of the blocks once, of experts as many as a token goes to,
+    queries with `context` keys and as many values, and the output head.
     """
     parts = anatomy(model) if parts is None else parts
-    in_blocks = sum(
-        parameter.numel() for _, matrix in parts.matrices() for parameter in matrix.module.parameters(recurse=False)
-    )
-    products = sum(m.rows * m.columns for _, m in parts.matrices())
+    modules = dict.fromkeys(matrix.module for _, matrix in parts.matrices())
+    in_blocks = sum(parameter.numel() for module in modules for parameter in module.parameters(recurse=False))
+    products = round(sum(m.rows * m.columns * _share_read(model, m) for _, m in parts.matrices()))
     attended = sum(2 * context * consumer_of(block, "attention").columns for block in parts.blocks)
     head = cast(Any, model).get_output_embeddings()
     return Footprint(
@@ -109,6 +109,14 @@ def footprint(model: nn.Module, context: int, parts: Anatomy | None = None) -> F
         products + attended + (head.weight.numel() if head is not None else 0),
         context,
     )
+
+
+def _share_read(model: nn.Module, matrix: Matrix) -> float:
+    """The share of the tokens that a matrix reads: of an expert's, that of a router without preference."""
+    if matrix.expert is None:
+        return 1
+    config: Any = model.config
+    return experts_per_token(config.get_text_config()) / expert_count(matrix.module)
 
 
 def holds_bias(model: nn.Module, kind: str) -> bool:

@@ -79,6 +79,8 @@ def _wanted(sizes: Sizes) -> str | None:
         return None
     if recipe.pattern.whole:
         return {"statistics": "diagonal", "gradients": "gradients"}.get(recipe.criterion_word.evidence or "")
+    if recipe.pattern.depth or recipe.pattern.experts:
+        return None  # chosen in passes of their own, which are not counted
     return wanted_statistics(recipe.criterion, recipe.refinement)
 
 

@@ -22,6 +22,8 @@ _SIZE = dict(
     eos_token_id=2,
 )
 _GQA = _SIZE | dict(intermediate_size=48, num_key_value_heads=2, head_dim=8)
+_TWO = dict(num_hidden_layers=2)
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _MIXED = ["full_attention", "sliding_attention", "full_attention", "sliding_attention"]
 
 CONFIGS = {
@@ -72,10 +74,44 @@ FAMILIES = tuple(CONFIGS)
 QUICK = ("llama", "gpt2", "opt", "gemma3")  # the families of quick tests; with the others a test is marked slow
 MIXED = ("qwen2", "gemma2", "gemma3")  # blocks are called with different arguments
 
-REFUSED = {
-    "mixtral": lambda: tf.MixtralConfig(**_GQA, num_local_experts=4, num_experts_per_tok=2),
+EXPERTS = {  # mixtures of experts: one matrix each for gate and up, shared experts, biases and transposed, groups
+    "mixtral": lambda: tf.MixtralConfig(**_GQA | _TWO, num_local_experts=4, num_experts_per_tok=2),
     "qwen2_moe": lambda: tf.Qwen2MoeConfig(
-        **_GQA, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=16
+        **_GQA | _TWO,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+    ),
+    "gpt_oss": lambda: tf.GptOssConfig(
+        **_GQA | _TWO, num_local_experts=4, num_experts_per_tok=2, sliding_window=6, rope_parameters=_ROPE
+    ),
+    "deepseek_v3": lambda: tf.DeepseekV3Config(
+        **{k: v for k, v in _GQA.items() if k != "head_dim"} | _TWO | dict(num_key_value_heads=4),
+        n_routed_experts=8,
+        num_experts_per_tok=2,
+        n_group=2,
+        topk_group=1,
+        first_k_dense_replace=1,
+        moe_intermediate_size=16,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=8,
+        v_head_dim=8,
+    ),
+}
+
+REFUSED = {
+    "jetmoe": lambda: tf.JetMoeConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_key_value_heads=2,
+        kv_channels=8,
+        intermediate_size=48,
+        num_local_experts=4,
+        num_experts_per_tok=2,
     ),
     "t5": lambda: tf.T5Config(vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4),
 }
@@ -83,7 +119,7 @@ REFUSED = {
 
 def tiny(name: str, seed: int = 0, attention: str | None = None) -> nn.Module:
     """A random model of family `name`; attention: "sdpa", "eager" or None for the family's own choice."""
-    config = (CONFIGS | REFUSED)[name]()
+    config = (CONFIGS | EXPERTS | REFUSED)[name]()
     if attention:
         config._attn_implementation = attention
     kind = tf.AutoModelForSeq2SeqLM if name == "t5" else tf.AutoModelForCausalLM

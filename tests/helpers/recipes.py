@@ -1,7 +1,7 @@
 """One recipe for every word, and a model small enough to try them all."""
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from tests.helpers.small import VOCABULARY
 
@@ -41,6 +41,13 @@ RECIPES = [
     "influence-attention-1 refit",
 ]
 
+OF_EXPERTS = [
+    *(f"{name}-experts-25% LR" for name in ("random", "frequency", "activation", "reap")),
+    "reap-experts-25% LIAR",
+    "wanda-50%[starved=magnitude,gated=true] ridge",
+]
+"""Recipes of words that speak of experts, for `mixture`."""
+
 
 def model() -> LlamaForCausalLM:
     """Two blocks with biases, in float64: no rounding of a machine turns a choice."""
@@ -57,7 +64,28 @@ def model() -> LlamaForCausalLM:
         mlp_bias=True,
     )
     source = torch.Generator().manual_seed(0)
-    made = LlamaForCausalLM(config).double().eval().requires_grad_(False)
+    return _drawn(LlamaForCausalLM(config), source)
+
+
+def mixture() -> MixtralForCausalLM:
+    """Two blocks of four experts, two for a token, in float64."""
+    config = MixtralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=16,
+    )
+    config._experts_implementation = "eager"  # the others have no float64
+    return _drawn(MixtralForCausalLM(config), torch.Generator().manual_seed(0))
+
+
+def _drawn(made, source: torch.Generator):
+    made = made.double().eval().requires_grad_(False)
     for parameter in made.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=source, dtype=torch.float64) * 0.15)
     made.config.use_cache = False

@@ -108,8 +108,7 @@ def test_evaluating_restores_modes_after_an_error():
 
 
 @pytest.mark.parametrize(
-    ("family", "words"),
-    [("mixtral", "mixture of experts"), ("qwen2_moe", "mixture of experts"), ("t5", "encoder-decoder")],
+    ("family", "words"), [("jetmoe", "mixture of experts with a layout of its own"), ("t5", "encoder-decoder")]
 )
 def test_refused(family, words):
     assert family in REFUSED

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from transformers import LlamaConfig, MixtralConfig
+from transformers import JetMoeConfig, LlamaConfig, MixtralConfig
 
 from analysis.errors import ModelError, UnsupportedModel
 from analysis.models.anatomy import anatomy
@@ -61,8 +61,16 @@ def test_the_headers_of_weight_files_say_what_is_stored(tmp_path):
     assert shape.stored == {"F16": shape.parameters} and shape.dtype(None) == "float32"
 
 
+def test_experts_are_matrices_of_their_own(tmp_path):
+    config = MixtralConfig(num_hidden_layers=1, num_local_experts=3, architectures=["MixtralForCausalLM"])
+    (block,) = model_shape(folder_of(tmp_path / "experts", config)).blocks
+    experts = [matrix for matrix in block.matrices if ".experts." in matrix.name]
+    assert [(matrix.rows, matrix.columns) for matrix in experts] == [(28672, 4096), (4096, 14336)] * 3
+    assert all(matrix.reads == matrix.name for matrix in experts) and len(block.matrices) == 4 + 6
+
+
 def test_what_cannot_be_pruned_is_refused_by_its_config(tmp_path):
-    config = MixtralConfig(num_hidden_layers=1, architectures=["MixtralForCausalLM"])
+    config = JetMoeConfig(num_hidden_layers=1, architectures=["JetMoeForCausalLM"])
     with pytest.raises(UnsupportedModel, match="mixture of experts"):
         model_shape(folder_of(tmp_path / "experts", config))
     folder = folder_of(tmp_path / "quantized", LlamaConfig(num_hidden_layers=1))

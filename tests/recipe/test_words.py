@@ -24,11 +24,13 @@ from analysis.recipe.parts import Pattern
 from analysis.recipe.recipe import RECIPE_PARTS, Recipe
 from analysis.structured.criteria import STRUCTURE_SCORES
 from analysis.structured.depth_criteria import DEPTH_COSTS
+from analysis.structured.experts import EXPERT_SCORES
 
 KINDS = {
     "criteria": words.CRITERION_WORDS,
     "structured": words.STRUCTURED_WORDS,
     "depth": words.DEPTH_WORDS,
+    "experts": words.EXPERT_WORDS,
     "refinements": words.REFINEMENT_WORDS,
     "kinds": words.KIND_WORDS,
     "units": words.UNIT_WORDS,
@@ -45,6 +47,7 @@ KINDS = {
         (words.CRITERION_WORDS, SCORES),
         (words.STRUCTURED_WORDS, STRUCTURE_SCORES),
         (words.DEPTH_WORDS, DEPTH_COSTS),
+        (words.EXPERT_WORDS, EXPERT_SCORES),
         ({name for name in words.REFINEMENT_WORDS if name != "none"}, REFINERS),
         (words.KIND_WORDS, CHOOSERS),
         (words.SOLVER_WORDS, SOLVERS),
@@ -55,6 +58,7 @@ KINDS = {
         "criteria",
         "structured criteria",
         "criteria of blocks",
+        "criteria of experts",
         "refinements",
         "kinds",
         "solvers",
@@ -96,7 +100,7 @@ def test_methods_stand_for_words_that_there_are():
 
 
 def test_figures_write_the_labels_of_the_words_in_their_own_order():
-    criteria = words.DEPTH_WORDS | words.STRUCTURED_WORDS | words.CRITERION_WORDS
+    criteria = words.DEPTH_WORDS | words.EXPERT_WORDS | words.STRUCTURED_WORDS | words.CRITERION_WORDS
     assert dict(CRITERIA) == {name: word.label for name, word in criteria.items()}
     assert list(CRITERIA)[:5] == list(CRITERION_LOOKS) == ["magnitude", "wanda", "ria", "sparsegpt", "random"]
     assert list(REFINEMENT_NAMES) == list(REFINEMENTS) == list(words.REFINEMENT_WORDS)
