@@ -16,7 +16,6 @@ from analysis import paths, storage
 from analysis.errors import AnalysisError
 from analysis.live.choices import RecipeChoice
 from analysis.live.worker import worker
-from analysis.models.shape import model_shape
 from analysis.study.job import Job
 from analysis.study.pool import threads
 from analysis.study.results import Study, gather
@@ -28,17 +27,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Expected:
-    """What a run will take; seconds None where they are not known."""
+    """What a run will take: seconds on this machine when idle, bytes of memory, tokens read; blocks: of its model."""
 
-    seconds: float | None
+    seconds: float
     memory: int
     tokens: int
+    blocks: int
 
 
 def expected(choice: RecipeChoice) -> Expected:
     """The forecast for this machine, from the worker, which has torch. Raises AnalysisError."""
     said = _forecast(choice.job())
-    return Expected(said["seconds"], said["host_memory"], said["tokens"])
+    return Expected(said["seconds"], said["host_memory"], said["tokens"], said["blocks"])
 
 
 @lru_cache(256)
@@ -56,7 +56,8 @@ def write_forecast(asked: tuple[Job, Path]) -> None:
     from analysis.study.machine import this_machine
 
     job, file = asked
-    said = forecast(job, model_shape(job.model), "cpu", this_machine(), saves=False).to_dict()
+    shape = model_shape(job.model)
+    said = forecast(job, shape, "cpu", this_machine(), saves=False).to_dict() | {"blocks": len(shape.blocks)}
     storage.write(file, json.dumps(said))
 
 
@@ -81,11 +82,6 @@ def finished(choice: RecipeChoice) -> Study | None:
     folder = RunFolder(job.digest())
     run = folder.read()
     return None if run is None else gather({job: (folder.name, run)})
-
-
-def blocks_of(choice: RecipeChoice) -> int:
-    """Blocks of its model."""
-    return len(model_shape(choice.model).blocks)
 
 
 def so_far(choice: RecipeChoice) -> pd.DataFrame:

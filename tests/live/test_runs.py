@@ -54,7 +54,7 @@ def test_a_run_is_forecast_carried_out_by_the_worker_and_kept():
         assert runs.finished(CHOICE) is None and runs.so_far(CHOICE).empty
         runs.begin(CHOICE)
         study = runs.finished(CHOICE)
-        assert study.blocks["block"].nunique() == runs.blocks_of(CHOICE)
+        assert study.blocks["block"].nunique() == expected.blocks
         assert set(runs.stored_blocks()["run"]) >= set(study.blocks["run"])
     finally:
         worker().stop()

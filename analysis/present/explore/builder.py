@@ -5,6 +5,7 @@ What runs and where is handed in (`analysis.live.runs`); here are the tables, th
 
 import asyncio
 import html
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from analysis.schema import CALIBRATION
 if TYPE_CHECKING:
     from ipywidgets import VBox
 
+_OPTIONS = re.compile(r"\[([^\]]*)\]")
 MOST = 6  # runs in the figure: as many as there are looks
 PATTERNS = ("30%", "50%", "60%", "70%", "80%", "2:4", "4:8")
 TICK = 0.3  # seconds between two looks at a run
@@ -43,21 +45,34 @@ def history(blocks: pd.DataFrame, seed: int | None = None) -> dict[str, pd.DataF
 
 
 def overlay(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Total error at every block of some runs, the last `MOST` of them: [name, split, block, value]. runs: block errors
-    by what the legend calls them.
+    """Total error at every block of some runs, the last `MOST` of them: [name, split, block, value, place]. runs: block
+    errors by what the legend calls them; place: among all, which decides a run's look as long as it is shown.
     """
+    columns = ["split", "block", "relative_error", "name", "place"]
     parts = [
-        rows[rows["kind"] == "total"][["split", "block", "relative_error"]].assign(name=name)
-        for name, rows in list(runs.items())[-MOST:]
+        rows[rows["kind"] == "total"][columns[:3]].assign(name=name, place=place)
+        for place, (name, rows) in enumerate(runs.items())
     ]
-    table = (
-        pd.concat(parts, ignore_index=True)
-        if parts
-        else pd.DataFrame(columns=["split", "block", "relative_error", "name"])
-    )
+    table = pd.concat(parts[-MOST:], ignore_index=True) if parts else pd.DataFrame(columns=columns)
     check_table("recipe builder", table)
-    table["split"] = table["split"].where(table["split"] == CALIBRATION, table["split"].map(say_split))
-    return table.rename(columns={"relative_error": "value"})[["name", "split", "block", "value"]]
+    return table.rename(columns={"relative_error": "value"})[["name", "split", "block", "value", "place"]]
+
+
+def short(names: Iterable[str]) -> dict[str, str]:
+    """Names of runs without what is the same in all of them: their windows, options of their training."""
+    names = list(names)
+    options = [set(found[1].split(",")) for name in names if (found := _OPTIONS.search(name))]
+    same = set.intersection(*options) if len(options) > 1 else set()
+    if len(names) > 1 and len({name.rpartition(", ")[2] for name in names}) == 1:
+        cut = {name: name.rpartition(", ")[0] for name in names}
+    else:
+        cut = {name: name for name in names}
+
+    def without(found: re.Match) -> str:
+        left = [one for one in found[1].split(",") if one not in same]
+        return f"[{','.join(left)}]" if left else ""
+
+    return {name: _OPTIONS.sub(without, one) for name, one in cut.items()}
 
 
 @on_tables
@@ -67,8 +82,9 @@ def draw_overlay(table: pd.DataFrame, growing: str = "", blocks: int | None = No
     `table` is that of `overlay`. growing: the run under way, drawn thick; blocks: how many the model has.
     """
     last = int(table["block"].max() if blocks is None else blocks - 1)
-    names = list(dict.fromkeys(table["name"]))
-    styles = {name: SOURCE_LOOKS[place % MOST] for place, name in enumerate(names)}
+    places = table.drop_duplicates("name").set_index("name")["place"]
+    styles = {name: SOURCE_LOOKS[place % MOST] for name, place in places.items()}
+    words = short(styles)
     first = [split for split in dict.fromkeys(table["split"]) if split == CALIBRATION]
     splits = first + [split for split in dict.fromkeys(table["split"]) if split != CALIBRATION][: 2 - len(first)]
     table = table[table["split"].isin(splits)].assign(row=RELATIVE_ERROR)
@@ -92,7 +108,7 @@ def draw_overlay(table: pd.DataFrame, growing: str = "", blocks: int | None = No
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         log_scale(panels.values())
         label_axes(panels, "block", {RELATIVE_ERROR: RELATIVE_ERROR})
-        finish(fig, {}, [handle(look, name) for name, look in styles.items()])
+        finish(fig, {}, [handle(look, words[name]) for name, look in styles.items()])
     return fig
 
 
@@ -143,8 +159,7 @@ def _copied(name: str, text: str) -> str:
 
 def say_expected(expected: Any) -> str:
     """A forecast in one line."""
-    seconds = "unknown seconds" if expected.seconds is None else f"about {expected.seconds:.1f} s on an idle core"
-    return f"forecast: {seconds}, {expected.memory / 2**20:,.0f} MiB of memory, {expected.tokens:,} tokens read"
+    return f"forecast: about {expected.seconds:.1f} s on an idle core, {expected.memory / 2**20:,.0f} MiB of memory, {expected.tokens:,} tokens read"
 
 
 class Builder:
@@ -153,7 +168,7 @@ class Builder:
     """
 
     def __init__(self, live: Any, start: Mapping[str, Any], runs: Mapping[str, pd.DataFrame]):
-        from ipywidgets import HTML, Button, FloatProgress, Text
+        from ipywidgets import HTML, Button, FloatProgress, Label
 
         self.live, self.start, self.runs = live, dict(start), dict(runs)
         self.rows: list[dict[str, Any]] = []
@@ -197,7 +212,7 @@ class Builder:
         )
         self.forget_button = Button(description="Forget runs", tooltip="clear the figure; the store keeps all")
         self.bar = FloatProgress(value=0, min=0, max=1, layout={"width": "260px"})
-        self.says = Text(value="", disabled=True, layout={"width": "420px"}, placeholder="nothing has been run here")
+        self.says = Label("nothing has been run here")
         self.words, self.forecast, self.figure, self.table = HTML(), HTML(), view(), HTML()
         self._telling = Later(self.tell)
         for control in self.controls.values():
@@ -272,8 +287,8 @@ class Builder:
         before = dict(self.runs)
         try:
             choice = self.choice()
-            name, total = choice.label(), self.live.blocks_of(choice)
             self.says.value = "beginning: the worker loads the model"
+            name, total = choice.label(), (await asyncio.to_thread(self.live.expected, choice)).blocks
             going = asyncio.ensure_future(asyncio.to_thread(self.live.begin, choice))
             await self._watch(going, choice, name, total)
             going.result()

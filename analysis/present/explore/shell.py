@@ -187,8 +187,8 @@ def menu(name: str, options: Any, value: Any = None, width: str = "260px") -> "W
         options=options,
         value=first if value is None else value,
         description=name,
-        layout={"width": width},
-        style={"description_width": "initial"},
+        layout={"width": width, "margin": "2px 10px 2px 2px"},
+        style={"description_width": "max-content"},
     )
 
 
@@ -201,8 +201,8 @@ def slider(name: str, options: Sequence[Any], value: Any = None, width: str = "3
         value=list(options)[-1] if value is None else value,
         description=name,
         continuous_update=False,
-        layout={"width": width},
-        style={"description_width": "initial"},
+        layout={"width": width, "margin": "2px 10px 2px 2px"},
+        style={"description_width": "max-content"},
     )
 
 

@@ -32,10 +32,7 @@ class Lab:
         self.error, self.looks, self.done, self.curves = error, 0, False, []
 
     def expected(self, choice):
-        return SimpleNamespace(seconds=2.0 * choice.epochs, memory=2**29, tokens=1000)
-
-    def blocks_of(self, choice):
-        return 3
+        return SimpleNamespace(seconds=2.0 * choice.epochs, memory=2**29, tokens=1000, blocks=3)
 
     def begin(self, choice):
         while self.looks < (1 if self.error else 3):
@@ -68,7 +65,7 @@ def test_runs_laid_over_one_another_are_their_total_errors():
         "max": [0.5, 0.125],
         "size": [6, 4],
     }
-    assert set(table["split"]) == {"calibration", "held-out stories"}
+    assert set(table["split"]) == {"calibration", "lab:stories/held-out"} and list(table["place"].unique()) == [0, 1]
     assert list(builder.overlay({str(n): run(0.1) for n in range(9)})["name"].unique()) == [
         "3",
         "4",
@@ -77,6 +74,12 @@ def test_runs_laid_over_one_another_are_their_total_errors():
         "7",
         "8",
     ]
+
+
+def test_a_legend_leaves_out_what_all_runs_share():
+    one, other, plain = "wanda-50% BR[epochs=4,lr=0.1], 8 × 128", "wanda-50% BR[epochs=9,lr=0.1], 8 × 128", "wanda-50% LR, 8 × 128"
+    assert list(builder.short([one, other, plain]).values()) == ["wanda-50% BR[epochs=4]", "wanda-50% BR[epochs=9]", "wanda-50% LR"]
+    assert builder.short([one]) == {one: one} and builder.short([one, "wanda-50% LR, 4 × 128"])[one] == one
 
 
 @pytest.mark.slow
