@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Masks:
-    """Which weights the masks of these recipes keep: [mask, block, matrix, rows, columns, kept, side, kind, structures].
+    """Which weights the masks of these recipes keep, a row for each matrix: [mask, block, matrix, rows, columns, kept,
+    side, kind, structures].
 
     mask: the recipe's text; kept: rows x columns bits, row by row, packed as `numpy.packbits` does. side: "rows" or
     "columns", the side of the matrix along which whole structures (`kind`: heads or neurons, so many of them) lie one

@@ -2,14 +2,14 @@
 token by token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from analysis.errors import ModelError, UsageError
-from analysis.live.answers import Ground, inputs, pruned
+from analysis.live.answers import Ground, answer, inputs, pruned
 from analysis.study.job import Contents
 from analysis.text.sources import parse_source, source_fingerprint
 from analysis.text.tasks import task_fingerprint, task_items
@@ -131,6 +131,15 @@ def log_probabilities(model: "nn.Module", ids: "Tensor") -> "Tensor":
     with evaluating(model), torch.inference_mode():
         logits = model(input_ids=ids[None].to(device), use_cache=False).logits[0]
     return torch.log_softmax(logits.double().cpu(), -1)
+
+
+def writer(ground: Ground, recipes: tuple[str, ...], tokens: int = 48) -> Callable[..., pd.DataFrame]:
+    """What answers (prompt=, temperature=, seed=) with the table of `Written` for these models."""
+
+    def write(prompt: str, temperature: float = 0.0, seed: int = 0) -> pd.DataFrame:
+        return answer(Written(ground, recipes, prompt, tokens, temperature, seed))
+
+    return write
 
 
 @dataclass(frozen=True)

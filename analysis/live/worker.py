@@ -1,5 +1,6 @@
 """One worker process that does one thing after another and keeps its model between them. No torch here."""
 
+import atexit
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -59,5 +60,7 @@ class Worker:
 
 @cache
 def worker() -> Worker:
-    """The worker of this process."""
-    return Worker()
+    """The worker of this process, which ends with it."""
+    made = Worker()
+    atexit.register(made.stop)
+    return made

@@ -5,124 +5,24 @@ What runs and where is handed in (`analysis.live.runs`); here are the tables, th
 
 import asyncio
 import html
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from analysis.errors import AnalysisError
+from analysis.present.explore.overlay import draw_overlay, history, outcome, overlay
 from analysis.present.explore.shell import Later, menu, message, row, shown, slider, view
-from analysis.present.panels import RELATIVE_ERROR, finish, handle, label_axes, log_scale, panel_grid
-from analysis.present.style import SOURCE_LOOKS, in_style, say_split
-from analysis.present.tables import check_table, on_tables
 from analysis.recipe.menus import METHODS, SOLVERS, UNITS
 from analysis.recipe.words import CRITERION_WORDS, REFINEMENT_WORDS
-from analysis.schema import CALIBRATION
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
 
-_OPTIONS = re.compile(r"\[([^\]]*)\]")
-MOST = 6  # runs in the figure: as many as there are looks
+OWN = "(as below)"
 PATTERNS = ("30%", "50%", "60%", "70%", "80%", "2:4", "4:8")
 TICK = 0.3  # seconds between two looks at a run
-
-
-@on_tables
-def history(blocks: pd.DataFrame, seed: int | None = None) -> dict[str, pd.DataFrame]:
-    """The last `MOST` runs of a study by what the figure calls them; of one seed, by default the first."""
-    seed = blocks["seed"].min() if seed is None else seed
-    mine = blocks[blocks["seed"] == seed]
-    runs = {
-        f"{label}, {samples} × {length}": rows
-        for (label, samples, length), rows in mine.groupby(["recipe", "samples", "length"], sort=False)
-    }
-    return dict(list(runs.items())[-MOST:])
-
-
-def overlay(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Total error at every block of some runs, the last `MOST` of them: [name, split, block, value, place]. runs: block
-    errors by what the legend calls them; place: among all, which decides a run's look as long as it is shown.
-    """
-    columns = ["split", "block", "relative_error", "name", "place"]
-    parts = [
-        rows[rows["kind"] == "total"][columns[:3]].assign(name=name, place=place)
-        for place, (name, rows) in enumerate(runs.items())
-    ]
-    table = pd.concat(parts[-MOST:], ignore_index=True) if parts else pd.DataFrame(columns=columns)
-    check_table("recipe builder", table)
-    return table.rename(columns={"relative_error": "value"})[["name", "split", "block", "value", "place"]]
-
-
-def short(names: Iterable[str]) -> dict[str, str]:
-    """Names of runs without what is the same in all of them: their windows, options of their training."""
-    names = list(names)
-    options = [set(found[1].split(",")) for name in names if (found := _OPTIONS.search(name))]
-    same = set.intersection(*options) if len(options) > 1 else set()
-    if len(names) > 1 and len({name.rpartition(", ")[2] for name in names}) == 1:
-        cut = {name: name.rpartition(", ")[0] for name in names}
-    else:
-        cut = {name: name for name in names}
-
-    def without(found: re.Match) -> str:
-        left = [one for one in found[1].split(",") if one not in same]
-        return f"[{','.join(left)}]" if left else ""
-
-    return {name: _OPTIONS.sub(without, one) for name, one in cut.items()}
-
-
-@on_tables
-def draw_overlay(table: pd.DataFrame, growing: str = "", blocks: int | None = None) -> Figure:
-    """Total relative error at every block's output, one line per run.
-
-    `table` is that of `overlay`. growing: the run under way, drawn thick; blocks: how many the model has.
-    """
-    last = int(table["block"].max() if blocks is None else blocks - 1)
-    places = table.drop_duplicates("name").set_index("name")["place"]
-    styles = {name: SOURCE_LOOKS[place % MOST] for name, place in places.items()}
-    words = short(styles)
-    first = [split for split in dict.fromkeys(table["split"]) if split == CALIBRATION]
-    splits = first + [split for split in dict.fromkeys(table["split"]) if split != CALIBRATION][: 2 - len(first)]
-    table = table[table["split"].isin(splits)].assign(row=RELATIVE_ERROR)
-    with in_style():
-        fig, panels = panel_grid(table, "row", "split", height=2.6, sharey=True)
-        for (_, split), ax in panels.items():
-            for name, look in styles.items():
-                rows = table[(table["name"] == name) & (table["split"] == split)].sort_values("block")
-                wide = 3.0 if name == growing else 1.6
-                ax.plot(
-                    rows["block"],
-                    rows["value"],
-                    color=look.color,
-                    marker=look.marker,
-                    linestyle=look.line,
-                    linewidth=wide,
-                    zorder=3,
-                    gid=f"run {name}",
-                )
-            ax.set_xlim(-0.4, last + 0.4)
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        log_scale(panels.values())
-        label_axes(panels, "block", {RELATIVE_ERROR: RELATIVE_ERROR})
-        finish(fig, {}, [handle(look, words[name]) for name, look in styles.items()])
-    return fig
-
-
-def outcome(name: str, blocks: pd.DataFrame, perplexity: pd.DataFrame, cost: pd.DataFrame) -> dict[str, Any]:
-    """One row of the builder's table: what a run ended with, by headings."""
-    total = blocks[blocks["kind"] == "total"]
-    ends = total[total["block"] == total["block"].max()].set_index("split")["relative_error"]
-    text = {which: rows.set_index("split")["perplexity"] for which, rows in perplexity.groupby("which")}
-    found: dict[str, Any] = {"run": name}
-    for split in ends.index:
-        found[f"error, {say_split(split)}"] = f"{ends[split]:.4f}"
-    for split in text.get("pruned", ()).index if text else ():
-        found[f"perplexity, {say_split(split)}"] = f"{text['dense'][split]:.3f} → {text['pruned'][split]:.3f}"
-    return found | {"seconds": f"{cost['seconds'].sum():.1f}"}
 
 
 def as_html(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -159,7 +59,8 @@ def _copied(name: str, text: str) -> str:
 
 def say_expected(expected: Any) -> str:
     """A forecast in one line."""
-    return f"forecast: about {expected.seconds:.1f} s on an idle core, {expected.memory / 2**20:,.0f} MiB of memory, {expected.tokens:,} tokens read"
+    memory = f"{expected.memory / 2**20:,.0f} MiB of memory"
+    return f"forecast: about {expected.seconds:.1f} s on an idle core, {memory}, {expected.tokens:,} tokens read"
 
 
 class Builder:
@@ -178,16 +79,9 @@ class Builder:
         epochs = sorted({1, 2, 3, 5, 10, 20, 40, first.epochs})
         rates = sorted({5e-4, 1e-3, 2e-3, 5e-3, 1e-2, first.lr})
         patterns = list(dict.fromkeys([*PATTERNS, first.pattern]))
-        texts = list(
-            dict.fromkeys(
-                [
-                    first.calibration,
-                    *first.held_out,
-                    *(f"lab:{one}" for one in ("stories", "entries", "dialogues", "mixed")),
-                ]
-            )
-        )
-        labels = [(word.label, name) for name, word in CRITERION_WORDS.items() if not word.version]
+        lab = [f"lab:{register}" for register in ("stories", "entries", "dialogues", "mixed")]
+        texts = list(dict.fromkeys([first.calibration, *first.held_out, *lab]))
+        labels = [(word.label, name) for name, word in CRITERION_WORDS.items()]
         self.controls: dict[str, Any] = {
             "criterion": menu("criterion", labels, first.criterion),
             "pattern": menu("pattern", patterns, first.pattern, "150px"),
@@ -203,7 +97,7 @@ class Builder:
             "epochs": slider("epochs", epochs, first.epochs),
             "lr": slider("learning rate", [(f"{rate:g}", rate) for rate in rates], first.lr),
         }
-        self.method = menu("method", ["(as below)", *METHODS], "(as below)")
+        self.method = menu("method", [OWN, *METHODS], OWN)
         self.run_button = Button(
             description="Run", button_style="primary", tooltip="run it; results are kept in the store"
         )
@@ -213,7 +107,7 @@ class Builder:
         self.forget_button = Button(description="Forget runs", tooltip="clear the figure; the store keeps all")
         self.bar = FloatProgress(value=0, min=0, max=1, layout={"width": "260px"})
         self.says = Label("nothing has been run here")
-        self.words, self.forecast, self.figure, self.table = HTML(), HTML(), view(), HTML()
+        self.words, self.forecast, self.figure, self.table = view(), HTML(), view(), HTML()
         self._telling = Later(self.tell)
         for control in self.controls.values():
             control.observe(self._telling, "value")
@@ -238,9 +132,8 @@ class Builder:
     def tell(self) -> None:
         """Say what is chosen now, and what it will take as soon as that is known."""
         self.words.value = self._said()
-        self.method.value = (
-            "(as below)" if self.method.value in METHODS and not self._is(self.method.value) else self.method.value
-        )
+        if self.method.value in METHODS and not self._is(self.method.value):
+            self.method.value = OWN
         if not self.live_busy():
             spawn(self.expect())
 

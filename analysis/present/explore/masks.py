@@ -108,8 +108,8 @@ def agreement(masks: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
 
 @on_tables
 def draw_masks(masks: pd.DataFrame, choice: MaskChoice) -> Figure:
-    """A part of a matrix with who keeps each weight; beside and below it the shares kept of its rows and columns; on the
-    right the shares of heads or neurons, and how far both masks agree in every matrix.
+    """A part of a matrix with who keeps each weight, with the shares kept of its rows and columns; the shares of its
+    heads or neurons; and how far both masks agree in every matrix.
     """
     held, shares, shared = (
         states(masks, choice),

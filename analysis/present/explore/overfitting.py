@@ -102,7 +102,7 @@ def draw_overfitting(steps: pd.DataFrame, blocks: pd.DataFrame, matrices: pd.Dat
         right.axhline(1, color="#333333", linewidth=0.9, linestyle=(0, (3, 1.5)), zorder=1)
         mine = ends[(ends["method"] == choice.method) & (ends["samples"] == choice.samples)]
         right.scatter(mine[x], mine["value"], s=85, facecolors="none", edgecolors="black", linewidths=1.2, zorder=5)
-        number_axis(right, sorted(ends[x].round(1) if x == "ratio" else ends[x]))
+        number_axis(right, sorted(set(ends[x].round(1) if x == "ratio" else ends[x])))
         right.set(xlabel=choice.along, ylabel="held-out over calibration error", title="where the gap ends")
         notes = [handle(CALIBRATION_LOOK, CALIBRATION), handle(TEXT_LOOKS[0], say_split(choice.split))]
         finish(fig, {name: METHOD_LOOKS.get(name, look) for name, look in looks(ends["method"]).items()}, notes)

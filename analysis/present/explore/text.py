@@ -66,12 +66,12 @@ def draw_texts(written: pd.DataFrame, loss: str = "the dense model") -> Figure:
     have chosen otherwise; grey: the prompt.
     """
     check_table("text", written, "model", "token", "given", LOSSES[loss], "agrees")
-    parts = {name: rows for name, rows in written.groupby("model", sort=False)}
+    parts = dict(iter(written.groupby("model", sort=False)))
     placed = {name: lines_of(list(rows["token"])) for name, rows in parts.items()}
     told = losses(written).set_index("model")
     counts = {name: places[-1][0] + 1 for name, places in placed.items()}
     with in_style():
-        height = sum(STEP * count + 0.34 for count in counts.values()) + 0.75
+        height = sum(STEP * count + 0.34 for count in counts.values()) + 0.85
         fig = plt.figure(figsize=(WIDTH, height), layout="none")
         plt.close(fig)
         colors, norm = mpl.colormaps["Blues"], Normalize(0, MOST_NATS)
@@ -83,22 +83,19 @@ def draw_texts(written: pd.DataFrame, loss: str = "the dense model") -> Figure:
             ax.set_axis_off()
             ax.set(xlim=(0, LINE + 1), ylim=(counts[name], 0))
             about = told.loc[name] if name in told.index else None
-            title = (
-                name
-                if about is None
-                else f"{name}: {about['nats']:.2f} nats a token, {about['dense_nats']:.2f} to the dense model, {about['otherwise']:.0%} chosen otherwise"
-            )
+            title = name if about is None else f"{name}: {_said(about)}"
             ax.set_title(title, loc="left", fontsize=8.5, fontweight="bold", pad=3)
             draw_tokens(ax, placed[name], rows, loss, colors, norm)
-        bar = fig.add_axes((0.3, 0.36 / height, 0.4, 0.1 / height))
-        fig.colorbar(
-            ScalarMappable(norm, colors),
-            cax=bar,
-            orientation="horizontal",
-            label=f"loss under {loss}, nats; underlined: the dense model would choose otherwise",
-        )
+        bar = fig.add_axes((0.3, 0.46 / height, 0.4, 0.1 / height))
+        fig.colorbar(ScalarMappable(norm, colors), cax=bar, orientation="horizontal")
+        bar.set_xlabel(f"loss under {loss}, nats; underlined: the dense model would choose otherwise", fontsize=8)
         finish(fig, {})
     return fig
+
+
+def _said(about: pd.Series) -> str:
+    own, dense = f"{about['nats']:.2f} nats a token", f"{about['dense_nats']:.2f} to the dense model"
+    return f"{own}, {dense}, {about['otherwise']:.0%} chosen otherwise"
 
 
 def draw_tokens(
@@ -179,6 +176,9 @@ def draw_facts(facts: pd.DataFrame) -> Figure:
         seen = table["task"].drop_duplicates()
         for start in list(seen.index)[1:]:
             ax.axhline(start - 0.5, color="black", linewidth=1.2)
+        for task, rows in table.groupby("task", sort=False):
+            place = (len(models) - 0.42, rows.index.to_numpy().mean())
+            ax.text(*place, task.removeprefix("lab:"), rotation=270, ha="left", va="center", fontsize=8)
         finish(fig, {})
     return fig
 

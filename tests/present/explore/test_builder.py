@@ -58,37 +58,6 @@ class Lab:
         self.error = AnalysisError("stopped")
 
 
-def test_runs_laid_over_one_another_are_their_total_errors():
-    table = builder.overlay({"a": run(0.5), "b": run(0.125, blocks=2)})
-    assert table.groupby("name")["value"].agg(["min", "max", "size"]).to_dict("list") == {
-        "min": [0.5, 0.125],
-        "max": [0.5, 0.125],
-        "size": [6, 4],
-    }
-    assert set(table["split"]) == {"calibration", "lab:stories/held-out"} and list(table["place"].unique()) == [0, 1]
-    assert list(builder.overlay({str(n): run(0.1) for n in range(9)})["name"].unique()) == [
-        "3",
-        "4",
-        "5",
-        "6",
-        "7",
-        "8",
-    ]
-
-
-def test_a_legend_leaves_out_what_all_runs_share():
-    one, other, plain = "wanda-50% BR[epochs=4,lr=0.1], 8 × 128", "wanda-50% BR[epochs=9,lr=0.1], 8 × 128", "wanda-50% LR, 8 × 128"
-    assert list(builder.short([one, other, plain]).values()) == ["wanda-50% BR[epochs=4]", "wanda-50% BR[epochs=9]", "wanda-50% LR"]
-    assert builder.short([one]) == {one: one} and builder.short([one, "wanda-50% LR, 4 × 128"])[one] == one
-
-
-@pytest.mark.slow
-def test_the_growing_run_is_thick_and_the_axis_as_long_as_the_model():
-    fig = builder.draw_overlay(builder.overlay({"a": run(0.5), "b": run(0.1, blocks=1)}), "b", 8)
-    widths = {line.get_gid(): line.get_linewidth() for line in fig.axes[0].lines}
-    assert widths["run b"] > widths["run a"] and fig.axes[0].get_xlim()[1] > 7
-
-
 def test_a_choice_is_told_with_what_does_the_same():
     said = builder.told(RecipeChoice(criterion="sparsegpt", unit="2 blocks, overlap 1"))
     assert "sparsegpt-50% BR+GP+CR[epochs=5,lr=0.002]" in said and "analysis prune lab" in said and "run_study" in said

@@ -21,6 +21,10 @@ QUIET = [
     f"--IdentityProvider.token={TOKEN}",
     "--allow-root",
 ]
+DONE = """() => {
+    const said = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(one => one.textContent);
+    return said.length && said.every(one => /\\d/.test(one));
+}"""
 SETTINGS = {
     "notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none", "autoStartDefaultKernel": True},
     "apputils-extension/notification.jupyterlab-settings": {"fetchNews": "false", "checkForUpdates": False},
@@ -93,16 +97,58 @@ class Notebook:
         """Run every cell, and wait until the last has a number and the kernel is idle."""
         self.page.click("text=Run >> nth=0")
         self.page.click("text=Run All Cells >> nth=0")
-        self.page.wait_for_function(
-            "() => { const said = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(one => one.textContent);"
-            " return said.length && said.every(one => /\\d/.test(one)) }",
-            timeout=seconds * 1000,
-            polling=500,
-        )
+        self.page.wait_for_function(DONE, timeout=seconds * 1000, polling=500)
 
-    def views(self):
-        """The views of explorers on the page."""
-        return self.page.locator(".explorer-view")
+    def seen(self) -> str:
+        """What all views of explorers hold."""
+        return "".join(self.page.locator(".explorer-view").evaluate_all("all => all.map(one => one.innerHTML)"))
+
+    def choose_another(self, place: int, besides: tuple[str, ...] = ()) -> None:
+        """Choose another entry of a menu and back; what is seen must change."""
+        menu = self.page.locator(".widget-dropdown").nth(place)
+        select = menu.locator("select")
+        options, now = select.locator("option").count(), select.evaluate("one => one.selectedIndex")
+        name = menu.locator("label").inner_text()
+        if options < 2 or name in besides:
+            return
+        before = self.seen()
+        select.select_option(index=(now + 1) % options)
+        self.changed(before, name)
+        select.select_option(index=now)
+
+    def choose(self, name: str, option: str) -> None:
+        """Choose an entry of the last menu of this name."""
+        menu = self.page.locator(".widget-dropdown", has=self.page.locator(f"label:text-is('{name}')")).last
+        menu.locator("select").select_option(label=option)
+
+    def push_slider(self, place: int, besides: tuple[str, ...] = ()) -> None:
+        """Move a slider one step, to the right or else to the left; what is seen must change."""
+        slider = self.page.locator(".widget-slider, .widget-selectionslider").nth(place)
+        name, readout = slider.locator("label").inner_text(), slider.locator(".widget-readout")
+        if name in besides:
+            return
+        before, value = self.seen(), readout.inner_text()
+        for key in ("ArrowRight", "ArrowLeft"):
+            slider.locator(".noUi-handle").first.press(key)
+            self.page.wait_for_timeout(100)
+            if readout.inner_text() != value:
+                self.changed(before, name)
+                return
+
+    def press_toggle(self, place: int) -> None:
+        """Press a button that stays down and press it again; what is seen must change."""
+        button = self.page.locator(".widget-toggle-button").nth(place)
+        before = self.seen()
+        button.click()
+        self.changed(before, button.inner_text())
+        button.click()
+
+    def changed(self, before: str, name: str, seconds: float = 60) -> None:
+        """Wait until what is seen is another thing than before."""
+        until = time.monotonic() + seconds
+        while self.seen() == before:
+            assert time.monotonic() < until, f"{name!r} was moved, and in {seconds} s nothing seen has changed"
+            time.sleep(0.1)
 
     def settle(self, place, before: str, seconds: float = 30) -> str:
         """What a view holds once it has changed."""
