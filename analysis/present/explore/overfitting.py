@@ -52,6 +52,8 @@ def gaps(blocks: pd.DataFrame, matrices: pd.DataFrame, split: str) -> pd.DataFra
     """
     check_table("weights per token", matrices, "run", "block", "rows", "columns")
     error = last_block(blocks, split=(CALIBRATION, split))
+    if error["criterion"].nunique() > 1:
+        raise UsageError(f"overfitting: choose one criterion of {', '.join(error['criterion'].unique())}")
     wide = error.pivot_table(index=["method", "samples"], columns="split", values="value", sort=False, observed=True)
     out = (wide[split] / wide[CALIBRATION]).rename("value").reset_index()
     return out.assign(low=float("nan"), high=float("nan"), ratio=out["samples"].map(ratios(blocks, matrices)))

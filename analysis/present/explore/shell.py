@@ -38,7 +38,7 @@ def svg(fig: Figure) -> str:
     for gid, artists in _marked(fig).items():
         body = _titled(body, gid, artists)
     tag, rest = body[: body.index(">")], body[body.index(">") :]
-    label = html.escape(fig.get_label() or "figure")
+    label = html.escape(str(fig.get_label()) or "figure")
     size = f"width:100%;max-width:{fig.get_figwidth() * 100:.0f}px;height:auto;background:white"
     tag = re.sub(r' (width|height)="[\d.]+pt"', "", tag)
     return f'{tag} role="img" aria-label="{label}" style="{size}"{rest}'

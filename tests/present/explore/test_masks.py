@@ -55,7 +55,7 @@ def test_shares_of_rows_columns_and_heads(matrix, heads):
 def test_the_heat_map_holds_the_part_that_is_chosen_and_stays_inside():
     fig = masks.draw_masks(table(), replace(CHOICE, size=2, row=1, column=3))
     image = fig.axes[0].images[0]
-    assert image.get_array().tolist() == [[3, 0], [0, 2]] and image.get_extent() == [1.5, 3.5, 2.5, 0.5]
+    assert image.get_array().tolist() == [[3, 0], [0, 2]] and list(image.get_extent()) == [1.5, 3.5, 2.5, 0.5]
     box = masks.explore_masks(table())
     before = box.children[1].value
     box.children[0].children[1].value = "a"

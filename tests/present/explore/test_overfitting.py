@@ -5,6 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from analysis.errors import UsageError
 from analysis.present import calibration
 from analysis.present.explore import overfitting
 
@@ -44,6 +45,11 @@ def test_the_course_ends_at_the_chosen_epoch(parts):
     assert whole["epoch"].max() == first.epoch > 1 == half["epoch"].max()
     every = calibration.epochs(steps)
     assert set(whole["value"]) <= set(every["value"]) and set(whole["split"]) == {"calibration", first.split}
+
+
+def test_several_criteria_are_refused_rather_than_mixed(parts, blocks):
+    with pytest.raises(UsageError, match="one criterion of magnitude, wanda, sparsegpt"):
+        overfitting.gaps(blocks, parts[2], "entries")
 
 
 @pytest.mark.slow

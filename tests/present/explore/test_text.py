@@ -46,7 +46,7 @@ def test_losses_are_means_over_what_was_written():
 
 @pytest.mark.slow
 def test_the_prompt_is_grey_and_what_differs_is_underlined():
-    fig = text.draw_texts(written())
+    fig = text.draw_texts(written(), "the model itself")
     dense, pruned, _ = fig.axes
     assert (
         "".join(one.get_text() for one in pruned.texts) == "The cat ran↵"
