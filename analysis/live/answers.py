@@ -48,7 +48,7 @@ class Ground:
 
     def job(self, recipe: str) -> Job:
         """The run of one recipe on it. Raises RecipeError or UsageError."""
-        texts = {"calibration": self.calibration, "samples": self.samples, "length": self.length}
+        texts: dict[str, Any] = {"calibration": self.calibration, "samples": self.samples, "length": self.length}
         return Job(model=self.model, recipe=Recipe.parse(recipe), seed=self.seed, **texts)
 
     def identity(self, recipes: tuple[str, ...]) -> list[Any]:

@@ -16,6 +16,7 @@ from analysis.text.tasks import task_fingerprint, task_items
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
 
     from analysis.models.load import LoadedModel
 
@@ -62,7 +63,7 @@ class Written:
         for name, model, loaded in _models(self.ground, self.recipes):
             given = begin(loaded, self.prompt) if given is None else given
             dense = dense or model
-            ids = go_on(model, given, self.tokens, self.temperature, self.seed, loaded.tokenizer.eos_token_id)
+            ids = go_on(model, given, self.tokens, self.temperature, self.seed, reader(loaded).eos_token_id)
             own, reference = log_probabilities(model, ids), log_probabilities(dense, ids)
             for place in range(len(ids)):
                 token, known = int(ids[place]), place > 0
@@ -71,15 +72,22 @@ class Written:
                     {
                         "model": name,
                         "place": place,
-                        "token": loaded.tokenizer.decode([token]),
+                        "token": reader(loaded).decode([token]),
                         "given": place < len(given),
                         "nats": -float(own[place - 1][token]) if known else float("nan"),
                         "dense_nats": -float(reference[place - 1][token]) if known else float("nan"),
-                        "dense_token": loaded.tokenizer.decode([best]),
+                        "dense_token": reader(loaded).decode([best]),
                         "agrees": best == token,
                     }
                 )
         return pd.DataFrame(rows)
+
+
+def reader(loaded: "LoadedModel") -> "PreTrainedTokenizerBase":
+    """A model's tokenizer. Raises ModelError where it has none."""
+    if loaded.tokenizer is None:
+        raise ModelError(f"model {loaded.name}: has no tokenizer; put its tokenizer files in the model's folder")
+    return loaded.tokenizer
 
 
 def begin(loaded: "LoadedModel", prompt: str) -> "Tensor":
@@ -88,15 +96,13 @@ def begin(loaded: "LoadedModel", prompt: str) -> "Tensor":
 
     from analysis.models.context import usable_context
 
-    tokenizer = loaded.tokenizer
-    if tokenizer is None:
-        raise ModelError(f"model {loaded.name}: has no tokenizer; put its tokenizer files in the model's folder")
+    tokenizer, context = reader(loaded), usable_context(loaded.model)
     ids = tokenizer(prompt)["input_ids"]
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if first is not None and ids[:1] != [first]:
         ids = [first, *ids]
-    if len(ids) >= usable_context(loaded.model):
-        raise UsageError(f"text: the prompt has {len(ids)} tokens, the model's context {usable_context(loaded.model)}")
+    if context is not None and len(ids) >= context:
+        raise UsageError(f"text: the prompt has {len(ids)} tokens, the model's context {context}; give a shorter one")
     return torch.tensor(ids)
 
 
@@ -109,7 +115,8 @@ def go_on(model: "nn.Module", ids: "Tensor", tokens: int, temperature: float, se
     from analysis.models.context import usable_context
 
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(min(tokens, usable_context(model) - len(ids))):
+    context = usable_context(model)
+    for _ in range(tokens if context is None else min(tokens, context - len(ids))):
         scores = log_probabilities(model, ids)[-1]
         if temperature:
             uniform = torch.rand(scores.shape, generator=generator, dtype=torch.float64).clamp(min=1e-12)
@@ -201,7 +208,7 @@ class OwnText:
                 log_p = log_probabilities(dense.model, ids)
                 for place in range(1, len(ids)):
                     token = int(ids[place])
-                    said = {"token": dense.tokenizer.decode([token]), "nats": -float(log_p[place - 1][token])}
+                    said = {"token": reader(dense).decode([token]), "nats": -float(log_p[place - 1][token])}
                     rows.append({"source": source, "window": number, "place": place} | said)
         return pd.DataFrame(rows)
 
@@ -210,7 +217,7 @@ class OwnText:
         from analysis.text.load import load_tokens
 
         dense = load_model(self.model)
-        how = {"samples": self.windows, "length": self.length, "seed": self.seed, "split": "held-out"}
+        how: dict[str, Any] = {"samples": self.windows, "length": self.length, "seed": self.seed, "split": "held-out"}
         return dense, {source: load_tokens(source, dense, **how) for source in self.sources}
 
 
