@@ -63,14 +63,15 @@ def test_going_on_is_greedy_at_zero_and_the_same_for_one_seed():
     assert len(texts.go_on(model, ids, 500, 0.0, 0, None)) <= 64
 
 
+@pytest.mark.slow
 def test_drawing_follows_the_models_distribution():
     model, ids = small_llama(), torch.tensor([1, 5])
     probability = texts.log_probabilities(model, ids)[-1].exp()
     assert float(probability.sum()) == pytest.approx(1)
-    first = [int(texts.go_on(model, ids, 1, 1.0, seed, None)[-1]) for seed in range(300)]
+    first = [int(texts.go_on(model, ids, 1, 1.0, seed, None)[-1]) for seed in range(200)]
     likely = int(probability.argmax())
-    error = (float(probability[likely]) * (1 - float(probability[likely])) / 300) ** 0.5
-    assert first.count(likely) / 300 == pytest.approx(float(probability[likely]), abs=4 * error)
+    error = (float(probability[likely]) * (1 - float(probability[likely])) / 200) ** 0.5
+    assert first.count(likely) / 200 == pytest.approx(float(probability[likely]), abs=4 * error)
 
 
 def test_too_many_models_and_an_empty_prompt_are_refused():
