@@ -2,6 +2,7 @@
 # make check     format, lint, types and the quick tests: under two minutes on two cores, before every commit
 # make test      the same, then all tests, and the notebooks at their smoke size
 # make test-gpu  the tests that need a CUDA device, alone
+# make test-browser  the notebooks with explorers in JupyterLab and a headless Chromium (Debian: apt-get install chromium)
 # make lab       JupyterLab on the notebooks
 # make docs      the documentation as a site, in build/docs; executes nothing
 # make clean     remove the environment and whatever can be made again at no cost (results in data/runs stay)
@@ -15,12 +16,13 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 DOCS   := $(VENV)/.docs
+BROWSER := $(VENV)/.browser
 
 FOLDER := folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; set -ex;
 PYTEST := ANALYSIS_HOME="$$folder" ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
 	PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/$(VENV)/pycache" $(RUN) -m pytest -n 2 --dist loadscope
 
-.PHONY: figures lint check test test-gpu lab docs clean
+.PHONY: figures lint check test test-gpu test-browser lab docs clean
 .DELETE_ON_ERROR:
 
 figures: $(READY)
@@ -41,6 +43,9 @@ test: lint
 test-gpu: $(READY)
 	$(FOLDER) $(PYTEST) -p no:nbval -m gpu tests
 
+test-browser: $(BROWSER)
+	$(FOLDER) ANALYSIS_SCREENSHOTS=build/screenshots $(subst -n 2 --dist loadscope,,$(PYTEST)) -p no:nbval -m browser tests/browser
+
 lab: $(READY)
 	$(RUN) -m jupyter lab notebooks
 
@@ -59,6 +64,10 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check -r requirements.lock
 	$(RUN) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(BROWSER): $(READY)
+	$(RUN) -m pip install --disable-pip-version-check --quiet --no-build-isolation -r requirements.lock -e ".[browser]"
 	@touch $@
 
 $(DOCS): $(READY)

@@ -65,6 +65,7 @@ docs/families
 docs/tables
 docs/glossary
 docs/exit-codes
+docs/explorers
 docs/speed
 ```
 

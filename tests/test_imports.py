@@ -31,6 +31,7 @@ FLOORS = [
     {"measure"},
     {"pruning"},
     {"study", "extend"},
+    {"live"},
 ]
 ALLOWED = {room: set().union(*FLOORS[:level]) for level, floor in enumerate(FLOORS) for room in floor}
 ALLOWED |= dict.fromkeys(GROUND, GROUND)
@@ -149,7 +150,8 @@ def test_nothing_imports_notebooks_or_tests():
 LIGHT = [
     "analysis",
     "analysis.present.compounding",
-    "analysis.present.widgets",
+    "analysis.present.explore.builder",
+    "analysis.live.runs",
     "analysis.schema",
     "analysis.study.sweep",
     "analysis.recipe.recipe",

@@ -93,21 +93,21 @@ def spread(
     """
     left, again = deque(range(len(items))), set[int]()
     with ThreadPoolExecutor(workers) as waiting, ExitStack() as stack:
-        crew = {stack.enter_context(_hire(threads, pins)): pins for pins in environments or [{}] * workers}
+        crew = {stack.enter_context(hire(threads, pins)): pins for pins in environments or [{}] * workers}
         busy: dict[Future, tuple[int, subprocess.Popen]] = {}
         try:
             while left or busy:
                 taken = [worker for _, worker in busy.values()]
                 for worker in [worker for worker in crew if worker not in taken][: len(left)]:
                     number = left.popleft()
-                    busy[waiting.submit(_ask, worker, function, items[number])] = number, worker
+                    busy[waiting.submit(ask, worker, function, items[number])] = number, worker
                 for answer in wait(busy, return_when=FIRST_COMPLETED).done:
                     number, worker = busy.pop(answer)
                     error = answer.result()
                     if isinstance(error, WorkerDied):
                         pins = crew.pop(worker)
                         if not crew:  # with others left there is more memory for each
-                            crew[stack.enter_context(_hire(threads, pins))] = pins
+                            crew[stack.enter_context(hire(threads, pins))] = pins
                         if number not in again:
                             again.add(number)
                             left.append(number)
@@ -141,7 +141,7 @@ def registering() -> list[str]:
     return extend.modules() if extend else []
 
 
-def _hire(threads: int, environment: Mapping[str, str]) -> subprocess.Popen:
+def hire(threads: int, environment: Mapping[str, str]) -> subprocess.Popen:
     inherited = {name: value for name, value in os.environ.items() if name != "ANALYSIS_PROGRESS_FILE"}
     registrations = "".join(f"import {module}; " for module in registering())
     without_interrupts = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)"
@@ -156,11 +156,11 @@ def _hire(threads: int, environment: Mapping[str, str]) -> subprocess.Popen:
 
 def _pipes(worker: subprocess.Popen) -> tuple[IO[bytes], IO[bytes]]:
     """What a worker reads and what it writes."""
-    assert worker.stdin is not None and worker.stdout is not None  # `_hire` opens both
+    assert worker.stdin is not None and worker.stdout is not None  # `hire` opens both
     return worker.stdin, worker.stdout
 
 
-def _ask(worker: subprocess.Popen, function: Callable, item: object) -> Exception | None:
+def ask(worker: subprocess.Popen, function: Callable, item: object) -> Exception | None:
     """Have the worker do one item, and wait for what it raised."""
     requests, answers = _pipes(worker)
     try:

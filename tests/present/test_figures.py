@@ -22,7 +22,6 @@ from analysis.present import (
     retraining,
     scale,
     tables,
-    widgets,
     zero_shot,
 )
 from analysis.present.final import ends
@@ -423,32 +422,3 @@ def test_no_text_leaves_the_figure_or_covers_another(made, name, blocks):
     boxes += [legend.get_window_extent() for legend in (*fig.legends, *fig.texts)]
     assert all(box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1 for box in boxes)
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-
-
-@pytest.mark.slow
-def test_the_explorer_is_a_plain_function_of_the_table(blocks):
-    one_size = blocks[blocks["samples"] == 32]
-    fig = widgets.draw(one_size, "sparsegpt", "entries", "local")
-    expected = compounding.block_profile(one_size, kind="local", criterion="sparsegpt", split="entries")
-    assert len(fig.axes) == 1 and sorted(y for line in fig.axes[0].lines for y in line.get_ydata()) == sorted(
-        expected["value"]
-    )
-    menus = widgets.explore(one_size).children[0].children
-    assert [list(menu.options) for menu in menus] == [
-        ["magnitude", "wanda", "sparsegpt"],
-        ["calibration", "stories", "entries"],
-        list(tables.DRAWN_KINDS),
-    ]
-
-
-@pytest.mark.slow
-def test_the_explorer_redraws_its_image_and_never_waits_for_an_answer(blocks):
-    explorer = widgets.explore(blocks[blocks["samples"] == 32])
-    menus, image = explorer.children[0].children, explorer.children[1]
-    before = bytes(image.value)
-    menus[1].value = "entries"
-    after = bytes(image.value)
-    assert before.startswith(b"\x89PNG") and after.startswith(b"\x89PNG") and before != after
-    assert not any(type(child).__name__ == "Output" for child in explorer.children), (
-        "an output widget makes headless execution hang"
-    )

@@ -92,12 +92,12 @@ def test_the_caller_killed_leaves_no_worker_in_the_middle_of_its_item(log, end):
 from analysis.study import pool
 from tests.helpers import fakes
 from tests.helpers.fakes import begun, items
-hire = pool._hire
+hire = pool.hire
 def told(*options):
     worker = hire(*options)
     print(worker.pid, flush=True)
     return worker
-pool._hire = told
+pool.hire = told
 list(pool.spread(fakes.act, {items(log, {"then_sleep": 60}, {"then_sleep": 60})!r}, workers=2, threads=1))
 """
     process = subprocess.Popen(

@@ -60,7 +60,7 @@ def test_jobs_that_time_a_model_come_first_and_alone(home, calls, staff, job_arg
 
 @pytest.mark.slow
 def test_no_process_where_none_is_needed(home, calls, job_args, monkeypatch):
-    monkeypatch.setattr("analysis.study.pool._hire", lambda *options: pytest.fail("a worker was started"))
+    monkeypatch.setattr("analysis.study.pool.hire", lambda *options: pytest.fail("a worker was started"))
     jobs = [Job(**job_args | {"seed": seed}) for seed in range(3)]
     run_study(jobs[:1], workers=4)
     run_study(jobs[:2], workers=4)

@@ -1,0 +1,92 @@
+"""The notebooks with explorers as a reader has them: JupyterLab in a headless Chromium, every control moved.
+
+Skipped where there is no Chromium or no Playwright (`make test-browser` brings the latter). Screenshots of what was
+seen lie in the folder that ANALYSIS_SCREENSHOTS names.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from analysis import paths
+from tests.helpers import browser
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+NOTEBOOKS = {
+    "01_compounding_error": 2,
+    "02_calibration_vs_test": 1,
+    "03_self_generated_data": 1,
+    "05_criteria": 1,
+    "08_zero_shot": 1,
+}
+ASKED = ("seed", "temperature")  # what waits for a button
+SECONDS = float(os.environ.get("ANALYSIS_BROWSER_SECONDS", 300))  # for all cells of a notebook
+
+
+@pytest.fixture(scope="module")
+def page():
+    """A page of a headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make test-browser")
+    if (program := browser.chromium()) is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened.new_page(viewport={"width": 1280, "height": 1400})
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def lab(page, tmp_path_factory):
+    """JupyterLab on copies of the notebooks; results in the folder that all tests share."""
+    folder = tmp_path_factory.mktemp("lab")
+    for name in NOTEBOOKS:
+        shutil.copy(paths.notebooks() / f"{name}.ipynb", folder)
+    with browser.serving(folder, paths.home()) as address:
+        yield address
+
+
+def shoot(notebook, name):
+    if folder := os.environ.get("ANALYSIS_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        notebook.page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_control_moves_what_is_seen_and_nothing_goes_wrong(lab, page, name):
+    notebook = browser.Notebook(page, lab, f"{name}.ipynb")
+    notebook.run_all(SECONDS)
+    assert notebook.output_errors() == []
+    assert page.locator(".explorer-view svg").count() >= NOTEBOOKS[name]
+    titles = page.locator(".explorer-view svg title")
+    assert name in ("05_criteria", "08_zero_shot") or titles.count() > 10
+    for place in range(page.locator(".widget-dropdown select").count()):
+        notebook.choose_another(place, besides=ASKED)
+    for place in range(page.locator(".widget-selectionslider, .jupyter-widgets.widget-slider").count()):
+        notebook.push_slider(place, besides=ASKED)
+    for place in range(page.locator(".widget-toggle-button").count()):
+        notebook.press_toggle(place)
+    page.locator(".explorer-view svg").last.scroll_into_view_if_needed()
+    shoot(notebook, name)
+    assert notebook.errors == []
+
+
+def test_a_run_grows_can_be_stopped_and_goes_on_to_its_end(lab, page):
+    notebook = browser.Notebook(page, lab, "01_compounding_error.ipynb")
+    notebook.run_all(SECONDS)
+    run, stop = (page.locator(f"button:text-is('{word}')") for word in ("Run", "Stop"))
+    view = page.locator(".explorer-view:has(svg)").last
+    notebook.choose("unit", "2 blocks, overlap 1")
+    before = view.inner_html()
+    run.click()
+    notebook.settle(view, before, 200)
+    shoot(notebook, "01_growing")
+    stop.click()
+    said = page.locator(".widget-label", has_text="stopped;")
+    said.wait_for(timeout=20_000)
+    shoot(notebook, "01_stopped")
+    run.click()
+    page.locator(".widget-label", has_text="done, and kept").wait_for(timeout=200_000)
+    shoot(notebook, "01_done")
+    assert notebook.errors == [] and notebook.output_errors() == []
