@@ -34,11 +34,10 @@ def ask(name: str, question: str, choices: Sequence[str]) -> "VBox | Finding":
         return say_question(question, choices)
     from ipywidgets import HTML, Label, RadioButtons, VBox
 
-    earlier = read().get(name, {}).get("choice")
-    told = Label(_told(earlier) if earlier in choices else "Choose before you read on.")
-    buttons = RadioButtons(
-        options=list(choices), value=earlier if earlier in choices else None, layout={"width": "max-content"}
-    )
+    kept = read().get(name, {}).get("choice", "")
+    earlier = kept if kept in choices else None  # else the question was another one
+    told = Label(_told(earlier) if earlier else "Choose before you read on.")
+    buttons = RadioButtons(options=list(choices), value=earlier, layout={"width": "max-content"})
 
     def chosen(change: dict) -> None:
         keep(name, question, change["new"])

@@ -25,6 +25,7 @@ BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 SOLUTION = "solution"  # the tag of a cell of prose that students do not get
 STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")
 SECONDS = 600  # of one cell
+QUIET = ["--log-level=40"]  # kernels log errors only
 WRITTEN = ".written.json"  # sha256 of the students' notebooks as they were written
 
 
@@ -71,7 +72,11 @@ def execute(notebook: "NotebookNode", folder: Path) -> "NotebookNode":
     kernels = Kernels()
     variables = {"ANALYSIS_PROGRESS": "0", "ANALYSIS_HEADLESS": "1"}
     runner = ExecutePreprocessor(
-        timeout=SECONDS, kernel_name=KERNEL, kernel_manager_class=kernels.manager(variables), record_timing=False
+        timeout=SECONDS,
+        kernel_name=KERNEL,
+        kernel_manager_class=kernels.manager(variables),
+        extra_arguments=QUIET,
+        record_timing=False,
     )
     try:
         executed, _ = runner.preprocess(copy, {"metadata": {"path": str(folder)}})

@@ -1,7 +1,7 @@
 """The same beginnings continued by several models, side by side: what a loss of perplexity reads like."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -40,7 +40,7 @@ def continuations(
         raise UsageError("continuations: prompts must be a list of texts, none of them empty")
     written: dict[str, list[str]] = {"prompt": list(prompts)}
     for name, one in models.items():
-        model = unwrapped(one)
+        model: Any = unwrapped(one)  # transformers' types do not say that a decoder can generate
         end = tokenizer.eos_token_id
         config = GenerationConfig(
             max_new_tokens=tokens, do_sample=False, eos_token_id=end, pad_token_id=0 if end is None else end
