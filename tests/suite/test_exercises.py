@@ -66,8 +66,10 @@ def test_solutions_are_run_and_a_wrong_one_fails_the_build(tmp_path, capsys):
     assert exercises.build(sources=sources, out=out)["01_half"].endswith("; solutions pass")
     executed = nbformat.read(out / "solutions" / "01_half.ipynb", as_version=4)
     assert [cell.execution_count for cell in executed.cells if cell.cell_type == "code"] == [1, 2]
-    nbformat.write(notebook(SOLVED.replace("x / 2", "x / 3")), sources / "01_half.ipynb")
-    with pytest.raises(SuiteError, match="01_half: exercises: cell .* failed: AssertionError"):
+    wrong = notebook(SOLVED.replace("x / 2", "x / 3"))
+    wrong.cells.append(nbformat.v4.new_code_cell("1 / 0", id="last"))
+    nbformat.write(wrong, sources / "01_half.ipynb")
+    with pytest.raises(SuiteError, match="01_half, cell .*: AssertionError, cell last: ZeroDivisionError: division"):
         exercises.build(sources=sources, out=out)
 
 
