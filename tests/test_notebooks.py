@@ -42,6 +42,7 @@ LINE_MAGICS = """
     rm rmdir run save sc set_env store sx system tb time timeit unalias unload_ext uv who who_ls whos xdel xmode
 """
 MAGICS = set(LINE_MAGICS.split())
+LIVE = {"00_start_here"}  # it computes a matrix and writes text before the reader's eyes, besides reading tables
 SPELLED = {
     "LR": "layer-wise reconstruction",
     "BR": "block-wise reconstruction",
@@ -289,11 +290,15 @@ def test_all_of_them_leave_their_figures(drawn):
 def test_the_suite_draws_the_same_bytes_from_the_store_without_torch(drawn, tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ImportError('a kernel that only reads tables imports torch')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    runs = run_suite("smoke", figures_dir=tmp_path / "again")
-    kept, again = ({file.name: file.read_bytes() for file in place.iterdir()} for place in (drawn, tmp_path / "again"))
+    names = [path.stem for path in NOTEBOOKS if path.stem not in LIVE]
+    runs = run_suite("smoke", names, figures_dir=tmp_path / "again")
+    kept, again = (
+        {file.name: file.read_bytes() for file in place.iterdir() if not file.name.startswith("00")}
+        for place in (drawn, tmp_path / "again")
+    )
     assert [name for name in kept if again.get(name) != kept[name]] == [] and set(again) == set(kept)
     for run in runs:
         about = json.loads(run.path.read_text("utf-8"))["metadata"]["papermill"]
         assert about["exception"] is None and about["parameters"]["PRESET"] == "smoke"
-    runs = run_suite("smoke", figures_dir=tmp_path / "again")
+    runs = run_suite("smoke", names, figures_dir=tmp_path / "again")
     assert {run.status for run in runs} == {"fresh"}
