@@ -3,11 +3,12 @@
 # make test      the same, then all tests, and the notebooks at their smoke size
 # make test-gpu  the tests that need a CUDA device, alone
 # make test-browser  the notebooks with explorers in JupyterLab and a headless Chromium (Debian: apt-get install chromium)
-# make lab       JupyterLab on the notebooks
+# make lab       JupyterLab on the repository, opened at notebooks/00_start_here.ipynb
+# make exercises the notebooks' exercises, to fill in and with solutions that are run, in build/exercises
 # make docs      the documentation as a site, in build/docs; executes nothing
 # make clean     remove the environment and whatever can be made again at no cost (results in data/runs stay)
 #
-# PYTHON=python3.12 chooses the interpreter (3.11 or newer); PRESET=smoke or ONLY=01_compounding_error narrow `make figures`;
+# PYTHON=python3.12 chooses the interpreter (3.11 or newer); PRESET=smoke or ONLY=01_compounding_error narrow `make figures`, ONLY `make exercises`;
 # NOTEBOOKS=FOLDER names the executed notebooks that `make docs` shows (default data/runs/notebooks/lab).
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ FOLDER := folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; set -ex;
 PYTEST := ANALYSIS_HOME="$$folder" ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
 	PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/$(VENV)/pycache" $(RUN) -m pytest -n 2 --dist loadscope
 
-.PHONY: figures lint check test test-gpu test-browser lab docs clean
+.PHONY: figures lint check test test-gpu test-browser lab exercises docs clean
 .DELETE_ON_ERROR:
 
 figures: $(READY)
@@ -37,7 +38,7 @@ check: lint
 	$(FOLDER) $(PYTEST) -p no:nbval -m "not slow" tests
 
 test: lint
-	$(FOLDER) ANALYSIS_WORKERS=1 $(PYTEST) notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout 300; \
+	$(FOLDER) ANALYSIS_WORKERS=1 $(PYTEST) notebooks --ignore=notebooks/exercises --nbval-lax --nbval-current-env --nbval-cell-timeout 300; \
 	ANALYSIS_TESTS_HOME="$$folder" $(PYTEST) -p no:nbval tests
 
 test-gpu: $(READY)
@@ -47,7 +48,11 @@ test-browser: $(BROWSER)
 	$(FOLDER) ANALYSIS_SCREENSHOTS=build/screenshots $(subst -n 2 --dist loadscope,,$(PYTEST)) -p no:nbval -m browser tests/browser
 
 lab: $(READY)
-	$(RUN) -m jupyter lab notebooks
+	$(RUN) -m jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.news_url=None \
+		--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+
+exercises: $(READY)
+	$(RUN) -m analysis.suite.exercises $(if $(ONLY),--only $(ONLY))
 
 docs: $(DOCS)
 	$(RUN) docs/generate.py --check

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 
 from analysis import distributed, storage
-from analysis.commands import check, data, evaluate, figures, lab, plan, prune
+from analysis.commands import check, data, doctor, evaluate, figures, lab, plan, prune
 from analysis.commands import list as listing
 from analysis.commands.arguments import EXIT_CODES, Parser
 from analysis.commands.common import jsonable, tell
@@ -59,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
+        _complete(parser)
+    args = parser.parse_args(argv)
     if distributed.asked() and args.run is not prune.run:
         raise UsageError("started as one of several processes (torchrun), of which `analysis prune` alone makes use")
     with redirect_stdout(sys.stderr):  # stdout carries the report alone
@@ -74,6 +77,14 @@ def _run(argv: Sequence[str]) -> int:
         if not isinstance(error, BrokenPipeError):  # the reader (`| head`) has seen enough
             raise storage.as_store_error(error, "standard output") from error
     return _fail(report.failure) if report.failure else 0
+
+
+def _complete(parser: Parser) -> None:
+    """Answer a shell's question and end; nothing where the library is not installed, which only a shell would see."""
+    with suppress(ImportError):
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
 
 
 @contextmanager
@@ -115,6 +126,6 @@ def build_parser() -> Parser:
         epilog=EXIT_CODES,
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
-    for verb in (prune, plan, check, evaluate, data, figures, listing, lab):
+    for verb in (prune, plan, check, evaluate, data, figures, listing, lab, doctor):
         verb.add(verbs)
     return parser

@@ -55,6 +55,8 @@ benchmarks/claims
 :hidden:
 :caption: Using it
 
+docs/path
+docs/doctor
 docs/own-model
 docs/gpu
 docs/recipes
@@ -109,6 +111,8 @@ def executed_copy(name: str, source: str) -> str:
     notebook = json.loads(file.read_text("utf-8") if file.is_file() else source)
     notebook["metadata"].pop("widgets", None)
     cells = notebook["cells"]
+    if file.is_file():  # the figures stand in it as they were drawn
+        cells[:] = [cell for cell in cells if "published" not in cell["metadata"].get("tags", [])]
     for cell in cells:
         if "outputs" in cell:
             cell["outputs"] = [output for output in cell["outputs"] if WIDGET not in output.get("data", {})]

@@ -1,9 +1,10 @@
-"""Write the parts of docs/*.md that the code already knows: tables, words, options, sources, exit codes, the gallery.
+"""Write the parts of docs/*.md that the code already knows (tables, words, options, sources, exit codes, the gallery),
+and show every committed figure in its notebook.
 
     python docs/generate.py            writes them anew
-    python docs/generate.py --check    exit code 1 if a page is not current
+    python docs/generate.py --check    exit code 1 if a page or a notebook is not current
 
-A part stands between `<!-- generated: NAME ARGUMENT -->` and `<!-- end -->`; all around it is written by hand.
+A part of a page stands between `<!-- generated: NAME ARGUMENT -->` and `<!-- end -->`; all else is written by hand.
 """
 
 import argparse
@@ -27,13 +28,34 @@ from analysis.recipe.recipe import Recipe
 
 DOCS = Path(__file__).resolve().parent
 MARKED = re.compile(r"(<!-- generated: (\S+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.S)
+PUBLISHED = "published"  # the tag of such a cell
 IMAGE = re.compile(r"!\[([^\]]*)\]\(\.\./figures/(\w+)\.svg\)")
 FINDING = re.compile(r"(?m)^\*([^*]+)\*")
+SAVED = re.compile(r'save_figure\(fig, "(\w+)"')
 
 
 def render(page: str) -> str:
     """The text of a page with its generated parts made anew. KeyError for a part that no function makes."""
     return MARKED.sub(lambda m: f"{m[1]}\n{BLOCKS[m[2]](m[3])}\n\n{m[4]}", page)
+
+
+def show_published(notebook: str) -> str:
+    """The text of a notebook with the committed figure, if there is one, above every cell that draws it anew: a cell
+    tagged `published`, described as in results.md.
+    """
+    whole, findings = json.loads(notebook), read_findings()
+    cells = []
+    for cell in whole["cells"]:
+        if PUBLISHED in cell["metadata"].get("tags", []):
+            continue
+        saved = SAVED.search("".join(cell["source"])) if cell["cell_type"] == "code" else None
+        if saved and saved[1] in findings and (paths.figures() / f"{saved[1]}.svg").is_file():
+            image = f"![{findings[saved[1]][0]}](../figures/{saved[1]}.svg)"
+            shown = ["*As published:*\n", "\n", image]
+            marks = {"tags": [PUBLISHED]}
+            cells.append({"cell_type": "markdown", "id": f"{cell['id']}p", "metadata": marks, "source": shown})
+        cells.append(cell)
+    return json.dumps(whole | {"cells": cells}, indent=1, ensure_ascii=False) + "\n"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -170,7 +192,7 @@ def _facts(about: dict, rows: pd.DataFrame) -> Iterable[tuple[str, str]]:
     examples = says("calibration").startswith("examples:")
     yield ("examples" if examples else "windows"), sizes.replace("tokens each", "tokens at most") if examples else sizes
     yield "seeds", str(int(rows["seeds"].max()) if "seeds" in rows else len(known["seeds"]))
-    yield "training", f"{says('epochs')} epochs, learning rate {says('lr')}"
+    yield "training", f"{says('epochs')} epochs, learning rate {says('learning_rate', 'lr')}"
     yield "runs", f"{len(about['runs'])}, preset {about['preset']}"
 
 
@@ -195,9 +217,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a page is not current")
     check, stale = parser.parse_args(argv).check, []
-    for page in sorted(DOCS.glob("*.md")):
+    for page in [*sorted(DOCS.glob("*.md")), *sorted(paths.notebooks().glob("*.ipynb"))]:
         before = page.read_text("utf-8")
-        after = render(before)
+        after = render(before) if page.suffix == ".md" else show_published(before)
         if after != before:
             stale.append(page.name)
             if not check:

@@ -17,6 +17,7 @@ from analysis import paths
 from analysis.cli import main
 from analysis.present.rows import read_csv
 from analysis.present.schematic import save_methods
+from analysis.present.two_streams import save_streams
 from analysis.recipe.recipe import Recipe
 from analysis.schema import TABLES
 
@@ -45,6 +46,23 @@ def generate() -> ModuleType:
 def test_generated_parts_are_current(page, generate):
     text = page.read_text("utf-8")
     assert generate.render(text) == text, f"{page.name} is not current; run python docs/generate.py"
+
+
+@pytest.mark.parametrize("notebook", sorted(paths.notebooks().glob("*.ipynb")), ids=lambda file: file.stem)
+def test_notebooks_show_the_committed_figures(notebook, generate):
+    text = notebook.read_text("utf-8")
+    assert generate.show_published(text) == text, f"{notebook.name} is not current; run python docs/generate.py"
+
+
+def test_a_committed_figure_stands_once_above_the_cell_that_draws_it(generate):
+    drawing = {"id": "a", "source": 'save_figure(fig, "01_cancellation", shares, origin, FIGURES)'}
+    other = {"id": "b", "source": 'save_figure(fig, "01_not_committed", shares, origin, FIGURES)'}
+    cells = [{"cell_type": "code", "metadata": {}, **one} for one in (drawing, other)]
+    shown = generate.show_published(json.dumps({"cells": cells, "metadata": {}}))
+    first, *rest = json.loads(shown)["cells"]
+    assert first["id"] == "ap" and first["metadata"] == {"tags": ["published"]} and rest == cells
+    assert re.fullmatch(r"!\[.+\]\(\.\./figures/01_cancellation\.svg\)", first["source"][-1])
+    assert generate.show_published(shown) == shown
 
 
 def test_a_stale_page_is_noticed(generate):
@@ -166,6 +184,16 @@ def test_the_picture_of_the_methods_is_the_one_the_code_draws(tmp_path):
     assert (tmp_path / "methods.svg").read_text("utf-8") == committed
 
 
+@pytest.mark.slow
+def test_the_picture_of_the_streams_is_the_one_the_code_draws(tmp_path):
+    names = ("streams.svg", "streams.png")
+    committed = {name: (paths.figures() / name).read_bytes() for name in names}
+    if f"Matplotlib v{matplotlib.__version__},".encode() not in committed["streams.svg"]:
+        pytest.skip("the committed picture was drawn by another version of matplotlib")
+    save_streams(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in names} == committed
+
+
 def test_the_citation_can_be_read():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert citation["cff-version"] == "1.2.0" and citation["license"] == "Apache-2.0"
@@ -204,9 +232,11 @@ def test_the_site_shows_executed_copies_and_says_where_there_are_none(tmp_path, 
     conf = load("conf")
     widget, number = {conf.WIDGET: {"model_id": "1"}, "text/plain": "menu"}, {"text/plain": "3"}
     outputs = [{"output_type": "display_data", "data": data, "metadata": {}} for data in (widget, number)]
-    (tmp_path / "01_done.ipynb").write_text(notebook(outputs=outputs))
+    published = {"cell_type": "markdown", "metadata": {"tags": ["published"]}, "source": "![](a.svg)"}
+    done = json.loads(notebook(outputs=outputs))
+    (tmp_path / "01_done.ipynb").write_text(json.dumps(done | {"cells": [*done["cells"], published]}))
     executed = json.loads(conf.executed_copy("01_done", notebook()))
-    assert [output["data"] for output in executed["cells"][1]["outputs"]] == [number]
+    assert [output["data"] for output in executed["cells"][1]["outputs"]] == [number] and len(executed["cells"]) == 2
     missing = json.loads(conf.executed_copy("02_missing", notebook()))
     assert [cell["cell_type"] for cell in missing["cells"]] == ["markdown", "markdown", "code"]
     assert "make figures ONLY=02_missing" in missing["cells"][1]["source"]

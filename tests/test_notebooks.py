@@ -8,6 +8,7 @@ import json
 import re
 from contextlib import chdir
 
+import nbformat
 import pandas as pd
 import pytest
 from matplotlib import pyplot
@@ -41,6 +42,14 @@ LINE_MAGICS = """
     rm rmdir run save sc set_env store sx system tb time timeit unalias unload_ext uv who who_ls whos xdel xmode
 """
 MAGICS = set(LINE_MAGICS.split())
+LIVE = {"00_start_here"}  # it computes a matrix and writes text before the reader's eyes, besides reading tables
+SPELLED = {
+    "LR": "layer-wise reconstruction",
+    "BR": "block-wise reconstruction",
+    "GP": "global propagation",
+    "CR": "cross-block reconstruction",
+    "IR": "independent reconstruction",
+}
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -53,19 +62,53 @@ def source(cell):
 
 
 def test_there_are_notebooks():
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02d}" for number in range(1, 11)]
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02d}" for number in range(11)]
+
+
+# What JupyterLab writes of itself into a notebook and its cells when it saves one that was opened and looked at.
+JUPYTERLAB = {"codemirror_mode", "file_extension", "mimetype", "nbconvert_exporter", "pygments_lexer", "version"}
+LOOKED_AT = {"tags", "editable", "slideshow", "collapsed", "scrolled", "jupyter", "jp-MarkdownHeadingCollapsed"}
+
+
+def check_unrun(text: str) -> None:
+    """A notebook's text holds no result and nothing of a machine, whichever editor has saved it."""
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}, "keep no other metadata (widgets, say)"
+    assert (notebook.metadata.kernelspec.name, notebook.metadata.kernelspec.language) == ("python3", "python")
+    assert notebook.metadata.kernelspec.display_name in ("Python 3", "Python 3 (ipykernel)")
+    assert notebook.metadata.language_info.name == "python" and set(notebook.metadata.language_info) <= {
+        "name",
+        *JUPYTERLAB,
+    }
+    for cell in notebook.cells:
+        assert set(cell.metadata) <= LOOKED_AT
+        assert cell.cell_type == "markdown" or (cell.outputs == [] and cell.execution_count is None), "clear outputs"
+    assert not re.search(r"/(home|work|Users|tmp|root)/", text)
 
 
 @each
 def test_it_carries_no_outputs_and_no_machine(path):
-    notebook = json.loads(path.read_text("utf-8"))
-    assert notebook["metadata"]["kernelspec"] == {"display_name": "Python 3", "language": "python", "name": "python3"}
-    assert set(notebook["metadata"]) == {"kernelspec", "language_info"} and notebook["metadata"]["language_info"] == {
-        "name": "python"
-    }
-    for cell in cells(path, "code"):
-        assert cell["outputs"] == [] and cell["execution_count"] is None and set(cell["metadata"]) <= {"tags"}
-    assert not re.search(r"/(home|work|Users|tmp|root)/", path.read_text("utf-8"))
+    check_unrun(path.read_text("utf-8"))
+
+
+def test_a_notebook_opened_and_saved_in_jupyterlab_passes_and_one_that_was_run_does_not():
+    """What JupyterLab 4 writes, through the server's own way of reading and writing notebooks."""
+    notebook = nbformat.reads(NOTEBOOKS[0].read_text("utf-8"), as_version=4)
+    notebook.metadata.kernelspec.display_name = "Python 3 (ipykernel)"
+    mode = {"name": "ipython", "version": 3}
+    notebook.metadata.language_info.update(dict.fromkeys(JUPYTERLAB, "3.12.1") | {"codemirror_mode": mode})
+    notebook.cells[0].metadata["editable"] = True
+    saved = nbformat.writes(notebook)
+    check_unrun(saved)
+    code = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    code.execution_count = 1
+    with pytest.raises(AssertionError, match="clear outputs"):
+        check_unrun(nbformat.writes(notebook))
+    code.execution_count = None
+    notebook.metadata["widgets"] = {}
+    with pytest.raises(AssertionError, match="no other metadata"):
+        check_unrun(nbformat.writes(notebook))
 
 
 @each
@@ -77,14 +120,54 @@ def test_it_begins_with_prose_under_one_title_and_ends_with_exercises(path):
     headings = [
         line for cell in cells(path, "markdown") for line in source(cell).splitlines() if line.startswith("## ")
     ]
-    assert headings[:3] == ["## What to expect", "## How to read the figures", "## What runs"]
+    assert headings[:5] == [
+        "## What you will learn",
+        "## Predict first",
+        "## What to expect",
+        "## How to read the figures",
+        "## What runs",
+    ]
+    closing = ["## What it means", "## Limits", "## References", "## To try"]
+    assert [heading for heading in headings if heading in closing] == closing
     assert last["cell_type"] == "markdown" and source(last).startswith("## To try")
+
+
+@each
+def test_it_has_a_place_on_the_path_and_spells_out_its_words(path):
+    prose = "\n".join(source(cell) for cell in cells(path, "markdown"))
+    place = NOTEBOOKS.index(path)
+    for near in NOTEBOOKS[max(0, place - 1) : place] + NOTEBOOKS[place + 1 : place + 2]:
+        assert f"({near.name})" in prose, f"no link to {near.name}"
+    for page in ("../docs/path.md", "../docs/glossary.md"):
+        assert f"({page}" in prose
+    everything = "\n".join(source(cell) for cell in json.loads(path.read_text("utf-8"))["cells"])
+    for word, meaning in SPELLED.items():
+        if first := re.search(rf"(?<![\w\[-]){word}(?![\w-])", everything):
+            said = re.search(meaning, re.sub(r"[\s*]+", " ", everything[: first.end() + 700]), re.I)
+            assert said, f"{word} is not spelled out where it comes first"
+
+
+@each
+def test_links_and_pictures_lead_somewhere(path):
+    for cell in cells(path, "markdown"):
+        for link in re.findall(r"\]\(([^)\s]+)\)", source(cell)):
+            assert link.startswith("https://") or (FOLDER / link.partition("#")[0]).is_file(), link
+
+
+@each
+def test_a_prediction_is_asked_for_before_the_result_and_comes_back_after_it(path):
+    calls = [re.findall(r'predict\.(ask|recall)\(\s*"(\w+)"', source(cell)) for cell in cells(path, "code")]
+    assert [call for some in calls for call in some] == [("ask", path.stem), ("recall", path.stem)]
+    where = [number for number, some in enumerate(calls) if some]
+    assert where[0] == 0 and "save_figure" in "".join(source(cell) for cell in cells(path, "code")[: where[1]])
 
 
 @each
 def test_lines_of_its_source_fit_a_diff(path):
     lines = [line for cell in json.loads(path.read_text("utf-8"))["cells"] for line in source(cell).splitlines()]
-    assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]  # rows of tables are one line
+    assert not [
+        line for line in lines if len(line) > 120 and not line.startswith(("|", "!["))
+    ]  # rows of tables and pictures
 
 
 @each
@@ -207,11 +290,15 @@ def test_all_of_them_leave_their_figures(drawn):
 def test_the_suite_draws_the_same_bytes_from_the_store_without_torch(drawn, tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ImportError('a kernel that only reads tables imports torch')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    runs = run_suite("smoke", figures_dir=tmp_path / "again")
-    kept, again = ({file.name: file.read_bytes() for file in place.iterdir()} for place in (drawn, tmp_path / "again"))
+    names = [path.stem for path in NOTEBOOKS if path.stem not in LIVE]
+    runs = run_suite("smoke", names, figures_dir=tmp_path / "again")
+    kept, again = (
+        {file.name: file.read_bytes() for file in place.iterdir() if not file.name.startswith("00")}
+        for place in (drawn, tmp_path / "again")
+    )
     assert [name for name in kept if again.get(name) != kept[name]] == [] and set(again) == set(kept)
     for run in runs:
         about = json.loads(run.path.read_text("utf-8"))["metadata"]["papermill"]
         assert about["exception"] is None and about["parameters"]["PRESET"] == "smoke"
-    runs = run_suite("smoke", figures_dir=tmp_path / "again")
+    runs = run_suite("smoke", names, figures_dir=tmp_path / "again")
     assert {run.status for run in runs} == {"fresh"}

@@ -14,7 +14,7 @@ EXIT_CODES = """exit codes:
   4    text missing, empty, binary or too short; calibration and held-out overlap
   5    sparsity contract broken, or numbers not finite
   6    a folder or file cannot be written, read or trusted; disk full
-  7    a notebook failed; figures differ (--check); a name cannot be had (--dry-run)
+  7    a notebook failed; figures differ (--check); a name cannot be had (--dry-run); something is ill (doctor)
   8    out of memory
   9    of several processes that share a run (torchrun) one has ended or does not answer; repeat to resume
   130  interrupted (Ctrl-C), 143 by SIGTERM, 129 by SIGHUP; repeat the same `analysis prune` to resume

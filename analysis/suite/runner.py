@@ -226,7 +226,11 @@ def _execute(work: _Work, kernels: Kernels, environment: Mapping[str, str], *, s
     # it warns of values with "=" in them, which it cannot read; `suite` has read them
     logging.getLogger("papermill").setLevel(logging.ERROR)
     # threads that spin at every barrier of a small model starve each other as soon as anything else runs
-    variables = {"ANALYSIS_PROGRESS": "0", "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
+    variables = {
+        "ANALYSIS_PROGRESS": "0",
+        "ANALYSIS_HEADLESS": "1",
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
+    }
     one, path, start, error = work.plan, work.copy, time.perf_counter(), ""
     place = {} if slot is None else {"leave": False, "position": 1 + 2 * slot, "dynamic_ncols": True}
     records.file_of(path).unlink(missing_ok=True)  # of the copy that is replaced now

@@ -1,0 +1,45 @@
+"""Texts side by side: each what the model itself finds likeliest, and nothing of the model is left changed."""
+
+import pytest
+import torch
+
+from analysis.errors import UsageError
+from analysis.text.continuation import continuations
+from tests.helpers.writers import tiny_writer
+
+
+def greedy(loaded, prompt: str, tokens: int) -> str:
+    """The likeliest next token, one at a time, without transformers' generation."""
+    ids = loaded.tokenizer(prompt, return_tensors="pt")["input_ids"]
+    start = ids.shape[1]
+    for _ in range(tokens):
+        following = loaded.model(ids).logits[0, -1].argmax()
+        if following == loaded.tokenizer.eos_token_id:
+            break
+        ids = torch.cat([ids, following.view(1, 1)], dim=1)
+    return loaded.tokenizer.decode(ids[0, start:]).strip()
+
+
+def test_each_model_continues_each_prompt_with_its_likeliest_tokens():
+    one, other = tiny_writer(seed=0), tiny_writer(seed=1)
+    config, prompts = one.model.generation_config, ["the red cat", "a dog"]
+    written = continuations({"dense": one, "pruned": other.model}, prompts, tokens=6)
+    assert list(written.columns) == ["prompt", "dense", "pruned"] and written["prompt"].tolist() == prompts
+    for name, loaded in (("dense", one), ("pruned", other)):
+        assert written[name].tolist() == [greedy(loaded, prompt, 6) for prompt in prompts]
+    assert written["dense"].tolist() != written["pruned"].tolist() and one.model.generation_config is config
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prompts": "the cat"}, "prompts must be a list of texts"),
+        ({"prompts": ["the", " "]}, "prompts must be a list of texts"),
+        ({"tokens": 0}, "tokens must be"),
+        ({"models": {}}, "no model comes with a tokenizer"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(given, message):
+    arguments = {"models": {"dense": tiny_writer()}, "prompts": ["the"]} | given
+    with pytest.raises(UsageError, match=message):
+        continuations(arguments.pop("models"), arguments.pop("prompts"), **arguments)
