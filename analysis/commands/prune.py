@@ -412,10 +412,12 @@ def report(out: Path, summary: dict) -> Report:
     measured = ("dense perplexity", "pruned perplexity") if perplexity else ()
     whole = [(split, both["dense"], both["pruned"]) for split, both in perplexity.items() if split not in errors]
     sparsity = summary["sparsity"]
+    removed = f"{sparsity['overall']:.2%} of {sparsity['weights']:,} weights removed"
+    if experts := summary.get("structures", {}).get("experts"):  # those that stay keep all their weights
+        removed = f"{experts['structures'] - experts['kept']} of {experts['structures']} experts removed"
     lines = [
         (
-            f"{summary['recipe']['text']} on {summary['model']['name']}: {sparsity['overall']:.2%} of"
-            f" {sparsity['weights']:,} weights removed, {summary['seconds']:.1f} s, peak"
+            f"{summary['recipe']['text']} on {summary['model']['name']}: {removed}, {summary['seconds']:.1f} s, peak"
             f" {summary['peak_memory_mib']:,.0f} MiB"
         ),
         *(f"{summary['model']['name']}: {note}" for note in summary["model"].get("notes", [])),
