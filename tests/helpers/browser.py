@@ -23,8 +23,10 @@ QUIET = [
 ]
 DONE = """() => {
     const said = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(one => one.textContent);
-    return said.length && said.every(one => /\\d/.test(one));
+    const failed = document.querySelector("[data-mime-type='application/vnd.jupyter.error']");
+    return failed || (said.length && said.every(one => /\\d/.test(one)));
 }"""
+IDLE = ".jp-Notebook-ExecutionIndicator[data-status=idle]"
 SETTINGS = {
     "notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none", "autoStartDefaultKernel": True},
     "apputils-extension/notification.jupyterlab-settings": {"fetchNews": "false", "checkForUpdates": False},
@@ -95,6 +97,7 @@ class Notebook:
 
     def run_all(self, seconds: float) -> None:
         """Run every cell, and wait until the last has a number and the kernel is idle."""
+        self.page.wait_for_selector(IDLE, state="attached", timeout=120_000)  # else what is asked may be lost
         self.page.click("text=Run >> nth=0")
         self.page.click("text=Run All Cells >> nth=0")
         self.page.wait_for_function(DONE, timeout=seconds * 1000, polling=500)
