@@ -9,7 +9,7 @@ draw such a table) and its findings (`say_*`, sentences, and `beside_*`, tables 
 
 They stand on a small base: `tables` chooses rows and takes means over seeds, `final` holds what every run ended with,
 `panels` and `style` draw, `paper` holds the papers' numbers, `finding` is what a notebook shows as text, `provenance`
-saves a figure with its rows and where they come from, `predict` asks what readers expect, `explore` lets them choose and
-run; `schematic` and `two_streams` draw the pictures of the method. Nothing here imports torch: a figure can be redrawn
-wherever its table is.
+saves a figure with its rows and where they come from, `predict` asks what readers expect, `explore` lets them choose
+and run; `schematic` and `two_streams` draw the pictures of the method. Nothing here imports torch: a figure can be
+redrawn wherever its table is.
 """
