@@ -67,7 +67,7 @@ def test_every_control_moves_what_is_seen_and_nothing_goes_wrong(lab, page, name
         notebook.push_slider(place, besides=ASKED)
     for place in range(page.locator(".widget-toggle-button").count()):
         notebook.press_toggle(place)
-    page.locator(".explorer-view svg").last.scroll_into_view_if_needed()
+    page.locator(".widget-dropdown").last.scroll_into_view_if_needed()
     shoot(notebook, name)
     assert notebook.errors == []
 
