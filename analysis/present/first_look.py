@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from analysis.errors import UsageError
 from analysis.present.finding import Finding
 from analysis.present.panels import RELATIVE_ERROR, finish, panel_grid
 from analysis.present.style import METHOD_LOOKS, in_style, say_method, say_split
@@ -76,8 +77,13 @@ def say_one_block(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def say_texts(written: pd.DataFrame) -> Finding:
-    """Texts side by side: a row per prompt, a column per model; a new line within a text is written as "/"."""
-    cells = written.map(lambda text: " / ".join(str(text).replace("|", "¦").split("\n")).strip() or "–")
+    """Texts side by side: a row per prompt, a column per model; a new line within a text is written as "/". Raises
+    UsageError where a cell is no text.
+    """
+    if not written.map(lambda cell: isinstance(cell, str)).all(axis=None):
+        raise UsageError("say_texts: every cell must be a text, as in the table of continuations")
+    cells = written.map(lambda text: " / ".join(text.replace("|", "¦").split("\n")).strip() or "–")
     rows = ["| " + " | ".join(row) + " |" for row in [list(map(str, written.columns)), ["---"] * len(written.columns)]]
     return Finding("\n".join(rows + ["| " + " | ".join(row) + " |" for row in cells.to_numpy().tolist()]))

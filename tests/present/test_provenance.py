@@ -152,7 +152,6 @@ DRAWN_BY_OTHERS = (
     "provenance",
     "rows",
     "statistics",
-    "widgets",
 )  # called by functions that have looked already, or tested apart
 MODULES = [module.name for module in pkgutil.iter_modules(present.__path__) if module.name not in DRAWN_BY_OTHERS]
 
