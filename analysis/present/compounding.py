@@ -90,7 +90,7 @@ def plot_block_profile(table: pd.DataFrame, *, rows: str = "split", columns: str
             draw_lines(ax, some.drop(ghosts.index), "block")
             ax.xaxis.set_major_locator(FixedLocator(ticks))
             ax.set_xlim(first - 0.4, last + (0.9 + 0.7 * len(sources) if sources else 0.4))
-            if some["kind"].isin(INHERITING).all():
+            if first == 0 and some["kind"].isin(INHERITING).all():
                 ax.text(0, 0.5, "no block before", transform=ax.get_xaxis_transform(), **ABSENT)
             drawn["signed" if (some["kind"] == "cross").all() else "log"].append(ax)
             for place, source in enumerate(sources):

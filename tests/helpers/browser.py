@@ -27,6 +27,8 @@ DONE = """() => {
     return failed || (said.length && said.every(one => /\\d/.test(one)));
 }"""
 IDLE = ".jp-Notebook-ExecutionIndicator[data-status=idle]"
+WAITS = "() => [...document.querySelectorAll('.jp-InputPrompt')].some(one => one.textContent.includes('*'))"
+ASK_AGAIN = 8.0  # seconds
 SETTINGS = {
     "notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none", "autoStartDefaultKernel": True},
     "apputils-extension/notification.jupyterlab-settings": {"fetchNews": "false", "checkForUpdates": False},
@@ -96,11 +98,18 @@ class Notebook:
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=120_000)
 
     def run_all(self, seconds: float) -> None:
-        """Run every cell, and wait until the last has a number and the kernel is idle."""
-        self.page.wait_for_selector(IDLE, state="attached", timeout=120_000)  # else what is asked may be lost
-        self.page.click("text=Run >> nth=0")
-        self.page.click("text=Run All Cells >> nth=0")
-        self.page.wait_for_function(DONE, timeout=seconds * 1000, polling=500)
+        """Run every cell, and wait until each has a number or one has failed. A kernel that has just begun may lose
+        what it is asked, so where no cell waits or runs it is asked again.
+        """
+        self.page.wait_for_selector(IDLE, state="attached", timeout=120_000)
+        until, asked = time.monotonic() + seconds, -ASK_AGAIN
+        while not self.page.evaluate(DONE):
+            assert time.monotonic() < until, f"cells still run after {seconds} s"
+            if not self.page.evaluate(WAITS) and time.monotonic() - asked > ASK_AGAIN:
+                self.page.click("text=Run >> nth=0")
+                self.page.click("text=Run All Cells >> nth=0")
+                asked = time.monotonic()
+            time.sleep(0.5)
 
     def seen(self) -> str:
         """What all views of explorers hold."""
