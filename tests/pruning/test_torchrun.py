@@ -11,12 +11,17 @@ from analysis.pruning.loop import prune
 from analysis.recipe.recipe import Recipe
 from analysis.streams import streams
 from tests.helpers.ranks import ended, start
-from tests.helpers.recipes import RECIPES, model
+from tests.helpers.recipes import RECIPES, mixture, model
 from tests.helpers.small import small_llama, windows
 
 NEAR = 1e-6
 STEPS = "epochs=2,batch=2,lr=1e-4"
 SINGLE = "wanda-50% BR+GP[epochs=3,batch=2]"  # of a model in float32, the sums too
+EXPERTS = (
+    f"wanda-50%[gated=true] BR+GP[{STEPS}]",
+    "sparsegpt-50% ridge",
+    "reap-experts-25% LIAR",
+)  # of a mixture of them
 MEASURED = (f"wanda-50% BR+GP[{STEPS}]", "angular-blocks-1 refit+GP")
 CASES = [
     *MEASURED,
@@ -38,6 +43,7 @@ CASES = [
     "influence-mlp-1 refit",
     "deepest-blocks-1 LR",
     SINGLE,
+    *EXPERTS,
 ]
 
 
@@ -46,7 +52,11 @@ def result(case: str) -> dict:
     one window the second rank has no share.
     """
     texts = {"other": windows(1, 8, seed=1)} if case in MEASURED else None
-    dense, precision = (small_llama(blocks=2), torch.float32) if case == SINGLE else (model(), torch.float64)
+    dense, precision = model(), torch.float64
+    if case == SINGLE:
+        dense, precision = small_llama(blocks=2), torch.float32
+    elif case in EXPERTS:
+        dense = mixture()
     pruned = prune(dense, case, windows(3, 8, padded=True), texts, measure=texts is not None, precision=precision)
     return {
         "weights": dict(pruned.model.named_parameters()),
