@@ -1,6 +1,7 @@
 # make figures   run the notebooks on the embedded lab, those that are not fresh; figures/ is written anew
 # make check     format, lint, types and the quick tests: under two minutes on two cores, before every commit
-# make test      the same, then all tests, and the notebooks at their smoke size
+# make test      the same, then all tests, slow ones of many cases with three of them, and the notebooks at their smoke size
+# make test-all  make test with every case of every test: before a release, and after changes that reach many families
 # make test-gpu  the tests that need a CUDA device, alone
 # make test-browser  the notebooks with explorers in JupyterLab and a headless Chromium (Debian: apt-get install chromium)
 # make lab       JupyterLab on the repository, opened at notebooks/00_start_here.ipynb
@@ -23,7 +24,7 @@ FOLDER := folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; set -ex;
 PYTEST := ANALYSIS_HOME="$$folder" ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
 	PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/$(VENV)/pycache" $(RUN) -m pytest -n 2 --dist loadscope
 
-.PHONY: figures lint check test test-gpu test-browser lab exercises docs clean
+.PHONY: figures lint check test test-all test-gpu test-browser lab exercises docs clean
 .DELETE_ON_ERROR:
 
 figures: $(READY)
@@ -37,9 +38,9 @@ lint: $(READY)
 check: lint
 	$(FOLDER) $(PYTEST) -p no:nbval -m "not slow" tests
 
-test: lint
+test test-all: lint
 	$(FOLDER) ANALYSIS_WORKERS=1 $(PYTEST) notebooks --ignore=notebooks/exercises --nbval-lax --nbval-current-env --nbval-cell-timeout 300; \
-	ANALYSIS_TESTS_HOME="$$folder" $(PYTEST) -p no:nbval tests
+	ANALYSIS_TESTS_HOME="$$folder" $(PYTEST) -p no:nbval $(if $(filter test,$@),--few) tests
 
 test-gpu: $(READY)
 	$(FOLDER) $(PYTEST) -p no:nbval -m gpu tests

@@ -34,16 +34,27 @@ def pytest_unconfigure(config):
 
 
 HOME = pytest.StashKey[str]()
+FEW = 3
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--few", action="store_true", help=f"of slow tests with many cases {FEW} alone, as `make test` does"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
-def pytest_collection_modifyitems(items):
-    """Tests of one family among many are slow but for a few families; tests that need a GPU or the real data are
-    skipped, with the reason, where there is none.
+def pytest_collection_modifyitems(config, items):
+    """Tests of one family among many are slow but for a few families; with --few slow tests take
+    a few of their cases; tests that need a GPU or the real data are skipped, with the reason, where there is none.
     """
     for item in items:
         if _beyond_quick(item):
             item.add_marker(pytest.mark.slow)
+    if config.getoption("--few"):
+        left = _cases_beyond_few(items)
+        config.hook.pytest_deselected(items=[item for item in items if item in left])
+        items[:] = [item for item in items if item not in left]
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 
@@ -51,6 +62,19 @@ def pytest_collection_modifyitems(items):
             _skip(items, "gpu", "no CUDA device here")
     if not ASSETS.is_dir():
         _skip(items, "real_assets", "the real model and texts are not here (../shared/assets)")
+
+
+def _cases_beyond_few(items) -> set:
+    """Of every slow test of many cases all but `FEW`: the first, the last, and others at equal distances."""
+    cases: dict[str, list] = {}
+    for item in items:
+        if item.get_closest_marker("slow"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left = set()
+    for group in cases.values():
+        taken = {round(place * (len(group) - 1) / (FEW - 1)) for place in range(FEW)}
+        left |= {item for number, item in enumerate(group) if number not in taken}
+    return left
 
 
 def _beyond_quick(item) -> bool:

@@ -30,6 +30,26 @@ def test_families_beyond_the_quick_ones_are_slow(request, family):
     assert bool(request.node.get_closest_marker("slow")) is (family not in QUICK)
 
 
+class Case:
+    """A test that pytest has collected, as far as its choice among cases looks at one."""
+
+    def __init__(self, name: str, slow: bool):
+        self.nodeid, self.slow = name, slow
+
+    def get_closest_marker(self, marker: str) -> bool:
+        return self.slow and marker == "slow"
+
+
+def test_few_cases_of_slow_tests_are_the_first_the_last_and_one_between(pytestconfig):
+    (plugin,) = (
+        p for p in pytestconfig.pluginmanager.get_plugins() if getattr(p, "__file__", "") == str(FOLDER / "conftest.py")
+    )
+    slow, quick = [Case(f"a[{n}]", True) for n in range(7)], [Case(f"b[{n}]", False) for n in range(7)]
+    pair, alone = [Case("c[x]", True), Case("c[y]", True)], Case("d", True)
+    left = plugin._cases_beyond_few([*slow, *quick, *pair, alone])
+    assert left == {slow[1], slow[2], slow[4], slow[5]}
+
+
 def test_every_helper_is_named_in_their_page():
     page = (FOLDER / "helpers" / "README.md").read_text("utf-8")
     assert not [file.stem for file in (FOLDER / "helpers").glob("*.py") if f"`{file.stem}`" not in page]
