@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(config, items):
         if _beyond_quick(item):
             item.add_marker(pytest.mark.slow)
     if config.getoption("--few"):
-        left = _cases_beyond_few(items)
+        left = _cases_beyond_few(items) | {item for item in items if item.get_closest_marker("long")}
         config.hook.pytest_deselected(items=[item for item in items if item in left])
         items[:] = [item for item in items if item not in left]
     if any(item.get_closest_marker("gpu") for item in items):

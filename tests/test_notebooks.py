@@ -286,6 +286,7 @@ def test_all_of_them_leave_their_figures(drawn):
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_suite_draws_the_same_bytes_from_the_store_without_torch(drawn, tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ImportError('a kernel that only reads tables imports torch')")
