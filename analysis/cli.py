@@ -113,7 +113,7 @@ def _fail(error: AnalysisError) -> int:
     first says it.
     """
     message = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:200]} ... {word[0][-60:]}", str(error))
-    if distributed.tells():
+    if distributed.tells(error):
         tell(f"error: {message}")
     return error.exit_code
 

@@ -76,12 +76,14 @@ def main() -> bool:
     return not asked() or os.environ["RANK"] == "0"
 
 
-def tells() -> bool:
-    """Whether this process is the first of all that ends with a message, which it then alone says; of those that have
-    not met, the first of each machine.
+def tells(error: AnalysisError | None = None) -> bool:
+    """Whether this process is the one that says the message with which it ends: of an error that all ranks share the
+    main one, else the first of all that ends; of those that have not met, the first of each machine.
     """
     if _ranks is None:
         return not asked() or os.environ.get("LOCAL_RANK", "0") == "0"
+    if error is not None and error.shared:
+        return _ranks.rank == 0
     try:
         return int(_ranks.store.compare_set("told", "", str(_ranks.rank))) == _ranks.rank
     except (RuntimeError, ValueError):  # whoever keeps the store is gone
@@ -220,6 +222,7 @@ def together() -> Iterator[None]:
     assert first is not None
     if len(failed) < len(errors):
         first.args = (f"rank {failed[0]} of {len(errors)}: {first}", *first.args[1:])
+    first.shared = len(errors) > 1
     raise first
 
 
@@ -248,10 +251,12 @@ def agree(values: Mapping[str, Any]) -> None:
         differ = [key for key in sorted({*first, *theirs}) if first.get(key) != theirs.get(key)]
         if differ:
             told = "; ".join(f"{key} is {first.get(key)!r} there, {theirs.get(key)!r} here" for key in differ)
-            raise UsageError(
+            error = UsageError(
                 f"rank {number} of {world()} is not asked for the run of rank 0: {told}; give all ranks the same"
                 " command, the same files and the same software"
             )
+            error.shared = True
+            raise error
 
 
 # --- shares and sums --------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ class AnalysisError(Exception):
     """Base of every error this package raises on purpose."""
 
     exit_code = 1
+    shared = False  # of several ranks: raised on all of them alike
 
     def __reduce__(self):
         """Pickled as it is, whatever its class takes to be made, so that it comes back whole from another process."""

@@ -263,6 +263,7 @@ def test_prune_writes_every_file(finished):
             "matrices",
             "structures",
             "layers",
+            "experts",
             "perplexity",
             "scores",
             "texts",

@@ -39,7 +39,7 @@ def test_the_build_backend_is_pinned_too():
 
 def test_make_check_and_make_test_lint_and_ci_runs_make_test():
     lines = (paths.ROOT / "Makefile").read_text("utf-8").splitlines()
-    assert "check: lint" in lines and "test: lint" in lines
+    assert "check: lint" in lines and "test test-all: lint" in lines
     assert "\nmake test\n" in (paths.ROOT / ".ci" / "run").read_text("utf-8")
 
 
