@@ -34,6 +34,7 @@ def draw_methods() -> Figure:
     """
     with in_style():
         fig, axes = plt.subplots(2, 2, figsize=(WIDTH, 4.3), layout="none")
+        plt.close(fig)  # off pyplot's list: whoever asked for it shows it
         fig.subplots_adjust(left=0.075, right=0.99, top=0.885, bottom=0.115, wspace=0.06, hspace=0.42)
         for ax, method in zip(axes.flat, CAPTIONS):
             _draw_method(ax, method)
