@@ -39,14 +39,14 @@ FEW = 3
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--few", action="store_true", help=f"of slow tests with many cases {FEW} alone, as `make test` does"
+        "--few", action="store_true", help=f"no long tests, and {FEW} cases of each slow one, as in `make test`"
     )
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(config, items):
-    """Tests of one family among many are slow but for a few families; with --few slow tests take
-    a few of their cases; tests that need a GPU or the real data are skipped, with the reason, where there is none.
+    """Tests of one family among many are slow but for a few families; with --few, long tests and most cases of slow
+    ones are left out; tests that need a GPU or the real data are skipped, with the reason, where there is none.
     """
     for item in items:
         if _beyond_quick(item):

@@ -41,7 +41,7 @@ def footer(provenance: Mapping[str, Any], table: pd.DataFrame, commit: str | Non
         given: Any = next((known[name] for name in names if known.get(name) not in (None, "", [])), [])
         return list(given) if isinstance(given, (list, tuple)) else [given]
 
-    models = values("model", "models")
+    models = values("model", "models")  # of those given one for each task, the ones whose task is drawn
     if "task" in table and len(models) == len(values("calibration")):
         drawn = {f"examples:{task}" for task in table["task"]}
         models = [one for one, text in zip(models, values("calibration"), strict=True) if text in drawn] or models

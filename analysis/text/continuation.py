@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.errors import UsageError, count_problem
+from analysis.models.context import usable_context
 from analysis.models.load import LoadedModel, unwrapped
 from analysis.models.quiet import evaluation_mode
 
@@ -25,7 +26,7 @@ def continuations(
 
     models: by the name of their column. tokenizer: by default that of the first model that was loaded with one. A text
     ends after `tokens` tokens or where the model ends it. Nothing is drawn, so equal models write equal text. Raises
-    UsageError where there is no tokenizer, or nothing to continue.
+    UsageError where there is no tokenizer, nothing to continue, or more than a model reads.
     """
     import torch
     from transformers import GenerationConfig
@@ -41,7 +42,7 @@ def continuations(
     written: dict[str, list[str]] = {"prompt": list(prompts)}
     for name, one in models.items():
         model: Any = unwrapped(one)  # transformers' types do not say that a decoder can generate
-        end = tokenizer.eos_token_id
+        end, context = tokenizer.eos_token_id, usable_context(model)
         config = GenerationConfig(
             max_new_tokens=tokens, do_sample=False, eos_token_id=end, pad_token_id=0 if end is None else end
         )
@@ -49,6 +50,11 @@ def continuations(
         with evaluation_mode(model), torch.no_grad():
             for prompt in prompts:
                 ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"].to(model.device)
+                if context is not None and ids.shape[1] + tokens > context:
+                    raise UsageError(
+                        f"continuations: a prompt of {ids.shape[1]} tokens and {tokens} more are beyond the {context}"
+                        f" that {name} reads; give a shorter prompt or fewer tokens"
+                    )
                 before, model.generation_config = model.generation_config, config
                 try:
                     out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)

@@ -36,6 +36,7 @@ def test_each_model_continues_each_prompt_with_its_likeliest_tokens():
         ({"prompts": "the cat"}, "prompts must be a list of texts"),
         ({"prompts": ["the", " "]}, "prompts must be a list of texts"),
         ({"tokens": 0}, "tokens must be"),
+        ({"tokens": 5000}, "a prompt of 1 tokens and 5000 more are beyond the .* that dense reads"),
         ({"models": {}}, "no model comes with a tokenizer"),
     ],
 )
