@@ -23,6 +23,17 @@ from analysis.errors import AnalysisError, UsageError, out_of_memory
 
 LONGEST_WORD = 600  # letters of one word of a message
 RESUMING = ("prune", "figures", "lab", "data")
+VERBS = {
+    "prune": prune,
+    "plan": plan,
+    "check": check,
+    "evaluate": evaluate,
+    "data": data,
+    "figures": figures,
+    "list": listing,
+    "lab": lab,
+    "doctor": doctor,
+}
 ENDINGS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
 
 
@@ -59,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    parser = build_parser()
+    parser = build_parser(argv)
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
         _complete(parser)
     args = parser.parse_args(argv)
@@ -118,14 +129,14 @@ def _fail(error: AnalysisError) -> int:
     return error.exit_code
 
 
-def build_parser() -> Parser:
-    """All verbs."""
+def build_parser(argv: Sequence[str] = ()) -> Parser:
+    """For these arguments: the verb they begin with, or all verbs (for the list of them, and for a wrong one)."""
     parser = Parser(
         prog="analysis",
         description="Prune a language model, reconstruct it, and see what that buys or costs.",
         epilog=EXIT_CODES,
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
-    for verb in (prune, plan, check, evaluate, data, figures, listing, lab, doctor):
-        verb.add(verbs)
+    for verb in [argv[0]] if argv and argv[0] in VERBS else VERBS:
+        VERBS[verb].add(verbs)
     return parser

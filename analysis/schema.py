@@ -322,9 +322,10 @@ def conform(name: str, frame: pd.DataFrame, columns: tuple[Column, ...]) -> pd.D
         raise StoreError(
             f"table {name}: {' and '.join(problems) or 'has a column twice'}; its columns are {', '.join(names)}"
         )
-    return pd.DataFrame({column.name: _typed(name, column, frame[column.name]) for column in columns}).reset_index(
-        drop=True
-    )
+    typed = {column.name: _typed(name, column, frame[column.name]) for column in columns}
+    if list(frame.columns) == names and all(frame[name].dtype == values.dtype for name, values in typed.items()):
+        return frame.reset_index(drop=True)
+    return pd.DataFrame(typed).reset_index(drop=True)
 
 
 @cache

@@ -7,9 +7,13 @@ Nothing is executed; `ANALYSIS_NOTEBOOKS` names the folder of executed copies.
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from analysis import paths
+
+sys.path.insert(0, str(Path(__file__).parent))
+import explore
 
 EXECUTED = Path(os.environ.get("ANALYSIS_NOTEBOOKS") or paths.runs() / "notebooks" / "lab")
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -47,6 +51,7 @@ CONTENTS = """
 :caption: What it shows
 
 docs/gallery
+docs/explore
 docs/results
 benchmarks/claims
 ```
@@ -122,6 +127,13 @@ def executed_copy(name: str, source: str) -> str:
     return json.dumps(notebook)
 
 
+def add_tables(app, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Give the page of explorers what they show."""
+    if pagename == "docs/explore":
+        app.add_js_file(None, body=explore.script())
+        app.add_js_file("explore.js")
+
+
 def write_index(app, exception) -> None:
     """The start page under the name that servers look for."""
     if exception is None:
@@ -131,4 +143,5 @@ def write_index(app, exception) -> None:
 def setup(app) -> None:
     """Called by Sphinx."""
     app.connect("source-read", read_source)
+    app.connect("html-page-context", add_tables)
     app.connect("build-finished", write_index)

@@ -275,3 +275,27 @@ def test_the_example_of_a_criterion_of_ones_own_runs():
     example += 'print(pruned.tables["matrices"]["sparsity"].round(2).unique().tolist())\n'
     done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.split() == ["[0.5]"], done.stderr
+
+
+@pytest.fixture(scope="module")
+def explore() -> ModuleType:
+    return load("explore")
+
+
+def test_the_site_has_a_place_for_every_explorer(explore):
+    places = re.findall(r'data-explore="(\w+)"', (DOCS / "explore.md").read_text("utf-8"))
+    assert sorted(places) == sorted(view.table for view in explore.VIEWS)
+
+
+def test_explorers_show_the_committed_numbers_and_begin_with_some(explore):
+    for view in explore.VIEWS:
+        data = explore.data(view)
+        at = len(view.menus)
+        table = read_csv(paths.figures() / f"{view.table}.csv")
+        means = {float(f"{value:.5g}") for value in table["value"]}
+        assert data["rows"] and {row[at + 2] for row in data["rows"]} <= means
+        assert all(row[at] in data["colours"] for row in data["rows"])
+        first = [row for row in data["rows"] if list(view.first) == row[: len(view.first)]]
+        assert len({row[at] for row in first}) > 1, f"{view.table} begins with less than two lines"
+        points = [tuple(row[: at + 2]) for row in data["rows"]]
+        assert len(points) == len(set(points)), f"{view.table}: two values at one place"

@@ -21,7 +21,7 @@ NOTEBOOKS = {
     "05_criteria": 1,
     "08_zero_shot": 1,
 }
-ASKED = ("seed", "temperature")  # what waits for a button
+ASKED = ("seed", "temperature", "runs")  # what waits for a button, or may show the same: a store of these runs alone
 SECONDS = float(os.environ.get("ANALYSIS_BROWSER_SECONDS", 300))  # for all cells of a notebook
 
 
