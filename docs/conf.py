@@ -10,6 +10,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from docutils import nodes
+from latex2mathml.converter import convert
+
 from analysis import paths
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -37,6 +40,8 @@ nb_execution_mode = "off"
 nb_merge_streams = True
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # widgets are left out: they need a kernel
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath"]
+html_math_renderer = "mathml"  # drawn by browsers themselves: no script, no network
 highlight_language = "none"  # of blocks that name no language
 html_theme = "furo"
 html_title = "Pruning analysis"
@@ -134,6 +139,16 @@ def add_tables(app, pagename: str, templatename: str, context: dict, doctree) ->
         app.add_js_file("explore.js")
 
 
+def write_formula(display: str):
+    """A writer of formulas in a line or on their own."""
+
+    def visit(self, node) -> None:
+        self.body.append(convert(node.astext(), display=display))
+        raise nodes.SkipNode
+
+    return visit, None
+
+
 def write_index(app, exception) -> None:
     """The start page under the name that servers look for."""
     if exception is None:
@@ -142,6 +157,7 @@ def write_index(app, exception) -> None:
 
 def setup(app) -> None:
     """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", write_formula("inline"), write_formula("block"))
     app.connect("source-read", read_source)
     app.connect("html-page-context", add_tables)
     app.connect("build-finished", write_index)

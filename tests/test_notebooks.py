@@ -171,6 +171,13 @@ def test_lines_of_its_source_fit_a_diff(path):
 
 
 @each
+def test_no_line_turns_the_one_above_into_a_heading(path):
+    """As a lone = of an equation does."""
+    prose = "\n\n".join(source(cell) for cell in cells(path, "markdown"))
+    assert not re.findall(r"\S\n[ \t]*(?:=+|-+)[ \t]*$", prose, re.M)
+
+
+@each
 def test_code_cells_are_short_and_hold_calls_only(path):
     for cell in cells(path, "code"):
         text = source(cell)
