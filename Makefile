@@ -1,6 +1,6 @@
 # make figures   run the notebooks on the embedded lab, those that are not fresh; figures/ is written anew
 # make check     format, lint, types and the quick tests: under two minutes on two cores, before every commit
-# make test      the same, then the notebooks at their smoke size and all tests but long ones, three cases of each slow one
+# make test      the same, then the notebooks at their smoke size and all tests but long ones, two cases of each slow one
 # make test-all  make test with every case of every test: before a release, and after changes that reach many families
 # make test-gpu  the tests that need a CUDA device, alone
 # make test-browser  the notebooks with explorers in JupyterLab and a headless Chromium (Debian: apt-get install chromium)

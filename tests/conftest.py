@@ -34,7 +34,7 @@ def pytest_unconfigure(config):
 
 
 HOME = pytest.StashKey[str]()
-FEW = 3
+FEW = 2
 
 
 def pytest_addoption(parser):
@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _cases_beyond_few(items) -> set:
-    """Of every slow test of many cases all but `FEW`: the first, the last, and others at equal distances."""
+    """Of every slow test of many cases all but `FEW`: the first, the last, and any others at equal distances."""
     cases: dict[str, list] = {}
     for item in items:
         if item.get_closest_marker("slow"):

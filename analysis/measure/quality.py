@@ -4,6 +4,7 @@ labelled examples; and a dense model that keeps what was found out about it.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from analysis.errors import NumericalError
 from analysis.measure.perplexity import Perplexity, perplexity
 from analysis.measure.scores import Score, score
+from analysis.models.anatomy import Anatomy, anatomy
 from analysis.models.load import LoadedModel
 from analysis.models.logits import Ending
 from analysis.models.task_heads import head
@@ -24,19 +26,21 @@ from analysis.windows import Windows
 class DenseModel:
     """A dense model that keeps what runs find out about it: for callers with many runs of one model on the same texts.
 
-    `prune` takes it in the place of the model. It spares measuring alone; what a method itself computes is computed
-    every time.
+    `prune` takes it in the place of the model. It spares taking it apart, proving its replay, and measuring; what a
+    method itself computes is computed every time.
 
     source   the model, as loaded or bare
     keeps    whether hidden states are kept from one run to the next
     quality  how good the model is on a text, by `Windows.digest`
     outputs  its hidden states (N, T, H) behind block 0, 1, ... on a text, by the same, as far as memory allows
+    proven   the texts, by the same, on which its blocks replay what it computes itself
     """
 
     source: LoadedModel | nn.Module
     keeps: bool = True
     quality: dict[str, Perplexity | Score] = field(default_factory=dict)
     outputs: dict[str, list[Tensor]] = field(default_factory=dict)
+    proven: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, model: "DenseModel | LoadedModel | nn.Module") -> "DenseModel":
@@ -47,6 +51,11 @@ class DenseModel:
     def model(self) -> nn.Module:
         """The transformers model."""
         return self.source.model if isinstance(self.source, LoadedModel) else self.source
+
+    @cached_property
+    def parts(self) -> Anatomy:
+        """Its blocks and matrices. Raises UnsupportedModel."""
+        return anatomy(self.model)
 
     @property
     def tokenizer(self) -> Any:

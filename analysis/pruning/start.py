@@ -5,7 +5,7 @@ import torch
 from analysis import distributed
 from analysis.measure.cost import Meter
 from analysis.measure.quality import DenseModel
-from analysis.models.anatomy import Anatomy, anatomy, anatomy_of_copy
+from analysis.models.anatomy import Anatomy, anatomy_of_copy
 from analysis.models.load import LoadedModel
 from analysis.models.placement import copy_model, skeleton
 from analysis.models.replay import verify
@@ -46,7 +46,7 @@ def open_run(
     model = dense_model.model
     held_out = check_windows(model, recipe, calibration, held_out)
     calibration, judged, held_out = with_validation(model, recipe, calibration, validation, held_out)
-    dense = anatomy(model)
+    dense = dense_model.parts
     if not isinstance(dense_model.source, LoadedModel):
         prove_head(model, type(model).__name__)
     plan = visits(len(dense.blocks), recipe.unit)
@@ -58,7 +58,9 @@ def open_run(
     apart = measure or any("dense" in part.reads(recipe) for part in (chooser, repair, solver))
     with meter.stage(-1, "record", tokens=sum(w.tokens for w in (calibration, *judged, *held_out.values()))):
         streams = open_streams(model, dense, CALIBRATION, calibration, apart=apart)
-        verify(model, dense, streams.recording, rows=witnesses(calibration))
+        if calibration.digest() not in dense_model.proven:
+            verify(model, dense, streams.recording, rows=witnesses(calibration))
+            dense_model.proven.add(calibration.digest())
         if any(part.halves(recipe) for part in (chooser, repair, solver)):
             check_halves(dense, streams.recording, witnesses(calibration))
         validating = [open_streams(model, dense, VALIDATION, windows, apart=apart) for windows in judged]

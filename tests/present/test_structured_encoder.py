@@ -379,6 +379,7 @@ def test_boxes_are_the_quantiles_of_the_table(errors):
                 assert segment[:, 1].tolist() == ([row[0.05], row[0.95]] if what == "most" else [row[0.25], row[0.75]])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_figures_are_the_same_bytes_each_time_and_no_text_covers_another(
     kept, crossed, gone, errors, grown, ran, tmp_path

@@ -209,6 +209,7 @@ def test_5_another_recipe_or_data_does_not_resume(tmp_path):
         assert same_weights(fresh.model, prune(model, Recipe.parse(recipe), data, checkpoint=tmp_path).model)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_5_a_real_kill(tmp_path):
     """SIGKILL while the second visit runs; the next identical call, in another process, ends with the bits of an

@@ -649,6 +649,7 @@ def test_a_study_of_structures_measures_the_smaller_models(home, tmp_path):
         grid(**given, recipes=["wanda-50% LR"], shrink=True)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_real_study_of_a_tiny_model(home, tmp_path, monkeypatch):
     """The true loop behind it all; and the same bits from workers of one thread."""

@@ -38,6 +38,7 @@ def test_workers_share_the_jobs_and_the_order_stays(home, calls, staff, job_args
         pd.testing.assert_frame_equal(getattr(alone, name), getattr(study, name), check_exact=True)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_jobs_that_time_a_model_come_first_and_alone(home, calls, staff, job_args, monkeypatch):
     staff()
@@ -151,6 +152,7 @@ run_study([Job(**job) for job in {[job.to_dict() for job in jobs]!r}], workers=2
     assert sorted(line.split()[3] for line in lines(calls, "prune")) == ["fresh"] * 3 + ["resumed"] * 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_one_bar_counts_the_jobs(home, calls, staff, job_args, monkeypatch):
     drawn = []
