@@ -6,6 +6,7 @@ Nothing is executed; `ANALYSIS_NOTEBOOKS` names the folder of executed copies.
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -101,6 +102,7 @@ docs/data-and-licences
 data/README
 ```
 """
+PAGE = re.compile(r"\((docs/)?notebooks/(\w+)\.md\)")  # of README and of docs/
 NOT_EXECUTED = (
     "```{{note}}\nThis notebook is shown without results. `make figures ONLY={name}` executes it and leaves a copy with"
     " results, which `make docs` then shows here.\n```"
@@ -111,8 +113,10 @@ def read_source(app, docname: str, source: list[str]) -> None:
     """Put the table of contents under the README, and executed copies in the place of notebooks."""
     if docname == root_doc:
         source[0] += CONTENTS
-    elif docname.startswith("notebooks/"):
+    if docname.startswith("notebooks/"):
         source[0] = executed_copy(Path(docname).name, source[0])
+    else:  # the site has the executed notebooks themselves
+        source[0] = PAGE.sub(lambda page: f"({'' if page[1] else '../'}notebooks/{page[2]}.ipynb)", source[0])
 
 
 def executed_copy(name: str, source: str) -> str:

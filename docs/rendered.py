@@ -37,8 +37,7 @@ def from_pages(text: str) -> str:
         target, anchor = link[1], link[2] or ""
         if "/" not in target and target.endswith(".ipynb"):
             return f"]({Path(target).stem}.md{anchor})"
-        target = target.removeprefix("../docs/") if target.startswith("../docs/") else target
-        return f"](../{target}{anchor})"
+        return f"](../{target.removeprefix('../docs/')}{anchor})"
 
     return LINK.sub(moved, text)
 

@@ -23,7 +23,7 @@ from analysis.schema import TABLES
 
 ROOT = paths.ROOT
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.glob("**/*.md"))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"```.*?```", re.S)
 
@@ -275,6 +275,72 @@ def test_the_example_of_a_criterion_of_ones_own_runs():
     example += 'print(pruned.tables["matrices"]["sparsity"].round(2).unique().tolist())\n'
     done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.split() == ["[0.5]"], done.stderr
+
+
+@pytest.fixture(scope="module")
+def rendered() -> ModuleType:
+    return load("rendered")
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.parametrize("notebook", sorted(paths.notebooks().glob("*.ipynb")), ids=lambda file: file.stem)
+def test_every_notebook_has_a_page_that_shows_it_executed(notebook, rendered):
+    page = (DOCS / "notebooks" / f"{notebook.stem}.md").read_text("utf-8")
+    found = squeezed(page)
+    for cell in json.loads(notebook.read_text("utf-8"))["cells"]:
+        source, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
+        if "published" in tags or rendered.RECALLED in source:
+            continue
+        kept = rendered.from_pages(source) if cell["cell_type"] == "markdown" else source
+        assert squeezed(kept) in found, (
+            f"{notebook.name}, cell {cell['id']}: its page is not current; run `analysis figures --only"
+            f" {notebook.stem}`, then python docs/rendered.py data/runs/notebooks/lab"
+        )
+    drawn = set(re.findall(r'save_figure\(\s*\w+,\s*"(\w+)"', notebook.read_text("utf-8").replace('\\"', '"')))
+    assert drawn == set(re.findall(r"!\[\w+\]\(../../figures/(\w+).svg\)", page))
+
+
+def test_a_page_has_the_outputs_of_the_executed_copy_and_no_place_or_control(rendered):
+    import nbformat
+
+    cell, parameters = nbformat.v4.new_code_cell, {"tags": ["parameters"]}
+    source = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell(
+                "# One, see [two](two.ipynb), [b](../docs/b.md#c) and ![d](../figures/d.svg)"
+            ),
+            cell("N: int = 1", metadata=parameters),
+            cell('save_figure(fig, "01_one", rows, origin, FIGURES)'),
+            cell("say()"),
+            cell("turn()"),
+            cell('predict.recall("one")'),
+        ]
+    )
+    executed = nbformat.from_dict(source)
+    given = nbformat.v4.new_code_cell(
+        'N = 3\nPRESET = "lab"\nFIGURES = "/tmp/x"', metadata={"tags": ["injected-parameters"]}
+    )
+    outputs = [
+        {"image/png": "abc"},
+        {"text/markdown": "**Found**: 3", "text/plain": "x"},
+        {rendered.WIDGET: {}, "text/plain": "VBox()"},
+        {"text/markdown": "none was made"},
+    ]
+    for one, data in zip(executed.cells[2:], outputs, strict=True):
+        one.outputs = [nbformat.v4.new_output("execute_result", data)]
+    executed.cells.insert(2, given)
+    page = rendered.page(source, executed, "one")
+    assert "[two](two.md), [b](../b.md#c) and ![d](../../figures/d.svg)" in page
+    assert "N = 3" in page and "/tmp/x" not in page
+    assert "![01_one](../../figures/01_one.svg)" in page and "**Found**: 3" in page
+    assert "VBox" not in page and "none was made" not in page
+    executed.cells = executed.cells[:-1]
+    executed.cells[-1].id = "other"
+    with pytest.raises(ValueError, match="execute the notebook again"):
+        rendered.page(source, executed, "one")
 
 
 @pytest.fixture(scope="module")
