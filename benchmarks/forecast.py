@@ -6,8 +6,9 @@
 Every run has a process of its own, on one thread. Seconds are those of the table `cost`, as far as the processor was
 this process's, so that a busy machine gives about the same rows. Memory is the largest `peak_memory_mib` there, the
 resident size of the process, where the kernel lets it be reset between stages. The machine is timed in the same process
-just before. Text is that of the lab; the larger model is a random Llama of 50 million parameters with the lab's
-tokenizer. The goal is a factor of 2 in time and 20 % in memory.
+just before. Text is that of the lab; the larger models are random ones with the lab's tokenizer, a Llama of 50 million
+parameters and a Mixtral of 30 million, whose tokens go to two of eight experts. The goal is a factor of 2 in time and
+20 % in memory.
 """
 
 import argparse
@@ -20,7 +21,12 @@ import time
 from multiprocessing import get_context
 from pathlib import Path
 
-MODELS = {"lab": (32, 10), "lab/large": (16, 5), "llama-50m": (8, 2)}  # windows of 128 tokens, epochs
+MODELS = {
+    "lab": (32, 10),
+    "lab/large": (16, 5),
+    "llama-50m": (8, 2),
+    "mixture": (8, 2),
+}  # windows of 128 tokens, epochs
 RECIPES = {
     "LR": "wanda-50% LR",
     "SparseGPT": "sparsegpt-50% LR",
@@ -30,6 +36,20 @@ RECIPES = {
     "CR": "wanda-50% BR+GP+CR[epochs={epochs}]",
 }
 LENGTH = 128
+LARGER = {
+    "llama-50m": ("Llama", dict(hidden_size=512, intermediate_size=1376, num_hidden_layers=14, num_attention_heads=8)),
+    "mixture": (
+        "Mixtral",
+        dict(
+            hidden_size=256,
+            intermediate_size=512,
+            num_hidden_layers=8,
+            num_attention_heads=8,
+            num_local_experts=8,
+            num_experts_per_tok=2,
+        ),
+    ),
+}
 
 
 def main() -> None:
@@ -116,12 +136,12 @@ def planned(model: str, recipe: str, folder: Path):
     machine = calibrate(torch.device("cpu"))
     samples, epochs = MODELS[model]
     larger = folder / "model"
-    if model == "llama-50m":  # in another process, so that this one does not keep what making it took
-        making = get_context("spawn").Process(target=make_larger, args=(larger,))
+    if random := model in LARGER:  # in another process, so that this one does not keep what making it took
+        making = get_context("spawn").Process(target=make_larger, args=(larger, model))
         making.start()
         making.join()
     job = Job(
-        model=str(larger) if model == "llama-50m" else model,
+        model=str(larger) if random else model,
         recipe=RECIPES[recipe].format(epochs=epochs),
         calibration="lab:stories",
         held_out={"stories": "lab:stories"},
@@ -132,23 +152,16 @@ def planned(model: str, recipe: str, folder: Path):
     return job, forecast(job, model_shape(job.model), "cpu", machine, room=free_memory("cpu"), saves=False)
 
 
-def make_larger(folder: Path) -> None:
-    """A random Llama of 50 million parameters, with the lab's tokenizer."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def make_larger(folder: Path, model: str) -> None:
+    """A random model with the lab's tokenizer."""
+    import transformers
 
     from analysis import paths
 
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=512,
-        intermediate_size=1376,
-        num_hidden_layers=14,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        max_position_embeddings=512,
-        tie_word_embeddings=False,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    kind, sizes = LARGER[model]
+    common = dict(vocab_size=8192, max_position_embeddings=512, num_key_value_heads=4, tie_word_embeddings=False)
+    config = getattr(transformers, f"{kind}Config")(**common | sizes)
+    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
     for file in (paths.lab() / "decoder").glob("*token*"):
         shutil.copy(file, folder)
 

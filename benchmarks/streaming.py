@@ -111,7 +111,7 @@ def run(**job: Any) -> dict[str, Any]:
 
 
 def limited(place: Path) -> None:
-    size = write_llama(place / "large", blocks=160, hidden=512, inner=1536)
+    size = write_llama(place / "large", blocks=200, hidden=512, inner=2048)
     common: dict[str, Any] = {
         "model": str(place / "large"),
         "windows": 2,

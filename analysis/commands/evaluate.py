@@ -4,7 +4,7 @@ import argparse
 import math
 from dataclasses import asdict
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis.commands.arguments import SOURCE_HELP, add_model, add_verb, add_windows
 from analysis.commands.common import (
@@ -23,7 +23,12 @@ from analysis.text.sources import LABELLED, endless_error, parse_source, source_
 from analysis.text.tasks import check_tasks, task_fingerprint
 
 if TYPE_CHECKING:
+    from analysis.measure.perplexity import Perplexity
     from analysis.models.load import LoadedModel
+
+TEXT = ("text", "perplexity", "nats per token", "tokens", "windows", "context")
+SCORES = {"text": "text", "metric": "metric", "score": "score", "standard_error": "+-", "pearson": "pearson"}
+SCORES |= {"loss": "loss", "examples": "examples"}
 
 
 def add(verbs) -> None:
@@ -71,6 +76,33 @@ def evaluate(args: argparse.Namespace) -> Report:
 
     Raises: AnalysisError if an argument, the model, a text or a task is unusable.
     """
+    sources = _checked(args)
+    from analysis.models.load import load_model
+
+    say(f"loading {args.model}")
+    dense = load_model(args.model, device=args.device, dtype=args.dtype)
+    document: dict[str, Any] = {
+        "model": {
+            "name": dense.name,
+            "fingerprint": dense.fingerprint,
+            "dtype": str(dense.dtype).removeprefix("torch."),
+            "notes": list(dense.notes),
+        }
+    }
+    if args.protocol == "windows":
+        document |= _on_windows(sources, dense, args)
+    else:
+        document["perplexity"] = []
+        if rolled := [_roll(label, source, dense, args) for label, source in sources.items()]:
+            document["rolling"] = rolled
+    if args.task:
+        document["tasks"] = _asked(dense, args)
+    tables = [_shown(name, rows) for name, rows in document.items() if name != "model" and rows]
+    return Report("\n\n".join([*tables, *(f"{dense.name}: {note}" for note in dense.notes)]), document)
+
+
+def _checked(args: argparse.Namespace) -> dict[str, str]:
+    """The sources by label. Raises UsageError listing what is wrong with the arguments."""
     problems = Problems()
     check_counts(problems, args)
     model = check_model(problems, args.model)
@@ -83,19 +115,17 @@ def evaluate(args: argparse.Namespace) -> Report:
     if not args.text and not args.task:
         problems.add("nothing to measure; give --text, --task, or both")
     problems.raise_any()
+    return sources
+
+
+def _on_windows(sources: dict[str, str], dense: "LoadedModel", args: argparse.Namespace) -> dict[str, list[dict]]:
+    """Perplexity on the windows of plain texts, scores on labelled ones."""
     from analysis.measure.perplexity import perplexity
     from analysis.measure.scores import score
-    from analysis.measure.zero_shot import zero_shot
-    from analysis.models.load import embedding_rows, load_model
     from analysis.text.load import load_tokens
 
-    say(f"loading {args.model}")
-    dense = load_model(args.model, device=args.device, dtype=args.dtype)
-    rows, scores, rolled = [], [], []
+    texts, scores = [], []
     for label, source in sources.items():
-        if args.protocol == "rolling":
-            rolled.append(_roll(label, source, dense, args))
-            continue
         windows = load_tokens(
             source,
             dense,
@@ -108,57 +138,46 @@ def evaluate(args: argparse.Namespace) -> Report:
             split="held-out",
         )
         say(f"{label}: {len(windows)} windows of {windows.length} tokens")
-        if windows.labelled is None:
-            rows.append((label, result := perplexity(dense.model, windows), windows.provenance))
-            if result.nats_per_token > math.log(embedding_rows(dense.model)):
-                begins = dense.tokenizer is not None and dense.tokenizer.bos_token_id is not None
-                way = (
-                    "; a model that reads text only behind a beginning-of-text token, such as Gemma, needs --bos every"
-                )
-                say(
-                    f"{label}: a perplexity of {result.perplexity:.3g} is worse than guessing"
-                    f"{way if begins and args.bos != 'every' else ''}"
-                )
-        else:
+        if windows.labelled is not None:
             scores.append({"text": label, **asdict(score(dense.model, windows)), "provenance": windows.provenance})
-    header = ("text", "perplexity", "nats per token", "tokens", "windows", "context")
-    cells = [
-        (label, result.perplexity, result.nats_per_token, result.tokens, result.windows, result.context)
-        for label, result, _ in rows
-    ]
-    document = {
-        "model": {
-            "name": dense.name,
-            "fingerprint": dense.fingerprint,
-            "dtype": str(dense.dtype).removeprefix("torch."),
-            "notes": list(dense.notes),
-        },
-        "perplexity": [dict(zip(header, row), provenance=result[2]) for row, result in zip(cells, rows)],
-    }
-    tables = [table(header, cells)] if cells else []
-    if rolled:
-        document["rolling"] = rolled
-        tables.append(table(tuple(rolled[0])[:-1], [tuple(row.values())[:-1] for row in rolled]))
-    if scores:
-        document["scores"] = scores
-        names = {"text": "text", "metric": "metric", "score": "score", "standard_error": "+-", "pearson": "pearson"}
-        names |= {"loss": "loss", "examples": "examples"}
-        if all(row["pearson"] is None for row in scores):
-            del names["pearson"]
-        scored = [["-" if row[name] is None else row[name] for name in names] for row in scores]
-        tables.append(table(tuple(names.values()), scored))
-    if args.task:
-        say(f"asking {args.documents} questions of {', '.join(args.task)}")
-        answers = [
-            asdict(answered)
-            for answered in zero_shot(
-                dense.model, dense.tokenizer, args.task, documents=args.documents, seed=args.seed, bos=args.bos
-            )
-        ]
-        document["tasks"] = [row | {"fingerprint": task_fingerprint(row["task"])} for row in answers]
-        tables.append(table([name.replace("_", " ") for name in answers[0]], [tuple(row.values()) for row in answers]))
-    tables += [f"{dense.name}: {note}" for note in dense.notes]
-    return Report("\n\n".join(tables), document)
+            continue
+        result = perplexity(dense.model, windows)
+        _warn_of_guessing(label, result, dense, args.bos)
+        cells = (result.perplexity, result.nats_per_token, result.tokens, result.windows, result.context)
+        texts.append(dict(zip(TEXT, (label, *cells)), provenance=windows.provenance))
+    return {"perplexity": texts, **({"scores": scores} if scores else {})}
+
+
+def _warn_of_guessing(label: str, result: "Perplexity", dense: "LoadedModel", bos: str) -> None:
+    """One line where a model does worse than one that knows nothing."""
+    from analysis.models.load import embedding_rows
+
+    if not result.nats_per_token > math.log(embedding_rows(dense.model)):
+        return
+    begins = dense.tokenizer is not None and dense.tokenizer.bos_token_id is not None
+    way = "; a model that reads text only behind a beginning-of-text token, such as Gemma, needs --bos every"
+    say(
+        f"{label}: a perplexity of {result.perplexity:.3g} is worse than guessing"
+        f"{way if begins and bos != 'every' else ''}"
+    )
+
+
+def _asked(dense: "LoadedModel", args: argparse.Namespace) -> list[dict]:
+    """Its answers to the tasks."""
+    from analysis.measure.zero_shot import zero_shot
+
+    say(f"asking {args.documents} questions of {', '.join(args.task)}")
+    answers = zero_shot(dense.model, dense.tokenizer, args.task, documents=args.documents, seed=args.seed, bos=args.bos)
+    return [{**asdict(answer), "fingerprint": task_fingerprint(answer.task)} for answer in answers]
+
+
+def _shown(name: str, rows: list[dict]) -> str:
+    """One part of the document as a table."""
+    columns = {key: key.replace("_", " ") for key in rows[0] if key not in ("provenance", "fingerprint")}
+    if name == "scores":
+        correlated = any(row["pearson"] is not None for row in rows)
+        columns = {key: word for key, word in SCORES.items() if key != "pearson" or correlated}
+    return table(tuple(columns.values()), [["-" if row[key] is None else row[key] for key in columns] for row in rows])
 
 
 def _roll(label: str, source: str, dense: "LoadedModel", args: argparse.Namespace) -> dict:

@@ -70,8 +70,21 @@ def add(verbs) -> None:
 
 def add_job(verb, *, required: bool = True) -> None:
     """The arguments that say what is done, but for the model; required: whether texts must be named."""
+    _add_recipe(verb)
+    _add_texts(verb, required)
+    _add_measures(verb)
+    _add_added(verb)
+    _add_tasks(verb)
+    _add_result(verb)
+
+
+def _add_recipe(verb) -> None:
     verb.add_argument("--recipe", metavar="TEXT", help='criterion, pattern and method, such as "wanda-50%% BR+GP"')
     verb.add_argument("--recipe-file", type=paths.expanded, metavar="TOML", help="the recipe as a TOML file instead")
+
+
+def _add_texts(verb, required: bool) -> None:
+    """The texts of both sides, and the windows drawn from them."""
     verb.add_argument(
         "--calibration", required=required, metavar="SOURCE", help="text that masks and reconstruction see"
     )
@@ -100,6 +113,10 @@ def add_job(verb, *, required: bool = True) -> None:
             " is set aside for it"
         ),
     )
+
+
+def _add_measures(verb) -> None:
+    """What is measured on held-out text besides, and how often."""
     verb.add_argument(
         "--full-test",
         action="store_true",
@@ -115,6 +132,10 @@ def add_job(verb, *, required: bool = True) -> None:
             " (default): every epoch where that is cheap, else at the end"
         ),
     )
+
+
+def _add_added(verb) -> None:
+    """Text put behind the calibration text, and what becomes of windows on both sides."""
     verb.add_argument(
         "--added",
         metavar="SOURCE",
@@ -129,6 +150,9 @@ def add_job(verb, *, required: bool = True) -> None:
         action="store_true",
         help="drop held-out windows that repeat calibration text, however many; by default more than a few are refused",
     )
+
+
+def _add_tasks(verb) -> None:
     verb.add_argument(
         "--task",
         action="append",
@@ -137,6 +161,10 @@ def add_job(verb, *, required: bool = True) -> None:
         help="multiple-choice task for both models (`analysis list tasks`); may be given several times",
     )
     verb.add_argument("--documents", type=int, default=100, metavar="N", help="questions per task; default 100")
+
+
+def _add_result(verb) -> None:
+    """What is made of the pruned model: where it is, what is cut out, how it is stored."""
     verb.add_argument(
         "--shrink",
         action="store_true",

@@ -23,13 +23,16 @@ _STORED = {"float32": "F32", "float64": "F64", "bfloat16": "BF16", "float16": "F
 
 @dataclass(frozen=True)
 class MatrixShape:
-    """One linear map. `reads`: the first matrix of its block that reads the same tensor; `half`: "attention", "mlp"."""
+    """One linear map. `reads`: the first matrix of its block that reads the same tensor; `half`: "attention", "mlp";
+    `share`: of a block's tokens that it reads, of an expert on average.
+    """
 
     name: str
     half: str
     rows: int
     columns: int
     reads: str
+    share: float = 1.0
 
     @property
     def weights(self) -> int:
@@ -58,9 +61,9 @@ class BlockShape:
         return self.half(half)[-1]
 
     @property
-    def inputs(self) -> list[int]:
-        """Widths of the distinct tensors that its matrices read."""
-        return [matrix.columns for matrix in self.matrices if matrix.reads == matrix.name]
+    def readers(self) -> list[MatrixShape]:
+        """The first matrix to read each of the distinct tensors that its matrices read."""
+        return [matrix for matrix in self.matrices if matrix.reads == matrix.name]
 
 
 @dataclass(frozen=True)
@@ -110,21 +113,24 @@ def shape_of(model: "nn.Module", name: str) -> ModelShape:
     """The shape of a transformers model, with or without weights, taken to be stored in float32; nothing is run.
 
     The matrices of a half are taken to read one tensor, but for the last, which reads what they make, and for those of
-    experts, each of which reads its own tokens. Raises UnsupportedModel.
+    experts, each of which reads its own tokens, on average an equal part. Raises UnsupportedModel.
     """
     from analysis.models.anatomy import structure
     from analysis.models.context import usable_context
+    from analysis.models.experts import experts_per_token
     from analysis.models.task_heads import head
 
     network: Any = model
     blocks = []
     for module, matrices in structure(model):
-        shapes = []
+        shapes, experts = [], len({matrix.expert for matrix in matrices} - {None})
+        share = experts_per_token(network.config.get_text_config()) / experts if experts else 1.0
         for matrix in matrices:
             together = [other.name for other in matrices if other.half == matrix.half]
             alone = matrix.name == together[-1] or matrix.expert is not None
             reads = matrix.name if alone else together[0]
-            shapes.append(MatrixShape(matrix.name, matrix.half, matrix.rows, matrix.columns, reads))
+            part = 1.0 if matrix.expert is None else min(1.0, share)
+            shapes.append(MatrixShape(matrix.name, matrix.half, matrix.rows, matrix.columns, reads, part))
         blocks.append(BlockShape(tuple(shapes), sum(value.numel() for value in module.parameters())))
     parameters = sum(value.numel() for value in network.parameters())
     return ModelShape(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from analysis.masks.choose import wanted_statistics
-from analysis.models.shape import BlockShape
+from analysis.models.shape import BlockShape, MatrixShape
 from analysis.recipe.parts import CRITERIA_OF_BOTH
 from analysis.reconstruction.arithmetic import FLAGS
 from analysis.schema import CALIBRATION
@@ -98,7 +98,7 @@ def _statistics(sizes: Sizes) -> tuple[Work, int]:
             if index in new:
                 last = block.consumer("mlp").weights / block.weights
                 work += _through(sizes, block, shown) * (1 - 0.8 * last)
-                work += total(_summed(sizes, width, wanted) for width in block.inputs)
+                work += total(_summed(sizes, matrix, wanted) for matrix in block.readers)
                 tokens += shown * sizes.job.length
             if index < new[-1]:
                 work += _through(sizes, block, shown)
@@ -106,10 +106,11 @@ def _statistics(sizes: Sizes) -> tuple[Work, int]:
     return work, tokens
 
 
-def _summed(sizes: Sizes, width: int, wanted: str) -> Work:
+def _summed(sizes: Sizes, matrix: MatrixShape, wanted: str) -> Work:
     count = sizes.shown * sizes.job.length
-    calls = Work(passes=2.0 * count * width * 4, calls=6.0 * sizes.forwards(sizes.shown))
-    return calls + (gram(count, width) if wanted == "gram" else Work())
+    passes = Work(passes=2.0 * count * matrix.columns * 4)
+    sums = passes + (gram(count, matrix.columns) if wanted == "gram" else Work())
+    return sums * matrix.share + Work(calls=6.0 * sizes.forwards(sizes.shown))
 
 
 def _mask(sizes: Sizes) -> tuple[Work, int]:
@@ -118,7 +119,7 @@ def _mask(sizes: Sizes) -> tuple[Work, int]:
         return Work(calls=60.0 * len(sizes.shape.blocks), passes=8.0 * sizes.shape.weights), 0
     for block in sizes.shape.blocks:
         if recipe.criterion.name == "sparsegpt":
-            work += total(map(inverse_factor, block.inputs))
+            work += total(inverse_factor(matrix.columns) for matrix in block.readers)
             work += total(sweep(matrix, recipe.criterion.columns) for matrix in block.matrices)
         else:
             work += total(map(selection, block.matrices))
@@ -228,12 +229,12 @@ def _refit(sizes: Sizes) -> tuple[Work, int]:
     recipe, work, windows, tokens = sizes.recipe, Work(), sizes.texts[CALIBRATION], 0
     apart = recipe.student != recipe.target
     for block in sizes.shape.blocks:
-        for width in block.inputs:
-            work += _through(sizes, block, windows) * (0.6 * (1 + apart))
-            work += gram(sizes.tokens(), width) * (2 if apart else 1)
-            work += product("float32", width, sizes.tokens(), width) * int(apart)
+        for matrix in block.readers:
+            sums = gram(sizes.tokens(), matrix.columns) * (2 if apart else 1)
+            sums += product("float32", matrix.columns, sizes.tokens(), matrix.columns) * int(apart)
+            work += _through(sizes, block, windows) * (0.6 * (1 + apart)) + sums * matrix.share
         work += total(least_squares(matrix, sizes.kept) for matrix in block.matrices)
-        tokens += sizes.tokens() * len(block.inputs) * (1 + apart)
+        tokens += sizes.tokens() * len(block.readers) * (1 + apart)
     return work, tokens
 
 

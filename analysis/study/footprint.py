@@ -160,7 +160,12 @@ def _grams(sizes: Sizes, block: BlockShape) -> int:
     """Bytes of the sums that masks of a block are chosen on."""
     recipe = sizes.recipe
     gram = recipe.refinement.name != "none" or getattr(recipe.criterion_word, "evidence", None) == "gram"
-    return sum(SINGLE * (width * width if gram else 3 * width) for width in block.inputs)
+    return sum(SINGLE * (width * width if gram else 3 * width) for width in _widths(block))
+
+
+def _widths(block: BlockShape) -> list[int]:
+    """Of the distinct tensors that its matrices read."""
+    return [matrix.columns for matrix in block.readers]
 
 
 def _masking(sizes: Sizes, block: BlockShape) -> int:
@@ -197,7 +202,7 @@ def _refitting(sizes: Sizes):
     sums = 1 if recipe.student == recipe.target else 3
 
     def count(block: BlockShape) -> int:
-        moments = sum(SINGLE * sums * width**2 for width in block.inputs)
+        moments = sum(SINGLE * sums * width**2 for width in _widths(block))
         return moments + max(7 * DOUBLE * matrix.weights + 32 * matrix.columns**2 for matrix in block.matrices)
 
     return count

@@ -6,6 +6,7 @@ workers; it has the threads it is given before torch loads; and when the caller 
 a thread of its own sees the end of the pipe. No torch, but to see devices.
 """
 
+import logging
 import os
 import pickle
 import signal
@@ -23,6 +24,8 @@ from typing import IO, Any
 from analysis import memory
 from analysis.errors import AnalysisError
 from analysis.models.hub import fetch, weight_files
+
+log = logging.getLogger(__name__)
 
 WORKER = "from analysis.study.pool import serve; serve()"  # what a worker runs
 # memory a run takes, in sizes of the weights on disk: dense and pruned model in float32, gradients, Adam, streams
@@ -109,9 +112,15 @@ def spread(
                         if not crew:  # with others left there is more memory for each
                             crew[stack.enter_context(hire(threads, pins))] = pins
                         if number not in again:
+                            log.warning("item %d of %d is tried once more: %s", number + 1, len(items), error)
                             again.add(number)
                             left.append(number)
                             continue
+                        error = WorkerDied(
+                            f"{error}, as did one before it; finished runs are stored and this one goes on where it"
+                            " stopped: run again with fewer workers, run_study(..., workers=1) or ANALYSIS_WORKERS=1 in"
+                            " the environment"
+                        )
                     yield number, error
             for worker in crew:
                 _pipes(worker)[0].close()
@@ -170,11 +179,7 @@ def ask(worker: subprocess.Popen, function: Callable, item: object) -> Exception
     except (OSError, EOFError, pickle.UnpicklingError):  # the pipe ended: so has the worker
         with suppress(OSError):
             requests.close()
-        return WorkerDied(
-            f"its worker process {_end(worker.wait())}, as did one before it; finished runs are stored and this one"
-            " goes on where it stopped: run again with fewer workers, run_study(..., workers=1) or ANALYSIS_WORKERS=1"
-            " in the environment"
-        )
+        return WorkerDied(f"its worker process {_end(worker.wait())}")
 
 
 def _end(code: int) -> str:

@@ -2,14 +2,19 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from analysis import storage
 from analysis.errors import AnalysisError, UsageError, first_line
 from analysis.study import remote
 from analysis.study.pool import Answers, WorkerDied, cores
+
+LOGS = "/tmp/ray/session_latest/logs"
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Ray:
     def map(self, function: Callable[[Any], object], items: Sequence[Any]) -> Answers:
         """As `Executor.map`."""
         desk = remote.desk()
-        with self._connected():
+        with self._connected(desk):
             tasks = _Tasks(self.cpus, self.gpus)
             yield from remote.spread(tasks, function, items, desk=desk, threads=self.cpus, at_once=self.jobs)
 
@@ -51,7 +56,7 @@ class Ray:
         return self.address or os.environ.get("RAY_ADDRESS", "")
 
     @contextmanager
-    def _connected(self) -> Iterator[None]:
+    def _connected(self, desk: Path) -> Iterator[None]:
         import ray
 
         if ray.is_initialized():
@@ -60,15 +65,28 @@ class Ray:
         address = self._running()
         own = dict(num_cpus=cores(), object_store_memory=self.store * 10**6, include_dashboard=False)
         try:
-            ray.init(address=address or "local", logging_level=logging.ERROR, **({} if address else own))
+            with nullcontext() if address else remote.environment(_quick(desk)):
+                ray.init(address=address or "local", logging_level=logging.ERROR, **({} if address else own))
         except Exception as error:  # Ray raises plain ones where a machine is too busy to start it in time
             ray.shutdown()
+            shutil.rmtree(desk, ignore_errors=True)
             where = f"the cluster at {address}" if address else "a cluster on this machine"
-            raise AnalysisError(f"executor ray: {where} cannot be had: {first_line(error)}") from error
+            busy = "" if address else f"; {LOGS} may say more; try again when the machine is less busy"
+            raise AnalysisError(f"executor ray: {where} cannot be had: {first_line(error)}{busy}") from error
         try:
             yield
         finally:
             ray.shutdown()
+
+
+def _quick(desk: Path) -> dict[str, str]:
+    """The environment of Ray's own processes, which have fifteen seconds to start: without `rfc3987_syntax`, that comes
+    with Jupyter, is imported by Ray's jsonschema wherever it is found, and then builds a grammar for seconds.
+    """
+    above = desk / "above"
+    above.mkdir()
+    storage.write(above / "rfc3987_syntax.py", "raise ImportError\n")
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(above), os.environ.get("PYTHONPATH", "")]))}
 
 
 class _Tasks:

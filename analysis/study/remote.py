@@ -15,8 +15,8 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import import_module
@@ -168,6 +168,18 @@ def spread(
 def variables(threads: int) -> dict[str, str]:
     """The environment of a worker elsewhere: that of every worker, and the caller's store."""
     return worker_environment(threads) | {"ANALYSIS_HOME": str(paths.home())}
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables of this process in the body, for whoever is started there and inherits them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def desk() -> Path:

@@ -4,8 +4,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ class _Queue:
 
         search = os.pathsep.join(os.path.abspath(place) for place in sys.path)
         try:
-            with _environment(dict(errand.environment) | {"PYTHONPATH": search}):
+            with remote.environment(dict(errand.environment) | {"PYTHONPATH": search}):  # which the job inherits
                 return self.submitter.submit(errand)
         except (FailedJobError, FailedSubmissionError) as error:
             raise UsageError(f"executor slurm: sbatch refuses the job: {first_line(error)}") from error
@@ -121,15 +120,3 @@ class _Queue:
 
     def cancel(self, handle: Any) -> None:
         handle.cancel(check=False)
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """What a job inherits from its submission."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})

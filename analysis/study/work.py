@@ -92,10 +92,11 @@ def forward(
     """
     matrices, work = block.matrices if half is None else block.half(half), Work()
     for matrix in matrices:
-        work += product(compute or dtype, tokens, matrix.columns, matrix.rows)
+        work += product(compute or dtype, tokens, matrix.columns, matrix.rows) * matrix.share
     numbers = HIDDEN_PASSES * hidden / (1 if half is None else 2)
     if half in (None, "mlp"):
-        numbers += NEURON_PASSES * block.consumer("mlp").columns * (len(block.half("mlp")) - 1)
+        makers = sum(matrix.share for matrix in block.half("mlp")[:-1])
+        numbers += NEURON_PASSES * block.consumer("mlp").columns * makers
     if half in (None, "attention"):
         width = block.consumer("attention").columns
         work += Work({(compute or dtype, HEAD): 4.0 * tokens * length * width})

@@ -196,14 +196,24 @@ def note_gpu(log: str) -> None:
 
 
 def troubled(item) -> None:
-    """A study's real run; but the first of magnitude kills its process, and those of random fail."""
-    from analysis.errors import NumericalError
-    from analysis.study.run import work
+    """A study's real run elsewhere; but that of magnitude kills its process once its first visit is kept, and that of
+    random fails.
+    """
+    from unittest import mock
 
-    criterion, deaths = item[0].recipe.criterion.name, Path(os.environ["ANALYSIS_HOME"]) / "deaths"
-    if criterion == "magnitude" and not deaths.exists():
-        deaths.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+    from analysis.errors import NumericalError
+    from analysis.pruning.checkpoint import Checkpoint
+    from analysis.study.remote import work_elsewhere
+
+    write = Checkpoint.write
+
+    def kill_after_first(self, index, *what):
+        write(self, index, *what)
+        if index == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    criterion = item[0].recipe.criterion.name
     if criterion == "random":
         raise NumericalError("block 0: not finite")
-    work(item)
+    with mock.patch.object(Checkpoint, "write", kill_after_first if criterion == "magnitude" else write):
+        work_elsewhere(item)

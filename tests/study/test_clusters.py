@@ -4,25 +4,23 @@ nothing lost where a process dies.
 
 import importlib
 import os
+import runpy
 import signal
 import sys
 import threading
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 
-from analysis import paths, schema
+from analysis import paths
 from analysis.cli import main
 from analysis.errors import AnalysisError, NumericalError, UsageError
-from analysis.recipe.words import CRITERION_WORDS
 from analysis.study import executor
 from analysis.study.executor import chosen
-from analysis.study.grids import grid
 from analysis.study.job import Job
 from analysis.study.pool import WorkerDied
-from analysis.study.store import list_runs
 from analysis.study.sweep import run_study
 from tests.helpers import fakes, slurm
 from tests.helpers.fakes import begun, items, lines
@@ -95,6 +93,26 @@ def test_a_missing_package_or_cluster_is_said_before_anything_is_run(home, calls
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(UsageError, match="no sbatch and srun; start on a node of the cluster"):
         chosen("slurm")
+
+
+def test_ray_starts_here_without_a_slow_module_and_says_where_it_cannot(home, installed, monkeypatch):
+    """What Jupyter brings costs each of Ray's processes seconds; the caller's own environment stays."""
+    seen = []
+
+    def init(**options):
+        first, *others = os.environ["PYTHONPATH"].split(os.pathsep)
+        with pytest.raises(ImportError):
+            runpy.run_path(f"{first}/rfc3987_syntax.py")
+        seen.append((others, options["object_store_memory"], options["num_cpus"]))
+        raise RuntimeError("The current node timed out\nmore")
+
+    ray = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setenv("PYTHONPATH", "before")
+    with pytest.raises(AnalysisError, match="on this machine cannot be had: The current node timed out; .*less busy"):
+        list(chosen("ray[store=200]").map(print, ["a"]))
+    assert seen == [(["before"], 200 * 10**6, 4)] and os.environ["PYTHONPATH"] == "before"
+    assert list((paths.runs() / "workers").iterdir()) == []
 
 
 def test_the_command_hands_its_executor_to_the_notebooks(installed, monkeypatch):
@@ -184,60 +202,3 @@ def test_what_sbatch_refuses_is_said(home, submitit, monkeypatch, tmp_path):
     slurm.install(tmp_path / "slurm", monkeypatch, refuse="invalid partition specified: gpu")
     with pytest.raises(UsageError, match="sbatch refuses the job: .*invalid partition specified: gpu"):
         list(chosen("slurm").map(fakes.act, [("log", {})]))
-
-
-@pytest.fixture
-def outside():
-    """A criterion of one's own, registered, and forgotten again."""
-    from analysis import extend
-
-    before = dict(CRITERION_WORDS), dict(extend.SCORES)
-    module = importlib.import_module("tests.helpers.outside")
-    yield module.NAME
-    for words, then in zip((CRITERION_WORDS, extend.SCORES), before):
-        words.clear()
-        words.update(then)
-    del sys.modules["tests.helpers.outside"]
-
-
-def equal_to_serial(jobs, named, monkeypatch, tmp_path):
-    """Two real runs by an executor, and in this process."""
-    monkeypatch.setenv("ANALYSIS_HOME", str(tmp_path / "elsewhere"))
-    monkeypatch.setenv("ANALYSIS_EXECUTOR", named)
-    apart = run_study(jobs)
-    monkeypatch.setenv("ANALYSIS_HOME", str(tmp_path / "here"))
-    serial = run_study(jobs, workers=1)
-    assert not serial.cost.equals(apart.cost), "done again"
-    for name in schema.TABLES.keys() - {"cost"}:
-        pd.testing.assert_frame_equal(getattr(apart, name), getattr(serial, name), check_exact=True)
-    return apart
-
-
-def tiny_jobs(*recipes):
-    texts = dict(calibration="lab:stories", held_out={"stories": "lab:stories"}, samples=2, length=32)
-    return grid(model="lab/tiny", recipes=recipes, device="cpu", **texts)
-
-
-@pytest.mark.slow
-def test_two_real_jobs_of_submitit_equal_the_serial_study(home, submitit, outside, monkeypatch, tmp_path):
-    """With a word from outside in one of them."""
-    jobs = tiny_jobs("wanda-50% LR", f"{outside}-50% LR")
-    equal_to_serial(jobs, "slurm[where=local]", monkeypatch, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # Ray's own
-def test_two_processes_of_ray_equal_the_serial_study(home, outside, monkeypatch, tmp_path, caplog):
-    """One of them dies and is tried again, a third one fails, and what is done is kept."""
-    ray = pytest.importorskip("ray", reason="the extra ray is not installed")
-    monkeypatch.setattr("analysis.study.ray_cluster.cores", lambda: 2)
-    monkeypatch.setattr("analysis.study.sweep.work_elsewhere", fakes.troubled)
-    jobs = tiny_jobs("magnitude-50% LR", f"{outside}-50% LR")
-    with pytest.raises(NumericalError, match="^job random-50% LR on lab/tiny.*: block 0: not finite") as caught:
-        monkeypatch.setenv("ANALYSIS_HOME", str(tmp_path / "elsewhere"))
-        monkeypatch.setenv("ANALYSIS_EXECUTOR", "ray")
-        run_study([*jobs, *tiny_jobs("random-50% LR")])
-    assert "in troubled" in caught.value.__notes__[0] and not ray.is_initialized()
-    assert "is tried once more: its worker process died" in caplog.text
-    assert [info.state for info in list_runs()] == ["complete"] * 2
-    equal_to_serial(jobs, "ray", monkeypatch, tmp_path)

@@ -16,6 +16,7 @@ from analysis.study.footprint import CONTEXT, Held, held_in_training
 from analysis.study.forecast import duration, forecast, size
 from analysis.study.sizes import Sizes
 from analysis.study.work import HEAD, Work, forward, gram, training
+from tests.helpers.families import tiny
 from tests.helpers.machines import GIB, MACHINE, job, llama_shape
 from tests.helpers.small import small_llama, windows
 
@@ -59,6 +60,20 @@ def test_operations_of_a_block_are_those_that_torch_counts(small):
         assert counted(step) == trained.operations == 3 * plain.operations
     finally:
         block.module.requires_grad_(False).zero_grad()
+
+
+def test_of_a_mixture_the_experts_a_token_goes_to_are_counted():
+    """Two of four for each token, and their routers besides, which no forecast counts."""
+    model = tiny("mixtral")
+    shape, parts = shape_of(model, "mixture"), anatomy(model)
+    model.set_experts_implementation("eager")  # whose products torch counts
+    recording = record(model, parts, windows(8, vocabulary=model.config.vocab_size))
+    call, tokens = recording.call(1, slice(0, 8)), recording.hidden.shape[:2].numel()
+    once = forward(shape.blocks[1], shape.hidden, tokens, length=16, forwards=1, dtype="float32")
+    plain = Work({key: count for key, count in once.products.items() if key[1] != HEAD})
+    router = 2 * tokens * shape.hidden * model.config.num_local_experts
+    assert counted(lambda: run(parts.blocks[1].module, recording.hidden, call)) == plain.operations + router
+    assert {matrix.share for matrix in shape.blocks[1].matrices} == {1.0, 0.5}
 
 
 @pytest.mark.parametrize("width", [64, 512, 640])
