@@ -57,12 +57,13 @@ def open_run(
     pruned_model = copy_model(model)
     apart = measure or any("dense" in part.reads(recipe) for part in (chooser, repair, solver))
     with meter.stage(-1, "record", tokens=sum(w.tokens for w in (calibration, *judged, *held_out.values()))):
-        streams = open_streams(model, dense, CALIBRATION, calibration, apart=apart)
+        tokens = {"apart": apart, "tokens": recipe.tokens}
+        streams = open_streams(model, dense, CALIBRATION, calibration, **tokens)
         verify(model, dense, streams.recording, rows=witnesses(calibration))
         if any(part.halves(recipe) for part in (chooser, repair, solver)):
             check_halves(dense, streams.recording, witnesses(calibration))
-        validating = [open_streams(model, dense, VALIDATION, windows, apart=apart) for windows in judged]
-        others = [open_streams(model, dense, label, windows, apart=apart) for label, windows in held_out.items()]
+        validating = [open_streams(model, dense, VALIDATION, windows, **tokens) for windows in judged]
+        others = [open_streams(model, dense, label, windows, **tokens) for label, windows in held_out.items()]
     pruned = anatomy_of_copy(dense, pruned_model)
     state = State(
         recipe=recipe,

@@ -34,6 +34,7 @@ EXPERTS = tuple(name for name, word in KIND_WORDS.items() if word.group == "expe
 TRAINED = tuple(name for name, word in SOLVER_WORDS.items() if word.evidence == "gradients")
 """Solvers that take gradient steps."""
 STREAMS = ("sparse", "dense")
+TOKENS = ("all", "text", "image")
 STARVED = ("shrink", "all-tokens", "magnitude", "refuse")
 CRITERIA_OF_BOTH: Collection[str] = ChainMap(
     DEPTH_WORDS, EXPERT_WORDS, STRUCTURED_WORDS, CRITERION_WORDS

@@ -93,9 +93,10 @@ def whole_model(model: nn.Module, matrices: dict[str, Matrix]) -> Piece:
     def run(recording: Recording, ids: Tensor, rows) -> Tensor:
         mask = recording.mask[rows]
         real = None if bool(mask.all()) else mask.long().to(ids.device)
+        pictures = recording.windows.seen(rows, ids.device)
         if split is not None:
-            return split.hidden(ids, real)
-        return model(input_ids=ids, attention_mask=real, use_cache=False).logits
+            return split.hidden(ids, real, pictures)
+        return model(input_ids=ids, attention_mask=real, **pictures, use_cache=False).logits
 
     return Piece("whole model", "", matrices, (model,), (model,), None, run, split)
 

@@ -1,0 +1,205 @@
+"""Training of the lab's vision-language model: a lab decoder that reads pictures through a small vision tower.
+
+    analysis lab vision --out data/lab/vision
+
+A model of Llava's kind (Liu et al. 2023, 2304.08485): patches of a picture go through a SigLIP-type tower and a
+projector of two layers, and stand as tokens before the text. The decoder begins as one of the lab's, tower and
+projector at random, and all three are trained at once on pictures the lab draws, with questions, answers and captions
+(`analysis.lab.pictures`). A run that was stopped continues as that of the decoder does (`analysis.training.loop`).
+Nothing heavy is imported before it starts.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from analysis.lab.pictures import SIZE, scenes
+from analysis.lab.versions import PICTURES
+from analysis.training.loop import Training, run
+from analysis.training.settings import Schedule, add_options, check_config, options
+
+
+@dataclass(frozen=True)
+class VisionConfig(Schedule):
+    """Everything the training of a vision-language model depends on besides the decoder it begins with.
+
+    `pictures` are read in all, `warmup` of them while the learning rate rises; over the last `decay` share of them it
+    falls to zero. `length`: tokens of a window, those of the picture included; `patch`: pixels a side of a patch, which
+    is one token; `hidden`, `intermediate`, `blocks`, `heads`: of the vision tower.
+    """
+
+    unit: ClassVar[str] = "pictures"
+    pictures: int = 80_000
+    batch: int = 16
+    length: int = 80
+    patch: int = 8
+    hidden: int = 64
+    intermediate: int = 128
+    blocks: int = 3
+    heads: int = 4
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: int = 2_000
+    decay: float = 0.5
+    seed: int = 0
+    threads: int = 1
+
+    @property
+    def per_step(self) -> int:
+        """Pictures read in one step."""
+        return self.batch
+
+    @property
+    def images(self) -> int:
+        """Image tokens of a window."""
+        return (SIZE // self.patch) ** 2
+
+    def problems(self) -> list[str]:
+        """What is impossible in the sizes."""
+        problems = [] if self.steps else [f"pictures {self.pictures} is less than one batch of {self.batch}"]
+        if SIZE % self.patch:
+            problems.append(f"pictures of {SIZE} pixels cannot be cut into patches of {self.patch}")
+        if self.hidden % self.heads:
+            problems.append(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
+        if self.length < self.images + 24:
+            problems.append(f"length {self.length} leaves fewer than 24 tokens beside a picture's {self.images}")
+        return problems
+
+
+def build(config: VisionConfig, decoder: Any, tokenizer: Any) -> Any:
+    """An untrained `LlavaForConditionalGeneration` (float32) of the size in `config` whose language part is `decoder`,
+    a Llama-type model, with a row for every token of `tokenizer`; a function of `config.seed`.
+    """
+    import torch
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
+
+    from analysis.text.pictures import IMAGE
+
+    language = decoder.config.to_diff_dict() | {"vocab_size": len(tokenizer)}
+    shape = LlavaConfig(
+        text_config=language,
+        vision_config=SiglipVisionConfig(
+            hidden_size=config.hidden,
+            intermediate_size=config.intermediate,
+            num_hidden_layers=config.blocks,
+            num_attention_heads=config.heads,
+            image_size=SIZE,
+            patch_size=config.patch,
+            vision_use_head=False,
+        ),
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_seq_length=config.images,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=decoder.config.tie_word_embeddings,
+    )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(config.seed)
+        model = LlavaForConditionalGeneration(shape).float()
+        state = decoder.state_dict()
+        for name, value in model.model.language_model.state_dict().items():
+            value[: len(state[f"model.{name}"])] = state[f"model.{name}"]
+        for parameter in model.model.multi_modal_projector.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(std=parameter.shape[1] ** -0.5)
+    return model
+
+
+def train(
+    config: VisionConfig,
+    out: str | Path,
+    *,
+    decoder: str = "lab/small",
+    evaluate: Callable[[Any, Any], dict],
+    **options: Any,
+) -> Path:
+    """Train on the lab's pictures into folder `out` and return it; continue from its checkpoint if there is one.
+
+    decoder: the language part to begin with, a lab name or a folder. `evaluate(model, tokenizer)` gives the scores of
+    the card. Further options and errors are those of `loop.run`.
+    """
+    from analysis.models.hub import fingerprint
+
+    check_config(config, VisionConfig)
+    reads = {"decoder": fingerprint(decoder), "pictures": f"shapes@{PICTURES}"}
+    return run(lambda: _training(config, decoder, evaluate), config, out, reads=reads, **options)
+
+
+def _training(config: VisionConfig, decoder: str, evaluate: Callable[[Any, Any], dict]) -> Training:
+    from analysis.models.load import load_model
+    from analysis.text.pictures import IMAGE
+
+    begun = load_model(decoder, device="cpu", dtype="float32")
+    tokenizer = begun.tokenizer
+    assert tokenizer is not None  # the lab's have one
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+    model = build(config, begun.model, tokenizer)
+    return Training(
+        config,
+        model,
+        tokenizer,
+        PictureBatches(config, tokenizer),
+        loss,
+        lambda model: evaluate(model, tokenizer),
+        command(config, decoder),
+        {"decoder": decoder},
+    )
+
+
+class PictureBatches:
+    """Batches of windows with their pictures: `batches[n]` is (ids (B, T), pixels (B, 3, side, side)), a function of
+    `n` and the config alone.
+    """
+
+    def __init__(self, config: VisionConfig, tokenizer: Any):
+        self.config, self.tokenizer = config, tokenizer
+
+    def __getitem__(self, step: int):
+        from analysis.text.pictures import draw_windows
+
+        config = self.config
+        drawn = scenes("shapes", seed=1 + config.seed, start=step * config.batch)
+        return draw_windows(self.tokenizer, drawn, config.batch, images=config.images, length=config.length)
+
+
+def loss(model: Any, batch: Any):
+    """Mean next-token loss (nats) of the text of windows (ids, pixels)."""
+    import torch
+
+    ids, pixels = (part.to(model.device) for part in batch)
+    text = int((ids[0] == model.config.image_token_id).nonzero().max()) + 1  # the first token of the text
+    logits = model(input_ids=ids, pixel_values=pixels, use_cache=False, logits_to_keep=ids.shape[1] - text + 1).logits
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, text:].flatten())
+
+
+def command(config: VisionConfig, decoder: str) -> str:
+    """The shell command that makes this run: only what differs from the defaults is named."""
+    return f"analysis lab vision {'' if decoder == 'lab/small' else f'--decoder {decoder} '}{options(config)}".rstrip()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `analysis lab vision`: the decoder, the folder, the device, and one per field of `VisionConfig`."""
+    parser.add_argument(
+        "--decoder",
+        default="lab/small",
+        metavar="MODEL",
+        help="the language part to begin with, a Llama-type model (default: %(default)s)",
+    )
+    add_options(
+        parser,
+        VisionConfig(),
+        "vision",
+        pictures="pictures to train on",
+        batch="pictures per step",
+        length="tokens of a window, those of its picture included",
+        patch="pixels a side of a patch, which is one token",
+        hidden="hidden size of the vision tower",
+        intermediate="MLP size of the vision tower",
+        blocks="blocks of the vision tower",
+        heads="attention heads of the vision tower",
+        warmup="pictures of rising learning rate",
+        decay="share of the pictures over which the rate falls to zero",
+        seed="seed of the new weights and of the pictures",
+    )
