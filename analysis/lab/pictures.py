@@ -16,7 +16,9 @@ from analysis.errors import UsageError
 from analysis.lab.documents import check_request
 from analysis.lab.draw import NUMBERS, Draw, listing
 
-SETS: dict[str, str] = {"shapes": "two to five coloured shapes on a grid of three by three, with questions and captions"}
+SETS: dict[str, str] = {
+    "shapes": "two to five coloured shapes on a grid of three by three, with questions and captions"
+}
 
 SIZE = 48  # pixels a side
 GRID = 3  # cells a side
@@ -72,7 +74,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`query` and each of `choices` are joined by one space; `gold` is the index of the true one. `task`: of `TASKS`."""
+    """`query` and each of `choices` are joined by one space; `gold`: the true one's index; `task`: one of `TASKS`."""
 
     query: str
     choices: tuple[str, ...]
@@ -80,12 +82,14 @@ class Question:
     task: str
 
     @property
-    def text(self) -> str:
-        """The question with its answer."""
-        return f"{self.query} {self.choices[self.gold]}"
+    def answer(self) -> str:
+        """The true choice."""
+        return self.choices[self.gold]
 
 
-def scenes(name: str = "shapes", *, split: str = "train", seed: int = 0, start: int = 0) -> Iterator[tuple[Scene, Draw]]:
+def scenes(
+    name: str = "shapes", *, split: str = "train", seed: int = 0, start: int = 0
+) -> Iterator[tuple[Scene, Draw]]:
     """Endless scenes, each with the draw to ask about it with: a function of (name, split, seed) alone, from number
     `start` on. `split` is that of `documents`. Raises UsageError for an unknown name or split.
     """
@@ -140,6 +144,13 @@ def _inside(thing: Thing) -> np.ndarray:
             return (np.minimum(abs(x), abs(y)) <= half / 3) & (np.maximum(abs(x), abs(y)) <= half)
 
 
+def cells(scene: Scene, side: int) -> list[list[Thing | None]]:
+    """What is in the cell that each patch of a picture lies in, of `side` by `side` patches, by rows."""
+    there = {(thing.row, thing.column): thing for thing in scene.things}
+    place = lambda patch: (2 * patch + 1) * GRID // (2 * side)
+    return [[there.get((place(row), place(column))) for column in range(side)] for row in range(side)]
+
+
 def caption(scene: Scene, draw: Draw) -> str:
     """What is to be seen, in an order drawn at random: "There is a red circle and two blue squares."."""
     kinds: dict[tuple[str, str], int] = {}
@@ -157,18 +168,18 @@ def _plural(shape: str) -> str:
     return "crosses" if shape == "cross" else f"{shape}s"
 
 
-def text(scene: Scene, draw: Draw) -> Iterator[str]:
-    """What is said about a scene, sentence by sentence: at times a caption, then questions with their answers, none
-    twice.
+def text(scene: Scene, draw: Draw) -> Iterator[tuple[str, str]]:
+    """What is said about a scene, sentence by sentence: at times a caption, then questions, none twice. Of each what is
+    asked ("" of a caption), and what follows from the picture.
     """
     if draw.chance(_CAPTIONED):
-        yield caption(scene, draw)
+        yield "", caption(scene, draw)
     said: set[str] = set()
     for _ in range(_TRIES):
         asked = ask(scene, draw, draw.choice(list(TASKS)))
         if asked is not None and asked.query not in said:
             said.add(asked.query)
-            yield asked.text
+            yield asked.query, asked.answer
 
 
 def ask(scene: Scene, draw: Draw, task: str) -> Question | None:

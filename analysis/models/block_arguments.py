@@ -163,7 +163,9 @@ def form(call: Call) -> tuple:
 
 
 def _factor(name: str, small: Tensor, large: Tensor) -> tuple[int, int]:
-    """Entries per window and the dimension that counts them, from one tensor for one and for two windows; 0: none does."""
+    """Entries per window and the dimension that counts them, from one tensor for one and for two windows; 0: none
+    does.
+    """
     if small.shape == large.shape:
         return 0, 0
     pairs = list(zip(small.shape, large.shape, strict=False))

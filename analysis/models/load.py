@@ -114,8 +114,9 @@ def embedding_rows(model: "PreTrainedModel") -> int:
 def load_model(
     name: str | os.PathLike[str], *, device: str = "auto", dtype: str | None = None, placement: str = "resident"
 ) -> LoadedModel:
-    """Load a decoder, one that reads pictures (saved as its ForConditionalGeneration), an encoder fine-tuned to classify, to score or to find spans, or one without a head, whose pooled
-    hidden states embed sentences (`embeddings`), by lab name ("lab"), local folder or hub id ("org/name[@revision]"),
+    """Load a decoder, one that reads pictures (saved as its ForConditionalGeneration), an encoder fine-tuned to
+    classify, to score or to find spans, or one without a head, whose pooled hidden states embed sentences
+    (`embeddings`), by lab name ("lab"), local folder or hub id ("org/name[@revision]"),
     GGUF file or name of a packaged model (`packaged`); no remote code. GGUF and `.bin` weights are unpacked first
     (`unpack`), nothing else that is no safetensors file is opened. Folders of shrunk models with layers of unequal
     widths (`models/uneven.py`) are read like any other.

@@ -19,11 +19,17 @@ def reads_pictures(config: "PreTrainedConfig") -> bool:
     return known and not config.is_encoder_decoder and config.get_text_config() is not config
 
 
+def is_wrapped(model: nn.Module) -> bool:
+    """Whether a model is more than its language part."""
+    config = cast(Any, model).config
+    return config.get_text_config() is not config
+
+
 def image_tokens(model: nn.Module) -> set[int]:
     """The ids that stand for pictures and what frames them; empty for a model of text alone."""
-    config = cast(Any, model).config
-    if config.get_text_config() is config:
+    if not is_wrapped(model):
         return set()
+    config = cast(Any, model).config
     named = (value for name, value in vars(config).items() if name.endswith(("_token_id", "_token_index")))
     text = vars(config.get_text_config())
     own = {value for name, value in text.items() if name.endswith("_token_id")}
@@ -34,9 +40,9 @@ def language_part(model: nn.Module) -> list[nn.Module]:
     """The modules that make the language model of a wrapped one, its head among them; the model itself where it is no
     more than that.
     """
-    network = cast(Any, model)
-    if network.config.get_text_config() is network.config:
+    if not is_wrapped(model):
         return [model]
+    network = cast(Any, model)
     head = network.get_output_embeddings()
     return [network.get_decoder(), *([] if head is None else [head])]
 

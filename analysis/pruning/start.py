@@ -3,6 +3,7 @@
 import torch
 
 from analysis import distributed
+from analysis.errors import UsageError
 from analysis.measure.cost import Meter
 from analysis.measure.quality import DenseModel
 from analysis.models.anatomy import Anatomy, anatomy, anatomy_of_copy
@@ -46,6 +47,8 @@ def open_run(
     model = dense_model.model
     held_out = check_windows(model, recipe, calibration, held_out)
     calibration, judged, held_out = with_validation(model, recipe, calibration, validation, held_out)
+    if recipe.tokens != "all" and calibration.pictures is None:
+        raise UsageError(f"recipe {recipe}: tokens={recipe.tokens}: the calibration text has no pictures; leave it out")
     dense = anatomy(model)
     if not isinstance(dense_model.source, LoadedModel):
         prove_head(model, type(model).__name__)

@@ -310,7 +310,8 @@ class Solver(Part):
     """Of objective=hidden: mix * mean squared error of the states + (1 - mix) * nats per token."""
     train: str = option("train", SOLVER_WORDS)
     """All parameters of the unit ("all"), its "norms-biases" alone, or "masklora": a masked low-rank change of every
-    matrix, with norms and biases (2312.15230)."""
+    matrix, with norms and biases (2312.15230). Retrain: of a model that reads pictures also all of its "language" part,
+    or its "projector"."""
     rank: int = option("rank", SOLVER_WORDS)
     """Rank of MaskLoRA's change."""
     alpha: float = option("alpha", SOLVER_WORDS)

@@ -290,6 +290,11 @@ class Recipe(Part):
             yield (
                 f"retrain trains the whole model: unit must be model, got {unit}; parts of it take BR (solver gradient)"
             )
+        if solver == "gradient" and self.solver.train in ("language", "projector"):
+            yield (
+                f"train={self.solver.train} is a part of a whole model that reads pictures: it goes with retrain; units"
+                " take all, norms-biases or masklora"
+            )
         if solver == "retrain" and (self.student, self.target) != ("sparse", "sparse"):
             yield (
                 "retrain follows the model's own loss: student and target do not apply to it; objective=distill and"

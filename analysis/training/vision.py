@@ -3,8 +3,10 @@
     analysis lab vision --out data/lab/vision
 
 A model of Llava's kind (Liu et al. 2023, 2304.08485): patches of a picture go through a SigLIP-type tower and a
-projector of two layers, and stand as tokens before the text. The decoder begins as one of the lab's, tower and
-projector at random, and all three are trained at once on pictures the lab draws, with questions, answers and captions
+projector of two layers, and stand as tokens before the text. The decoder begins as one of the lab's. Tower and
+projector begin at random and are first trained alone, to give at each patch the words for what is in its cell, as
+towers of large models are on captioned pictures before; without it, answers were still guesses after 8,000 pictures.
+Then everything is trained at once on pictures the lab draws, with questions, answers and captions
 (`analysis.lab.pictures`). A run that was stopped continues as that of the decoder does (`analysis.training.loop`).
 Nothing heavy is imported before it starts.
 """
@@ -15,23 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from analysis.lab.pictures import SIZE, scenes
+from analysis.lab.pictures import SIZE, Scene, cells, scenes
 from analysis.lab.versions import PICTURES
 from analysis.training.loop import Training, run
 from analysis.training.settings import Schedule, add_options, check_config, options
+
+GUESSED = 0.1  # what a token that no picture tells counts in the loss
+SHARPNESS = 8.0  # of the words given at a patch: so that what the projector makes is no larger than words are
 
 
 @dataclass(frozen=True)
 class VisionConfig(Schedule):
     """Everything the training of a vision-language model depends on besides the decoder it begins with.
 
-    `pictures` are read in all, `warmup` of them while the learning rate rises; over the last `decay` share of them it
+    `pictures` are read in all, the first `aligned` of them by tower and projector alone, `warmup` while the learning
+    rate rises; over the last `decay` share of them it
     falls to zero. `length`: tokens of a window, those of the picture included; `patch`: pixels a side of a patch, which
     is one token; `hidden`, `intermediate`, `blocks`, `heads`: of the vision tower.
     """
 
     unit: ClassVar[str] = "pictures"
-    pictures: int = 80_000
+    pictures: int = 40_000
+    aligned: int = 8_000
     batch: int = 16
     length: int = 80
     patch: int = 8
@@ -123,7 +130,7 @@ def train(
     from analysis.models.hub import fingerprint
 
     check_config(config, VisionConfig)
-    reads = {"decoder": fingerprint(decoder), "pictures": f"shapes@{PICTURES}"}
+    reads = {"decoder": fingerprint(decoder), "text": f"pictures:shapes@{PICTURES}"}
     return run(lambda: _training(config, decoder, evaluate), config, out, reads=reads, **options)
 
 
@@ -149,9 +156,7 @@ def _training(config: VisionConfig, decoder: str, evaluate: Callable[[Any, Any],
 
 
 class PictureBatches:
-    """Batches of windows with their pictures: `batches[n]` is (ids (B, T), pixels (B, 3, side, side)), a function of
-    `n` and the config alone.
-    """
+    """Batches of windows with their pictures: `batches[n]` is a `Batch`, a function of `n` and the config alone."""
 
     def __init__(self, config: VisionConfig, tokenizer: Any):
         self.config, self.tokenizer = config, tokenizer
@@ -161,17 +166,54 @@ class PictureBatches:
 
         config = self.config
         drawn = scenes("shapes", seed=1 + config.seed, start=step * config.batch)
-        return draw_windows(self.tokenizer, drawn, config.batch, images=config.images, length=config.length)
+        ids, follows, pixels, seen = draw_windows(
+            self.tokenizer, drawn, config.batch, images=config.images, length=config.length
+        )
+        words = self._words(seen) if step < config.aligned // config.batch else None
+        return Batch(ids, follows, pixels, words)
+
+    def _words(self, seen: list[Scene]):
+        """(B, patches, 2): the tokens that the words for colour and shape of what is at each patch begin with; where
+        nothing is, that of "no".
+        """
+        import torch
+
+        first = lambda word: self.tokenizer.encode(f" {word}", add_special_tokens=False)[0]
+        pair = lambda thing: [first("no")] * 2 if thing is None else [first(thing.colour), first(thing.shape)]
+        side = SIZE // self.config.patch
+        return torch.tensor([[pair(thing) for row in cells(scene, side) for thing in row] for scene in seen])
 
 
-def loss(model: Any, batch: Any):
-    """Mean next-token loss (nats) of the text of windows (ids, pixels)."""
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Windows with their pictures: ids (B, T), which tokens follow from the picture (B, T), pixels
+    (B, 3, side, side); words (B, patches, 2): what tower and projector alone are to give, else None.
+    """
+
+    ids: Any
+    follows: Any
+    pixels: Any
+    words: Any = None
+
+
+def loss(model: Any, batch: Batch):
+    """Mean next-token loss (nats) of the text, tokens that do not follow from the picture counting `GUESSED` times; of
+    a batch with words: of these, given what the projector makes of the picture.
+    """
     import torch
+    from torch.nn.functional import cross_entropy
 
-    ids, pixels = (part.to(model.device) for part in batch)
+    if batch.words is not None:
+        words = model.get_input_embeddings().weight.detach()
+        seen = torch.stack(list(model.model.get_image_features(batch.pixels.to(model.device)).pooler_output))
+        logits = (SHARPNESS * seen @ words.T).unsqueeze(2).expand(-1, -1, 2, -1)
+        return cross_entropy(logits.flatten(0, 2), batch.words.to(model.device).flatten())
+    ids, pixels = batch.ids.to(model.device), batch.pixels.to(model.device)
     text = int((ids[0] == model.config.image_token_id).nonzero().max()) + 1  # the first token of the text
     logits = model(input_ids=ids, pixel_values=pixels, use_cache=False, logits_to_keep=ids.shape[1] - text + 1).logits
-    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, text:].flatten())
+    nats = cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, text:].flatten(), reduction="none")
+    weights = batch.follows[:, text:].flatten().to(nats) * (1 - GUESSED) + GUESSED
+    return (nats * weights).sum() / weights.sum()
 
 
 def command(config: VisionConfig, decoder: str) -> str:
@@ -192,6 +234,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         VisionConfig(),
         "vision",
         pictures="pictures to train on",
+        aligned="pictures that tower and projector are first trained on alone",
         batch="pictures per step",
         length="tokens of a window, those of its picture included",
         patch="pixels a side of a patch, which is one token",
