@@ -16,7 +16,7 @@ from analysis.lab.pictures import Question, Scene, picture, questions
 from analysis.models.anatomy import evaluating
 from analysis.models.load import LoadedModel, unwrapped
 from analysis.models.quiet import caching
-from analysis.text.pictures import image_tokens, pixels, window
+from analysis.text.pictures import IMAGE, image_tokens, pixels
 
 BATCH = 16  # questions of one forward
 
@@ -36,7 +36,8 @@ def choice_likelihoods(
     """
     network = unwrapped(model)
     images = check_pictured(model, tokenizer)
-    queries = [window(tokenizer, [(question.query, "")], images, 0)[0] for _, question in asked]
+    begun = [tokenizer.bos_token_id, *[tokenizer.convert_tokens_to_ids(IMAGE)] * images]
+    queries = [begun + tokenizer.encode(question.query, add_special_tokens=False) for _, question in asked]
     alike: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
     for number, (_, question) in enumerate(asked):
         alike[len(queries[number]), question.choices].append(number)
