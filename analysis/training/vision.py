@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from analysis.errors import UsageError
 from analysis.lab.pictures import SIZE, Scene, cells, scenes
 from analysis.lab.versions import PICTURES
 from analysis.training.loop import Training, run
@@ -124,7 +125,8 @@ def train(
 ) -> Path:
     """Train on the lab's pictures into folder `out` and return it; continue from its checkpoint if there is one.
 
-    decoder: the language part to begin with, a lab name or a folder. `evaluate(model, tokenizer)` gives the scores of
+    decoder: the language part to begin with, a lab name or a folder; or a model that such a training has left, to go on
+    with. `evaluate(model, tokenizer)` gives the scores of
     the card. Further options and errors are those of `loop.run`.
     """
     from analysis.models.hub import fingerprint
@@ -140,9 +142,13 @@ def _training(config: VisionConfig, decoder: str, evaluate: Callable[[Any, Any],
 
     begun = load_model(decoder, device="cpu", dtype="float32")
     tokenizer = begun.tokenizer
-    assert tokenizer is not None  # the lab's have one
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
-    model = build(config, begun.model, tokenizer)
+    if tokenizer is None:
+        raise UsageError(f"lab vision: {decoder} has no tokenizer; begin with a lab model such as lab/small")
+    if begun.model.config.model_type == "llava":
+        model = _gone_on(config, begun)
+    else:
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+        model = build(config, begun.model, tokenizer)
     return Training(
         config,
         model,
@@ -153,6 +159,22 @@ def _training(config: VisionConfig, decoder: str, evaluate: Callable[[Any, Any],
         command(config, decoder),
         {"decoder": decoder},
     )
+
+
+def _gone_on(config: VisionConfig, begun: Any) -> Any:
+    """A model that reads pictures already, to be trained further. Raises UsageError where the tower's sizes asked for
+    are not those that it has.
+    """
+    from analysis.text.pictures import image_tokens
+
+    image_tokens("lab vision", begun)
+    names = {"hidden": "hidden_size", "intermediate": "intermediate_size", "blocks": "num_hidden_layers"}
+    names |= {"heads": "num_attention_heads", "patch": "patch_size"}
+    tower = begun.model.config.vision_config
+    sizes = {key: getattr(tower, name) for key, name in names.items()}
+    if other := [f"{key} {size}" for key, size in sizes.items() if size != getattr(config, key)]:
+        raise UsageError(f"lab vision: {begun.name} reads pictures with {', '.join(other)}; ask for the same to go on")
+    return begun.model.requires_grad_(True)
 
 
 class PictureBatches:
@@ -227,7 +249,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--decoder",
         default="lab/small",
         metavar="MODEL",
-        help="the language part to begin with, a Llama-type model (default: %(default)s)",
+        help="the language part to begin with, a Llama-type model, or a model that reads pictures, to train it further"
+        " (default: %(default)s)",
     )
     add_options(
         parser,
