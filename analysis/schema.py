@@ -75,6 +75,14 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("energy_first", "float64", "", "share of the dense mean square held by the first token of each window"),
         Column("energy_top", "float64", "", "share of it held by the hundredth of the tokens with the largest outputs"),
     ),
+    "positions": (
+        _BLOCK,
+        _SPLIT,
+        Column("at", "str", "", "tokens of the text, or tokens that stand for pictures", ("text", "image")),
+        Column("kind", "str", "", "total, inherited or local, as in blocks", ("total", "inherited", "local")),
+        _ERROR,
+        _RELATIVE,
+    ),
     "distribution": (
         _SPLIT,
         Column(

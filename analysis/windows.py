@@ -25,6 +25,8 @@ REMEDY = (
     "give each side its own documents with slices, such as text.txt[:80%] and text.txt[80%:], or drop the held-out"
     " windows that repeat calibration text (--drop-overlap; in Python disjoint(..., drop=True))"
 )
+TOKENS = ("all", "text", "image")
+"""Which real tokens statistics and losses may count."""
 SHOWN = 80  # characters of the shared text that the message shows
 
 
@@ -55,6 +57,36 @@ class Labelled:
 
 
 @dataclass(frozen=True, eq=False)
+class Pictures:
+    """What a model reads beside the tokens of N windows with pictures in them.
+
+    inputs: arguments of its forward by name ("pixel_values", ...); of each the first dimension holds equally many
+    entries for every window, one window's together. at: (N, T) bool, the tokens that stand for pictures.
+    """
+
+    inputs: Mapping[str, Tensor]
+    at: Tensor
+
+    def rows(self, rows: Tensor | slice) -> dict[str, Tensor]:
+        """The arguments for the windows `rows`, in that order; repeats allowed."""
+        count = len(self.at)
+        return {name: value.unflatten(0, (count, -1))[rows].flatten(0, 1) for name, value in self.inputs.items()}
+
+    def take(self, rows: Tensor) -> "Pictures":
+        """The pictures of the windows `rows`, in that order."""
+        return Pictures(self.rows(rows), self.at[rows])
+
+    def problem(self, shape: Sequence[int]) -> str | None:
+        """What is wrong with them as those of windows of this shape (N, T); None where nothing is."""
+        if tuple(self.at.shape) != tuple(shape) or self.at.dtype != torch.bool:
+            return f"the tokens of pictures are {tuple(self.at.shape)} {self.at.dtype}; they must be (N, T), torch.bool"
+        for name, value in self.inputs.items():
+            if not value.ndim or not len(value) or len(value) % shape[0]:
+                return f"{name} is {tuple(value.shape)}, which is not equally much for each of {shape[0]} windows"
+        return None
+
+
+@dataclass(frozen=True, eq=False)
 class Windows:
     """N windows of T token ids each, and where they come from.
 
@@ -65,6 +97,7 @@ class Windows:
     `added`: how many of the last windows were added to a calibration text (`append`). `types` long (N, T): token
     type ids, for models that tell a first from a second text. `labelled`: the right answers, of labelled examples.
     `openings`: token ids (tokens,) of beginnings that many documents of the text share, such as licence headers.
+    `pictures`: what a model reads beside the tokens; None for text alone.
 
     Raises UsageError for ids that are no whole numbers, or are below 0; for shapes that do not fit; for a mask that is
     not bool.
@@ -78,6 +111,7 @@ class Windows:
     types: Tensor | None = None
     labelled: Labelled | None = None
     openings: tuple[Tensor, ...] = ()
+    pictures: Pictures | None = None
 
     def __post_init__(self) -> None:
         if problem := _tensor_problem(self.ids, self.mask):
@@ -92,6 +126,8 @@ class Windows:
                 f"windows {self.label!r}: {len(self.ids)} windows and {len(self.labelled.labels)} labels; each window"
                 " needs one"
             )
+        if self.pictures is not None and (problem := self.pictures.problem(self.ids.shape)):
+            raise UsageError(f"windows {self.label!r}: {problem}")
         check_count(f"windows {self.label!r}", "added", self.added, least=0)
         if self.added and self.added >= len(self):
             raise UsageError(
@@ -111,6 +147,29 @@ class Windows:
     def tokens(self) -> int:
         """Real tokens in all windows."""
         return int(self.mask.sum())
+
+    @property
+    def text(self) -> Tensor:
+        """(N, T) bool, True = real token that stands for no picture: what a language model answers with."""
+        return self.mask if self.pictures is None else self.mask & ~self.pictures.at
+
+    def which(self, tokens: str) -> Tensor:
+        """(N, T) bool: all real tokens, or those of "text" or "image" alone."""
+        if tokens == "all" or self.pictures is None:
+            return self.mask
+        return self.text if tokens == "text" else self.mask & self.pictures.at
+
+    def arguments(self, rows: Tensor | slice) -> dict[str, Tensor]:
+        """What a transformers model's forward is given of the windows `rows` (any, in any order), by name."""
+        arguments = {"input_ids": self.ids[rows], "attention_mask": self.mask[rows].long()}
+        if self.types is not None:
+            arguments["token_type_ids"] = self.types[rows]
+        return arguments if self.pictures is None else arguments | self.pictures.rows(rows)
+
+    def seen(self, rows: Tensor | slice, device: torch.device) -> dict[str, Tensor]:
+        """Those of the arguments that are of pictures, on a device; none of text alone."""
+        pictures = {} if self.pictures is None else self.pictures.rows(rows)
+        return {name: value.to(device) for name, value in pictures.items()}
 
     @property
     def own(self) -> int:
@@ -136,6 +195,8 @@ class Windows:
         given = {"ids": self.ids, "mask": self.mask, "types": self.types}
         if self.labelled is not None:
             given |= {"labels": self.labelled.labels, "pairs": self.labelled.pairs}
+        if self.pictures is not None:
+            given |= {"pictures": self.pictures.at, **self.pictures.inputs}
         digest = hashlib.sha256()
         for name, tensor in given.items():
             if tensor is not None:
@@ -164,6 +225,7 @@ class Windows:
             added=int((rows >= self.own).sum()),
             types=None if self.types is None else self.types[rows],
             labelled=None if self.labelled is None else self.labelled.take(rows),
+            pictures=None if self.pictures is None else self.pictures.take(rows),
         )
         return replace(part, provenance={**self.provenance, "samples": len(part), "tokens": part.tokens})
 
@@ -173,7 +235,9 @@ class Windows:
         if labelled is not None and labelled.offsets is not None:
             labelled = replace(labelled, offsets=labelled.offsets[:, :length])
         types = None if self.types is None else self.types[:, :length]
-        return replace(self, ids=self.ids[:, :length], mask=self.mask[:, :length], types=types, labelled=labelled)
+        pictures = None if self.pictures is None else replace(self.pictures, at=self.pictures.at[:, :length])
+        ids, mask = self.ids[:, :length], self.mask[:, :length]
+        return replace(self, ids=ids, mask=mask, types=types, labelled=labelled, pictures=pictures)
 
 
 def append(calibration: Windows, added: Windows) -> Windows:
@@ -181,13 +245,15 @@ def append(calibration: Windows, added: Windows) -> Windows:
     added before).
 
     The provenance is that of the calibration windows, that of the added ones in it under "added".
-    Raises UsageError where the two differ in length, or are labelled examples.
+    Raises UsageError where the two differ in length, or are labelled examples or have pictures.
     """
     _check_type("append", calibration, added)
     if labelled := [windows.label for windows in (calibration, added) if windows.labelled is not None]:
         raise UsageError(
             f"append: {labelled[0]!r} are labelled examples; ask for more of them instead of adding windows"
         )
+    if seen := [windows.label for windows in (calibration, added) if windows.pictures is not None]:
+        raise UsageError(f"append: {seen[0]!r} has pictures; ask for more of them instead of adding windows")
     if added.length != calibration.length:
         raise UsageError(
             f"append: {added.label!r} has windows of {added.length} tokens, {calibration.label!r} of"
@@ -245,7 +311,8 @@ def disjoint(
     with fewer real tokens is a run as it is, so that equal short texts count. Labelled examples on both sides must be
     equal as a whole, since sets ask many questions in the same words; of sentences that stand in pairs each counts, and
     the other one of its pair goes with it. Openings that many documents of a text share
-    (`Windows.openings`) count only where windows are equal as a whole.
+    (`Windows.openings`) count only where windows are equal as a whole; tokens of pictures are equal where the pictures
+    are.
 
     side: what messages call the first set.
 
@@ -353,7 +420,7 @@ def _run_hashes(windows: Windows, run: int, openings: Sequence[Tensor]) -> tuple
     """Hashes (N, T - run + 1) of every stretch of `run` tokens, and which of them count: real tokens, or a window that
     has fewer as it is; not those of which half or more lie in an opening.
     """
-    hashes, real = _hashes(windows.ids, windows.mask, run)
+    hashes, real = _hashes(_told_apart(windows), windows.mask, run)
     real[:, 0] |= windows.mask.cpu().numpy().sum(axis=1) < run
     long = [
         _hashes(ids[None], torch.ones_like(ids[None], dtype=torch.bool), run)[0] for ids in openings if len(ids) >= run
@@ -364,6 +431,18 @@ def _run_hashes(windows: Windows, run: int, openings: Sequence[Tensor]) -> tuple
             real[:, offset:] &= ~opening[:, : opening.shape[1] - offset]
             real[:, : real.shape[1] - offset] &= ~opening[:, offset:]
     return hashes, real
+
+
+def _told_apart(windows: Windows) -> Tensor:
+    """Ids (N, T) in which the tokens of a picture are its content: two windows share them where it is the same."""
+    if windows.pictures is None:
+        return windows.ids
+    ids, count = windows.ids.clone(), len(windows)
+    for row in range(count):
+        parts = [value.unflatten(0, (count, -1))[row].cpu() for value in windows.pictures.inputs.values()]
+        content = b"".join(part.contiguous().numpy().tobytes() for part in parts)
+        ids[row, windows.pictures.at[row]] = int.from_bytes(hashlib.sha256(content).digest()[:7], "big")
+    return ids
 
 
 def _hashes(ids: Tensor, mask: Tensor, run: int) -> tuple[np.ndarray, np.ndarray]:

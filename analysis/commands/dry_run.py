@@ -228,7 +228,7 @@ def _dataset(text: Hub) -> Found:
 def _task(name: str) -> Found:
     check_tasks([name])
     if not name.startswith("hub:"):
-        return Found(HERE, "written by the lab" if name.startswith("lab:") else name)
+        return Found(HERE, "written by the lab" if name.startswith(("lab:", "pictures:")) else name)
     from analysis.measure.zero_shot import task_dataset
 
     dataset, config, revision = task_dataset(name)

@@ -11,10 +11,12 @@ from analysis.commands.arguments import Parser, add_verb
 from analysis.commands.common import Report
 from analysis.errors import UsageError
 
+SCORED = 300  # held-out questions of each task that a trained model is asked
+
 
 def add(verbs) -> None:
     """The verb and its arguments."""
-    from analysis.training import decoder, encoder, finetune
+    from analysis.training import decoder, encoder, finetune, vision
 
     lab = verbs.add_parser(
         "lab", help="train the embedded lab's models", description="Train the embedded lab's models."
@@ -51,6 +53,16 @@ def add(verbs) -> None:
         "Examples without end are read once, a table as often as --examples asks. " + resuming,
     )
     finetune.add_arguments(tune)
+    sees = add_verb(
+        lab,
+        "vision",
+        lab_vision,
+        "train a lab decoder to read pictures through a small vision tower",
+        "  analysis lab vision --out my-vision --pictures 40000\n  analysis lab vision --decoder lab --blocks 4"
+        " --device cuda",
+        resuming,
+    )
+    vision.add_arguments(sees)
 
 
 def lab_train(args: argparse.Namespace) -> Report:
@@ -155,3 +167,27 @@ def lab_finetune(args: argparse.Namespace) -> Report:
         f" examples of {scored.label}",
         card,
     )
+
+
+def lab_vision(args: argparse.Namespace) -> Report:
+    """Train a lab model that reads pictures. Raises: UsageError, ModelError, StoreError."""
+    from analysis.training.folder import out_folder
+    from analysis.training.vision import VisionConfig, train
+
+    out = out_folder(args.out or paths.runs() / "vision")
+    done = _done(out)
+    train(_config(VisionConfig, args), out, decoder=args.decoder, evaluate=picture_scores, device=args.device)
+    card = _card(out)
+    scores = ", ".join(f"{task} {row['accuracy']:.2f}" for task, row in card["held_out"].items())
+    text = f"{done} {out}: {card['parameters']:,} parameters, {card['pictures']:,} pictures, {card['seconds']:,.0f} s\n"
+    return Report(f"{text}accuracy on questions about pictures: {scores}", card)
+
+
+def picture_scores(model, tokenizer) -> dict:
+    """Accuracy on every task about pictures, over `SCORED` questions each, and that of guessing."""
+    from analysis.lab.pictures import TASKS
+    from analysis.measure.zero_shot import zero_shot
+
+    scores = zero_shot(model, tokenizer, [f"pictures:{task}" for task in TASKS], documents=SCORED)
+    keys = ("accuracy", "standard_error", "chance", "documents")
+    return {score.task.removeprefix("pictures:"): {key: getattr(score, key) for key in keys} for score in scores}

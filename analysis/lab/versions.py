@@ -8,3 +8,4 @@ DOCUMENTS = 1  # the world and its documents
 TASKS = 1  # multiple-choice questions about it
 EXAMPLES = 1  # labelled examples of it
 WORD_KINDS = 1  # what each word of a document is
+PICTURES = 1  # pictures, and what is asked and said about them

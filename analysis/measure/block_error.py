@@ -54,6 +54,7 @@ def advance_and_measure(
     streams: Streams,
     moment: Accumulator | None = None,
     outputs: list[Tensor] | None = None,
+    positions: list[dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Advance both streams past one final block, in place, and return its rows of the `blocks` table.
 
@@ -61,6 +62,7 @@ def advance_and_measure(
     it, whose outputs are comparable only there.
     moment: counts the dense block's outputs.
     outputs: the dense stream behind block 0, 1, ... as it is kept; taken from there, or added where this block is next.
+    positions: of text with pictures, is given the rows of the table of that name.
 
     Raises NumericalError if an output is not finite.
     """
@@ -100,6 +102,8 @@ def advance_and_measure(
         )
     if outputs is not None and len(outputs) == block:
         outputs.append(streams.dense.clone())
+    if positions is not None and streams.recording.windows.pictures is not None:
+        positions += _positions(squares, streams, block)
     elements = streams.tokens * streams.dense.shape[2]
     errors = {kind: sums[kind] / elements for kind in ("total", "inherited", "local")}
     errors["cross"] = errors["total"] - errors["inherited"] - errors["local"]
@@ -117,6 +121,20 @@ def advance_and_measure(
         }
         for kind in ERROR_KINDS
     ]
+
+
+def _positions(squares: dict[str, Tensor], streams: Streams, block: int) -> list[dict[str, Any]]:
+    """Errors over the tokens of the text and over those of pictures, relative to the dense mean square there."""
+    rows = []
+    for at in ("text", "image"):
+        here = streams.recording.windows.which(at).cpu()
+        elements = int(here.sum()) * streams.dense.shape[2]
+        scale = float(squares["scale"][here].sum())
+        for kind in ("total", "inherited", "local"):
+            total = float(squares[kind][here].sum())
+            error = {"error": total / elements, "relative_error": total / scale if scale else math.nan}
+            rows.append({"block": block, "split": streams.label, "at": at, "kind": kind, **error})
+    return rows
 
 
 def _readings(squares: dict[str, Tensor], real: Tensor) -> dict[str, dict[str, float]]:

@@ -6,6 +6,7 @@ print(f"{result.perplexity:.2f} at a context of {result.context} over {result.to
 """
 
 import math
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -60,7 +61,8 @@ def perplexity(
     """Perplexity of a causal language model, loaded by `load_model` or not, on windows (N, T), `batch` windows per
     forward.
 
-    Every window is read on its own; a token counts where it and its predecessor are real. Windows are weighted by their
+    Every window is read on its own; a token counts where it and its predecessor are real, and neither stands for a
+    picture. Windows are weighted by their
     predicted tokens: for windows without padding this equals the papers' mean over chunks. Losses are float32, summed
     in float64; no more logits are held than those of a batch, nor more than `logits.LOGITS`.
 
@@ -74,7 +76,7 @@ def perplexity(
     model = unwrapped(model)
     check_count("perplexity", "batch", batch)
     _check_fit(model, windows)
-    counted = windows.mask[:, 1:] & windows.mask[:, :-1]  # (N, T - 1)
+    counted = windows.text[:, 1:] & windows.text[:, :-1]  # (N, T - 1)
     tokens = int(counted.sum())
     if not tokens:
         raise DataError(
@@ -92,8 +94,10 @@ def perplexity(
         for rows in bar(distributed.own(parts), desc=f"perplexity {windows.label}", unit="batch"):
             ids = windows.ids[rows].to(model.device)
             mask = windows.mask[rows].to(model.device) if padded else None
-            with nullcontext() if hidden is None or end is None else end.behind(hidden[rows].to(model.device)):
-                losses[rows] = _window_losses(model, split, ids, mask, counted[rows].to(model.device))
+            known = hidden is not None and end is not None
+            with end.behind(hidden[rows].to(model.device)) if known else nullcontext():
+                pictures = {} if known else windows.seen(rows, model.device)
+                losses[rows] = _window_losses(model, split, ids, mask, pictures, counted[rows].to(model.device))
     distributed.add_up(losses)
     if not bool(torch.isfinite(losses).all()):
         first = int((~torch.isfinite(losses)).nonzero()[0])
@@ -127,18 +131,22 @@ def _block_by_block(model: "PreTrainedModel", windows: Windows, batch: int) -> t
 
 
 def _window_losses(
-    model: "PreTrainedModel", split: SplitModel | None, ids: Tensor, mask: Tensor | None, counted: Tensor
+    model: "PreTrainedModel",
+    split: SplitModel | None,
+    ids: Tensor,
+    mask: Tensor | None,
+    pictures: Mapping[str, Tensor],
+    counted: Tensor,
 ) -> Tensor:
     """Sum of the counted losses of each window: ids (B, T), counted (B, T - 1) -> float64 (B,) on the CPU.
 
     split: the model's halves where the logits of all windows are too many to be held at once.
     """
     if split is None:
-        read = model(
-            input_ids=ids, attention_mask=None if mask is None else mask.long(), use_cache=False
-        ).logits  # (B, T, V)
+        real = None if mask is None else mask.long()
+        read = model(input_ids=ids, attention_mask=real, **pictures, use_cache=False).logits  # (B, T, V)
     else:
-        read = split.hidden(ids, mask)  # (B, T, H)
+        read = split.hidden(ids, mask, pictures)  # (B, T, H)
     size = ids.shape[1] if split is None else split.portion
     sums = []
     for row, targets, counts in zip(read, ids[:, 1:], counted):  # one window at a time: its float32 copy is small

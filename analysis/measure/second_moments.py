@@ -42,6 +42,5 @@ def second_moment(model: LoadedModel | nn.Module, windows: Windows) -> list[Tens
     with hooked(after=[(block.module, count(index)) for index, block in enumerate(blocks)]), evaluating(model):
         for start in range(0, len(windows), WINDOWS_PER_FORWARD):
             rows = slice(start, start + WINDOWS_PER_FORWARD)
-            types = None if windows.types is None else windows.types[rows]
-            run_body(model, windows.ids[rows], windows.mask[rows], types)
+            run_body(model, windows.arguments(rows))
     return [mean_square(total, block.name) for total, block in zip(sums, blocks, strict=True)]

@@ -25,6 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from analysis.errors import DataError, ModelError, NumericalError, UsageError
+from analysis.measure.pictured import BATCH, check_pictured, choice_likelihoods, drawn
 from analysis.models.anatomy import evaluating
 from analysis.models.context import usable_context
 from analysis.models.load import embedding_rows, unwrapped
@@ -32,13 +33,15 @@ from analysis.models.logits import portion
 from analysis.models.quiet import quiet
 from analysis.models.task_heads import head
 from analysis.progress import bar
-from analysis.text.tasks import check_tasks, chosen, task_fingerprint, task_items
+from analysis.text.tasks import check_tasks, chosen, is_pictured, task_fingerprint, task_items
 from analysis.windows import check_count
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.models.huggingface import HFLM
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from analysis.lab.pictures import Question, Scene
 
 ROWS = {"cpu": 16}
 """Most sequences of a batch by kind of device, where its size is left open; 64 on accelerators. Small ones suit a CPU's
@@ -88,8 +91,9 @@ def zero_shot(
     bos: str = "auto",
 ) -> list[TaskScore]:
     """Score of each task, in the order given. Arguments and errors are those of `answers`."""
-    asked = _asked(model, tokenizer, tasks, documents, seed, batch, bos)
-    return [_score(task, answered, asked[task].left_out) for task, answered in _answered(asked, model).items()]
+    asked, pictured = _split(model, tokenizer, tasks, documents, seed, batch, bos)
+    answered = _answered(asked, model) | _answered_pictures(pictured, model, tokenizer, batch)
+    return [_score(task, answered[task], asked[task].left_out if task in asked else 0) for task in tasks]
 
 
 def _score(task: str, answered: list[Answer], left_out: int) -> TaskScore:
@@ -133,7 +137,9 @@ def answers(
     which fewer than 2 questions fit the context, ModelError where there is no fitting tokenizer, NumericalError where a
     log-likelihood is not finite.
     """
-    return _answered(_asked(model, tokenizer, tasks, documents, seed, batch, bos), model)
+    asked, pictured = _split(model, tokenizer, tasks, documents, seed, batch, bos)
+    answered = _answered(asked, model) | _answered_pictures(pictured, model, tokenizer, batch)
+    return {task: answered[task] for task in tasks}
 
 
 def check_questions(
@@ -148,7 +154,49 @@ def check_questions(
     """Raise what `answers` would but NumericalError, without asking anything: the tasks are known, their questions are
     here, enough of them fit the model's context.
     """
-    _asked(model, tokenizer, tasks, documents, seed, bos=bos)
+    _split(model, tokenizer, tasks, documents, seed, None, bos)
+
+
+def _split(
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    tasks: Sequence[str],
+    documents: int,
+    seed: int,
+    batch: int | None,
+    bos: str,
+) -> tuple["dict[str, _Questions]", "dict[str, list[tuple[Scene, Question]]]"]:
+    """What is asked through the harness, and what is asked about pictures, by task."""
+    check_tasks(tasks)
+    pictured = [task for task in tasks if is_pictured(task)]
+    others = [task for task in tasks if task not in pictured]
+    asked = _asked(model, tokenizer, others, documents, seed, batch, bos)
+    if pictured:
+        check_pictured(model, tokenizer)
+    return asked, {task: drawn(task.removeprefix("pictures:"), documents, seed) for task in pictured}
+
+
+def _answered_pictures(
+    asked: "dict[str, list[tuple[Scene, Question]]]",
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    batch: int | None,
+) -> dict[str, list[Answer]]:
+    answered = {}
+    for task, given in asked.items():
+        rows = zip(given, choice_likelihoods(model, tokenizer, given, batch=batch or BATCH), strict=True)
+        answered[task] = [_about_picture(task, number, one, row) for number, ((_, one), row) in enumerate(rows)]
+    return answered
+
+
+def _about_picture(task: str, number: int, question: "Question", likelihoods: tuple[float, ...]) -> Answer:
+    row = {
+        "doc_id": number,
+        "filtered_resps": [(value, None) for value in likelihoods],
+        "acc": likelihoods.index(max(likelihoods)) == question.gold,
+    }
+    norms = [value / len(choice) for value, choice in zip(likelihoods, question.choices, strict=True)]
+    return _answer(row | {"acc_norm": norms.index(max(norms)) == question.gold}, f"zero_shot: {task}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ and norms are not matrices.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
@@ -242,15 +242,16 @@ def evaluating(model: nn.Module):
         yield
 
 
-def run_body(model: nn.Module, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> None:
-    """The model's own forward of ids (B, T) with token mask (B, T) and token types (B, T), if any, without its head,
-    without a cache.
-    """
+def run_body(model: nn.Module, arguments: Mapping[str, Tensor]) -> None:
+    """The model's own forward without its head and without a cache, given these arguments (`Windows.arguments`)."""
     device = next(model.parameters()).device
-    arguments = {"input_ids": ids.to(device), "attention_mask": mask.long().to(device)}
-    if types is not None:
-        arguments["token_type_ids"] = types.to(device)
-    cast("PreTrainedModel", model).base_model(**arguments, use_cache=False)
+    placed = {name: value.to(device) for name, value in arguments.items()}
+    cast("PreTrainedModel", model).base_model(**placed, use_cache=False)
+
+
+def some_tokens(count: int) -> dict[str, Tensor]:
+    """A window of so many tokens for `run_body`, whatever they mean."""
+    return {"input_ids": torch.zeros(1, count, dtype=torch.long), "attention_mask": torch.ones(1, count).long()}
 
 
 def _child(name: str) -> str:
@@ -428,7 +429,7 @@ def _trace(model: "PreTrainedModel", path: str, blocks: nn.ModuleList, parts: li
             before.append((module, start(traces[index], name)))
             after.append((module, finish(traces[index], name, name in part.maps or name in part.norms)))
     with hooked(before, after), evaluating(model):
-        run_body(model, torch.zeros(1, _TOKENS, dtype=torch.long), torch.ones(1, _TOKENS, dtype=torch.bool))
+        run_body(model, some_tokens(_TOKENS))
     require_each_once(model.config.model_type, path, ran, len(blocks))
     return traces
 

@@ -43,11 +43,13 @@ class Slot:
     """One recorded tensor.
 
     factor 0: it does not count windows and is passed as it is. Otherwise it has `factor` entries per window along its
-    first dimension, and `value` is (N, factor, ...), or (1, factor, ...) where all windows have the same.
+    dimension `axis`, and `value` is (N, factor, ...) with that dimension moved to the front, or (1, factor, ...) where
+    all windows have the same.
     """
 
     factor: int
     value: Tensor
+    axis: int = 0
 
     def take(self, rows: Tensor | slice, count: int) -> Tensor:
         """The tensor for the `count` windows `rows`: a view where all windows have the same."""
@@ -57,7 +59,7 @@ class Slot:
             chosen = self.value.expand(count, *self.value.shape[1:])
         else:
             chosen = self.value[rows if isinstance(rows, slice) else rows.to(self.value.device)]
-        return chosen[:, 0] if self.factor == 1 else chosen.flatten(0, 1)
+        return (chosen[:, 0] if self.factor == 1 else chosen.flatten(0, 1)).movedim(0, self.axis)
 
 
 class Recorder:
@@ -79,8 +81,10 @@ class Recorder:
 
     def add(self, calls: Sequence[Call], total: int, keep: int) -> None:
         """Take in the calls for one batch of `total` windows, of which the first `keep` count."""
-        for (block, tensor), factor, chunks in zip(self._per_slot(calls), self._factors, self._chunks, strict=True):
+        slots = zip(self._per_slot(calls), self._factors, self._chunks, strict=True)
+        for (block, tensor), (factor, axis), chunks in slots:
             if factor:
+                tensor = tensor.movedim(axis, 0)
                 rows = tensor.reshape(total, factor, *tensor.shape[1:])[:keep]
                 same = bool((rows == rows[:1]).all())
                 chunks.append((keep, rows[:1].clone() if same else rows.cpu()))
@@ -95,11 +99,11 @@ class Recorder:
     def slots(self, device: torch.device) -> tuple[Slot, ...]:
         """The tensors: those with a row per window on `device`, those all windows share where the model made them."""
         slots = []
-        for factor, chunks in zip(self._factors, self._chunks, strict=True):
+        for (factor, axis), chunks in zip(self._factors, self._chunks, strict=True):
             value = chunks[0][1]
             if factor and not all(rows.shape[0] == 1 and torch.equal(rows, value) for _, rows in chunks):
                 value = torch.cat([rows.expand(count, *rows.shape[1:]).cpu() for count, rows in chunks]).to(device)
-            slots.append(Slot(factor, value))
+            slots.append(Slot(factor, value, axis))
         return tuple(slots)
 
     def _per_slot(self, calls: Sequence[Call]) -> list[tuple[int, Tensor]]:
@@ -158,17 +162,19 @@ def form(call: Call) -> tuple:
     return described.args, described.kwargs
 
 
-def _factor(name: str, small: Tensor, large: Tensor) -> int:
-    """Entries per window along the first dimension, from one tensor for one and for two windows; 0: it does not count
-    windows.
+def _factor(name: str, small: Tensor, large: Tensor) -> tuple[int, int]:
+    """Entries per window and the dimension that counts them, from one tensor for one and for two windows; 0: none
+    does.
     """
     if small.shape == large.shape:
-        return 0
-    if small.ndim and small.shape[1:] == large.shape[1:] and large.shape[0] == 2 * small.shape[0]:
-        return small.shape[0]
+        return 0, 0
+    pairs = list(zip(small.shape, large.shape, strict=False))
+    other = [axis for axis, (one, two) in enumerate(pairs) if one != two]
+    if small.ndim == large.ndim and len(other) == 1 and pairs[other[0]][1] == 2 * pairs[other[0]][0]:
+        return pairs[other[0]][0], other[0]
     raise UnsupportedModel(
-        f"{name}: an argument is {tuple(small.shape)} for one window and {tuple(large.shape)} for two; only the first"
-        " dimension may count windows"
+        f"{name}: an argument is {tuple(small.shape)} for one window and {tuple(large.shape)} for two; one dimension"
+        " alone may count windows"
     )
 
 

@@ -114,8 +114,9 @@ def embedding_rows(model: "PreTrainedModel") -> int:
 def load_model(
     name: str | os.PathLike[str], *, device: str = "auto", dtype: str | None = None, placement: str = "resident"
 ) -> LoadedModel:
-    """Load a decoder, an encoder fine-tuned to classify, to score or to find spans, or one without a head, whose pooled
-    hidden states embed sentences (`embeddings`), by lab name ("lab"), local folder or hub id ("org/name[@revision]"),
+    """Load a decoder, one that reads pictures (saved as its ForConditionalGeneration), an encoder fine-tuned to
+    classify, to score or to find spans, or one without a head, whose pooled hidden states embed sentences
+    (`embeddings`), by lab name ("lab"), local folder or hub id ("org/name[@revision]"),
     GGUF file or name of a packaged model (`packaged`); no remote code. GGUF and `.bin` weights are unpacked first
     (`unpack`), nothing else that is no safetensors file is opened. Folders of shrunk models with layers of unequal
     widths (`models/uneven.py`) are read like any other.
@@ -376,8 +377,8 @@ def _kind_of(config: "PreTrainedConfig") -> str:
     others = [key for key in ("vision_config", "audio_config", "speech_config") if getattr(config, key, None)]
     if others:
         return (
-            f"{config.model_type} is a vision-language or other multimodal model ({', '.join(others)}); only a text"
-            " model saved by itself can be pruned"
+            f"{config.model_type} is a multimodal model ({', '.join(others)}) that is no ForConditionalGeneration of"
+            " pictures and text as transformers saves it; give such a one, or a text model saved by itself"
         )
     if getattr(config, "is_encoder_decoder", False):
         return f"{config.model_type} is no causal language model but an encoder-decoder, which cannot be pruned"
@@ -392,18 +393,22 @@ def _auto_class(config: "PreTrainedConfig") -> "type[_BaseAutoModelClass]":
     from transformers import (
         AutoModel,
         AutoModelForCausalLM,
+        AutoModelForImageTextToText,
         AutoModelForQuestionAnswering,
         AutoModelForSequenceClassification,
     )
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
     from analysis.models.embeddings import is_encoder
+    from analysis.models.wrapped import reads_pictures
 
     classes: dict[str, type[_BaseAutoModelClass]] = {
         "ForSequenceClassification": AutoModelForSequenceClassification,
         "ForQuestionAnswering": AutoModelForQuestionAnswering,
     }
     saved_as = (config.architectures or [""])[0]
+    if saved_as.endswith("ForConditionalGeneration") and reads_pictures(config):
+        return AutoModelForImageTextToText
     if is_encoder(config) and MODEL_MAPPING_NAMES.get(config.model_type) == saved_as:
         return AutoModel
     return next((kind for ending, kind in classes.items() if saved_as.endswith(ending)), AutoModelForCausalLM)

@@ -5,7 +5,7 @@ over 262,144 words take 16 GiB. Whoever needs them for more tokens than `SplitMo
 portion. And where the hidden states behind the last block are there already, no block runs (`Ending`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, cast
@@ -50,9 +50,11 @@ class SplitModel:
         """How many tokens' logits are held at once."""
         return portion(self.vocabulary)
 
-    def hidden(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What the head reads: ids (B, T), token mask (B, T) or None where all are real -> (B, T, H)."""
-        return _body_output(self.model, self.body, ids, mask)[0]
+    def hidden(self, ids: Tensor, mask: Tensor | None = None, pictures: Mapping[str, Tensor] | None = None) -> Tensor:
+        """What the head reads: ids (B, T), token mask (B, T) or None where all are real -> (B, T, H). pictures: what
+        else the forward is given (`windows.Pictures.inputs`).
+        """
+        return _body_output(self.model, self.body, ids, mask, pictures or {})[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (B, T, vocabulary) of any tokens' hidden states (B, T, H), all that the model does to them included
@@ -73,7 +75,7 @@ def split_model(model: nn.Module) -> SplitModel | None:
     before = [(module, lambda module, args, kwargs: entered.append(module)) for module in holders]
     with hooked(before), evaluating(network):
         expected = network(input_ids=ids, use_cache=False).logits
-        output = _body_output(network, entered[0], ids, None)
+        output = _body_output(network, entered[0], ids, None, {})
         named = is_dataclass(output) and fields(output)[0].name == "last_hidden_state"
         split = SplitModel(network, entered[0], expected.shape[-1], type(output) if named else tuple)
         same = entered[0] is not embedding and torch.equal(split.logits(split.hidden(ids)), expected)
@@ -124,13 +126,16 @@ def ending(model: nn.Module, blocks: Sequence[nn.Module]) -> Ending | None:
     return found if same else None
 
 
-def _body_output(model: nn.Module, body: nn.Module, ids: Tensor, mask: Tensor | None) -> Any:
+def _body_output(
+    model: nn.Module, body: nn.Module, ids: Tensor, mask: Tensor | None, pictures: Mapping[str, Tensor]
+) -> Any:
     found: list[Any] = []
 
     def take(module, args, output):
         found.append(output)
         stop()
 
+    real = None if mask is None else mask.long()
     with stoppable() as stop, hooked(after=[(body, take)]):
-        cast(Any, model)(input_ids=ids, attention_mask=None if mask is None else mask.long(), use_cache=False)
+        cast(Any, model)(input_ids=ids, attention_mask=real, **pictures, use_cache=False)
     return found[0]

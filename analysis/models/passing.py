@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.errors import UnsupportedModel, first_line
-from analysis.models.anatomy import Anatomy, evaluating, run_body
+from analysis.models.anatomy import Anatomy, evaluating, run_body, some_tokens
 from analysis.models.hooks import hooked
 from analysis.models.replay import last_hidden, random_windows, tolerance_for
 from analysis.models.widths import empty_model
@@ -85,7 +85,7 @@ def _forms(model: nn.Module, parts: Anatomy) -> list[int]:
     forms: list[int] = []
     see = lambda module, args, output: forms.append(len(output) if isinstance(output, tuple | list) else 0)
     with hooked(after=[(block.module, see) for block in parts.blocks]), evaluating(model):
-        run_body(model, torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
+        run_body(model, some_tokens(2))
     return forms
 
 

@@ -6,7 +6,7 @@ a `Recording` keeps what the model itself passed to every block, and `verify` pr
 blocks with it gives the model's own hidden states.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from analysis.models.block_arguments import HIDDEN, Call, Recorder, Ref, Slot, f
 from analysis.models.context import usable_context
 from analysis.models.hooks import hooked, replaced
 from analysis.models.load import embedding_rows, unwrapped
+from analysis.models.wrapped import image_tokens
 from analysis.windows import Windows
 
 Allocator = Callable[[tuple[int, ...], torch.dtype, torch.device], Tensor]
@@ -32,13 +33,15 @@ _CACHES = {"past_key_values", "past_key_value", "layer_past", "use_cache"}
 class Recording:
     """What the dense model passes to each of its blocks, for N windows of T tokens.
 
-    windows: the windows. hidden: (N, T, H), inputs of block 0.
+    windows: the windows. hidden: (N, T, H), inputs of block 0. tokens: those that statistics and losses count, a word
+    of `windows.TOKENS`.
     """
 
     windows: Windows
     hidden: Tensor
     calls: tuple[Call, ...] = field(repr=False)
     slots: tuple[Slot, ...] = field(repr=False)
+    tokens: str = "all"
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -52,6 +55,11 @@ class Recording:
     def mask(self) -> Tensor:
         """(N, T) bool, True = real token."""
         return self.windows.mask
+
+    @property
+    def counts(self) -> Tensor:
+        """(N, T) bool, True = token that statistics and losses count."""
+        return self.windows.which(self.tokens)
 
     def call(self, block: int, rows: Tensor | slice, device: torch.device | str | None = None) -> Call:
         """Arguments of block `block` for the windows `rows` (any subset, any order, repeats allowed), moved to `device`
@@ -108,12 +116,12 @@ def record(
     witness = padded.int().argmax()[None]
     hidden: Tensor | None = None
     with evaluating(model):
-        recorder, forms = _probe(model, anatomy, _body_arguments(windows, witness))
+        recorder, forms = _probe(model, anatomy, windows, witness)
         for start in range(0, len(windows), batch):
             rows = torch.arange(start, min(start + batch, len(windows)))
             chunk = torch.cat([rows, witness]) if padded.any() and not padded[rows].any() else rows
             with _stubbed(anatomy, forms):
-                seen = _listen(model, anatomy, _body_arguments(windows, chunk))
+                seen = _listen(model, anatomy, windows.arguments(chunk))
             recorder.add([one.call for one in seen], len(chunk), len(rows))
             first = seen[0].hidden[: len(rows)]
             if hidden is None:
@@ -135,16 +143,10 @@ class _Seen:
     form: int = 0
 
 
-def _body_arguments(windows: Windows, rows: Tensor) -> tuple[Tensor, ...]:
-    """Ids, mask and token types, if any, of some windows: what `run_body` takes."""
-    arguments = (windows.ids, windows.mask, windows.types)
-    return tuple(tensor[rows] for tensor in arguments if tensor is not None)
-
-
 def _listen(
     model: nn.Module,
     anatomy: Anatomy,
-    arguments: tuple[Tensor, ...],
+    arguments: Mapping[str, Tensor],
     judge: Callable[[Block, _Seen], None] = lambda block, seen: None,
 ) -> list[_Seen]:
     """What every block was given and returned in one forward of the model. judge: is given each as soon as it is known,
@@ -176,7 +178,7 @@ def _listen(
 
     before = [(block.module, enter(block)) for block in anatomy.blocks]
     with hooked(before, after=[(block.module, leave(block)) for block in anatomy.blocks]):
-        run_body(model, *arguments)
+        run_body(model, arguments)
     require_each_once(anatomy.model_type, anatomy.path, ran, len(anatomy.blocks))
     return seen
 
@@ -202,14 +204,14 @@ def _without_caches(name: str, args: tuple, kwargs: dict) -> _Seen:
     return _Seen(without, hidden)
 
 
-def _probe(model: nn.Module, anatomy: Anatomy, arguments: tuple[Tensor, ...]) -> tuple[Recorder, list[int]]:
+def _probe(model: nn.Module, anatomy: Anatomy, windows: Windows, witness: Tensor) -> tuple[Recorder, list[int]]:
     """A recorder that knows the form of every call, and the forms of the blocks' outputs.
 
-    arguments: ids, mask and token types (1, T) of one window. Raises UnsupportedModel where a block is passed what
-    blocks before it compute.
+    witness: (1,) the window that is looked at. Raises UnsupportedModel where a block is passed what blocks before it
+    compute, or something is added to the hidden states between two blocks.
     """
-    twice = tuple(tensor.repeat(2, 1) for tensor in arguments)
-    true = _listen(model, anatomy, arguments, _let_go)
+    arguments, twice = windows.arguments(witness), windows.arguments(witness.repeat(2))
+    true = _listen(model, anatomy, arguments, _HandsOn(anatomy) if windows.pictures else _let_go)
     forms = [seen.form for seen in true]
     try:
         with _stubbed(anatomy, forms):
@@ -278,7 +280,7 @@ def replay_error(
     worst = torch.zeros(len(anatomy.blocks), dtype=torch.float64)
     with evaluating(model):
         for part in (torch.arange(len(recording)) if rows is None else rows).split(batch):
-            _listen(model, anatomy, _body_arguments(recording.windows, part), _Replay(recording, part, worst))
+            _listen(model, anatomy, recording.windows.arguments(part), _Replay(recording, part, worst))
     return pd.DataFrame(
         {"block": range(len(worst)), "name": [block.name for block in anatomy.blocks], "relative_error": worst.tolist()}
     )
@@ -304,6 +306,24 @@ class _Replay:
         self.hidden = run(block.module, hidden, recording.call(block.index, rows, hidden.device))
         errors = _window_errors(self.hidden, seen.output, recording.mask[rows])
         self.worst[block.index] = torch.maximum(self.worst[block.index], errors.max())
+        _let_go(block, seen)
+
+
+@dataclass(eq=False)
+class _HandsOn:
+    """Raises UnsupportedModel where a block is not given what the one before returned."""
+
+    anatomy: Anatomy
+    last: Tensor | None = None
+
+    def __call__(self, block: Block, seen: _Seen) -> None:
+        if self.last is not None and not torch.equal(self.last, seen.hidden):
+            raise UnsupportedModel(
+                f"{self.anatomy.model_type}: adds what it sees to the hidden states between blocks {block.index - 1}"
+                f" and {block.index}, so that its blocks cannot be run one after another on text with pictures; give"
+                " text alone"
+            )
+        self.last = seen.output
         _let_go(block, seen)
 
 
@@ -374,6 +394,8 @@ def random_windows(model: nn.Module, *, count: int = 4, seed: int = 0) -> Window
     length = min(length, usable_context(network) or length)
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(embedding_rows(network), (count, length), generator=generator)
+    for token in image_tokens(network):  # text alone
+        ids[ids == token] = 0
     mask = torch.ones(count, length, dtype=torch.bool)
     mask[1::4, length - length // 3 :] = False
     mask[2::4, : length // 4] = False

@@ -83,16 +83,14 @@ def prove_head(model: nn.Module, where: str) -> None:
 def inputs(
     windows: "Windows", rows: slice | Tensor, device: torch.device | str, *, labels: bool = False
 ) -> dict[str, Tensor]:
-    """Keyword arguments of a forward on the windows `rows`: ids, attention mask, token types where there are any.
+    """Keyword arguments of a forward on the windows `rows` (`Windows.arguments`).
 
     labels: also what the model's own loss compares with: the right answers of labelled windows (of sentences with the
-    pair that each belongs to, for `embeddings.pair_loss`), else the ids themselves, padding left out.
+    pair that each belongs to, for `embeddings.pair_loss`), else the ids themselves, padding and pictures left out.
     """
-    arguments = {"input_ids": windows.ids[rows], "attention_mask": windows.mask[rows].long()}
-    if windows.types is not None:
-        arguments["token_type_ids"] = windows.types[rows]
+    arguments = windows.arguments(rows)
     if labels and windows.labelled is None:
-        arguments["labels"] = arguments["input_ids"].masked_fill(~windows.mask[rows], -100)
+        arguments["labels"] = arguments["input_ids"].masked_fill(~windows.text[rows], -100)
     elif labels and windows.head == "span":
         arguments["start_positions"], arguments["end_positions"] = windows.answers.labels[rows].unbind(1)
     elif labels:

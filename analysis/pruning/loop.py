@@ -216,7 +216,8 @@ def _advance(state: State, group: tuple[int, ...]) -> None:
     moments = {streams.label: hidden_accumulator(width, device) for streams in state.splits} if state.held_out else {}
     for streams in state.splits:
         moment, outputs = moments.get(streams.label), state.outputs[streams.label]
-        state.rows["blocks"] += advance_and_measure(dense, pruned, index, streams, moment, outputs)
+        positions = state.rows["positions"]
+        state.rows["blocks"] += advance_and_measure(dense, pruned, index, streams, moment, outputs, positions)
     if last:
         state.rows["distribution"] += [row for streams in state.splits for row in error_quantiles(streams)]
     squares = {label: mean_square(moment, label) for label, moment in moments.items()}

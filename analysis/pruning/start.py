@@ -3,6 +3,7 @@
 import torch
 
 from analysis import distributed
+from analysis.errors import UsageError
 from analysis.measure.cost import Meter
 from analysis.measure.quality import DenseModel
 from analysis.models.anatomy import Anatomy, anatomy_of_copy
@@ -46,6 +47,8 @@ def open_run(
     model = dense_model.model
     held_out = check_windows(model, recipe, calibration, held_out)
     calibration, judged, held_out = with_validation(model, recipe, calibration, validation, held_out)
+    if recipe.tokens != "all" and calibration.pictures is None:
+        raise UsageError(f"recipe {recipe}: tokens={recipe.tokens}: the calibration text has no pictures; leave it out")
     dense = dense_model.parts
     if not isinstance(dense_model.source, LoadedModel):
         prove_head(model, type(model).__name__)
@@ -57,14 +60,15 @@ def open_run(
     pruned_model = copy_model(model)
     apart = measure or any("dense" in part.reads(recipe) for part in (chooser, repair, solver))
     with meter.stage(-1, "record", tokens=sum(w.tokens for w in (calibration, *judged, *held_out.values()))):
-        streams = open_streams(model, dense, CALIBRATION, calibration, apart=apart)
+        tokens = {"apart": apart, "tokens": recipe.tokens}
+        streams = open_streams(model, dense, CALIBRATION, calibration, **tokens)
         if calibration.digest() not in dense_model.proven:
             verify(model, dense, streams.recording, rows=witnesses(calibration))
             dense_model.proven.add(calibration.digest())
         if any(part.halves(recipe) for part in (chooser, repair, solver)):
             check_halves(dense, streams.recording, witnesses(calibration))
-        validating = [open_streams(model, dense, VALIDATION, windows, apart=apart) for windows in judged]
-        others = [open_streams(model, dense, label, windows, apart=apart) for label, windows in held_out.items()]
+        validating = [open_streams(model, dense, VALIDATION, windows, **tokens) for windows in judged]
+        others = [open_streams(model, dense, label, windows, **tokens) for label, windows in held_out.items()]
     pruned = anatomy_of_copy(dense, pruned_model)
     state = State(
         recipe=recipe,

@@ -28,6 +28,7 @@ from analysis.recipe.parts import (
     EXPERTS,
     STARVED,
     STREAMS,
+    TOKENS,
     WHOLE,
     Criterion,
     Pattern,
@@ -87,6 +88,13 @@ class Recipe(Part):
     )
     """Who sees the windows added to the calibration text: the "solver" alone, as with the self-generated text of
     2406.15524 (appendix C and its code), or "all", the criterion and the refinement too."""
+    tokens: str = choice(
+        "all",
+        TOKENS,
+        meaning="of text with pictures: which tokens count in statistics and in losses that compare hidden states: all,"
+        " or those of the text, or of the pictures (image), alone",
+    )
+    """Which tokens of text with pictures count in statistics, and in losses that compare hidden states."""
     starved: str = choice(
         "shrink",
         STARVED,
@@ -127,6 +135,7 @@ class Recipe(Part):
             yield (
                 f"statistics={self.statistics} does not apply: {why} chooses on the dense model, before the first unit"
             )
+        yield from self._check_tokens()
         yield from self._check_experts()
         if self.pattern.depth:
             yield from self._check_depth()
@@ -136,6 +145,18 @@ class Recipe(Part):
             yield from self._check_whole() if self.pattern.whole else self._check_weights()
         yield from self._check_repair()
         yield from self._check_solver()
+
+    def _check_tokens(self) -> Iterator[str]:
+        """Tokens that are counted where nobody counts, or where all are."""
+        if self.tokens == "all":
+            return
+        looks = self._criterion_known and self.criterion_word.evidence in ("diagonal", "gram", "statistics", "states")
+        if self.masks_first and looks and self.pattern.whole:
+            yield f"tokens={self.tokens} does not apply: scope=global looks at whole windows of the dense model"
+        solves = self.solver.name in ("ridge", "gradient") or self.repair.name != "none"
+        hidden = self.solver.name == "retrain" and self.solver.objective == "hidden"
+        if not (looks or solves or hidden or self.refinement.name != "none"):
+            yield f"tokens={self.tokens} does not apply: nothing looks at inputs or compares hidden states"
 
     def _check_experts(self) -> Iterator[str]:
         """What is said of experts' statistics where nobody looks at any."""
@@ -269,10 +290,15 @@ class Recipe(Part):
             yield (
                 f"retrain trains the whole model: unit must be model, got {unit}; parts of it take BR (solver gradient)"
             )
+        if solver == "gradient" and self.solver.train in ("language", "projector"):
+            yield (
+                f"train={self.solver.train} is a part of a whole model that reads pictures: it goes with retrain; units"
+                " take all, norms-biases or masklora"
+            )
         if solver == "retrain" and (self.student, self.target) != ("sparse", "sparse"):
             yield (
-                "retrain follows the model's own loss: student and target do not apply to it; objective=distill follows"
-                " the dense model"
+                "retrain follows the model's own loss: student and target do not apply to it; objective=distill and"
+                " objective=hidden follow the dense model"
             )
         if (closed or solver == "gradient" or self.repair.name != "none") and (self.student, self.target) == (
             "dense",
@@ -407,7 +433,7 @@ class Recipe(Part):
         """One dict per part and the streams and seed; only what has a meaning, defaults spelled out."""
         parts = {key: getattr(self, key).to_dict() for key in RECIPE_PARTS}
         said = {key: getattr(self, key) for key in ("student", "target", "statistics", "added", "seed")}
-        return parts | said | self.of_experts()
+        return parts | said | self.of_experts() | ({} if self.tokens == "all" else {"tokens": self.tokens})
 
     def to_toml(self) -> str:
         """`to_dict()` as TOML, complete and readable back by `from_toml`."""
@@ -472,7 +498,7 @@ class Recipe(Part):
         first |= {key: value for key, value in self.pattern.changed().items() if key in _first_places()}
         first |= {} if self.statistics == "sparse" else {"statistics": self.statistics}
         first |= {} if self.added == "solver" else {"added": self.added}
-        first |= self.of_experts()
+        first |= self.of_experts() | ({} if self.tokens == "all" else {"tokens": self.tokens})
         head = f"{self.criterion.name}{refined}-{self.pattern}{notation.brackets(first)}"
         return f"{head} {name}{notation.brackets(structure | options)}"
 
@@ -501,7 +527,7 @@ def _places(key: str) -> dict[str, tuple[str, str]]:
 def _first_places() -> dict[str, tuple[str, str]]:
     """The options after the pattern."""
     places = {**_places("criterion"), **_places("refinement"), **_places("pattern")}
-    return places | {name: ("", name) for name in ("statistics", "added", *OF_EXPERTS)}
+    return places | {name: ("", name) for name in ("statistics", "added", "tokens", *OF_EXPERTS)}
 
 
 def _second_places(method: str) -> dict[str, tuple[str, str]]:

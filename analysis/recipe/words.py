@@ -279,9 +279,10 @@ _MASKLORA, _HELD_OUT = ("train", ("masklora",)), ("select", ("held-out",))
 _TRAINING = {
     "train": choice(
         "all",
-        ("all", "norms-biases", "masklora"),
+        ("all", "norms-biases", "masklora", "language", "projector"),
         meaning="what is trained: all parameters of the unit, its norms and biases alone, or for every matrix a masked"
-        " low-rank change, with norms and biases (MaskLoRA, 2312.15230)",
+        " low-rank change, with norms and biases (MaskLoRA, 2312.15230); of a model that reads pictures, retrain knows"
+        " also all of its language part, and the projector that stands before it",
     ),
     "rank": count(16, 1, 1_000_000, when=_MASKLORA, meaning="rank of MaskLoRA's change"),
     "alpha": positive(32.0, 1_000_000, when=_MASKLORA, meaning="MaskLoRA's change is scaled by alpha / rank"),
@@ -352,8 +353,14 @@ SOLVER_WORDS = _by_name(
         evidence="gradients",
         options={
             "objective": choice(
-                "ce", ("ce", "distill"), meaning="the next token, or the dense model's distribution of it"
-            )
+                "ce",
+                ("ce", "distill", "hidden"),
+                meaning="the next token, the dense model's distribution of it, or (hidden) the states that the dense"
+                " model's head reads, by mean squared error, mixed with the next token",
+            ),
+            "mix": positive(
+                0.5, 1, when=("objective", ("hidden",)), meaning="share of the states' error in the loss; 1: it alone"
+            ),
         }
         | _TRAINING,
         implies={"unit": "model"},

@@ -14,6 +14,7 @@ from torch import Tensor
 from analysis import distributed
 from analysis.models.logits import SplitModel
 from analysis.models.replay import Recording
+from analysis.recipe.parts import Solver
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.units import Piece
 from analysis.streams.moments import Accumulator, Moments
@@ -31,7 +32,8 @@ class Problem:
     targets  (N, T, H') outputs to follow, token ids (N, T) for "ce", or a function rows -> targets of those windows,
              called without gradients (what the dense model's head reads, or its logits)
     head     of targets that the dense model's head reads: its halves
-    counts   (N, T) bool: the tokens that count; None: the recording's real ones
+    counts   (N, T) bool: the tokens that count; None: those that the recording counts
+    mix      of objective=hidden: the share of the states' error in the loss
     """
 
     label: str
@@ -40,11 +42,12 @@ class Problem:
     recording: Recording
     head: SplitModel | None = None
     counts: Tensor | None = None
+    mix: float = 1.0
 
     @property
     def mask(self) -> Tensor:
         """(N, T) bool: the tokens that count."""
-        return self.recording.mask if self.counts is None else self.counts
+        return self.recording.counts if self.counts is None else self.counts
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
@@ -61,12 +64,12 @@ def problem(dense: Piece, pruned: Piece, streams: Streams, recipe: Recipe) -> Pr
     if source.tokens is None:
         return Problem(streams.label, student, targets, streams.recording)
     routed = stream_through(source.tokens, streams.recording, streams.of(recipe.student), _device(dense))
-    counts = streams.mask & routed.to(streams.mask.device)
+    counts = streams.counts & routed.to(streams.mask.device)
     some = counts.any(1)
     return Problem(streams.label, student[some], targets[some], streams.recording, counts=counts[some])
 
 
-def retraining(dense: Piece, streams: Streams, objective: str) -> Problem:
+def retraining(dense: Piece, streams: Streams, solver: Solver) -> Problem:
     """Token ids in; targets are the ids, or what the dense model's head reads, computed anew for every batch."""
     recording, device = streams.recording, _device(dense)
 
@@ -74,9 +77,12 @@ def retraining(dense: Piece, streams: Streams, objective: str) -> Problem:
     def dense_outputs(rows) -> Tensor:
         return dense.run(recording, recording.ids[rows].to(device), rows)
 
-    if objective == "ce":
-        return Problem(streams.label, recording.ids, recording.ids, recording)
-    return Problem(streams.label, recording.ids, dense_outputs, recording, dense.head)
+    counts = recording.windows.text  # what stands for a picture is not predicted
+    if solver.objective == "ce":
+        return Problem(streams.label, recording.ids, recording.ids, recording, counts=counts)
+    if solver.objective == "hidden":
+        return Problem(streams.label, recording.ids, dense_outputs, recording, counts=counts, mix=solver.mix)
+    return Problem(streams.label, recording.ids, dense_outputs, recording, dense.head, counts)
 
 
 @torch.inference_mode()
@@ -99,7 +105,7 @@ def moments(
         sums = Accumulator(parts, matrix.columns, precision=precision, device=device)
         tokens = None if everyone else sources[recipe.student].tokens
         for rows in distributed.own(chunks(len(streams.mask), streams.mask.shape[1], device)):
-            real = streams.mask[rows].to(device)
+            real = streams.counts[rows].to(device)
             if tokens is not None:
                 real = real & tokens(streams.recording, streams.of(recipe.student)[rows].to(device), rows)
             inputs = {

@@ -15,6 +15,7 @@ from analysis.models.logits import SplitModel, split_model
 from analysis.models.passing import Passing
 from analysis.models.replay import Recording
 from analysis.models.sub_blocks import expert_tokens, half_output, matrix_inputs
+from analysis.models.wrapped import is_wrapped, language_part, projector
 from analysis.recipe.parts import Solver, Unit
 from analysis.streams.streams import call_of, unit_output
 
@@ -35,6 +36,8 @@ class Piece:
     run       from the piece's input to its output; differentiable
     head      of the whole model: its halves, `run` ending where its head begins; None: `run` gives logits, or hidden
               states
+    language  of a model that reads pictures: its language part, and projector: what stands between that and its vision
+              tower; both empty elsewhere
     tokens    of an expert's matrix: from the hidden states at the first block's input to the tokens (B, T) that go to
               its expert, which alone count; None: all count
     """
@@ -48,6 +51,8 @@ class Piece:
     run: Forward
     head: SplitModel | None = None
     tokens: Forward | None = None
+    language: tuple[nn.Module, ...] = ()
+    projector: tuple[nn.Module, ...] = ()
 
     def piece_inputs(self, recording: Recording, hidden: Tensor, rows: slice) -> Tensor:
         """The piece's own input (B, T, in) where the first block's is `hidden` (B, T, H)."""
@@ -55,19 +60,30 @@ class Piece:
 
     def parameters(self) -> list[nn.Parameter]:
         """Every floating parameter the piece owns, once each."""
-        unique = {id(p): p for module in self.modules for p in module.parameters() if p.is_floating_point()}
-        return list(unique.values())
+        return _floating(self.modules)
 
     def trainable(self, train: str) -> list[nn.Parameter]:
         """What a solver may change under its option `train`: "all"; "norms-biases": all but the weights of linear maps
         and embeddings;
-        "masklora": the same set, the matrices being changed through their adapters. What routes tokens to experts is
-        never trained."""
+        "masklora": the same set, the matrices being changed through their adapters. Of a model that reads pictures
+        these two are of its language part, "language" is all of it, and "projector" the projector. What routes tokens
+        to experts is never trained."""
         fixed = {key for host in self.hosts for key in router_parameters(host)}
-        if train == "all":
+        if train == "projector":
+            return _floating(self.projector)
+        if train != "all" and self.language:
+            inside = {id(p) for p in _floating(self.language)}
+            fixed |= {id(p) for p in self.parameters() if id(p) not in inside}
+        if train in ("all", "language"):
             return [p for p in self.parameters() if id(p) not in fixed]
         biases = {id(matrix.biases) for matrix in self.matrices.values() if matrix.expert is not None}
         return [p for p in self.parameters() if (p.ndim == 1 or id(p) in biases) and id(p) not in fixed]
+
+
+def _floating(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """Every floating parameter of some modules, once each."""
+    unique = {id(p): p for module in modules for p in module.parameters() if p.is_floating_point()}
+    return list(unique.values())
 
 
 def pieces(blocks: Sequence[Block], unit: Unit) -> list[Piece]:
@@ -93,11 +109,24 @@ def whole_model(model: nn.Module, matrices: dict[str, Matrix]) -> Piece:
     def run(recording: Recording, ids: Tensor, rows) -> Tensor:
         mask = recording.mask[rows]
         real = None if bool(mask.all()) else mask.long().to(ids.device)
+        pictures = recording.windows.seen(rows, ids.device)
         if split is not None:
-            return split.hidden(ids, real)
-        return model(input_ids=ids, attention_mask=real, use_cache=False).logits
+            return split.hidden(ids, real, pictures)
+        return model(input_ids=ids, attention_mask=real, **pictures, use_cache=False).logits
 
-    return Piece("whole model", "", matrices, (model,), (model,), None, run, split)
+    wrapped = is_wrapped(model)
+    return Piece(
+        "whole model",
+        "",
+        matrices,
+        (model,),
+        (model,),
+        None,
+        run,
+        split,
+        language=tuple(language_part(model)) if wrapped else (),
+        projector=tuple(projector(model)),
+    )
 
 
 def trained_parameters(piece: Piece, solver: Solver) -> int:

@@ -88,18 +88,27 @@ class Streams:
         return self.recording.mask
 
     @property
+    def counts(self) -> Tensor:
+        """(N, T) bool, True = token that statistics and losses count."""
+        return self.recording.counts
+
+    @property
     def tokens(self) -> int:
         return int(self.mask.sum())
 
 
-def open_streams(model: nn.Module, anatomy: Anatomy, label: str, windows: Windows, *, apart: bool = True) -> Streams:
+def open_streams(
+    model: nn.Module, anatomy: Anatomy, label: str, windows: Windows, *, apart: bool = True, tokens: str = "all"
+) -> Streams:
     """Both streams at the first block's input (they are equal there), recorded by running the dense model once.
 
     apart: False where nobody reads the dense stream: both are then one tensor, which goes where the sparse stream goes.
+    tokens: which of them statistics and losses count (`windows.TOKENS`).
     """
     _keep_freed_memory()
     device = next(model.parameters()).device
     recording = record(model, anatomy, windows, store=allocate if device.type == "cpu" else None)
+    recording.tokens = tokens
     if device.type != "cpu":
         recording.hidden = _copy(recording.hidden, device)
     dense = recording.hidden
@@ -163,7 +172,7 @@ def input_statistics(
             parts = list(chunks(hidden.shape[0], hidden.shape[1], device))
             mine = distributed.own(parts)
             for rows in mine or parts[:1]:  # a rank without a share counts no token, of every input
-                collector.mask = streams.mask[rows] if mine else torch.zeros_like(streams.mask[rows])
+                collector.mask = streams.counts[rows] if mine else torch.zeros_like(streams.mask[rows])
                 with collector.inputs_only():
                     unit_output([block.module], block.index, streams.recording, hidden[rows].to(device), rows)
             distributed.reduce(collector, device)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Batch = Mapping[str, Tensor]
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+_ANSWERS = ("labels", "start_positions", "end_positions", "pairs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,8 +192,7 @@ def consumer_statistics(
     """Statistics of the input of every consumer, from one pass of the model as it stands; tokens with attention_mask 0
     do not count.
 
-    batches  keyword arguments of the model (input_ids, attention_mask, token_type_ids, position_ids; others are left
-             out)
+    batches  keyword arguments of the model; what its loss is compared with is left out
     want     "diagonal" is enough for every criterion, "gram" for repairs
     Raises DataError without a batch; else as `collect`.
     """
@@ -216,7 +215,7 @@ def consumer_statistics(
             )
             for collector in collectors.values():
                 collector.mask = mask
-            tensors = {name: batch[name].to(device) for name in _INPUTS if name in batch}
+            tensors = {name: value.to(device) for name, value in batch.items() if name not in _ANSWERS}
             model.base_model(**tensors, use_cache=False)  # type: ignore[operator]  # attributes of modules: Tensor | Module
     if not seen:
         raise DataError("consumer_statistics: no batch was given; there is nothing to look at")
@@ -258,7 +257,9 @@ def own_loss(model: nn.Module, batch: Batch) -> Tensor:
     if "labels" in batch and head(model) == "next token" and batch["input_ids"].numel() > portion(vocabulary(model)):
         split, real = split_model(model), batch["labels"] != -100
         if split is not None:
-            hidden = split.hidden(batch["input_ids"], batch.get("attention_mask"))
+            own = ("input_ids", "attention_mask", "labels")
+            more = {name: value for name, value in batch.items() if name not in own}
+            hidden = split.hidden(batch["input_ids"], batch.get("attention_mask"), more)
             return over_vocabulary("ce", hidden, batch["labels"].clamp(min=0), real, split)
     if "pairs" in batch:
         return pair_loss(cast("PreTrainedModel", model), dict(batch))

@@ -71,11 +71,11 @@ class Look:
         self.passes += 1
 
     def batches(self, block: Block, hidden: Tensor) -> Iterator[tuple[Tensor, Call, Tensor]]:
-        """Chunk by chunk hidden states (B, T, H), the block's arguments and the mask (B, T) of real tokens."""
+        """Chunk by chunk hidden states (B, T, H), the block's arguments and the mask (B, T) of tokens that count."""
         device = next(block.module.parameters()).device
         for rows in chunks(hidden.shape[0], hidden.shape[1], device):
             x = hidden[rows].to(device)
-            yield x, call_of(self.streams.recording, block.index, x, rows), self.streams.mask[rows].to(device)
+            yield x, call_of(self.streams.recording, block.index, x, rows), self.streams.counts[rows].to(device)
 
 
 def choose_blocks(criterion: Criterion, pattern: Pattern, look: Look) -> list[int]:
@@ -217,7 +217,7 @@ def loss_cost(look: Look) -> Cost:
             for batch in token_batches(windows, WINDOWS_PER_LOSS):
                 weight = len(batch["input_ids"])
                 if windows.labelled is None:
-                    weight = counted("ce", batch["attention_mask"].bool())
+                    weight = counted("ce", batch["labels"] != -100)
                 loss = own_loss(look.model, {name: value.to(device) for name, value in batch.items()})
                 total, count = total + float(loss) * weight, count + weight
         return total / count

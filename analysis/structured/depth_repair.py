@@ -65,7 +65,7 @@ def cut_sums(
     count, length = recording.mask.shape
     sums = Accumulator(Sums.PARTS, matrix.columns, matrix.rows, precision=torch.float64, device=device)
     for rows in distributed.own(chunks(count, length, device)):
-        real, student = recording.mask[rows].to(device), hidden[rows].to(device)
+        real, student = recording.counts[rows].to(device), hidden[rows].to(device)
         call = call_of(recording, block.index, student, rows)
         inputs, residual = consumer_inputs(block, matrix, student, call)
         modules = [one.module for one in group]

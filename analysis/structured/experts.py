@@ -64,7 +64,7 @@ def seen(block: Block, module: nn.Module, streams: Streams, hidden: Tensor) -> S
     for rows in chunks(hidden.shape[0], hidden.shape[1], device):
         x = hidden[rows].to(device)
         call, _ = _call(block, module, x, call_of(streams.recording, block.index, x, rows))
-        real = streams.mask[rows].flatten().to(device)
+        real = streams.counts[rows].flatten().to(device)
         for expert in range(count):
             mine = (real & call.tokens(expert)).nonzero()[:, 0]
             norms = call.output(expert, mine).double().norm(dim=1)
@@ -126,7 +126,7 @@ def expert_sums(
     sums = Accumulator(Sums.PARTS, count * width, hidden.shape[-1], precision=torch.float64, device=device)
     away = 0.0
     for rows in chunks(len(recording), recording.mask.shape[1], device):
-        x, real = hidden[rows].to(device), recording.mask[rows].flatten().to(device)
+        x, real = hidden[rows].to(device), recording.counts[rows].flatten().to(device)
         arguments = call_of(recording, pruned.index, x, rows)
         call, rest = _call(pruned, module, x, arguments)
         target = unit_output([dense.module], dense.index, recording, source[rows].to(device), rows)

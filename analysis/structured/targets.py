@@ -113,7 +113,7 @@ def two_streams(dense: Block, pruned: Block, matrix: Matrix, streams: Streams) -
     sums = Accumulator(Sums.PARTS, matrix.columns, matrix.rows, precision=torch.float64, device=device)
     adds = None
     for rows in distributed.own(chunks(count, length, device)):
-        real, dense_hidden = streams.mask[rows].to(device), streams.dense[rows].to(device)
+        real, dense_hidden = streams.counts[rows].to(device), streams.dense[rows].to(device)
         call = call_of(streams.recording, dense.index, dense_hidden, rows)
         student, sparse_residual = consumer_inputs(pruned, matrix, streams.sparse[rows].to(device), call)
         dense_inputs, dense_residual = consumer_inputs(dense, matrix, dense_hidden, call)

@@ -21,7 +21,16 @@ from analysis.text.lazy import Lazy
 from analysis.text.mixtures import mix, order
 from analysis.text.readers import WHOLE, read
 from analysis.text.shared import openings, origins
-from analysis.text.sources import LABELLED, SELF, Source, endless_error, named, parse_source, source_fingerprint
+from analysis.text.sources import (
+    LABELLED,
+    PICTURES,
+    SELF,
+    Source,
+    endless_error,
+    named,
+    parse_source,
+    source_fingerprint,
+)
 from analysis.text.tokens import (
     Specials,
     check_known,
@@ -65,7 +74,7 @@ def load_tokens(
     where it occurs, else blank lines); "none": a file is one text, rows of a table joined by a blank line. `mode` is
     one of `cut.MODES`; by default "stream", and "crop" for hub:c4. `split` is the half of a lab register ("train" or
     "held-out") where the source names none. Labelled examples are read by `examples.load_examples`: one window each,
-    special tokens and labels with them, `length` their most tokens.
+    special tokens and labels with them, `length` their most tokens; pictures by `pictures.load_pictures`.
 
     `bos` says which special tokens stand in the windows (`tokens.specials`): by default those that the tokenizer itself
     puts around each document; where it puts none, documents of a stream are joined by its end-of-text token (else its
@@ -95,6 +104,10 @@ def load_tokens(
                 f"{source.label}: labelled examples have the tokenizer's own special tokens; leave bos {bos!r} out"
             )
         return load_examples(source, model, tokenizer=tokenizer, samples=samples, length=length, seed=seed)
+    if source.kind == PICTURES:
+        from analysis.text.pictures import load_pictures
+
+        return load_pictures(source, model, samples=samples, length=length, seed=seed)
     if source.kind == "mixture":
         how = {"length": length, "seed": seed, "separator": separator, "mode": mode, "bos": bos}
         return _mixture(source, model, tokenizer, samples, how)

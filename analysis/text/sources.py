@@ -1,8 +1,8 @@
-"""What a SOURCE of text is: `lab:REGISTER`, a file, `hub:NAME`, the model's own text, a mixture of these, or labelled
-examples. Imports no torch.
+"""What a SOURCE of text is: `lab:REGISTER`, `pictures:SET`, a file, `hub:NAME`, the model's own text, a mixture of
+these, or labelled examples. Imports no torch.
 
 lab:stories   lab:stories/held-out   stories.txt[:80%]   texts.jsonl#body[100:200]   hub:wikitext2
-hub:c4:validation[:50%]
+hub:c4:validation[:50%]   pictures:shapes
 self   self:temperature=0.8,top-p=0.95   lab:stories:0.7+lab:recipes:0.3
 stories.txt[:80%]:1/3+self:2/3 examples:truth   examples:sst2/validation
 examples:train.tsv#premise,hypothesis,label[:80%]
@@ -10,7 +10,7 @@ examples:train.tsv#premise,hypothesis,label[:80%]
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
@@ -21,6 +21,7 @@ from analysis.errors import DataError, UsageError, suggest
 from analysis.lab import versions
 from analysis.lab.documents import REGISTERS, SPLITS
 from analysis.lab.examples import EXAMPLES
+from analysis.lab.pictures import SETS
 from analysis.text import files
 from analysis.text.example_sets import HUB_SETS, HUB_SPLITS, parse_examples
 from analysis.text.generation import Generation
@@ -39,9 +40,11 @@ PART_END = re.compile(rf":({SHARE})(?:\+(?!$)|$)")
 JOINED = re.compile(r"\+(lab:|hub:|examples:|self($|[:+]))")
 SELF = "self"
 LABELLED = "examples"
+PICTURES = "pictures"
 
 SOURCE_FORMS: dict[str, str] = {
     **{f"lab:{register}": meaning for register, meaning in REGISTERS.items()},
+    **{f"{PICTURES}:{name}": f"{meaning}, for models that read pictures" for name, meaning in SETS.items()},
     "lab:REGISTER/held-out": "the same register, documents the lab's model was not trained on",
     "PATH.txt": "any UTF-8 text file; documents end at the given separator, else at <|endoftext|>, else at blank lines",
     "PATH.jsonl": (
@@ -83,11 +86,11 @@ SOURCE_FORMS: dict[str, str] = {
 class Source:
     """A source as typed (`text`) and as understood.
 
-    kind: "lab", "file", "hub", "examples", "self" or "mixture". name: register, path, dataset, or set of examples; ""
-    for the last two kinds. start, stop: documents, in numbers (int) or shares (Fraction), or None. split: of the lab
-    "train" or "held-out", of examples of the hub "train" or "validation"; None: whoever loads it decides. column: of
-    tables; of tables of examples FIRST,LABEL or FIRST,SECOND,LABEL, None: by their header. parts: of a
-    mixture, with their shares of the windows. generation: how self-generated text is written.
+    kind: "lab", "pictures", "file", "hub", "examples", "self" or "mixture". name: register, set of pictures, path,
+    dataset, or set of examples; "" for the last two kinds. start, stop: documents, in numbers (int) or shares
+    (Fraction), or None. split: of the lab "train" or "held-out", of examples of the hub "train" or "validation"; None:
+    whoever loads it decides. column: of tables; of tables of examples FIRST,LABEL or FIRST,SECOND,LABEL, None: by their
+    header. parts: of a mixture, with their shares of the windows. generation: how self-generated text is written.
     """
 
     text: str
@@ -109,8 +112,8 @@ class Source:
     @property
     def label(self) -> str:
         """The source without folders, for tables."""
-        if self.kind == "lab":
-            return f"lab:{self.name}{'/held-out' if self.split == 'held-out' else ''}{self.slice}"
+        if self.kind in ("lab", PICTURES):
+            return f"{self.kind}:{self.name}{'/held-out' if self.split == 'held-out' else ''}{self.slice}"
         if self.kind == LABELLED and not self.table:
             return f"examples:{self.name}{f'/{self.split}' if self.split not in (None, 'train') else ''}{self.slice}"
         if self.kind == "hub":
@@ -134,7 +137,7 @@ class Source:
     @property
     def endless(self) -> bool:
         """Whether documents, or examples, are made as they are asked for, without end."""
-        lab = self.kind == "lab" or (self.kind == LABELLED and self.name in EXAMPLES)
+        lab = self.kind in ("lab", PICTURES) or (self.kind == LABELLED and self.name in EXAMPLES)
         return self.kind == SELF or (lab and self.stop is None)
 
     def select(self, documents: int) -> range:
@@ -171,7 +174,11 @@ class Source:
             return replace(self, parts=tuple((part.half(split), share) for part, share in self.parts))
         if self.kind == LABELLED and self.name in HUB_SETS:
             split = HUB_SPLITS[split]
-        return replace(self, split=self.split or split) if self.kind in ("lab", LABELLED) and not self.table else self
+        return (
+            replace(self, split=self.split or split)
+            if self.kind in ("lab", PICTURES, LABELLED) and not self.table
+            else self
+        )
 
 
 def _edge_text(edge: Edge | None) -> str:
@@ -242,7 +249,10 @@ def parse_source(text: "str | os.PathLike[str] | Source") -> Source:
     name, cut = _split_slice(text)
     start, stop = _edges(cut, text)
     if name.startswith("lab:"):
-        return _parse_lab(name[4:], Source(text, "lab", "", start, stop))
+        return _parse_lab(name[4:], Source(text, "lab", "", start, stop), "register", REGISTERS)
+    if name.startswith(f"{PICTURES}:"):
+        pictures = Source(text, PICTURES, "", start, stop)
+        return _parse_lab(name.removeprefix(f"{PICTURES}:"), pictures, "set of pictures", SETS)
     if name.startswith(f"{LABELLED}:"):
         name, split, column = parse_examples(name.removeprefix(f"{LABELLED}:"), text=text, start=start, stop=stop)
         labelled = Source(text, LABELLED, name, start, stop, split=split, column=column)
@@ -287,6 +297,8 @@ def _mixture(parts: Sequence[tuple[str, str]], text: str) -> Source:
     sources = tuple((parse_source(source), Fraction(share)) for source, share in parts)
     if labelled := [source.label for source, _ in sources if source.kind == LABELLED]:
         raise UsageError(f"source {text!r}: {labelled[0]} are labelled examples, no part of a mixture; give them alone")
+    if seen := [source.label for source, _ in sources if source.kind == PICTURES]:
+        raise UsageError(f"source {text!r}: {seen[0]} has pictures and is no part of a mixture; give it alone")
     if any(share == 0 for _, share in sources):
         raise UsageError(f"source {text!r}: a share must be above 0; leave the part out")
     shares = [share for _, share in sources]
@@ -321,6 +333,7 @@ def _parse_self(text: str) -> Source:
         SELF,
         "mixture",
         LABELLED,
+        PICTURES,
     ):
         raise UsageError(
             f"source {text!r}: start tokens and prompts are taken from a lab, file or hub source, not from"
@@ -343,12 +356,12 @@ def _self_text(generation: Generation) -> str:
     return f"{SELF}:{generation}".removesuffix(":")
 
 
-def _parse_lab(name: str, source: Source) -> Source:
-    """The register and split that `name` (what follows `lab:`, without its slice) stands for."""
+def _parse_lab(name: str, source: Source, noun: str, names: Mapping[str, str]) -> Source:
+    """The register (or other `noun`) and split that `name` (what follows the colon, without its slice) stands for."""
     text = source.text
     register, slash, split = name.partition("/")
-    if register not in REGISTERS:
-        raise UsageError(f"source {text!r}: unknown register {register!r}; {suggest(register, REGISTERS)}")
+    if register not in names:
+        raise UsageError(f"source {text!r}: unknown {noun} {register!r}; {suggest(register, names)}")
     if slash and split not in SPLITS:
         raise UsageError(f"source {text!r}: unknown split {split!r}; {suggest(split, SPLITS)}")
     if isinstance(source.start, Fraction) or isinstance(source.stop, Fraction):
@@ -387,6 +400,9 @@ def source_fingerprint(source: "str | os.PathLike[str] | Source", model: str | N
         return f"{_self_text(named(source.generation, source_fingerprint))}@{model}"
     if source.kind == "lab":
         return f"lab:{source.name}{'/' + source.split if source.split else ''}@{versions.DOCUMENTS}{source.slice}"
+    if source.kind == PICTURES:
+        split = f"/{source.split}" if source.split else ""
+        return f"{PICTURES}:{source.name}{split}@{versions.PICTURES}{source.slice}"
     if source.kind == LABELLED and not source.table:
         version = (
             f"{versions.DOCUMENTS}.{versions.EXAMPLES}" if source.name in EXAMPLES else HUB_SETS[source.name].dataset[1]
@@ -423,7 +439,7 @@ def endless_error(source: Source) -> str:
             f"{source.label}: the lab's examples have no end; say how many (samples), or slice them, as in"
             f" {source.label}[:1000]"
         )
-    if source.kind == "lab":
+    if source.kind in ("lab", PICTURES):
         return (
             f"{source.label}: lab text has no end; say how many windows (samples), or how many documents, as in"
             f" {source.label}[:1000]"

@@ -1,5 +1,5 @@
-"""What a TASK is: multiple-choice questions from `lab:TASK`, a local file, or `hub:NAME`. Imports no torch and no
-lm_eval.
+"""What a TASK is: multiple-choice questions from `lab:TASK`, `pictures:TASK`, a local file, or `hub:NAME`. Imports no
+torch and no lm_eval.
 
     lab:story-ending   questions.jsonl   hub:boolq
 
@@ -14,8 +14,8 @@ from itertools import islice
 
 from analysis import storage
 from analysis.errors import DataError, UsageError, suggest
+from analysis.lab import pictures, versions
 from analysis.lab import tasks as lab
-from analysis.lab import versions
 from analysis.lab.tasks import Item
 from analysis.text import files
 from analysis.text.rows import parse_json, sound
@@ -24,6 +24,7 @@ LONGEST = 4096  # characters of a name: no path has more
 FILES = (".jsonl", ".ndjson")
 TASK_FORMS: dict[str, str] = {
     **{f"lab:{name}": meaning for name, meaning in lab.TASKS.items()},
+    **{f"pictures:{name}": f"about pictures of the lab: {meaning}" for name, meaning in pictures.TASKS.items()},
     "PATH.jsonl": 'a file of questions, one {"query": ..., "choices": [...], "gold": number} per line; no download',
     "hub:NAME": (
         "a multiple-choice task of lm-evaluation-harness, as hub:boolq; its data set comes from the Hugging Face hub"
@@ -47,7 +48,7 @@ def check_tasks(names: Sequence[str]) -> None:
 
 
 def _kind(name: str) -> str:
-    """ "lab", "hub" or "file". Raises UsageError for anything else."""
+    """ "lab", "pictures", "hub" or "file". Raises UsageError for anything else."""
     if not isinstance(name, str):
         raise UsageError(f"task: must be a text such as 'lab:yes-no', not {type(name).__name__}")
     if len(name) > LONGEST:
@@ -57,6 +58,10 @@ def _kind(name: str) -> str:
         if rest not in lab.TASKS:
             raise UsageError(f"task {name!r}: the lab has no task {rest!r}; {suggest(rest, lab.TASKS)}")
         return "lab"
+    if colon and kind == "pictures":
+        if rest not in pictures.TASKS:
+            raise UsageError(f"task {name!r}: no task about pictures is {rest!r}; {suggest(rest, pictures.TASKS)}")
+        return "pictures"
     if colon and kind == "hub":
         if not re.fullmatch(r"[\w.-]+", rest):
             raise UsageError(f"task {name!r}: a hub task is written hub:NAME, as in hub:boolq")
@@ -69,6 +74,11 @@ def _kind(name: str) -> str:
     )
 
 
+def is_pictured(name: str) -> bool:
+    """Whether a task asks about pictures."""
+    return _kind(name) == "pictures"
+
+
 def task_fingerprint(name: str) -> str:
     """What the questions of a task are: equal fingerprints, equal questions. Of a file its content, of the lab its
     writers, of a hub task the harness.
@@ -76,6 +86,8 @@ def task_fingerprint(name: str) -> str:
     kind = _kind(name)
     if kind == "lab":
         return f"{name}@{versions.DOCUMENTS}.{versions.TASKS}"
+    if kind == "pictures":
+        return f"{name}@{versions.PICTURES}"
     if kind == "hub":
         return f"{name}@lm-eval-{version('lm_eval')}"
     return f"file:{storage.sha256(_read(name))}"
@@ -91,8 +103,9 @@ def task_items(name: str, *, documents: int, seed: int = 0) -> list[Item]:
     for what, value, least in (("documents", documents, 1), ("seed", seed, 0)):
         if type(value) is not int or value < least:
             raise UsageError(f"task {name!r}: {what} must be a whole number of at least {least}, not {value!r}")
-    if kind == "hub":
-        raise UsageError(f"task {name!r}: the questions of a hub task are read by the harness")
+    if kind in ("hub", "pictures"):
+        reader = "by the harness" if kind == "hub" else "with their pictures (measure.pictured)"
+        raise UsageError(f"task {name!r}: the questions of a {kind} task are read {reader}")
     if kind == "lab":
         return list(islice(lab.task(name.removeprefix("lab:"), seed=seed), documents))
     items = read_task(name)

@@ -401,9 +401,9 @@ BROKEN |= {
         "hidden_size=1099511627776, its weight files hold no tensor wider than 64",
         lambda folder: edit(folder, hidden_size=2**40),
     ),
-    "vision-language": (
-        "vision-language or other multimodal model \\(vision_config\\)",
-        lambda folder: (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_vl"})),
+    "multimodal": (
+        "is a multimodal model \\(audio_config\\) that is no ForConditionalGeneration of pictures and text",
+        lambda folder: (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_audio"})),
     ),
     "a config no forward runs with": (
         "cannot load|cannot read three tokens",

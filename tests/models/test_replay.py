@@ -335,7 +335,7 @@ def test_blocks_that_hand_on_more_than_hidden_states_are_refused():
     [
         ("differs between batches", lambda x, memory, ids: (ids.double().mean().float(), None)),
         ("change their form", lambda x, memory, ids: (ids[..., None].float(), int(ids[0, 0]))),
-        ("only the first dimension may count windows", lambda x, memory, ids: (ids[..., None].float(), ids.T)),
+        ("one dimension alone may count windows", lambda x, memory, ids: (ids[..., None].float(), ids @ ids.T)),
     ],
 )
 def test_arguments_that_cannot_be_replayed_are_refused(words, drive):
