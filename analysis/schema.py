@@ -128,6 +128,21 @@ TABLES: dict[str, tuple[Column, ...]] = {
             ("", "shrink", "all-tokens", "magnitude"),
         ),
     ),
+    "expert_errors": (
+        _BLOCK,
+        Column("expert", "int64", "", "index of the expert in its block, from 0"),
+        _SPLIT,
+        Column("tokens", "int64", "tokens", "real tokens that the dense model sends there"),
+        Column("share", "float64", "", "that share of all real tokens; over the experts, as many as a token goes to"),
+        Column(
+            "error",
+            "float64",
+            "mean square",
+            "squared difference of the pruned expert's output from the dense one's, mean over these tokens and hidden"
+            " entries, both given what the dense model gives it; nan without tokens",
+        ),
+        Column("relative_error", "float64", "", "error divided by the mean square of the dense expert's output"),
+    ),
     "overlap": (
         _BLOCK,
         _MATRIX,
@@ -278,7 +293,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
 }
 
-OF_STUDIES = ("overlap", "token_kinds")
+OF_STUDIES = ("expert_errors", "overlap", "token_kinds")
 """Tables that only jobs of notebooks ask for."""
 
 JOB_COLUMNS: tuple[Column, ...] = (

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from analysis import paths
 from analysis.commands.arguments import Parser, add_verb
@@ -67,24 +68,25 @@ def add(verbs) -> None:
 
 def lab_train(args: argparse.Namespace) -> Report:
     """Train a lab model. Raises: UsageError, StoreError."""
-    from analysis.training.decoder import TrainConfig, train
+    from analysis.training.decoder import ExpertsConfig, config_of, train
 
-    return _trained(train, TrainConfig, args, paths.runs() / "decoder")
+    config = config_of({field.name: getattr(args, field.name) for field in fields(ExpertsConfig)})
+    return _trained(train, config, args, paths.runs() / "decoder")
 
 
 def lab_encoder(args: argparse.Namespace) -> Report:
     """Train a lab encoder. Raises: UsageError, StoreError."""
     from analysis.training.encoder import EncoderConfig, train
 
-    return _trained(train, EncoderConfig, args, paths.runs() / "encoder")
+    return _trained(train, _config(EncoderConfig, args), args, paths.runs() / "encoder")
 
 
-def _trained(train: Callable, config: type, args: argparse.Namespace, default: Path) -> Report:
+def _trained(train: Callable, config: Any, args: argparse.Namespace, default: Path) -> Report:
     from analysis.training.folder import out_folder
 
     out = out_folder(args.out or default)
     done = _done(out)
-    train(_config(config, args), out, device=args.device)
+    train(config, out, device=args.device)
     card = _card(out)
     return Report(
         f"{done} {out}: {card['parameters']:,} parameters, {card['tokens']:,} tokens, {card['seconds']:,.0f} s", card

@@ -73,7 +73,8 @@ class Job:
     and speed of the model with removed structures cut out (table `size`), beside the dense one's. compared: recipes
     whose masks are compared with each other, matrix by matrix (table `overlap`), on the calibration windows; their seed
     is this recipe's. token_kinds: held-out documents of the lab on which the loss of both models is told apart by kind
-    of word (table `token_kinds`), drawn by the seed; 0 for none.
+    of word (table `token_kinds`), drawn by the seed; 0 for none. expert_errors: measure what became of each expert of a
+    mixture on every text (table of that name).
 
     validation: a source of `held_out_samples` windows that `select=held-out` and `penalty=held-out` choose on; None: a
     quarter of the calibration windows is set aside for it (`pruning.validation`). held_out_every: after every how many
@@ -109,6 +110,7 @@ class Job:
     held_out_every: int | str = "auto"
     full_test: bool = False
     token_kinds: int = 0
+    expert_errors: bool = False
     placement: str = "resident"
 
     def __post_init__(self) -> None:
@@ -204,6 +206,7 @@ class Job:
             **({"compared": [str(recipe) for recipe in self.masks]} if self.compared else {}),
             **self._chosen(contents, model),
             **({"token kinds": [self.token_kinds, WORD_KINDS, DOCUMENTS]} if self.token_kinds else {}),
+            **({"expert errors": True} if self.expert_errors else {}),
         }
 
     def _chosen(self, contents: Contents, model: str) -> dict[str, Any]:
@@ -311,6 +314,7 @@ def _plain_problems(values: Mapping[str, Any], labels: Sequence[str], named: Cal
     elif values["full_test"] and not labels:
         yield f"{named('full_test')}: there is no held-out text; give one"
     yield from _placement_problems(values, recipe, named)
+    yield from _expert_problems(values, recipe, named("expert_errors"))
     if problem := every_problem(values["held_out_every"]):
         yield f"{named('held_out_every')} {problem}"
     yield from _compared_problems(named("compared"), values.get("compared", ()))
@@ -348,6 +352,17 @@ def _placement_problems(values: Mapping[str, Any], recipe: Recipe | None, named:
         yield f"{named('placement')} must be one of {', '.join(PLACEMENTS)}, got {asked!r}"
     elif asked == "streamed":
         yield from streaming_problems(recipe) if recipe is not None else ()
+
+
+def _expert_problems(values: Mapping[str, Any], recipe: Recipe | None, name: str) -> Iterator[str]:
+    """What is wrong with asking what became of each expert, as sentences."""
+    asked = values.get("expert_errors", False)
+    if not isinstance(asked, bool):
+        yield f"{name} must be True or False, got {asked!r}"
+    elif asked and recipe is not None and recipe.pattern.experts:
+        yield f"{name}: {recipe} takes whole experts out, and those that stay are as they were; leave it out"
+    elif asked and values.get("placement") == "streamed":
+        yield f"{name}: the dense model runs whole for it, and a streamed one is never in memory; leave one of them out"
 
 
 def mask_word(recipe: Recipe) -> str:

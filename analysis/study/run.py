@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.errors import AnalysisError, OverlapError, UsageError
 from analysis.pruning.checks import header_misfits
-from analysis.schema import TABLES, VALIDATION, validate
+from analysis.schema import CALIBRATION, TABLES, VALIDATION, validate
 from analysis.study.job import Job, mask_word
 from analysis.study.pool import threads
 from analysis.study.store import RunFolder, StoredRun
@@ -93,6 +93,10 @@ class Bench:
             from analysis.measure.token_kinds import check_told
 
             check_told(dense.model, dense.tokenizer)
+        if job.expert_errors:
+            from analysis.measure.expert_errors import check_experts
+
+            check_experts(dense.model)
         load = partial(self._tokens, dense, job, split="train")
         calibration = draw(load, job.calibration, job.samples, job.added, job.added_samples)
         held_out = {
@@ -134,6 +138,11 @@ class Bench:
             tables |= whole(pruned.model, model, texts, tables)
         if job.token_kinds:
             tables["token_kinds"] = self._token_kinds(job, dense, pruned.model)
+        if job.expert_errors:
+            from analysis.measure.expert_errors import expert_errors
+
+            texts = {CALIBRATION: calibration, **inputs.held_out}
+            tables["expert_errors"] = expert_errors(dense, pruned.model, texts)
         if job.shrink:
             from analysis.measure.size import size_table
 

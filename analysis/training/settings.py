@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from analysis import memory, paths
 from analysis.errors import UsageError
 
-MAY_BE_ZERO = ("seed", "weight_decay", "warmup", "dropout", "aligned")
+MAY_BE_ZERO = ("seed", "weight_decay", "warmup", "dropout", "aligned", "balance")
 LARGEST = {"seed": 10**13, "threads": 4096}  # torch's seeds are of 64 bits, made of ours times a million
 BELOW_ONE = ("dropout", "masked")
 TRAINING_OPTIONS = {

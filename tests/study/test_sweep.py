@@ -110,6 +110,12 @@ def test_a_job_is_plain_and_comes_back_from_its_dict(job_args):
         ({"separator": 3}, "separator must be a text or None, got 3"),
         ({"tasks": 3}, "tasks must be a list, got 3"),
         ({"token_kinds": -1}, "token_kinds must be a whole number of at least 0, got -1"),
+        ({"expert_errors": 1}, "expert_errors must be True or False, got 1"),
+        (
+            {"expert_errors": True, "recipe": "reap-experts-25% LR"},
+            "takes whole experts out, and those that stay are as",
+        ),
+        ({"expert_errors": True, "placement": "streamed"}, "the dense model runs whole for it"),
         ({"seed": "x"}, "seed must be a whole number of at least 0, got 'x'"),
         ({"seed": 2**70}, "seed must be a whole number from 0 to 2^63 - 1, got one of 71 bits"),
         ({"samples": 10**5000}, "samples must be a whole number from 1 to"),
@@ -221,6 +227,7 @@ def test_the_digest_is_of_contents_not_of_names(job_args, tmp_path):
         "as before there were any"
     )
     assert Job(**moved | {"token_kinds": 0}).digest() == digest and "token kinds" not in Job(**moved).identity()
+    assert Job(**moved | {"expert_errors": False}).digest() == digest and "expert errors" not in Job(**moved).identity()
     assert Job(**moved | {"placement": "streamed"}).digest() == digest, "the same bits"
     assert Job(**moved | {"added": "self"}).digest() == Job(**moved | {"documents": 7}).digest() == digest, (
         "no windows of it, no tasks"
@@ -276,6 +283,7 @@ def test_everything_that_matters_changes_the_digest(job_args, monkeypatch):
         {"recipe": "wanda-50% BR[select=held-out]", "validation": "lab:stories"},
         {"token_kinds": 2},
         {"token_kinds": 3},
+        {"expert_errors": True},
     ]
     digests = [Job(**job_args | change).digest() for change in changes]
     monkeypatch.setattr("analysis.storage.SCHEMA", 99)
@@ -685,3 +693,16 @@ def test_the_losses_of_both_models_by_kind_of_word_are_stored(home):
     assert rows.loc["70%", "dense"].equals(rows.loc["30%", "dense"])
     assert rows.loc[("70%", "pruned"), "name"] > rows.loc[("30%", "pruned"), "name"] > 0
     assert run_study(grid(recipes=["wanda-70% LR"], **common | {"token_kinds": 0})).token_kinds.empty
+
+
+@pytest.mark.slow
+def test_what_became_of_every_expert_is_stored_for_every_text(home):
+    common = dict(samples=2, length=16, calibration="lab:mixed", held_out={"news": "lab:news"}, expert_errors=True)
+    study = run_study(grid(model="lab/experts", recipes=["wanda-50% LR", "wanda-70% LR"], **common), workers=1)
+    rows = study.expert_errors.set_index(["pattern", "split", "block", "expert"])
+    assert set(rows.index.get_level_values("split")) == {"calibration", "news"} and len(rows) == 2 * 2 * 8 * 8
+    assert (rows["share"].groupby(["pattern", "split", "block"]).sum() - 2).abs().max() < 1e-9
+    some = rows["relative_error"].dropna().groupby("pattern").mean()
+    assert 0 < some["50%"] < some["70%"]
+    with pytest.raises(UsageError, match="no mixture of experts"):
+        run_study(grid(model="lab/tiny", recipes=["wanda-50% LR"], **common), workers=1)

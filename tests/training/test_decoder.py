@@ -14,7 +14,7 @@ from analysis import paths
 from analysis.errors import NumericalError, StoreError, UsageError
 from analysis.lab.documents import REGISTERS, documents
 from analysis.training import decoder, encoder
-from analysis.training.decoder import TrainConfig
+from analysis.training.decoder import ExpertsConfig, TrainConfig, config_of
 from analysis.training.encoder import EncoderConfig
 from analysis.training.lab_stream import END
 
@@ -34,6 +34,9 @@ TINY = TrainConfig(
     learning_rate=1e-2,
     warmup=256,
 )
+
+
+MIXTURE = ExpertsConfig(**asdict(TINY) | {"tokens": 8 * 4 * 32, "decay": 0.5, "warmup": 128}, experts=4, balance=0.5)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -181,7 +184,7 @@ def test_shipped_model_is_what_the_lab_promises(shipped):
         and model.config.num_key_value_heads < model.config.num_attention_heads
     )
     assert model.dtype == torch.float32 and len(tokenizer) == card["vocabulary"] == model.config.vocab_size
-    assert sum(file.stat().st_size for file in paths.lab().rglob("*") if file.is_file()) < 36e6
+    assert sum(file.stat().st_size for file in paths.lab().rglob("*") if file.is_file()) < 40e6
 
 
 @pytest.mark.slow
@@ -201,6 +204,71 @@ def test_shipped_model_has_the_loss_of_its_card(shipped, small_samples):
 def test_shipped_model_is_what_the_default_command_makes(shipped):
     """The card's configuration is the trainer's default, so `analysis lab train` alone makes it again."""
     assert shipped[2]["config"] == asdict(TrainConfig()) and shipped[2]["command"] == "analysis lab train"
+
+
+# Mixtures of experts
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def test_experts_are_asked_for_by_their_number():
+    values = asdict(ExpertsConfig())
+    assert config_of(values) == TrainConfig() and type(config_of(values)) is TrainConfig
+    assert config_of(values | {"experts": 8}) == ExpertsConfig(experts=8)
+    assert decoder.command(ExpertsConfig(hidden=64, experts=8)) == "analysis lab train --hidden 64 --experts 8"
+    with pytest.raises(UsageError, match="--experts-per-token 3 is about experts; say how many with --experts"):
+        config_of(values | {"experts_per_token": 3})
+    with pytest.raises(UsageError, match="--balance 0.0 is about experts"):
+        config_of(values | {"balance": 0.0})
+
+
+def test_experts_that_leave_no_choice_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="experts 2 leave no choice to a token that goes to 2"):
+        decoder.train(replace(MIXTURE, experts=2), tmp_path / "out")
+    with pytest.raises(UsageError, match="experts is -1, must be above 0; balance is -1.0"):
+        decoder.train(replace(MIXTURE, experts=-1, balance=-1.0), tmp_path / "out")
+
+
+def test_the_loss_of_experts_has_their_balance(small_samples):
+    """Per expert: share of tokens times mean router probability, over all blocks and tokens, times the experts."""
+    model = decoder.build(MIXTURE, decoder.train_tokenizer(300)).eval()
+    rows = torch.arange(4 * 9).view(4, 9) % 300
+    with torch.no_grad():
+        output = model(rows[:, :-1], output_router_logits=True)
+        probabilities = torch.cat(output.router_logits).softmax(-1)
+        chosen = torch.zeros_like(probabilities).scatter(1, probabilities.topk(2).indices, 1)
+        plain = torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), rows[:, 1:].flatten())
+        balance = 4 * (chosen.mean(0) * probabilities.mean(0)).sum()
+        assert balance > 2 - 1e-5 and len(output.router_logits) == MIXTURE.blocks
+        assert decoder._loss(model, rows) == pytest.approx(float(plain + MIXTURE.balance * balance), rel=1e-5)
+        model.config.router_aux_loss_coef = 0.0
+        assert decoder._loss(model, rows) == pytest.approx(float(plain), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_mixture_resumes_bit_equal_and_loads_as_any_other(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    decoder.train(MIXTURE, whole, device="cpu")
+    decoder.train(MIXTURE, resumed, device="cpu", stop=lambda step: step == 5)
+    decoder.train(MIXTURE, resumed, device="cpu")
+    assert all(torch.equal(weight, _weights(resumed)[name]) for name, weight in _weights(whole).items())
+    card = json.loads((whole / "training.json").read_text())
+    model = AutoModelForCausalLM.from_pretrained(whole)
+    assert model.config.num_local_experts == card["config"]["experts"] == 4
+    assert sum(p.numel() for p in model.parameters()) == card["parameters"]
+
+
+def test_the_shipped_mixture_is_what_its_card_says():
+    from transformers import AutoModelForCausalLM
+
+    folder = paths.lab() / "experts"
+    card, model = json.loads((folder / "training.json").read_text()), AutoModelForCausalLM.from_pretrained(folder)
+    assert card["command"] == decoder.command(config_of(card["config"]))
+    assert card["parameters"] == sum(p.numel() for p in model.parameters())
+    assert (model.config.num_local_experts, model.config.num_experts_per_tok) == (8, 2)
+    assert (folder / "model.safetensors").stat().st_size < 4e6
+    assert (folder / "tokenizer.json").read_bytes() == (paths.lab() / "decoder" / "tokenizer.json").read_bytes()
 
 
 def test_settings_that_cannot_be_are_refused_before_the_work(tmp_path):
@@ -228,7 +296,11 @@ def test_settings_that_cannot_be_are_refused_before_the_work(tmp_path):
 
 
 def test_the_least_memory_counts_the_weights(small_samples):
-    for trainer, config in ((decoder, TINY), (encoder, EncoderConfig(vocabulary=300, hidden=16, blocks=2, heads=2))):
+    for trainer, config in (
+        (decoder, TINY),
+        (decoder, MIXTURE),
+        (encoder, EncoderConfig(vocabulary=300, hidden=16, blocks=2, heads=2)),
+    ):
         tokenizer = trainer.train_tokenizer(300, **({} if trainer is decoder else {"sample": 60}))
         built = sum(p.numel() for p in trainer.build(config, tokenizer).parameters())
         assert 0.85 * built < config.parameters <= built
