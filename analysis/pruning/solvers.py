@@ -9,8 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from analysis.errors import UnsupportedModel
 from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
+from analysis.models.logits import split_model
 from analysis.models.replay import record
 from analysis.pruning.depth import prepare_repair, repair_cut
 from analysis.pruning.experts import repair_experts
@@ -64,10 +66,19 @@ def retrain(state: State, visit: Visit, meter: Meter) -> None:
     """Gradient steps on the whole model under its masks; its streams then start from its own embeddings."""
     dense = whole_model(state.dense_model.model, dict(state.dense.matrices()))
     pruned = whole_model(state.model, dict(state.pruned.matrices()))
-    problems = [retraining(dense, streams, state.recipe.solver.objective) for streams in state.splits]
+    problems = [retraining(dense, streams, state.recipe.solver) for streams in state.splits]
     _train(state, meter, visit, pruned, problems)
     with meter.stage(visit.index, "record", tokens=sum(streams.tokens for streams in state.splits)):
         restart_sparse(state)
+
+
+def check_objective(state: State) -> None:
+    """Raise UnsupportedModel where hidden states are to be followed and the model's head cannot be told apart."""
+    if state.recipe.solver.objective == "hidden" and split_model(state.dense_model.model) is None:
+        raise UnsupportedModel(
+            f"{state.dense.model_type}: what its head reads cannot be told apart, so objective=hidden has nothing to"
+            " follow; take objective=distill"
+        )
 
 
 def restart_sparse(state: State) -> None:
@@ -174,7 +185,7 @@ SOLVERS: dict[str, SolverSteps] = {
     "none": SolverSteps(leave),
     "ridge": SolverSteps(refit, reads=reads_both),
     "gradient": SolverSteps(follow_dense, reads=reads_both, halves=lambda recipe: runs_halves(recipe.unit)),
-    "retrain": SolverSteps(retrain, keeps=all_parameters, resume=restart_sparse),
+    "retrain": SolverSteps(retrain, prepare=check_objective, keeps=all_parameters, resume=restart_sparse),
 }
 
 

@@ -271,8 +271,8 @@ class Recipe(Part):
             )
         if solver == "retrain" and (self.student, self.target) != ("sparse", "sparse"):
             yield (
-                "retrain follows the model's own loss: student and target do not apply to it; objective=distill follows"
-                " the dense model"
+                "retrain follows the model's own loss: student and target do not apply to it; objective=distill and"
+                " objective=hidden follow the dense model"
             )
         if (closed or solver == "gradient" or self.repair.name != "none") and (self.student, self.target) == (
             "dense",

@@ -352,8 +352,14 @@ SOLVER_WORDS = _by_name(
         evidence="gradients",
         options={
             "objective": choice(
-                "ce", ("ce", "distill"), meaning="the next token, or the dense model's distribution of it"
-            )
+                "ce",
+                ("ce", "distill", "hidden"),
+                meaning="the next token, the dense model's distribution of it, or (hidden) the states that the dense"
+                " model's head reads, by mean squared error, mixed with the next token",
+            ),
+            "mix": positive(
+                0.5, 1, when=("objective", ("hidden",)), meaning="share of the states' error in the loss; 1: it alone"
+            ),
         }
         | _TRAINING,
         implies={"unit": "model"},

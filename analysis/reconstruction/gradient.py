@@ -20,7 +20,7 @@ from analysis.models.logits import SplitModel
 from analysis.recipe.parts import Solver
 from analysis.reconstruction.adapters import MaskLoRA, adapting, mask_lora
 from analysis.reconstruction.arithmetic import autocasting, products
-from analysis.reconstruction.losses import LOSSES, counted, mse, over_vocabulary, weight
+from analysis.reconstruction.losses import LOSSES, counted, hidden_states, mse, over_vocabulary, weight
 from analysis.reconstruction.schedule import looks
 from analysis.reconstruction.targets import Problem
 from analysis.reconstruction.units import Piece
@@ -31,9 +31,10 @@ from analysis.streams.streams import chunks
 class Step:
     """How far the piece is from its targets after `epoch` epochs; epoch 0 is before the first step.
 
-    error: mean squared error, whatever loss is trained on; for retraining, nats per token. relative_error: divided by
-    the target's mean square; NaN for retraining. On calibration windows both are means over the epoch's steps, and with
-    select=calibration, like everything on other windows, taken at the epoch's end.
+    error: mean squared error, whatever loss is trained on; for retraining, the loss itself (nats per token; of
+    objective=hidden, mixed with the states' mean squared error). relative_error: divided by the target's mean square;
+    NaN for retraining. On calibration windows both are means over the epoch's steps, and with select=calibration, like
+    everything on other windows, taken at the epoch's end.
     """
 
     epoch: int
@@ -57,14 +58,14 @@ class Trained:
 def unit_error(piece: Piece, problem: Problem, objective: str | None = None) -> tuple[float, float]:
     """Mean squared error of a piece on all windows of a problem, and the mean square of its targets.
 
-    With an objective ("ce" or "distill"): nats per token, and NaN. Raises UsageError where no token counts.
+    With an objective ("ce", "distill" or "hidden"): that loss, and NaN. Raises UsageError where no token counts.
     """
     error = scale = tokens = 0.0
     windows, length = problem.inputs.shape[:2]
     for rows in distributed.own(chunks(windows, length, _device(piece))):
         output, targets, mask = _run(piece, problem, rows)
         count = counted(objective or "mse", problem.mask[rows])
-        error += float(_loss(objective or "mse", piece, problem, output, targets, mask)) * count
+        error += float(_loss(objective or "mse", piece, problem, rows, output, targets, mask)) * count
         scale += math.nan if objective else float(mse(targets, targets.new_zeros(()), mask)) * count
         tokens += count
     error, scale, tokens = distributed.total(error, scale, tokens)
@@ -141,9 +142,10 @@ def held_bytes(piece: Piece, adapters: Sequence[MaskLoRA], problems: Sequence[Pr
         return tensor.detach()  # an output saved with its own history would keep itself alive for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output, targets, mask = _run(piece, problems[0], slice(0, solver.batch))
+        rows = slice(0, solver.batch)
+        output, targets, mask = _run(piece, problems[0], rows)
         name = solver.objective if solver.name == "retrain" else solver.loss
-        loss = _loss(name, piece, problems[0], output, targets, mask)
+        loss = _loss(name, piece, problems[0], rows, output, targets, mask)
     for tensor in (*whole_problems, *(x for host in piece.hosts for x in (*host.parameters(), *host.buffers()))):
         activations.pop(tensor.untyped_storage().data_ptr(), None)
     tokens = output.shape[0] * output.shape[1]
@@ -306,7 +308,7 @@ def _epoch(
 def _backward(piece: Piece, problem: Problem, rows: Tensor, train: str, measure: str) -> Tensor:
     """Leave the gradients of the loss `train` on some windows; returns (2,) that loss and the loss `measure`."""
     output, targets, mask = _run(piece, problem, rows)
-    loss = _loss(train, piece, problem, output, targets, mask)
+    loss = _loss(train, piece, problem, rows, output, targets, mask)
     loss.backward()
     with torch.no_grad():
         return torch.stack([loss, loss if train == measure else LOSSES[measure](output, targets, mask)])
@@ -323,7 +325,7 @@ def _shared_backward(
     if bool((mask := problem.mask[mine]).any()):
         output, targets, real = _run(piece, problem, mine)
         weights = weight(train, targets, mask), counted(measure, mask)
-        loss = _loss(train, piece, problem, output, targets, real)
+        loss = _loss(train, piece, problem, mine, output, targets, real)
         (loss * weights[0]).backward()
         with torch.no_grad():
             other = loss if train == measure else LOSSES[measure](output, targets, real)
@@ -339,10 +341,14 @@ def _shared_backward(
     return sums[:2] / sums[2:]
 
 
-def _loss(name: str, piece: Piece, problem: Problem, output: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:
-    """A loss of a piece's output, which of the whole model is what its head reads."""
+def _loss(
+    name: str, piece: Piece, problem: Problem, rows, output: Tensor, targets: Tensor, mask: Tensor | None
+) -> Tensor:
+    """A loss of a piece's output on some windows, which of the whole model is what its head reads."""
     if piece.head is None:
         return LOSSES[name](output, targets, mask)
+    if name == "hidden":
+        return hidden_states(output, targets, problem.inputs[rows].to(output.device), mask, piece.head, problem.mix)
     return over_vocabulary(name, output, targets, mask, piece.head, problem.head)
 
 

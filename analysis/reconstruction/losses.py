@@ -92,6 +92,18 @@ def over_vocabulary(
     return torch.stack(sums).sum() / max(read[..., 0].numel(), 1)
 
 
+def hidden_states(
+    hidden: Tensor, dense: Tensor, ids: Tensor, mask: Tensor | None, head: SplitModel, mix: float
+) -> Tensor:
+    """The loss "hidden": mix * mean of (h - d)^2 + (1 - mix) * nats per token, from what the model's head reads, hidden
+    (B, T, H), what the dense model's head reads, dense (B, T, H), and ids (B, T). Both means run over the tokens that
+    have a next one to predict (recovery by last hidden states of 2507.20749).
+    """
+    difference = _real(hidden[:, :-1] - dense[:, :-1], None if mask is None else predicted(mask))
+    apart = difference.square().sum() / max(difference.numel(), 1)
+    return apart if mix == 1 else mix * apart + (1 - mix) * over_vocabulary("ce", hidden, ids, mask, head)
+
+
 LOSSES = {"mse": mse, "relative": relative, "cosine": cosine, "ce": ce, "distill": distill}
 
 
@@ -102,7 +114,7 @@ def predicted(mask: Tensor) -> Tensor:
 
 def counted(loss: str, mask: Tensor) -> int:
     """How many tokens the mean of a loss runs over."""
-    return int((predicted(mask) if loss == "ce" else mask).sum())
+    return int((predicted(mask) if loss in ("ce", "hidden") else mask).sum())
 
 
 def weight(loss: str, target: Tensor, mask: Tensor) -> int:

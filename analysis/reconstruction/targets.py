@@ -14,6 +14,7 @@ from torch import Tensor
 from analysis import distributed
 from analysis.models.logits import SplitModel
 from analysis.models.replay import Recording
+from analysis.recipe.parts import Solver
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.units import Piece
 from analysis.streams.moments import Accumulator, Moments
@@ -32,6 +33,7 @@ class Problem:
              called without gradients (what the dense model's head reads, or its logits)
     head     of targets that the dense model's head reads: its halves
     counts   (N, T) bool: the tokens that count; None: the recording's real ones
+    mix      of objective=hidden: the share of the states' error in the loss
     """
 
     label: str
@@ -40,6 +42,7 @@ class Problem:
     recording: Recording
     head: SplitModel | None = None
     counts: Tensor | None = None
+    mix: float = 1.0
 
     @property
     def mask(self) -> Tensor:
@@ -66,7 +69,7 @@ def problem(dense: Piece, pruned: Piece, streams: Streams, recipe: Recipe) -> Pr
     return Problem(streams.label, student[some], targets[some], streams.recording, counts=counts[some])
 
 
-def retraining(dense: Piece, streams: Streams, objective: str) -> Problem:
+def retraining(dense: Piece, streams: Streams, solver: Solver) -> Problem:
     """Token ids in; targets are the ids, or what the dense model's head reads, computed anew for every batch."""
     recording, device = streams.recording, _device(dense)
 
@@ -74,8 +77,10 @@ def retraining(dense: Piece, streams: Streams, objective: str) -> Problem:
     def dense_outputs(rows) -> Tensor:
         return dense.run(recording, recording.ids[rows].to(device), rows)
 
-    if objective == "ce":
+    if solver.objective == "ce":
         return Problem(streams.label, recording.ids, recording.ids, recording)
+    if solver.objective == "hidden":
+        return Problem(streams.label, recording.ids, dense_outputs, recording, mix=solver.mix)
     return Problem(streams.label, recording.ids, dense_outputs, recording, dense.head)
 
 

@@ -210,17 +210,17 @@ def _train(sizes: Sizes) -> tuple[Work, int]:
 
 
 def _heads(sizes: Sizes) -> Work:
-    """What retraining does behind the blocks; for distillation, what the dense model does as well."""
+    """What retraining does behind the blocks; where it follows the dense model, what that does as well."""
     solver, looks = sizes.recipe.solver, sizes.judged_epochs
     once = _head(sizes, "float32", sizes.tokens()) * solver.epochs
     looked = total(_head(sizes, "float32", sizes.tokens(label)) * count for label, count in looks.items())
     work = training(once, steps=sizes.steps, parameters=sizes.rest, tensors=3) + looked
-    if solver.objective == "distill":
+    if solver.objective != "ce":
         read = {CALIBRATION: looks[CALIBRATION] + solver.epochs}
         for label, windows in sizes.texts.items():
             dense = total(_through(sizes, block, windows) for block in sizes.shape.blocks)
             work += dense * read.get(label, looks[label])
-        work += once + looked
+        work += (once + looked) * int(solver.objective == "distill")
     return work
 
 

@@ -29,6 +29,7 @@ RECIPES = [
     f"wanda-50% BR[unit=model,{STEPS}]",
     f"wanda-50% retrain[{STEPS}]",
     f"wanda-50% retrain[objective=distill,{STEPS}]",
+    f"wanda-50% retrain[objective=hidden,{STEPS}]",
     "flap-neurons-50% compensate",
     "flap-neurons-50% scale",
     "flap-neurons-50% LIAR",

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis.errors import UsageError
+from analysis.errors import UnsupportedModel, UsageError
 from analysis.measure.perplexity import perplexity
 from analysis.models.anatomy import anatomy
 from analysis.pruning.checkpoint import Checkpoint
@@ -298,7 +298,9 @@ def test_refinement_lowers_every_layer_s_error_and_keeps_the_counts(refinement, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", ["", "objective=distill,", "train=masklora,rank=2,alpha=4,", "train=norms-biases,"])
+@pytest.mark.parametrize(
+    "options", ["", "objective=distill,", "objective=hidden,", "train=masklora,rank=2,alpha=4,", "train=norms-biases,"]
+)
 def test_retraining_lowers_the_model_s_own_loss_under_its_masks(options):
     dense, w = small_llama(blocks=2), windows(16)
     plain = prune(dense, Recipe.parse("wanda-60% LR"), w)
@@ -319,6 +321,12 @@ def test_retraining_lowers_the_model_s_own_loss_under_its_masks(options):
     assert solve.tokens == 6 * w.mask.sum() and 0 < solve.trainable_parameters <= sum(
         p.numel() for p in dense.parameters()
     )
+
+
+def test_hidden_states_that_cannot_be_told_apart_are_refused_before_the_work(monkeypatch):
+    monkeypatch.setattr("analysis.pruning.solvers.split_model", lambda model: None)
+    with pytest.raises(UnsupportedModel, match="llama: what its head reads cannot be told apart, so objective=hidden"):
+        prune(small_llama(blocks=1), "wanda-50% retrain[objective=hidden]", windows(2))
 
 
 @pytest.mark.slow

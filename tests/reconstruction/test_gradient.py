@@ -509,6 +509,22 @@ def test_distillation_stays_at_the_dense_model_and_returns_to_it():
     assert steps[0].error == pytest.approx(unit_error(whole_after(pruned), problem, "distill")[0], rel=1e-6)
 
 
+def test_following_hidden_states_lowers_what_autograd_says_and_is_nothing_at_the_dense_model():
+    dense = small_llama(blocks=1)
+    problem = follow(dense, text_problem(dense, padded=True))
+    problem.head, problem.mix = None, 1.0
+    assert unit_error(whole_piece(small_llama(blocks=1)), problem, "hidden")[0] < 1e-9
+    piece = whole_piece(small_llama(blocks=1))
+    masks = pruned(piece)
+    ids, real = problem.inputs, problem.mask.long()
+    counts = (real[:, :-1] & real[:, 1:]).bool()
+    with torch.no_grad():
+        last = [m.model(ids, attention_mask=real).last_hidden_state[:, :-1][counts] for m in (dense, *piece.modules)]
+    expected = float((last[0] - last[1]).double().square().mean())
+    steps = solve(piece, masks, problem, Solver("retrain", objective="hidden", mix=1, epochs=3, batch=4, lr=5e-3))
+    assert steps[0].error == pytest.approx(expected, rel=1e-5) and steps[-1].error < 0.8 * steps[0].error
+
+
 def whole_after(change) -> Piece:
     piece = whole_piece(small_llama(blocks=1))
     change(piece)

@@ -1,11 +1,12 @@
 """Each loss against its formula, token by token in float64; padding, zero targets, gradients."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from analysis.reconstruction.losses import LOSSES, ce, cosine, counted, distill, mse, relative
+from analysis.reconstruction.losses import LOSSES, ce, cosine, counted, distill, hidden_states, mse, relative
 
 LOCAL = ("mse", "relative", "cosine")
 
@@ -126,3 +127,24 @@ def test_counted_is_what_the_mean_runs_over():
     mask = torch.arange(5) < torch.tensor([[3], [5], [1]])
     assert counted("ce", mask) == 2 + 4 + 0
     assert [counted(loss, mask) for loss in (*LOCAL, "distill")] == [9] * 4
+
+
+@pytest.mark.parametrize("portion", [100, 2])  # all logits at once, or few at a time
+@pytest.mark.parametrize("padded", [False, True])
+def test_hidden_states_are_its_formula_over_the_tokens_that_predict(padded, portion):
+    output, dense, mask = case("mse", padded)
+    ids = torch.randint(7, (3, 5), generator=torch.Generator().manual_seed(1))
+    matrix = torch.randn(7, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    head = SimpleNamespace(portion=portion, logits=lambda hidden: hidden @ matrix)
+    real = torch.ones(3, 5, dtype=torch.bool) if mask is None else mask
+    ahead = torch.zeros_like(real)
+    ahead[:, :-1] = real[:, 1:]
+    apart = formula("mse", output, dense, real & ahead)
+    nats = formula("ce", output @ matrix, ids, mask)
+    value = lambda mix, y=output: hidden_states(y, dense, ids, mask, head, mix)
+    assert float(value(0.3)) == pytest.approx(0.3 * apart + 0.7 * nats, rel=1e-12)
+    assert counted("hidden", real) == counted("ce", real)
+    assert hidden_states(output, dense, ids, torch.eye(3, 5, dtype=torch.bool), head, 0.3) == 0  # nothing to predict
+    assert torch.autograd.gradcheck(lambda y: value(0.3, y), output.clone().requires_grad_(True))
+    head.logits = None  # the states alone need no logits
+    assert float(value(1.0)) == pytest.approx(apart, rel=1e-12)

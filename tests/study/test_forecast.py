@@ -164,6 +164,7 @@ def test_validation_windows_are_set_aside_or_more(seven):
         "wanda-50% ridge[target=dense]",
         "wanda-50% retrain",
         "wanda-50% retrain[objective=distill,train=masklora]",
+        "wanda-50% retrain[objective=hidden]",
         "wanda-50% BR[unit=matrix]",
         "wanda-50% BR[train=norms-biases]",
         "wanda-50% IR[unit=model]",
