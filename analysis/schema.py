@@ -262,12 +262,18 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("tokens_per_second", "float64", "tokens/s", "forward of several windows at once, median"),
     ),
     "zero_shot": (
-        Column("task", "str", "", "name of the multiple-choice task, as typed"),
+        Column("task", "str", "", "name of the task, as typed"),
         _WHICH,
         Column("documents", "int64", "documents", "questions asked"),
-        Column("choices", "float64", "choices", "mean number of choices of a question"),
+        Column("choices", "float64", "choices", "mean number of choices of a question; 0: answered in writing"),
         Column("chance", "float64", "", "accuracy of guessing"),
-        Column("accuracy", "float64", "", "share of questions whose right choice has the highest log-likelihood"),
+        Column(
+            "accuracy",
+            "float64",
+            "",
+            "share of questions whose right choice has the highest log-likelihood; in writing, of answers that match"
+            " word for word",
+        ),
         Column("standard_error", "float64", "", "of the accuracy, over questions"),
         Column(
             "accuracy_norm",

@@ -119,6 +119,11 @@ WRONG = {  # name: (changes to a right call, exit code, what the message must sa
         2,
         "--shrink: wanda-50% LR removes single weights.*flap-neurons-50%",
     ),
+    "a repair that no folder can hold": (
+        {"recipe": "influence-blocks-1 ghost"},
+        2,
+        "--recipe: influence-blocks-1 ghost leaves a linear map between blocks, .* refit or replace",
+    ),
     "a repair of single weights": ({"recipe": "wanda-50% LIAR"}, 2, "LIAR makes up for whole structures"),
     "nothing added for all": ({"recipe": "wanda-50%[added=all] BR"}, 2, "none are added"),
     "added text that is missing": (

@@ -17,6 +17,7 @@ from analysis.commands.common import Problems, Report, label_sources, say, table
 from analysis.errors import UsageError
 from analysis.models.dtypes import ASKED
 from analysis.models.load import PLACEMENTS
+from analysis.pruning.checks import save_problem
 from analysis.recipe.recipe import Recipe
 from analysis.study.job import Contents, Job, job_problems, unpaired
 
@@ -262,6 +263,8 @@ def read_job(args: argparse.Namespace, contents: Contents) -> Job:
     problems = Problems()
     values = job_values(args, problems)
     problems.errors += job_problems(values, flag, contents)
+    if values["recipe"] is not None and (problem := save_problem(values["recipe"])):
+        problems.add(f"--recipe: {problem}")
     if args.added is not None and args.added_samples == 0:
         problems.add(unpaired(flag))
     elif values["recipe"] is not None:

@@ -63,7 +63,7 @@ def dialogue(draw: Draw, world: World) -> str:
         w=weather,
     )
     for topic in draw.sample(
-        [_facts, _facts_of_town, plan, bargain, _quiz, _animals, _family, _number], draw.number(2, 3)
+        [_facts, _facts_of_town, plan, bargain, _quiz, _animals, _family, sum_of_two], draw.number(2, 3)
     ):
         topic(talk, world)
     talk.say(
@@ -256,7 +256,7 @@ def _family(talk: Talk, world: World) -> None:
     )
 
 
-def _number(talk: Talk, world: World) -> None:
+def sum_of_two(talk: Talk, world: World) -> None:
     """A small sum."""
     draw = talk.draw
     x, y, animal = draw.number(1, 9), draw.number(1, 9), draw.choice(words.PETS[1:])

@@ -7,6 +7,8 @@ the choice's number of characters (`acc_norm`, which tables of HellaSwag, ARC an
 Nothing is put before the query: no examples, and no beginning-of-text token but the one the tokenizer itself adds.
 Right for the lab's queries, which are pieces of documents as its training windows are; a model that wants a token in
 front has it from its tokenizer. Questions longer than the context are left out and counted; nothing is cut off.
+
+Tasks of the lab that are answered in writing are scored by exact match instead (`measure/written.py`).
 """
 
 import contextlib
@@ -26,6 +28,7 @@ from tqdm import tqdm
 
 from analysis.errors import DataError, ModelError, NumericalError, UsageError
 from analysis.measure.pictured import BATCH, check_pictured, choice_likelihoods, drawn
+from analysis.measure.written import written_out
 from analysis.models.anatomy import evaluating
 from analysis.models.context import usable_context
 from analysis.models.load import embedding_rows, unwrapped
@@ -33,7 +36,7 @@ from analysis.models.logits import portion
 from analysis.models.quiet import quiet
 from analysis.models.task_heads import head
 from analysis.progress import bar
-from analysis.text.tasks import check_tasks, chosen, is_pictured, task_fingerprint, task_items
+from analysis.text.tasks import check_tasks, chosen, in_writing, is_pictured, task_fingerprint, task_items
 from analysis.windows import check_count
 
 if TYPE_CHECKING:
@@ -55,7 +58,8 @@ class TaskScore:
 
     `standard_error` is that of the mean over questions, sqrt(a (1 - a) / (n - 1)). accuracy_norm and
     standard_error_norm: by log-likelihood a character (`acc_norm`), nan for a hub task that the harness does not score
-    so. left_out: questions drawn but longer than the model's context, not among `documents`.
+    so. left_out: questions drawn but longer than the model's context, not among `documents`. Of a task answered in
+    writing accuracy is the share of answers that match word for word; choices and chance are 0, accuracy_norm is nan.
     """
 
     task: str
@@ -90,10 +94,30 @@ def zero_shot(
     batch: int | None = None,
     bos: str = "auto",
 ) -> list[TaskScore]:
-    """Score of each task, in the order given. Arguments and errors are those of `answers`."""
-    asked, pictured = _split(model, tokenizer, tasks, documents, seed, batch, bos)
+    """Score of each task, in the order given, be it answered in writing or by a choice. Arguments and errors are those
+    of `answers`.
+    """
+    check_tasks(tasks)
+    by_choice = [task for task in tasks if not in_writing(task)]
+    asked, pictured = _split(model, tokenizer, by_choice, documents, seed, batch, bos)
     answered = _answered(asked, model) | _answered_pictures(pictured, model, tokenizer, batch)
-    return [_score(task, answered[task], asked[task].left_out if task in asked else 0) for task in tasks]
+    scores = {task: _score(task, answered[task], asked[task].left_out if task in asked else 0) for task in by_choice}
+    for task in filter(in_writing, tasks):
+        _check_asked(model, tokenizer, documents)
+        scores[task] = _score_written(task, model, tokenizer, documents, seed, bos)
+    return [scores[task] for task in tasks]
+
+
+def _score_written(task: str, model: nn.Module, tokenizer, documents: int, seed: int, bos: str) -> TaskScore:
+    """Raises DataError where fewer than two questions fit the model's context."""
+    found = written_out(model, tokenizer, task_items(task, documents=documents, seed=seed), bos=bos)
+    right = [answer for answer in found if answer is not None]
+    if len(right) < 2:
+        raise DataError(
+            f"zero_shot: {task}: {len(right)} of {documents} questions fit the model's context, and an accuracy needs"
+            " at least 2"
+        )
+    return TaskScore(task, len(right), 0.0, 0.0, *_mean(right), math.nan, math.nan, documents - len(right))
 
 
 def _score(task: str, answered: list[Answer], left_out: int) -> TaskScore:
@@ -154,7 +178,9 @@ def check_questions(
     """Raise what `answers` would but NumericalError, without asking anything: the tasks are known, their questions are
     here, enough of them fit the model's context.
     """
-    _split(model, tokenizer, tasks, documents, seed, None, bos)
+    check_tasks(tasks)
+    _check_asked(model, tokenizer, documents)
+    _split(model, tokenizer, [task for task in tasks if not in_writing(task)], documents, seed, None, bos)
 
 
 def _split(
@@ -219,9 +245,21 @@ def _asked(
     bos: str = "auto",
 ) -> dict[str, _Questions]:
     check_tasks(tasks)
-    check_count("zero_shot", "documents", documents, least=2)
     if batch is not None:
         check_count("zero_shot", "batch", batch)
+    if written := [task for task in tasks if in_writing(task)]:
+        raise UsageError(f"answers: {', '.join(written)} is answered in writing, by no choice; zero_shot scores it")
+    _check_asked(model, tokenizer, documents)
+    if not tasks:
+        return {}
+    with evaluating(unwrapped(model)), _silence():
+        harness = _harness(unwrapped(model), tokenizer, batch, bos)
+        return {name: _questions(harness, name, documents, seed) for name in tasks}
+
+
+def _check_asked(model: nn.Module, tokenizer, documents: int) -> None:
+    """Raise where questions of any kind cannot be asked."""
+    check_count("zero_shot", "documents", documents, least=2)
     if (answered := head(model)) != "next token":
         raise UsageError(
             f"zero_shot: multiple choice is for language models, and {type(model).__name__} answers with {answered};"
@@ -230,11 +268,6 @@ def _asked(
     if tokenizer is None or (tokenizer.bos_token_id is None and tokenizer.eos_token_id is None):
         lack = "no tokenizer" if tokenizer is None else "a tokenizer without a token for the beginning or end of text"
         raise ModelError(f"zero_shot: {lack}; the harness needs one")
-    if not tasks:
-        return {}
-    with evaluating(unwrapped(model)), _silence():
-        harness = _harness(unwrapped(model), tokenizer, batch, bos)
-        return {name: _questions(harness, name, documents, seed) for name in tasks}
 
 
 def _questions(harness: "HFLM", name: str, documents: int, seed: int) -> _Questions:

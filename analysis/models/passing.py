@@ -20,7 +20,8 @@ _SAID = (bool, int, float, str, type(None))
 
 
 class Passing(nn.Module):
-    """Stands in a model where a block was: hands the hidden states on as they are, and has no weights.
+    """Stands in a model where a block was: hands the hidden states on as they are, and has no weights; with a `ghost`,
+    a linear map of the residual stream, it hands on what that makes of them.
 
     form: what the block returned, the length of a tuple or 0 for a tensor. What a model asks its blocks beside (the
     kind of their attention) is answered as `block` would.
@@ -30,10 +31,17 @@ class Passing(nn.Module):
         super().__init__()
         self.__dict__["block"] = block  # no submodule: its weights are none of the model's
         self.form = form
+        self.ghost: nn.Linear | None = None
         self.eval()
+
+    def haunt(self, width: int, like: Tensor) -> None:
+        """Give it a ghost, the identity of `width` hidden units so far, in the dtype and on the device of a tensor."""
+        self.ghost = nn.Linear(width, width, bias=False, dtype=like.dtype, device=like.device).requires_grad_(False)
+        nn.init.eye_(self.ghost.weight)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = hidden if self.ghost is None else self.ghost(hidden)
         return (hidden, *[None] * (self.form - 1)) if self.form else hidden
 
     def __getattr__(self, name: str) -> Any:

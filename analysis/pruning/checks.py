@@ -124,6 +124,8 @@ def label_problem(labels: Iterable[str], *, selects: bool = False) -> str | None
 
 def shrink_problem(recipe: Recipe) -> str | None:
     """Why a model pruned by this recipe cannot be made smaller; None where it can."""
+    if problem := save_problem(recipe):
+        return problem
     if recipe.pattern.whole or recipe.pattern.kind in ("blocks", *EXPERTS):
         return None
     if recipe.pattern.depth:
@@ -137,11 +139,23 @@ def shrink_problem(recipe: Recipe) -> str | None:
     )
 
 
+def save_problem(recipe: Recipe) -> str | None:
+    """Why a model pruned by this recipe cannot be written to a folder, or made smaller; None where it can."""
+    if recipe.repair.name != "ghost":
+        return None
+    return (
+        f"{recipe} leaves a linear map between blocks, which no checkpoint of transformers can hold: it is there to be"
+        " measured, as `prune` in Python and studies do; refit or replace repair a model that is to be kept"
+    )
+
+
 def streaming_problems(recipe: Recipe) -> list[str]:
     """What of a recipe cannot be done while only the blocks of one visit are in memory, one sentence each."""
     problems = []
     if recipe.solver.name == "retrain":
         problems.append("retraining changes the whole model at once, and a streamed one is never in memory whole")
+    if recipe.repair.name == "ghost":
+        problems.append("ghost adds maps between blocks, which files of blocks have no place for")
     if recipe.pattern.whole or recipe.pattern.experts:
         problems.append(
             f"pattern {recipe.pattern} removes whole structures, which are found and proven on the whole model; a"

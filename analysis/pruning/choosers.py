@@ -11,7 +11,9 @@ from analysis.pruning.weights import choose_weights, reads_statistics
 _whole = ChooserSteps(
     choose_whole, reads=reads_evidence, find=find_structures, begin=choose_first, finish=describe_in_config
 )
-_depth = ChooserSteps(choose_depth, find=check_count, halves=runs_halves, begin=choose_depth_first, finish=give_back)
+_depth = ChooserSteps(
+    choose_depth, find=check_count, halves=runs_halves, begin=choose_depth_first, finish=give_back, early=True
+)
 
 CHOOSERS: dict[str, ChooserSteps] = {
     "weights": ChooserSteps(choose_weights, reads=reads_statistics),

@@ -11,6 +11,7 @@ stays.
 from collections.abc import Callable
 from functools import reduce
 from operator import add
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from analysis import distributed
 from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
 from analysis.models.anatomy import Anatomy, Block, Matrix, evaluating
-from analysis.models.passing import check_cut, put_back, take_out
+from analysis.models.passing import Passing, check_cut, put_back, take_out
 from analysis.models.replay import last_hidden, random_windows, tolerance_for
 from analysis.models.widths import assign_bias
 from analysis.pruning.checks import witnesses
@@ -32,8 +33,9 @@ from analysis.reconstruction.schedule import Visit
 from analysis.streams.moments import Sums
 from analysis.streams.streams import Streams
 from analysis.structured.depth_criteria import Look, choose_blocks
-from analysis.structured.depth_repair import check_added, cut_sums, last_projection, repair_projection
+from analysis.structured.depth_repair import check_added, cut_sums, ghost_sums, last_projection, repair_projection
 from analysis.structured.pairs import Structures
+from analysis.structured.repair import Repaired
 from analysis.structured.shrink import adopt_config
 
 # --- masks -----------------------------------------------------------------------------------------------------------
@@ -64,6 +66,9 @@ def choose_first(state: State) -> None:
             _silence(state.pruned.blocks[index].matrices)
         state.pruned = take_out(state.model, state.pruned, gone)
         state.taken = frozenset(gone)
+        for run in _removed_runs(state) if state.recipe.repair.name == "ghost" else ():
+            like = next(state.dense.blocks[run[0]].module.parameters())
+            _passing(state, run[0]).haunt(state.calibration.sparse.shape[2], like)
 
 
 def _choose(state: State) -> list[int]:
@@ -100,9 +105,9 @@ def choose_depth(state: State, visit: Visit, meter: Meter) -> None:
 
 def give_back(state: State) -> None:
     """Give the pruned model its removed blocks back, full of zeros, where they then add nothing: an ordinary model of
-    full size. Elsewhere (norms behind the residual sum) a `Passing` stays in their place.
+    full size. Elsewhere (norms behind the residual sum, ghosts) a `Passing` stays in their place.
     """
-    if state.taken:
+    if state.taken and state.recipe.repair.name != "ghost":
         ids = random_windows(state.model, count=1).ids
         with evaluating(state.model):
             expected = last_hidden(state.model, ids)
@@ -131,29 +136,75 @@ def prepare_repair(state: State) -> None:
 
 def repair_cut(state: State, visit: Visit, meter: Meter) -> None:
     """Repair the last projection of a block towards what the dense blocks of its group give, where any are gone."""
-    recipe, kind, streams = state.recipe, state.recipe.pattern.kind, state.entry
+    recipe, kind = state.recipe, state.recipe.pattern.kind
     block = state.pruned.blocks[visit.first]
     group = state.group_of(block.index)
     if block.index in state.taken or (len(group) == 1 and bool(state.chosen[block.name].all())):
         return
     matrix = last_projection(block, kind)
-    with meter.stage(visit.index, "repair", tokens=sum(split.tokens for split in streams)) as row:
-        sums = _sums(state, block, matrix, group, streams[0])
-        judged = (
-            [_sums(state, block, matrix, group, split) for split in streams[1:]] if searches_penalty(recipe) else []
-        )
-        held_out = reduce(add, judged) if judged else None
-        bias = dict(matrix.module.named_parameters(recurse=False)).get("bias")
-        name = f"{block.name}.{matrix.name}"
-        repaired = repair_projection(recipe.repair, matrix.weight().clone(), bias, sums, held_out, name)
-        repaired.install(matrix)
-        held = sum(part.nbytes for part in (sums, *judged))
-        row |= {"solver_memory_mib": held / 2**20, "trainable_parameters": _solved(recipe, matrix, bias)}
-    where = {"block": block.index, "matrix": matrix.name}
+    bias = dict(matrix.module.named_parameters(recurse=False)).get("bias")
+    sums = lambda split: _sums(state, block, matrix, group, split)
+    _solve(
+        state, visit, meter, matrix.name, matrix.weight().clone(), bias, sums, _solved(recipe, matrix, bias)
+    ).install(matrix)
+
+
+def fit_ghost(state: State, visit: Visit, meter: Meter) -> None:
+    """Fit the map in the place of a run of removed blocks, when the visit comes to the first of them."""
+    run = next((run for run in _removed_runs(state) if run[0] == visit.first), None)
+    if run is None:
+        return
+    recipe, dense = state.recipe, [state.dense.blocks[index] for index in run]
+    ghost = _passing(state, run[0]).ghost
+    assert ghost is not None, "made when the blocks were taken out"
+    sums = lambda split: ghost_sums(dense, split.recording, split.of(recipe.student), split.of(recipe.target))
+    unit = torch.eye(len(ghost.weight), dtype=torch.float64, device=ghost.weight.device)
+    repaired = _solve(state, visit, meter, "ghost", unit, None, sums, ghost.weight.numel())
+    ghost.weight.copy_(repaired.weight)
+
+
+def _solve(
+    state: State,
+    visit: Visit,
+    meter: Meter,
+    matrix: str,
+    weight: Tensor,
+    bias: Tensor | None,
+    sums_of: Callable[[Streams], Sums],
+    solved: int,
+) -> Repaired:
+    """The repair of one matrix of a visit's first block, recorded; sums_of: what a text's streams give it to solve."""
+    recipe, (calibration, *judged) = state.recipe, state.entry
+    with meter.stage(visit.index, "repair", tokens=sum(split.tokens for split in state.entry)) as row:
+        sums = sums_of(calibration)
+        others = [sums_of(split) for split in judged] if searches_penalty(recipe) else []
+        name = f"{state.pruned.blocks[visit.first].name}.{matrix}"
+        held_out = reduce(add, others) if others else None
+        repaired = repair_projection(recipe.repair, weight, bias, sums, held_out, name)
+        held = sum(part.nbytes for part in (sums, *others))
+        row |= {"solver_memory_mib": held / 2**20, "trainable_parameters": solved}
+    where = {"block": visit.first, "matrix": matrix}
     errors = {"error_before": repaired.loss_before, "error_after": repaired.loss_after, "steps": 0}
     state.rows["layers"].append({**where, "action": recipe.repair.name, **errors})
     values = {"condition": repaired.condition, "penalty": repaired.penalty if searches_penalty(recipe) else None}
     state.note(where, [*repaired.notes, *(Note(rule, value) for rule, value in values.items() if value is not None)])
+    return repaired
+
+
+def _removed_runs(state: State) -> list[list[int]]:
+    """Consecutive blocks that are out of the pruned model."""
+    found: list[list[int]] = []
+    for index in sorted(state.taken):
+        if found and index == found[-1][-1] + 1:
+            found[-1].append(index)
+        else:
+            found.append([index])
+    return found
+
+
+def _passing(state: State, index: int) -> Passing:
+    """What stands in the place of a removed block."""
+    return cast(Passing, state.pruned.blocks[index].module)
 
 
 def _sums(state: State, block: Block, matrix: Matrix, group: tuple[int, ...], streams: Streams) -> Sums:

@@ -15,7 +15,7 @@ from analysis.measure.cost import Meter
 from analysis.models.logits import split_model
 from analysis.models.replay import record
 from analysis.models.wrapped import is_wrapped, projector
-from analysis.pruning.depth import prepare_repair, repair_cut
+from analysis.pruning.depth import fit_ghost, prepare_repair, repair_cut
 from analysis.pruning.experts import repair_experts
 from analysis.pruning.seeds import generator
 from analysis.pruning.state import State
@@ -213,4 +213,5 @@ REPAIRS: dict[str, SolverSteps] = {
         ("refit", "replace", "patch"),
         SolverSteps(repair_cut, reads=reads_both, validation=searches_penalty, prepare=prepare_repair),
     ),
+    "ghost": SolverSteps(fit_ghost, reads=reads_both, validation=searches_penalty),
 }

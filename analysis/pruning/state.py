@@ -19,7 +19,7 @@ from analysis.models.format import format_of
 from analysis.models.passing import cut_blocks
 from analysis.models.placement import copy_model
 from analysis.models.save import assert_sparsity, is_plain, save_model, save_shrunk
-from analysis.pruning.checks import shrink_problem
+from analysis.pruning.checks import save_problem, shrink_problem
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import Visit, groups, visits
 from analysis.schema import TABLES
@@ -200,8 +200,11 @@ class Pruned:
 
         Where a repair made biases that the architecture's config has no word for, only `load_model` reads the folder.
         dtype: "auto", the dense model's own as its files have it, or the one to store weights in (`format_of`). Returns
-        what was stored how, JSON-ready. Raises as `save_model` and `save_shrunk`.
+        what was stored how, JSON-ready. Raises UsageError where ghosts stand in the place of blocks, else as
+        `save_model` and `save_shrunk`.
         """
+        if problem := save_problem(self.recipe):
+            raise UsageError(f"save: {problem}")
         folder, written = paths.expanded(folder), format_of(self.model, self.origin, dtype)
         if self.recipe.pattern.kind == "blocks":
             assert_sparsity(self.structures.parts, self.masks)
@@ -217,7 +220,8 @@ class Pruned:
         """A really smaller copy of the model, without the rows and columns of what was removed, or without the removed
         blocks; `save_shrunk` writes it, `load_model` reads it back.
 
-        Raises UsageError where single weights or halves of blocks were removed, UnsupportedModel where the architecture
+        Raises UsageError where single weights or halves of blocks were removed or ghosts stand in the place of blocks,
+        UnsupportedModel where the architecture
         cannot run with fewer heads.
         """
         if problem := shrink_problem(self.recipe):

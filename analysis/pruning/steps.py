@@ -66,7 +66,7 @@ class ChooserSteps:
     begin   before the first visit: masks that are chosen for all blocks at once, left in `state.chosen`; with these
             there already where visits are resumed, before the streams advance
     finish  after the last visit
-    early   whether `begin` changes shapes of the model, and so comes before finished visits are put back into it
+    early   whether `begin` changes what parameters the model has, and so comes before finished visits are put back
     """
 
     choose: Step

@@ -433,6 +433,15 @@ REPAIR_WORDS = _by_name(
             )
         },
     ),
+    Word(
+        "ghost",
+        "ghost",
+        "a linear map of the residual stream in the place of removed blocks, by ridge regression: no standard"
+        " checkpoint holds it, so it is measured and cannot be saved",
+        "Ghosted Layers, 2605.15491",
+        group="depth",
+        options={"penalty": _PENALTY},
+    ),
 )
 """What the consumers of removed structures, and the projections before removed blocks, become, in closed form, before
 any gradient step."""
@@ -559,7 +568,12 @@ METHOD_WORDS = _by_name(
             group="depth",
             implies=structure("none", _BLOCK, target=target, repair=name),
         )
-        for name, label in (("refit", "refit"), ("replace", "linear replacement"), ("patch", "patch"))
+        for name, label in (
+            ("refit", "refit"),
+            ("replace", "linear replacement"),
+            ("patch", "patch"),
+            ("ghost", "ghost"),
+        )
         for target, where in (
             ("sparse", "as the dense blocks give it on the sparse stream"),
             ("dense", "as it is in the dense stream"),

@@ -3,7 +3,7 @@
 A group is one block that stays with the blocks around it that are gone (or whose own other half is gone). Its last
 projection that stays computes z = W x + b, which the block adds to the residual stream r. What should come out of the
 group is t, the output of the dense blocks of the group, on the dense stream or on the sparse one; so z should be y =
-t - r, in mean square over calibration tokens. Every repair changes W and b alone, and the model stays an ordinary one:
+t - r, in mean square over calibration tokens. Four repairs change W and b alone, and the model stays an ordinary one:
 
     refit    W and b by ridge regression of y on x towards what they are: W' = W + D (the step of LIAR with every column
              kept, `repair.py`).
@@ -11,6 +11,13 @@ t - r, in mean square over calibration tokens. Every repair changes W and b alon
              ReplaceMe (2505.02819), which shrinks M towards 0 or not at all. Whatever M, M W is a W' that refit can
              take too.
     patch    M diagonal, without a penalty (form=scale), or M the identity and b' = mean of y - W x (form=bias).
+
+The fifth leaves no ordinary model:
+
+    ghost    a linear map of the residual stream at the cut, by ridge regression from the state h before the removed run
+             to t, towards the identity (Ghosted Layers, 2605.15491: I + (H'H + penalty)^-1 H'(T - H)). It acts on
+             residual and branch alike, so it cannot be multiplied into a block with a norm in front, and stays a matrix
+             of its own.
 
 Where something stands between projection and residual stream (a norm behind the half, a multiplier), z is not what is
 added, and there is no closed form: `check_added` refuses such models.
@@ -75,17 +82,36 @@ def cut_sums(
     return Sums.of(sums, f"{block.name}.{matrix.name}")
 
 
+@torch.inference_mode()
+def ghost_sums(run: Sequence[Block], recording: Recording, hidden: Tensor, source: Tensor) -> Sums:
+    """Sums, float64, of the state in front of removed blocks and of the one that the dense blocks give.
+
+    run     the removed blocks, consecutive, of the dense model, on `source` (N, T, H) at the input of the first
+    hidden  (N, T, H) the student stream there
+    """
+    device, width = next(run[0].module.parameters()).device, hidden.shape[2]
+    sums = Accumulator(Sums.PARTS, width, precision=torch.float64, device=device)
+    for rows in distributed.own(chunks(*recording.mask.shape, device)):
+        real = recording.mask[rows].to(device)
+        modules, states = [block.module for block in run], source[rows].to(device)
+        target = unit_output(modules, run[0].index, recording, states, rows)
+        sums.add(hidden[rows].to(device)[real], target[real])
+    distributed.reduce(sums, device)
+    return Sums.of(sums, f"{run[0].name}.ghost")
+
+
 def repair_projection(
     how: Repair, weight: Tensor, bias: Tensor | None, sums: Sums, held_out: Sums | None, name: str
 ) -> Repaired:
-    """A projection (weight (out, in), bias (out,) or None) after the repair that a recipe names.
+    """A projection (weight (out, in), bias (out,) or None), or the identity for a ghost, after the repair that a recipe
+    names.
 
     held_out: sums of validation text, on which penalty=held-out chooses. Raises NumericalError naming the projection
     for what is not finite or cannot be solved.
     """
     everything = torch.ones(weight.shape[1], dtype=torch.bool)
     penalty = SEARCHED if isinstance(how.penalty, str) else how.penalty
-    if how.name == "refit":
+    if how.name in ("refit", "ghost"):
         moves = bias is not None
         return repair(
             "liar", weight, bias, everything, sums, penalty=penalty, held_out=held_out, create_bias=moves, name=name

@@ -1,5 +1,5 @@
-"""What a TASK is: multiple-choice questions from `lab:TASK`, `pictures:TASK`, a local file, or `hub:NAME`. Imports no
-torch and no lm_eval.
+"""What a TASK is: multiple-choice questions from `lab:TASK`, `pictures:TASK`, a local file, or `hub:NAME`, or questions
+of the lab that are answered in writing. Imports no torch and no lm_eval.
 
     lab:story-ending   questions.jsonl   hub:boolq
 
@@ -17,13 +17,14 @@ from analysis.errors import DataError, UsageError, suggest
 from analysis.lab import pictures, versions
 from analysis.lab import tasks as lab
 from analysis.lab.tasks import Item
+from analysis.lab.written import WRITTEN, written
 from analysis.text import files
 from analysis.text.rows import parse_json, sound
 
 LONGEST = 4096  # characters of a name: no path has more
 FILES = (".jsonl", ".ndjson")
 TASK_FORMS: dict[str, str] = {
-    **{f"lab:{name}": meaning for name, meaning in lab.TASKS.items()},
+    **{f"lab:{name}": meaning for name, meaning in {**lab.TASKS, **WRITTEN}.items()},
     **{f"pictures:{name}": f"about pictures of the lab: {meaning}" for name, meaning in pictures.TASKS.items()},
     "PATH.jsonl": 'a file of questions, one {"query": ..., "choices": [...], "gold": number} per line; no download',
     "hub:NAME": (
@@ -48,16 +49,17 @@ def check_tasks(names: Sequence[str]) -> None:
 
 
 def _kind(name: str) -> str:
-    """ "lab", "pictures", "hub" or "file". Raises UsageError for anything else."""
+    """ "lab", "written", "pictures", "hub" or "file". Raises UsageError for anything else."""
     if not isinstance(name, str):
         raise UsageError(f"task: must be a text such as 'lab:yes-no', not {type(name).__name__}")
     if len(name) > LONGEST:
         raise UsageError(f"task {_short(name)!r}: has {len(name):,} characters; no name is that long")
     kind, colon, rest = name.partition(":")
     if colon and kind == "lab":
-        if rest not in lab.TASKS:
-            raise UsageError(f"task {name!r}: the lab has no task {rest!r}; {suggest(rest, lab.TASKS)}")
-        return "lab"
+        if rest not in lab.TASKS and rest not in WRITTEN:
+            known = [*lab.TASKS, *WRITTEN]
+            raise UsageError(f"task {name!r}: the lab has no task {rest!r}; {suggest(rest, known)}")
+        return "written" if rest in WRITTEN else "lab"
     if colon and kind == "pictures":
         if rest not in pictures.TASKS:
             raise UsageError(f"task {name!r}: no task about pictures is {rest!r}; {suggest(rest, pictures.TASKS)}")
@@ -79,6 +81,11 @@ def is_pictured(name: str) -> bool:
     return _kind(name) == "pictures"
 
 
+def in_writing(name: str) -> bool:
+    """Whether a task's questions are answered in writing, to be matched word for word, rather than by a choice."""
+    return _kind(name) == "written"
+
+
 def task_fingerprint(name: str) -> str:
     """What the questions of a task are: equal fingerprints, equal questions. Of a file its content, of the lab its
     writers, of a hub task the harness.
@@ -88,6 +95,8 @@ def task_fingerprint(name: str) -> str:
         return f"{name}@{versions.DOCUMENTS}.{versions.TASKS}"
     if kind == "pictures":
         return f"{name}@{versions.PICTURES}"
+    if kind == "written":
+        return f"{name}@{versions.DOCUMENTS}.written-{versions.WRITTEN}"
     if kind == "hub":
         return f"{name}@lm-eval-{version('lm_eval')}"
     return f"file:{storage.sha256(_read(name))}"
@@ -106,6 +115,8 @@ def task_items(name: str, *, documents: int, seed: int = 0) -> list[Item]:
     if kind in ("hub", "pictures"):
         reader = "by the harness" if kind == "hub" else "with their pictures (measure.pictured)"
         raise UsageError(f"task {name!r}: the questions of a {kind} task are read {reader}")
+    if kind == "written":
+        return list(islice(written(name.removeprefix("lab:"), seed=seed), documents))
     if kind == "lab":
         return list(islice(lab.task(name.removeprefix("lab:"), seed=seed), documents))
     items = read_task(name)

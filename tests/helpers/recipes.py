@@ -40,6 +40,7 @@ RECIPES = [
     "influence-blocks-1 patch",
     "influence-blocks-1 patch[form=bias]",
     "influence-attention-1 refit",
+    "influence-blocks-1 ghost+GP",
 ]
 
 OF_EXPERTS = [

@@ -13,16 +13,19 @@ from analysis.lab.examples import EXAMPLES, examples
 from analysis.lab.kinds import told
 from analysis.lab.pictures import SETS, scenes, text
 from analysis.lab.tasks import TASKS, task
+from analysis.lab.written import WRITTEN, written
 
 WRITERS = {"DOCUMENTS": (documents, REGISTERS), "TASKS": (task, TASKS), "EXAMPLES": (examples, EXAMPLES)}
 WRITERS["PICTURES"] = (
     lambda name, **where: ((scene, *islice(text(scene, draw), 5)) for scene, draw in scenes(name, **where)),
     SETS,
 )
+WRITERS["WRITTEN"] = (written, WRITTEN)
 WRITERS["WORD_KINDS"] = (lambda name, **where: ((words,) for _, words in told(name, **where)), REGISTERS)
 PINNED = {
     "DOCUMENTS": (1, "28046b53ac3f9dcb"),
     "TASKS": (1, "733d5a18d5772c58"),
+    "WRITTEN": (1, "774eb67de205d05a"),
     "EXAMPLES": (1, "3505a34fc2eaa500"),
     "WORD_KINDS": (1, "599d5409427e8b2e"),
     "PICTURES": (1, "3bc86e1f003476e0"),

@@ -135,11 +135,48 @@ def test_refit_is_least_squares_on_the_stream_of_the_cut_model(where):
     assert row["error_after"] < 0.2 * row["error_before"]
 
 
+@pytest.mark.parametrize("where", ["middle", "start"])
+def test_a_ghost_is_least_squares_from_the_state_before_the_removed_run_to_the_one_behind_it(where):
+    model = small_llama(blocks=4, dtype=torch.float64)
+    skip, first = (MIDDLE, 1) if where == "middle" else ("skip=2+3", 0)
+    result = pruned(f"random-blocks-2[{skip}] ghost+GP[penalty=0.0]", model)
+    dense = block_outputs(model, TEXT)
+    before = dense[0] if first else model.model.embed_tokens(TEXT.ids)
+    x, t = before[TEXT.mask], dense[first + 1][TEXT.mask]
+    best = x @ torch.linalg.lstsq(x, t, driver="gelsd").solution
+    handed = []
+    result.model.model.layers[first].register_forward_hook(lambda module, args, output: handed.append(output))
+    result.model(input_ids=TEXT.ids, attention_mask=TEXT.mask.long(), use_cache=False)
+    torch.testing.assert_close(handed[0][TEXT.mask], best, rtol=1e-4, atol=1e-6)
+    (row,) = result.tables["layers"].to_dict("records")
+    assert (row["block"], row["matrix"], row["action"]) == (first, "ghost", "ghost")
+    assert row["error_before"] == pytest.approx(square(dense[first + 1] - before), rel=1e-6)
+    assert row["error_after"] == pytest.approx(float((t - best).square().mean()), rel=1e-3, abs=1e-12)
+    (cost,) = result.tables["cost"].query("trainable_parameters > 0").trainable_parameters
+    assert cost == before.shape[-1] ** 2
+
+
+def test_a_model_with_ghosts_is_measured_and_never_saved_without_them(tmp_path):
+    result = pruned(f"random-blocks-2[{MIDDLE}] ghost+GP")
+    assert [type(layer) is Passing for layer in result.model.model.layers] == [False, True, True, False]
+    row = result.tables["perplexity"].set_index("which").perplexity["pruned"]
+    assert row == pytest.approx(perplexity(result.model, TEXT).perplexity, rel=1e-6)
+    plain = pruned(f"random-blocks-2[{MIDDLE}] LR").tables["perplexity"].set_index("which").perplexity["pruned"]
+    assert abs(row - plain) > 1e-4 * plain
+    with pytest.raises(UsageError, match="save: .* leaves a linear map between blocks, which no checkpoint"):
+        result.save(tmp_path / "model")
+    with pytest.raises(UsageError, match="shrink: .* leaves a linear map between blocks"):
+        result.shrink()
+    assert not (tmp_path / "model").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [
         f"random-blocks-2[{MIDDLE}] refit",
+        "random-blocks-2 ghost+GP[penalty=held-out]",
+        f"random-blocks-2[{MIDDLE}] BR+GP[repair=ghost,epochs=3,lr=1e-3]",
         "random-blocks-2 replace+GP[penalty=held-out]",
         "influence-attention-50% refit+GP",
         "gain-mlp-2 replace",
@@ -153,7 +190,7 @@ def test_refit_is_least_squares_on_the_stream_of_the_cut_model(where):
 def test_repairs_and_gradient_steps_lower_the_last_error_and_keep_what_is_gone_gone(recipe):
     result, plain = pruned(recipe), pruned(recipe.partition(" ")[0] + " LR")
     assert errors(result)[3] < errors(plain)[3]
-    assert_sparsity(result.model, result.masks)
+    assert_sparsity(result.structures.parts if "ghost" in recipe else result.model, result.masks)
     assert all(torch.equal(mask, plain.masks[name]) for name, mask in result.masks.items()) or "held-out" in recipe
 
 
@@ -177,7 +214,11 @@ def test_retraining_trains_the_model_without_its_blocks():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
-    [f"perplexity-blocks-2[{MIDDLE}] BR+GP[repair=refit,epochs=1]", "influence-mlp-2 BR+GP[repair=refit,epochs=1]"],
+    [
+        f"perplexity-blocks-2[{MIDDLE}] BR+GP[repair=refit,epochs=1]",
+        "influence-mlp-2 BR+GP[repair=refit,epochs=1]",
+        f"perplexity-blocks-2[{MIDDLE}] BR+GP[repair=ghost,epochs=1]",
+    ],
 )
 def test_a_resumed_run_ends_with_the_same_bits(recipe, tmp_path, monkeypatch):
     model = tiny("gpt2")
@@ -269,3 +310,5 @@ def test_a_cut_that_the_config_cannot_say_is_refused_before_the_first_visit(monk
 def test_wrong_recipes_never_reach_the_model():
     with pytest.raises(RecipeError, match="does not score blocks"):
         pruned("wanda-blocks-25% LR")
+    with pytest.raises(RecipeError, match="ghost stands in the place of whole blocks; mlp take LR.*refit.*patch"):
+        pruned("influence-mlp-1 ghost")

@@ -130,6 +130,7 @@ def test_a_result_outlives_its_files_and_leaves_none_behind(folder, tmp_path, mo
             "retraining changes the whole model at once, and a streamed one is never in memory whole",
         ),
         ("flap-neurons-50% LR", "removes whole structures, .* take placement=resident"),
+        ("influence-blocks-1 ghost", "ghost adds maps between blocks, which files of blocks have no place for"),
     ],
 )
 def test_what_needs_the_whole_model_is_refused_before_the_work(recipe, message, folder, monkeypatch):

@@ -40,6 +40,7 @@ CASES = [
     "activation-heads-50% scale",
     "wanda-sp-neurons-50% LIAR+GP",
     "gain-blocks-1 replace",
+    "angular-blocks-1 ghost+GP",
     "perplexity-attention-1 patch",
     "influence-mlp-1 refit",
     "deepest-blocks-1 LR",
