@@ -47,25 +47,27 @@ def expert_errors(
     Tokens and squared differences are over real tokens, in float64; an expert that no token goes to has an error of
     NaN. Raises UsageError where there are no experts, or not equally many in both.
     """
-    model, places = unwrapped(dense), check_experts(dense)
+    model = unwrapped(dense)
+    places = check_experts(model)
     pairs = {name: (model.get_submodule(name), pruned.get_submodule(name)) for name in places}
     if fewer := [name for name, pair in pairs.items() if len({expert_count(module) for module in pair}) > 1]:
         raise UsageError(f"expert errors: {fewer[0]} of the pruned model has fewer experts, which cannot be compared")
-    rows = []
+    found = []
     for split, windows in texts.items():
         totals = {name: torch.zeros(expert_count(own), 3, dtype=torch.float64) for name, (_, own) in pairs.items()}
         given: dict[str, Routed] = {}
         hooks = [(module, _keep(given, name)) for name, (module, _) in pairs.items()]
         with evaluating(model), hooked(hooks):
             for start in range(0, len(windows), batch):
-                ids, mask = (part[start : start + batch].to(model.device) for part in (windows.ids, windows.mask))
-                run_body(model, ids, mask)
+                rows = slice(start, start + batch)
+                mask = windows.mask[rows].to(model.device)
+                run_body(model, windows.arguments(rows))
                 for name, call in given.items():
                     totals[name] += _sums(call, pairs[name][1], mask.flatten())
         for name, total in totals.items():
             for expert, (tokens, apart, square) in enumerate(total.tolist()):
                 entries = tokens * given[name].hidden.shape[-1]
-                rows.append(
+                found.append(
                     {
                         "block": places[name],
                         "expert": expert,
@@ -76,7 +78,7 @@ def expert_errors(
                         "relative_error": apart / square if square else math.nan,
                     }
                 )
-    return validate("expert_errors", pd.DataFrame(rows))
+    return validate("expert_errors", pd.DataFrame(found))
 
 
 def _keep(given: dict[str, Routed], name: str) -> Callable[..., None]:
