@@ -32,11 +32,12 @@ def test_the_text_and_the_table_say_the_same(text):
 def test_every_combination_is_a_recipe_of_its_own():
     methods = [*(name for name in WEIGHT_METHODS if name != "ridge"), *DEPTH_METHODS]
     words = [word for word in DEPTH_WORDS if word != "angular"]
-    digests = {
-        Recipe.parse(f"{word}-{kind}-2 {method}").digest()
+    texts = [
+        f"{word}-{kind}-2 {method}"
         for word, kind, method in itertools.product(words, DEPTH, methods)
-    }
-    assert len(digests) == len(words) * len(DEPTH) * len(methods)
+        if kind == "blocks" or not method.startswith("ghost")  # which stands for whole blocks alone
+    ]
+    assert len({Recipe.parse(text).digest() for text in texts}) == len(texts) > len(words) * len(methods)
     one, other, third = (Recipe.parse(f"influence-blocks-{amount} LR").digest() for amount in ("2", "3", "25%"))
     assert len({one, other, third}) == 3
 
