@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.errors import UsageError
+from analysis.pruning.checks import shrink_problem
 from analysis.recipe.recipe import Recipe
 from analysis.study.grids import asked_once, grids
 from analysis.study.job import Job, grid
@@ -37,8 +38,8 @@ def depth(
 ) -> Depth:
     """Runs of `recipes`, those of the methods `asked` answering `documents` questions of each of `tasks` with the first
     seed; the masks alone (LR) of the same with each of `searched_samples` calibration windows; the recipes `writers` on
-    the model `writer`, which answers `tasks` and `written` with every seed. common: what else `grid` takes. Raises
-    UsageError as `grid` does, and where none of the recipes is LR's.
+    the model `writer`, which answers `tasks` and `written` with the first seed alone. common: what else `grid` takes.
+    Raises UsageError as `grid` does, and where none of the recipes is LR's.
     """
     alone = [recipe for recipe in recipes if recipe.method == "LR"]
     if not alone:
@@ -46,9 +47,39 @@ def depth(
     chosen, others = ([r for r in recipes if (r.method in asked) is wanted] for wanted in (True, False))
     questioned = asked_once(grid(recipes=chosen, **common), tasks, documents) if chosen else []
     searched = [samples for samples in searched_samples if samples != common["samples"]]
+    own = {"model": writer, "seeds": list(common["seeds"])[:1]}
     same = {name: value for name, value in common.items() if name != "samples"}
     return Depth(
         criteria=[*questioned, *(grid(recipes=others, **common) if others else [])],
         searched=grids("samples", searched, recipes=alone, **same) if searched else [],
-        written=grid(recipes=writers, tasks=[*tasks, *written], documents=documents, **common | {"model": writer}),
+        written=grid(recipes=writers, tasks=[*tasks, *written], documents=documents, **common | own),
+    )
+
+
+def patterns(shares: Sequence[str]) -> list[str]:
+    """Patterns that take these shares of the blocks out."""
+    return [f"blocks-{share}" for share in shares]
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Runs that compare what is cut out at the same speed."""
+
+    timed: list[Job]  # one of every pattern that makes a model smaller, measuring it
+    compared: list[Job]  # whole structures, and single weights
+
+
+def speed_runs(blocks: Sequence[Recipe], narrower: Sequence[Recipe], single: Sequence[Recipe], **common: Any) -> Speeds:
+    """Runs of recipes that take out blocks, cut out whole structures and prune single weights. Of every pattern that
+    makes a model smaller the first recipe that can be shrunk is timed, with every seed; runs of `blocks` for their
+    perplexity are those of `depth`. common: what else `grid` takes. Raises UsageError as `grid` does, and where nothing
+    can be timed.
+    """
+    smaller = [recipe for recipe in (*blocks, *narrower) if shrink_problem(recipe) is None]
+    first = {str(recipe.pattern): recipe for recipe in reversed(smaller)}
+    if not first:
+        raise UsageError("speeds: none of the recipes makes a model smaller; give patterns of blocks or structures")
+    return Speeds(
+        timed=grid(recipes=list(reversed(first.values())), shrink=True, **common),
+        compared=grid(recipes=[*narrower, *single], **common),
     )
