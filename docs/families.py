@@ -46,10 +46,10 @@ KINDS = {
     "encoder": (tf.AutoModel, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
     "masked": (tf.AutoModelForMaskedLM, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
     "classifier": (tf.AutoModelForSequenceClassification, auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+    "pictures and text": (tf.AutoModelForImageTextToText, auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
 }
 OTHERS = {  # known by their config alone: nothing is built
-    "sequence to sequence": auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-    "pictures and text": auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    "sequence to sequence": auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 }
 
 # --- one model -------------------------------------------------------------------------------------------------------
@@ -228,7 +228,13 @@ def _silent() -> Iterator[None]:
 
 def asked() -> list[tuple[str, str]]:
     """Every (family, kind) of the installed transformers."""
-    pairs = [(family, kind) for kind, (_, names) in KINDS.items() for family in names]
+    decoders = KINDS["decoder"][1]  # which may read pictures besides
+    pairs = [
+        (family, kind)
+        for kind, (_, names) in KINDS.items()
+        for family in names
+        if kind != "pictures and text" or family not in decoders
+    ]
     known = {family for family, _ in pairs}
     for kind, names in OTHERS.items():
         pairs += [(family, kind) for family in names if family not in known]
@@ -252,8 +258,8 @@ model's own forward, block by block, is the stream that its blocks were reconstr
 real checkpoint of the family fares, nor of settings that its default config does not have.
 
 As **decoder**: its causal language model. As **encoder**: without a head. As **masked**: an encoder with the head it
-was trained with. As **classifier**: fine-tuned to a task. Families of pictures and text, and of sequence to sequence,
-that transformers knows as none of these are judged by their config alone.
+was trained with. As **classifier**: fine-tuned to a task. As **pictures and text**: its ForConditionalGeneration, given
+text alone. Families of sequence to sequence that transformers knows as none of these are judged by their config.
 
 {counts}
 

@@ -72,6 +72,10 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {  # what a rule by names cannot know
     "xmod": {"default_language": "en_XX"},
     "t5": {"decoder_start_token_id": 0},
     "qwen3_moe": {"num_local_experts": 4},
+    **dict.fromkeys(
+        ("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text"),
+        {"rope_parameters": _ROPE | {"mrope_section": [2, 1, 1]}},
+    ),
     "neomme": {"head_dim": 16},
     "nystromformer": {"num_landmarks": 64, "segment_means_seq_len": 64},
 }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from analysis.errors import DataError, ModelError, UnsupportedModel
 from analysis.models.embeddings import embeds
 from analysis.models.quiet import evaluation_mode
+from analysis.models.wrapped import is_wrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -73,6 +74,11 @@ def prove_head(model: nn.Module, where: str) -> None:
         )
     short, long = logits[:, 0].cpu().double()
     if (short - long).norm() > torch.finfo(network.dtype).eps ** 0.5 * short.norm():
+        if is_wrapped(model):
+            raise UnsupportedModel(
+                f"{where}: {network.config.model_type} reads the tokens that follow unless it is told which are its"
+                " answer (a prefix model), which is not done here; give a model that reads text from left to right"
+            )
         raise ModelError(
             f"{where}: {network.config.model_type} reads the tokens that follow, so it is no causal language model; an"
             " encoder must be fine-tuned to a task first, and saved as its SequenceClassification or QuestionAnswering"
