@@ -41,8 +41,10 @@ def page():
 def lab(page, tmp_path_factory):
     """JupyterLab on copies of the notebooks; results in the folder that all tests share."""
     folder = tmp_path_factory.mktemp("lab")
+    (folder / "notebooks").mkdir()
     for name in NOTEBOOKS:
-        shutil.copy(paths.notebooks() / f"{name}.ipynb", folder)
+        shutil.copy(paths.notebooks() / f"{name}.ipynb", folder / "notebooks")
+    (folder / "figures").symlink_to(paths.figures())
     with browser.serving(folder, paths.home()) as address:
         yield address
 
@@ -55,7 +57,7 @@ def shoot(notebook, name):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_control_moves_what_is_seen_and_nothing_goes_wrong(lab, page, name):
-    notebook = browser.Notebook(page, lab, f"{name}.ipynb")
+    notebook = browser.Notebook(page, lab, f"notebooks/{name}.ipynb")
     notebook.run_all(SECONDS)
     assert notebook.output_errors() == []
     assert page.locator(".explorer-view svg").count() >= NOTEBOOKS[name]
@@ -67,13 +69,13 @@ def test_every_control_moves_what_is_seen_and_nothing_goes_wrong(lab, page, name
         notebook.push_slider(place, besides=ASKED)
     for place in range(page.locator(".widget-toggle-button").count()):
         notebook.press_toggle(place)
-    page.locator(".widget-dropdown").last.scroll_into_view_if_needed()
+    page.locator(".explorer-view").last.scroll_into_view_if_needed()
     shoot(notebook, name)
     assert notebook.errors == []
 
 
 def test_a_run_grows_can_be_stopped_and_goes_on_to_its_end(lab, page):
-    notebook = browser.Notebook(page, lab, "01_compounding_error.ipynb")
+    notebook = browser.Notebook(page, lab, "notebooks/01_compounding_error.ipynb")
     notebook.run_all(SECONDS)
     run, stop = (page.locator(f"button:text-is('{word}')") for word in ("Run", "Stop"))
     view = page.locator(".explorer-view:has(svg)").last

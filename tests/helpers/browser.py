@@ -124,7 +124,7 @@ class Notebook:
         if options < 2 or name in besides:
             return
         before = self.seen()
-        select.select_option(index=(now + 1) % options)
+        select.select_option(index=(now - 1) % options)  # of methods the one with the most steps, where all words count
         self.changed(before, name)
         select.select_option(index=now)
 
