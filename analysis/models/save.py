@@ -51,10 +51,10 @@ def assert_sparsity(model: nn.Module | Anatomy, masks: Mapping[str, Tensor]) -> 
             )
     for block in parts.blocks:
         full = {f"{block.name}.{matrix.name}": matrix for matrix in block.matrices}
-        with held(block.module):
-            for name, matrix in full.items():
-                if name in masks:
-                    _assert_masked(name, matrix.weight(), masks[name])
+        if masked := full.keys() & masks.keys():
+            with held(block.module):
+                for name in sorted(masked):
+                    _assert_masked(name, full[name].weight(), masks[name])
 
 
 def _assert_masked(name: str, weight: Tensor, mask: Tensor) -> None:

@@ -153,20 +153,21 @@ def test_a_model_with_a_memory_is_placed_too(folder):
 
 
 @pytest.mark.slow
-def test_weights_in_memory_do_not_grow_with_depth(tmp_path, monkeypatch):
-    most = {}
-    for blocks in (3, 6):
+def test_weights_in_memory_do_not_grow_with_depth_and_reads_grow_as_it_does(tmp_path, monkeypatch):
+    most, reads = {}, {}
+    for blocks in (3, 6, 9):
         small_llama(blocks=blocks).save_pretrained(tmp_path / str(blocks))
         with counting(monkeypatch) as count:
             model = load_model(tmp_path / str(blocks), placement="streamed")
             pruned = prune(model, "wanda-50% BR+GP[epochs=1]", *_arguments())
             pruned.save(tmp_path / f"{blocks}-pruned")
-            most[blocks] = count["most"]
+            most[blocks], reads[blocks] = count["most"], count["reads"]
     parts = skeleton(model.model)
     with parts.blocks[0].held():
         block = sum(value.nbytes for value in parts.blocks[0].state().values())
     outside = sum(value.nbytes for value in parts.outside.state().values())
-    assert most[3] == most[6] <= 2 * block + 2 * outside
+    assert most[3] == most[6] == most[9] <= 2 * block + 2 * outside
+    assert reads[9] - reads[6] == reads[6] - reads[3]
 
 
 @pytest.mark.parametrize("padded", [False, True])
