@@ -287,7 +287,7 @@ def say_rules(table: pd.DataFrame) -> Finding:
     sure = [decided(p) for p in holm([change.p for change in found])]
     lines: dict[tuple, list[str]] = {}
     for row, change, ok in zip(words, found, sure, strict=True):
-        told = f"{row['samples']} windows {say_ratio(change)}"
+        told = f"{row['samples']} window{'s' * (row['samples'] > 1)} {say_ratio(change)}"
         lines.setdefault((row["measure"], row["criterion"], row["method"], row["rule"]), []).append(
             f"**{told}**" if ok else told
         )

@@ -97,7 +97,7 @@ def say_dropped(table: pd.DataFrame) -> Finding:
         for repair in [name for name in REPAIRS if name in set(part["repair"])]:
             own = part[part["repair"] == repair]
             others = table[(table["kind"] == "weights") & (table["repair"] == repair)]
-            told = ", ".join(f"{_say(row)} {row['value']:.3g}{say_half(row, '.2g')}" for _, row in own.iterrows())
+            told = ", ".join(f"{_say(row)} {row['value']:.3g}{_range(row)}" for _, row in own.iterrows())
             verdict = ""
             if len(others):
                 weights = others.loc[(others["removed"] - part["removed"].mean()).abs().idxmin()]
@@ -158,6 +158,11 @@ def say_gain(shapes: pd.DataFrame) -> Finding:
 
 def _say(row: pd.Series) -> str:
     return CRITERIA.get(row["criterion"], row["criterion"])
+
+
+def _range(row: pd.Series) -> str:
+    """The interval of a row in brackets, where it has one."""
+    return f" ({row['low']:.3g} to {row['high']:.3g})" if row["low"] == row["low"] else ""
 
 
 def methods(repairs: Sequence[str], kind: str) -> list[str]:

@@ -168,7 +168,7 @@ def test_rules_are_compared_within_seeds(few):
         and errors["value"].item() > at.loc[(experts.STARVED_ERROR, "LR", "shrink", 1), "value"]
     )
     said = experts.say_rules(table)
-    assert "magnitude against shrink: **1 windows +22." in said and "4 windows" not in said
+    assert "magnitude against shrink: **1 window +22." in said and "4 windows" not in said
     refused = experts.refused(few.experts)
     assert refused["runs refused"].to_dict() == {1: 18, 4: 0} and refused["runs"].to_dict() == {1: 18, 4: 18}
     assert refused["matrices of starved experts, %"].to_dict() == {1: 50.0, 4: 0.0}
