@@ -438,12 +438,12 @@ WRONG = [
     ("flap-heads-50% LIAR[student=dense]", ["valid with student=dense: target=dense"]),
     (
         "flap-heads-50% compensate[penalty=0.1]",
-        ["penalty is an option of scale and liar and refit and replace, not of compensate"],
+        ["penalty is an option of scale and liar and refit and replace and ghost, not of compensate"],
     ),
     (
         "flap-heads-50% BR+GP[penalty=0.1]",
         [
-            "penalty is an option of scale and liar and refit and replace, not of a method without repair (LIAR, or"
+            "penalty is an option of scale and liar and refit and replace and ghost, not of a method without repair (LIAR, or"
             " BR+GP[repair=liar])"
         ],
     ),
