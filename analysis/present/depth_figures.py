@@ -175,7 +175,9 @@ def plot_answered(table: pd.DataFrame) -> Figure:
                 ax.vlines(x, own["value"] - error, own["value"] + error, color=look.color, linewidth=1, alpha=0.45)
             ax.set_title(task.removeprefix("lab:"))
             ax.xaxis.set_major_locator(FixedLocator(sorted(set(rows.loc[rows["method"] != "dense", "removed"]))))
-            ax.set_ylim(-4, 104)
+            ax.set(
+                xlim=(shown.loc[shown["removed"] > 0, "removed"].min() - 2, shown["removed"].max() + 2), ylim=(-4, 104)
+            )
         for place in set(panels) - set(places.values()):
             panels[place].set_axis_off()
         label_axes(panels, "% of the blocks gone", dict.fromkeys(shown["row"], "% right"))
