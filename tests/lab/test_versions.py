@@ -25,7 +25,7 @@ PINNED = {
     "TASKS": (1, "733d5a18d5772c58"),
     "EXAMPLES": (1, "3505a34fc2eaa500"),
     "WORD_KINDS": (1, "599d5409427e8b2e"),
-    "PICTURES": (1, "3bc86e1f003476e0"),
+    "PICTURES": (1, "cfca9476447a2317"),
 }
 
 
