@@ -1,5 +1,7 @@
 """Before the first visit: everything checked, both streams at the first block, the state of the run laid out."""
 
+from functools import partial
+
 import torch
 
 from analysis import distributed
@@ -60,13 +62,13 @@ def open_run(
     pruned_model = copy_model(model)
     apart = measure or any("dense" in part.reads(recipe) for part in (chooser, repair, solver))
     with meter.stage(-1, "record", tokens=sum(w.tokens for w in (calibration, *judged, *held_out.values()))):
-        tokens = {"apart": apart, "tokens": recipe.tokens}
-        streams = open_streams(model, dense, CALIBRATION, calibration, **tokens)
+        opened = partial(open_streams, model, dense, apart=apart, tokens=recipe.tokens)
+        streams = opened(CALIBRATION, calibration)
         verify(model, dense, streams.recording, rows=witnesses(calibration))
         if any(part.halves(recipe) for part in (chooser, repair, solver)):
             check_halves(dense, streams.recording, witnesses(calibration))
-        validating = [open_streams(model, dense, VALIDATION, windows, **tokens) for windows in judged]
-        others = [open_streams(model, dense, label, windows, **tokens) for label, windows in held_out.items()]
+        validating = [opened(VALIDATION, windows) for windows in judged]
+        others = [opened(label, windows) for label, windows in held_out.items()]
     pruned = anatomy_of_copy(dense, pruned_model)
     state = State(
         recipe=recipe,
