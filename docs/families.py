@@ -228,13 +228,10 @@ def _silent() -> Iterator[None]:
 
 def asked() -> list[tuple[str, str]]:
     """Every (family, kind) of the installed transformers."""
-    decoders = KINDS["decoder"][1]  # which may read pictures besides
-    pairs = [
-        (family, kind)
-        for kind, (_, names) in KINDS.items()
-        for family in names
-        if kind != "pictures and text" or family not in decoders
-    ]
+    pictures = "pictures and text"  # families that are known as nothing else
+    pairs = [(family, kind) for kind, (_, names) in KINDS.items() for family in names if kind != pictures]
+    known = {family for family, _ in pairs}
+    pairs += [(family, pictures) for family in KINDS[pictures][1] if family not in known]
     known = {family for family, _ in pairs}
     for kind, names in OTHERS.items():
         pairs += [(family, kind) for family in names if family not in known]

@@ -27,10 +27,10 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "green": (40, 180, 60),
     "blue": (50, 90, 230),
     "yellow": (235, 215, 50),
-    "white": (240, 240, 240),
-    "purple": (160, 60, 190),
+    "silver": (205, 210, 220),
+    "copper": (190, 110, 60),
 }
-SHAPES = ("circle", "square", "triangle", "cross")
+SHAPES = ("coin", "square", "cross", "house")
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 FEWEST, MOST = 2, 5  # shapes in a picture
 RELATIONS: dict[str, tuple[int, int]] = {"above": (0, -1), "below": (0, 1), "left of": (1, -1), "right of": (1, 1)}
@@ -54,7 +54,7 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """ "red circle"."""
+        """ "red coin"."""
         return f"{self.colour} {self.shape}"
 
     @property
@@ -134,12 +134,12 @@ def _inside(thing: Thing) -> np.ndarray:
     y = np.arange(cell)[:, None] - middle - thing.shift[0]
     x = np.arange(cell)[None, :] - middle - thing.shift[1]
     match thing.shape:
-        case "circle":
+        case "coin":
             return x**2 + y**2 <= half**2
         case "square":
             return np.maximum(abs(x), abs(y)) <= half * 0.85
-        case "triangle":
-            return (abs(y) <= half) & (abs(x) <= (y + half) / 2)
+        case "house":  # a roof on a narrower wall
+            return ((y < 0) & (abs(x) <= y + half)) | ((y >= 0) & (y <= half) & (abs(x) <= half * 0.6))
         case _:
             return (np.minimum(abs(x), abs(y)) <= half / 3) & (np.maximum(abs(x), abs(y)) <= half)
 
@@ -152,7 +152,7 @@ def cells(scene: Scene, side: int) -> list[list[Thing | None]]:
 
 
 def caption(scene: Scene, draw: Draw) -> str:
-    """What is to be seen, in an order drawn at random: "There is a red circle and two blue squares."."""
+    """What is to be seen, in an order drawn at random: "There is a red coin and two blue squares."."""
     kinds: dict[tuple[str, str], int] = {}
     for thing in scene.things:
         kinds[thing.colour, thing.shape] = kinds.get((thing.colour, thing.shape), 0) + 1

@@ -94,9 +94,9 @@ def perplexity(
         for rows in bar(distributed.own(parts), desc=f"perplexity {windows.label}", unit="batch"):
             ids = windows.ids[rows].to(model.device)
             mask = windows.mask[rows].to(model.device) if padded else None
-            known = hidden is not None and end is not None
-            with end.behind(hidden[rows].to(model.device)) if known else nullcontext():
-                pictures = {} if known else windows.seen(rows, model.device)
+            ended = None if hidden is None or end is None else end.behind(hidden[rows].to(model.device))
+            with ended or nullcontext():
+                pictures = windows.seen(rows, model.device) if ended is None else {}
                 losses[rows] = _window_losses(model, split, ids, mask, pictures, counted[rows].to(model.device))
     distributed.add_up(losses)
     if not bool(torch.isfinite(losses).all()):

@@ -34,7 +34,7 @@ def load_pictures(
     of windows that is missing; DataError where a slice holds fewer.
     """
     tokens = image_tokens(source.label, model)
-    assert model is not None  # it has image tokens
+    assert model is not None and model.tokenizer is not None  # it has image tokens
     if length < 1 + tokens + LEAST:
         raise UsageError(
             f"{source.label}: a window of {length} tokens has no room for the {tokens} tokens of a picture and text;"
@@ -73,16 +73,15 @@ def load_pictures(
 def image_tokens(what: str, model: LoadedModel | None) -> int:
     """How many tokens a picture of the lab has for a model. Raises UsageError where it does not read them."""
     config: Any = None if model is None else model.model.config
+    tokenizer: Any = None if model is None else model.tokenizer
     vision = getattr(config, "vision_config", None)
-    known = config is not None and model is not None and model.tokenizer is not None
-    mine = (
-        known
-        and getattr(config, "model_type", "") == "llava"
-        and vision is not None
-        and vision.image_size == SIZE
-        and model.tokenizer.convert_tokens_to_ids(IMAGE) == config.image_token_id
-    )
-    if not mine:
+    if (
+        tokenizer is None
+        or vision is None
+        or config.model_type != "llava"
+        or vision.image_size != SIZE
+        or tokenizer.convert_tokens_to_ids(IMAGE) != config.image_token_id
+    ):
         named = "no model is given" if model is None else f"{model.name!r} is none"
         raise UsageError(
             f"{what}: is read by a model of Llava's kind for pictures of {SIZE} pixels a side, such as lab/vision, and"

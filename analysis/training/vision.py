@@ -5,8 +5,8 @@
 A model of Llava's kind (Liu et al. 2023, 2304.08485): patches of a picture go through a SigLIP-type tower and a
 projector of two layers, and stand as tokens before the text. The decoder begins as one of the lab's. Tower and
 projector begin at random and are first trained alone, to give at each patch the words for what is in its cell, as
-towers of large models are on captioned pictures before; without it, answers were still guesses after 8,000 pictures.
-Then everything is trained at once on pictures the lab draws, with questions, answers and captions
+towers of large models are on captioned pictures before; without it answers were still guesses after 8,000 pictures, in
+a trial. Then everything is trained at once on pictures the lab draws, with questions, answers and captions
 (`analysis.lab.pictures`). A run that was stopped continues as that of the decoder does (`analysis.training.loop`).
 Nothing heavy is imported before it starts.
 """
@@ -38,10 +38,10 @@ class VisionConfig(Schedule):
     """
 
     unit: ClassVar[str] = "pictures"
-    pictures: int = 40_000
-    aligned: int = 8_000
+    pictures: int = 22_400
+    aligned: int = 6_400
     batch: int = 16
-    length: int = 80
+    length: int = 96
     patch: int = 8
     hidden: int = 64
     intermediate: int = 128

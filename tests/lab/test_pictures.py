@@ -33,7 +33,7 @@ def thing(name: str, row: int, column: int) -> Thing:
     return Thing(*name.split(), row, column, 12, (0, 0))
 
 
-SCENE = Scene((thing("red circle", 0, 0), thing("blue circle", 0, 2), thing("red cross", 2, 1)), 20, 1)
+SCENE = Scene((thing("red coin", 0, 0), thing("blue coin", 0, 2), thing("red cross", 2, 1)), 20, 1)
 
 
 def test_a_picture_is_a_function_of_its_scene_and_shows_it():
@@ -47,10 +47,10 @@ def test_a_picture_is_a_function_of_its_scene_and_shows_it():
 
 
 def test_shapes_differ_in_the_pixels_they_cover():
-    colour = np.array(COLOURS["white"])
+    colour = np.array(COLOURS["silver"])
     covered = {}
-    for shape in ("circle", "square", "triangle", "cross"):
-        drawn = picture(Scene((thing(f"white {shape}", 1, 1),), 0, 3)).astype(int)
+    for shape in ("coin", "square", "cross", "house"):
+        drawn = picture(Scene((thing(f"silver {shape}", 1, 1),), 0, 3)).astype(int)
         covered[shape] = np.abs(drawn - colour).sum(2) < 200
     assert all(30 < mask.sum() < CELL**2 for mask in covered.values())
     masks = list(covered.values())
@@ -60,7 +60,7 @@ def test_shapes_differ_in_the_pixels_they_cover():
 def test_cells_by_patches():
     rows = cells(SCENE, 6)
     assert [[one.name if one else "" for one in row[::2]] for row in rows[::2]] == [
-        ["red circle", "", "blue circle"],
+        ["red coin", "", "blue coin"],
         ["", "", ""],
         ["", "red cross", ""],
     ]
@@ -106,7 +106,7 @@ def test_what_is_said_is_no_question_twice_and_a_caption_names_everything():
         assert all(f"{truth(scene, query)}." == answer for query, answer in said if query)
         told = caption(scene, Draw("x"))
         assert all(one.colour in told and one.shape in told for one in scene.things)
-    assert caption(replace(SCENE, things=SCENE.things[:1]), Draw("x")) == "There is a red circle."
+    assert caption(replace(SCENE, things=SCENE.things[:1]), Draw("x")) == "There is a red coin."
     both = (thing("red cross", 0, 0), thing("red cross", 1, 1))
     assert caption(replace(SCENE, things=both), Draw("x")) == "There are two red crosses."
 

@@ -555,7 +555,8 @@ def test_held_bytes_are_those_of_a_linear_map_counted_by_hand():
     """
     module = torch.nn.Linear(6, 4, bias=False)
     inputs, targets = torch.randn(5, 3, 6), torch.randn(5, 3, 4)
-    recording = SimpleNamespace(mask=torch.ones(5, 3, dtype=torch.bool))
+    real = torch.ones(5, 3, dtype=torch.bool)
+    recording = SimpleNamespace(mask=real, counts=real)
     piece = Piece("m", "m", {}, (module,), (module,), None, lambda recording, x, rows: module(x))
     module.weight.requires_grad_(True)
     held = held_bytes(piece, [], [Problem("calibration", inputs, targets, recording)], Solver("gradient", batch=2))
