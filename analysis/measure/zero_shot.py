@@ -252,6 +252,7 @@ def _asked(
     _check_asked(model, tokenizer, documents)
     if not tasks:
         return {}
+    assert tokenizer is not None  # as just checked
     with evaluating(unwrapped(model)), _silence():
         harness = _harness(unwrapped(model), tokenizer, batch, bos)
         return {name: _questions(harness, name, documents, seed) for name in tasks}

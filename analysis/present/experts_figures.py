@@ -181,14 +181,14 @@ def plot_dropped(table: pd.DataFrame) -> Figure:
             ax.set_xlabel("parameters gone or zero, %")
         log_scale(panels.values())
         next(iter(panels.values())).set_ylabel("held-out perplexity")
-        single = dict.fromkeys(shown[shown["kind"] == "weights"]["criterion"])
+        weights = dict.fromkeys(shown[shown["kind"] == "weights"]["criterion"])
         notes = [
             *(
                 handle(EXPERT_LOOKS[name], f"experts by {CRITERIA[name]}")
                 for name in EXPERT_LOOKS
                 if name in set(shown["criterion"])
             ),
-            *(handle(WEIGHTS, f"single weights, {CRITERIA[name]}", markerfacecolor="white") for name in single),
+            *(handle(WEIGHTS, f"single weights, {CRITERIA[name]}", markerfacecolor="white") for name in weights),
         ]
         finish(fig, {}, [*notes, handle(METHOD_LOOKS["dense"], "dense")])
     return fig
