@@ -306,8 +306,8 @@ class Solver(Part):
     objective: str = option("objective", SOLVER_WORDS)
     """Retrain: the next token ("ce"), the dense model's distribution of it ("distill"), or what the dense model's head
     reads, its last hidden states behind the final norm ("hidden", as in 2507.20749)."""
-    mix: float = option("mix", SOLVER_WORDS)
-    """Of objective=hidden: mix * mean squared error of the states + (1 - mix) * nats per token."""
+    states: float = option("states", SOLVER_WORDS)
+    """Of objective=hidden: states * mean squared error of the states + (1 - states) * nats per token."""
     train: str = option("train", SOLVER_WORDS)
     """All parameters of the unit ("all"), its "norms-biases" alone, or "masklora": a masked low-rank change of every
     matrix, with norms and biases (2312.15230). Retrain: of a model that reads pictures also all of its "language" part,

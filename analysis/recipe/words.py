@@ -358,7 +358,7 @@ SOLVER_WORDS = _by_name(
                 meaning="the next token, the dense model's distribution of it, or (hidden) the states that the dense"
                 " model's head reads, by mean squared error, mixed with the next token",
             ),
-            "mix": positive(
+            "states": positive(
                 0.5, 1, when=("objective", ("hidden",)), meaning="share of the states' error in the loss; 1: it alone"
             ),
         }

@@ -81,7 +81,7 @@ def retraining(dense: Piece, streams: Streams, solver: Solver) -> Problem:
     if solver.objective == "ce":
         return Problem(streams.label, recording.ids, recording.ids, recording, counts=counts)
     if solver.objective == "hidden":
-        return Problem(streams.label, recording.ids, dense_outputs, recording, counts=counts, mix=solver.mix)
+        return Problem(streams.label, recording.ids, dense_outputs, recording, counts=counts, mix=solver.states)
     return Problem(streams.label, recording.ids, dense_outputs, recording, dense.head, counts)
 
 

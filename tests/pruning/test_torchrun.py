@@ -33,7 +33,7 @@ CASES = [
     f"random-50% IR[unit=sub-block,train=norms-biases,{STEPS}]",
     f"wanda-50% retrain[{STEPS}]",
     f"wanda-2:4 retrain[objective=distill,{STEPS}]",
-    f"magnitude-50% retrain[objective=hidden,mix=0.3,{STEPS}]",
+    f"magnitude-50% retrain[objective=hidden,states=0.3,{STEPS}]",
     "snip-structures-50%[scope=global] LR",
     "fisher-neurons-50% LIAR",
     "flap-neurons-50% compensate",

@@ -49,7 +49,7 @@ GOOD = [
     "random-structures-50%[heads=queries] BR+GP+CR[repair=compensate]",
     "wanda-sp-neurons-30% IR[unit=sub-block,repair=scale]",
     "fisher-heads-50% retrain[repair=liar,objective=distill]",
-    "influence-blocks-25% retrain[objective=hidden,mix=0.3]",
+    "influence-blocks-25% retrain[objective=hidden,states=0.3]",
     "flap-neurons-50% LR",
 ]
 
@@ -360,9 +360,9 @@ WRONG = [
     ("wanda-50% BR[student=dense]", ["valid with student=dense: target=dense"]),
     ("wanda-50% IR[target=sparse]", ["valid with student=dense: target=dense"]),
     ("wanda-50% BR[rank=4]", ["rank is an option of train=masklora, not of train=all"]),
-    ("wanda-50% retrain[mix=0.3]", ["mix is an option of objective=hidden, not of objective=ce"]),
-    ("wanda-50% retrain[objective=hidden,mix=0]", ["mix must be a number above 0, got 0"]),
-    ("wanda-50% retrain[objective=hidden,mix=2]", ["mix must be at most 1, got 2"]),
+    ("wanda-50% retrain[states=0.3]", ["states is an option of objective=hidden, not of objective=ce"]),
+    ("wanda-50% retrain[objective=hidden,states=0]", ["states must be a number above 0, got 0"]),
+    ("wanda-50% retrain[objective=hidden,states=2]", ["states must be at most 1, got 2"]),
     ("wanda-50% BR[patience=4]", ["patience is an option of select=held-out, not of select=last"]),
     ("wanda-50% BR[settings=paper3]", ["settings 'paper3' are unknown; did you mean 'paper2'?"]),
     ("wanda-50% ridge[settings=paper2]", ["settings is an option of gradient and retrain, not of ridge"]),

@@ -521,7 +521,7 @@ def test_following_hidden_states_lowers_what_autograd_says_and_is_nothing_at_the
     with torch.no_grad():
         last = [m.model(ids, attention_mask=real).last_hidden_state[:, :-1][counts] for m in (dense, *piece.modules)]
     expected = float((last[0] - last[1]).double().square().mean())
-    steps = solve(piece, masks, problem, Solver("retrain", objective="hidden", mix=1, epochs=3, batch=4, lr=5e-3))
+    steps = solve(piece, masks, problem, Solver("retrain", objective="hidden", states=1, epochs=3, batch=4, lr=5e-3))
     assert steps[0].error == pytest.approx(expected, rel=1e-5) and steps[-1].error < 0.8 * steps[0].error
 
 
