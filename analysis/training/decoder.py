@@ -112,7 +112,9 @@ def build(config: TrainConfig, tokenizer):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
-    kind, network, more = LlamaConfig, LlamaForCausalLM, {}
+    kind: Any = LlamaConfig
+    network: Any = LlamaForCausalLM
+    more: dict[str, Any] = {}
     if isinstance(config, ExpertsConfig):
         kind, network = MixtralConfig, MixtralForCausalLM
         more = {
