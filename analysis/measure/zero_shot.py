@@ -98,7 +98,6 @@ def zero_shot(
     asked = _asked(model, tokenizer, [task for task in tasks if not in_writing(task)], documents, seed, batch, bos)
     scores = {task: _score(task, answers, asked[task].left_out) for task, answers in _answered(asked, model).items()}
     for task in filter(in_writing, tasks):
-        _check_asked(model, tokenizer, documents)
         scores[task] = _score_written(task, model, tokenizer, documents, seed, bos)
     return [scores[task] for task in tasks]
 
@@ -201,7 +200,7 @@ def _asked(
     if written := [task for task in tasks if in_writing(task)]:
         raise UsageError(f"answers: {', '.join(written)} is answered in writing, by no choice; zero_shot scores it")
     _check_asked(model, tokenizer, documents)
-    if not tasks:
+    if not tasks or tokenizer is None:
         return {}
     with evaluating(unwrapped(model)), _silence():
         harness = _harness(unwrapped(model), tokenizer, batch, bos)

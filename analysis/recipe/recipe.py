@@ -173,8 +173,8 @@ class Recipe(Part):
             others = ", ".join(name for name in DEPTH_WORDS if name != criterion)
             yield f"angular compares runs of whole blocks; {kind} take {others}"
         if self.repair.name == "ghost" and kind != "blocks":
-            others = [name for name in (*WEIGHT_METHODS, *DEPTH_METHODS) if name != "ridge" and "ghost" not in name]
-            yield f"ghost stands in the place of whole blocks; {kind} take {', '.join(others)}"
+            left = [name for name in (*WEIGHT_METHODS, *DEPTH_METHODS) if name != "ridge" and "ghost" not in name]
+            yield f"ghost stands in the place of whole blocks; {kind} take {', '.join(left)}"
         if criterion == "angular" and self.pattern.contiguous:
             yield "contiguous=true is what angular does anyway; leave it out"
         if self.refinement.name != "none":
