@@ -443,8 +443,8 @@ WRONG = [
     (
         "flap-heads-50% BR+GP[penalty=0.1]",
         [
-            "penalty is an option of scale and liar and refit and replace and ghost, not of a method without repair (LIAR,"
-            " or BR+GP[repair=liar])"
+            "penalty is an option of scale and liar and refit and replace and ghost, not of a method without"
+            " repair (LIAR, or BR+GP[repair=liar])"
         ],
     ),
     ("flap-heads-50% LIAR[penalty=best]", ["penalty must be a number of at least 0 or held-out, got 'best'"]),
