@@ -103,7 +103,6 @@ def zero_shot(
     answered = _answered(asked, model) | _answered_pictures(pictured, model, tokenizer, batch)
     scores = {task: _score(task, answered[task], asked[task].left_out if task in asked else 0) for task in by_choice}
     for task in filter(in_writing, tasks):
-        _check_asked(model, tokenizer, documents)
         scores[task] = _score_written(task, model, tokenizer, documents, seed, bos)
     return [scores[task] for task in tasks]
 
@@ -250,7 +249,7 @@ def _asked(
     if written := [task for task in tasks if in_writing(task)]:
         raise UsageError(f"answers: {', '.join(written)} is answered in writing, by no choice; zero_shot scores it")
     _check_asked(model, tokenizer, documents)
-    if not tasks:
+    if not tasks or tokenizer is None:
         return {}
     assert tokenizer is not None  # as just checked
     with evaluating(unwrapped(model)), _silence():
