@@ -269,6 +269,7 @@ def test_prune_writes_every_file(finished):
             "structures",
             "layers",
             "experts",
+            "positions",
             "perplexity",
             "scores",
             "texts",

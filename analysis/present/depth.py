@@ -49,6 +49,7 @@ def excess(perplexity: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(excess=rows["nats_per_token"] - rows["dense"])
 
 
+@on_tables
 def first_text(rows: pd.DataFrame) -> str:
     """The first held-out text. Raises UsageError where there is none."""
     texts = [split for split in dict.fromkeys(rows["split"]) if split != CALIBRATION]
@@ -361,6 +362,7 @@ def say_speeds(table: pd.DataFrame) -> Finding:
     return Finding("\n".join(lines))
 
 
+@on_tables
 def at(speed: float, rows: pd.DataFrame) -> float | None:
     """What a line through the dense model and measured points has at a speed; None beyond its last point."""
     points = sorted([(1.0, 0.0), *zip(rows["faster"], rows["value"], strict=True)])

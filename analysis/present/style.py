@@ -115,7 +115,7 @@ METHOD_LOOKS = {
     "ridge[target=dense]": Look("#17BECF", "H", ":"),
     "retrain": Look("#882255", "X", "-"),
     "retrain[objective=distill]": Look("#332288", "p", (0, (5, 1.2))),
-    "retrain[objective=hidden]": Look("#AA4499", "p", (0, (3, 1.2, 1, 1.2))),
+    "retrain[objective=hidden]": Look("#AA4499", "8", (0, (3, 1.2, 1, 1.2))),
     "retrain[train=masklora]": Look("#B8860B", "h", (0, (3, 1.2, 1, 1.2))),
     "retrain[train=norms-biases]": Look("#777777", "<", (0, (1.5, 1.2))),
 }

@@ -184,7 +184,7 @@ def test_shipped_model_is_what_the_lab_promises(shipped):
         and model.config.num_key_value_heads < model.config.num_attention_heads
     )
     assert model.dtype == torch.float32 and len(tokenizer) == card["vocabulary"] == model.config.vocab_size
-    assert sum(file.stat().st_size for file in paths.lab().rglob("*") if file.is_file()) < 40e6
+    assert sum(file.stat().st_size for file in paths.lab().rglob("*") if file.is_file()) < 42e6
 
 
 @pytest.mark.slow
