@@ -94,8 +94,8 @@ def profile(blocks: pd.DataFrame, structures: pd.DataFrame, *, criterion: str | 
 
 @on_tables
 def answered(zero_shot: pd.DataFrame, written: Sequence[str]) -> pd.DataFrame:
-    """Accuracy in per cent of a writing model by the share of its blocks that is gone: [task, criterion, pattern,
-    method, value, low, high, seeds, ..., standard_error, removed]; dense at 0, its method "dense".
+    """Accuracy in per cent of a writing model by the share of its blocks that is gone: [task, model, criterion,
+    pattern, method, value, low, high, seeds, ..., standard_error, removed]; dense at 0, its method "dense".
 
     task: each of `written`, and the mean over all other tasks (`CHOICES`). standard_error: over questions. Raises
     UsageError where nothing was asked.
@@ -109,7 +109,7 @@ def answered(zero_shot: pd.DataFrame, written: Sequence[str]) -> pd.DataFrame:
         pattern=zero_shot["pattern"].where(~dense, ""),
         square=zero_shot["standard_error"] ** 2,
     )
-    key = ["task", "criterion", "pattern", "method", "seed"]
+    key = ["task", "model", "criterion", "pattern", "method", "seed"]
     asked = rows.groupby(["run", *key], sort=False).agg(
         value=("accuracy", "mean"), squares=("square", "sum"), count=("square", "size")
     )
