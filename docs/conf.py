@@ -11,9 +11,6 @@ import shutil
 import sys
 from pathlib import Path
 
-from docutils import nodes
-from latex2mathml.converter import convert
-
 from analysis import paths
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -145,6 +142,8 @@ def add_tables(app, pagename: str, templatename: str, context: dict, doctree) ->
 
 def write_formula(display: str):
     """A writer of formulas in a line or on their own."""
+    from docutils import nodes
+    from latex2mathml.converter import convert
 
     def visit(self, node) -> None:
         self.body.append(convert(node.astext(), display=display))
