@@ -44,7 +44,7 @@ def lab(page, tmp_path_factory):
     (folder / "notebooks").mkdir()
     for name in NOTEBOOKS:
         shutil.copy(paths.notebooks() / f"{name}.ipynb", folder / "notebooks")
-    (folder / "figures").symlink_to(paths.figures())
+    shutil.copytree(paths.figures(), folder / "figures")
     with browser.serving(folder, paths.home()) as address:
         yield address
 

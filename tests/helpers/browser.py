@@ -173,8 +173,9 @@ class Notebook:
         raise AssertionError(f"the view has not changed in {seconds} s")
 
     def output_errors(self) -> list[str]:
-        """Error outputs of cells, and messages in views."""
-        found = self.page.locator(
-            ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr'], [role=alert]"
-        )
-        return [re.sub(r"\s+", " ", text) for text in found.all_inner_texts() if text.strip()]
+        """Error outputs of cells, tracebacks, and messages in views; what a run warns of is none."""
+        kinds = ("application/vnd.jupyter.error", "application/vnd.jupyter.stderr")
+        failed, said = (self.page.locator(f".jp-OutputArea-output[data-mime-type='{kind}']") for kind in kinds)
+        traced = [text for text in said.all_inner_texts() if "Traceback" in text]
+        texts = failed.all_inner_texts() + traced + self.page.locator("[role=alert]").all_inner_texts()
+        return [re.sub(r"\s+", " ", text) for text in texts if text.strip()]
