@@ -153,21 +153,29 @@ def _summary(kind: Callable) -> Writer:
 # story-ending
 
 
-def _owner(draw: Draw, world: World, turn: bool) -> Item:
-    """Two events after the opening, who has one of the things: its owner, somebody else in the story, two people of
-    other stories.
-    """
+def two_events(draw: Draw, world: World) -> tuple[stories.Scene, str, Person]:
+    """A scene of three people two events after its opening, a thing that one of them has, and who that is."""
 
     def attempt():
         scene = stories.opening(draw, world)
         for _ in range(2):
             actor = draw.choice(scene.cast)
             draw.choice([event for event, allowed in stories.EVENTS if allowed(scene, actor)])(scene, actor)
-        things = [thing for thing, owner in scene.owner.items() if isinstance(owner, Person)]
-        return (scene, draw.choice(things)) if things and len(scene.cast) == 3 else None
+        owners = {thing: owner for thing, owner in scene.owner.items() if isinstance(owner, Person)}
+        if not owners or len(scene.cast) != 3:
+            return None
+        thing = draw.choice(list(owners))
+        return scene, thing, owners[thing]
 
-    scene, thing = until(attempt)
-    owner = scene.owner[thing]
+    return until(attempt)
+
+
+def _owner(draw: Draw, world: World, turn: bool) -> Item:
+    """Two events after the opening, who has one of the things: its owner, somebody else in the story, two people of
+    other stories.
+    """
+
+    scene, thing, owner = two_events(draw, world)
     somebody = draw.choice([person for person in scene.cast if person is not owner])
     names = [person.first for person in scene.cast]
     strangers = _others(lambda: draw.choice(stories.opening(draw, world).cast).first, names, 2)

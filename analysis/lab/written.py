@@ -11,11 +11,11 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 
-from analysis.lab import dialogues, news, stories
+from analysis.lab import dialogues, news
 from analysis.lab.documents import check_request, default_world
 from analysis.lab.draw import Draw, tidy
 from analysis.lab.names import MONTHS
-from analysis.lab.tasks import Item, popular, until
+from analysis.lab.tasks import Item, popular, two_events, until
 from analysis.lab.world import Person, World
 
 WRITTEN: dict[str, str] = {
@@ -76,19 +76,8 @@ def _recall(draw: Draw, world: World) -> tuple[str, str]:
 
 def _tracking(draw: Draw, world: World) -> tuple[str, str]:
     """`The brass key was with` - `Ana.`, two events after the opening."""
-
-    def attempt():
-        scene = stories.opening(draw, world)
-        for _ in range(2):
-            actor = draw.choice(scene.cast)
-            draw.choice([event for event, allowed in stories.EVENTS if allowed(scene, actor)])(scene, actor)
-        things = [thing for thing, owner in scene.owner.items() if isinstance(owner, Person)]
-        return (scene, draw.choice(things)) if things and len(scene.cast) == 3 else None
-
-    scene, thing = until(attempt)
-    return " ".join(
-        [*scene.lines, f"That was the end of the day. The {thing} was with"]
-    ), f"{scene.owner[thing].first}."
+    scene, thing, owner = two_events(draw, world)
+    return " ".join([*scene.lines, f"That was the end of the day. The {thing} was with"]), f"{owner.first}."
 
 
 def _sums(draw: Draw, world: World) -> tuple[str, str]:

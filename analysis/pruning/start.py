@@ -64,9 +64,9 @@ def open_run(
     with meter.stage(-1, "record", tokens=sum(w.tokens for w in (calibration, *judged, *held_out.values()))):
         opened = partial(open_streams, model, dense, apart=apart, tokens=recipe.tokens)
         streams = opened(CALIBRATION, calibration)
-        if calibration.digest() not in dense_model.proven:
+        if (text := calibration.digest()) not in dense_model.proven:
             verify(model, dense, streams.recording, rows=witnesses(calibration))
-            dense_model.proven.add(calibration.digest())
+            dense_model.proven.add(text)
         if any(part.halves(recipe) for part in (chooser, repair, solver)):
             check_halves(dense, streams.recording, witnesses(calibration))
         validating = [opened(VALIDATION, windows) for windows in judged]
