@@ -1,0 +1,281 @@
+"""What the tables of `vision.py` say, computed: the findings of notebook 13."""
+
+import pandas as pd
+
+from analysis.errors import UsageError
+from analysis.present.finding import Finding, say_half
+from analysis.present.statistics import compare, decided, holm
+from analysis.present.style import CRITERIA, say_method
+from analysis.present.tables import on_tables
+from analysis.present.vision import (
+    ALL,
+    CLOSED,
+    LOCAL,
+    MEAN,
+    MEASURES,
+    NOTHING,
+    PROJECTOR,
+    STATES,
+    WAYS,
+    recoveries_of,
+    say,
+)
+from analysis.present.vision import share as asked_share
+
+ENOUGH = 95.0  # per cent of the dense model's answers that a recovery called enough must keep
+
+
+@on_tables
+def say_met(table: pd.DataFrame) -> Finding:
+    """Per way: what share of the weights in the language part's blocks each pattern met. `table` is that of `met`."""
+    lines = []
+    for name, rows in table.groupby("way", sort=False):
+        shares = [f"asked {asked_share(row.pattern):g} %, met {row.value:.1f} %" for row in rows.itertuples()]
+        lines.append(f"- **{name.capitalize()}** ({WAYS.get(name, name)}): {'; '.join(shares)}.")
+    return Finding("\n".join(lines))
+
+
+@on_tables
+def say_guessing(table: pd.DataFrame) -> Finding:
+    """Which tasks the dense model is above chance at by more than two standard errors, and a warning for those where it
+    is not: what is lost there cannot be seen. `table` is that of `answered`.
+    """
+    sure, unsure = [], []
+    for task, rows in table[table["task"] != MEAN].groupby("task", sort=False):
+        first = rows.iloc[0]
+        words = f"{short(task)} {first['dense']:.0f} ± {first['error']:.0f} % (chance {first['chance']:.0f} %)"
+        (sure if first["dense"] - first["chance"] > 2 * first["error"] else unsure).append(words)
+    said = [f"The dense model answers above chance: {_list(sure)}."] if sure else []
+    if unsure:
+        said.append(
+            f"**Within two standard errors of chance: {_list(unsure)}.** Nothing can be said of what is lost there."
+        )
+    return Finding(" ".join(said))
+
+
+@on_tables
+def say_lost(table: pd.DataFrame) -> Finding:
+    """Per share: what depth and width lose without recovery, nats above dense, and which loses less, within seeds, with
+    Holm's correction over the shares. `table` is that of `recovered`.
+    """
+    rows = table[table["recovery"] == NOTHING]
+    parts, changes = [], []
+    for number in sorted(set(rows["pattern"].map(asked_share))):
+        some = rows[rows["pattern"].map(asked_share) == number].set_index("way")
+        if not {"depth", "width"} <= set(some.index):
+            continue
+        depth, width = some.loc["depth"], some.loc["width"]
+        changes.append(compare(width, depth))
+        parts.append(
+            f"{number:g} %: depth {depth['value']:.3f}{say_half(depth, '.3f')}, width"
+            f" {width['value']:.3f}{say_half(width, '.3f')}"
+        )
+    if not parts:
+        raise UsageError("lost without recovery: no share was taken out both ways without recovery (LR)")
+    sure = [decided(p) for p in holm([change.p for change in changes])]
+    ways = ["width" if change.difference < 0 else "depth" for change in changes]
+    said = [f"{part}; less by {way}{'' if ok else ' (undecided)'}" for part, way, ok in zip(parts, ways, sure)]
+    return Finding("\n".join(f"- {line}." for line in said))
+
+
+@on_tables
+def say_back(table: pd.DataFrame) -> Finding:
+    """Per way and share: how much of what is lost each recovery gives back, in per cent of the nats, and which gives
+    back most. `table` is that of `recovered`. Raises UsageError where nothing (LR) was not run.
+    """
+    lines = []
+    for (name, pattern), rows in table.groupby(["way", "pattern"], sort=False):
+        own = rows.set_index("recovery")["value"]
+        if NOTHING not in own:
+            raise UsageError(f"given back: {pattern} was not run without recovery (LR)")
+        back = {word: 100 * (1 - own[word] / own[NOTHING]) for word in recoveries_of(own.index) if word != NOTHING}
+        if not back:
+            continue
+        best = max(back, key=lambda word: back[word])
+        parts = [f"{say(word)} {value:.0f} %" for word, value in back.items()]
+        lines.append(
+            f"- **{name.capitalize()}, {asked_share(pattern):g} %** ({own[NOTHING]:.3f} nats lost): {', '.join(parts)};"
+            f" most: {say(best)}."
+        )
+    return Finding("\n".join(lines))
+
+
+@on_tables
+def say_beside_projector(table: pd.DataFrame) -> Finding:
+    """Every other recovery against the projector trained alone, per way and share: by how many nats the loss is lower,
+    within seeds, with Holm's correction over all. `table` is that of `recovered`.
+    """
+    return Finding("\n".join(_against(table, PROJECTOR, [CLOSED, LOCAL])))
+
+
+@on_tables
+def say_beside_states(table: pd.DataFrame) -> Finding:
+    """Whether distillation of hidden states with the next token is the best of all that train the whole model, per way
+    and share, and how the repairs that never run it whole compare. `table` is that of `recovered`.
+    """
+    return Finding("\n".join(_against(table, STATES, [w for w in recoveries_of(table["recovery"]) if w != NOTHING])))
+
+
+def _against(table: pd.DataFrame, reference: str, others: list[str]) -> list[str]:
+    """A line for each way: by share, nats by which each of `others` ends above (+) or below `reference`."""
+    found, changes = [], []
+    for (name, pattern), rows in table.groupby(["way", "pattern"], sort=False):
+        own = {row["recovery"]: row for _, row in rows.iterrows()}
+        for word in others if reference in own else ():
+            if word in own and word != reference:
+                changes.append(compare(own[word], own[reference]))
+                found.append((name, asked_share(pattern), word, changes[-1].difference))
+    if not found:
+        raise UsageError(f"beside {say(reference)}: it was run at no share together with another recovery")
+    sure = [decided(p) for p in holm([change.p for change in changes])]
+    lines = []
+    for name in dict.fromkeys(entry[0] for entry in found):
+        parts = []
+        for number in dict.fromkeys(entry[1] for entry in found if entry[0] == name):
+            words = [
+                f"{say(word)} {change:+.3f}{'' if ok else ' (undecided)'}"
+                for (own, at, word, change), ok in zip(found, sure)
+                if (own, at) == (name, number)
+            ]
+            parts.append(f"{number:g} %: {', '.join(words)}")
+        lines.append(f"- **{name.capitalize()}**, nats above {say(reference)}: {'; '.join(parts)}.")
+    return lines
+
+
+@on_tables
+def say_answers(table: pd.DataFrame) -> Finding:
+    """Per way and share: per cent of the dense model's accuracy (mean over tasks) without recovery, with the projector
+    alone, and with the best recovery, what guessing would keep beside; and up to which share the projector is enough.
+    `table` is that of `answered`.
+    """
+    rows = table[table["task"] == MEAN]
+    lines = []
+    for name, some in rows.groupby("way", sort=False):
+        parts, enough = [], []
+        for pattern, own in some.groupby("pattern", sort=False):
+            best = own.loc[own["value"].idxmax()]
+            chosen = {row["recovery"]: row for _, row in own.iterrows()}
+            told = [
+                f"{say(word)} {chosen[word]['value']:.0f}{say_half(chosen[word], '.0f')}"
+                for word in (NOTHING, PROJECTOR)
+                if word in chosen
+            ]
+            told.append(f"best {say(best['recovery'])} {best['value']:.0f}{say_half(best, '.0f')}")
+            parts.append(f"{asked_share(pattern):g} %: {', '.join(told)}")
+            if PROJECTOR in chosen and chosen[PROJECTOR]["value"] >= ENOUGH:
+                enough.append(f"{asked_share(pattern):g} %")
+        said = f"at {_list(enough)}" if enough else "at no share"
+        lines.append(
+            f"- **{name.capitalize()}**, per cent of the dense model's right answers (guessing:"
+            f" {some['chance'].iloc[0]:.0f}): {'; '.join(parts)}. The projector alone keeps {ENOUGH:g} % {said}."
+        )
+    return Finding("\n".join(lines))
+
+
+@on_tables
+def say_tasks(table: pd.DataFrame) -> Finding:
+    """Per task: per cent right of the dense model, and without recovery at every share, both ways. `table` is that of
+    `answered`.
+    """
+    lines = []
+    rows = table[(table["task"] != MEAN) & (table["recovery"] == NOTHING)]
+    for task, some in rows.groupby("task", sort=False):
+        parts = [
+            f"{name} {', '.join(f'{row.value:.0f} ({asked_share(row.pattern):g} % out)' for row in own.itertuples())}"
+            for name, own in some.groupby("way", sort=False)
+        ]
+        first = some.iloc[0]
+        lines.append(
+            f"- **{short(task)}**, per cent right: dense {first['dense']:.0f}, guessing {first['chance']:.0f}; without"
+            f" recovery by {'; by '.join(parts)}."
+        )
+    return Finding("\n".join(lines))
+
+
+@on_tables
+def say_fed(table: pd.DataFrame) -> Finding:
+    """Per way and recovery: what part of the nats that it gives back with the most windows it gives back with fewer.
+    `table` is that of `fed`.
+    """
+    lines = []
+    for (name, pattern), rows in table.groupby(["way", "pattern"], sort=False):
+        lost = rows[rows["recovery"] == NOTHING].set_index("samples")["value"]
+        most = rows["samples"].max()
+        parts = []
+        for word in recoveries_of(rows["recovery"]):
+            own = rows[rows["recovery"] == word].set_index("samples")["value"]
+            back = lost - own
+            if word == NOTHING or most not in back.index:
+                continue
+            told = [f"{100 * back[n] / back[most]:.0f} % of it with {n}" for n in sorted(back.index) if n != most]
+            parts.append(f"{say(word)} {back[most]:.3f} nats with {most} windows, {', '.join(told)}")
+        lines.append(f"- **{name.capitalize()}, {asked_share(pattern):g} %**, given back: {'; '.join(parts)}.")
+    return Finding("\n".join(lines))
+
+
+@on_tables
+def say_placed(table: pd.DataFrame) -> Finding:
+    """Per way: relative error at the last block at text and at picture positions for each recovery. `table` is that of
+    `placed`.
+    """
+    lines = []
+    last = table[table["block"] == table["block"].max()]
+    for (name, pattern), rows in last.groupby(["way", "pattern"], sort=False):
+        wide = rows.pivot(index="recovery", columns="at", values="value")
+        parts = [
+            f"{say(word)} {wide.loc[word, 'text']:.3f} and {wide.loc[word, 'image']:.3f}"
+            for word in recoveries_of(wide.index)
+        ]
+        lines.append(
+            f"- **{name.capitalize()}, {asked_share(pattern):g} %**, error at the last block at text and at picture"
+            f" positions: {'; '.join(parts)}."
+        )
+    return Finding("\n".join(lines))
+
+
+@on_tables
+def say_counted(table: pd.DataFrame) -> Finding:
+    """Per mask and method: how counting text or pictures alone changes each measure, in per cent of its value with all
+    tokens, tested within seeds with Holm's correction over all. `table` is that of `counted`.
+    """
+    entries, changes = [], []
+    for (mask, method), rows in table.groupby(["mask", "method"], sort=False):
+        own = {(row["tokens"], row["measure"]): row for _, row in rows.iterrows()}
+        for which, measure in own:
+            if which != ALL and (ALL, measure) in own:
+                before = own[ALL, measure]
+                changes.append(compare(own[which, measure], before))
+                entries.append((mask, method, which, measure, 100 * changes[-1].difference / before["value"]))
+    if not entries:
+        raise UsageError("which tokens count: nothing was run with all tokens and with text or pictures alone")
+    sure = dict(zip([entry[:4] for entry in entries], [decided(p) for p in holm([c.p for c in changes])]))
+    lines = []
+    for mask, method in dict.fromkeys(entry[:2] for entry in entries):
+        parts = []
+        for which in dict.fromkeys(entry[2] for entry in entries):
+            told = [
+                f"{measure} {change:+.0f} %{'' if sure[mask, method, which, measure] else ' (undecided)'}"
+                for measure in MEASURES
+                for own, way, tokens, at, change in entries
+                if (own, way, tokens, at) == (mask, method, which, measure)
+            ]
+            if told:
+                parts.append(f"{which} alone: {', '.join(told)}")
+        lines.append(f"- **{say_mask(mask)}, {say_method(method)}**: {'; '.join(parts)}.")
+    return Finding("\n".join(lines))
+
+
+def say_mask(mask: str) -> str:
+    """ "wanda-50%" as "Wanda 50%"."""
+    criterion, _, pattern = mask.partition("-")
+    return f"{CRITERIA.get(criterion, criterion)} {pattern}"
+
+
+def short(task: str) -> str:
+    """A task without the room it comes from."""
+    return task.partition(":")[2] or task
+
+
+def _list(words) -> str:
+    words = list(words)
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
