@@ -62,7 +62,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_stopped(finished, decoder, tmp_path
     assert weights[0] == weights[1]
     card = json.loads((finished / "training.json").read_text())
     assert card["pictures"] == 48 and card["decoder"] == decoder
-    assert card["asked"]["pictures"] == 48 and card["asked"]["text"] == "pictures:shapes@1"
+    assert card["asked"]["pictures"] == 48 and card["asked"]["text"] == "pictures:shapes@2"
 
 
 @pytest.mark.slow
@@ -111,9 +111,9 @@ def test_windows_of_pictures(loaded):
 def test_what_cannot_read_pictures_is_told_so():
     with pytest.raises(UsageError, match="pictures:shapes: is read by a model of Llava's kind .* 'lab/tiny' is none"):
         load_tokens("pictures:shapes", load_model("lab/tiny", device="cpu"), samples=2, length=64)
-    assert source_fingerprint("pictures:shapes[:9]") == "pictures:shapes@1[:9]"
+    assert source_fingerprint("pictures:shapes[:9]") == "pictures:shapes@2[:9]"
     assert parse_source("pictures:shapes/held-out").label == "pictures:shapes/held-out"
-    assert task_fingerprint("pictures:colour") == "pictures:colour@1"
+    assert task_fingerprint("pictures:colour") == "pictures:colour@2"
     for source, said in (
         ("pictures:dogs", "unknown set of pictures 'dogs'"),
         ("pictures:shapes:0.5+lab:stories:0.5", "pictures:shapes has pictures and is no part of a mixture"),
