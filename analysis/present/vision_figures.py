@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from analysis.present.panels import (
     category_axis,
@@ -25,6 +25,7 @@ from analysis.present.vision_findings import say_mask, short
 CHANCE = Look("#777777", "", (0, (4, 2)))
 DENSE = METHOD_LOOKS["dense"]
 AT = {"text": "text positions", "image": "picture positions"}
+KINDS = {"text": "text", "image": "pictures"}
 MASK_LOOKS = [Look("#0072B2", "o", ""), Look("#D55E00", "s", ""), Look("#009E73", "^", ""), Look("#CC79A7", "D", "")]
 NATS = "nats per token above dense"
 
@@ -54,7 +55,8 @@ def plot_recovered(table: pd.DataFrame) -> Figure:
         for ax in panels.values():
             ax.yaxis.set_major_locator(FixedLocator(ticks))
             ax.yaxis.set_major_formatter(lambda value, _position=None: f"{value:g}")
-            ax.set_ylim(1.3 * min(-linear, table["value"].min()), 1.5 * table["value"].max())
+            ax.yaxis.set_minor_locator(NullLocator())
+            ax.set_ylim(1.3 * min(-0.2 * linear, table["value"].min()), 1.6 * table["value"].max())
         label_axes(panels, "% of the weights in its blocks gone", {"": f"held-out pictures\n{NATS}"})
         finish(fig, {}, _notes(table))
     return fig
@@ -163,10 +165,10 @@ def plot_counted(table: pd.DataFrame) -> Figure:
                 some = rows[rows["mask"] == mask]
                 x = some["tokens"].map(tokens.index) + 0.16 * (place - (len(masks) - 1) / 2)
                 draw_points(ax, x, some, color=looks[mask].color, marker=looks[mask].marker, gid=f"mask {mask}")
-            category_axis(ax, [f"{AT[name].partition(' ')[0]} alone" for name in tokens])
+            category_axis(ax, [f"{KINDS[name]} alone" for name in tokens])
             plain_axis(ax.yaxis)
         methods = dict.fromkeys(table["method"])
-        label_axes(panels, "tokens that count", {m: f"{say_method(m)}\n% of that with all tokens" for m in methods})
+        label_axes(panels, "tokens that count", {m: f"{say_method(m)}\n% above that of all tokens" for m in methods})
         finish(fig, {}, [handle(looks[mask], say_mask(mask)) for mask in masks])
     return fig
 

@@ -194,8 +194,8 @@ def say_tasks(table: pd.DataFrame) -> Finding:
 
 @on_tables
 def say_fed(table: pd.DataFrame) -> Finding:
-    """Per way and recovery: what part of the nats that it gives back with the most windows it gives back with fewer.
-    `table` is that of `fed`.
+    """Per way and recovery: what part of the nats that it gives back with the most windows it gives back with fewer;
+    their nats, where it gives none back. `table` is that of `fed`.
     """
     lines = []
     for (name, pattern), rows in table.groupby(["way", "pattern"], sort=False):
@@ -207,8 +207,10 @@ def say_fed(table: pd.DataFrame) -> Finding:
             back = lost - own
             if word == NOTHING or most not in back.index:
                 continue
-            told = [f"{100 * back[n] / back[most]:.0f} % of it with {n}" for n in sorted(back.index) if n != most]
-            parts.append(f"{say(word)} {back[most]:.3f} nats with {most} windows, {', '.join(told)}")
+            few = [n for n in sorted(back.index) if n != most]
+            told = [f"{100 * back[n] / back[most]:.0f} % of it" if back[most] > 0 else f"{back[n]:.3f}" for n in few]
+            words = ", ".join(f"{some} with {n}" for some, n in zip(told, few, strict=True))
+            parts.append(f"{say(word)} {back[most]:.3f} nats with {most} windows, {words}")
         lines.append(f"- **{name.capitalize()}, {asked_share(pattern):g} %**, given back: {'; '.join(parts)}.")
     return Finding("\n".join(lines))
 
