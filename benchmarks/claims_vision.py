@@ -9,10 +9,9 @@ from typing import Any
 from claims_base import Claim, Results, less
 
 from analysis.present.vision import CLOSED, LOCAL, NOTHING, PROJECTOR, STATES, recovery, way
-from analysis.study.depth import patterns
-from analysis.study.grids import labelled, recipes, retrained, structured
+from analysis.study.grids import labelled
 from analysis.study.job import Job
-from analysis.study.pictured import counted, pictured
+from analysis.study.pictured import counted, cut, pictured
 from analysis.suite.suite import plan, read_parameters
 
 HUANG = "2507.20749"
@@ -35,14 +34,14 @@ def jobs(seeds: Sequence[int]) -> tuple[dict[Cell, str], list[Job]]:
     """The label of the recipe of every cell, and the notebook's runs with these seeds."""
     p = parameters()
     trained = {"lr": p["LEARNING_RATE"], "epochs": p["EPOCHS"]}
-    whole, more = retrained(p["RETRAINED"], p["RATES"]), retrained(p["MORE"], p["MORE_RATES"])
     chosen = []
-    for criterion, cuts, repairs in (
-        (p["DEPTH"], patterns, p["DEPTH_REPAIRS"]),
-        (p["WIDTH"], lambda shares: structured(["structures"], shares, ["global"]), p["WIDTH_REPAIRS"]),
+    for name, criterion, repairs in (
+        ("depth", p["DEPTH"], p["DEPTH_REPAIRS"]),
+        ("width", p["WIDTH"], p["WIDTH_REPAIRS"]),
     ):
-        chosen += recipes([criterion], cuts(p["SHARES"]), [*repairs, *whole], **trained)
-        chosen += recipes([criterion], cuts([p["SHARE"]]), more, **trained)
+        chosen += cut(name, criterion, p["LIGHT"], repairs, p["RETRAINED"], p["LIGHT_RATES"], **trained)
+        chosen += cut(name, criterion, p["HEAVY"], repairs, p["RETRAINED"], p["HEAVY_RATES"], **trained)
+        chosen += cut(name, criterion, [p["SHARE"]], [], p["MORE"], p["MORE_RATES"], **trained)
     runs = pictured(
         chosen,
         counted=counted(p["MASKS"], p["TOKENS"], p["COUNTED_METHODS"], **trained),

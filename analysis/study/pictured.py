@@ -6,7 +6,8 @@ from typing import Any
 
 from analysis.errors import UsageError
 from analysis.recipe.recipe import Recipe
-from analysis.study.grids import asked_once, recipes
+from analysis.study.depth import patterns
+from analysis.study.grids import asked_once, recipes, retrained, structured
 from analysis.study.job import Job, grid
 
 
@@ -58,6 +59,28 @@ def pictured(
         data=grid(recipes=again, **common | {"samples": numbers}) if again and numbers else [],
         counted=grid(recipes=counted, **common) if counted else [],
     )
+
+
+def cut(
+    way: str,
+    criterion: str,
+    shares: Sequence[str],
+    repairs: Sequence[str],
+    retraining: Sequence[str],
+    rates: Sequence[float],
+    **solver: Any,
+) -> list[Recipe]:
+    """Recipes that take each of the shares out of the language part by "depth" (whole blocks) or by "width" (heads and
+    neurons, of what all of them weigh together), with each of the repairs and each of `grids.RETRAINING` at its rate.
+
+        cut("depth", "influence", ["12.5%", "25%"], ["LR", "replace+GP"], ["projector"], [1e-3], epochs=3)
+
+    solver: as in `recipes`. Raises UsageError for another way and as `retrained` does, RecipeError as `recipes` does.
+    """
+    if way not in ("depth", "width"):
+        raise UsageError(f"cut: way {way!r} is none; give depth or width")
+    shapes = patterns(shares) if way == "depth" else structured(["structures"], shares, ["global"])
+    return recipes([criterion], shapes, [*repairs, *retrained(retraining, rates)], **solver)
 
 
 def counted(masks: Sequence[str], tokens: Sequence[str], methods: Sequence[str], **solver: Any) -> list[Recipe]:

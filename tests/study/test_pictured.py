@@ -3,9 +3,8 @@
 import pytest
 
 from analysis.errors import RecipeError, UsageError
-from analysis.study.depth import patterns
-from analysis.study.grids import recipes, retrained, structured
-from analysis.study.pictured import counted, pictured
+from analysis.study.grids import retrained
+from analysis.study.pictured import counted, cut, pictured
 
 COMMON = {
     "model": "lab/vision",
@@ -16,10 +15,11 @@ COMMON = {
     "seeds": [0, 1],
 }
 METHODS = ["LR", "BR+GP", "retrain[train=projector]", "retrain[objective=hidden,train=language]"]
-CHOSEN = [
-    *recipes(["influence"], patterns(["12.5%", "25%"]), METHODS),
-    *recipes(["snip"], structured(["structures"], ["12.5%", "25%"], ["global"]), METHODS),
-]
+WAYS = {"depth": "influence", "width": "snip"}
+CUT = {
+    way: cut(way, word, ["12.5%", "25%"], METHODS[:2], ["projector", "states"], [1, 2]) for way, word in WAYS.items()
+}
+CHOSEN = [*CUT["depth"], *CUT["width"]]
 
 
 def runs(chosen=CHOSEN, **changes):
@@ -48,6 +48,16 @@ def test_runs_without_a_baseline_or_of_no_share_are_refused():
         runs(CHOSEN[1:2])
     with pytest.raises(UsageError, match="no pattern takes out 50%"):
         runs(share="50%")
+
+
+def test_depth_and_width_take_out_the_same_shares_with_the_same_recoveries():
+    assert [(str(r.pattern), r.method) for r in CUT["depth"]] == [
+        (f"blocks-{share}", method) for share in ("12.5%", "25%") for method in METHODS
+    ]
+    assert [r.method for r in CUT["width"]] == 2 * METHODS and {r.pattern.scope for r in CUT["width"]} == {"global"}
+    assert [r.solver.lr for r in CUT["width"][2:4]] == [1, 2] and cut("depth", "influence", [], METHODS, [], []) == []
+    with pytest.raises(UsageError, match="way 'height' is none; give depth or width"):
+        cut("height", "influence", ["25%"], METHODS, [], [])
 
 
 def test_words_of_training_are_recipes_of_the_language_part():
