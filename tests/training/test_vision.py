@@ -144,7 +144,7 @@ def test_choices_are_scored_as_in_whole_rows(loaded):
 def test_tasks_about_pictures_are_answered_beside_others(loaded):
     tasks = ["pictures:count", "lab:facts-easy", "pictures:presence"]
     scores = zero_shot(loaded.model, loaded.tokenizer, tasks, documents=4)
-    assert [score.task for score in scores] == tasks and scores[0].choices == 5 and scores[2].chance == 0.5
+    assert [score.task for score in scores] == tasks and scores[0].choices == 4 and scores[2].chance == 0.5
     rows = answers(loaded.model, loaded.tokenizer, ["pictures:count"], documents=4)["pictures:count"]
     assert scores[0].accuracy == sum(row.right for row in rows) / 4
     with pytest.raises(UsageError, match="tasks about pictures: is read by a model of Llava's kind"):
@@ -156,7 +156,7 @@ def test_the_shipped_model_sees_what_its_card_says():
     card = json.loads((paths.lab() / "vision" / "training.json").read_text())
     model = load_model("lab/vision", device="cpu")
     assert set(card["held_out"]) == set(TASKS) and card["command"] == "analysis lab vision"
-    for score in zero_shot(model.model, model.tokenizer, ["pictures:colour", "pictures:count"], documents=60):
+    for score in zero_shot(model.model, model.tokenizer, ["pictures:colour", "pictures:place"], documents=60):
         said = card["held_out"][score.task.removeprefix("pictures:")]
         spread = 4 * (score.standard_error + said["standard_error"])
-        assert abs(score.accuracy - said["accuracy"]) < spread and score.accuracy > score.chance + 0.2
+        assert abs(score.accuracy - said["accuracy"]) <= spread and score.accuracy > score.chance + 0.4
