@@ -13,6 +13,7 @@ from analysis.schema import CALIBRATION, conform, study_columns
 from analysis.study.depth import patterns
 from analysis.study.grids import recipes, retrained, structured
 from analysis.study.pictured import counted, pictured
+from tests.helpers.tables import put
 
 WORDS = ["projector", "language", "masklora", "logits", "states"]
 WHOLE = retrained(WORDS, [1e-3] * len(WORDS))
@@ -200,6 +201,8 @@ def test_less_data_gives_back_less(made):
     table = vision.fed(made.data.perplexity)
     assert set(table["recovery"]) == {"nothing", "projector", "closed form"} and set(table["samples"]) == {2, 8}
     assert "projector 0.101 nats with 8 windows, 25 % of it with 2" in vision_findings.say_fed(table)
+    harmful = put(table, 1.5, recovery="projector", samples=8, way="depth")
+    assert "projector -0.995 nats with 8 windows, 0.025 with 2" in vision_findings.say_fed(harmful)
     with pytest.raises(UsageError, match="one number of calibration windows"):
         vision.fed(made.first.perplexity)
 
