@@ -6,12 +6,11 @@
     python benchmarks/claims.py      # claims.md and figures/claims.* anew from claims.csv
 
 Claims on methods are in `claims_methods.py`, on data, tasks and size in `claims_data.py`, on whole heads and neurons in
-`claims_structured.py`, on models that read pictures in `claims_vision.py` (--about runs some of them), those that have
-no row in `claims_elsewhere.py`. Each claim is one number per seed, made so that the claim holds where it is above zero:
-mostly the percentage by which one thing lies below another. They are written to `claims.csv`, one row for each seed, in
-place of the rows of that model; the verdicts are those of `analysis.present.forest`. STORIES260K is the folder of
-karpathy's tinyllamas model, TINYSTORIES a file of the text it was trained for, C4 a file of any other text. Runs are
-kept in the store.
+`claims_structured.py` (--about runs some of them), those that have no row in `claims_elsewhere.py`. Each claim is one
+number per seed, made so that the claim holds where it is above zero: mostly the percentage by which one thing lies
+below another. They are written to `claims.csv`, one row for each seed, in place of the rows of that model; the verdicts
+are those of `analysis.present.forest`. STORIES260K is the folder of karpathy's tinyllamas model, TINYSTORIES a file of
+the text it was trained for, C4 a file of any other text. Runs are kept in the store.
 """
 
 import argparse
@@ -21,7 +20,6 @@ from pathlib import Path
 import claims_data
 import claims_methods
 import claims_structured
-import claims_vision
 import pandas as pd
 from claims_base import Claim, Results
 from claims_elsewhere import ELSEWHERE
@@ -35,12 +33,7 @@ from analysis.study.results import Study
 from analysis.study.sweep import run_study
 
 HERE = Path(__file__).resolve().parent
-CLAIMS = {
-    "methods": claims_methods.CLAIMS,
-    "data": claims_data.CLAIMS,
-    "structures": claims_structured.CLAIMS,
-    "pictures": claims_vision.CLAIMS,
-}
+CLAIMS = {"methods": claims_methods.CLAIMS, "data": claims_data.CLAIMS, "structures": claims_structured.CLAIMS}
 
 
 def main() -> None:
@@ -66,8 +59,6 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=HERE / "claims.csv", help="default claims.csv, here")
     given = parser.parse_args()
     for about in (given.about or CLAIMS) if given.model else ():
-        if about == "pictures" and given.model != "lab":
-            continue  # the lab alone has a model that reads them
         rows = measured(given, about)
         storage.write(given.csv, in_order(kept(given.csv), rows).to_csv(index=False, lineterminator="\n"))
     if given.csv.parent == HERE:
@@ -83,7 +74,7 @@ def kept(file: Path) -> pd.DataFrame:
 
 def measured(given: argparse.Namespace, about: str) -> pd.DataFrame:
     """Run what the claims of one kind need: a row for each claim and seed that the model can answer."""
-    study, names = {"methods": methods, "data": data, "structures": structured, "pictures": pictured}[about](given)
+    study, names = {"methods": methods, "data": data, "structures": structured}[about](given)
     only = {"samples": given.samples} if about == "methods" else {}
     results = [Results(names, study, given.pattern, given.high, seed, only) for seed in given.seeds]
     ran = {"commit": commit() or "", "versions": said_versions()}
@@ -190,11 +181,6 @@ def structured(given: argparse.Namespace) -> tuple[Study, dict[str, str]]:
     return run_study(jobs), names
 
 
-def pictured(given: argparse.Namespace) -> tuple[Study, dict[str, str]]:
-    names, jobs = claims_vision.jobs(given.seeds)
-    return run_study(jobs), names
-
-
 def split(given: argparse.Namespace, lab: str) -> tuple[str, str]:
     """Calibration and held-out source."""
     return (f"{given.text}[:80%]", f"{given.text}[80%:]") if given.text else (lab, f"{lab}/held-out")
@@ -206,12 +192,6 @@ def setting(given: argparse.Namespace, about: str) -> str:
         return (
             f"shares as the claims say, {given.samples} windows of {given.length} tokens on the decoder,"
             f" {claims_structured.SEEN} examples of at most {claims_structured.LENGTH} tokens on encoders"
-        )
-    if about == "pictures":
-        known = claims_vision.parameters()
-        return (
-            f"{known['MODEL']}, shares as the claims say, {known['SAMPLES']} windows of {known['LENGTH']} tokens with a"
-            f" picture each, {known['EPOCHS']} epochs"
         )
     higher = (
         f' ({given.high} where a claim says "higher sparsity"), {given.samples} windows' if about == "methods" else ""

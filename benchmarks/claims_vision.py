@@ -1,101 +1,63 @@
-"""Claims on models that read pictures: what is lost when their language part is cut, and what brings it back. They are
-judged by the runs of notebook 13 at its published size.
+"""Claims on models that read pictures, which the figures of notebook 13 answer: what is lost when their language part is
+cut, and what brings it back. The measure is the loss on text beside held-out pictures, above the dense model's.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any
+from collections.abc import Sequence
 
-from claims_base import Claim, Results, less
-
-from analysis.present.vision import CLOSED, LOCAL, NOTHING, PROJECTOR, STATES, recovery, way
-from analysis.study.grids import labelled
-from analysis.study.job import Job
-from analysis.study.pictured import counted, cut, pictured
-from analysis.suite.suite import plan, read_parameters
+from claims_drawn import Drawn, FigureClaim
 
 HUANG = "2507.20749"
-NOTEBOOK = "13_vision_language"
-FULL = "language"
-WAYS = {"depth": "whole blocks", "width": "heads and neurons"}
-SMALL, LARGE = ("12.5%", "25%"), ("50%", "62.5%")
-SHARE, ENOUGH = "25%", 10.0  # where less data was given; points within which the projector counts as enough
-Cell = tuple[str, str, str]  # way, share, recovery
-
-
-@cache
-def parameters() -> dict[str, Any]:
-    """The notebook's parameters in the preset `lab`."""
-    (one,) = plan("lab", NOTEBOOK)
-    return {name: known.default for name, known in read_parameters(one.path).items()} | dict(one.parameters)
-
-
-def jobs(seeds: Sequence[int]) -> tuple[dict[Cell, str], list[Job]]:
-    """The label of the recipe of every cell, and the notebook's runs with these seeds."""
-    p = parameters()
-    trained = {"lr": p["LEARNING_RATE"], "epochs": p["EPOCHS"]}
-    chosen = []
-    for name, criterion, repairs in (
-        ("depth", p["DEPTH"], p["DEPTH_REPAIRS"]),
-        ("width", p["WIDTH"], p["WIDTH_REPAIRS"]),
-    ):
-        chosen += cut(name, criterion, p["LIGHT"], repairs, p["RETRAINED"], p["LIGHT_RATES"], **trained)
-        chosen += cut(name, criterion, p["HEAVY"], repairs, p["RETRAINED"], p["HEAVY_RATES"], **trained)
-        chosen += cut(name, criterion, [p["SHARE"]], [], p["MORE"], p["MORE_RATES"], **trained)
-    runs = pictured(
-        chosen,
-        counted=counted(p["MASKS"], p["TOKENS"], p["COUNTED_METHODS"], **trained),
-        asked=p["ASKED"],
-        tasks=p["TASKS"],
-        documents=p["DOCUMENTS"],
-        share=p["SHARE"],
-        fewer=p["FEWER"],
-        fewer_methods=p["FEWER_METHODS"],
-        model=p["MODEL"],
-        calibration=p["CALIBRATION"],
-        held_out=labelled(p["HELD_OUT"]),
-        samples=p["SAMPLES"],
-        held_out_samples=p["HELD_OUT_SAMPLES"],
-        length=p["LENGTH"],
-        seeds=list(seeds),
-    )
-    named = {(way(r.label), str(r.pattern).partition("-")[2], recovery(r.label)): r.label for r in chosen}
-    return named, [*runs.recovered, *runs.data]
-
-
-def lost(r: Results, of: str, share: str, word: str, windows: int | None = None) -> float:
-    """Nats per token of held-out pictures above the dense model."""
-    p = parameters()
-    (text,) = labelled(p["HELD_OUT"])
-    rows = r.at(samples=windows or p["SAMPLES"])._rows("perplexity", (of, share, word)).query("split == @text")
-    nats = rows.set_index("which")["nats_per_token"]
-    return float(nats["pruned"] - nats["dense"])
-
-
-def back(r: Results, of: str, share: str, word: str, windows: int | None = None) -> float:
-    """Per cent of the nats lost without recovery that a recovery gives back."""
-    return less(lost(r, of, share, word, windows), lost(r, of, share, NOTHING))
-
-
-def smallest(shares: Sequence[str], margin: Callable[[Results, str], float]) -> Callable[[Results], float]:
-    """The smallest of the margins at several shares."""
-    return lambda r: min(margin(r, share) for share in shares)
-
-
-PAGE = "project page, Key Insights"
-TINY = (
-    "A model of eight blocks of 64 units and forty windows; the measure is the loss, the study's are benchmark scores."
+MODEL = "lab/vision"
+WAYS = {"depth": ("blocks", "whole blocks"), "width": ("structures", "heads and neurons")}
+LIGHT, HEAVY = ("12.5%", "25%"), ("50%", "62.5%")
+NOTHING, CLOSED, LOCAL, PROJECTOR, TOKEN, STATES = (
+    "nothing",
+    "closed form",
+    "local",
+    "projector",
+    "language",
+    "states",
 )
+PAGE, RESULTS = "project page, key insight", "project page, results without recovery: mean of nine benchmarks"
+TINY = "Eight blocks of 64 units and forty windows; the study's measure are benchmark scores."
+ENOUGH = 10.0  # points within which training the projector alone counts as enough
+ALL, TWENTIETH = 40, 2  # windows
+
+
+def lost(d: Drawn, way: str, share: str, recovery: str, **more: object) -> float:
+    """Nats per token above the dense model."""
+    return d.at(way=way, pattern=f"{WAYS[way][0]}-{share}", recovery=recovery, **more)
+
+
+def back(d: Drawn, way: str, share: str, recovery: str, **more: object) -> float:
+    """Per cent of what is lost without recovery that a recovery gives back."""
+    return less(lost(d, way, share, recovery, **more), lost(d, way, share, NOTHING, **more))
+
+
+def less(one: float, other: float) -> float:
+    """By how many per cent `one` lies below `other`."""
+    return 100 * (1 - one / other)
+
+
+def beside(d: Drawn, way: str, shares: Sequence[str], one: str, other: str) -> float:
+    """The smallest of the per cents by which one recovery loses less than another."""
+    return min(less(lost(d, way, share, one), lost(d, way, share, other)) for share in shares)
+
+
+def ways_beside(d: Drawn, shares: Sequence[str], one: str, other: str, recovery: str) -> float:
+    """The same of one way against the other, after the same recovery."""
+    return min(less(lost(d, one, share, recovery), lost(d, other, share, recovery)) for share in shares)
+
+
 CLAIMS = [
     *(
-        Claim(
-            f"without recovery width loses less than depth, {share} of the block weights removed",
+        FigureClaim(
+            f"without recovery width loses less than depth, {share} of the block weights gone",
             HUANG,
-            f"project page, Results: mean over nine benchmarks, {evidence}",
+            f"{RESULTS}, {evidence}",
             "% fewer nats lost",
-            lambda r, s=share: less(lost(r, "width", s, NOTHING), lost(r, "depth", s, NOTHING)),
-            TINY,
-            only="lab",
+            "13_recovery",
+            {MODEL: lambda d, s=share: ways_beside(d, [s], "width", "depth", NOTHING)},
         )
         for share, evidence in (
             ("12.5%", "89 against 70 % kept (LLaVA), 90 against 86 % (Bunny) at 15 %"),
@@ -103,67 +65,84 @@ CLAIMS = [
         )
     ),
     *(
-        Claim(
-            f"one eighth of {words} removed: the projector alone gives back as much as the whole language part trained"
-            f" towards next token and hidden states, within {ENOUGH:g} points",
+        FigureClaim(
+            f"an eighth of the weights gone by {way}: the projector alone gives back as much as the language part towards"
+            f" next token and hidden states, within {ENOUGH:g} points",
             HUANG,
-            f"{PAGE} 3: projector-only fine-tuning is sufficient up to 15 %",
+            f"{PAGE} 3: fine-tuning the projector alone is sufficient up to 15 %",
             "points within",
-            lambda r, w=of: back(r, w, SMALL[0], PROJECTOR) - back(r, w, SMALL[0], STATES) + ENOUGH,
+            "13_recovery",
+            {MODEL: lambda d, w=way: back(d, w, "12.5%", PROJECTOR) - back(d, w, "12.5%", STATES) + ENOUGH},
             TINY,
-            only="lab",
         )
-        for of, words in WAYS.items()
+        for way in WAYS
     ),
     *(
-        Claim(
-            f"next token and hidden states are better than the next token alone, a quarter of {words} removed",
+        FigureClaim(
+            f"next token and hidden states are better than the next token alone, a quarter gone by {way}",
             HUANG,
             f"{PAGE} 4: best across all compression ratios",
             "% fewer nats lost",
-            lambda r, w=of: less(lost(r, w, SHARE, STATES), lost(r, w, SHARE, FULL)),
-            TINY,
-            only="lab",
+            "13_recovery",
+            {MODEL: lambda d, w=way: beside(d, w, ["25%"], STATES, TOKEN)},
         )
-        for of, words in WAYS.items()
+        for way in WAYS
     ),
     *(
-        Claim(
+        FigureClaim(
             f"with recovery (next token and hidden states) {better} is better {words}",
             HUANG,
             f"{PAGE} 2: depth up to 30 %, width from 45 %",
             "% fewer nats lost, the smallest",
-            smallest(shares, lambda r, s, b=better, o=other: less(lost(r, b, s, STATES), lost(r, o, s, STATES))),
+            "13_recovery",
+            {MODEL: lambda d, s=shares, b=better, o=other: ways_beside(d, s, b, o, STATES)},
             TINY,
-            only="lab",
         )
         for better, other, shares, words in (
-            ("depth", "width", SMALL, "up to a quarter"),
-            ("width", "depth", LARGE, "from one half on"),
+            ("depth", "width", LIGHT, "up to a quarter of the weights"),
+            ("width", "depth", HEAVY, "from half of the weights on"),
         )
     ),
     *(
-        Claim(
-            f"a quarter of {words} removed: 5 % of the data reach 90 % of what all of them give back",
+        FigureClaim(
+            f"a quarter gone by {way}: 5 % of the data reach 90 % of what all of them give back (next token and hidden"
+            " states)",
             HUANG,
             f"{PAGE} 5: more than 90 % of full-data performance below 50 %",
             "points above 90 %",
-            lambda r, w=of: 100 * back(r, w, SHARE, STATES, 2) / back(r, w, SHARE, STATES) - 90,
-            TINY + " Two windows are also a twentieth of the steps.",
-            only="lab",
+            "13_data",
+            {
+                MODEL: lambda d, w=way: (
+                    100 * back(d, w, "25%", STATES, samples=TWENTIETH) / back(d, w, "25%", STATES, samples=ALL) - 90
+                )
+            },
+            "Two windows are also a fifth of the steps.",
         )
-        for of, words in WAYS.items()
+        for way in WAYS
     ),
     *(
-        Claim(
-            f"{said} is better than the projector trained alone at every share: {words}",
+        FigureClaim(
+            f"{said} better than the projector trained alone at every share: {words}",
             "ours",
             "not tested by the study",
             "% fewer nats lost, the smallest",
-            smallest(SMALL + LARGE, lambda r, s, w=of, m=word: less(lost(r, w, s, m), lost(r, w, s, PROJECTOR))),
-            only="lab",
+            "13_recovery",
+            {MODEL: lambda d, w=way, one=word: beside(d, w, LIGHT + HEAVY, one, PROJECTOR)},
         )
-        for word, said in ((CLOSED, "a repair in closed form"), (LOCAL, "reconstruction block by block, equal tokens,"))
-        for of, words in WAYS.items()
+        for word, said in ((CLOSED, "a repair in closed form is"), (LOCAL, "on equal tokens, blocks one by one are"))
+        for way, (_, words) in WAYS.items()
+    ),
+    *(
+        FigureClaim(
+            f"on equal tokens, blocks one by one are better than the language part towards next token and hidden states,"
+            f" {share} gone by {way}",
+            "ours",
+            "not tested by the study",
+            "% fewer nats lost",
+            "13_recovery",
+            {MODEL: lambda d, w=way, s=share: beside(d, w, [s], LOCAL, STATES)},
+        )
+        for way in WAYS
+        for share in ("12.5%", "50%")
     ),
 ]
