@@ -148,8 +148,10 @@ def _direct(
         return repair("bias", weight, None, everything, sums, name=name), away, held
     penalty = SEARCHED if isinstance(repairing.penalty, str) else repairing.penalty
     best = reduce(add, judged) if judged else None
-    options = {"penalty": penalty, "held_out": best, "create_bias": False, "name": name}
-    return repair("liar", weight, None, everything, sums, **options), away, held
+    repaired = repair(
+        "liar", weight, None, everything, sums, penalty=penalty, held_out=best, create_bias=False, name=name
+    )
+    return repaired, away, held
 
 
 def _routed(
