@@ -3,7 +3,10 @@
     python benchmarks/claims.py lab --pattern 50% --high 60%
     python benchmarks/claims.py STORIES260K --text TINYSTORIES --wrong C4 --separator "<|endoftext|>" --pattern 30%
     --high 40%
-    python benchmarks/claims.py      # claims.md and figures/claims.* anew from claims.csv
+    python benchmarks/claims.py      # what committed figures answer, claims.md and figures/claims.* anew
+
+Claims that the csv of a committed figure answers are in `claims_figures.py` and, of experts and whole blocks, in
+`claims_shapes.py`; nothing is run for them.
 
 Claims on methods are in `claims_methods.py`, on data, tasks and size in `claims_data.py`, on whole heads and neurons in
 `claims_structured.py` (--about runs some of them), those that have no row in `claims_elsewhere.py`. Each claim is one
@@ -18,10 +21,13 @@ import math
 from pathlib import Path
 
 import claims_data
+import claims_figures
 import claims_methods
+import claims_shapes
 import claims_structured
 import pandas as pd
 from claims_base import Claim, Results
+from claims_drawn import FigureClaim, provenance
 from claims_elsewhere import ELSEWHERE
 
 from analysis import paths, storage
@@ -34,6 +40,10 @@ from analysis.study.sweep import run_study
 
 HERE = Path(__file__).resolve().parent
 CLAIMS = {"methods": claims_methods.CLAIMS, "data": claims_data.CLAIMS, "structures": claims_structured.CLAIMS}
+DRAWN = {"figures": claims_figures.CLAIMS, "experts and blocks": claims_shapes.CLAIMS}
+EVERY: dict[str, list[Claim] | list[FigureClaim]] = {**CLAIMS, **DRAWN}
+FORESTS = {"claims": tuple(CLAIMS), "claims_figures": ("figures",), "claims_shapes": ("experts and blocks",)}
+WAITING = "not run yet: `benchmarks/claims.py lab` would"
 
 
 def main() -> None:
@@ -61,6 +71,7 @@ def main() -> None:
     for about in (given.about or CLAIMS) if given.model else ():
         rows = measured(given, about)
         storage.write(given.csv, in_order(kept(given.csv), rows).to_csv(index=False, lineterminator="\n"))
+    storage.write(given.csv, in_order(kept(given.csv), drawn()).to_csv(index=False, lineterminator="\n"))
     if given.csv.parent == HERE:
         draw(kept(given.csv))
 
@@ -91,7 +102,22 @@ def measured(given: argparse.Namespace, about: str) -> pd.DataFrame:
     )
 
 
-def said(claim: Claim, about: str) -> dict[str, str]:
+def drawn() -> pd.DataFrame:
+    """The rows of claims that committed figures answer, by model and seed."""
+    return pd.DataFrame(
+        [
+            said(claim, about)
+            | {"model": model, "kind": forest.SEEDWISE, "seed": seed, "value": value, "std": math.nan, "seeds": 1}
+            | provenance(claim.figure)
+            for about in DRAWN
+            for claim in DRAWN[about]
+            for model, seed, value in claim.rows()
+        ],
+        columns=forest.COLUMNS,
+    )
+
+
+def said(claim: Claim | FigureClaim, about: str) -> dict[str, str]:
     """The words of a claim."""
     text = claim.text.format(pattern="the lower sparsity", high="the higher sparsity")
     words = {"claim": text, "source": claim.source, "evidence": claim.evidence, "unit": claim.unit}
@@ -102,7 +128,7 @@ def in_order(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     """The old rows but for those of the same model and kind of claim, and the new ones; beside them what the papers
     print. Claims are in the order and in the words of their lists; rows of claims that are none any more are dropped.
     """
-    words = [said(claim, about) for about in CLAIMS for claim in CLAIMS[about]]
+    words = [said(claim, about) for about in EVERY for claim in EVERY[about]]
     same = pd.MultiIndex.from_frame(old[["about", "model"]]).isin(pd.MultiIndex.from_frame(new[["about", "model"]]))
     table = pd.concat([old[~same & (old["kind"] != forest.PAPER)], new, printed()], ignore_index=True)
     places = {entry["claim"]: place for place, entry in enumerate(words)}
@@ -120,20 +146,24 @@ def printed() -> pd.DataFrame:
         said(claim, about)
         | {"model": model, "options": "", "kind": forest.PAPER, "seed": -1, "value": value}
         | {"std": math.nan, "seeds": 1, "commit": "", "versions": ""}
-        for about in CLAIMS
-        for claim in CLAIMS[about]
+        for about in EVERY
+        for claim in EVERY[about]
         for model, value in claim.known.items()
     ]
     return pd.DataFrame(rows, columns=forest.COLUMNS)
 
 
 def draw(table: pd.DataFrame) -> None:
-    """claims.md and figures/claims.svg and .png."""
-    storage.write(HERE / "claims.md", forest.page(table, ELSEWHERE))
-    fig = forest.plot_forest(table)
-    with in_style():
-        write_svg(fig, paths.figures() / "claims.svg", "Margins of the papers' claims", str(fig.get_label()))
-        fig.savefig(paths.figures() / "claims.png", metadata={"Software": None})
+    """claims.md, and figures/claims*.svg and .png."""
+    ran = set(table.loc[table["kind"] != forest.PAPER, "claim"])
+    waiting = [(said(claim, about)["claim"], claim.source, WAITING) for about in CLAIMS for claim in CLAIMS[about]]
+    without = [*ELSEWHERE, *(one for one in waiting if one[0] not in ran)]
+    storage.write(HERE / "claims.md", forest.page(table, without, list(FORESTS)))
+    for name, kinds in FORESTS.items():
+        fig = forest.plot_forest(table[table["about"].isin(kinds)])
+        with in_style():
+            write_svg(fig, paths.figures() / f"{name}.svg", "Margins of the papers' claims", str(fig.get_label()))
+            fig.savefig(paths.figures() / f"{name}.png", metadata={"Software": None})
 
 
 def said_versions() -> str:

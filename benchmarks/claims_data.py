@@ -4,10 +4,9 @@ sizes.
 
 from collections.abc import Sequence
 
-from claims_base import CRITERIA, P1, SHIN, Claim, Results, less, printed, with_options
+from claims_base import CRITERIA, P1, SHIN, Claim, Results, less, with_options
 
 from analysis.lab.tasks import TASKS
-from analysis.present import paper
 from analysis.study.job import Job, grid
 
 SIZES = ("lab/small", "lab", "lab/large")
@@ -41,7 +40,6 @@ def jobs(
     for source, counts in (("self", ADDED), (calibration, ADDED[1:]), (wrong, ADDED[1:])):
         found += grid(model=model, recipes=recipe, samples=16, added=source, added_samples=counts, **asked, **base)
     if model == "lab":
-        found += grid(model=model, recipes=list(chosen.values()), samples=32, **asked, **base)
         sized = [
             recipe
             for text, recipe in chosen.items()
@@ -98,36 +96,6 @@ def gain_of_cr(r: Results, size: str) -> float:
     return less(held_out_error(r, f"wanda-{r.pattern} BR+GP+CR"), held_out_error(r, f"wanda-{r.pattern} BR+GP"))
 
 
-def gained(r: Results, criterion: str, method: str) -> float:
-    """Points of accuracy that a method has above LR."""
-    r, mask = r.at(samples=32), f"{criterion}-{r.pattern}"
-    return r.accuracy(f"{mask} {method}") - r.accuracy(f"{mask} LR")
-
-
-def raised(criterion: str, method: str) -> Claim:
-    """Whether a method answers more questions than the mask alone; of SparseGPT's masks the paper found that none
-    does."""
-    sign = -1 if criterion == "sparsegpt" else 1
-    return Claim(
-        f"{criterion}: {method} {'does not raise' if sign < 0 else 'raises'} mean zero-shot accuracy above LR's",
-        P1,
-        EVIDENCE[criterion],
-        "points lower" if sign < 0 else "points higher",
-        lambda r: sign * gained(r, criterion, method),
-        "The tasks come from the text that the model is calibrated on, unlike the paper's; lower error on it is lower"
-        " error on them."
-        if sign < 0
-        else "",
-        only="lab",
-        known=printed(paper.ACCURACY, "accuracy", criterion, lambda row: sign * (row[method] - row["LR"])),
-    )
-
-
-EVIDENCE = {
-    "magnitude": "table 1: LLaMA-7B 46.93 with LR, 52.43 to 54.65 after",
-    "wanda": "table 1: LLaMA-7B 54.24 with LR, 55.14 to 56.22 after",
-    "sparsegpt": "table 1: LLaMA-7B 55.49 with LR, 54.76 to 55.07 after",
-}
 FIGURE_1 = "figure 1b: LLaMA-7B, SparseGPT, BR+GP+CR"
 CLAIMS = [
     Claim(
@@ -182,7 +150,6 @@ CLAIMS = [
         lambda r: more(r, "self", 64).accuracy(added_to(r)) - plain(r).accuracy(added_to(r)),
         only="lab",
     ),
-    *(raised(criterion, method) for criterion in CRITERIA for method in SHIN[1:]),
     Claim(
         "overfitting is stronger in a larger model: held-out over calibration error, largest lab model over smallest"
         " (Wanda, BR+GP+CR)",

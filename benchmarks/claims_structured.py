@@ -15,7 +15,6 @@ REPAIRS = ("LR", "compensate", "LIAR", "LIAR+GP")
 CRITERIA = ("flap", "magnitude", "snip", "random")
 WEIGHTS = "LIAR[bias=false]"
 HALF, HIGH, HEADS = "neurons-50%", "neurons-70%", "heads-25%"
-PARAMETERS = "structures-60%[scope=global]"  # of the lab's encoders 50 to 52 % of all parameters
 # the lab's decoder has two query heads to a KV group: half of its heads or none
 DECODED = ("neurons-20%", HALF, "heads-50%")
 SEEN, ASKED, LENGTH = 128, 256, 160  # examples that calibrate, examples held out, most tokens of one
@@ -37,7 +36,6 @@ def jobs(
     texts = [f"flap-{pattern} {method}" for pattern in (HALF, HIGH, HEADS) for method in REPAIRS] + [
         f"flap-{HIGH} {WEIGHTS}"
     ]
-    texts += [f"flap-{PARAMETERS} {method}" for method in ("LR", "LIAR", "LIAR+GP")]
     texts += [f"{criterion}-{HIGH} {method}" for criterion in CRITERIA[1:] for method in ("LR", "LIAR")]
     decoded = [f"flap-{pattern} {method}" for pattern in DECODED for method in REPAIRS]
     chosen = {text: Recipe.parse(text) for text in dict.fromkeys([*texts, *decoded])}
@@ -145,8 +143,6 @@ CLAIMS = [
             only="lab",
         )
         for pattern, method, words, evidence in (
-            (PARAMETERS, "LIAR", "half of the parameters (heads and neurons)", ABSTRACT),
-            (PARAMETERS, "LIAR+GP", "half of the parameters (heads and neurons)", OURS),
             (HALF, "LIAR", "half of the neurons (28 % of the parameters)", f"{ABSTRACT}: more than this"),
         )
         for task in TASKS
@@ -171,19 +167,6 @@ CLAIMS = [
         "points less between criteria",
         over_tasks(lambda r, task: spread(r, task, "LR") - spread(r, task, "LIAR")),
         only="lab",
-    ),
-    *(
-        Claim(
-            f"moving weights and bias is better than moving {word} alone (70 % of the neurons, mean of tasks)",
-            LIAR,
-            "figure 5b (LLaMA-7B, caption)",
-            "points above it",
-            over_tasks(
-                lambda r, task, m=method: score(r, task, f"flap-{HIGH} LIAR") - score(r, task, f"flap-{HIGH} {m}")
-            ),
-            only="lab",
-        )
-        for word, method in (("the bias", "compensate"), ("weights", WEIGHTS))
     ),
     Claim(
         "the weights alone give back more than the bias alone (70 % of the neurons, mean of tasks)",

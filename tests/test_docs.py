@@ -10,6 +10,7 @@ from types import ModuleType
 from urllib.parse import unquote
 
 import matplotlib
+import pandas as pd
 import pytest
 import yaml
 
@@ -63,6 +64,20 @@ def test_a_committed_figure_stands_once_above_the_cell_that_draws_it(generate):
     assert first["id"] == "ap" and first["metadata"] == {"tags": ["published"]} and rest == cells
     assert re.fullmatch(r"!\[.+\]\(\.\./figures/01_cancellation\.svg\)", first["source"][-1])
     assert generate.show_published(shown) == shown
+
+
+def test_minutes_of_a_notebook_are_those_of_the_runs_behind_its_figures(tmp_path, monkeypatch):
+    times = load("times")
+    monkeypatch.setattr(times.paths, "figures", lambda: tmp_path)
+    monkeypatch.setattr(times.paths, "runs", lambda: tmp_path)
+    for name, runs in {"01_one": ["a", "b"], "01_two": ["b"], "02_one": ["c"]}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"runs": runs}))
+    for run, seconds in {"a": [30.0, 60.0], "b": [15.0]}.items():
+        (tmp_path / run).mkdir()
+        pd.DataFrame({"seconds": seconds}).to_parquet(tmp_path / run / "cost.parquet")
+    assert times.running("01_anything") == (2, 1.75)
+    with pytest.raises(OSError):
+        times.running("02_anything")
 
 
 def test_a_stale_page_is_noticed(generate):

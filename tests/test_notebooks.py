@@ -50,7 +50,9 @@ SPELLED = {
     "CR": "cross-block reconstruction",
     "IR": "independent reconstruction",
 }
+TUTORIALS = sorted(FOLDER.glob("tutorials/*.ipynb"))  # beside the path: neither numbered nor in a preset
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_of_all = pytest.mark.parametrize("path", NOTEBOOKS + TUTORIALS, ids=lambda path: path.stem)
 
 
 def cells(path, kind):
@@ -87,7 +89,7 @@ def check_unrun(text: str) -> None:
     assert not re.search(r"/(home|work|Users|tmp|root)/", text)
 
 
-@each
+@each_of_all
 def test_it_carries_no_outputs_and_no_machine(path):
     check_unrun(path.read_text("utf-8"))
 
@@ -147,11 +149,11 @@ def test_it_has_a_place_on_the_path_and_spells_out_its_words(path):
             assert said, f"{word} is not spelled out where it comes first"
 
 
-@each
+@each_of_all
 def test_links_and_pictures_lead_somewhere(path):
     for cell in cells(path, "markdown"):
         for link in re.findall(r"\]\(([^)\s]+)\)", source(cell)):
-            assert link.startswith("https://") or (FOLDER / link.partition("#")[0]).is_file(), link
+            assert link.startswith("https://") or (path.parent / link.partition("#")[0]).is_file(), link
 
 
 @each
@@ -162,7 +164,7 @@ def test_a_prediction_is_asked_for_before_the_result_and_comes_back_after_it(pat
     assert where[0] == 0 and "save_figure" in "".join(source(cell) for cell in cells(path, "code")[: where[1]])
 
 
-@each
+@each_of_all
 def test_lines_of_its_source_fit_a_diff(path):
     lines = [line for cell in json.loads(path.read_text("utf-8"))["cells"] for line in source(cell).splitlines()]
     assert not [
@@ -170,14 +172,14 @@ def test_lines_of_its_source_fit_a_diff(path):
     ]  # rows of tables and pictures
 
 
-@each
+@each_of_all
 def test_no_line_turns_the_one_above_into_a_heading(path):
     """As a lone = of an equation does."""
     prose = "\n\n".join(source(cell) for cell in cells(path, "markdown"))
     assert not re.findall(r"\S\n[ \t]*(?:=+|-+)[ \t]*$", prose, re.M)
 
 
-@each
+@each_of_all
 def test_code_cells_are_short_and_hold_calls_only(path):
     for cell in cells(path, "code"):
         text = source(cell)
@@ -198,7 +200,7 @@ def test_parameters_are_typed_literals_after_a_comment_and_none_is_a_magic(path)
     assert names["PRESET"].default == "smoke"
 
 
-@each
+@each_of_all
 def test_every_parameter_is_used_and_explained_and_nothing_else_is_in_capitals(path):
     tagged = [source(cell) for cell in cells(path, "code") if "parameters" in cell["metadata"].get("tags", [])]
     code = [source(cell) for cell in cells(path, "code") if "parameters" not in cell["metadata"].get("tags", [])]
@@ -231,6 +233,14 @@ def test_findings_are_computed_and_every_figure_is_saved(path):
     assert len(saved) == len(re.findall(r"\.plot_\w+\(", code)) >= 2 and all(
         name.startswith(path.stem[:2]) for name in saved
     )
+
+
+def test_a_tutorial_has_typed_parameters_and_a_way_back_to_the_path():
+    assert [path.stem for path in TUTORIALS] == ["own_model"]
+    for path in TUTORIALS:
+        assert {"MODEL", "TEXT", "TASKS", "SAMPLES"} <= set(read_parameters(path))
+        prose = "\n".join(source(cell) for cell in cells(path, "markdown"))
+        assert "(../../docs/path.md)" in prose and "(../00_start_here.ipynb)" in prose
 
 
 def drawn_files() -> set[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from analysis.commands import out_folder
 from analysis.commands.common import say, table
+from analysis.models.dtypes import dtype_word
 from analysis.study.job import Job
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def add(job: Job, request: dict, asked: dict[str, dict], out: Path) -> dict:
     with out_folder.claimed(out, request, "complete"):
         say(f"loading {job.model} and {out / out_folder.MODEL}")
         dense = load_model(job.model, device=job.device, dtype=job.dtype)
-        dtype = str(dense.dtype).removeprefix("torch.")
+        dtype = dtype_word(dense.dtype)
         pruned = load_model(str(out / out_folder.MODEL), device=job.device, dtype=dtype)
         summary = ask(dense, pruned.model, asked, out, summary)
         out_folder.release(out)

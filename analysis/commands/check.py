@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from analysis.commands.arguments import add_model, add_verb
 from analysis.commands.common import Problems, Report, check_counts, check_model, fingerprints, say, table
 from analysis.errors import ReplayError
+from analysis.models.dtypes import dtype_word
 
 if TYPE_CHECKING:
     from analysis.models.load import LoadedModel
@@ -57,7 +58,7 @@ def check(args: argparse.Namespace) -> Report:
         "model": {
             "name": dense.name,
             "fingerprint": dense.fingerprint,
-            "dtype": str(dense.dtype).removeprefix("torch."),
+            "dtype": dtype_word(dense.dtype),
             "notes": list(dense.notes),
         },
         **replay_and_matrices(dense, windows),

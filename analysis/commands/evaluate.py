@@ -19,6 +19,7 @@ from analysis.commands.common import (
     unescape,
 )
 from analysis.errors import UsageError
+from analysis.models.dtypes import dtype_word
 from analysis.text.sources import LABELLED, endless_error, parse_source, source_fingerprint
 from analysis.text.tasks import check_tasks, task_fingerprint
 
@@ -85,7 +86,7 @@ def evaluate(args: argparse.Namespace) -> Report:
         "model": {
             "name": dense.name,
             "fingerprint": dense.fingerprint,
-            "dtype": str(dense.dtype).removeprefix("torch."),
+            "dtype": dtype_word(dense.dtype),
             "notes": list(dense.notes),
         }
     }

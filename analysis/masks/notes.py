@@ -17,6 +17,8 @@ class Note:
     "few tokens"           number of calibration tokens, no more than the kept features they had to determine
     "through the origin"   number of rows of a matrix without a bias that was repaired by its weights alone
     "condition"            condition number of the matrix that a repair solved, estimated
+    "conjugate gradients"  number of steps that solved a repair of experts whose matrix was too large to be made
+    "not converged"        largest relative residual of an output where as many steps as are allowed were not enough
     "penalty"              the penalty that held-out error chose, as a share of the mean diagonal
     "removes nothing"      number of weights of a matrix of which the share asked for removes none, by rounding
     "zeros kept"           number of weights that were zero before and are kept, so that a solver may change them;

@@ -19,6 +19,7 @@ from analysis import distributed
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.anatomy import anatomy, evaluating
 from analysis.models.context import usable_context
+from analysis.models.dtypes import dtype_word
 from analysis.models.held import held
 from analysis.models.load import LoadedModel, check_measured, embedding_rows, unwrapped
 from analysis.models.logits import Ending, SplitModel, ending, portion, split_model, vocabulary
@@ -103,7 +104,7 @@ def perplexity(
         first = int((~torch.isfinite(losses)).nonzero()[0])
         raise NumericalError(
             f"perplexity on {windows.label!r}: the loss of window {first} (of {len(windows)}) is not finite:"
-            f" the model's logits there overflow in {_word(model.dtype)}{_way_on(model.dtype)}"
+            f" the model's logits there overflow in {dtype_word(model.dtype)}{_way_on(model.dtype)}"
         )
     nats = sum(float(losses[rows].sum()) for rows in parts) / tokens
     return Perplexity(nats, math.exp(nats) if nats < 709 else math.inf, tokens, len(windows), windows.length)
@@ -157,10 +158,6 @@ def _window_losses(
             total += cross_entropy(logits.float(), target, reduction="none")[count].cpu().double().sum()
         sums.append(total)
     return torch.stack(sums)
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _way_on(dtype: torch.dtype) -> str:

@@ -16,6 +16,11 @@ LARGE = 10**9
 _OWN = {"F32": "float32", "F64": "float32", "BF16": "bfloat16", "F16": "float16"}  # by safetensors' word
 
 
+def dtype_word(dtype: object) -> str:
+    """ "float32" of torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
 def check_dtype(asked: object) -> None:
     """Raise UsageError for a dtype that is none of `ASKED`, nor None."""
     if asked is not None and (not isinstance(asked, str) or asked not in ASKED):

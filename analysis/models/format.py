@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.errors import ModelError, NumericalError, UsageError
-from analysis.models.dtypes import ASKED
+from analysis.models.dtypes import ASKED, dtype_word
 from analysis.models.hub import POOLING, SIDE_FILES, weight_files
 
 STORED_DTYPES = ASKED
@@ -52,8 +52,8 @@ class Format:
         written = value.to(dtype)
         if not bool(written.isfinite().all()) and bool(value.isfinite().all()):
             raise NumericalError(
-                f"saving {name}: a weight of {float(value.abs().max()):.4g} is beyond what {_word(dtype)} holds (at"
-                f" most {torch.finfo(dtype).max:.5g}); save in {_word(value.dtype)} or bfloat16 (--save-dtype)"
+                f"saving {name}: a weight of {float(value.abs().max()):.4g} is beyond what {dtype_word(dtype)} holds"
+                f" (at most {torch.finfo(dtype).max:.5g}); save in {dtype_word(value.dtype)} or bfloat16 (--save-dtype)"
             )
         return written
 
@@ -85,15 +85,15 @@ class Format:
             content = json.loads(path.read_text(encoding="utf-8"))
             told = {key: value for key, value in content.items() if key not in _CODE}
             if path.name == "config.json":
-                told = _with_dtype(told, _word(self.stored)) | {"dtype": _word(self.stored)}
+                told = _with_dtype(told, dtype_word(self.stored)) | {"dtype": dtype_word(self.stored)}
             if told != content:
                 path.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def provenance(self) -> dict:
         """What a summary says of it, JSON-ready."""
         return {
-            "computed in": _word(self.computed),
-            "stored in": _word(self.stored),
+            "computed in": dtype_word(self.computed),
+            "stored in": dtype_word(self.stored),
             "carried over": sorted([*(path.name for path in self.beside), *[POOLING] * (self.pooling is not None)]),
         }
 
@@ -166,7 +166,3 @@ def _with_dtype(config: dict, dtype: str) -> dict:
         else value
         for key, value in config.items()
     }
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from analysis.errors import AnalysisError, ModelError, UnsupportedModel, UsageError, first_line, quoted
-from analysis.models.dtypes import check_dtype, choose_dtype, stored_parameters, told_dtype
+from analysis.models.dtypes import check_dtype, choose_dtype, dtype_word, stored_parameters, told_dtype
 from analysis.models.hub import (
     check_layers,
     fetch,
@@ -180,7 +180,7 @@ def placed(model: LoadedModel, placement: str) -> LoadedModel:
     """The model with its weights there, loaded once more where they are elsewhere. Raises as `load_model`."""
     if placement == model.placement:
         return model
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = dtype_word(model.dtype)
     return load_model(model.name, device=str(model.device), dtype=dtype, placement=placement)
 
 
@@ -293,7 +293,7 @@ def _stream_model(
     def check(weights: "Mapping[str, Tensor]", problem: str) -> None:
         if problem:
             raise ModelError(f"model {name!r}: transformers cannot load it from {folder} ({problem})")
-        _check_finite(weights, name, str(dtype).removeprefix("torch."))
+        _check_finite(weights, name, dtype_word(dtype))
 
     with _loading(kind, folder, name, config):
         return stream_model(

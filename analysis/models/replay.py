@@ -19,6 +19,7 @@ from analysis.errors import AnalysisError, NumericalError, ReplayError, Unsuppor
 from analysis.models.anatomy import Anatomy, Block, evaluating, require_each_once, run_body
 from analysis.models.block_arguments import HIDDEN, Call, Recorder, Ref, Slot, form, map_call, tensors
 from analysis.models.context import usable_context
+from analysis.models.dtypes import dtype_word
 from analysis.models.hooks import hooked, replaced
 from analysis.models.load import embedding_rows, unwrapped
 from analysis.models.wrapped import image_tokens
@@ -334,7 +335,7 @@ def _let_go(block: Block, seen: _Seen) -> None:
 def _check_finite(name: str, output: Tensor, mask: Tensor) -> None:
     if bool(output[mask.to(output.device)].isfinite().all()):
         return
-    dtype = str(output.dtype).removeprefix("torch.")
+    dtype = dtype_word(output.dtype)
     remedy = "the weights or the text are broken"
     if output.dtype == torch.float16:
         remedy = "they overflow above 65,504 there; take bfloat16 or float32 (`--dtype`)"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from analysis import paths, storage
 from analysis.errors import ModelError, SparsityError, UsageError
 from analysis.models.anatomy import Anatomy, Matrix, anatomy, evaluating
+from analysis.models.dtypes import dtype_word
 from analysis.models.format import Format, format_of
 from analysis.models.held import held
 from analysis.models.hub import is_shrunk, weight_files
@@ -242,7 +243,7 @@ def _read_back(model: "PreTrainedModel", written: Format, folder: Path) -> Itera
                 for name in file.keys():
                     yield name, file.get_tensor(name)
     else:
-        dtype = str(written.stored).removeprefix("torch.")
+        dtype = dtype_word(written.stored)
         yield from load_model(str(folder), device="cpu", dtype=dtype).model.state_dict().items()
 
 

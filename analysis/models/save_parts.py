@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
+from analysis.models.dtypes import dtype_word
 from analysis.models.format import Format
 from analysis.models.hub import weight_files
 from analysis.models.load import load_model
@@ -57,7 +58,7 @@ def differing_parts(
 
     masks: by tensor, what gives a mask of the tensor's own shape, True = kept.
     """
-    dtype = str(written.stored).removeprefix("torch.")
+    dtype = dtype_word(written.stored)
     again = load_model(str(folder), device="cpu", dtype=dtype, placement="streamed").model
     ours, theirs = cast(Skeleton, skeleton(model)), cast(Skeleton, skeleton(again))
     different = []

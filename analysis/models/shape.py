@@ -24,7 +24,8 @@ _STORED = {"float32": "F32", "float64": "F64", "bfloat16": "BF16", "float16": "F
 @dataclass(frozen=True)
 class MatrixShape:
     """One linear map. `reads`: the first matrix of its block that reads the same tensor; `half`: "attention", "mlp";
-    `share`: of a block's tokens that it reads, of an expert on average.
+    `share`: of a block's tokens that it reads, of an expert on average; `expert`: "first" or "last" of an
+    expert's matrices, "" where it is none.
     """
 
     name: str
@@ -33,6 +34,7 @@ class MatrixShape:
     columns: int
     reads: str
     share: float = 1.0
+    expert: str = ""
 
     @property
     def weights(self) -> int:
@@ -59,6 +61,16 @@ class BlockShape:
     def consumer(self, half: str) -> MatrixShape:
         """The matrix of a half that reads what the others make."""
         return self.half(half)[-1]
+
+    @property
+    def experts(self) -> tuple[MatrixShape, ...]:
+        """Those of experts."""
+        return tuple(matrix for matrix in self.matrices if matrix.expert)
+
+    @property
+    def last(self) -> tuple[MatrixShape, ...]:
+        """The last projection of every expert."""
+        return tuple(matrix for matrix in self.experts if matrix.expert == "last")
 
     @property
     def readers(self) -> list[MatrixShape]:
@@ -117,7 +129,7 @@ def shape_of(model: "nn.Module", name: str) -> ModelShape:
     """
     from analysis.models.anatomy import structure
     from analysis.models.context import usable_context
-    from analysis.models.experts import experts_per_token
+    from analysis.models.experts import LAST, experts_per_token
     from analysis.models.task_heads import head
 
     network: Any = model
@@ -130,7 +142,8 @@ def shape_of(model: "nn.Module", name: str) -> ModelShape:
             alone = matrix.name == together[-1] or matrix.expert is not None
             reads = matrix.name if alone else together[0]
             part = 1.0 if matrix.expert is None else min(1.0, share)
-            shapes.append(MatrixShape(matrix.name, matrix.half, matrix.rows, matrix.columns, reads, part))
+            own = "" if matrix.expert is None else "last" if matrix.name.endswith(LAST) else "first"
+            shapes.append(MatrixShape(matrix.name, matrix.half, matrix.rows, matrix.columns, reads, part, own))
         blocks.append(BlockShape(tuple(shapes), sum(value.numel() for value in module.parameters())))
     parameters = sum(value.numel() for value in network.parameters())
     return ModelShape(

@@ -28,14 +28,17 @@ CLAIM = ["about", "claim", "source", "evidence", "unit", "guess"]
 COLUMNS = [*CLAIM, "model", "options", "kind", "seed", "value", "std", "seeds", "commit", "versions"]
 """std: of a summary, over `seeds` seeds; NaN in other rows. seed: -1 where the row is not of one."""
 SEEDWISE, SUMMARY, PAPER = KINDS = ("seed", "summary", "paper")
+FIGURE = "figure "
+"""How the options of a row begin whose value was computed from the csv of the committed figure named then."""
 HOLDS, FAILS, UNDECIDED = VERDICTS = ("holds", "fails", "undecided")
 COLORS = {HOLDS: "#0072B2", FAILS: "#D55E00", UNDECIDED: "#777777"}
-MARKERS = "osv^P<>"  # of models measured here, in the order of the table
+MARKERS = {"lab": "o", "stories260K": "s", "lab/large": "^", "lab/small": "v", "lab/tiny": "<", "lab/experts": "P"}
+SPARE = ">Xd*"  # of other models, in the order of the table
 HOLLOW = {"LLaMA-7B": "p", "OPT-125M": "D"}  # of the papers' models; all others share one
 OTHERS = "h"
 ROW, LINE, TOP, BOTTOM = 0.2, 0.12, 0.7, 0.45  # inches of a claim, of a further line of its words, around the rows
 LEFT, WORDS = 0.57, 68  # share of the width that the words take, and letters in a line of them
-TICKS = (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100, 300)
+TICKS = (-300, -100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100, 300)
 
 
 @on_tables
@@ -97,7 +100,9 @@ def plot_forest(claims: pd.DataFrame) -> Figure:
     The axis is linear between -1 and 1 and logarithmic outside; its unit, per cent or points, is the claim's.
     """
     table, known = fates(claims), claims[claims["kind"] == PAPER]
-    markers = dict(zip(dict.fromkeys(table["model"]), MARKERS))
+    models = list(dict.fromkeys(table["model"]))
+    markers = MARKERS | dict(zip((model for model in models if model not in MARKERS), SPARE))
+    markers = {model: markers[model] for model in models}
     lines = _lines(table)
     heights = np.array([ROW + LINE * words.count("\n") for _, words in lines])
     tall = float(heights.sum()) + TOP + BOTTOM
@@ -107,7 +112,8 @@ def plot_forest(claims: pd.DataFrame) -> Figure:
         ax = fig.add_axes((LEFT, BOTTOM / tall, 0.985 - LEFT, heights.sum() / tall))
         ax.axvline(0, color="#333333", linewidth=0.9, zorder=2)
         places = np.cumsum(heights) - heights / 2
-        ax.hlines([place for place, (claim, _) in zip(places, lines) if claim], -100, 300, color="#ededed", zorder=0)
+        for place in (place for place, (claim, _) in zip(places, lines) if claim):
+            ax.axhline(place, color="#ededed", zorder=0)
         for (claim, words), place in zip(lines, places):
             ax.text(
                 -0.015, place, words, transform=ax.get_yaxis_transform(), ha="right", va="center", linespacing=1.05,
@@ -171,14 +177,15 @@ def _note(color: str, marker: str, word: str, hollow: bool = False) -> Line2D:
 
 
 @on_tables
-def page(claims: pd.DataFrame, elsewhere: Sequence[tuple[str, str, str]] = ()) -> str:
-    """The claims as a page of Markdown: a table for each paper with every verdict, the papers' own values beside, what
-    was run, guesses at why a claim does not hold, and claims without a row.
+def page(
+    claims: pd.DataFrame, elsewhere: Sequence[tuple[str, str, str]] = (), figures: Sequence[str] = ("claims",)
+) -> str:
+    """The claims as a page of Markdown: a table for each paper with every verdict, where it was tested, the papers' own
+    values beside, what was run, guesses at why a claim does not hold, and claims without a row.
 
-    elsewhere: (claim, source, where it is tested or why not).
+    elsewhere: (claim, source, where it is tested or why not); figures: names of those that draw the claims.
     """
     table, known = fates(claims), claims[claims["kind"] == PAPER]
-    models = list(dict.fromkeys(table["model"]))
     counts = [f"{int((table['verdict'] == verdict).sum())} {verdict.replace('holds', 'hold')}" for verdict in VERDICTS]
     counts = [counts[0], counts[1].replace("fails", "fail"), f"{counts[2].split()[0]} are undecided"]
     stand = int(table["by_holm"].sum())
@@ -186,26 +193,29 @@ def page(claims: pd.DataFrame, elsewhere: Sequence[tuple[str, str, str]] = ()) -
     lines = [
         "# Claims of the papers, held against models at hand",
         "",
-        "![Margins of all claims with their intervals](../figures/claims.svg)",
+        *(f"![Margins of claims with their intervals]({_picture(name)})" for name in figures),
         "",
         "Numbers are margins: above zero the claim holds. Mean over seeds with its 95 % interval by t; a claim *holds*"
         " where the whole interval lies above zero, *fails* where it lies below, and is *undecided* otherwise. A seed"
         " draws text and masks anew; there is one trained model of each kind, so an interval says nothing about others."
         f" Of {len(table)} verdicts {', '.join(counts)}; ° marks those of the {settled} decided ones that Holm's"
         f" correction for all of them takes back ({settled - stand}). \\* marks intervals from a mean and a standard"
-        " deviation of which the single seeds were not kept. Rows by seed: [claims.csv](claims.csv).",
+        " deviation of which the single seeds were not kept. Rows that name a figure come from its csv; its json has"
+        " all parameters. Rows by seed: [claims.csv](claims.csv).",
         "",
         *_settings(table),
     ]
     for source, rows in table.groupby("source", sort=False):
-        lines += ["", f"## {source}", "", _row("claim", "evidence", "margin in", *models, "the paper's own")]
-        lines.append(_row(*["---"] * (4 + len(models))))
+        models = list(dict.fromkeys(rows["model"]))
+        heads = ("claim", "evidence", "tested in", "margin in", *models, "the paper's own")
+        lines += ["", f"## {source}", "", _row(*heads), _row(*["---"] * len(heads))]
         for claim, fate in rows.groupby("claim", sort=False):
             first, by_model = fate.iloc[0], fate.set_index("model")
             cells = [_cell(by_model.loc[model]) if model in by_model.index else "–" for model in models]
             own = known[known["claim"] == claim]
             said = ", ".join(f"{row.model} {row.value:+.1f}" for row in own.itertuples())
-            lines.append(_row(claim, first["evidence"], first["unit"], *cells, said or "–"))
+            words = (claim, first["evidence"], _where(first["options"]), first["unit"])
+            lines.append(_row(*words, *cells, said or "–"))
     lines += ["", *_guesses(table)]
     if elsewhere:
         lines += ["", "## Claims without a row here", ""]
@@ -217,16 +227,28 @@ def _row(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def _where(options: str) -> str:
+    """A link to the figure that a row was computed from, or "runs"."""
+    name = options.removeprefix(FIGURE)
+    return "runs" if name == options else f"[{name}]({_picture(name)})"
+
+
+def _picture(name: str) -> str:
+    return f"../figures/{name}.svg"
+
+
 def _cell(fate: pd.Series) -> str:
     """A verdict, its mean and interval, and its marks."""
     marks = "\\*" * (fate["kind"] == SUMMARY)
     marks += "°" * (fate["verdict"] != UNDECIDED and not fate["by_holm"])
-    return f"**{fate['verdict']}**{marks} {fate['value']:+.1f} [{fate['low']:+.1f}, {fate['high']:+.1f}]"
+    within = f"[{fate['low']:+.1f}, {fate['high']:+.1f}]" if fate["seeds"] > 1 else "(one seed)"
+    return f"**{fate['verdict']}**{marks} {fate['value']:+.1f} {within}"
 
 
 def _settings(table: pd.DataFrame) -> list[str]:
     """What each model was run with, by the kind of claim."""
     runs = table.drop_duplicates(["model", "about", "options"])
+    runs = runs[~runs["options"].str.startswith(FIGURE)]
     return [f"- **{row.model}**, claims on {row.about}: {row.options}" for row in runs.itertuples()]
 
 

@@ -4,12 +4,13 @@ rows with them; the repairs of those that stay.
 From then on the pruned model is an ordinary smaller one, and every mask keeps all of its matrices.
 """
 
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from analysis.errors import UnsupportedModel
 from analysis.masks.notes import Note
@@ -23,11 +24,11 @@ from analysis.pruning.structures import searches_penalty
 from analysis.recipe.experts import kept_experts
 from analysis.recipe.recipe import Recipe
 from analysis.reconstruction.schedule import Visit
-from analysis.streams.moments import Sums
 from analysis.streams.streams import Streams
 from analysis.structured.depth_repair import SEARCHED
 from analysis.structured.experts import (
     EXPERT_SCORES,
+    LARGEST,
     assign_side_by_side,
     best,
     check_repair,
@@ -37,7 +38,8 @@ from analysis.structured.experts import (
     weights_side_by_side,
 )
 from analysis.structured.pairs import Structures
-from analysis.structured.repair import repair
+from analysis.structured.repair import Repaired, repair
+from analysis.structured.routed import repair_routed, routed_sums
 
 SUM_TO_ONE = 1e-3  # how far a token's gate weights may be from that, for a bias to be the same for every token
 
@@ -49,7 +51,7 @@ def check_experts(model: nn.Module, parts: Anatomy, recipe: Recipe, meter: Meter
     kept = _kept(model, parts, recipe)
     check_fewer(model, parts, kept)
     for index, module in mixtures(parts).items():
-        check_repair(recipe.repair.name, parts.blocks[index].name, module, kept)
+        check_repair(recipe.repair.name, parts.blocks[index].name, module)
     return Structures(parts, ())
 
 
@@ -111,38 +113,22 @@ def repair_experts(state: State, visit: Visit, meter: Meter) -> None:
     module = mixtures(state.pruned)[block.index]
     where = {"block": block.index, "matrix": next(m.owner for m in block.matrices if m.module is module)}
     with meter.stage(visit.index, "repair", tokens=sum(split.tokens for split in streams)) as row:
-        found = [_sums(state, visit, module, split) for split in streams]
-        (sums, away), judged = found[0], [one for one, _ in found[1:]] if searches_penalty(recipe) else []
-        weight = weights_side_by_side(module)
-        if recipe.repair.name == "compensate":
+        weight, how = weights_side_by_side(module), recipe.repair.name
+        texts = streams if searches_penalty(recipe) else streams[:1]
+        wide = weight.shape[1] > LARGEST
+        repaired, away, held = (_routed if wide else _direct)(state, visit, module, weight, texts)
+        if how == "compensate":
             if away > SUM_TO_ONE:
                 raise UnsupportedModel(
                     f"{block.name}: the gate weights of a token do not sum to one (up to {away:.2g} away), so no bias"
                     " of its experts makes up for those that are gone; take LIAR, LR or BR+GP"
                 )
-            repaired = repair(
-                "bias", weight, None, torch.ones(weight.shape[1], dtype=torch.bool), sums, name=block.name
-            )
             assert repaired.bias is not None
             module.get_parameter(f"{LAST}_bias").data.add_(repaired.bias)
             trained = len(repaired.bias)
         else:
-            penalty = SEARCHED if isinstance(recipe.repair.penalty, str) else recipe.repair.penalty
-            everything = torch.ones(weight.shape[1], dtype=torch.bool)
-            repaired = repair(
-                "liar",
-                weight,
-                None,
-                everything,
-                sums,
-                penalty=penalty,
-                held_out=reduce(add, judged) if judged else None,
-                create_bias=False,
-                name=block.name,
-            )
             assign_side_by_side(module, repaired.weight)
             trained = weight.numel()
-        held = sum(part.nbytes for part in (sums, *judged))
         row |= {"solver_memory_mib": held / 2**20, "trainable_parameters": trained}
     errors = {"error_before": repaired.loss_before, "error_after": repaired.loss_after, "steps": 0}
     state.rows["layers"].append({**where, "action": recipe.repair.name, **errors})
@@ -150,8 +136,40 @@ def repair_experts(state: State, visit: Visit, meter: Meter) -> None:
     state.note(where, [*repaired.notes, *(Note(rule, value) for rule, value in values.items() if value is not None)])
 
 
-def _sums(state: State, visit: Visit, module: nn.Module, streams: Streams) -> tuple[Sums, float]:
+def _direct(
+    state: State, visit: Visit, module: nn.Module, weight: Tensor, texts: Sequence[Streams]
+) -> tuple[Repaired, float, int]:
+    """The repair from Gram matrices, how far gate weights are from summing to one, and the bytes of the sums."""
+    repairing, name = state.recipe.repair, state.pruned.blocks[visit.first].name
+    (sums, away), *others = (expert_sums(*_of_text(state, visit, module, text)) for text in texts)
+    judged, everything = [one for one, _ in others], torch.ones(weight.shape[1], dtype=torch.bool)
+    held = sum(part.nbytes for part in (sums, *judged))
+    if repairing.name == "compensate":
+        return repair("bias", weight, None, everything, sums, name=name), away, held
+    penalty = SEARCHED if isinstance(repairing.penalty, str) else repairing.penalty
+    best = reduce(add, judged) if judged else None
+    repaired = repair(
+        "liar", weight, None, everything, sums, penalty=penalty, held_out=best, create_bias=False, name=name
+    )
+    return repaired, away, held
+
+
+def _routed(
+    state: State, visit: Visit, module: nn.Module, weight: Tensor, texts: Sequence[Streams]
+) -> tuple[Repaired, float, int]:
+    """As `_direct`, of sums too large for a Gram matrix."""
+    repairing, name = state.recipe.repair, state.pruned.blocks[visit.first].name
+    solved = repairing.name == "liar"
+    sums, *judged = (routed_sums(*_of_text(state, visit, module, text), keep=solved) for text in texts)
+    penalties = SEARCHED if isinstance(repairing.penalty, str) else [repairing.penalty]
+    method = "liar" if solved else "bias"
+    repaired = repair_routed(method, weight, sums, penalties=penalties, held_out=judged, name=name)
+    return repaired, sums.away, sum(part.nbytes for part in (sums, *judged))
+
+
+def _of_text(state: State, visit: Visit, module: nn.Module, streams: Streams):
+    """What `expert_sums` and `routed_sums` are given."""
     recipe, index = state.recipe, visit.first
     student, source = streams.of(recipe.student), streams.of(recipe.target)
     pruned, dense = state.pruned.blocks[index], state.dense.blocks[index]
-    return expert_sums(pruned, module, dense, streams.recording, student, source)
+    return pruned, module, dense, streams.recording, student, source

@@ -13,8 +13,9 @@ An expert that no token goes to scores 0. Where a router parts experts into grou
 What stays is repaired on the sum of all experts. Write z for the activations that the last projections of all kept
 experts read, each times its gate weight and 0 where a token does not go there: together they compute W z, W their
 weights side by side. What they should give is y = t - r, t the output of the dense block, r that of the pruned block
-without its experts. `liar` is the ridge regression of y on z towards W (`repair.py`); `compensate` adds the mean of
-y - W z to every expert's bias, which is right where gate weights sum to one, and needs biases.
+without its experts. `liar` is the ridge regression of y on z towards W (`repair.py`; `routed.py` where z is long);
+`compensate` adds the mean of y - W z to every expert's bias, which is right where gate weights sum to one, and needs
+biases.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ from analysis.models.replay import Recording, run
 from analysis.streams.moments import Accumulator, Sums
 from analysis.streams.streams import Streams, advance, call_of, chunks, unit_output
 
-LARGEST = 16_384  # activations of all experts of a block that one system is solved for
+LARGEST = 16_384  # activations of all kept experts up to which their Gram matrix is made; more: `routed.py`
 ADDED = 1e-3  # relative: how far a block's output may be from what it is without its experts + their sum
 
 
@@ -96,18 +97,12 @@ def best(scores: Tensor, kept: int, groups: int, name: str) -> Tensor:
 # --- repair ----------------------------------------------------------------------------------------------------------
 
 
-def check_repair(how: str, name: str, module: nn.Module, kept: int) -> None:
+def check_repair(how: str, name: str, module: nn.Module) -> None:
     """Raise UnsupportedModel where a block's experts cannot be repaired so."""
-    width = kept * inner_width(module)
     if how == "compensate" and not module.has_bias:
         raise UnsupportedModel(
             f"{name}: its experts have no biases that could make up for the mean of those that are gone; take LIAR, LR"
             " or BR+GP"
-        )
-    if how == "liar" and width > LARGEST:
-        raise UnsupportedModel(
-            f"{name}: LIAR on the sum of {kept} experts solves for {width:,} activations at once, more than"
-            f" {LARGEST:,}; take BR+GP, or LR"
         )
 
 
@@ -125,24 +120,34 @@ def expert_sums(
     count, width = expert_count(module), inner_width(module)
     sums = Accumulator(Sums.PARTS, count * width, hidden.shape[-1], precision=torch.float64, device=device)
     away = 0.0
+    for call, real, target in visited(pruned, module, dense, recording, hidden, source):
+        inputs, fixed = _side_by_side(call, count, width)
+        away = max(away, float((call.weights.sum(1)[real] - 1).abs().max()))
+        sums.add(inputs[real], (target - fixed)[real])
+    return Sums.of(sums, f"{pruned.name}'s experts"), away
+
+
+def visited(
+    pruned: Block, module: nn.Module, dense: Block, recording: Recording, hidden: Tensor, source: Tensor
+) -> Iterator[tuple[Routed, Tensor, Tensor]]:
+    """For each chunk of a text's tokens: what the experts are called with, which tokens count (n,), and y (n, H) in
+    float64, of them all. Arguments and errors as those of `expert_sums`.
+    """
+    device = next(pruned.module.parameters()).device
     for rows in chunks(len(recording), recording.mask.shape[1], device):
         x, real = hidden[rows].to(device), recording.counts[rows].flatten().to(device)
         arguments = call_of(recording, pruned.index, x, rows)
         call, rest = _call(pruned, module, x, arguments)
         target = unit_output([dense.module], dense.index, recording, source[rows].to(device), rows)
-        inputs, fixed = _side_by_side(call, count, width)
         if rows.start == 0:
             whole = run(pruned.module, x, arguments)
-            made = rest.double() + (inputs @ weights_side_by_side(module).T.double() + fixed).view(rest.shape)
+            made = rest.double() + _made(call, module).view(rest.shape)
             if not (error := float((made - whole).norm() / whole.norm())) <= ADDED:
                 raise UnsupportedModel(
                     f"{pruned.name}: what its experts make is not added to the residual stream as it is (relative"
                     f" difference {error:.2g}), so it cannot be repaired; take LR or BR+GP"
                 )
-        away = max(away, float((call.weights.sum(1)[real] - 1).abs().max()))
-        wanted = (target.double() - rest.double()).flatten(0, 1) - fixed
-        sums.add(inputs[real], wanted[real])
-    return Sums.of(sums, f"{pruned.name}'s experts"), away
+        yield call, real, (target.double() - rest.double()).flatten(0, 1)
 
 
 def weights_side_by_side(module: nn.Module) -> Tensor:
@@ -165,12 +170,31 @@ def _side_by_side(call: Routed, count: int, width: int) -> tuple[Tensor, Tensor]
     inputs = torch.zeros(len(call.hidden), count * width, dtype=torch.float64, device=call.hidden.device)
     fixed = torch.zeros_like(call.hidden, dtype=torch.float64)
     for expert in range(count):
-        rows = call.tokens(expert).nonzero()[:, 0]
-        gate = call.gate(expert)[rows, None].double()
-        inputs[rows, expert * width : (expert + 1) * width] = gate * call.read(LAST, expert, rows).double()
-        if call.module.has_bias:
-            fixed[rows] += gate * call.module.get_parameter(f"{LAST}_bias")[expert].double()
+        rows, z, own = gated_inputs(call, expert)
+        inputs[rows, expert * width : (expert + 1) * width] = z
+        fixed[rows] += own
     return inputs, fixed
+
+
+def gated_inputs(call: Routed, expert: int, among: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows (n,) of the tokens that go to an expert (`among` these, (N,) bool), its z (n, activations), and its bias
+    times the gate weights (n, H), 0 without any; float64.
+    """
+    mine = call.tokens(expert) if among is None else call.tokens(expert) & among
+    rows = mine.nonzero()[:, 0]
+    gate = call.gate(expert)[rows, None].double()
+    z = gate * call.read(LAST, expert, rows).double()
+    bias = getattr(call.module, f"{LAST}_bias", None)
+    return rows, z, gate * (call.hidden.new_zeros(1) if bias is None else bias[expert]).double()
+
+
+def _made(call: Routed, module: nn.Module) -> Tensor:
+    """(N, H) what all experts make together, float64."""
+    made, weight = torch.zeros_like(call.hidden, dtype=torch.float64), weights_side_by_side(module)
+    for expert, own in enumerate(weight.split(inner_width(module), dim=1)):
+        rows, z, fixed = gated_inputs(call, expert)
+        made[rows] += z @ own.double().T + fixed
+    return made
 
 
 def _call(block: Block, module: nn.Module, hidden: Tensor, arguments: Call) -> tuple[Routed, Tensor]:

@@ -1,6 +1,7 @@
 """How much work each stage of a job is, and how many tokens it reads: counted from its sizes, block by block."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from analysis.masks.choose import wanted_statistics
@@ -8,6 +9,7 @@ from analysis.models.shape import BlockShape, MatrixShape
 from analysis.recipe.parts import CRITERIA_OF_BOTH
 from analysis.reconstruction.arithmetic import FLAGS
 from analysis.schema import CALIBRATION
+from analysis.structured.experts import LARGEST
 from analysis.study import footprint
 from analysis.study.sizes import Sizes
 from analysis.study.work import (
@@ -25,6 +27,7 @@ from analysis.study.work import (
 
 QUESTION = 4 * 64  # tokens that a multiple-choice question is taken to have, with all its answers
 SWAPPED = 30  # swaps of a row that are counted
+SOLVING = 100  # conjugate gradient steps that a repair of wide experts is taken to need
 CALLS_AROUND = 40  # operations of a gradient step besides those of its blocks: loss, batch, counts
 
 
@@ -99,6 +102,7 @@ def _statistics(sizes: Sizes) -> tuple[Work, int]:
                 last = block.consumer("mlp").weights / block.weights
                 work += _through(sizes, block, shown) * (1 - 0.8 * last)
                 work += total(_summed(sizes, matrix, wanted) for matrix in block.readers)
+                work += _starved(sizes, block, wanted)
                 tokens += shown * sizes.job.length
             if index < new[-1]:
                 work += _through(sizes, block, shown)
@@ -111,6 +115,18 @@ def _summed(sizes: Sizes, matrix: MatrixShape, wanted: str) -> Work:
     passes = Work(passes=2.0 * count * matrix.columns * 4)
     sums = passes + (gram(count, matrix.columns) if wanted == "gram" else Work())
     return sums * matrix.share + Work(calls=6.0 * sizes.forwards(sizes.shown))
+
+
+def _starved(sizes: Sizes, block: BlockShape, wanted: str) -> Work:
+    """A pass more that shows all tokens to experts too few go to, if all get equally many."""
+    rule, count = sizes.recipe.starved, sizes.shown * sizes.job.length
+    few = [m for m in block.experts if rule == "all-tokens" or (rule == "shrink" and count * m.share < m.columns)]
+    if not few:
+        return Work()
+    read = total(product(sizes.dtype, count, sizes.shape.hidden, 2 * m.columns) for m in few if m in block.last)
+    return (
+        _through(sizes, block, sizes.shown) + read + total(_summed(sizes, replace(m, share=1.0), wanted) for m in few)
+    )
 
 
 def _mask(sizes: Sizes) -> tuple[Work, int]:
@@ -140,6 +156,8 @@ def _mask(sizes: Sizes) -> tuple[Work, int]:
 
 def _repair(sizes: Sizes) -> tuple[Work, int]:
     repair, count, work = sizes.recipe.repair.name, sizes.tokens(), Work()
+    if repair != "none" and sizes.recipe.pattern.experts:
+        return total(_repair_experts(sizes, block) for block in sizes.shape.blocks), 2 * count * len(sizes.shape.blocks)
     if repair == "none" or not sizes.recipe.pattern.whole:
         return work, 0
     for block in sizes.shape.blocks:
@@ -152,6 +170,22 @@ def _repair(sizes: Sizes) -> tuple[Work, int]:
                 )
                 work += inverse_factor(consumer.columns) * 2
     return work, 4 * count * len(sizes.shape.blocks)
+
+
+def _repair_experts(sizes: Sizes, block: BlockShape) -> Work:
+    """What a block's experts lack, and the step that makes up for it: solved at once, or, where they are too wide, by
+    some `SOLVING` products with all tokens.
+    """
+    count, (width, share), hidden = sizes.tokens(), sizes.kept_experts(block), sizes.shape.hidden
+    work = _through(sizes, block, sizes.texts[CALIBRATION]) * 2
+    if sizes.recipe.repair.name == "compensate" or not width:
+        return work
+    if width <= LARGEST:
+        double = gram(count, width) + product("float32", hidden, count, width)
+        return work + (double + inverse_factor(width)) * 2  # float64: at half the rate
+    own = width // max(1, len(block.last))
+    once = product("float32", round(count * share), hidden, width) * 4
+    return work + once * SOLVING + inverse_factor(own) * (2 * len(block.last))
 
 
 def _target(sizes: Sizes) -> tuple[Work, int]:

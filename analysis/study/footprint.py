@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from analysis.models.logits import LOGITS
 from analysis.models.shape import BlockShape
 from analysis.reconstruction.schedule import Visit
+from analysis.structured.experts import LARGEST
 from analysis.study.sizes import Sizes
 
 INTERPRETER = 600 * 2**20
@@ -14,6 +15,7 @@ INTERPRETER = 600 * 2**20
 CONTEXT = 600 * 2**20
 """Bytes of a CUDA device that its driver and libraries take, besides what torch allocates; not measured yet."""
 SPILLS = 0.1  # a stream goes where it takes at most this share of what is free (`streams.allocate`)
+KEEPS = 32 * 2**20  # bytes up to which glibc may keep a tensor that is freed
 SINGLE, DOUBLE = 4, 8
 
 
@@ -33,7 +35,7 @@ def stages(sizes: Sizes, base: int, room: Held | None, saves: bool) -> dict[str,
 
     base: of the process without a model. room: what is free, which decides where streams go.
     """
-    alone = Held(CONTEXT * (sizes.kind == "cuda"), base)
+    alone = Held(CONTEXT * (sizes.kind == "cuda"), base + _merging(sizes))
     weights = _weights(sizes)
     masks = Held(host=sizes.shape.weights)
     streams = _streams(sizes, room, 2 * _hidden(sizes))
@@ -56,7 +58,10 @@ def stages(sizes: Sizes, base: int, room: Held | None, saves: bool) -> dict[str,
         "record": alone + weights + streams + on(forward),
         "statistics": running + entry + on(forward + 2 * max(grams)),
         "mask": running + on(max(grams) + max(_masking(sizes, one) for one in sizes.shape.blocks)),
-        "repair": running + entry + on(forward + max(_repairing(sizes, one) for one in sizes.shape.blocks)),
+        "repair": running
+        + entry
+        + _streams(sizes, room, [max(map(_activations(sizes), sizes.shape.blocks))])
+        + on(forward + max(_repairing(sizes, one) for one in sizes.shape.blocks)),
         "target": running + targets + before + on(forward),
         "solve": running + targets + on(max(units) if sizes.trains else refitted),
         "advance": running + on(2 * forward + len(sizes.texts) * sizes.shape.hidden**2 * DOUBLE),
@@ -87,7 +92,9 @@ def disk(sizes: Sizes) -> int:
 
 def spilled(sizes: Sizes, room: Held | None) -> int:
     """Bytes of temporary files that hold streams, where memory has no room for them."""
-    return sum(count for count in (*2 * _hidden(sizes), *_targets(sizes)) if _where(sizes, room, count) == "disk")
+    activations = max(map(_activations(sizes), sizes.shape.blocks))
+    tensors = (*2 * _hidden(sizes), *_targets(sizes), activations)
+    return sum(count for count in tensors if _where(sizes, room, count) == "disk")
 
 
 # --- what stays -------------------------------------------------------------------------------------------------------
@@ -112,6 +119,13 @@ def _weights(sizes: Sizes) -> Held:
     units = [sum(block.parameters for block in sizes.blocks(visit)) for visit in sizes.visits]
     ahead = max(block.parameters for block in sizes.shape.blocks) * sizes.item
     return _on(sizes, (2 * max(units) + sizes.rest) * sizes.item + ahead) + Held(host=ahead * (sizes.kind != "cpu"))
+
+
+def _merging(sizes: Sizes) -> int:
+    """Bytes on the host of the single experts' matrices that a model's tensors were made of, where they are so small
+    that the process keeps their room."""
+    small = [m.weights for block in sizes.shape.blocks for m in block.experts if m.weights * sizes.item < KEEPS]
+    return sum(small) * sizes.item * (sizes.job.placement == "resident")
 
 
 def _hidden(sizes: Sizes) -> list[int]:
@@ -185,13 +199,30 @@ def _masking(sizes: Sizes, block: BlockShape) -> int:
 
 
 def _repairing(sizes: Sizes, block: BlockShape) -> int:
-    """Bytes of the sums and the solution of a repair, in float64."""
+    """Bytes of the sums and the solution of a repair, in float64; of wide experts without their activations."""
     if sizes.recipe.repair.name in ("none", "compensate"):
         return 0
+    if sizes.recipe.pattern.experts:
+        width, _ = sizes.kept_experts(block)
+        like_weights = 6 * DOUBLE * width * sizes.shape.hidden
+        if width <= LARGEST:
+            return 6 * DOUBLE * width**2 + like_weights
+        return like_weights + 3 * DOUBLE * width * max(matrix.columns for matrix in block.last)
     return max(
         6 * DOUBLE * matrix.columns**2 + 4 * DOUBLE * matrix.weights
         for matrix in (block.consumer("attention"), block.consumer("mlp"))
     )
+
+
+def _activations(sizes: Sizes):
+    """Bytes of the activations that a repair of wide experts goes through again and again, by block."""
+
+    def count(block: BlockShape) -> int:
+        width, share = sizes.kept_experts(block)
+        kept = sizes.recipe.pattern.experts and sizes.recipe.repair.name == "liar" and width > LARGEST
+        return round(SINGLE * sizes.tokens() * share * width) * kept
+
+    return count
 
 
 def _refitting(sizes: Sizes):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.errors import AnalysisError, OverlapError, UsageError
+from analysis.models.dtypes import dtype_word
 from analysis.pruning.checks import header_misfits
 from analysis.schema import CALIBRATION, TABLES, VALIDATION, validate
 from analysis.study.job import Job, mask_word
@@ -155,7 +156,7 @@ class Bench:
             recipes = {mask_word(recipe): recipe for recipe in job.masks}
             self.say(f"comparing the masks of {', '.join(recipes)}")
             tables["overlap"] = mask_overlaps(dense.model, calibration, recipes)
-        provenance = {**pruned.provenance, "device": str(dense.device), "dtype": _word(dense)}
+        provenance = {**pruned.provenance, "device": str(dense.device), "dtype": dtype_word(dense.dtype)}
         return Outcome(pruned, tables, provenance, shrunk)
 
     def _token_kinds(self, job: Job, dense: "LoadedModel", pruned: "nn.Module") -> pd.DataFrame:
@@ -207,10 +208,6 @@ class Bench:
                 bos=job.bos,
             )
         return self.windows[key]
-
-
-def _word(model: "LoadedModel") -> str:
-    return str(model.dtype).removeprefix("torch.")
 
 
 def check_slices(job: Job) -> None:

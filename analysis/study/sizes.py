@@ -131,6 +131,14 @@ class Sizes:
         """Parameters outside the blocks: embeddings, final norm, head."""
         return self.shape.parameters - sum(block.parameters for block in self.shape.blocks)
 
+    def kept_experts(self, block: BlockShape) -> tuple[int, float]:
+        """How many activations the last projections of the experts that stay read together, and the share of them that
+        a token has; (0, 0.0) where the block has none."""
+        last, kept = block.last, 1 - (self.recipe.pattern.sparsity or 0.0)
+        if not last:
+            return 0, 0.0
+        return round(kept * sum(matrix.columns for matrix in last)), min(1.0, last[0].share / kept)
+
     @property
     def kept(self) -> float:
         """The share of a matrix's weights that stays."""

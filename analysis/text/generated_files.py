@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from analysis import paths, storage
 from analysis.errors import DataError, UsageError
+from analysis.models.dtypes import dtype_word
 from analysis.text.generate import Batch, Text, Writer, check_barren
 from analysis.text.sources import SELF, Source, parse_source, source_fingerprint
 from analysis.text.tokens import specials
@@ -63,7 +64,7 @@ def file_of(loaded: "LoadedModel", source: Source | str, *, seed: int = 0, bos: 
     request = {
         "schema": TEXT_VERSION,
         "fingerprint": source_fingerprint(source, loaded.fingerprint),
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "dtype": dtype_word(loaded.model.dtype),
         "seed": seed,
     }
     if before := specials(loaded.tokenizer, bos, model=loaded).start:

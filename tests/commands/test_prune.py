@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.commands.prune import report
+from analysis.commands.summary import report
 
 
 @pytest.mark.parametrize(

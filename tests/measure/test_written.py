@@ -5,7 +5,6 @@ from itertools import islice
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.lab.tasks import Item
@@ -14,22 +13,7 @@ from analysis.measure import zero_shot as module
 from analysis.measure.written import written_out
 from analysis.measure.zero_shot import answers, check_questions, zero_shot
 from analysis.models.load import load_model
-from tests.helpers.alphabet import END, byte_tokenizer
-
-
-def byte_model(context: int = 64) -> LlamaForCausalLM:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=257,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=context,
-            initializer_range=0.4,
-        )
-        return LlamaForCausalLM(config).eval().requires_grad_(False)
+from tests.helpers.alphabet import END, byte_model, byte_tokenizer
 
 
 @pytest.mark.slow

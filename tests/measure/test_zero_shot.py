@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from analysis import paths
 from analysis.cli import main
@@ -23,7 +22,7 @@ from analysis.measure import zero_shot as module
 from analysis.measure.zero_shot import TaskScore, answers, check_questions, zero_shot
 from analysis.models.load import load_model
 from analysis.text.tasks import task_items
-from tests.helpers.alphabet import END, byte_tokenizer
+from tests.helpers.alphabet import END, byte_model, byte_tokenizer
 
 LAB = [f"lab:{name}" for name in TASKS]
 
@@ -31,22 +30,6 @@ LAB = [f"lab:{name}" for name in TASKS]
 @pytest.fixture(scope="module")
 def lab():
     return load_model("lab", device="cpu")
-
-
-def byte_model(context: int = 64) -> LlamaForCausalLM:
-    config = LlamaConfig(
-        vocab_size=260,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=context,
-        initializer_range=0.4,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config).eval()
-    return model.requires_grad_(False)
 
 
 @pytest.fixture

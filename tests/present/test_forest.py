@@ -1,5 +1,7 @@
 """Verdicts on the papers' claims: intervals and p by t, Holm's correction, what is drawn and what the page says."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -104,9 +106,47 @@ def test_the_page_says_every_verdict_its_marks_and_what_has_no_row(claims):
     assert "Of 5 verdicts 3 hold, 1 fail, 1 are undecided" in said
     a = forest.fates(claims).iloc[0]
     assert f"| **holds** +3.2 [{a['low']:+.1f}, {a['high']:+.1f}] |" in said and "| LLaMA-7B +12.5 |" in said
-    assert "| c | table 1 | % | **holds**\\* +5.0" in said and "**holds**° +1.2" in said
+    assert "| c | table 1 | runs | % | **holds**\\* +5.0" in said and "**holds**° +1.2" in said
     assert "- a (tiny). guess at a" in said and "- b (lab). guess at b" in said
     assert said.endswith("- d (paper 2): not tested: no code.\n")
+
+
+def test_the_page_shows_where_a_row_is_from_and_only_models_that_a_paper_has_rows_of(claims):
+    drawn = row("c", "other", seed=0, value=4.0) | {"options": "figure 12_search"}
+    said = forest.page(pd.concat([claims, pd.DataFrame([drawn])]), figures=["one", "two"])
+    assert "| claim | evidence | tested in | margin in | other | the paper's own |" in said
+    assert "| claim | evidence | tested in | margin in | lab | tiny | the paper's own |" in said
+    assert "| c | table 1 | [12_search](../figures/12_search.svg) | % | **undecided** +4.0 (one seed) | – |" in said
+    assert "claims on methods: 50% removed" in said and "claims on methods: figure" not in said
+    assert "](../figures/one.svg)\n![" in said and "](../figures/two.svg)" in said
+
+
+@pytest.mark.slow
+def test_a_model_has_the_same_mark_in_every_forest(claims):
+    alone = forest.plot_forest(claims[claims["model"] != "lab"].replace("tiny", "lab/experts")).axes[0]
+    both = forest.plot_forest(claims.replace("tiny", "lab/experts")).axes[0]
+    marks = [
+        {line.get_gid(): line.get_marker() for line in ax.lines if str(line.get_gid()).startswith("model ")}
+        for ax in (alone, both)
+    ]
+    assert marks[0] == {"model lab/experts": "P"} and marks[1] == marks[0] | {"model lab": "o"}
+
+
+def test_rows_of_figures_are_those_of_the_figures_as_committed():
+    """`python benchmarks/claims.py` makes them anew, after a figure was."""
+    claims = pd.read_csv(paths.ROOT / "benchmarks" / "claims.csv", keep_default_na=False)
+    claims = claims[claims["options"].str.startswith(forest.FIGURE)]
+    figures = paths.ROOT / "figures"
+    for name, rows in claims.groupby(claims["options"].str.removeprefix(forest.FIGURE)):
+        said = json.loads((figures / f"{name}.json").read_text("utf-8"))
+        assert set(rows["commit"]) == {said["commit"][:7]}, f"{name} was drawn anew: python benchmarks/claims.py"
+        assert set(rows["seed"]) <= set(pd.read_csv(figures / f"{name}.csv")["seed"])
+    assert claims["options"].nunique() > 10
+    pitfall = pd.read_csv(figures / "07_pitfall.csv").query("source == 'here' and other == 'BR+GP' and samples == 1")
+    pitfall = pitfall.query("measure == 'held-out error' and method == 'BR+GP+CR'")
+    said = claims[claims["claim"].str.startswith("CR raises the held-out error above GP's with one window")]
+    by_seed = pitfall.set_index(["model", "seed"])["seed_value"].to_dict()
+    assert said.set_index(["model", "seed"])["value"].astype(float).to_dict() == pytest.approx(by_seed)
 
 
 def test_the_committed_table_has_its_columns_and_no_claim_twice_in_other_words():

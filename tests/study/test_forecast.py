@@ -76,6 +76,38 @@ def test_of_a_mixture_the_experts_a_token_goes_to_are_counted():
     assert {matrix.share for matrix in shape.blocks[1].matrices} == {1.0, 0.5}
 
 
+def test_a_repair_of_wide_experts_is_foreseen_without_their_gram_matrix():
+    """Beside weights: a square while it is made, else the activations; and where there is no room these go to disk."""
+    shape = shape_of(tiny("mixtral"), "mixture")
+    blocks = tuple(replace(one, matrices=tuple(map(_wide, one.matrices))) for one in shape.blocks)
+    wide, asked = replace(shape, blocks=blocks), job("reap-experts-25% LIAR", dtype="float32")
+    repair = lambda shape, room=None: of(forecast(asked, shape, "cpu", room=room), "repair")
+    assert Sizes(asked, wide, "cpu").kept_experts(blocks[0]) == (3 * 30_000, 2 / 3)
+    narrow = Sizes(asked, shape, "cpu").kept_experts(shape.blocks[0])[0]
+    assert repair(shape).held.host < 2 * GIB and narrow < 1000
+    kept = repair(wide).held.host
+    square, activations = 8 * 90_000**2, 4 * asked.samples * asked.length * 2 * 30_000
+    assert activations < kept < 6 * square
+    little = Held(0, 10 * GIB)
+    assert kept - repair(wide, little).held.host >= activations
+    assert forecast(asked, wide, "cpu", room=little).spilled >= activations
+    assert repair(wide).operations > 100 * repair(shape).operations
+
+
+def _wide(matrix):
+    return replace(matrix, columns=30_000) if matrix.expert == "last" else matrix
+
+
+def test_statistics_of_starved_experts_take_a_pass_more():
+    shape = shape_of(tiny("mixtral"), "mixture")
+    rule = lambda word, **changes: (
+        of(forecast(job(f"wanda-50%[starved={word}] LR", **changes), shape, "cpu"), "statistics").operations
+    )
+    assert rule("all-tokens") > 1.5 * rule("shrink") == 1.5 * rule("magnitude")
+    few = {"samples": 1, "length": 16}
+    assert rule("all-tokens", **few) == rule("shrink", **few) > 1.5 * rule("magnitude", **few)
+
+
 @pytest.mark.parametrize("width", [64, 512, 640])
 def test_operations_of_a_gram_matrix_are_those_of_its_panels(width):
     ends = [min(start + PANEL, width) for start in range(0, width, PANEL)]
