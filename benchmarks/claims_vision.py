@@ -1,5 +1,6 @@
-"""Claims on models that read pictures, which the figures of notebook 13 answer: what is lost when their language part is
-cut, and what brings it back. The measure is the loss on text beside held-out pictures, above the dense model's.
+"""Claims on models that read pictures, which the figures of notebook 13 answer.
+
+The measure is the loss on text beside held-out pictures, above the dense model's.
 """
 
 from collections.abc import Sequence
@@ -66,8 +67,8 @@ CLAIMS = [
     ),
     *(
         FigureClaim(
-            f"an eighth of the weights gone by {way}: the projector alone gives back as much as the language part towards"
-            f" next token and hidden states, within {ENOUGH:g} points",
+            f"an eighth of the weights gone by {way}: the projector alone gives back as much as the language part"
+            f" towards next token and hidden states, within {ENOUGH:g} points",
             HUANG,
             f"{PAGE} 3: fine-tuning the projector alone is sufficient up to 15 %",
             "points within",
@@ -134,8 +135,8 @@ CLAIMS = [
     ),
     *(
         FigureClaim(
-            f"on equal tokens, blocks one by one are better than the language part towards next token and hidden states,"
-            f" {share} gone by {way}",
+            f"on equal tokens, blocks one by one are better than the language part towards next token and hidden"
+            f" states, {share} gone by {way}",
             "ours",
             "not tested by the study",
             "% fewer nats lost",

@@ -7,6 +7,8 @@ beside held-out pictures, above the dense model's on the same windows; shares ar
 part's blocks, as they were met.
 """
 
+from typing import Any
+
 import pandas as pd
 
 from analysis.errors import UsageError
@@ -47,6 +49,8 @@ RETRAINED = {
 WAYS = {"depth": "whole blocks", "width": "heads and neurons"}
 MEAN = "mean"
 ALL = "all"
+TO_NOTHING: dict[str, Any] = {"paired": {"recovery": NOTHING}, "ratio": True}
+KINDS = {"text": "text", "image": "pictures"}
 TEXT_ERROR, IMAGE_ERROR, LOSS = "error at text", "error at pictures", "loss above dense"
 MEASURES = (TEXT_ERROR, IMAGE_ERROR, LOSS)
 
@@ -95,10 +99,12 @@ def met(matrices: pd.DataFrame) -> pd.DataFrame:
 @on_tables
 def recovered(perplexity: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
     """Nats per token above the dense model on the first held-out text: [way, pattern, recovery, value, ...,
-    removed].
+    removed]. Intervals are those of the ratio to what is lost without recovery, within a seed.
     """
     rows = excess(perplexity)
-    out = over_seeds(named(rows[rows["split"] == first_text(rows)]), ["way", "pattern", "recovery"], "excess")
+    out = over_seeds(
+        named(rows[rows["split"] == first_text(rows)]), ["way", "pattern", "recovery"], "excess", **TO_NOTHING
+    )
     return ordered(with_share(out, matrices))
 
 
@@ -152,7 +158,7 @@ def fed(perplexity: pd.DataFrame) -> pd.DataFrame:
     several = rows.groupby(["way", "pattern", "recovery"])["samples"].transform("nunique") > 1
     if not several.any():
         raise UsageError("by windows: every recovery has one number of calibration windows; give grid samples several")
-    return ordered(over_seeds(rows[several], ["way", "pattern", "recovery", "samples"], "excess"))
+    return ordered(over_seeds(rows[several], ["way", "pattern", "recovery", "samples"], "excess", **TO_NOTHING))
 
 
 @on_tables
@@ -169,14 +175,14 @@ def placed(positions: pd.DataFrame, *, share: str) -> pd.DataFrame:
             f"by positions: no run takes out {share}; the runs take {', '.join(set(positions['pattern']))}"
         )
     by = ["way", "pattern", "at", "recovery", "block"]
-    return ordered(over_seeds(named(rows), by, "relative_error"))
+    return ordered(over_seeds(named(rows), by, "relative_error", **TO_NOTHING))
 
 
 @on_tables
 def counted(positions: pd.DataFrame, perplexity: pd.DataFrame) -> pd.DataFrame:
     """By which tokens count in statistics and local losses: error at the last block at text and at picture positions,
     and loss above dense, on the first held-out text: [measure, mask, method, tokens, value, ...]. Intervals are those
-    of the difference from all tokens within a seed.
+    of the ratio to all tokens within a seed.
     """
     rows = positions[(positions["kind"] == "total") & (positions["split"] == first_text(positions))]
     last = rows[rows["block"] == rows["block"].max()]
@@ -192,7 +198,7 @@ def counted(positions: pd.DataFrame, perplexity: pd.DataFrame) -> pd.DataFrame:
         mask=both["criterion"] + "-" + both["pattern"],
         tokens=both["recipe"].map({text: Recipe.parse(text).tokens for text in both["recipe"].unique()}),
     )
-    out = over_seeds(both, ["measure", "mask", "method", "tokens"], "number", paired={"tokens": ALL})
+    out = over_seeds(both, ["measure", "mask", "method", "tokens"], "number", paired={"tokens": ALL}, ratio=True)
     order = [ALL, "text", "image"]
     out = out.sort_values("tokens", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
     return out.sort_values("measure", key=lambda names: names.map(MEASURES.index), kind="stable", ignore_index=True)

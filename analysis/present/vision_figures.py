@@ -19,13 +19,12 @@ from analysis.present.panels import (
 )
 from analysis.present.style import METHOD_LOOKS, OTHERS, Look, in_style, say_method
 from analysis.present.tables import on_tables
-from analysis.present.vision import ALL, MEAN, NOTHING, RECOVERIES, WAYS, recoveries_of, say, share
+from analysis.present.vision import ALL, KINDS, MEAN, NOTHING, RECOVERIES, WAYS, recoveries_of, say, share
 from analysis.present.vision_findings import say_mask, short
 
 CHANCE = Look("#777777", "", (0, (4, 2)))
 DENSE = METHOD_LOOKS["dense"]
 AT = {"text": "text positions", "image": "picture positions"}
-KINDS = {"text": "text", "image": "pictures"}
 MASK_LOOKS = [Look("#0072B2", "o", ""), Look("#D55E00", "s", ""), Look("#009E73", "^", ""), Look("#CC79A7", "D", "")]
 NATS = "nats per token above dense"
 
@@ -36,7 +35,7 @@ def plot_recovered(table: pd.DataFrame) -> Figure:
     block weights that is gone, a line per recovery, a panel for whole blocks and one for heads and neurons.
 
     `table` is that of `vision.recovered`. Log scale, but linear below the smallest step; dotted: the dense model.
-    Bands: 95 % intervals of the mean over seeds.
+    Bands: 95 % intervals of the ratio to no recovery within a seed.
     """
     with in_style():
         fig, panels = panel_grid(table.assign(row=""), "row", "way", height=3.6, sharey=True)
@@ -102,7 +101,7 @@ def plot_fed(table: pd.DataFrame) -> Figure:
     """Loss on held-out pictures in nats per token above the dense model's against the number of calibration windows, a
     line per recovery, a panel for whole blocks and one for heads and neurons.
 
-    `table` is that of `vision.fed`. Bands: 95 % intervals of the mean over seeds.
+    `table` is that of `vision.fed`. Bands: 95 % intervals of the ratio to no recovery within a seed.
     """
     with in_style():
         fig, panels = panel_grid(table.assign(row=""), "row", "pattern", height=3.1, sharey=True)
@@ -123,7 +122,8 @@ def plot_placed(table: pd.DataFrame) -> Figure:
     """Relative error at the end of each block of the dense model at text positions and at picture positions, a line per
     recovery; rows: whole blocks, heads and neurons.
 
-    `table` is that of `vision.placed`. Log scale. What every seed takes out has no error.
+    `table` is that of `vision.placed`. Log scale. What every seed takes out has no error. Bands: 95 % intervals of the
+    ratio to no recovery within a seed.
     """
     with in_style():
         fig, panels = panel_grid(table, "pattern", "at", height=2.4, sharey=True)
@@ -146,40 +146,39 @@ def plot_placed(table: pd.DataFrame) -> Figure:
 
 @on_tables
 def plot_counted(table: pd.DataFrame) -> Figure:
-    """What counting the tokens of the text or of the pictures alone does, in per cent of the value with all tokens: the
+    """What counting the tokens of the text or of the pictures alone does, in times the value with all tokens: the
     error at the last block at text and at picture positions, and the loss above dense; a panel for each measure
     (across) and method (down), a colour for each mask.
 
-    `table` is that of `vision.counted`. Bars: 95 % intervals of the difference within a seed.
+    `table` is that of `vision.counted`. Log scale. Bars: 95 % intervals of the ratio within a seed.
     """
     with in_style():
         masks = list(dict.fromkeys(table["mask"]))
         looks = {mask: MASK_LOOKS[place % len(MASK_LOOKS)] for place, mask in enumerate(masks)}
         tokens = [name for name in dict.fromkeys(table["tokens"]) if name != ALL]
-        fig, panels = panel_grid(_changes(table), "method", "measure", height=2.0, sharey="row")
+        fig, panels = panel_grid(_changes(table), "method", "measure", height=2.0, sharey=True)
         for (method, measure), ax in panels.items():
             rows = _changes(table)
             rows = rows[(rows["method"] == method) & (rows["measure"] == measure)]
-            ax.axhline(0, color="black", linestyle=DENSE.line, linewidth=1.2, zorder=1, gid=ALL)
+            ax.axhline(1, color="black", linestyle=DENSE.line, linewidth=1.2, zorder=1, gid=ALL)
             for place, mask in enumerate(masks):
                 some = rows[rows["mask"] == mask]
                 x = some["tokens"].map(tokens.index) + 0.16 * (place - (len(masks) - 1) / 2)
                 draw_points(ax, x, some, color=looks[mask].color, marker=looks[mask].marker, gid=f"mask {mask}")
             category_axis(ax, [f"{KINDS[name]} alone" for name in tokens])
-            plain_axis(ax.yaxis)
+        log_scale(panels.values())
         methods = dict.fromkeys(table["method"])
-        label_axes(panels, "tokens that count", {m: f"{say_method(m)}\n% above that of all tokens" for m in methods})
+        label_axes(panels, "tokens that count", {m: f"{say_method(m)}\ntimes that of all tokens" for m in methods})
         finish(fig, {}, [handle(looks[mask], say_mask(mask)) for mask in masks])
     return fig
 
 
 def _changes(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of text or pictures alone, in per cent above or below those of all tokens."""
+    """Rows of text or pictures alone, in times those of all tokens."""
     key = ["measure", "mask", "method"]
     before = table[table["tokens"] == ALL].set_index(key)["value"].rename("before")
     rows = table[table["tokens"] != ALL].join(before, on=key)
-    percent = {name: 100 * (rows[name] / rows["before"] - 1) for name in ("value", "low", "high")}
-    return rows.assign(**percent)
+    return rows.assign(**{name: rows[name] / rows["before"] for name in ("value", "low", "high")})
 
 
 def _title(name: str) -> str:

@@ -1,18 +1,20 @@
 """What the tables of `vision.py` say, computed: the findings of notebook 13."""
 
+from math import exp, expm1
+
 import pandas as pd
 
 from analysis.errors import UsageError
 from analysis.present.finding import Finding, say_half
-from analysis.present.statistics import compare, decided, holm
+from analysis.present.statistics import Paired, compare, decided, holm
 from analysis.present.style import CRITERIA, say_method
 from analysis.present.tables import on_tables
 from analysis.present.vision import (
     ALL,
     CLOSED,
+    KINDS,
     LOCAL,
     MEAN,
-    MEASURES,
     NOTHING,
     PROJECTOR,
     STATES,
@@ -65,11 +67,8 @@ def say_lost(table: pd.DataFrame) -> Finding:
         if not {"depth", "width"} <= set(some.index):
             continue
         depth, width = some.loc["depth"], some.loc["width"]
-        changes.append(compare(width, depth))
-        parts.append(
-            f"{number:g} %: depth {depth['value']:.3f}{say_half(depth, '.3f')}, width"
-            f" {width['value']:.3f}{say_half(width, '.3f')}"
-        )
+        changes.append(compare(width, depth, ratio=True))
+        parts.append(f"{number:g} %: depth {depth['value']:.3f}, width {width['value']:.3f}")
     if not parts:
         raise UsageError("lost without recovery: no share was taken out both ways without recovery (LR)")
     sure = [decided(p) for p in holm([change.p for change in changes])]
@@ -102,8 +101,8 @@ def say_back(table: pd.DataFrame) -> Finding:
 
 @on_tables
 def say_beside_projector(table: pd.DataFrame) -> Finding:
-    """Every other recovery against the projector trained alone, per way and share: by how many nats the loss is lower,
-    within seeds, with Holm's correction over all. `table` is that of `recovered`.
+    """Every other recovery against the projector trained alone, per way and share: how much less of the nats is lost,
+    by ratios within seeds, with Holm's correction over the recoveries. `table` is that of `recovered`.
     """
     return Finding("\n".join(_against(table, PROJECTOR, [CLOSED, LOCAL])))
 
@@ -111,35 +110,32 @@ def say_beside_projector(table: pd.DataFrame) -> Finding:
 @on_tables
 def say_beside_states(table: pd.DataFrame) -> Finding:
     """Whether distillation of hidden states with the next token is the best of all that train the whole model, per way
-    and share, and how the repairs that never run it whole compare. `table` is that of `recovered`.
+    and share, and how the repairs that never run it whole compare, by ratios within seeds, with Holm's correction over
+    the recoveries. `table` is that of `recovered`.
     """
     return Finding("\n".join(_against(table, STATES, [w for w in recoveries_of(table["recovery"]) if w != NOTHING])))
 
 
 def _against(table: pd.DataFrame, reference: str, others: list[str]) -> list[str]:
-    """A line for each way: by share, nats by which each of `others` ends above (+) or below `reference`."""
-    found, changes = [], []
+    """A line for each way: by share, how many per cent more (+) or less of the nats each of `others` leaves lost than
+    `reference`.
+    """
+    lines: dict[str, list[str]] = {}
     for (name, pattern), rows in table.groupby(["way", "pattern"], sort=False):
         own = {row["recovery"]: row for _, row in rows.iterrows()}
-        for word in others if reference in own else ():
-            if word in own and word != reference:
-                changes.append(compare(own[word], own[reference]))
-                found.append((name, asked_share(pattern), word, changes[-1].difference))
-    if not found:
+        beside = [word for word in others if word in own and word != reference]
+        if reference not in own or not beside:
+            continue
+        changes = {word: compare(own[word], own[reference], ratio=True) for word in beside}
+        sure = dict(zip(beside, map(decided, holm([change.p for change in changes.values()])), strict=True))
+        said = [f"{say(w)} {_percent(changes[w])}{'' if sure[w] else ' (undecided)'}" for w in beside]
+        lines.setdefault(str(name), []).append(f"{asked_share(pattern):g} %: {', '.join(said)}")
+    if not lines:
         raise UsageError(f"beside {say(reference)}: it was run at no share together with another recovery")
-    sure = [decided(p) for p in holm([change.p for change in changes])]
-    lines = []
-    for name in dict.fromkeys(entry[0] for entry in found):
-        parts = []
-        for number in dict.fromkeys(entry[1] for entry in found if entry[0] == name):
-            words = [
-                f"{say(word)} {change:+.3f}{'' if ok else ' (undecided)'}"
-                for (own, at, word, change), ok in zip(found, sure)
-                if (own, at) == (name, number)
-            ]
-            parts.append(f"{number:g} %: {', '.join(words)}")
-        lines.append(f"- **{name.capitalize()}**, nats above {say(reference)}: {'; '.join(parts)}.")
-    return lines
+    return [
+        f"- **{name.capitalize()}**, nats lost beside {say(reference)}: {'; '.join(said)}."
+        for name, said in lines.items()
+    ]
 
 
 @on_tables
@@ -237,34 +233,29 @@ def say_placed(table: pd.DataFrame) -> Finding:
 
 @on_tables
 def say_counted(table: pd.DataFrame) -> Finding:
-    """Per mask and method: how counting text or pictures alone changes each measure, in per cent of its value with all
-    tokens, tested within seeds with Holm's correction over all. `table` is that of `counted`.
+    """Per mask and method: how many times its value with all tokens each measure has where text or pictures alone
+    count, mean of ratios within seeds, with Holm's correction over these. `table` is that of `counted`.
     """
-    entries, changes = [], []
+    lines = []
     for (mask, method), rows in table.groupby(["mask", "method"], sort=False):
         own = {(row["tokens"], row["measure"]): row for _, row in rows.iterrows()}
-        for which, measure in own:
-            if which != ALL and (ALL, measure) in own:
-                before = own[ALL, measure]
-                changes.append(compare(own[which, measure], before))
-                entries.append((mask, method, which, measure, 100 * changes[-1].difference / before["value"]))
-    if not entries:
+        keys = [key for key in own if key[0] != ALL and (ALL, key[1]) in own]
+        changes = [compare(own[key], own[ALL, key[1]], ratio=True) for key in keys]
+        sure = map(decided, holm([change.p for change in changes]))
+        parts: dict[str, list[str]] = {}
+        for (tokens, measure), change, ok in zip(keys, changes, sure, strict=True):
+            times = f"{measure} {exp(change.difference):.2f} times{'' if ok else ' (undecided)'}"
+            parts.setdefault(tokens, []).append(times)
+        said = "; ".join(f"{KINDS[tokens]} alone: {', '.join(told)}" for tokens, told in parts.items())
+        lines += [f"- **{say_mask(mask)}, {say_method(method)}**: {said}."] if said else []
+    if not lines:
         raise UsageError("which tokens count: nothing was run with all tokens and with text or pictures alone")
-    sure = dict(zip([entry[:4] for entry in entries], [decided(p) for p in holm([c.p for c in changes])]))
-    lines = []
-    for mask, method in dict.fromkeys(entry[:2] for entry in entries):
-        parts = []
-        for which in dict.fromkeys(entry[2] for entry in entries):
-            told = [
-                f"{measure} {change:+.0f} %{'' if sure[mask, method, which, measure] else ' (undecided)'}"
-                for measure in MEASURES
-                for own, way, tokens, at, change in entries
-                if (own, way, tokens, at) == (mask, method, which, measure)
-            ]
-            if told:
-                parts.append(f"{which} alone: {', '.join(told)}")
-        lines.append(f"- **{say_mask(mask)}, {say_method(method)}**: {'; '.join(parts)}.")
     return Finding("\n".join(lines))
+
+
+def _percent(change: Paired) -> str:
+    """A difference of logarithms in per cent, without an interval."""
+    return f"{100 * expm1(change.difference):+.0f} %"
 
 
 def say_mask(mask: str) -> str:

@@ -40,14 +40,15 @@ def leave(jobs) -> SimpleNamespace:
         gone = recipe.pattern.sparsity
         word, narrow = vision.recovery(recipe.label), vision.way(recipe.label) == "width"
         left = LEFT[word] if word == "nothing" else 1 - (1 - LEFT[word]) * job.samples / 8
-        above = gone * (0.5 if narrow else 1) * left * seed
+        unsteady = 1 + 0.001 * job.seed  # a ratio that no seed changes cannot be tested
+        above = gone * (0.5 if narrow else 1) * left * seed * (unsteady if word in ("local", "closed form") else 1)
         for split, dense in {CALIBRATION: 0.4, "shapes": 0.5}.items():
             for which, value in {"dense": dense, "pruned": dense + above}.items():
                 numbers = {"nats_per_token": value, "perplexity": 1.0, "tokens": 9, "windows": 2, "context": 48}
                 rows["perplexity"].append({**front, "split": split, "which": which, **numbers})
             for block in range(4):
                 for at, times in {"text": 1.0, "image": 3.0}.items():
-                    times *= {"all": 1, "text": 0.5 if at == "text" else 2, "image": 1}[recipe.tokens]
+                    times *= {"all": 1, "text": (0.5 if at == "text" else 2) * unsteady}[recipe.tokens]
                     error = above * (block + 1) * times * (1 if split == "shapes" else 9)
                     for kind, part in {"total": 1, "local": 0.1, "inherited": 0.9}.items():
                         errors = {"error": part * error, "relative_error": part * error}
@@ -159,10 +160,10 @@ def test_what_is_lost_and_given_back_is_told_by_share(recovered):
 
 def test_recoveries_are_compared_within_seeds(recovered):
     said = vision_findings.say_beside_projector(recovered)
-    assert "**Depth**, nats above projector: 12.5 %: closed form -0.069, blocks (BR+GP) -0.076" in said
-    assert "undecided" not in said
+    assert "**Depth**, nats lost beside projector: 12.5 %: closed form -69 %, blocks (BR+GP) -75 %;" in said
+    assert "undecided" not in said.split("\n")[0]
     said = vision_findings.say_beside_states(recovered)
-    assert "**Width**, nats above hidden states:" in said and "projector +0.101" in said and "logits" in said
+    assert "**Width**, nats lost beside hidden states:" in said and "projector +100 %" in said and "logits" in said
     lone = recovered[recovered["recovery"] == "states"]
     with pytest.raises(UsageError, match="at no share together"):
         vision_findings.say_beside_states(lone)
@@ -220,9 +221,9 @@ def test_tokens_that_count_are_compared_with_all(made):
     table = vision.counted(made.counted.positions, made.counted.perplexity)
     found = row(table, measure="error at pictures", mask="wanda-50%", method="LR", tokens="text")
     before = row(table, measure="error at pictures", mask="wanda-50%", method="LR", tokens="all")
-    assert found["value"] == pytest.approx(2 * before["value"]) and found["paired"] == "all"
+    assert found["value"] == pytest.approx(2 * before["value"], rel=2e-3) and found["paired"] == "all"
     said = vision_findings.say_counted(table)
-    assert "**Wanda 50%, LR**: text alone: error at text -50 %, error at pictures +100 %, loss above dense +0 %" in said
+    assert "**Wanda 50%, LR**: text alone: error at text 0.50 times, error at pictures 2.00 times," in said
     with pytest.raises(UsageError, match="nothing was run with all tokens"):
         vision_findings.say_counted(table[table["tokens"] == "all"])
 
@@ -246,4 +247,4 @@ def test_figures_have_a_line_for_each_recovery_and_the_dense_model(made, recover
     assert len(fig.axes) == 4 and all(len(ax.lines) == len(vision.RECOVERIES) for ax in fig.axes)
     fig = vision_figures.plot_counted(vision.counted(made.counted.positions, made.counted.perplexity))
     points = {line.get_gid(): line.get_ydata() for line in fig.axes[1].lines}
-    assert len(fig.axes) == 6 and list(points["mask wanda-50%"]) == pytest.approx([100.0])
+    assert len(fig.axes) == 6 and list(points["mask wanda-50%"]) == pytest.approx([2.0], rel=2e-3)
