@@ -49,7 +49,7 @@ test-browser: $(BROWSER)
 	$(FOLDER) ANALYSIS_SCREENSHOTS=build/screenshots $(subst -n 2 --dist loadscope,,$(PYTEST)) -p no:nbval -m browser tests/browser
 
 lab: $(READY)
-	$(RUN) -m jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.news_url=None \
+	JUPYTER_CONFIG_PATH="$(CURDIR)/notebooks/jupyter" $(RUN) -m jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.news_url=None \
 		--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 exercises: $(READY)
