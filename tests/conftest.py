@@ -3,6 +3,7 @@
 The environment is set when this file is imported, before any test module can import torch.
 """
 
+import gc
 import os
 import shutil
 import sys
@@ -60,6 +61,12 @@ def pytest_collection_modifyitems(config, items):
             _skip(items, "gpu", "no CUDA device here")
     if not ASSETS.is_dir():
         _skip(items, "real_assets", "the real model and texts are not here (../shared/assets)")
+
+
+def pytest_collection_finish():
+    """What has been imported and collected stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _cases_beyond_few(items) -> set:
