@@ -20,9 +20,8 @@ READY  := $(VENV)/.ready
 DOCS   := $(VENV)/.docs
 BROWSER := $(VENV)/.browser
 
-FOLDER := folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; set -ex;
-PYTEST := ANALYSIS_HOME="$$folder" ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
-	PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/$(VENV)/pycache" $(RUN) -m pytest -n 2 --dist loadscope
+PYTEST := ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
+	PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/$(VENV)/pycache" $(RUN) -m pytest -n 2 --dist worksteal
 
 .PHONY: figures lint check test test-all test-gpu test-browser lab exercises docs clean
 .DELETE_ON_ERROR:
@@ -36,17 +35,16 @@ lint: $(READY)
 	$(RUN) -m mypy
 
 check: lint
-	$(FOLDER) $(PYTEST) -p no:nbval -m "not slow" tests
+	$(PYTEST) -m "not slow" tests
 
 test test-all: lint
-	$(FOLDER) ANALYSIS_WORKERS=1 $(PYTEST) notebooks --ignore=notebooks/exercises --nbval-lax --nbval-current-env --nbval-cell-timeout 300; \
-	ANALYSIS_TESTS_HOME="$$folder" $(PYTEST) -p no:nbval $(if $(filter test,$@),--few) tests
+	$(PYTEST) $(if $(filter test,$@),--few) tests
 
 test-gpu: $(READY)
-	$(FOLDER) $(PYTEST) -p no:nbval -m gpu tests
+	$(PYTEST) -m gpu tests
 
 test-browser: $(BROWSER)
-	$(FOLDER) ANALYSIS_SCREENSHOTS=build/screenshots $(subst -n 2 --dist loadscope,,$(PYTEST)) -p no:nbval -m browser tests/browser
+	ANALYSIS_SCREENSHOTS=build/screenshots $(subst -n 2 --dist worksteal,,$(PYTEST)) -m browser tests/browser
 
 lab: $(READY)
 	JUPYTER_CONFIG_PATH="$(CURDIR)/notebooks/jupyter" $(RUN) -m jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.news_url=None \
