@@ -63,7 +63,7 @@ def source(cell):
 
 
 def test_there_are_notebooks():
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02d}" for number in range(13)]
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02d}" for number in range(14)]
 
 
 # What JupyterLab writes of itself into a notebook and its cells when it saves one that was opened and looked at.
