@@ -118,6 +118,12 @@ def drawn() -> pd.DataFrame:
     )
 
 
+def every() -> list[tuple[str, Claim | FigureClaim]]:
+    """All claims, each with its kind."""
+    ran = [(about, claim) for about in CLAIMS for claim in CLAIMS[about]]
+    return [*ran, *((about, claim) for about in DRAWN for claim in DRAWN[about])]
+
+
 def said(claim: Claim | FigureClaim, about: str) -> dict[str, str]:
     """The words of a claim."""
     text = claim.text.format(pattern="the lower sparsity", high="the higher sparsity")
@@ -129,7 +135,7 @@ def in_order(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     """The old rows but for those of the same model and kind of claim, and the new ones; beside them what the papers
     print. Claims are in the order and in the words of their lists; rows of claims that are none any more are dropped.
     """
-    words = [said(claim, about) for about in EVERY for claim in EVERY[about]]
+    words = [said(claim, about) for about, claim in every()]
     same = pd.MultiIndex.from_frame(old[["about", "model"]]).isin(pd.MultiIndex.from_frame(new[["about", "model"]]))
     table = pd.concat([old[~same & (old["kind"] != forest.PAPER)], new, printed()], ignore_index=True)
     places = {entry["claim"]: place for place, entry in enumerate(words)}
@@ -147,8 +153,7 @@ def printed() -> pd.DataFrame:
         said(claim, about)
         | {"model": model, "options": "", "kind": forest.PAPER, "seed": -1, "value": value}
         | {"std": math.nan, "seeds": 1, "commit": "", "versions": ""}
-        for about in EVERY
-        for claim in EVERY[about]
+        for about, claim in every()
         for model, value in claim.known.items()
     ]
     return pd.DataFrame(rows, columns=forest.COLUMNS)
@@ -159,9 +164,12 @@ def draw(table: pd.DataFrame) -> None:
     ran = set(table.loc[table["kind"] != forest.PAPER, "claim"])
     waiting = [(said(claim, about)["claim"], claim.source, WAITING) for about in CLAIMS for claim in CLAIMS[about]]
     without = [*ELSEWHERE, *(one for one in waiting if one[0] not in ran)]
-    storage.write(HERE / "claims.md", forest.page(table, without, list(FORESTS)))
-    for name, kinds in FORESTS.items():
-        fig = forest.plot_forest(table[table["about"].isin(kinds)])
+    parts = {"claims": table[~table["about"].isin(DRAWN)]}
+    parts |= {"claims_figures": table[table["about"] == "figures"]}
+    parts |= {"claims_shapes": table[table["about"] == "experts and blocks"]}
+    storage.write(HERE / "claims.md", forest.page(table, without, list(parts)))
+    for name, rows in parts.items():
+        fig = forest.plot_forest(rows)
         with in_style():
             write_svg(fig, paths.figures() / f"{name}.svg", "Margins of the papers' claims", str(fig.get_label()))
             fig.savefig(paths.figures() / f"{name}.png", metadata={"Software": None})

@@ -3,8 +3,6 @@
 import importlib.util
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote
@@ -21,6 +19,7 @@ from analysis.present.schematic import save_methods
 from analysis.present.two_streams import save_streams
 from analysis.recipe.recipe import Recipe
 from analysis.schema import TABLES
+from tests.helpers.processes import fork
 
 ROOT = paths.ROOT
 DOCS = ROOT / "docs"
@@ -284,12 +283,13 @@ def test_the_command_line_of_the_readme_exists(capsys):
 
 
 @pytest.mark.slow
-def test_the_example_of_a_criterion_of_ones_own_runs():
+def test_the_example_of_a_criterion_of_ones_own_runs(tmp_path):
     pytest.importorskip("analysis.extend")
     example = re.search(r"```python\n(.*?)```", (DOCS / "extending.md").read_text("utf-8"), re.S)[1]
     example += 'print(pruned.tables["matrices"]["sparsity"].round(2).unique().tolist())\n'
-    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.split() == ["[0.5]"], done.stderr
+    process = fork(exec, example, {"__name__": "__main__"}, log=tmp_path / "log")
+    process.join()
+    assert process.exitcode == 0 and (tmp_path / "log").read_text().split() == ["[0.5]"]
 
 
 @pytest.fixture(scope="module")

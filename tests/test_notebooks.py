@@ -1,21 +1,20 @@
 """The notebooks: their structure, and what they leave at smoke size.
 
-`make test` runs their cells first, each a test, under nbval; then the project's own runner reads what that has stored.
+Their cells are run as they stand; what that has left is looked at, and read from the store by the project's own runner.
 """
 
 import ast
 import json
 import re
-from contextlib import chdir
 
 import nbformat
 import pandas as pd
 import pytest
-from matplotlib import pyplot
 
 from analysis import paths
 from analysis.suite.runner import run_suite
 from analysis.suite.suite import read_parameters
+from tests.helpers import cells as cells_of
 
 FOLDER = paths.notebooks()
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -251,22 +250,19 @@ def drawn_files() -> set[str]:
     return {f"{name}.{suffix}" for some in names for name in some for suffix in ("svg", "png", "csv", "json")}
 
 
+@pytest.mark.every
+@pytest.mark.slow
+@each
+def test_its_cells_run(path):
+    cells_of.run(path)
+
+
 @pytest.fixture(scope="module")
 def drawn():
-    """Where the figures are after the cells of every notebook have run with the parameters as they stand: under nbval,
-    or, where it has not run before, here. Their runs are in the store then.
-    """
-    figures = paths.runs() / "figures" / "smoke"
-    if figures.is_dir() and drawn_files() <= {file.name for file in figures.iterdir()}:
-        return figures
-    with chdir(FOLDER), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANALYSIS_WORKERS", "1")
-        for path in NOTEBOOKS:
-            names = {"__name__": "__main__", "display": lambda *shown: None}
-            for number, cell in enumerate(cells(path, "code")):
-                exec(compile(source(cell), f"{path.stem}, code cell {number}", "exec"), names)
-            pyplot.close("all")
-    return figures
+    """Where the figures are after the cells of every notebook have run; their runs are in the store then."""
+    for path in NOTEBOOKS:
+        cells_of.run(path)
+    return paths.runs() / "figures" / "smoke"
 
 
 @pytest.mark.slow

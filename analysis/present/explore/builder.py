@@ -191,8 +191,8 @@ class Builder:
             self.runs[name] = study.blocks
             self.rows = [one for one in self.rows if one["run"] != name]
             self.rows.append(outcome(name, study.blocks, study.perplexity, study.cost))
-            self.bar.value, self.bar.bar_style, self.says.value = 1, "success", f"{ending}: {name}"
             self.draw()
+            self.bar.value, self.bar.bar_style, self.says.value = 1, "success", f"{ending}: {name}"
         except Exception as error:  # shown where the reader looks; a task would keep it to itself
             self.runs = before
             self.draw()
