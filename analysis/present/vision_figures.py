@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.present.panels import (
     category_axis,
@@ -16,6 +16,7 @@ from analysis.present.panels import (
     number_axis,
     panel_grid,
     plain_axis,
+    plain_number,
 )
 from analysis.present.style import METHOD_LOOKS, OTHERS, Look, in_style, say_method
 from analysis.present.tables import on_tables
@@ -53,7 +54,7 @@ def plot_recovered(table: pd.DataFrame) -> Figure:
         ]
         for ax in panels.values():
             ax.yaxis.set_major_locator(FixedLocator(ticks))
-            ax.yaxis.set_major_formatter(lambda value, _position=None: f"{value:g}")
+            ax.yaxis.set_major_formatter(FuncFormatter(plain_number))
             ax.yaxis.set_minor_locator(NullLocator())
             ax.set_ylim(1.3 * min(-0.2 * linear, table["value"].min()), 1.6 * table["value"].max())
         label_axes(panels, "% of the weights in its blocks gone", {"": f"held-out pictures\n{NATS}"})

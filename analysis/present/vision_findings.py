@@ -42,7 +42,8 @@ def say_guessing(table: pd.DataFrame) -> Finding:
     """Which tasks the dense model is above chance at by more than two standard errors, and a warning for those where it
     is not: what is lost there cannot be seen. `table` is that of `answered`.
     """
-    sure, unsure = [], []
+    sure: list[str] = []
+    unsure: list[str] = []
     for task, rows in table[table["task"] != MEAN].groupby("task", sort=False):
         first = rows.iloc[0]
         words = f"{short(task)} {first['dense']:.0f} ± {first['error']:.0f} % (chance {first['chance']:.0f} %)"
