@@ -1,9 +1,8 @@
 # make figures   run the notebooks on the embedded lab, those that are not fresh; figures/ is written anew
 # make check     format, lint, types and the quick tests: under two minutes on two cores, before every commit
-# make test      the same, then all tests but long ones, two cases of each slow one, and the notebooks at their smoke size, the first in a
-#                kernel (nbval), the others in the tests' own processes
-# make test-all  make test with every case of every test and every notebook in a kernel: before a release, and after changes that reach
-#                many families
+# make test      the same, then all tests but long ones, two cases of each slow one; notebooks at their smoke size run in the tests' own
+#                processes, then the first of them and the tutorial in kernels (nbval)
+# make test-all  make test with every case of every test and every notebook in a kernel: before a release, and after changes that reach many families
 # make test-gpu  the tests that need a CUDA device, alone
 # make test-browser  the notebooks with explorers in JupyterLab and a headless Chromium (Debian: apt-get install chromium)
 # make lab       JupyterLab on the repository, opened at notebooks/00_start_here.ipynb
@@ -44,7 +43,7 @@ check: lint
 
 test test-all: lint
 	$(PYTEST) -p no:nbval $(if $(filter test,$@),--few) tests
-	$(KERNELS) $(if $(filter test,$@),notebooks/00_start_here.ipynb,notebooks --ignore=notebooks/exercises)
+	$(KERNELS) $(if $(filter test,$@),notebooks/00_start_here.ipynb notebooks/tutorials,notebooks --ignore=notebooks/exercises)
 
 test-gpu: $(READY)
 	$(PYTEST) -p no:nbval -m gpu tests
