@@ -1,7 +1,9 @@
 # make figures   run the notebooks on the embedded lab, those that are not fresh; figures/ is written anew
 # make check     format, lint, types and the quick tests: under two minutes on two cores, before every commit
-# make test      the same, then the notebooks at their smoke size and all tests but long ones, two cases of each slow one
-# make test-all  make test with every case of every test: before a release, and after changes that reach many families
+# make test      the same, then all tests but long ones, two cases of each slow one, and the notebooks at their smoke size, the first in a
+#                kernel (nbval), the others in the tests' own processes
+# make test-all  make test with every case of every test and every notebook in a kernel: before a release, and after changes that reach
+#                many families
 # make test-gpu  the tests that need a CUDA device, alone
 # make test-browser  the notebooks with explorers in JupyterLab and a headless Chromium (Debian: apt-get install chromium)
 # make lab       JupyterLab on the repository, opened at notebooks/00_start_here.ipynb
@@ -20,9 +22,11 @@ READY  := $(VENV)/.ready
 DOCS   := $(VENV)/.docs
 BROWSER := $(VENV)/.browser
 
-FOLDER := folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; set -ex;
-PYTEST := ANALYSIS_HOME="$$folder" ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
-	PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/$(VENV)/pycache" $(RUN) -m pytest -n 2 --dist loadscope
+PYTEST := ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
+	PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/$(VENV)/pycache" $(RUN) -m pytest -n 2 --dist worksteal
+
+KERNELS := folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; ANALYSIS_HOME="$$folder" ANALYSIS_WORKERS=1 \
+	$(subst worksteal,loadscope,$(PYTEST)) --nbval-lax --nbval-current-env --nbval-cell-timeout 300
 
 .PHONY: figures lint check test test-all test-gpu test-browser lab exercises docs clean
 .DELETE_ON_ERROR:
@@ -36,20 +40,20 @@ lint: $(READY)
 	$(RUN) -m mypy
 
 check: lint
-	$(FOLDER) $(PYTEST) -p no:nbval -m "not slow" tests
+	$(PYTEST) -p no:nbval -m "not slow" tests
 
 test test-all: lint
-	$(FOLDER) ANALYSIS_WORKERS=1 $(PYTEST) notebooks --ignore=notebooks/exercises --nbval-lax --nbval-current-env --nbval-cell-timeout 300; \
-	ANALYSIS_TESTS_HOME="$$folder" $(PYTEST) -p no:nbval $(if $(filter test,$@),--few) tests
+	$(PYTEST) -p no:nbval $(if $(filter test,$@),--few) tests
+	$(KERNELS) $(if $(filter test,$@),notebooks/00_start_here.ipynb,notebooks --ignore=notebooks/exercises)
 
 test-gpu: $(READY)
-	$(FOLDER) $(PYTEST) -p no:nbval -m gpu tests
+	$(PYTEST) -p no:nbval -m gpu tests
 
 test-browser: $(BROWSER)
-	$(FOLDER) ANALYSIS_SCREENSHOTS=build/screenshots $(subst -n 2 --dist loadscope,,$(PYTEST)) -p no:nbval -m browser tests/browser
+	ANALYSIS_SCREENSHOTS=build/screenshots $(subst -n 2 --dist worksteal,,$(PYTEST)) -p no:nbval -m browser tests/browser
 
 lab: $(READY)
-	$(RUN) -m jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.news_url=None \
+	JUPYTER_CONFIG_PATH="$(CURDIR)/notebooks/jupyter" $(RUN) -m jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.news_url=None \
 		--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 exercises: $(READY)

@@ -5,8 +5,8 @@
     --high 40%
     python benchmarks/claims.py      # what committed figures answer, claims.md and figures/claims.* anew
 
-Claims that the csv of a committed figure answers are in `claims_figures.py` and, of experts and whole blocks, in
-`claims_shapes.py`; nothing is run for them.
+Claims that the csv of a committed figure answers are in `claims_figures.py`, of experts and whole blocks in
+`claims_shapes.py`, of models that read pictures in `claims_vision.py`; nothing is run for them.
 
 Claims on methods are in `claims_methods.py`, on data, tasks and size in `claims_data.py`, on whole heads and neurons in
 `claims_structured.py` (--about runs some of them), those that have no row in `claims_elsewhere.py`. Each claim is one
@@ -25,6 +25,7 @@ import claims_figures
 import claims_methods
 import claims_shapes
 import claims_structured
+import claims_vision
 import pandas as pd
 from claims_base import Claim, Results
 from claims_drawn import FigureClaim, provenance
@@ -38,10 +39,12 @@ from analysis.present.style import in_style
 from analysis.study.results import Study
 from analysis.study.sweep import run_study
 
-DRAWN = {"figures": claims_figures.CLAIMS, "experts and blocks": claims_shapes.CLAIMS}
-WAITING = "not run yet: `benchmarks/claims.py lab` would"
 HERE = Path(__file__).resolve().parent
 CLAIMS = {"methods": claims_methods.CLAIMS, "data": claims_data.CLAIMS, "structures": claims_structured.CLAIMS}
+DRAWN = {"figures": claims_figures.CLAIMS, "experts and blocks": claims_shapes.CLAIMS, "pictures": claims_vision.CLAIMS}
+EVERY: dict[str, list[Claim] | list[FigureClaim]] = {**CLAIMS, **DRAWN}
+FORESTS = {"claims": tuple(CLAIMS), "claims_figures": ("figures",), "claims_shapes": ("experts and blocks", "pictures")}
+WAITING = "not run yet: `benchmarks/claims.py lab` would"
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ include_patterns = [
     "benchmarks/claims.md",
     "tests/helpers/README.md",
     "notebooks/*.ipynb",
+    "notebooks/tutorials/*.ipynb",
 ]
 extensions = ["myst_nb"]
 nb_execution_mode = "off"
@@ -85,6 +86,7 @@ docs/speed
 :glob:
 
 notebooks/*
+notebooks/tutorials/*
 ```
 
 ```{toctree}
@@ -110,7 +112,7 @@ def read_source(app, docname: str, source: list[str]) -> None:
     """Put the table of contents under the README, and executed copies in the place of notebooks."""
     if docname == root_doc:
         source[0] += CONTENTS
-    if docname.startswith("notebooks/"):
+    if re.match(r"notebooks/\d", docname):
         source[0] = executed_copy(Path(docname).name, source[0])
     else:  # the site has the executed notebooks themselves
         source[0] = PAGE.sub(lambda page: f"({'' if page[1] else '../'}notebooks/{page[2]}.ipynb)", source[0])

@@ -3,6 +3,7 @@
 The environment is set when this file is imported, before any test module can import torch.
 """
 
+import gc
 import os
 import shutil
 import sys
@@ -20,11 +21,9 @@ os.environ.update(
 
 def pytest_configure(config):
     """Results and caches go to one temporary folder for the whole session: xdist's workers inherit it, so that runs
-    which several of them need are done once. `make test` names one, where the notebooks have run.
+    which several of them need are done once.
     """
-    if given := os.environ.get("ANALYSIS_TESTS_HOME"):
-        os.environ["ANALYSIS_HOME"] = given
-    elif not hasattr(config, "workerinput"):
+    if not hasattr(config, "workerinput"):
         config.stash[HOME] = os.environ["ANALYSIS_HOME"] = tempfile.mkdtemp(prefix="analysis-tests-")
 
 
@@ -64,11 +63,19 @@ def pytest_collection_modifyitems(config, items):
         _skip(items, "real_assets", "the real model and texts are not here (../shared/assets)")
 
 
+def pytest_collection_finish():
+    """What has been imported and collected stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 def _cases_beyond_few(items) -> set:
-    """Of every slow test of many cases all but `FEW`: the first, the last, and any others at equal distances."""
+    """Of every slow test of many cases, but for those marked `every`, all but `FEW`: the first, the last, and any
+    others at equal distances.
+    """
     cases: dict[str, list] = {}
     for item in items:
-        if item.get_closest_marker("slow"):
+        if item.get_closest_marker("slow") and not item.get_closest_marker("every"):
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
     left = set()
     for group in cases.values():

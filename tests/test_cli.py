@@ -20,6 +20,7 @@ from analysis.cli import main
 from analysis.commands.common import Report
 from analysis.errors import UsageError
 from analysis.study.job import Job
+from tests.helpers.processes import fork
 from tests.helpers.streamed import same_tensors, saved_tensors
 from tests.helpers.world import BLOCKS, WORDS, arguments, build_model
 
@@ -399,16 +400,12 @@ def test_an_altered_result_is_not_served(world, tmp_path, capsys):
 def test_killed_in_the_middle_and_repeated_ends_bit_equal(world, tmp_path, capsys):
     recipe = "sparsegpt-50% BR+GP[epochs=40]"
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "analysis", *arguments(world, killed, recipe=recipe)],
-        cwd=paths.ROOT,
-        stderr=subprocess.PIPE,
-    )
-    while process.poll() is None and not any((killed / ".checkpoint").glob("visit-*.safetensors")):
+    process = fork(main, arguments(world, killed, recipe=recipe), log=tmp_path / "log")
+    while process.is_alive() and not any((killed / ".checkpoint").glob("visit-*.safetensors")):
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    errors = process.communicate()[1].decode()
-    assert process.returncode == -signal.SIGKILL, f"it ended before it could be killed: {errors}"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, f"it ended before it could be killed: {(tmp_path / 'log').read_text()}"
     assert not (killed / "summary.json").exists()
     assert main(arguments(world, killed, recipe="wanda-50% LR")) == 6
     assert "interrupted run of another request" in capsys.readouterr().err

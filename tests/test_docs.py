@@ -3,13 +3,12 @@
 import importlib.util
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote
 
 import matplotlib
+import pandas as pd
 import pytest
 import yaml
 
@@ -20,6 +19,7 @@ from analysis.present.schematic import save_methods
 from analysis.present.two_streams import save_streams
 from analysis.recipe.recipe import Recipe
 from analysis.schema import TABLES
+from tests.helpers.processes import fork
 
 ROOT = paths.ROOT
 DOCS = ROOT / "docs"
@@ -63,6 +63,20 @@ def test_a_committed_figure_stands_once_above_the_cell_that_draws_it(generate):
     assert first["id"] == "ap" and first["metadata"] == {"tags": ["published"]} and rest == cells
     assert re.fullmatch(r"!\[.+\]\(\.\./figures/01_cancellation\.svg\)", first["source"][-1])
     assert generate.show_published(shown) == shown
+
+
+def test_minutes_of_a_notebook_are_those_of_the_runs_behind_its_figures(tmp_path, monkeypatch):
+    times = load("times")
+    monkeypatch.setattr(times.paths, "figures", lambda: tmp_path)
+    monkeypatch.setattr(times.paths, "runs", lambda: tmp_path)
+    for name, runs in {"01_one": ["a", "b"], "01_two": ["b"], "02_one": ["c"]}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"runs": runs}))
+    for run, seconds in {"a": [30.0, 60.0], "b": [15.0]}.items():
+        (tmp_path / run).mkdir()
+        pd.DataFrame({"seconds": seconds}).to_parquet(tmp_path / run / "cost.parquet")
+    assert times.running("01_anything") == (2, 1.75)
+    with pytest.raises(OSError):
+        times.running("02_anything")
 
 
 def test_a_stale_page_is_noticed(generate):
@@ -269,12 +283,13 @@ def test_the_command_line_of_the_readme_exists(capsys):
 
 
 @pytest.mark.slow
-def test_the_example_of_a_criterion_of_ones_own_runs():
+def test_the_example_of_a_criterion_of_ones_own_runs(tmp_path):
     pytest.importorskip("analysis.extend")
     example = re.search(r"```python\n(.*?)```", (DOCS / "extending.md").read_text("utf-8"), re.S)[1]
     example += 'print(pruned.tables["matrices"]["sparsity"].round(2).unique().tolist())\n'
-    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.split() == ["[0.5]"], done.stderr
+    process = fork(exec, example, {"__name__": "__main__"}, log=tmp_path / "log")
+    process.join()
+    assert process.exitcode == 0 and (tmp_path / "log").read_text().split() == ["[0.5]"]
 
 
 @pytest.fixture(scope="module")

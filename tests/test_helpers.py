@@ -33,20 +33,21 @@ def test_families_beyond_the_quick_ones_are_slow(request, family):
 class Case:
     """A test that pytest has collected, as far as its choice among cases looks at one."""
 
-    def __init__(self, name: str, slow: bool):
-        self.nodeid, self.slow = name, slow
+    def __init__(self, name: str, *markers: str):
+        self.nodeid, self.markers = name, markers
 
     def get_closest_marker(self, marker: str) -> bool:
-        return self.slow and marker == "slow"
+        return marker in self.markers
 
 
 def test_few_cases_of_slow_tests_are_the_first_and_the_last(pytestconfig):
     (plugin,) = (
         p for p in pytestconfig.pluginmanager.get_plugins() if getattr(p, "__file__", "") == str(FOLDER / "conftest.py")
     )
-    slow, quick = [Case(f"a[{n}]", True) for n in range(7)], [Case(f"b[{n}]", False) for n in range(7)]
-    pair, alone = [Case("c[x]", True), Case("c[y]", True)], Case("d", True)
-    left = plugin._cases_beyond_few([*slow, *quick, *pair, alone])
+    slow, quick = [Case(f"a[{n}]", "slow") for n in range(7)], [Case(f"b[{n}]") for n in range(7)]
+    pair, alone = [Case("c[x]", "slow"), Case("c[y]", "slow")], Case("d", "slow")
+    every = [Case(f"e[{n}]", "slow", "every") for n in range(7)]
+    left = plugin._cases_beyond_few([*slow, *quick, *pair, alone, *every])
     assert left == set(slow[1:6])
 
 

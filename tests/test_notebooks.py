@@ -1,21 +1,20 @@
 """The notebooks: their structure, and what they leave at smoke size.
 
-`make test` runs their cells first, each a test, under nbval; then the project's own runner reads what that has stored.
+Their cells are run as they stand; what that has left is looked at, and read from the store by the project's own runner.
 """
 
 import ast
 import json
 import re
-from contextlib import chdir
 
 import nbformat
 import pandas as pd
 import pytest
-from matplotlib import pyplot
 
 from analysis import paths
 from analysis.suite.runner import run_suite
 from analysis.suite.suite import read_parameters
+from tests.helpers import cells as cells_of
 
 FOLDER = paths.notebooks()
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -50,7 +49,9 @@ SPELLED = {
     "CR": "cross-block reconstruction",
     "IR": "independent reconstruction",
 }
+TUTORIALS = sorted(FOLDER.glob("tutorials/*.ipynb"))  # beside the path: neither numbered nor in a preset
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_of_all = pytest.mark.parametrize("path", NOTEBOOKS + TUTORIALS, ids=lambda path: path.stem)
 
 
 def cells(path, kind):
@@ -62,7 +63,7 @@ def source(cell):
 
 
 def test_there_are_notebooks():
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02d}" for number in range(13)]
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02d}" for number in range(14)]
 
 
 # What JupyterLab writes of itself into a notebook and its cells when it saves one that was opened and looked at.
@@ -87,7 +88,7 @@ def check_unrun(text: str) -> None:
     assert not re.search(r"/(home|work|Users|tmp|root)/", text)
 
 
-@each
+@each_of_all
 def test_it_carries_no_outputs_and_no_machine(path):
     check_unrun(path.read_text("utf-8"))
 
@@ -147,11 +148,11 @@ def test_it_has_a_place_on_the_path_and_spells_out_its_words(path):
             assert said, f"{word} is not spelled out where it comes first"
 
 
-@each
+@each_of_all
 def test_links_and_pictures_lead_somewhere(path):
     for cell in cells(path, "markdown"):
         for link in re.findall(r"\]\(([^)\s]+)\)", source(cell)):
-            assert link.startswith("https://") or (FOLDER / link.partition("#")[0]).is_file(), link
+            assert link.startswith("https://") or (path.parent / link.partition("#")[0]).is_file(), link
 
 
 @each
@@ -162,7 +163,7 @@ def test_a_prediction_is_asked_for_before_the_result_and_comes_back_after_it(pat
     assert where[0] == 0 and "save_figure" in "".join(source(cell) for cell in cells(path, "code")[: where[1]])
 
 
-@each
+@each_of_all
 def test_lines_of_its_source_fit_a_diff(path):
     lines = [line for cell in json.loads(path.read_text("utf-8"))["cells"] for line in source(cell).splitlines()]
     assert not [
@@ -170,14 +171,14 @@ def test_lines_of_its_source_fit_a_diff(path):
     ]  # rows of tables and pictures
 
 
-@each
+@each_of_all
 def test_no_line_turns_the_one_above_into_a_heading(path):
     """As a lone = of an equation does."""
     prose = "\n\n".join(source(cell) for cell in cells(path, "markdown"))
     assert not re.findall(r"\S\n[ \t]*(?:=+|-+)[ \t]*$", prose, re.M)
 
 
-@each
+@each_of_all
 def test_code_cells_are_short_and_hold_calls_only(path):
     for cell in cells(path, "code"):
         text = source(cell)
@@ -198,7 +199,7 @@ def test_parameters_are_typed_literals_after_a_comment_and_none_is_a_magic(path)
     assert names["PRESET"].default == "smoke"
 
 
-@each
+@each_of_all
 def test_every_parameter_is_used_and_explained_and_nothing_else_is_in_capitals(path):
     tagged = [source(cell) for cell in cells(path, "code") if "parameters" in cell["metadata"].get("tags", [])]
     code = [source(cell) for cell in cells(path, "code") if "parameters" not in cell["metadata"].get("tags", [])]
@@ -233,6 +234,14 @@ def test_findings_are_computed_and_every_figure_is_saved(path):
     )
 
 
+def test_a_tutorial_has_typed_parameters_and_a_way_back_to_the_path():
+    assert [path.stem for path in TUTORIALS] == ["own_model"]
+    for path in TUTORIALS:
+        assert {"MODEL", "TEXT", "TASKS", "SAMPLES"} <= set(read_parameters(path))
+        prose = "\n".join(source(cell) for cell in cells(path, "markdown"))
+        assert "(../../docs/path.md)" in prose and "(../00_start_here.ipynb)" in prose
+
+
 def drawn_files() -> set[str]:
     """Names of all files that all notebooks leave in a folder of figures."""
     names = [
@@ -241,22 +250,19 @@ def drawn_files() -> set[str]:
     return {f"{name}.{suffix}" for some in names for name in some for suffix in ("svg", "png", "csv", "json")}
 
 
+@pytest.mark.every
+@pytest.mark.slow
+@each
+def test_its_cells_run(path):
+    cells_of.run(path)
+
+
 @pytest.fixture(scope="module")
 def drawn():
-    """Where the figures are after the cells of every notebook have run with the parameters as they stand: under nbval,
-    or, where it has not run before, here. Their runs are in the store then.
-    """
-    figures = paths.runs() / "figures" / "smoke"
-    if figures.is_dir() and drawn_files() <= {file.name for file in figures.iterdir()}:
-        return figures
-    with chdir(FOLDER), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANALYSIS_WORKERS", "1")
-        for path in NOTEBOOKS:
-            names = {"__name__": "__main__", "display": lambda *shown: None}
-            for number, cell in enumerate(cells(path, "code")):
-                exec(compile(source(cell), f"{path.stem}, code cell {number}", "exec"), names)
-            pyplot.close("all")
-    return figures
+    """Where the figures are after the cells of every notebook have run; their runs are in the store then."""
+    for path in NOTEBOOKS:
+        cells_of.run(path)
+    return paths.runs() / "figures" / "smoke"
 
 
 @pytest.mark.slow

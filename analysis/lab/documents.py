@@ -95,11 +95,15 @@ def write(draw: Draw, world: World, register: str) -> tuple[str, str]:
 
 
 def _stream(register: str, split: str, seed: int, start: int) -> Iterator[Document]:
-    world = default_world()
     for number in itertools.count(start):
-        draw = Draw(seed_of(register, split, seed, number))
-        text, chosen = write(draw, world, register)
-        yield Document(tidy(text), chosen, draw.nats)
+        yield _document(register, split, seed, number)
+
+
+@functools.lru_cache(4096)  # of a kilobyte each: the runs of a study read the same beginnings again and again
+def _document(register: str, split: str, seed: int, number: int) -> Document:
+    draw = Draw(seed_of(register, split, seed, number))
+    text, chosen = write(draw, default_world(), register)
+    return Document(tidy(text), chosen, draw.nats)
 
 
 def seed_of(register: str, split: str, seed: int, number: int) -> str:

@@ -17,7 +17,7 @@ from analysis.lab.documents import check_request
 from analysis.lab.draw import NUMBERS, Draw, listing
 
 SETS: dict[str, str] = {
-    "shapes": "two to five coloured shapes on a grid of three by three, with questions and captions"
+    "shapes": "one to four coloured shapes on a grid of three by three, with questions and captions"
 }
 
 SIZE = 48  # pixels a side
@@ -32,7 +32,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("coin", "square", "cross", "house")
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
-FEWEST, MOST = 2, 5  # shapes in a picture
+FEWEST, MOST = 1, 4  # shapes in a picture
 RELATIONS: dict[str, tuple[int, int]] = {"above": (0, -1), "below": (0, 1), "left of": (1, -1), "right of": (1, 1)}
 _NOISE = 12.0  # standard deviation of a pixel, of 255
 _TRIES = 100  # questions that are thought of for one text
@@ -219,7 +219,7 @@ def _shape(scene: Scene, draw: Draw) -> Question | None:
 
 
 def _count(scene: Scene, draw: Draw) -> Question | None:
-    if draw.chance(0.5):
+    if draw.chance(0.75):  # of one kind there is mostly one
         noun, number = "things", len(scene.things)
     else:
         shape = draw.choice([thing.shape for thing in scene.things])
@@ -273,7 +273,7 @@ def _named_once(scene: Scene) -> list[Thing]:
 TASKS: dict[str, str] = {
     "colour": "the colour of the only shape of its kind (6 choices)",
     "shape": "which shape has the colour that only one has (4 choices)",
-    "count": "how many shapes there are, of one kind or of all (5 choices)",
+    "count": "how many shapes there are, of one kind or of all (4 choices)",
     "place": "in which of nine cells a shape stands (9 choices)",
     "relation": "whether a shape stands above, below, left or right of another (2 choices)",
     "presence": "whether there is a shape of a colour, both of which are in the picture, if can be (2 choices)",

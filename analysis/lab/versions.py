@@ -9,4 +9,4 @@ TASKS = 1  # multiple-choice questions about it
 WRITTEN = 1  # questions about it that are answered in writing
 EXAMPLES = 1  # labelled examples of it
 WORD_KINDS = 1  # what each word of a document is
-PICTURES = 1  # pictures, and what is asked and said about them
+PICTURES = 2  # pictures, and what is asked and said about them

@@ -56,6 +56,8 @@ class Written:
         return [self.ground.identity(self.recipes), self.recipes, self.prompt, self.tokens, self.temperature, self.seed]
 
     def table(self) -> pd.DataFrame:
+        from analysis.text.continuation import go_on, log_probabilities
+
         if not self.prompt.strip():
             raise UsageError("text: the prompt is empty; give a few words")
         rows: list[dict[str, Any]] = []
@@ -104,40 +106,6 @@ def begin(loaded: "LoadedModel", prompt: str) -> "Tensor":
     if context is not None and len(ids) >= context:
         raise UsageError(f"text: the prompt has {len(ids)} tokens, the model's context {context}; give a shorter one")
     return torch.tensor(ids)
-
-
-def go_on(model: "nn.Module", ids: "Tensor", tokens: int, temperature: float, seed: int, end: int | None) -> "Tensor":
-    """`ids` (T,) and up to `tokens` more: the likeliest ones at temperature 0, else drawn with noise that is the same
-    for all models of one vocabulary.
-    """
-    import torch
-
-    from analysis.models.context import usable_context
-
-    generator = torch.Generator().manual_seed(seed)
-    context = usable_context(model)
-    for _ in range(tokens if context is None else min(tokens, context - len(ids))):
-        scores = log_probabilities(model, ids)[-1]
-        if temperature:
-            uniform = torch.rand(scores.shape, generator=generator, dtype=torch.float64).clamp(min=1e-12)
-            scores = scores / temperature - torch.log(-torch.log(uniform))
-        following = int(scores.argmax())
-        ids = torch.cat([ids, torch.tensor([following])])
-        if following == end:
-            break
-    return ids
-
-
-def log_probabilities(model: "nn.Module", ids: "Tensor") -> "Tensor":
-    """log p (T, vocabulary), float64 on the CPU, of what follows each of the ids (T,)."""
-    import torch
-
-    from analysis.models.anatomy import evaluating
-
-    device = next(model.parameters()).device
-    with evaluating(model), torch.inference_mode():
-        logits = model(input_ids=ids[None].to(device), use_cache=False).logits[0]
-    return torch.log_softmax(logits.double().cpu(), -1)
 
 
 def writer(ground: Ground, recipes: tuple[str, ...], tokens: int = 48) -> Callable[..., pd.DataFrame]:
@@ -201,6 +169,8 @@ class OwnText:
         return [model, sources, list(self.sources), self.windows, self.length, self.seed]
 
     def table(self) -> pd.DataFrame:
+        from analysis.text.continuation import log_probabilities
+
         dense, windows = self._windows()
         rows = []
         for source, drawn in windows.items():

@@ -58,6 +58,7 @@ def specialists(expert_errors: pd.DataFrame) -> pd.DataFrame:
         shares = part.pivot(index="split", columns="expert", values="share")
         joint = (shares / shares.sum().sum()).to_numpy()
         apart = [joint.sum(axis=axis, keepdims=True) for axis in (0, 1)]
+        product = apart[0] * apart[1]
         mean = shares.mean()
         even = mean.sum() / len(mean)
         rows.append(
@@ -68,7 +69,9 @@ def specialists(expert_errors: pd.DataFrame) -> pd.DataFrame:
                 "even": even,
                 "hardly used": int((mean < FAIR * even).sum()),
                 "bits of the expert": _bits(apart[0], apart[0]),
-                "of these by the register": _bits(joint, joint / (apart[0] * apart[1])),
+                "of these by the register": _bits(
+                    joint, np.divide(joint, product, out=np.ones_like(joint), where=product > 0)
+                ),
             }
         )
     return pd.DataFrame(rows).groupby("block").mean().round(3)

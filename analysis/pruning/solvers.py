@@ -40,6 +40,7 @@ from analysis.structured.targets import reads_two_streams
 
 log = logging.getLogger(__name__)
 ENDED_WORSE = "ended worse"
+EXACT = 1e6  # times farther, from where on the unit was as good as exact before
 
 
 def leave(state: State, visit: Visit, meter: Meter) -> None:
@@ -166,13 +167,14 @@ def warn_of_worse(state: State) -> None:
     worse = [row for row in state.rows["numerics"] if row["rule"] == ENDED_WORSE]
     if worse:
         worst = max(worse, key=lambda row: row["value"])
+        farther = f"{worst['value']:.3g} times" if worst["value"] < EXACT else "had nothing to be repaired"
         log.warning(
-            "%s: training left %d units farther from their targets than it found them (block %d %.3g times); lower lr"
+            "%s: training left %d units farther from their targets than it found them (block %d %s); lower lr"
             " (now %g), or keep each unit's best epoch with select=calibration",
             state.recipe,
             len(worse),
             worst["block"],
-            worst["value"],
+            farther,
             state.recipe.solver.lr,
         )
 

@@ -21,6 +21,10 @@ RETRAINING = {  # kind: what it adds to `retrain`
     "distilled": "objective=distill,",
     "masklora": "train=masklora,",
     "norms-biases": "train=norms-biases,",
+    "projector": "train=projector,",
+    "language": "train=language,",
+    "logits": "train=language,objective=distill,",
+    "states": "train=language,objective=hidden,",
 }
 
 

@@ -58,9 +58,12 @@ def gather(runs: Mapping[Job, tuple[str, StoredRun]]) -> Study:
     front = pd.DataFrame([job.columns(run) for job, (run, _) in runs.items()])
     tables = {}
     for name in schema.TABLES:
-        parts = [stored.tables[name] for _, stored in runs.values()]
+        columns, parts = schema.study_columns(name), [stored.tables[name] for _, stored in runs.values()]
+        if not any(map(len, parts)):
+            tables[name] = schema.conform(name, pd.DataFrame(), columns)
+            continue
         jobs = front.loc[front.index.repeat([len(table) for table in parts])].reset_index(drop=True)
-        tables[name] = schema.conform(name, jobs.join(pd.concat(parts, ignore_index=True)), schema.study_columns(name))
+        tables[name] = schema.conform(name, jobs.join(pd.concat(parts, ignore_index=True)), columns)
     origin = {
         run: {
             "job": job.to_dict(),

@@ -38,9 +38,9 @@ class VisionConfig(Schedule):
     """
 
     unit: ClassVar[str] = "pictures"
-    pictures: int = 22_400
-    aligned: int = 6_400
-    batch: int = 16
+    pictures: int = 80_000
+    aligned: int = 16_000
+    batch: int = 32
     length: int = 96
     patch: int = 8
     hidden: int = 64

@@ -6,6 +6,7 @@ seen lie in the folder that ANALYSIS_SCREENSHOTS names.
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ NOTEBOOKS = {
     "05_criteria": 1,
     "08_zero_shot": 1,
 }
+BUILDER = "00_start_here"  # its last cell builds recipes, as one of 01 does
 ASKED = ("seed", "temperature", "runs")  # what waits for a button, or may show the same: a store of these runs alone
+FIGURE = ".jp-OutputArea-output.jp-RenderedImage"
 SECONDS = float(os.environ.get("ANALYSIS_BROWSER_SECONDS", 300))  # for all cells of a notebook
 
 
@@ -39,14 +42,20 @@ def page():
 
 @pytest.fixture(scope="module")
 def lab(page, tmp_path_factory):
-    """JupyterLab on copies of the notebooks; results in the folder that all tests share."""
+    """JupyterLab; what opens a notebook in it, a new copy or, with `again`, as it was left. Results lie in the folder
+    that all tests share.
+    """
     folder = tmp_path_factory.mktemp("lab")
     (folder / "notebooks").mkdir()
-    for name in NOTEBOOKS:
-        shutil.copy(paths.notebooks() / f"{name}.ipynb", folder / "notebooks")
     shutil.copytree(paths.figures(), folder / "figures")
+
+    def open_notebook(name: str, again: bool = False) -> browser.Notebook:
+        if not again:
+            shutil.copy(paths.notebooks() / f"{name}.ipynb", folder / "notebooks")
+        return browser.Notebook(page, address, f"notebooks/{name}.ipynb")
+
     with browser.serving(folder, paths.home()) as address:
-        yield address
+        yield open_notebook
 
 
 def shoot(notebook, name):
@@ -57,7 +66,7 @@ def shoot(notebook, name):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_control_moves_what_is_seen_and_nothing_goes_wrong(lab, page, name):
-    notebook = browser.Notebook(page, lab, f"notebooks/{name}.ipynb")
+    notebook = lab(name)
     notebook.run_all(SECONDS)
     assert notebook.output_errors() == []
     assert page.locator(".explorer-view svg").count() >= NOTEBOOKS[name]
@@ -75,20 +84,40 @@ def test_every_control_moves_what_is_seen_and_nothing_goes_wrong(lab, page, name
 
 
 def test_a_run_grows_can_be_stopped_and_goes_on_to_its_end(lab, page):
-    notebook = browser.Notebook(page, lab, "notebooks/01_compounding_error.ipynb")
+    notebook = lab(BUILDER)
     notebook.run_all(SECONDS)
     run, stop = (page.locator(f"button:text-is('{word}')") for word in ("Run", "Stop"))
+    says, wait = partial(page.locator, ".widget-label"), {"timeout": 1000 * SECONDS}
     view = page.locator(".explorer-view:has(svg)").last
-    notebook.choose("unit", "2 blocks, overlap 1")
+    run.click()
+    says(has_text="stored already").wait_for(**wait)  # the notebook has run it
+    notebook.slide_to_end("epochs")
     before = view.inner_html()
     run.click()
-    notebook.settle(view, before, 200)
-    shoot(notebook, "01_growing")
+    notebook.settle(view, before, SECONDS)
+    shoot(notebook, "00_growing")
     stop.click()
-    said = page.locator(".widget-label", has_text="stopped;")
-    said.wait_for(timeout=20_000)
-    shoot(notebook, "01_stopped")
+    says(has_text="stopped;").wait_for(**wait)
+    shoot(notebook, "00_stopped")
     run.click()
-    page.locator(".widget-label", has_text="done, and kept").wait_for(timeout=200_000)
-    shoot(notebook, "01_done")
+    says(has_text="done, and kept").wait_for(**wait)
+    shoot(notebook, "00_done")
+    assert notebook.errors == [] and notebook.output_errors() == []
+
+
+def test_a_notebook_reopened_without_running_shows_its_figures_and_the_explorer_as_it_was_left(lab, page):
+    notebook = lab(BUILDER)
+    notebook.run_all(SECONDS)
+    before = notebook.seen()
+    notebook.slide_to_end("windows")
+    notebook.changed(before, "windows")
+    left, figures = notebook.seen(), page.locator(FIGURE).count()
+    notebook.save_and_close()
+    notebook = lab(BUILDER, again=True)
+    page.wait_for_selector(browser.IDLE, state="attached", timeout=120_000)
+    page.locator(".explorer-view svg").wait_for(timeout=1000 * SECONDS)
+    assert notebook.seen() == left and page.locator(FIGURE).count() == figures > 1
+    assert page.get_by_text("model not found").count() == 0
+    page.locator(".explorer-view").last.scroll_into_view_if_needed()
+    shoot(notebook, "00_reopened")
     assert notebook.errors == [] and notebook.output_errors() == []

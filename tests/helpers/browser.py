@@ -55,6 +55,7 @@ def serving(folder: Path, home: Path):
         "ANALYSIS_HOME": str(home),
         "PYTHONPATH": os.pathsep.join([str(paths.ROOT), os.environ.get("PYTHONPATH", "")]),
         "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_CONFIG_PATH": str(paths.notebooks() / "jupyter"),  # as `make lab`
         "JUPYTER_DATA_DIR": str(home / "share"),
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
         "IPYTHONDIR": str(home / "ipython"),
@@ -91,11 +92,29 @@ class Notebook:
     """A notebook open in JupyterLab. errors: what the console said is wrong."""
 
     def __init__(self, page, address: str, name: str):
-        self.page, self.errors = page, []
+        self.page, self.address, self.name, self.errors = page, address, name, []
         page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(f"{address}/lab/workspaces/test/tree/{name}?token={TOKEN}&reset")
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=120_000)
+
+    def save_and_close(self, seconds: float = 60) -> None:
+        """Save the notebook with its results and the state of its widgets, leave it, and end its kernel."""
+        before, until = self._file()["last_modified"], time.monotonic() + seconds
+        self.page.locator(".jp-NotebookPanel").click(position={"x": 3, "y": 3})
+        self.page.keyboard.press("Control+s")
+        while (now := self._file())["last_modified"] == before or "widgets" not in now["content"]["metadata"]:
+            assert time.monotonic() < until, f"{self.name} was not saved with its widgets in {seconds} s"
+            time.sleep(0.5)
+        self.page.goto("about:blank")
+        sessions = f"{self.address}/api/sessions"
+        for one in self.page.request.get(f"{sessions}?token={TOKEN}").json():
+            if one["path"] == self.name:
+                self.page.request.delete(f"{sessions}/{one['id']}?token={TOKEN}")
+
+    def _file(self) -> dict:
+        """The notebook as it lies on disk, with `last_modified`."""
+        return self.page.request.get(f"{self.address}/api/contents/{self.name}?token={TOKEN}").json()
 
     def run_all(self, seconds: float) -> None:
         """Run every cell, and wait until each has a number or one has failed. A kernel that has just begun may lose
@@ -132,6 +151,11 @@ class Notebook:
         """Choose an entry of the last menu of this name."""
         menu = self.page.locator(".widget-dropdown", has=self.page.locator(f"label:text-is('{name}')")).last
         menu.locator("select").select_option(label=option)
+
+    def slide_to_end(self, name: str) -> None:
+        """Move the last slider of this name as far to the right as it goes."""
+        slider = self.page.locator(".widget-slider", has=self.page.locator(f"label:text-is('{name}')")).last
+        slider.locator(".noUi-handle").first.press("End")
 
     def push_slider(self, place: int, besides: tuple[str, ...] = ()) -> None:
         """Move a slider one step, to the right or else to the left; what is seen must change."""

@@ -1,36 +1,23 @@
-"""Several processes as `torchrun` starts them, forked from one that has imported torch once."""
+"""Several processes as `torchrun` starts them."""
 
-import multiprocessing
-import os
 import socket
-import sys
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-PRELOADED = [
-    "analysis.cli",
-    "analysis.study.run",
-    "analysis.pruning.loop",
-    "analysis.text.load",
-    "tests.helpers.recipes",
-]
-CONTEXT = multiprocessing.get_context("forkserver")
+from tests.helpers.processes import fork
 
 
 def start(count: int, do: Callable, *arguments: object, logs: Path) -> list[BaseProcess]:
     """Processes of ranks 0 to count - 1, each calling `do(*arguments)`, which ends it with what it returns (None: 0);
     what rank N prints lies in `logs`/N.
     """
-    CONTEXT.set_forkserver_preload(PRELOADED)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     logs.mkdir(exist_ok=True)
-    processes = [CONTEXT.Process(target=_run, args=(n, count, port, logs, do, arguments)) for n in range(count)]
-    for process in processes:
-        process.start()
-    return processes
+    place = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [fork(do, *arguments, log=logs / str(rank), RANK=rank, LOCAL_RANK=rank, **place) for rank in range(count)]
 
 
 def ended(processes: list[BaseProcess], seconds: float = 240.0) -> list[int | None]:
@@ -41,13 +28,3 @@ def ended(processes: list[BaseProcess], seconds: float = 240.0) -> list[int | No
     for process in processes:
         process.kill()
     return codes
-
-
-def _run(rank: int, count: int, port: int, logs: Path, do: Callable, arguments: tuple) -> None:
-    words = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({word: str(value) for word, value in words.items()})
-    said = os.open(logs / str(rank), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
-    sys.stdout, sys.stderr = (os.fdopen(os.dup(1), "w", buffering=1) for _ in range(2))
-    sys.exit(do(*arguments))

@@ -28,7 +28,7 @@ PINNED = {
     "WRITTEN": (1, "774eb67de205d05a"),
     "EXAMPLES": (1, "3505a34fc2eaa500"),
     "WORD_KINDS": (1, "599d5409427e8b2e"),
-    "PICTURES": (1, "cfca9476447a2317"),
+    "PICTURES": (2, "8630eff3348f52fb"),
 }
 
 

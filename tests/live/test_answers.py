@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from analysis.errors import UsageError
 from analysis.live import answers, masks, texts
@@ -48,30 +47,6 @@ def test_masks_are_packed_as_they_are_and_structures_lie_where_they_say():
     about = rows[rows["block"] == 0].set_index("matrix")
     assert about.loc["mlp.up_proj", ["side", "kind", "structures"]].tolist() == ["rows", "neurons", 64]
     assert about.loc["self_attn.o_proj", ["side", "kind", "structures"]].tolist() == ["columns", "heads", 2]
-
-
-def test_going_on_is_greedy_at_zero_and_the_same_for_one_seed():
-    model, ids = small_llama(), torch.tensor([1, 5, 9])
-    greedy = texts.go_on(model, ids, 5, 0.0, 0, None)
-    expected = ids
-    for _ in range(5):
-        expected = torch.cat([expected, model(expected[None]).logits[0, -1].argmax()[None]])
-    assert greedy.tolist() == expected.tolist()
-    drawn = [texts.go_on(model, ids, 5, 1.0, seed, None).tolist() for seed in (0, 0, 1)]
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert texts.go_on(model, ids, 5, 0.0, 0, int(greedy[3])).tolist() == greedy[:4].tolist()
-    assert len(texts.go_on(model, ids, 500, 0.0, 0, None)) <= 64
-
-
-@pytest.mark.slow
-def test_drawing_follows_the_models_distribution():
-    model, ids = small_llama(), torch.tensor([1, 5])
-    probability = texts.log_probabilities(model, ids)[-1].exp()
-    assert float(probability.sum()) == pytest.approx(1)
-    first = [int(texts.go_on(model, ids, 1, 1.0, seed, None)[-1]) for seed in range(200)]
-    likely = int(probability.argmax())
-    error = (float(probability[likely]) * (1 - float(probability[likely])) / 200) ** 0.5
-    assert first.count(likely) / 200 == pytest.approx(float(probability[likely]), abs=4 * error)
 
 
 def test_too_many_models_and_an_empty_prompt_are_refused():

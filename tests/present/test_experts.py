@@ -188,6 +188,14 @@ def test_specialists_are_found_where_there_are_any(alone):
         experts.specialists(alone.expert_errors[alone.expert_errors["split"] != "lab:news"])
 
 
+def test_an_expert_that_no_token_goes_to_tells_nothing(alone):
+    unused = alone.expert_errors.assign(share=lambda rows: rows["share"].where(rows["expert"] != 3, 0.0))
+    told = ["bits of the expert", "of these by the register"]
+    with_it, without = (experts.specialists(rows) for rows in (unused, unused[unused["expert"] != 3]))
+    assert with_it["hardly used"].tolist() == [1, 1]
+    pd.testing.assert_frame_equal(with_it[told], without[told], check_exact=True)
+
+
 def test_another_text_is_beside_the_one_that_is_read(alone):
     table = experts.foreign(alone.perplexity).set_index(["model", "calibration", "split"])["value"]
     noise = np.array([0, 0.001, 0.004])

@@ -1,6 +1,7 @@
 """The loop: every method and criterion, what each leaves alone, and the orderings reconstruction must produce."""
 
 import copy
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from analysis.models.anatomy import anatomy
 from analysis.pruning.checkpoint import Checkpoint
 from analysis.pruning.loop import prune
 from analysis.pruning.seeds import generator
+from analysis.pruning.solvers import warn_of_worse
 from analysis.recipe.parts import TRAINED
 from analysis.recipe.recipe import Recipe
 from analysis.recipe.words import WEIGHT_METHODS
@@ -514,3 +516,10 @@ def test_units_that_training_made_worse_are_recorded_and_told_once(lr, caplog):
     assert dict(zip(told.block, told.value)) == pytest.approx(worse)
     words = [record.getMessage() for record in caplog.records if "farther from their targets" in record.getMessage()]
     assert len(words) == bool(worse) and all("lower lr (now 0.3)" in word for word in words)
+
+
+@pytest.mark.parametrize(("value", "words"), [(3.2, "block 1 3.2 times"), (7e10, "block 1 had nothing to be repaired")])
+def test_a_unit_that_was_exact_before_is_not_told_as_a_ratio(value, words, caplog):
+    rows = [{"rule": "ended worse", "block": 1, "value": value}, {"rule": "ended worse", "block": 0, "value": 2.0}]
+    warn_of_worse(SimpleNamespace(rows={"numerics": rows}, recipe=Recipe.parse("magnitude-50% BR")))
+    assert f"({words})" in caplog.text and "left 2 units" in caplog.text

@@ -1,11 +1,8 @@
 """The one accumulator against sums token by token; halves, processes and streams add up; what is read off it."""
 
-import socket
-
 import pytest
 import torch
 import torch.distributed as distributed
-import torch.multiprocessing as multiprocessing
 from torch import Tensor
 
 from analysis.errors import DataError, NumericalError, UsageError
@@ -22,6 +19,7 @@ from analysis.streams.moments import (
     real_rows,
 )
 from tests.helpers.attention import Attention
+from tests.helpers.ranks import ended, start
 from tests.helpers.references import correlated
 
 
@@ -125,10 +123,11 @@ def test_without_a_group_nothing_is_reduced():
     assert sums.tokens == 5 and torch.equal(sums.total("xx", "m"), before)
 
 
-def share(rank: int, port: int, folder: str) -> None:
+def share(folder: str) -> None:
     """What one of two processes counts; the second has no token of one of the sums."""
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
     x, y = integers(31, 6, 0), integers(31, 4, 1)
     here = slice(0, 12) if rank == 0 else slice(12, 31)
     sums, lopsided = (Accumulator(PARTS, 6, 4, precision=torch.float64) for _ in range(2))
@@ -156,10 +155,7 @@ def share(rank: int, port: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(share, args=(port, str(tmp_path)), nprocs=2)
+    assert ended(start(2, share, str(tmp_path), logs=tmp_path / "logs")) == [0, 0]
     whole = Accumulator(PARTS, 6, 4, precision=torch.float64)
     whole.add(integers(31, 6, 0), integers(31, 4, 1))
     block, hidden = Attention().requires_grad_(False), correlated(24, 12, 1, torch.float32).view(4, 6, 12)

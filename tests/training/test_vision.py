@@ -62,7 +62,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_stopped(finished, decoder, tmp_path
     assert weights[0] == weights[1]
     card = json.loads((finished / "training.json").read_text())
     assert card["pictures"] == 48 and card["decoder"] == decoder
-    assert card["asked"]["pictures"] == 48 and card["asked"]["text"] == "pictures:shapes@1"
+    assert card["asked"]["pictures"] == 48 and card["asked"]["text"] == "pictures:shapes@2"
 
 
 @pytest.mark.slow
@@ -111,9 +111,9 @@ def test_windows_of_pictures(loaded):
 def test_what_cannot_read_pictures_is_told_so():
     with pytest.raises(UsageError, match="pictures:shapes: is read by a model of Llava's kind .* 'lab/tiny' is none"):
         load_tokens("pictures:shapes", load_model("lab/tiny", device="cpu"), samples=2, length=64)
-    assert source_fingerprint("pictures:shapes[:9]") == "pictures:shapes@1[:9]"
+    assert source_fingerprint("pictures:shapes[:9]") == "pictures:shapes@2[:9]"
     assert parse_source("pictures:shapes/held-out").label == "pictures:shapes/held-out"
-    assert task_fingerprint("pictures:colour") == "pictures:colour@1"
+    assert task_fingerprint("pictures:colour") == "pictures:colour@2"
     for source, said in (
         ("pictures:dogs", "unknown set of pictures 'dogs'"),
         ("pictures:shapes:0.5+lab:stories:0.5", "pictures:shapes has pictures and is no part of a mixture"),
@@ -144,7 +144,7 @@ def test_choices_are_scored_as_in_whole_rows(loaded):
 def test_tasks_about_pictures_are_answered_beside_others(loaded):
     tasks = ["pictures:count", "lab:facts-easy", "pictures:presence"]
     scores = zero_shot(loaded.model, loaded.tokenizer, tasks, documents=4)
-    assert [score.task for score in scores] == tasks and scores[0].choices == 5 and scores[2].chance == 0.5
+    assert [score.task for score in scores] == tasks and scores[0].choices == 4 and scores[2].chance == 0.5
     rows = answers(loaded.model, loaded.tokenizer, ["pictures:count"], documents=4)["pictures:count"]
     assert scores[0].accuracy == sum(row.right for row in rows) / 4
     with pytest.raises(UsageError, match="tasks about pictures: is read by a model of Llava's kind"):
@@ -156,7 +156,7 @@ def test_the_shipped_model_sees_what_its_card_says():
     card = json.loads((paths.lab() / "vision" / "training.json").read_text())
     model = load_model("lab/vision", device="cpu")
     assert set(card["held_out"]) == set(TASKS) and card["command"] == "analysis lab vision"
-    for score in zero_shot(model.model, model.tokenizer, ["pictures:colour", "pictures:count"], documents=60):
+    for score in zero_shot(model.model, model.tokenizer, ["pictures:colour", "pictures:place"], documents=60):
         said = card["held_out"][score.task.removeprefix("pictures:")]
         spread = 4 * (score.standard_error + said["standard_error"])
-        assert abs(score.accuracy - said["accuracy"]) < spread and score.accuracy > score.chance + 0.2
+        assert abs(score.accuracy - said["accuracy"]) <= spread and score.accuracy > score.chance + 0.4

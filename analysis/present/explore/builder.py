@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.errors import AnalysisError
 from analysis.present.explore.overlay import draw_overlay, history, outcome, overlay
-from analysis.present.explore.shell import Later, menu, message, row, shown, slider, view
+from analysis.present.explore.shell import Later, menu, message, row, said, shown, slider, view
 from analysis.recipe.menus import METHODS, SOLVERS, UNITS
 from analysis.recipe.words import CRITERION_WORDS, REFINEMENT_WORDS
 
@@ -174,30 +174,39 @@ class Builder:
             self.task = spawn(self.carry_out())
 
     async def carry_out(self) -> None:
-        """The run from its beginning to its place in the history; what goes wrong is said in one line."""
+        """The run from its beginning to its place in the history; one that is stored is read back, and said so. What
+        goes wrong is said in one line.
+        """
         self.run_button.disabled, self.stop_button.disabled = True, False
-        self.bar.value, self.bar.bar_style, name = 0, "info", ""
+        self.bar.value, self.bar.bar_style = 0, "info"
         before = dict(self.runs)
         try:
             choice = self.choice()
-            self.says.value = "beginning: the worker loads the model"
-            name, total = choice.label(), (await asyncio.to_thread(self.live.expected, choice)).blocks
-            going = asyncio.ensure_future(asyncio.to_thread(self.live.begin, choice))
-            await self._watch(going, choice, name, total)
-            going.result()
-            study = self.live.finished(choice)
+            name, ending = choice.label(), "was stored already, nothing was run"
+            study = await asyncio.to_thread(self.live.finished, choice)
+            if study is None:
+                await self._compute(choice, name)
+                study, ending = self.live.finished(choice), "done, and kept"
             self.runs.pop(name, None)
             self.runs[name] = study.blocks
             self.rows = [one for one in self.rows if one["run"] != name]
             self.rows.append(outcome(name, study.blocks, study.perplexity, study.cost))
-            self.bar.value, self.bar.bar_style, self.says.value = 1, "success", f"done, and kept: {name}"
             self.draw()
-        except AnalysisError as error:
+            self.bar.value, self.bar.bar_style, self.says.value = 1, "success", f"{ending}: {name}"
+        except Exception as error:  # shown where the reader looks; a task would keep it to itself
             self.runs = before
-            self.bar.bar_style, self.says.value = "warning", str(error)
             self.draw()
+            self.bar.bar_style, self.says.value = "warning", said(error)
         finally:
             self.run_button.disabled, self.stop_button.disabled = False, True
+
+    async def _compute(self, choice: Any, name: str) -> None:
+        """The run in the worker, watched. Raises what the run raises."""
+        self.says.value = "beginning: the worker loads the model"
+        total = (await asyncio.to_thread(self.live.expected, choice)).blocks
+        going = asyncio.ensure_future(asyncio.to_thread(self.live.begin, choice))
+        await self._watch(going, choice, name, total)
+        going.result()
 
     async def _watch(self, going: asyncio.Future, choice: Any, name: str, total: int) -> None:
         """Draw the curve of a run as far as it has come, until it ends."""

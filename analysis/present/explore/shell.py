@@ -109,14 +109,17 @@ def message(text: str) -> str:
     return f'<div role="alert" style="{look}">{html.escape(text)}</div>'
 
 
+def said(error: Exception) -> str:
+    """What went wrong in one sentence: the project's own errors speak for themselves, others with their kind."""
+    return str(error) if isinstance(error, AnalysisError) else f"{type(error).__name__}: {error}"
+
+
 def shown(draw: Callable[[], Figure | str]) -> str:
     """What a view shows: the figure or the html that `draw` gives, or what went wrong, in one sentence."""
     try:
         made = draw()
-    except AnalysisError as error:
-        return message(str(error))
     except Exception as error:  # shown where the reader looks; widgets would swallow it
-        return message(f"{type(error).__name__}: {error}")
+        return message(said(error))
     return svg(made) if isinstance(made, Figure) else made
 
 

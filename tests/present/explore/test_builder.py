@@ -46,6 +46,8 @@ class Lab:
         return run(0.25, self.looks)
 
     def finished(self, choice):
+        if not self.done:
+            return None
         text = pd.DataFrame(
             [
                 {"split": "calibration", "which": "dense", "perplexity": 2.0},
@@ -88,11 +90,29 @@ def test_a_run_grows_block_by_block_and_ends_in_the_history(monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_stored_run_is_read_back_and_said_so():
+    lab = Lab()
+    lab.done = True
+    made = builder.Builder(lab, {}, {"before": run(0.5)})
+    asyncio.run(made.carry_out())
+    name = RecipeChoice().label()
+    assert made.says.value == f"was stored already, nothing was run: {name}" and list(made.runs) == ["before", name]
+    assert lab.looks == 0 and len(made.rows) == 1 and made.bar.value == 1
+
+
+@pytest.mark.slow
 def test_what_ends_a_run_is_said_in_one_line_and_leaves_the_history_as_it_was(monkeypatch):
     monkeypatch.setattr(builder, "TICK", 0.001)
     made = builder.Builder(Lab(AnalysisError("stopped; what was finished is kept")), {}, {"before": run(0.5)})
     asyncio.run(made.carry_out())
     assert list(made.runs) == ["before"] and made.says.value.startswith("stopped") and not made.run_button.disabled
+
+
+@pytest.mark.slow
+def test_a_mistake_of_another_kind_is_said_too():
+    made = builder.Builder(Lab(ValueError("no such shape")), {}, {})
+    asyncio.run(made.carry_out())
+    assert made.says.value == "ValueError: no such shape" and not made.run_button.disabled
 
 
 @pytest.mark.slow
