@@ -164,9 +164,7 @@ def draw(table: pd.DataFrame) -> None:
     ran = set(table.loc[table["kind"] != forest.PAPER, "claim"])
     waiting = [(said(claim, about)["claim"], claim.source, WAITING) for about in CLAIMS for claim in CLAIMS[about]]
     without = [*ELSEWHERE, *(one for one in waiting if one[0] not in ran)]
-    parts = {"claims": table[~table["about"].isin(DRAWN)]}
-    parts |= {"claims_figures": table[table["about"] == "figures"]}
-    parts |= {"claims_shapes": table[table["about"] == "experts and blocks"]}
+    parts = {name: table[table["about"].isin(groups)] for name, groups in FORESTS.items()}
     storage.write(HERE / "claims.md", forest.page(table, without, list(parts)))
     for name, rows in parts.items():
         fig = forest.plot_forest(rows)
