@@ -170,6 +170,17 @@ def _qwen3_vl(windows: int) -> Made:
     return _qwen(tf.Qwen3VLConfig, tf.Qwen3VLForConditionalGeneration, vision, {}, windows)
 
 
+def _paligemma2(windows: int) -> Made:
+    config = tf.PaliGemmaConfig(
+        vision_config=tf.SiglipVisionConfig(**VISION, vision_use_head=False),
+        text_config=tf.Gemma2Config(**TEXT, sliding_window=4),
+        image_token_index=IMAGE,
+        projection_dim=32,
+        hidden_size=32,
+    )
+    return tf.PaliGemmaForConditionalGeneration(config), {"pixel_values": _pixels(windows, 3, 8, 8)}, windows, 4
+
+
 KINDS: dict[str, Callable[[int], Made]] = {
     "llava": _llava,
     "llava of clip and mistral": _clip_llava,
@@ -179,6 +190,7 @@ KINDS: dict[str, Callable[[int], Made]] = {
     "gemma3": _gemma3,
     "mistral3": _mistral3,
     "internvl": _internvl,
+    "paligemma 2": _paligemma2,
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
@@ -207,7 +219,7 @@ def pictured(name: str, windows: int = 3, *, length: int = 20, padded: bool = Fa
     more = dict(more)
     if name.startswith("qwen"):
         more["mm_token_type_ids"] = at.long()
-    types = at.long() if name == "gemma3" else None
+    types = at.long() if name == "gemma3" else (~at).long() if name == "paligemma 2" else None  # 1 is read causally
     return model, Windows(
         ids, mask, "pictures", {"source": "random pictures"}, types=types, pictures=Pictures(more, at)
     )
