@@ -162,7 +162,7 @@ def fed(perplexity: pd.DataFrame) -> pd.DataFrame:
 
 
 @on_tables
-def placed(positions: pd.DataFrame, *, share: str) -> pd.DataFrame:
+def placed(positions: pd.DataFrame, share: str) -> pd.DataFrame:
     """Total relative error at the end of each block of the dense model, at text and at picture positions, on the first
     held-out text: [way, pattern, at, recovery, block, value, ...]. share: as patterns name it, such as "25%".
 

@@ -60,6 +60,8 @@ def kinds(monkeypatch):
     from analysis.lab import documents as written
     from analysis.lab import kinds as told_of
 
+    monkeypatch.setattr(written, "_document", written._document.__wrapped__)  # what is written here is not kept
+
     def of(template: str, **slots) -> dict[str, str]:
         for module in (written, told_of):
             monkeypatch.setattr(module, "write", Chosen(template, **slots))
