@@ -92,10 +92,10 @@ def _shown(output: NotebookNode, code: str) -> NotebookNode | None:
 
 
 def main(folder: str) -> None:
-    """Write all pages from the executed copies in a folder."""
-    for file in sorted(paths.notebooks().glob("*.ipynb")):
-        source, executed = (nbformat.read(at, as_version=4) for at in (file, Path(folder) / file.name))
-        storage.write(PAGES / f"{file.stem}.md", page(source, executed, file.stem))
+    """Write the pages of the notebooks whose executed copies lie in a folder."""
+    for copied in sorted(Path(folder).glob("*.ipynb")):
+        source, executed = (nbformat.read(at, as_version=4) for at in (paths.notebooks() / copied.name, copied))
+        storage.write(PAGES / f"{copied.stem}.md", page(source, executed, copied.stem))
 
 
 if __name__ == "__main__":
