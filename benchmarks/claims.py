@@ -42,7 +42,6 @@ from analysis.study.sweep import run_study
 HERE = Path(__file__).resolve().parent
 CLAIMS = {"methods": claims_methods.CLAIMS, "data": claims_data.CLAIMS, "structures": claims_structured.CLAIMS}
 DRAWN = {"figures": claims_figures.CLAIMS, "experts and blocks": claims_shapes.CLAIMS, "pictures": claims_vision.CLAIMS}
-EVERY: dict[str, list[Claim] | list[FigureClaim]] = {**CLAIMS, **DRAWN}
 FORESTS = {"claims": tuple(CLAIMS), "claims_figures": ("figures",), "claims_shapes": ("experts and blocks", "pictures")}
 WAITING = "not run yet: `benchmarks/claims.py lab` would"
 

@@ -11,7 +11,7 @@ from math import expm1, isnan
 import pandas as pd
 
 from analysis.errors import UsageError
-from analysis.present.finding import Finding, say_half
+from analysis.present.finding import Finding, enumerated, say_half
 from analysis.present.statistics import decided, holm, paired, seed_columns
 from analysis.present.style import CRITERIA, Look, say_method
 from analysis.present.tables import choose, on_tables, over_seeds
@@ -221,9 +221,8 @@ def _say_closer(gaps: dict[str, pd.Series]) -> str:
     for (method, change), ok in zip(found.items(), sure, strict=True):
         way = "closer together" if change.difference < 0 else "farther apart"
         said.setdefault(way if ok else f"{way} (undecided)", []).append(say(method))
-    return (
-        f" Beside those without repair, criteria lie {'; '.join(f'{way} with {_list(n)}' for way, n in said.items())}."
-    )
+    parts = [f"{way} with {enumerated(names)}" for way, names in said.items()]
+    return f" Beside those without repair, criteria lie {'; '.join(parts)}."
 
 
 @on_tables
@@ -253,8 +252,8 @@ def say_profile(table: pd.DataFrame) -> Finding:
         name = CRITERIA.get(criterion, criterion)
         lines.append(
             f"- **{say_pattern(pattern)}** by {name}: gone {'are' if len(gone) > 1 else 'is'} block"
-            f"{'s' * (len(gone) > 1)} {_list(map(str, gone))}; error at the last block, over that of the mask alone:"
-            f" {', '.join(parts)}."
+            f"{'s' * (len(gone) > 1)} {enumerated([*map(str, gone)])}; error at the last block, over that of the mask"
+            f" alone: {', '.join(parts)}."
         )
     return Finding("\n".join(lines))
 
@@ -370,8 +369,3 @@ def at(speed: float, rows: pd.DataFrame) -> float | None:
         if left <= speed <= right and not isnan(high):
             return low if right == left else low + (high - low) * (speed - left) / (right - left)
     return None
-
-
-def _list(words) -> str:
-    words = list(words)
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -6,6 +6,7 @@ the change.
 """
 
 import re
+from collections.abc import Sequence
 from math import expm1, isnan
 
 import pandas as pd
@@ -22,6 +23,12 @@ class Finding(str):
 
     def _repr_markdown_(self) -> str:
         return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", self)
+
+
+def enumerated(words: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    *head, last = words
+    return f"{', '.join(head)} and {last}" if head else last
 
 
 def say_value(row: pd.Series) -> str:

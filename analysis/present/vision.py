@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.errors import UsageError
-from analysis.present.depth import excess, first_text
+from analysis.present.depth import excess, first_text, share
 from analysis.present.style import Look
 from analysis.present.tables import on_tables, over_seeds
 from analysis.recipe.recipe import Recipe
@@ -227,12 +227,6 @@ def ordered(rows: pd.DataFrame) -> pd.DataFrame:
     ways, names = [*WAYS], recoveries_of(rows["recovery"])
     keys = {"way": lambda way: ways.index(way) if way in ways else len(ways), "pattern": share, "recovery": names.index}
     return rows.sort_values([*keys], key=lambda column: column.map(keys[column.name]), kind="stable", ignore_index=True)
-
-
-def share(pattern: str) -> float:
-    """Per cent that a pattern such as "blocks-12.5%" asks to be taken out; 0 where it names none."""
-    text = pattern.rpartition("-")[2]
-    return float(text.removesuffix("%")) if text.endswith("%") else 0.0
 
 
 def recoveries_of(names) -> list[str]:

@@ -5,9 +5,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from analysis.present.depth import share
 from analysis.present.panels import (
     category_axis,
-    draw_band,
+    draw_named,
     draw_points,
     finish,
     handle,
@@ -20,7 +21,7 @@ from analysis.present.panels import (
 )
 from analysis.present.style import METHOD_LOOKS, OTHERS, Look, in_style, say_method
 from analysis.present.tables import on_tables
-from analysis.present.vision import ALL, KINDS, MEAN, NOTHING, RECOVERIES, WAYS, recoveries_of, say, share
+from analysis.present.vision import ALL, KINDS, MEAN, RECOVERIES, WAYS, recoveries_of, say
 from analysis.present.vision_findings import say_mask, short
 
 CHANCE = Look("#777777", "", (0, (4, 2)))
@@ -188,18 +189,8 @@ def _title(name: str) -> str:
 
 def _lines(ax: Axes, table: pd.DataFrame, x: str) -> None:
     """A line for each recovery, with its band."""
-    for name in recoveries_of(table["recovery"]):
-        look, rows = look_of(name), table[table["recovery"] == name].sort_values(x)
-        ax.plot(
-            rows[x],
-            rows["value"],
-            color=look.color,
-            marker=look.marker,
-            linestyle=look.line,
-            zorder=4 if name == NOTHING else 3,
-            gid=f"recovery {name}",
-        )
-        draw_band(ax, rows[x], rows, look.color)
+    looks = {name: look_of(name) for name in recoveries_of(table["recovery"])}
+    draw_named(ax, table.sort_values(x, kind="stable"), x, "recovery", looks, "recovery")
 
 
 def _share_axis(ax: Axes, table: pd.DataFrame) -> None:

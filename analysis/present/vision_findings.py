@@ -5,7 +5,8 @@ from math import exp, expm1
 import pandas as pd
 
 from analysis.errors import UsageError
-from analysis.present.finding import Finding, say_half
+from analysis.present.depth import share as asked_share
+from analysis.present.finding import Finding, enumerated, say_half
 from analysis.present.statistics import Paired, compare, decided, holm
 from analysis.present.style import CRITERIA, say_method
 from analysis.present.tables import on_tables
@@ -22,7 +23,6 @@ from analysis.present.vision import (
     recoveries_of,
     say,
 )
-from analysis.present.vision import share as asked_share
 
 ENOUGH = 95.0  # per cent of the dense model's answers that a recovery called enough must keep
 
@@ -48,10 +48,11 @@ def say_guessing(table: pd.DataFrame) -> Finding:
         first = rows.iloc[0]
         words = f"{short(task)} {first['dense']:.0f} ± {first['error']:.0f} % (chance {first['chance']:.0f} %)"
         (sure if first["dense"] - first["chance"] > 2 * first["error"] else unsure).append(words)
-    said = [f"The dense model answers above chance: {_list(sure)}."] if sure else []
+    said = [f"The dense model answers above chance: {enumerated(sure)}."] if sure else []
     if unsure:
         said.append(
-            f"**Within two standard errors of chance: {_list(unsure)}.** Nothing can be said of what is lost there."
+            f"**Within two standard errors of chance: {enumerated(unsure)}.** Nothing can be said of what is lost"
+            " there."
         )
     return Finding(" ".join(said))
 
@@ -161,7 +162,7 @@ def say_answers(table: pd.DataFrame) -> Finding:
             parts.append(f"{asked_share(pattern):g} %: {', '.join(told)}")
             if PROJECTOR in chosen and chosen[PROJECTOR]["value"] >= ENOUGH:
                 enough.append(f"{asked_share(pattern):g} %")
-        said = f"at {_list(enough)}" if enough else "at no share"
+        said = f"at {enumerated(enough)}" if enough else "at no share"
         lines.append(
             f"- **{name.capitalize()}**, per cent of the dense model's right answers (guessing:"
             f" {some['chance'].iloc[0]:.0f}): {'; '.join(parts)}. The projector alone keeps {ENOUGH:g} % {said}."
@@ -268,8 +269,3 @@ def say_mask(mask: str) -> str:
 def short(task: str) -> str:
     """A task without the room it comes from."""
     return task.partition(":")[2] or task
-
-
-def _list(words) -> str:
-    words = list(words)
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
