@@ -1,10 +1,11 @@
 # make figures   run the notebooks on the embedded lab, those that are not fresh; figures/ is written anew
 # make check     format, lint, types and the quick tests: under two minutes on two cores, before every commit
-# make test      the same, then all tests but long ones, two cases of each slow one; notebooks at their smoke size run in the tests' own
-#                processes, then the first of them and the tutorial in kernels (nbval)
-# make test-all  make test with every case of every test and every notebook in a kernel: before a release, and after changes that reach many families
+# make test      the same, then the first notebook and the tutorial, at their smoke size, in kernels (nbval): under five minutes
+# make test-slow two cases of each slow test, the cells of every notebook among them; with `make test` what a change must pass
+# make test-all  every case of every test and every notebook in a kernel: before a release, and after changes that reach many families
 # make test-gpu  the tests that need a CUDA device, alone
-# make test-browser  the notebooks with explorers in JupyterLab and a headless Chromium (Debian: apt-get install chromium)
+# make test-browser  the notebooks with explorers in JupyterLab and a headless Chromium (Debian: apt-get install chromium); NAMED=02 those
+#                whose test has this in its name
 # make lab       JupyterLab on the repository, opened at notebooks/00_start_here.ipynb
 # make exercises the notebooks' exercises, to fill in and with solutions that are run, in build/exercises
 # make docs      the documentation as a site, in build/docs; executes nothing
@@ -27,7 +28,7 @@ PYTEST := ANALYSIS_PROGRESS=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
 KERNELS := folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; ANALYSIS_HOME="$$folder" ANALYSIS_WORKERS=1 \
 	$(subst worksteal,loadscope,$(PYTEST)) --nbval-lax --nbval-current-env --nbval-cell-timeout 300
 
-.PHONY: figures lint check test test-all test-gpu test-browser lab exercises docs clean
+.PHONY: figures lint check test test-slow test-all test-gpu test-browser lab exercises docs clean
 .DELETE_ON_ERROR:
 
 figures: $(READY)
@@ -41,15 +42,21 @@ lint: $(READY)
 check: lint
 	$(PYTEST) -p no:nbval -m "not slow" tests
 
-test test-all: lint
-	$(PYTEST) -p no:nbval $(if $(filter test,$@),--few) tests
-	$(KERNELS) $(if $(filter test,$@),notebooks/00_start_here.ipynb notebooks/tutorials,notebooks --ignore=notebooks/exercises)
+test: check
+	$(KERNELS) notebooks/00_start_here.ipynb notebooks/tutorials
+
+test-slow: $(READY)
+	$(PYTEST) -p no:nbval --few -m slow tests
+
+test-all: lint
+	$(PYTEST) -p no:nbval tests
+	$(KERNELS) notebooks --ignore=notebooks/exercises
 
 test-gpu: $(READY)
 	$(PYTEST) -p no:nbval -m gpu tests
 
 test-browser: $(BROWSER)
-	ANALYSIS_SCREENSHOTS=build/screenshots $(subst -n 2 --dist worksteal,,$(PYTEST)) -p no:nbval -m browser tests/browser
+	ANALYSIS_SCREENSHOTS=build/screenshots $(subst -n 2 --dist worksteal,,$(PYTEST)) -p no:nbval -m browser $(if $(NAMED),-k "$(NAMED)") tests/browser
 
 lab: $(READY)
 	JUPYTER_CONFIG_PATH="$(CURDIR)/notebooks/jupyter" $(RUN) -m jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.news_url=None \

@@ -38,7 +38,7 @@ FEW = 2
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--few", action="store_true", help=f"no long tests, and {FEW} cases of each slow one, as in `make test`"
+        "--few", action="store_true", help=f"no long tests, and {FEW} cases of each slow one, as in `make test-slow`"
     )
 
 
