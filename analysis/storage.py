@@ -174,12 +174,15 @@ def _naming(path: Path) -> Iterator[None]:
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path` (same suffix) to be written in the body; afterwards it is flushed to the disk and
-    renamed, so that `path` holds everything or what it held before. Makes the folder. Raises OSError naming `path`.
+    renamed, so that `path` holds everything or what it held before. Makes the folder. Raises OSError naming `path`,
+    also where a device, a pipe or a socket stands there: renaming would put a file in its place.
     """
     path = Path(path)
     partial = path.with_name(f".{path.stem.lstrip('.')}.{os.getpid()}.partial{path.suffix}")
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError(errno.EEXIST, "is a device, a pipe or a socket, not a file")
         try:
             yield partial
             _flush(partial)

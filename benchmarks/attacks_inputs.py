@@ -233,8 +233,23 @@ def command_lines(world: Path) -> dict[str, tuple[list[str], set[int]]]:
         "flap-heads-50% BR[train=masklora,rank=0]",
         "wanda-50% LR " + "x" * 70_000,
         "wanda-50% retrain[objective=nothing]",
+        "wanda-50% retrain[objective=hidden,states=nan]",
+        "wanda-50% retrain[objective=hidden,states=-1]",
+        "wanda-50% retrain[train=projector]",
+        "wanda-50% BR[tokens=image]",
+        "wanda-50% BR[tokens=some]",
+        "wanda-50%[starved=magnitude] LR",
+        "wanda-50%[gated=maybe] LR",
+        "reap-experts-50% LR",
+        "influence-blocks-150% LR",
+        "influence-blocks-99% LR",
+        "influence-blocks-25% replace+CR",
+        "influence-blocks-25% ghost",
+        "influence-blocks-1:4 LR",
+        "perplexity-blocks-nan% LR",
     ):
-        add(f"recipe {recipe[:44]!r}", prune(recipe=recipe), 2, 4)
+        add(f"recipe {recipe[:44]!r}", prune(recipe=recipe), 2, 3, 4)
+        add(f"recipe {recipe[:44]!r}", ["plan", *prune(recipe=recipe)[1:]], 2, 3, 4)
     for name in ("deep.toml", "huge.toml", "recipe.toml", "binary.txt", "pipe.txt", "loop.txt", "model", "none.toml"):
         add(f"recipe file {name}", prune(recipe=None, recipe_file=f"{world}/{name}"), 2)
     for option, values in {
@@ -307,11 +322,32 @@ def command_lines(world: Path) -> dict[str, tuple[list[str], set[int]]]:
         "threads": "0 -1 x",
         "window": "0 100000",
         "batch": "0 -1",
+        "experts": "-1 1 x 1000000000",
+        "experts-per-token": "0 9 nan",
+        "balance": "nan -1",
     }
     for option, values in train.items():
         for value in values.split():
             argv = ["lab", "train", "--tokens=4096", f"--out={world}/train-{option}-{value}", f"--{option}={value}"]
             add(f"train --{option} {value}", argv, 2, 5)
+    for option, values in {
+        "pictures": "0 -1 x",
+        "aligned": "-1 nan",
+        "batch": "0 -3",
+        "length": "0 1 8 100000",
+        "patch": "0 7 -8 48000",
+        "hidden": "0 7",
+        "blocks": "0 x",
+        "heads": "0 5",
+        "learning-rate": "nan inf -1",
+        "decay": "nan 2",
+        "seed": "-1 x",
+        "threads": "0 x",
+        "decoder": f"lab/encoder {world}/none {world}/remote-code lab/vision/none",
+    }.items():
+        for value in values.split():
+            argv = ["lab", "vision", f"--out={world}/vision-{option}", "--pictures=64", f"--{option}={value}"]
+            add(f"vision --{option} {value[-16:]}", argv, 2, 3, 5)
     for option, values in {
         "dropout": "nan 5 -1",
         "learning-rate": "nan inf",
@@ -359,7 +395,46 @@ def command_lines(world: Path) -> dict[str, tuple[list[str], set[int]]]:
         add(f"generate --{option} {value[:20]}", argv, 2, 4)
     add("generate with an encoder", ["data", "generate", "lab/encoder", "--texts=2", f"--out={world}/own.jsonl"], 2, 3)
     add("describe against nothing", ["data", "describe", "lab:stories", "--against="], 2, 4)
+    for folder in (
+        f"{world}/file",
+        f"{world}/dangling",
+        "/dev/null",
+        f"{world}/model",
+        f"{world}/pipe.txt",
+        "~nosuchuser/x",
+    ):
+        add(f"--out {folder[-20:]!r}", ["lab", "vision", "--pictures=64", f"--out={folder}"], 2, 6)
+    for option, values in {
+        "device-memory": "0 -1GB nan 7QB",
+        "host-memory": "x 0 -5 1e400GB",
+        "calibrate": f"{world}/deep.json {world}/file {world}/pipe.txt /dev/null",
+        "like": f"{world}/deep.json {world}/numbers.json {world}/none.json {world}/model {world}/pipe.txt",
+        "placement": "nowhere",
+        "save-dtype": "int4",
+        "held-out-every": "0 -1 nan x",
+        "validation": f"{world}/empty.txt {world}/none.txt lab:none",
+        "added-samples": "-1 x",
+        "full-test": "yes",
+    }.items():
+        for value in values.split():
+            argv = ["plan", *prune()[1:], f"--{option}={value}"]
+            add(f"--{option} {value[-16:]}", argv, 2, 3, 4, 6)
+            if option not in ("device-memory", "host-memory", "calibrate", "like"):
+                add(f"--{option} {value[-16:]}", [*prune(), f"--{option}={value}"], 2, 4)
+    for name in sorted(path.name for path in world.iterdir() if path.is_dir() and path.name != "model"):
+        # a plan reads no weight, and no tokenizer before a text is asked for
+        right = [0] if "weights" in name or "token" in name or name in ("header-of-2^62", "pickle") else []
+        add(f"model {name}", ["plan", f"{world}/{name}", "--recipe=wanda-50% LR"], 2, 3, 4, *right)
+    for argv in (["doctor", "now"], ["list", "models", "more"], ["plan"], ["plan", "lab"], ["lab", "vision", "now"]):
+        attacks[f"argv {argv}"] = (argv, {2})
     for argv in (
+        ["--executor=nobody"],
+        ["--executor=slurm[minutes=x]"],
+        ["--executor=local[4]"],
+        ["--workers=0"],
+        ["--workers=x"],
+        ["--dry-run", "--preset=none"],
+        ["--check", f"--figures={world}/none"],
         ["--preset=none"],
         ["--preset=../../x"],
         ["--only=99_none"],

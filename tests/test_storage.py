@@ -36,6 +36,14 @@ def test_what_fails_on_the_way_leaves_what_was_there(tmp_path, stop):
     assert sorted(os.listdir(tmp_path)) == ["b.json", "folder"]
 
 
+def test_a_pipe_is_not_made_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is a device, a pipe or a socket, not a file") as raised:
+        storage.write(tmp_path / "pipe", "x")
+    assert raised.value.filename == str(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_folder_takes_the_place_of_another(tmp_path):
     storage.write(tmp_path / "folder" / "old", "old")
     with storage.replacing_folder(tmp_path / "folder") as fresh:

@@ -14,6 +14,7 @@ from analysis.commands.common import Problems, Report, say, table
 from analysis.commands.out_folder import check_room
 from analysis.commands.prune import add_job, flag, job_values
 from analysis.errors import AnalysisError, OutOfMemory, StoreError, UsageError
+from analysis.pruning.checks import save_problem, shape_misfits
 from analysis.study.job import Job, job_problems
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> Report:
 
     shape = model_shape(job.model)
     kind, machine, room = _where(args)
+    if problems := shape_misfits(job.recipe, shape, kind):
+        raise UsageError(f"recipe {job.recipe}: " + "; ".join(problems))
     expected = forecast(job, shape, kind, machine, room=room)
     if args.placement == "auto":
         other = where_it_fits(job, expected, room, lambda job: forecast(job, shape, kind, machine, room=room))
@@ -122,6 +125,8 @@ def read_job(args: argparse.Namespace) -> Job:
         problems.raise_any()
     values = job_values(args, problems)
     problems.errors += job_problems(values, flag)
+    if values["recipe"] is not None and (problem := save_problem(values["recipe"])):
+        problems.add(f"--recipe: {problem}")
     problems.raise_any()
     return Job(**values)
 
@@ -130,8 +135,9 @@ def _calibrated(args: argparse.Namespace) -> "Machine":
     import torch
 
     from analysis.models.load import usable_device
-    from analysis.study.machine import calibrate, keep, write_machine
+    from analysis.study.machine import calibrate, check_target, keep, write_machine
 
+    check_target(args.calibrate)
     device = usable_device(args.device)
     machine = calibrate(torch.device(device))
     keep(machine, device)

@@ -4,7 +4,7 @@ shape = model_shape("meta-llama/Llama-2-7b-hf")     # fetches config.json, nothi
 shape.parameters, len(shape.blocks), shape.blocks[0].matrices
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from analysis.models.hub import config_folder, read_config
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from analysis.models.anatomy import Matrix
 
 ITEMS = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number, by dtype."""
@@ -85,7 +87,7 @@ class ModelShape:
     kind: its model_type; head: what it answers (`task_heads.ANSWERS`); hidden: width of hidden states; vocabulary: how
     many ids it embeds; context: most tokens at once, None where nothing says; parameters: tied ones once; stored:
     parameters by the dtype they are stored in (safetensors' word), from the weight files' headers where there are such
-    files.
+    files; has: `parts_of` it.
     """
 
     name: str
@@ -97,6 +99,7 @@ class ModelShape:
     parameters: int
     blocks: tuple[BlockShape, ...]
     stored: Mapping[str, int]
+    has: frozenset[str] = frozenset()
 
     @property
     def weights(self) -> int:
@@ -156,7 +159,20 @@ def shape_of(model: "nn.Module", name: str) -> ModelShape:
         parameters,
         tuple(blocks),
         {"F32": parameters},
+        parts_of(model, (matrix for _, matrices in structure(model) for matrix in matrices)),
     )
+
+
+def parts_of(model: "nn.Module", matrices: "Iterable[Matrix]") -> frozenset[str]:
+    """Which of "experts", "pictures" (more than a language part) and "projector" a model with these matrices has."""
+    from analysis.models.wrapped import is_wrapped, projector
+
+    found = {
+        "experts": any(matrix.expert is not None for matrix in matrices),
+        "pictures": is_wrapped(model),
+        "projector": bool(is_wrapped(model) and projector(model)),
+    }
+    return frozenset(part for part, there in found.items() if there)
 
 
 def _stored(folder: Path, name: str, parameters: int) -> dict[str, int]:

@@ -4,10 +4,10 @@ Each rule stands here once and is fed from what is at hand: a job, the headers o
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.errors import UsageError, quoted
+from analysis.errors import UnsupportedModel, UsageError, quoted
 from analysis.models.hub import check_weights, find, weight_files
 from analysis.models.unpack import packed_files
 from analysis.paths import expanded
@@ -19,7 +19,9 @@ from analysis.reconstruction.schedule import every_problem, visits
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from analysis.masks.shares import Sizes
     from analysis.models.anatomy import Anatomy, Block
+    from analysis.models.shape import ModelShape
     from analysis.windows import Windows
 
 _IN_BLOCK = re.compile(r"\.(\d+)\.")
@@ -32,14 +34,15 @@ def misfits(
     shapes: Mapping[str, tuple[int, int]] | None = None,
     oriented: bool = True,
     answers: str | None = None,
+    has: Collection[str] | None = None,
     windows: int | None = None,
     device: str | None = None,
 ) -> list[str]:
     """What a recipe asks that a model and its texts cannot give, one sentence each; what is None is not known yet.
 
     blocks: how many the model has. shapes: matrix name -> (outputs, inputs), in either order unless `oriented`.
-    answers: what the model answers (`models/task_heads.py`). windows: how many
-    calibration windows there are for a recipe that sets some of them aside. device: its type.
+    answers: what the model answers (`models/task_heads.py`). has: which of "experts", "projector" and "pictures" it
+    has. windows: how many calibration windows there are for a recipe that sets some of them aside. device: its type.
     """
     solver, problems = recipe.solver, []
     if blocks is not None:
@@ -57,6 +60,8 @@ def misfits(
             f"retrain follows a language model's loss, and this model answers with {answers}; choose a local method"
             " such as BR+GP"
         )
+    if has is not None:
+        problems += _missing(recipe, has)
     shapes = shapes or {}
     if oriented and (group := recipe.pattern.of):
         undivided = [name for name, (_, inputs) in shapes.items() if inputs % group]
@@ -80,6 +85,60 @@ def misfits(
             f"{recipe.selects} sets some of the calibration windows aside to choose on, and there is {windows}; give at"
             " least 2, or a validation text of its own"
         )
+    return problems
+
+
+def _missing(recipe: Recipe, has: Collection[str]) -> Iterator[str]:
+    """What a recipe speaks of that a model does not have."""
+    if "experts" not in has:
+        if said := recipe.of_experts():
+            yield f"{' and '.join(said)} speak of a mixture's experts, and this model has none; leave them out"
+        if recipe.pattern.experts:
+            yield f"pattern {recipe.pattern} removes a mixture's experts, and this model has none"
+    needs = {"projector": "projector", "language": "pictures"}.get(str(recipe.solver.train))
+    if needs is not None and needs not in has:
+        yield (
+            f"train={recipe.solver.train} is of models that read pictures through a projector, and this one has none;"
+            " take train=all or train=masklora"
+        )
+
+
+def shape_misfits(recipe: Recipe, shape: "ModelShape", device: str) -> list[str]:
+    """What a recipe asks that a model of this shape cannot give on such a device, one sentence each."""
+    blocks = [(f"blocks.{number}", block.matrices) for number, block in enumerate(shape.blocks)]
+    return [
+        *misfits(recipe, blocks=len(blocks)),
+        *_of_parts(
+            recipe,
+            {f"{block}.{matrix.name}": (matrix.rows, matrix.columns) for block, own in blocks for matrix in own},
+            [(block, {matrix.name: matrix.weights for matrix in own}) for block, own in blocks],
+            shape.head,
+            shape.has,
+            device,
+        ),
+    ]
+
+
+def _of_parts(
+    recipe: Recipe,
+    shapes: Mapping[str, tuple[int, int]],
+    blocks: "Sequence[tuple[str, Sizes]]",
+    answers: str,
+    has: Collection[str],
+    device: str,
+) -> list[str]:
+    """What a recipe asks that matrices of these (outputs, inputs), by full name, in blocks of these weights cannot
+    give, one sentence each.
+    """
+    from analysis.masks.shares import check_counts, matrix_shares
+
+    problems = misfits(recipe, shapes=shapes, answers=answers, has=has, device=device)
+    try:
+        shares = matrix_shares(recipe.pattern, blocks, [0.0] * len(blocks))
+        if recipe.pattern.word.group == "weights":
+            check_counts(recipe.criterion, recipe.pattern, shapes, shares)
+    except UsageError as error:
+        problems.append(str(error))
     return problems
 
 
@@ -289,27 +348,30 @@ def _check_ids(model: "nn.Module", label: str, windows: "Windows") -> None:
         )
 
 
-def check_recipe(dense: "Anatomy", answers: str, recipe: Recipe) -> None:
-    """Raises UsageError listing what the recipe asks of this model and these texts that they cannot give."""
-    from analysis.masks.shares import block_sizes, check_counts, matrix_shares
+def check_recipe(dense: "Anatomy", model: "nn.Module", recipe: Recipe) -> None:
+    """Raise UsageError listing what the recipe asks of this model that it cannot give, and UnsupportedModel where
+    hidden states are to be followed and what its head reads cannot be told apart.
+    """
+    from analysis.masks.shares import block_sizes
     from analysis.models.held import held
+    from analysis.models.logits import split_model
+    from analysis.models.shape import parts_of
+    from analysis.models.task_heads import head
 
-    shapes = {name: (matrix.rows, matrix.columns) for name, matrix in dense.matrices()}
+    matrices = dict(dense.matrices())
+    shapes = {name: (matrix.rows, matrix.columns) for name, matrix in matrices.items()}
     with held(dense.blocks[0].module):
         device = dense.blocks[0].matrices[0].weight().device.type
-    problems = misfits(recipe, shapes=shapes, answers=answers, device=device)
-    try:
-        shares = matrix_shares(recipe.pattern, block_sizes(dense), [0.0] * len(dense.blocks))
-        if recipe.pattern.word.group == "weights":
-            check_counts(recipe.criterion, recipe.pattern, shapes, shares)
-    except UsageError as error:
-        problems.append(str(error))
-    if (said := recipe.of_experts()) and not any(matrix.expert is not None for _, matrix in dense.matrices()):
-        problems.append(f"{' and '.join(said)} speak of a mixture's experts, and this model has none; leave them out")
+    problems = _of_parts(recipe, shapes, block_sizes(dense), head(model), parts_of(model, matrices.values()), device)
     if recipe.pattern.zeros and not any(_has_zeros(block) for block in dense.blocks):
         problems.append("zeros=stay: no weight of the model's matrices is zero already; leave it out")
     if problems:
         raise UsageError(f"recipe {recipe}: " + "; ".join(problems))
+    if recipe.solver.objective == "hidden" and split_model(model) is None:
+        raise UnsupportedModel(
+            f"{dense.model_type}: what its head reads cannot be told apart, so objective=hidden has nothing to follow;"
+            " take objective=distill"
+        )
 
 
 def _has_zeros(block: "Block") -> bool:

@@ -9,12 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from analysis.errors import UnsupportedModel, UsageError
 from analysis.masks.notes import Note
 from analysis.measure.cost import Meter
-from analysis.models.logits import split_model
 from analysis.models.replay import record
-from analysis.models.wrapped import is_wrapped, projector
 from analysis.pruning.depth import fit_ghost, prepare_repair, repair_cut
 from analysis.pruning.experts import repair_experts
 from analysis.pruning.seeds import generator
@@ -72,23 +69,6 @@ def retrain(state: State, visit: Visit, meter: Meter) -> None:
     _train(state, meter, visit, pruned, problems)
     with meter.stage(visit.index, "record", tokens=sum(streams.tokens for streams in state.splits)):
         restart_sparse(state)
-
-
-def check_retraining(state: State) -> None:
-    """Raise UnsupportedModel where hidden states are to be followed and the model's head cannot be told apart,
-    UsageError where a part is to be trained that the model does not have.
-    """
-    train, model = state.recipe.solver.train, state.dense_model.model
-    if (train == "projector" and not projector(model)) or (train == "language" and not is_wrapped(model)):
-        raise UsageError(
-            f"recipe {state.recipe}: train={train} is of models that read pictures through a projector, and this"
-            f" {state.dense.model_type} has none; take train=all or train=masklora"
-        )
-    if state.recipe.solver.objective == "hidden" and split_model(state.dense_model.model) is None:
-        raise UnsupportedModel(
-            f"{state.dense.model_type}: what its head reads cannot be told apart, so objective=hidden has nothing to"
-            " follow; take objective=distill"
-        )
 
 
 def restart_sparse(state: State) -> None:
@@ -196,7 +176,7 @@ SOLVERS: dict[str, SolverSteps] = {
     "none": SolverSteps(leave),
     "ridge": SolverSteps(refit, reads=reads_both),
     "gradient": SolverSteps(follow_dense, reads=reads_both, halves=lambda recipe: runs_halves(recipe.unit)),
-    "retrain": SolverSteps(retrain, prepare=check_retraining, keeps=all_parameters, resume=restart_sparse),
+    "retrain": SolverSteps(retrain, keeps=all_parameters, resume=restart_sparse),
 }
 
 

@@ -13,7 +13,7 @@ from analysis.models.load import LoadedModel
 from analysis.models.placement import copy_model, skeleton
 from analysis.models.replay import verify
 from analysis.models.sub_blocks import check_halves
-from analysis.models.task_heads import head, prove_head
+from analysis.models.task_heads import prove_head
 from analysis.pruning.checks import check_recipe, check_windows, witnesses
 from analysis.pruning.choosers import CHOOSERS
 from analysis.pruning.shares import choose_shares
@@ -55,7 +55,7 @@ def open_run(
     if not isinstance(dense_model.source, LoadedModel):
         prove_head(model, type(model).__name__)
     plan = visits(len(dense.blocks), recipe.unit)
-    check_recipe(dense, head(model), recipe)
+    check_recipe(dense, model, recipe)
     chooser, repair, solver = CHOOSERS[recipe.pattern.kind], REPAIRS[recipe.repair.name], SOLVERS[recipe.solver.name]
     meter = Meter(next(model.parameters()).device)
     structures = chooser.find(model, dense, recipe, meter)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import memory, paths, storage
-from analysis.errors import UsageError
+from analysis.errors import StoreError, UsageError
 from analysis.study.work import Work
 
 if TYPE_CHECKING:
@@ -141,6 +141,8 @@ def this_machine(device: str = "cpu") -> Machine:
 
     file = paths.cache() / "machine" / f"{_digest(device)}.json"
     try:
+        if file.exists() and not file.is_file():
+            raise ValueError("not a file")
         return Machine.of(storage.read_json(file))
     except (OSError, ValueError, KeyError, TypeError):
         machine = calibrate(torch.device(device))
@@ -160,9 +162,24 @@ def write_machine(file: Path, machine: Machine) -> None:
     storage.write(file, json.dumps(machine.to_dict(), indent=1) + "\n")
 
 
+def check_target(file: Path) -> None:
+    """Raise StoreError where a file that holds something else than a machine's rates would be lost."""
+    with storage.explained(file):
+        if not file.exists():
+            return
+    try:
+        read_machine(file)
+    except UsageError as error:
+        raise StoreError(
+            f"{file}: is there already and holds no rates of a machine; name another file, or remove it first"
+        ) from error
+
+
 def read_machine(file: Path) -> Machine:
     """A machine from a file of `write_machine`. Raises UsageError for another kind of file."""
     try:
+        if file.exists() and not file.is_file():
+            raise ValueError("not a file")
         return Machine.of(storage.read_json(file))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(

@@ -137,6 +137,7 @@ def train(
 
 
 def _training(config: VisionConfig, decoder: str, evaluate: Callable[[Any, Any], dict]) -> Training:
+    from analysis.models.context import usable_context
     from analysis.models.load import load_model
     from analysis.text.pictures import IMAGE
 
@@ -144,6 +145,8 @@ def _training(config: VisionConfig, decoder: str, evaluate: Callable[[Any, Any],
     tokenizer = begun.tokenizer
     if tokenizer is None:
         raise UsageError(f"lab vision: {decoder} has no tokenizer; begin with a lab model such as lab/small")
+    if (context := usable_context(begun.model)) is not None and config.length > context:
+        raise UsageError(f"--length {config.length}: {decoder} reads at most {context} tokens at once")
     if begun.model.config.model_type == "llava":
         model = _gone_on(config, begun)
     else:

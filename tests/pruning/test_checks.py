@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from analysis import paths
-from analysis.pruning.checks import label_problem, misfits, shrink_problem
+from analysis.models.shape import model_shape
+from analysis.pruning.checks import label_problem, misfits, shape_misfits, shrink_problem
 from analysis.recipe.recipe import Recipe
 
 SHAPES = {"0.q_proj": (8, 20), "0.down_proj": (20, 6)}
@@ -30,12 +31,35 @@ SHAPES = {"0.q_proj": (8, 20), "0.down_proj": (20, 6)}
         ("flap-neurons-50% LIAR[penalty=held-out]", {"windows": 1}, "penalty=held-out sets some"),
         ("flap-neurons-50% LIAR[penalty=held-out]", {"windows": 2}, None),
         ("wanda-50% BR", {"windows": 1}, None),
+        ("reap-experts-50% LR", {"has": ()}, "pattern experts-50% removes a mixture's experts, and this model has"),
+        ("reap-experts-50% LR", {"has": {"experts"}}, None),
+        ("wanda-50%[starved=magnitude] LR", {"has": ()}, "starved speak of a mixture's experts"),
+        ("wanda-50% retrain[train=projector]", {"has": {"pictures"}}, "train=projector is of models that read"),
+        ("wanda-50% retrain[train=language]", {"has": {"pictures"}}, None),
+        ("wanda-50% retrain[train=language]", {"has": ()}, "train=language is of models that read pictures"),
     ],
 )
 def test_each_rule_speaks_where_its_facts_are_known(recipe, known, said):
     parsed = Recipe.parse(recipe)
     assert misfits(parsed) == []
     problems = misfits(parsed, **known)
+    assert len(problems) == (said is not None) and all(said in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    "recipe, said",
+    [
+        ("wanda-99.9999999% LR", "would remove every weight"),
+        ("wanda-2:7 LR", "does not divide the inputs"),
+        ("wanda-50%[skip=first:99] LR", "skip=first:99 leaves nothing to prune in 8 blocks"),
+        ("wanda-50%[skip=nothing_proj] LR", "no pruned matrix is named nothing_proj"),
+        ("influence-blocks-99% LR", "blocks-99% cannot be taken out of 8 blocks"),
+        ("wanda-50% BR[train=masklora,rank=500]", "rank=500 is above the rank"),
+        ("wanda-50% BR+GP", None),
+    ],
+)
+def test_a_shape_is_refused_what_the_model_would_be(recipe, said):
+    problems = shape_misfits(Recipe.parse(recipe), model_shape("lab"), "cpu")
     assert len(problems) == (said is not None) and all(said in problem for problem in problems), problems
 
 

@@ -1,13 +1,14 @@
 """Rates of a machine: read between what was timed, kept, taken elsewhere."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
 
-from analysis.errors import UsageError
+from analysis.errors import StoreError, UsageError
 from analysis.study import machine as machines
-from analysis.study.machine import Machine, at, read_machine, this_machine, write_machine
+from analysis.study.machine import Machine, at, check_target, read_machine, this_machine, write_machine
 from analysis.study.work import Work
 from tests.helpers.machines import MACHINE
 
@@ -28,6 +29,19 @@ def test_seconds_of_work_add_up():
 def test_a_machine_goes_to_a_file_and_comes_back(tmp_path):
     write_machine(tmp_path / "m.json", MACHINE)
     assert read_machine(tmp_path / "m.json") == MACHINE
+
+
+def test_only_nothing_or_the_rates_of_a_machine_are_written_over(tmp_path):
+    check_target(tmp_path / "new.json")
+    write_machine(tmp_path / "m.json", MACHINE)
+    check_target(tmp_path / "m.json")
+    (tmp_path / "notes.txt").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("notes.txt", "pipe", "."):
+        with pytest.raises(StoreError, match="is there already and holds no rates of a machine"):
+            check_target(tmp_path / place)
+    with pytest.raises(StoreError, match="name is too long"):
+        check_target(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize(

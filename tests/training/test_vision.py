@@ -85,6 +85,7 @@ def test_impossible_settings_are_refused(tmp_path):
         ({"heads": 3}, "hidden 16 is not a multiple of heads 3"),
         ({"length": 20}, "length 20 leaves fewer than 24 tokens beside a picture's 9"),
         ({"pictures": 3}, "pictures 3 is less than one batch of 4"),
+        ({"length": 10**6}, "lab/tiny reads at most"),
     ):
         with pytest.raises(UsageError, match=said):
             train(tmp_path / "out", "lab/tiny", replace(TINY, **change))
