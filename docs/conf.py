@@ -115,7 +115,13 @@ def read_source(app, docname: str, source: list[str]) -> None:
     if re.match(r"notebooks/\d", docname):
         source[0] = executed_copy(Path(docname).name, source[0])
     else:  # the site has the executed notebooks themselves
-        source[0] = PAGE.sub(lambda page: f"({'' if page[1] else '../'}notebooks/{page[2]}.ipynb)", source[0])
+        source[0] = PAGE.sub(notebook_link, source[0])
+
+
+def notebook_link(page: re.Match) -> str:
+    """The notebook itself in the place of its page."""
+    folder = "notebooks" if page[2][0].isdigit() else "notebooks/tutorials"
+    return f"({'' if page[1] else '../'}{folder}/{page[2]}.ipynb)"
 
 
 def executed_copy(name: str, source: str) -> str:

@@ -301,7 +301,10 @@ def squeezed(text: str) -> str:
     return re.sub(r"\s+", " ", text)
 
 
-@pytest.mark.parametrize("notebook", sorted(paths.notebooks().glob("*.ipynb")), ids=lambda file: file.stem)
+SHOWN = sorted([*paths.notebooks().glob("*.ipynb"), *paths.notebooks().glob("tutorials/*.ipynb")])
+
+
+@pytest.mark.parametrize("notebook", SHOWN, ids=lambda file: file.stem)
 def test_every_notebook_has_a_page_that_shows_it_executed(notebook, rendered):
     page = (DOCS / "notebooks" / f"{notebook.stem}.md").read_text("utf-8")
     found = squeezed(page)
@@ -309,10 +312,10 @@ def test_every_notebook_has_a_page_that_shows_it_executed(notebook, rendered):
         source, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
         if "published" in tags or rendered.RECALLED in source:
             continue
-        kept = rendered.from_pages(source) if cell["cell_type"] == "markdown" else source
+        kept = rendered.from_pages(source, notebook.parent) if cell["cell_type"] == "markdown" else source
         assert squeezed(kept) in found, (
             f"{notebook.name}, cell {cell['id']}: its page is not current; run `analysis figures --only"
-            f" {notebook.stem}`, then python docs/rendered.py data/runs/notebooks/lab"
+            f" {notebook.stem}`, then python docs/rendered.py data/runs/notebooks/lab (a tutorial: see rendered.py)"
         )
     drawn = set(re.findall(r'save_figure\(\s*\w+,\s*"(\w+)"', notebook.read_text("utf-8").replace('\\"', '"')))
     assert drawn == set(re.findall(r"!\[\w+\]\(../../figures/(\w+).svg\)", page))
@@ -356,6 +359,25 @@ def test_a_page_has_the_outputs_of_the_executed_copy_and_no_place_or_control(ren
     executed.cells[-1].id = "other"
     with pytest.raises(ValueError, match="execute the notebook again"):
         rendered.page(source, executed, "one")
+
+
+def test_a_tutorials_page_has_what_its_commands_say_and_its_pictures_but_no_place(rendered):
+    import nbformat
+
+    source = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell("# A, [00](../00_start_here.ipynb), [b](../../docs/b.md)")]
+    )
+    source.cells += [nbformat.v4.new_code_cell("main()"), nbformat.v4.new_code_cell("plot()", id="drawn")]
+    executed = nbformat.from_dict(source)
+    said = nbformat.v4.new_output("stream", name="stderr", text="model /home/me/runs/own_model/model is there")
+    value = nbformat.v4.new_output("execute_result", {"text/plain": "Trial('/tmp/x/runs/own_model')"})
+    executed.cells[1].outputs = [said, value]
+    executed.cells[2].outputs = [nbformat.v4.new_output("display_data", {"image/png": "YWJj"})]
+    page = rendered.page(source, executed, "own", rendered.TUTORIALS)
+    assert "[00](00_start_here.md), [b](../b.md)" in page
+    assert "model data/runs/own_model/model is there" in page and "Trial('data/runs/own_model')" in page
+    assert "![drawn](own-drawn.png)" in page
+    assert list(rendered.pictures(executed, "own")) == [("own-drawn.png", b"abc")]
 
 
 @pytest.fixture(scope="module")
