@@ -6,7 +6,8 @@
     python benchmarks/claims.py      # what committed figures answer, claims.md and figures/claims.* anew
 
 Claims that the csv of a committed figure answers are in `claims_figures.py`, of experts and whole blocks in
-`claims_shapes.py`, of models that read pictures in `claims_vision.py`; nothing is run for them.
+`claims_shapes.py`, of models that read pictures in `claims_vision.py`, of SmolLM2 and MiniLM in `claims_real.py`; nothing
+is run for them.
 
 Claims on methods are in `claims_methods.py`, on data, tasks and size in `claims_data.py`, on whole heads and neurons in
 `claims_structured.py` (--about runs some of them), those that have no row in `claims_elsewhere.py`. Each claim is one
@@ -23,6 +24,7 @@ from pathlib import Path
 import claims_data
 import claims_figures
 import claims_methods
+import claims_real
 import claims_shapes
 import claims_structured
 import claims_vision
@@ -41,8 +43,18 @@ from analysis.study.sweep import run_study
 
 HERE = Path(__file__).resolve().parent
 CLAIMS = {"methods": claims_methods.CLAIMS, "data": claims_data.CLAIMS, "structures": claims_structured.CLAIMS}
-DRAWN = {"figures": claims_figures.CLAIMS, "experts and blocks": claims_shapes.CLAIMS, "pictures": claims_vision.CLAIMS}
-FORESTS = {"claims": tuple(CLAIMS), "claims_figures": ("figures",), "claims_shapes": ("experts and blocks", "pictures")}
+DRAWN = {
+    "figures": claims_figures.CLAIMS,
+    "experts and blocks": claims_shapes.CLAIMS,
+    "pictures": claims_vision.CLAIMS,
+    "real models": claims_real.CLAIMS,
+}
+FORESTS = {
+    "claims": tuple(CLAIMS),
+    "claims_figures": ("figures",),
+    "claims_shapes": ("experts and blocks", "pictures"),
+    "claims_real": ("real models",),
+}
 WAITING = "not run yet: `benchmarks/claims.py lab` would"
 
 

@@ -1,7 +1,7 @@
 """What claims on committed figures share: a claim is a margin of one seed's rows of a figure's csv; nothing is run.
 
 The claims themselves: `claims_figures.py` on the papers' methods, `claims_shapes.py` on experts and whole blocks,
-`claims_vision.py` on models that read pictures.
+`claims_vision.py` on models that read pictures, `claims_real.py` on models that were not made here.
 """
 
 import json

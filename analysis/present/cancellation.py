@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.present.finding import Finding
 from analysis.present.panels import finish, label_axes, panel_grid
@@ -19,6 +19,7 @@ from analysis.present.tables import choose, on_tables, over_seeds
 PARTS = {"inherited": "#56B4E9", "local": "#E69F00", "cross": "#4D4D4D"}
 SAID = {"inherited": "inherited", "local": "local", "cross": "cross (below zero: the block undoes what it inherits)"}
 RUN = ["run", "split", "block"]
+FAR = 10  # times the total: parts beyond it, which cancel, get an axis that is logarithmic outside the total
 
 
 @on_tables
@@ -40,10 +41,12 @@ def cancellation(blocks: pd.DataFrame, *, criterion=None, split=None) -> pd.Data
 def plot_cancellation(table: pd.DataFrame) -> Figure:
     """A signed stack for every block: what is inherited and local above zero, what cancels below; the total is 1.
 
-    `table` is that of `cancellation` for one criterion; one column of panels per method, one row per text.
+    `table` is that of `cancellation` for one criterion; one column of panels per method, one row per text. Where parts
+    of a block cancel to a small rest of themselves, the axis is logarithmic beyond -1 and 1.
     """
     table = table.assign(order=table["method"].map({name: place for place, name in enumerate(METHOD_LOOKS)}))
     table = table.sort_values("order", kind="stable")
+    far = table["value"].abs().max() > FAR
     with in_style():
         fig, panels = panel_grid(table, "split", "method", height=1.75, sharey=True)
         for (split, method), ax in panels.items():
@@ -59,8 +62,12 @@ def plot_cancellation(table: pd.DataFrame) -> Figure:
             ax.axhline(0, color="#333333", linewidth=0.8, zorder=3)
             ax.axhline(1, color="#333333", linewidth=0.9, linestyle=(0, (3, 1.5)), zorder=3)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
-            ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{100 * value:.0f}"))
+            if far:
+                ax.set_yscale("symlog", linthresh=1)
+                ax.yaxis.set_minor_locator(NullLocator())
+            else:
+                ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{100 * value:,.0f}"))
             ax.set_title(say_method(method) if split == table["split"].iloc[0] else "")
         label_axes(panels, "block", {split: say_split(split) for split in table["split"].unique()})
         fig.supylabel("share of the block's total error, %", fontsize=9)

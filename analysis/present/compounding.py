@@ -80,6 +80,7 @@ def plot_block_profile(table: pd.DataFrame, *, rows: str = "split", columns: str
     """
     sources = [name for name in MODELS if "source" in table and name in set(table["source"])]
     first, last = table["block"].min(), table["block"].max()
+    gap = max(1, (last - first) / 12)  # from the last block to the papers' marks, and between these
     ticks = [at for at in MaxNLocator(integer=True, nbins=7).tick_values(first, last) if first <= at <= last]
     with in_style():
         fig, panels = panel_grid(table, rows, columns, height=1.75, sharey=False)
@@ -89,12 +90,12 @@ def plot_block_profile(table: pd.DataFrame, *, rows: str = "split", columns: str
             ghosts = some[some["source"].isin(sources)] if sources else some.iloc[:0]
             draw_lines(ax, some.drop(ghosts.index), "block")
             ax.xaxis.set_major_locator(FixedLocator(ticks))
-            ax.set_xlim(first - 0.4, last + (0.9 + 0.7 * len(sources) if sources else 0.4))
+            ax.set_xlim(first - 0.4, last + (gap * (0.9 + 0.7 * len(sources)) if sources else 0.4))
             if first == 0 and some["kind"].isin(INHERITING).all():
                 ax.text(0, 0.5, "no block before", transform=ax.get_xaxis_transform(), **ABSENT)
             drawn["signed" if (some["kind"] == "cross").all() else "log"].append(ax)
             for place, source in enumerate(sources):
-                _draw_ghosts(ax, ghosts[ghosts["source"] == source], last + 0.9 + 0.7 * place, source)
+                _draw_ghosts(ax, ghosts[ghosts["source"] == source], last + gap * (0.9 + 0.7 * place), source)
         _share_scales(drawn["log"], drawn["signed"], len(table[columns].unique()))
         label_axes(panels, "block", {row: say(rows, row) for row in table[rows].unique()})
         fig.supylabel(RELATIVE_ERROR, fontsize=9)

@@ -57,6 +57,19 @@ def test_every_share_is_a_bar_and_the_stack_ends_at_the_total(undoing):
             assert top + bottom == pytest.approx(1)
 
 
+@pytest.mark.slow
+def test_parts_that_cancel_to_a_small_rest_hide_no_other_block(undoing):
+    table = cancellation.cancellation(undoing)
+    assert {ax.get_yscale() for ax in cancellation.plot_cancellation(table).axes} == {"linear"}
+    one = (table["method"] == "BR+GP+CR") & (table["block"] == 3) & (table["split"] == "calibration")
+    far = table["value"].where(~one, table["kind"].map({"inherited": 101.0, "local": 100.0, "cross": -200.0}))
+    fig = cancellation.plot_cancellation(table.assign(value=far))
+    assert {ax.get_yscale() for ax in fig.axes} == {"symlog"}
+    bottom, top = fig.axes[0].get_ylim()
+    place = lambda ax, value: ax.transAxes.inverted().transform(ax.transData.transform((0, value)))[1]
+    assert place(fig.axes[0], 1) - place(fig.axes[0], 0) > 0.1 and bottom < -200 and top > 201
+
+
 def test_where_blocks_undo_is_counted_and_the_last_block_taken_apart(undoing):
     said = cancellation.say_cancellation(cancellation.cancellation(undoing)).split("\n")
     assert len(said) == 8 and said[0].startswith("- **Wanda LR**, calibration: the total error at the last block is")

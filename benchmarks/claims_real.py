@@ -1,0 +1,155 @@
+"""Claims on models that were not made for this project, SmolLM2-135M and MiniLM, which figures/real answers.
+
+Texts are WikiText-2 (its validation part calibrates), C4 and TinyStories, as files of these names.
+"""
+
+from collections.abc import Callable
+
+from claims_base import P1, less
+from claims_drawn import Drawn, FigureClaim
+from claims_shapes import ANGLE, INFLUENCE, REPLACE, lost, lower
+from claims_structured import ABSTRACT, LIAR
+
+SMOL, MINI = "smollm2", "minilm"
+LAST, WINDOWS = 29, {1: "one window", 4: "four windows"}
+TEXTS = {"wikitext2_test.txt": "WikiText-2, as calibrated on", "c4.utf8": "C4", "tiny.utf8": "TinyStories"}
+STEPS = (("BR", "LR", 50), ("BR+GP", "BR", 60), ("BR+GP+CR", "BR+GP", 20))
+RATIOS = "Weights of a block per token: 13,824 with one window of 256, 3,456 with four; LLaMA-7B had 772."
+SIX = "six of thirty blocks gone"
+CUTS = {
+    ("neurons", 50.0): "half of the neurons (16 % of the parameters)",
+    ("neurons", 70.0): "70 % of the neurons (22 % of the parameters)",
+    ("heads", 50.0): "half of the heads (8 % of the parameters)",
+}
+SIGNED = "Scores of 256 pairs: a standard error of 2 to 3 %, the same pairs for all."
+
+
+def of(model: str, margin: Callable[[Drawn], float]) -> dict[str, Callable[[Drawn], float]]:
+    return {model: margin}
+
+
+def error(d: Drawn, method: str, split: str = "calibration") -> float:
+    """Relative, at the last block."""
+    return d.at(pattern="50%", criterion="wanda", kind="total", source="here", block=LAST, split=split, method=method)
+
+
+def of_cr(d: Drawn, measure: str, samples: int) -> float:
+    """What CR changes after BR+GP, in percent of it."""
+    return d.at(method="BR+GP+CR", other="BR+GP", source="here", model=SMOL, measure=measure, samples=samples)
+
+
+def kept(d: Drawn, kind: str, removed: float, method: str) -> float:
+    """Percent of the dense score."""
+    return d.at(kind=kind, removed=removed, method=method, criterion="flap", samples=128)
+
+
+def six(d: Drawn, criterion: str, method: str = "LR") -> float:
+    return lost(d, "blocks-20%", criterion, method)
+
+
+DECODER = [
+    *(
+        FigureClaim(
+            f"SmolLM2, four windows: {step} takes at least {share} % off {before}'s calibration error (wanda)",
+            P1,
+            "section 3.1, LLaMA-7B: 50 % by BR, another 60 % by GP, another 20 % by CR",
+            f"points above {share} %",
+            "real/01_compounding_error",
+            of(SMOL, lambda d, s=step, b=before, k=share: less(error(d, s), error(d, b)) - k),
+        )
+        for step, before, share in STEPS
+    ),
+    *(
+        FigureClaim(
+            f"SmolLM2, four windows: BR+GP+CR lowers the error on {word} below LR's (wanda)",
+            P1,
+            "tables 2 and 4: test error on three corpora",
+            "% lower",
+            "real/01_compounding_error",
+            of(SMOL, lambda d, s=split: less(error(d, "BR+GP+CR", s), error(d, "LR", s))),
+        )
+        for split, word in TEXTS.items()
+    ),
+    *(
+        FigureClaim(
+            f"SmolLM2, four windows: CR raises the error on {word} above GP's (wanda)",
+            P1,
+            "table 2, LLaMA-7B: calibration error falls and test error rises",
+            "% higher",
+            "real/01_compounding_error",
+            of(SMOL, lambda d, s=split: -less(error(d, "BR+GP+CR", s), error(d, "BR+GP", s))),
+            RATIOS,
+        )
+        for split, word in TEXTS.items()
+    ),
+    *(
+        FigureClaim(
+            f"SmolLM2: CR {'lowers' if measure == 'calibration error' else 'raises'} {measure} with {WINDOWS[samples]}",
+            P1,
+            "tables 1 and 2, at 772 weights of a block per calibration token",
+            f"% {'lower' if measure == 'calibration error' else 'higher'}",
+            "real/07_pitfall",
+            of(SMOL, lambda d, m=measure, n=samples: of_cr(d, m, n) * (-1 if m == "calibration error" else 1)),
+            RATIOS,
+        )
+        for measure in ("calibration error", "held-out error", "perplexity")
+        for samples in WINDOWS
+    ),
+]
+
+DEPTH = [
+    FigureClaim(
+        f"SmolLM2: one run of blocks chosen by angle is as good as blocks anywhere chosen by influence, within a tenth"
+        f" of a nat: {SIX}",
+        f"{ANGLE}, {INFLUENCE}",
+        "what the two papers take out",
+        "hundredths of a nat below 10",
+        "real/12_repairs",
+        of(SMOL, lambda d: 10 + lower(six(d, "angular"), six(d, "influence"))),
+        "Two of three runs by angle take block 11 out, where the first token's share of the mean square is made.",
+    ),
+    *(
+        FigureClaim(
+            f"SmolLM2: {repair} lowers perplexity below none: influence, {SIX}",
+            source,
+            evidence,
+            "hundredths of a nat",
+            "real/12_repairs",
+            of(SMOL, lambda d, r=repair: lower(six(d, "influence", f"{r}+GP"), six(d, "influence"))),
+            "Eight windows of 256 tokens.",
+        )
+        for repair, source, evidence in (
+            ("replace", REPLACE, "abstract: about nine tenths of the performance kept without training"),
+            ("refit", "ours", "its maps contain those of replace"),
+        )
+    ),
+]
+
+ENCODER = [
+    *(
+        FigureClaim(
+            f"MiniLM: LIAR keeps 98 % of the dense score with {words} removed (128 pairs)",
+            LIAR,
+            ABSTRACT,
+            "points above 98 %",
+            "real/09_survival",
+            of(MINI, lambda d, k=kind, r=removed: kept(d, k, r, "LIAR") - 98),
+            SIGNED,
+        )
+        for (kind, removed), words in CUTS.items()
+    ),
+    *(
+        FigureClaim(
+            f"MiniLM: LIAR scores higher than the mask alone with {words} removed (128 pairs)",
+            LIAR,
+            ABSTRACT,
+            "points of the dense score",
+            "real/09_survival",
+            of(MINI, lambda d, k=kind, r=removed: kept(d, k, r, "LIAR") - kept(d, k, r, "LR")),
+            SIGNED,
+        )
+        for (kind, removed), words in CUTS.items()
+    ),
+]
+
+CLAIMS = [*DECODER, *DEPTH, *ENCODER]
