@@ -6,8 +6,8 @@
     python benchmarks/claims.py      # what committed figures answer, claims.md and figures/claims.* anew
 
 Claims that the csv of a committed figure answers are in `claims_figures.py`, of experts and whole blocks in
-`claims_shapes.py`, of models that read pictures in `claims_vision.py`, of SmolLM2 and MiniLM in `claims_real.py`; nothing
-is run for them.
+`claims_shapes.py`, of models that read pictures in `claims_vision.py`, of SmolLM2 and MiniLM in `claims_real.py`;
+nothing is run for them.
 
 Claims on methods are in `claims_methods.py`, on data, tasks and size in `claims_data.py`, on whole heads and neurons in
 `claims_structured.py` (--about runs some of them), those that have no row in `claims_elsewhere.py`. Each claim is one
