@@ -141,8 +141,6 @@ def this_machine(device: str = "cpu") -> Machine:
 
     file = paths.cache() / "machine" / f"{_digest(device)}.json"
     try:
-        if file.exists() and not file.is_file():
-            raise ValueError("not a file")
         return Machine.of(storage.read_json(file))
     except (OSError, ValueError, KeyError, TypeError):
         machine = calibrate(torch.device(device))
@@ -178,8 +176,6 @@ def check_target(file: Path) -> None:
 def read_machine(file: Path) -> Machine:
     """A machine from a file of `write_machine`. Raises UsageError for another kind of file."""
     try:
-        if file.exists() and not file.is_file():
-            raise ValueError("not a file")
         return Machine.of(storage.read_json(file))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
