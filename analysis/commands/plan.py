@@ -84,6 +84,8 @@ def run(args: argparse.Namespace) -> Report:
 
     shape = model_shape(job.model)
     kind, machine, room = _where(args)
+    if shape.context is not None and job.length > shape.context:
+        raise UsageError(f"--length {job.length}: {job.model} reads at most {shape.context} tokens at once")
     if problems := shape_misfits(job.recipe, shape, kind):
         raise UsageError(f"recipe {job.recipe}: " + "; ".join(problems))
     expected = forecast(job, shape, kind, machine, room=room)

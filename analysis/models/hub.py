@@ -68,6 +68,7 @@ SHRUNK_WEIGHTS, SHRUNK_MANIFEST = "shrunk.safetensors", "shrunk.json"  # layers 
 _PLAIN_DTYPES = ("F32", "F16", "BF16", "F64")  # of safetensors
 _PACKED = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".weight.absmax", ".SCB")
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
+MOST_LAYERS = 10_000
 _LAYERS = re.compile(r"(num|n)_(\w+_)?layers?")
 
 
@@ -251,6 +252,25 @@ def check_layers(config: dict, folder: Path, name: str) -> None:
                 f"model {name!r}: {folder / 'config.json'} says {key}={value}, its weight files hold no tensor wider"
                 f" than {widest}; the two do not belong together"
             )
+
+
+def check_described(config: dict, folder: Path, name: str) -> None:
+    """`check_layers` where there are weight files that can be read; else raise ModelError for more layers than any
+    model has, which would take hours to lay out.
+    """
+    try:
+        tensors(folder, name)
+    except ModelError:  # who loads the model says what is wrong with them
+        for key, value in config.items():
+            if isinstance(value, dict):
+                check_described(value, folder, name)
+            elif _LAYERS.fullmatch(key) and isinstance(value, int) and value > MOST_LAYERS:
+                raise ModelError(
+                    f"model {name!r}: {folder / 'config.json'} says {key}={value}, and no model has more than"
+                    f" {MOST_LAYERS:,}"
+                ) from None
+    else:
+        check_layers(config, folder, name)
 
 
 def tensors(folder: Path, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:

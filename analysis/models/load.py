@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from analysis.errors import AnalysisError, ModelError, UnsupportedModel, UsageError, first_line, quoted
 from analysis.models.dtypes import check_dtype, choose_dtype, dtype_word, stored_parameters, told_dtype
 from analysis.models.hub import (
+    check_described,
     check_layers,
     fetch,
     has_tokenizer,
@@ -187,8 +188,8 @@ def placed(model: LoadedModel, placement: str) -> LoadedModel:
 def described_model(folder: Path, name: str) -> "PreTrainedModel":
     """The model that the config.json of a folder describes, without weights: on torch's meta device, in float32.
 
-    Raises ModelError where transformers cannot build it, UnsupportedModel for a model of another kind or one whose
-    weights are quantized.
+    Raises ModelError where transformers cannot build it or its weight files are of another, UnsupportedModel for a
+    model of another kind or one whose weights are quantized.
     """
     import torch
     from transformers.initialization import no_init_weights
@@ -196,6 +197,7 @@ def described_model(folder: Path, name: str) -> "PreTrainedModel":
     raw = read_config(folder, name)
     if raw.get("quantization_config"):
         raise UnsupportedModel(f"model {name!r}: its weights are quantized; name the unquantized original")
+    check_described(raw, folder, name)
     with quiet():
         config, _ = _read_config(folder, name, raw)
         kind = _known_class(name, config)

@@ -36,11 +36,13 @@ def look_ahead(job: Job, say: Callable[[str], object], *, anyway: bool = False, 
     cannot fit here; anyway: say that instead. The machine is timed only for jobs that may be long. Returns the job;
     choose: with its models streamed where only so they fit (`where_it_fits`), which is said.
 
-    A model that cannot be described is left to those who load it, and say what is wrong; where the forecast itself
-    fails, one line says so and the run goes on.
+    A model that cannot be described, or reads less at once than a window, is left to those who load it, and say what is
+    wrong; where the forecast itself fails, one line says so and the run goes on.
     """
     try:
         shape = model_shape(job.model)
+        if shape.context is not None and job.length > shape.context:
+            return job
         device = usable_device(job.device)
         kind, room = device.partition(":")[0], free_memory(device)
         expected = forecast(job, shape, kind, SLOW, room=room)

@@ -91,6 +91,7 @@ def test_a_machine_elsewhere_is_timed_there_and_planned_for_here(small_world, tm
         (["none/such", "--length", "128", "--recipe", "wanda-50% BR"], 3, "the hub gave no"),
         (["lab", "--length", "128", "--recipe", "wanda-50% BR", "--like", "none.json"], 2, "no such file"),
         (["lab", "--length", "128", "--recipe", "wanda-50% BR", "--device", "gpu"], 2, "--device must be"),
+        (["lab", "--length", "9999999", "--recipe", "wanda-50% BR"], 2, "--length 9999999: lab reads at most"),
         (["lab", "--length", "128", "--recipe", "wanda-2:7 LR"], 2, "does not divide the inputs of 56 matrices"),
         (["lab", "--length", "128", "--recipe", "influence-blocks-25% ghost"], 2, "which no checkpoint"),
     ],

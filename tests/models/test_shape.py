@@ -1,11 +1,13 @@
 """A model's shape from its config is that of the model itself."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from transformers import JetMoeConfig, LlamaConfig, MixtralConfig
 
+from analysis import paths
 from analysis.errors import ModelError, UnsupportedModel
 from analysis.models.anatomy import anatomy
 from analysis.models.shape import model_shape, shape_of
@@ -86,3 +88,17 @@ def test_what_cannot_be_pruned_is_refused_by_its_config(tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_size": "wide"}))
     with pytest.raises(ModelError, match=r"transformers cannot"):
         model_shape(broken)
+
+
+def test_a_config_of_other_weights_or_of_more_layers_than_any_model_is_not_laid_out(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(paths.ROOT / "data" / "lab" / "tiny", folder)
+    config = json.loads((folder / "config.json").read_text())
+    for size, said in (("num_hidden_layers", "its weight files hold"), ("hidden_size", "no tensor wider")):
+        (folder / "config.json").write_text(json.dumps(config | {size: 10**7}))
+        with pytest.raises(ModelError, match=said):
+            model_shape(str(folder))
+    (folder / "model.safetensors").unlink()
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**7}))
+    with pytest.raises(ModelError, match="no model has more than 10,000"):
+        model_shape(str(folder))
