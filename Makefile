@@ -46,7 +46,7 @@ test: check
 	$(KERNELS) notebooks/00_start_here.ipynb notebooks/tutorials
 
 test-slow: $(READY)
-	$(PYTEST) -p no:nbval --few -m slow tests
+	$(PYTEST) -p no:nbval --few -m "slow and not browser" tests
 
 test-all: lint
 	$(PYTEST) -p no:nbval tests
