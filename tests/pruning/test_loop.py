@@ -326,7 +326,7 @@ def test_retraining_lowers_the_model_s_own_loss_under_its_masks(options):
 
 
 def test_hidden_states_that_cannot_be_told_apart_are_refused_before_the_work(monkeypatch):
-    monkeypatch.setattr("analysis.pruning.solvers.split_model", lambda model: None)
+    monkeypatch.setattr("analysis.models.logits.split_model", lambda model: None)
     with pytest.raises(UnsupportedModel, match="llama: what its head reads cannot be told apart, so objective=hidden"):
         prune(small_llama(blocks=1), "wanda-50% retrain[objective=hidden]", windows(2))
 

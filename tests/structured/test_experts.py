@@ -175,7 +175,7 @@ def test_refused_by_name():
         with pytest.raises(RecipeError, match=words):
             Recipe.parse(text)
     models = {
-        ("llama", "reap-experts-25% LR"): (UnsupportedModel, "llama: its blocks have no experts to remove"),
+        ("llama", "reap-experts-25% LR"): (UsageError, "removes a mixture's experts, and this model has none"),
         ("mixtral", "reap-experts-75% LR"): (UsageError, "at least 2 must stay"),
         ("mixtral", "reap-experts-25% compensate"): (UnsupportedModel, "its experts have no biases"),
     }
