@@ -19,8 +19,8 @@ ELSEWHERE = [
     (
         "the error jumps at an early block of LLaMA-7B",
         f"{P1}, figure 3",
-        "not as a row: the lab's models have no massive activations; SmolLM2's relative error falls at the block that makes"
-        " them and its own grows, figure real/01_three_readings",
+        "not as a row: the lab's models have no massive activations; SmolLM2's relative error falls at the block that"
+        " makes them and its own grows, figure real/01_three_readings",
     ),
     ("filtering generated text helps", f"{P1}, section 6", "not tested: the paper leaves it to others"),
     (
