@@ -120,7 +120,8 @@ def _shown(output: NotebookNode, code: str, own: str | None) -> NotebookNode | N
         text = BETWEEN.sub("><", STYLE.sub("", data["text/html"]))
     else:
         shown = copy.deepcopy(output)
-        shown.data["text/plain"] = OWN.sub("data", data.get("text/plain", ""))
+        if "text/plain" in data:
+            shown.data["text/plain"] = OWN.sub("data", data["text/plain"])
         return shown
     return nbformat.v4.new_output("display_data", {"text/markdown": text})
 

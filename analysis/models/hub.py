@@ -8,7 +8,7 @@ cache touches the network.
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -239,19 +239,12 @@ def check_layers(config: dict, folder: Path, name: str) -> None:
     """
     shapes = [shape for _, shape in tensors(folder, name).values()]
     stored, widest = len(shapes), max((size for shape in shapes for size in shape), default=0)
-    for key, value in config.items():
-        if isinstance(value, dict):
-            check_layers(value, folder, name)
-        elif _LAYERS.fullmatch(key) and isinstance(value, int) and value > stored:
-            raise ModelError(
-                f"model {name!r}: {folder / 'config.json'} says {key}={value}, its weight files hold {stored} tensors;"
-                " the two do not belong together"
-            )
-        elif key in _WIDTHS and isinstance(value, int) and value > widest:
-            raise ModelError(
-                f"model {name!r}: {folder / 'config.json'} says {key}={value}, its weight files hold no tensor wider"
-                f" than {widest}; the two do not belong together"
-            )
+    for key, value in _numbers(config):
+        said = f"model {name!r}: {folder / 'config.json'} says {key}={value}, its weight files hold"
+        if _LAYERS.fullmatch(key) and value > stored:
+            raise ModelError(f"{said} {stored} tensors; the two do not belong together")
+        if key in _WIDTHS and value > widest:
+            raise ModelError(f"{said} no tensor wider than {widest}; the two do not belong together")
 
 
 def check_described(config: dict, folder: Path, name: str) -> None:
@@ -261,16 +254,23 @@ def check_described(config: dict, folder: Path, name: str) -> None:
     try:
         tensors(folder, name)
     except ModelError:  # who loads the model says what is wrong with them
-        for key, value in config.items():
-            if isinstance(value, dict):
-                check_described(value, folder, name)
-            elif _LAYERS.fullmatch(key) and isinstance(value, int) and value > MOST_LAYERS:
+        for key, value in _numbers(config):
+            if _LAYERS.fullmatch(key) and value > MOST_LAYERS:
                 raise ModelError(
                     f"model {name!r}: {folder / 'config.json'} says {key}={value}, and no model has more than"
                     f" {MOST_LAYERS:,}"
                 ) from None
     else:
         check_layers(config, folder, name)
+
+
+def _numbers(config: dict) -> Iterator[tuple[str, int]]:
+    """The whole numbers of a config and of the configs in it."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _numbers(value)
+        elif isinstance(value, int):
+            yield key, value
 
 
 def tensors(folder: Path, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -106,17 +106,9 @@ def _missing(recipe: Recipe, has: Collection[str]) -> Iterator[str]:
 def shape_misfits(recipe: Recipe, shape: "ModelShape", device: str) -> list[str]:
     """What a recipe asks that a model of this shape cannot give on such a device, one sentence each."""
     blocks = [(f"blocks.{number}", block.matrices) for number, block in enumerate(shape.blocks)]
-    return [
-        *misfits(recipe, blocks=len(blocks)),
-        *_of_parts(
-            recipe,
-            {f"{block}.{matrix.name}": (matrix.rows, matrix.columns) for block, own in blocks for matrix in own},
-            [(block, {matrix.name: matrix.weights for matrix in own}) for block, own in blocks],
-            shape.head,
-            shape.has,
-            device,
-        ),
-    ]
+    shapes = {f"{block}.{matrix.name}": (matrix.rows, matrix.columns) for block, own in blocks for matrix in own}
+    sizes = [(block, {matrix.name: matrix.weights for matrix in own}) for block, own in blocks]
+    return _of_parts(recipe, shapes, sizes, shape.head, shape.has, device)
 
 
 def _of_parts(
@@ -132,7 +124,7 @@ def _of_parts(
     """
     from analysis.masks.shares import check_counts, matrix_shares
 
-    problems = misfits(recipe, shapes=shapes, answers=answers, has=has, device=device)
+    problems = misfits(recipe, blocks=len(blocks), shapes=shapes, answers=answers, has=has, device=device)
     try:
         shares = matrix_shares(recipe.pattern, blocks, [0.0] * len(blocks))
         if recipe.pattern.word.group == "weights":
