@@ -35,10 +35,14 @@ def ends(
     dense model has no error. Raises UsageError where there is no held-out text, or none called `split`.
     """
     texts = [name for name in dict.fromkeys(perplexity["split"]) if name != CALIBRATION]
-    split = split or next(iter(texts), None)
+    if not texts:
+        raise UsageError(
+            "what runs ended with: there are no runs, or none with held-out text; give at least one of each"
+        )
+    split = split or texts[0]
     if split not in texts:
         raise UsageError(
-            f"what runs ended with: held-out text {split!r} is not in the table; it has {', '.join(texts) or 'none'}"
+            f"what runs ended with: held-out text {split!r} is not in the table; it has {', '.join(texts)}"
         )
     last = blocks[
         (blocks["kind"] == "total") & (blocks["block"] == blocks.groupby("run")["block"].transform("max"))

@@ -141,10 +141,8 @@ def grids(name: str, values: Sequence[Any], **arguments: Any) -> list[Job]:
         grids("model", ["lab/small", "lab/large"], recipes=chosen, samples=16, calibration="lab:mixed", length=128)
         grids("added", ["self", "lab:recipes"], added_samples=[0, 16], recipes=chosen, ...)
 
-    Raises UsageError as `grid` does, and where there is no value.
+    Raises UsageError as `grid` does.
     """
-    if not values:
-        raise UsageError(f"grids: no {name} given; give at least one")
     return [job for value in values for job in grid(**{name: value}, **arguments)]
 
 

@@ -430,7 +430,8 @@ def grid(
     """Every recipe at every number of samples and of added ones with every seed; `job` holds the other fields of `Job`,
     the same for all. One recipe, number or seed may stand for a list of one.
 
-    A seed is the job's and the recipe's at once. Raises UsageError for a recipe that brings its own, or nothing to run.
+    A seed is the job's and the recipe's at once. An empty list makes no job, so that a notebook can leave a part out.
+    Raises UsageError for a recipe that brings its own seed.
     """
     given = _listed("recipes", recipes, str, Recipe)
     parsed = [Recipe.parse(recipe) if isinstance(recipe, str) else recipe for recipe in given]
@@ -449,12 +450,9 @@ def grid(
         problems.append(f"{', '.join(strange)}: {suggest(strange[0], [*known, 'recipes', 'seeds'])}")
     if problems:
         raise UsageError("grid: " + "; ".join(problems))
-    jobs = [
+    return [
         Job(model=model, recipe=replace(recipe, seed=seed), samples=count, added_samples=added, seed=seed, **job)
         for count, added in product(counts, more)
         for recipe in parsed
         for seed in each
     ]
-    if not jobs:
-        raise UsageError("grid: no jobs; give at least one recipe, number of samples and seed")
-    return jobs

@@ -52,7 +52,7 @@ def run_study(
         raise UsageError(f"study: jobs must be Jobs, such as `grid` makes, got {strange[0]!r}")
     unique = tuple(dict.fromkeys(given))
     if not unique:
-        raise UsageError("study: no jobs to run")
+        raise UsageError("study: no jobs to run; give at least one model, recipe, number of samples and seed")
     if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
         raise UsageError(
             "study: workers must be a whole number of at least 1, or None for as many as fit this machine, got"

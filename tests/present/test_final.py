@@ -62,7 +62,7 @@ def test_the_first_held_out_text_is_taken_and_another_only_by_name(mixed):
         match="held-out text 'lab:news' is not in the table; it has lab:stories/held-out, lab:entries/held-out",
     ):
         ends(mixed.blocks, mixed.perplexity, split="lab:news")
-    with pytest.raises(UsageError, match="it has none"):
+    with pytest.raises(UsageError, match="there are no runs, or none with held-out text"):
         ends(mixed.blocks, mixed.perplexity[mixed.perplexity["split"] == "calibration"])
 
 
