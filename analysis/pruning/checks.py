@@ -247,8 +247,7 @@ def check_arguments(
     source = model.source if isinstance(model, DenseModel) else model
     if placement is not None and not isinstance(source, LoadedModel):
         problems.append(f"placement={quoted(placement)} needs a model of load_model, whose files are known")
-    bare = model.source if isinstance(model, DenseModel) else model
-    bare = bare.model if isinstance(bare, LoadedModel) else bare
+    bare = source.model if isinstance(source, LoadedModel) else source
     if not isinstance(bare, torch.nn.Module) or not hasattr(bare, "config"):
         hint = f"; load_model({quoted(model)}) loads it" if isinstance(model, str) else ""
         problems.append(f"model must be what load_model gives, or a transformers model, got {_kind(model)}{hint}")
@@ -311,33 +310,18 @@ def check_windows(
     for label, windows in {CALIBRATION: calibration, **held_out}.items():
         if len(windows) == 0 or windows.tokens == 0:
             raise UsageError(f"{label}: no {'tokens' if len(windows) else 'windows'}; give at least one")
-        _check_ids(model, label, windows)
         if context is not None and windows.length > context:
             raise UsageError(
                 f"{label}: windows of {windows.length} tokens are longer than the model's context of {context}; give a"
                 " shorter length"
             )
-        smallest, largest = int(windows.ids.min()), int(windows.ids.max())
-        if smallest < 0 or largest >= rows:
+        least, most = (int(end) for end in windows.ids.aminmax())
+        if least < 0 or most >= rows:
             raise UsageError(
-                f"{label}: its token ids go from {smallest} to {largest}, the model embeds 0 to"
-                f" {rows - 1}; give windows of the model's own tokenizer"
+                f"{label}: token ids from {least} to {most}, and the model's vocabulary is 0 to {rows - 1}; draw the"
+                " windows with the model's own tokenizer"
             )
     return disjoint(calibration, held_out)
-
-
-def _check_ids(model: "nn.Module", label: str, windows: "Windows") -> None:
-    """Raise UsageError for token ids that the model has no embedding of."""
-    embeddings: Any = getattr(model, "get_input_embeddings", None)
-    rows = getattr(embeddings(), "num_embeddings", None) if embeddings else None
-    if windows.ids.is_floating_point() or windows.ids.is_complex():
-        raise UsageError(f"{label}: token ids must be whole numbers, got {windows.ids.dtype}")
-    least, most = (int(end) for end in windows.ids.aminmax())
-    if least < 0 or rows is not None and most >= rows:
-        raise UsageError(
-            f"{label}: token ids from {least} to {most}, and the model's vocabulary is 0 to {(rows or 0) - 1}; draw the"
-            " windows with the model's own tokenizer"
-        )
 
 
 def check_recipe(dense: "Anatomy", model: "nn.Module", recipe: Recipe) -> None:
