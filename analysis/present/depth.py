@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.errors import UsageError
 from analysis.present.finding import Finding, enumerated, say_half
 from analysis.present.statistics import decided, holm, paired, seed_columns
-from analysis.present.style import CRITERIA, Look, say_method
+from analysis.present.style import CRITERIA, Look, say_method, say_task
 from analysis.present.tables import choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
@@ -328,7 +328,7 @@ def say_answers(table: pd.DataFrame) -> Finding:
             numbers = ", ".join(f"{say(row.method)} {row.value:.0f}" for row in said.itertuples())
             parts.append(f"{share(pattern):g} % gone: {numbers}")
         lines.append(
-            f"- **{task.removeprefix('lab:')}**, per cent right: dense {dense['value']:.0f} ±"
+            f"- **{say_task(task)}**, per cent right: dense {dense['value']:.0f} ±"
             f" {dense['standard_error']:.0f}; {'; '.join(parts)}."
         )
     return Finding("\n".join(lines))

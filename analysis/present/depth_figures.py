@@ -20,7 +20,7 @@ from analysis.present.panels import (
     plain_axis,
     plain_number,
 )
-from analysis.present.style import CRITERIA, METHOD_LOOKS, OTHERS, Look, in_style, say_method, say_split
+from analysis.present.style import CRITERIA, METHOD_LOOKS, OTHERS, Look, in_style, say_method, say_split, say_task
 from analysis.present.tables import on_tables
 from analysis.schema import CALIBRATION
 
@@ -173,7 +173,7 @@ def plot_answered(table: pd.DataFrame) -> Figure:
                 )
                 error = own["standard_error"]
                 ax.vlines(x, own["value"] - error, own["value"] + error, color=look.color, linewidth=1, alpha=0.45)
-            ax.set_title(task.removeprefix("lab:"))
+            ax.set_title(say_task(task))
             ax.xaxis.set_major_locator(FixedLocator(sorted(set(rows.loc[rows["method"] != "dense", "removed"]))))
             ax.set(
                 xlim=(shown.loc[shown["removed"] > 0, "removed"].min() - 2, shown["removed"].max() + 2), ylim=(-4, 104)

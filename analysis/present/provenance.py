@@ -98,7 +98,8 @@ def save_figure(
             raise UsageError(f"save figure {name}: {folder} is a file, a folder is needed")
     if preset == "smoke":
         _watermark(fig)
-    rows = to_csv(table)
+    said = table.select_dtypes(["object", "string"])
+    rows = to_csv(table.assign(**{name: column.map(_without_folders) for name, column in said.items()}))
     about = {"figure": name, **provenance, "rows": len(table), "sha256_csv": storage.sha256(rows.encode())}
     about |= {"commit": commit(), "versions": _versions()}
     words = footer(provenance, table, about["commit"])

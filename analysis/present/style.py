@@ -5,6 +5,7 @@ reader who has seen one figure can read the next. The colours are Okabe and Ito'
 apart; the markers say the same in print.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import cycle
 from typing import NamedTuple, TypeVar
@@ -183,6 +184,11 @@ def source_looks(sources: Iterable[str]) -> dict[str, Look]:
         source: SOURCE_LOOKS[i % len(SOURCE_LOOKS)] if source else Look("#000000", "x", "")
         for i, source in enumerate(dict.fromkeys(sources))
     }
+
+
+def say_task(task: str) -> str:
+    """How figures and findings write a task: without the place it comes from, be it "lab:", "hub:" or a folder."""
+    return re.sub(r"^(lab|hub|pictures):|.*[/\\]", "", task).removesuffix(".jsonl")
 
 
 def say_model(model: str) -> str:

@@ -19,10 +19,10 @@ from analysis.present.panels import (
     plain_axis,
     plain_number,
 )
-from analysis.present.style import METHOD_LOOKS, OTHERS, Look, in_style, say_method
+from analysis.present.style import METHOD_LOOKS, OTHERS, Look, in_style, say_method, say_task
 from analysis.present.tables import on_tables
 from analysis.present.vision import ALL, KINDS, MEAN, RECOVERIES, WAYS, recoveries_of, say
-from analysis.present.vision_findings import say_mask, short
+from analysis.present.vision_findings import say_mask
 
 CHANCE = Look("#777777", "", (0, (4, 2)))
 DENSE = METHOD_LOOKS["dense"]
@@ -92,7 +92,7 @@ def plot_answered(table: pd.DataFrame) -> Figure:
                 ax.axhline(value.iloc[0], color=look.color, linestyle=look.line, linewidth=1.2, zorder=1, gid=gid)
             _share_axis(ax, table)
             ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        words = {task: "mean,\n% of dense" if task == MEAN else f"{short(task)},\n% right" for task in tasks}
+        words = {task: "mean,\n% of dense" if task == MEAN else f"{say_task(task)},\n% right" for task in tasks}
         label_axes(panels, "% of the weights in its blocks gone", words)
         finish(fig, {}, [*_notes(table), handle(DENSE, "dense"), handle(CHANCE, "guessing")])
     return fig

@@ -8,7 +8,7 @@ from analysis.errors import UsageError
 from analysis.present.depth import share as asked_share
 from analysis.present.finding import Finding, enumerated, say_half
 from analysis.present.statistics import Paired, compare, decided, holm
-from analysis.present.style import CRITERIA, say_method
+from analysis.present.style import CRITERIA, say_method, say_task
 from analysis.present.tables import on_tables
 from analysis.present.vision import (
     ALL,
@@ -46,7 +46,7 @@ def say_guessing(table: pd.DataFrame) -> Finding:
     unsure: list[str] = []
     for task, rows in table[table["task"] != MEAN].groupby("task", sort=False):
         first = rows.iloc[0]
-        words = f"{short(task)} {first['dense']:.0f} ± {first['error']:.0f} % (chance {first['chance']:.0f} %)"
+        words = f"{say_task(task)} {first['dense']:.0f} ± {first['error']:.0f} % (chance {first['chance']:.0f} %)"
         (sure if first["dense"] - first["chance"] > 2 * first["error"] else unsure).append(words)
     said = [f"The dense model answers above chance: {enumerated(sure)}."] if sure else []
     if unsure:
@@ -184,8 +184,8 @@ def say_tasks(table: pd.DataFrame) -> Finding:
         ]
         first = some.iloc[0]
         lines.append(
-            f"- **{short(task)}**, per cent right: dense {first['dense']:.0f}, guessing {first['chance']:.0f}; without"
-            f" recovery by {'; by '.join(parts)}."
+            f"- **{say_task(task)}**, per cent right: dense {first['dense']:.0f}, guessing {first['chance']:.0f};"
+            f" without recovery by {'; by '.join(parts)}."
         )
     return Finding("\n".join(lines))
 
@@ -264,8 +264,3 @@ def say_mask(mask: str) -> str:
     """ "wanda-50%" as "Wanda 50%"."""
     criterion, _, pattern = mask.partition("-")
     return f"{CRITERIA.get(criterion, criterion)} {pattern}"
-
-
-def short(task: str) -> str:
-    """A task without the room it comes from."""
-    return task.partition(":")[2] or task

@@ -20,7 +20,7 @@ from analysis.present.panels import finish, handle, log_scale, panel_grid, point
 from analysis.present.paper import ACCURACY as PAPER_ACCURACY
 from analysis.present.paper import MODELS, RESULTS
 from analysis.present.statistics import LEVEL, compare, holm
-from analysis.present.style import CRITERIA, CRITERION_LOOKS, OTHERS, in_style, looks, say_method, say_source
+from analysis.present.style import CRITERIA, CRITERION_LOOKS, OTHERS, in_style, looks, say_method, say_source, say_task
 from analysis.present.tables import on_tables, over_seeds
 from analysis.schema import TABLES
 
@@ -218,7 +218,7 @@ def plot_tasks(table: pd.DataFrame) -> Figure:
                 color = "white" if lost.iat[i, j] > 0.6 * most else "#8a8a8a" if pale else "black"
                 bar = f" ± {halves.iat[i, j]:.0f}" if tasks[j] == "mean" and groups[i] != "dense" else ""
                 ax.text(j, i, f"{100 * wide.iat[i, j]:.0f}{bar}", ha="center", va="center", fontsize=8, color=color)
-        ax.set_xticks(range(len(tasks)), [f"{_narrow(_task(task))}\n({100 * chance[task]:.0f})" for task in tasks])
+        ax.set_xticks(range(len(tasks)), [f"{_narrow(say_task(task))}\n({100 * chance[task]:.0f})" for task in tasks])
         ax.set_yticks(range(len(groups)), groups)
         ax.axvline(len(tasks) - 1.5, color="white", linewidth=3)
         ax.grid(False)
@@ -312,7 +312,7 @@ def say_tasks(table: pd.DataFrame) -> Finding:
     for group, rows in table[table["group"] != "dense"].groupby("group", sort=False):
         lost = 100 * rows.set_index("task")["lost"]
         each = lost.drop("mean")
-        most, least = (f"{_task(name)} ({each[name]:.1f})" for name in (each.idxmax(), each.idxmin()))
+        most, least = (f"{say_task(name)} ({each[name]:.1f})" for name in (each.idxmax(), each.idxmin()))
         lines.append(f"- **{group}**: most {most}, least {least}, in the mean {lost['mean']:.1f} points.")
     return Finding("\n".join(lines))
 
@@ -377,10 +377,6 @@ def _narrow(word: str) -> str:
 
 def _percent(row: pd.Series) -> str:
     return f"{100 * row['accuracy']:.1f} %{say_half(100 * row[['low', 'high']], '.1f')}"
-
-
-def _task(name: str) -> str:
-    return name.removeprefix("lab:").removeprefix("hub:")
 
 
 def _name(row: Any) -> str:

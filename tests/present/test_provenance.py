@@ -16,7 +16,7 @@ from analysis.errors import StoreError, UsageError
 from analysis.present import panels, tables
 from analysis.present.finding import Finding
 from analysis.present.provenance import provenance, save_figure
-from analysis.present.style import in_style
+from analysis.present.style import in_style, say_task
 
 TABLE = pd.DataFrame({"split": ["a"], "method": ["LR"], "value": [1.0], "run": ["r"]})
 NAMES = [r"a_{b}^c$\frac$.txt", "a$b$c.txt", r"\notes{.txt", "_notes.txt", "<u>x.txt", "100% & more--x.txt", "a*b*c"]
@@ -123,6 +123,30 @@ def test_folders_of_this_computer_are_in_no_provenance():
         "lr": 0.1,
     }
     assert json.dumps(provenance(given, TABLE))
+
+
+def test_folders_of_this_computer_are_in_no_csv(tmp_path):
+    table = TABLE.assign(
+        model="/home/me/models/my-llama", task="/data/questions/piqa.jsonl", split="lab:stories/held-out"
+    )
+    save_figure(drawn(), "x", table, {"preset": "lab"}, tmp_path)
+    kept = pd.read_csv(tmp_path / "x.csv").iloc[0]
+    assert (kept["model"], kept["task"], kept["split"]) == ("my-llama", "piqa.jsonl", "lab:stories/held-out")
+
+
+@pytest.mark.parametrize(
+    "task, said",
+    [
+        ("lab:yes-no", "yes-no"),
+        ("hub:arc_easy", "arc_easy"),
+        ("pictures:colour", "colour"),
+        ("/data/questions/piqa.jsonl", "piqa"),
+        ("C:\\mine\\q.jsonl", "q"),
+        ("mean", "mean"),
+    ],
+)
+def test_a_task_is_called_by_its_name_alone(task, said):
+    assert say_task(task) == said
 
 
 def test_markup_in_names_is_no_markup_in_a_notebook():

@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 
 from analysis.present.explore.shell import menu, message, row, shown, slider, view
 from analysis.present.panels import finish
-from analysis.present.style import WIDTH, in_style
+from analysis.present.style import WIDTH, in_style, say_task
 from analysis.present.tables import check_table, on_tables
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def draw_facts(facts: pd.DataFrame) -> Figure:
             ax.axhline(start - 0.5, color="black", linewidth=1.2)
         for task, rows in table.groupby("task", sort=False):
             place = (len(models) - 0.42, rows.index.to_numpy().mean())
-            ax.text(*place, task.removeprefix("lab:"), rotation=270, ha="left", va="center", fontsize=8)
+            ax.text(*place, say_task(task), rotation=270, ha="left", va="center", fontsize=8)
         finish(fig, {})
     return fig
 
