@@ -4,13 +4,13 @@ Texts are WikiText-2 (its validation part calibrates), C4 and TinyStories, as fi
 """
 
 from claims_base import P1, less
-from claims_drawn import Drawn, FigureClaim
-from claims_figures import STEPS
+from claims_drawn import Drawn, FigureClaim, below
+from claims_figures import ACCURACY, STEPS
 from claims_shapes import ANGLE, INFLUENCE, REPLACE, lost, lower
 from claims_structured import ABSTRACT, LIAR
 
 SMOL, MINI = "smollm2", "minilm"
-LAST, WINDOWS = 29, {1: "one window", 4: "four windows", 18: "eighteen windows"}
+LAST, WINDOWS = 29, {1: "one window", 4: "four windows"}
 TEXTS = {"wikitext2_test.txt": "WikiText-2, as calibrated on", "c4.utf8": "C4", "tiny.utf8": "TinyStories"}
 RATIOS = (
     "Weights of a block per token: 13,824 with one window of 256, 3,456 with four, 768 with eighteen; LLaMA-7B had 772."
@@ -32,6 +32,15 @@ def error(d: Drawn, method: str, split: str = "calibration") -> float:
 def of_cr(d: Drawn, measure: str, samples: int) -> float:
     """What CR changes after BR+GP, in percent of it."""
     return d.at(method="BR+GP+CR", other="BR+GP", source="here", model=SMOL, measure=measure, samples=samples)
+
+
+def accuracy(d: Drawn, method: str) -> float:
+    return 100 * d.at(criterion="wanda", method=method)
+
+
+def rise(d: Drawn, method: str) -> float:
+    """Of perplexity above the dense model's, in percent."""
+    return d.at(measure="rise of perplexity", criterion="wanda", method=method)
 
 
 def kept(d: Drawn, kind: str, removed: float, method: str) -> float:
@@ -94,6 +103,32 @@ DECODER = [
     ),
 ]
 
+ZERO_SHOT = [
+    *(
+        FigureClaim(
+            f"SmolLM2, four windows, five epochs: {method} lowers held-out perplexity below {other}'s (wanda)",
+            P1,
+            "tables 1 and 3, nearly all",
+            "% lower",
+            "real/08_proxy",
+            {SMOL: lambda d, m=method, o=other: below(rise(d, m), rise(d, o))},
+        )
+        for method, other in (("BR", "LR"), ("BR+GP", "BR"))
+    ),
+    *(
+        FigureClaim(
+            f"SmolLM2, four windows, five epochs: {method} raises mean zero-shot accuracy above LR's (wanda)",
+            P1,
+            ACCURACY["wanda"],
+            "points higher",
+            "real/08_zero_shot",
+            {SMOL: lambda d, m=method: accuracy(d, m) - accuracy(d, "LR")},
+            "150 questions, the same for all; the mask alone loses nothing on them.",
+        )
+        for method in ("BR", "BR+GP", "BR+GP+CR")
+    ),
+]
+
 DEPTH = [
     FigureClaim(
         f"SmolLM2: one run of blocks chosen by angle is as good as blocks anywhere chosen by influence, within a tenth"
@@ -149,4 +184,4 @@ ENCODER = [
     ),
 ]
 
-CLAIMS = [*DECODER, *DEPTH, *ENCODER]
+CLAIMS = [*DECODER, *ZERO_SHOT, *DEPTH, *ENCODER]
