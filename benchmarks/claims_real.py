@@ -10,7 +10,7 @@ from claims_shapes import ANGLE, INFLUENCE, REPLACE, lost, lower
 from claims_structured import ABSTRACT, LIAR
 
 SMOL, MINI = "smollm2", "minilm"
-LAST, WINDOWS = 29, {1: "one window", 4: "four windows"}
+LAST, WINDOWS = 29, {1: "one window", 4: "four windows", 18: "eighteen windows"}
 TEXTS = {"wikitext2_test.txt": "WikiText-2, as calibrated on", "c4.utf8": "C4", "tiny.utf8": "TinyStories"}
 RATIOS = (
     "Weights of a block per token: 13,824 with one window of 256, 3,456 with four, 768 with eighteen; LLaMA-7B had 772."
@@ -27,6 +27,11 @@ PAIRS = "Scores of 256 pairs: a standard error of 2 to 3 %, the same pairs for a
 def error(d: Drawn, method: str, split: str = "calibration") -> float:
     """Relative, at the last block."""
     return d.at(pattern="50%", criterion="wanda", kind="total", source="here", block=LAST, split=split, method=method)
+
+
+def ended(d: Drawn, method: str, split: str, samples: int) -> float:
+    """Relative error at the last block, with so many windows."""
+    return d.at(measure="relative error", split=split, method=method, samples=samples)
 
 
 def of_cr(d: Drawn, measure: str, samples: int) -> float:
@@ -77,14 +82,15 @@ DECODER = [
     ),
     *(
         FigureClaim(
-            f"SmolLM2, four windows: CR raises the error on {word} above GP's (wanda)",
+            f"SmolLM2, {words}: CR raises the error on {word} above GP's (wanda)",
             P1,
             "table 2, LLaMA-7B: calibration error falls and test error rises",
             "% higher",
-            "real/01_compounding_error",
-            {SMOL: lambda d, s=split: -less(error(d, "BR+GP+CR", s), error(d, "BR+GP", s))},
+            "real/02_calibration_windows",
+            {SMOL: lambda d, s=split, n=samples: -less(ended(d, "BR+GP+CR", s, n), ended(d, "BR+GP", s, n))},
             RATIOS,
         )
+        for samples, words in WINDOWS.items()
         for split, word in TEXTS.items()
         if split != "wikitext2_test.txt"  # its row is that of the pitfall map
     ),
@@ -100,6 +106,15 @@ DECODER = [
         )
         for measure in ("calibration error", "held-out error", "perplexity")
         for samples in WINDOWS
+    ),
+    FigureClaim(
+        "SmolLM2: the effect of CR on held-out error goes from gain to harm as text shrinks: one window against 18",
+        P1,
+        "tables 1 to 4: OPT-125M gains, LLaMA-7B loses",
+        "points worse",
+        "real/07_pitfall",
+        {SMOL: lambda d: of_cr(d, "held-out error", 1) - of_cr(d, "held-out error", 18)},
+        RATIOS,
     ),
 ]
 
