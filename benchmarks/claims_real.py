@@ -10,7 +10,8 @@ from claims_shapes import ANGLE, INFLUENCE, REPLACE, lost, lower
 from claims_structured import ABSTRACT, LIAR
 
 SMOL, MINI = "smollm2", "minilm"
-LAST, WINDOWS = 29, {1: "one window", 4: "four windows", 18: "eighteen windows"}
+LAST = 29  # block
+WINDOWS = {1: "one window", 4: "four windows", 18: "eighteen windows"}
 TEXTS = {"wikitext2_test.txt": "WikiText-2, as calibrated on", "c4.utf8": "C4", "tiny.utf8": "TinyStories"}
 RATIOS = (
     "Weights of a block per token: 13,824 with one window of 256, 3,456 with four, 768 with eighteen; LLaMA-7B had 772."

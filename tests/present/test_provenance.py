@@ -16,7 +16,7 @@ from analysis.errors import StoreError, UsageError
 from analysis.present import panels, tables
 from analysis.present.finding import Finding
 from analysis.present.provenance import provenance, save_figure
-from analysis.present.style import in_style, say_task
+from analysis.present.style import in_style
 
 TABLE = pd.DataFrame({"split": ["a"], "method": ["LR"], "value": [1.0], "run": ["r"]})
 NAMES = [r"a_{b}^c$\frac$.txt", "a$b$c.txt", r"\notes{.txt", "_notes.txt", "<u>x.txt", "100% & more--x.txt", "a*b*c"]
@@ -132,21 +132,6 @@ def test_folders_of_this_computer_are_in_no_csv(tmp_path):
     save_figure(drawn(), "x", table, {"preset": "lab"}, tmp_path)
     kept = pd.read_csv(tmp_path / "x.csv").iloc[0]
     assert (kept["model"], kept["task"], kept["split"]) == ("my-llama", "piqa.jsonl", "lab:stories/held-out")
-
-
-@pytest.mark.parametrize(
-    "task, said",
-    [
-        ("lab:yes-no", "yes-no"),
-        ("hub:arc_easy", "arc_easy"),
-        ("pictures:colour", "colour"),
-        ("/data/questions/piqa.jsonl", "piqa"),
-        ("C:\\mine\\q.jsonl", "q"),
-        ("mean", "mean"),
-    ],
-)
-def test_a_task_is_called_by_its_name_alone(task, said):
-    assert say_task(task) == said
 
 
 def test_markup_in_names_is_no_markup_in_a_notebook():

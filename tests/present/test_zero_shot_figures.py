@@ -9,6 +9,7 @@ from analysis.errors import UsageError
 from analysis.present import zero_shot
 from analysis.present.final import HELD_OUT_ERROR, PERPLEXITY, ends
 from analysis.present.paper import ACCURACY
+from analysis.present.style import say_task
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +216,18 @@ def test_the_heat_map_says_every_number(tasks):
 def test_rank_correlations_stand_above_each_panel_for_every_pattern(scores):
     line = scores.assign(accuracy=0.9 - 0.1 * scores["perplexity"])
     assert zero_shot.plot_scores(line).axes[0].get_title() == "ρ = -1.00 (n = 13); 50%: -1.00, 2:4: -1.00"
+
+
+@pytest.mark.parametrize(
+    "task, said",
+    [
+        ("lab:yes-no", "yes-no"),
+        ("hub:arc_easy", "arc_easy"),
+        ("pictures:colour", "colour"),
+        ("/data/questions/piqa.jsonl", "piqa"),
+        ("C:\\mine\\q.jsonl", "q"),
+        ("mean", "mean"),
+    ],
+)
+def test_a_task_is_called_by_its_name_alone(task, said):
+    assert say_task(task) == said
