@@ -89,6 +89,18 @@ def structured(kinds: Sequence[str], shares: Sequence[str], scopes: Sequence[str
     return [f"{kind}-{share}{option}" for kind, option in zip(kinds, options, strict=True) for share in shares]
 
 
+def halved(sparsity: str, halves: Sequence[str]) -> list[str]:
+    """A pattern on the first half of every block alone, on the second alone, and on both.
+
+        halved("50%", ["q_proj+k_proj", "up_proj"])     # ["50%[skip=up_proj]", "50%[skip=q_proj+k_proj]", "50%"]
+
+    halves: the matrices of each, as `skip` of a pattern names them. Raises UsageError for other than two.
+    """
+    if len(halves) != 2:
+        raise UsageError(f"halves: two lists of matrices are needed, attention's and the MLP's; got {len(halves)}")
+    return [f"{sparsity}[skip={halves[1]}]", f"{sparsity}[skip={halves[0]}]", sparsity]
+
+
 def closed_forms(methods: Sequence[str]) -> list[str]:
     """`ridge` with the streams of each of the methods that reconstruct units, each once.
 
@@ -210,7 +222,11 @@ def guessing(sources: Sequence[str]) -> dict[str, float]:
 
 
 def labelled(sources: Sequence[str]) -> dict[str, str]:
-    """Sources by the name tables give them (the source without its folders). Raises UsageError if two have one name."""
+    """Sources by the name tables give them (the source without its folders). Raises UsageError if there is none, or two
+    have one name.
+    """
+    if not sources:
+        raise UsageError("held-out texts: none given; give at least one to measure on")
     out = {parse_source(source).label: source for source in sources}
     if len(out) < len(sources):
         raise UsageError(

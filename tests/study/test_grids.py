@@ -4,7 +4,7 @@ import pytest
 
 from analysis.errors import RecipeError, UsageError
 from analysis.recipe.recipe import Recipe
-from analysis.study.grids import asked_once, closed_forms, grids, labelled, recipes, retrained, structured
+from analysis.study.grids import asked_once, closed_forms, grids, halved, labelled, recipes, retrained, structured
 from analysis.study.job import grid
 
 
@@ -136,6 +136,15 @@ def test_texts_by_the_name_tables_give_them():
     }
     with pytest.raises(UsageError, match="same name"):
         labelled(["one/a.txt", "two/a.txt"])
+    with pytest.raises(UsageError, match="held-out texts: none given"):
+        labelled([])
+
+
+def test_each_half_of_every_block_alone_and_both():
+    assert halved("50%", ["q_proj+k_proj", "up_proj"]) == ["50%[skip=up_proj]", "50%[skip=q_proj+k_proj]", "50%"]
+    for wrong in ([], ["q_proj"]):
+        with pytest.raises(UsageError, match="two lists of matrices are needed"):
+            halved("50%", wrong)
 
 
 def test_one_grid_after_another_for_every_value():
