@@ -320,7 +320,7 @@ def spread(*tensors: "Tensor", source: int = 0) -> None:
                 tensor.copy_(whole)
 
 
-def exchange(hidden: "Tensor", parts: Sequence[slice], device: "torch.device") -> None:
+def exchange(hidden: "Tensor", parts: "Sequence[slice | Tensor]", device: "torch.device") -> None:
     """Complete a tensor (N, ...) of which every rank has computed its `own` parts; it goes by way of `device`, wherever
     it lies.
     """
@@ -328,8 +328,7 @@ def exchange(hidden: "Tensor", parts: Sequence[slice], device: "torch.device") -
         return
     for number, rows in enumerate(parts):
         source = number % _ranks.world
-        part = hidden[rows]
-        there = part.to(device)
+        there = hidden[rows].to(device)
         spread(there, source=source)
-        if _ranks.rank != source and there is not part:
-            part.copy_(there)
+        if _ranks.rank != source:
+            hidden[rows] = there.to(hidden.device)

@@ -26,7 +26,7 @@ from analysis import distributed
 from analysis.errors import NumericalError
 from analysis.schema import CALIBRATION
 from analysis.streams.moments import Accumulator, real_rows
-from analysis.streams.streams import Streams, chunks, unit_output
+from analysis.streams.streams import Streams, row_batches, unit_output
 
 ERROR_KINDS = ("total", "inherited", "local", "cross")
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
@@ -71,8 +71,8 @@ def advance_and_measure(
     real = streams.mask.cpu()
     squares = {name: torch.zeros(real.shape, dtype=torch.float64) for name in ("total", "inherited", "local", "scale")}
     dense_output = outputs[block] if outputs is not None and block < len(outputs) else None
-    parts = list(chunks(streams.dense.shape[0], streams.dense.shape[1], device))
-    for rows in distributed.own(parts):
+    every = row_batches(streams.recording, len(streams.dense), device)
+    for rows in distributed.own(every):
         s, mask = streams.sparse[rows].to(device), streams.mask[rows]
         g_d = (
             unit_output(ours, first, streams.recording, streams.dense[rows].to(device), rows)
@@ -90,11 +90,11 @@ def advance_and_measure(
         streams.dense[rows] = g_d.to(streams.dense.device)
         streams.sparse[rows] = h_s.to(streams.sparse.device)
     distributed.add_up(*squares.values())
-    distributed.exchange(streams.dense, parts, device)
-    distributed.exchange(streams.sparse, parts, device)
+    distributed.exchange(streams.dense, every, device)
+    distributed.exchange(streams.sparse, every, device)
     if moment is not None:
         distributed.reduce(moment, moment.device)
-    sums = {name: sum(float(each[rows][real[rows]].sum()) for rows in parts) for name, each in squares.items()}
+    sums = {name: sum(float(each[rows][real[rows]].sum()) for rows in every) for name, each in squares.items()}
     if not all(math.isfinite(value) for value in sums.values()):
         raise NumericalError(
             f"block {block} on {streams.label}: its output is not finite (dense or pruned); the model overflows in"

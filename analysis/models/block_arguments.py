@@ -44,22 +44,30 @@ class Slot:
 
     factor 0: it does not count windows and is passed as it is. Otherwise it has `factor` entries per window along its
     dimension `axis`, and `value` is (N, factor, ...) with that dimension moved to the front, or (1, factor, ...) where
-    all windows have the same.
+    all windows have the same. tokens: the dimensions of the tensor, as it is passed, that count tokens, where known.
     """
 
     factor: int
     value: Tensor
     axis: int = 0
+    tokens: tuple[int, ...] = ()
 
-    def take(self, rows: Tensor | slice, count: int) -> Tensor:
-        """The tensor for the `count` windows `rows`: a view where all windows have the same."""
+    def take(self, rows: Tensor | slice, count: int, length: int | None = None) -> Tensor:
+        """The tensor for the `count` windows `rows`, of their first `length` tokens (None: all): a view where all
+        windows have the same.
+        """
         if self.factor == 0:
-            return self.value
-        if self.value.shape[0] == 1:
-            chosen = self.value.expand(count, *self.value.shape[1:])
+            whole = self.value
         else:
-            chosen = self.value[rows if isinstance(rows, slice) else rows.to(self.value.device)]
-        return (chosen[:, 0] if self.factor == 1 else chosen.flatten(0, 1)).movedim(0, self.axis)
+            if self.value.shape[0] == 1:
+                chosen = self.value.expand(count, *self.value.shape[1:])
+            else:
+                chosen = self.value[rows if isinstance(rows, slice) else rows.to(self.value.device)]
+            whole = (chosen[:, 0] if self.factor == 1 else chosen.flatten(0, 1)).movedim(0, self.axis)
+        if length is not None:
+            for dimension in self.tokens:
+                whole = whole.narrow(dimension, 0, length)
+        return whole
 
 
 class Recorder:
@@ -76,6 +84,7 @@ class Recorder:
         self._refs = [[places.setdefault(_identity(tensor), len(places)) for tensor in tensors(call)] for call in two]
         self.calls = tuple(_template(call, refs) for call, refs in zip(two, self._refs, strict=True))
         self._chunks: list[list[tuple[int, Tensor]]] = [[] for _ in places]
+        self._tokens: list[tuple[int, ...]] | None = None
         pairs = zip(self._per_slot(one), self._per_slot(two), strict=True)
         self._factors = [_factor(self.names[block], small, large) for (block, small), (_, large) in pairs]
 
@@ -96,14 +105,30 @@ class Recorder:
                     " entry per window; it cannot be replayed"
                 )
 
+    def cuts(self, whole: Sequence[Call], cut: Sequence[Call], lengths: tuple[int, int]) -> bool:
+        """Whether the calls for a window (`whole`, of `lengths[0]` tokens) hold those for the same window without its
+        last tokens (`cut`, of `lengths[1]`) as a part; then slots know which dimensions count tokens.
+        """
+        try:
+            pairs = [
+                (one, other) for (_, one), (_, other) in zip(self._per_slot(whole), self._per_slot(cut), strict=True)
+            ]
+        except UnsupportedModel:  # another form, as where a mask is left out
+            return False
+        found = [_token_dimensions(one, other, lengths) for one, other in pairs]
+        known = [dimensions for dimensions in found if dimensions is not None]
+        self._tokens = known if len(known) == len(pairs) else None
+        return self._tokens is not None
+
     def slots(self, device: torch.device) -> tuple[Slot, ...]:
         """The tensors: those with a row per window on `device`, those all windows share where the model made them."""
         slots = []
-        for (factor, axis), chunks in zip(self._factors, self._chunks, strict=True):
+        tokens = self._tokens or [()] * len(self._chunks)
+        for (factor, axis), chunks, dimensions in zip(self._factors, self._chunks, tokens, strict=True):
             value = chunks[0][1]
             if factor and not all(rows.shape[0] == 1 and torch.equal(rows, value) for _, rows in chunks):
                 value = torch.cat([rows.expand(count, *rows.shape[1:]).cpu() for count, rows in chunks]).to(device)
-            slots.append(Slot(factor, value, axis))
+            slots.append(Slot(factor, value, axis, dimensions))
         return tuple(slots)
 
     def _per_slot(self, calls: Sequence[Call]) -> list[tuple[int, Tensor]]:
@@ -176,6 +201,18 @@ def _factor(name: str, small: Tensor, large: Tensor) -> tuple[int, int]:
         f"{name}: an argument is {tuple(small.shape)} for one window and {tuple(large.shape)} for two; one dimension"
         " alone may count windows"
     )
+
+
+def _token_dimensions(whole: Tensor, cut: Tensor, lengths: tuple[int, int]) -> tuple[int, ...] | None:
+    """The dimensions in which `whole`, cut from `lengths[0]` to `lengths[1]`, is `cut`; None where it is not."""
+    if whole.ndim != cut.ndim:
+        return None
+    dimensions = tuple(axis for axis in range(whole.ndim) if whole.shape[axis] != cut.shape[axis])
+    if any((whole.shape[axis], cut.shape[axis]) != lengths for axis in dimensions):
+        return None
+    for axis in dimensions:
+        whole = whole.narrow(axis, 0, lengths[1])
+    return dimensions if torch.equal(whole, cut) else None
 
 
 def _template(call: Call, refs: Sequence[int]) -> Call:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from analysis.errors import AnalysisError, NumericalError, ReplayError, UnsupportedModel, UsageError, first_line
 from analysis.models.anatomy import Anatomy, Block, evaluating, require_each_once, run_body
@@ -35,7 +36,8 @@ class Recording:
     """What the dense model passes to each of its blocks, for N windows of T tokens.
 
     windows: the windows. hidden: (N, T, H), inputs of block 0. tokens: those that statistics and losses count, a word
-    of `windows.TOKENS`.
+    of `windows.TOKENS`. lengths: (N,) tokens of each window up to its last real one, where padding behind it can be
+    left out of what blocks are run on; None where it cannot, or there is none.
     """
 
     windows: Windows
@@ -43,6 +45,7 @@ class Recording:
     calls: tuple[Call, ...] = field(repr=False)
     slots: tuple[Slot, ...] = field(repr=False)
     tokens: str = "all"
+    lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -62,16 +65,24 @@ class Recording:
         """(N, T) bool, True = token that statistics and losses count."""
         return self.windows.which(self.tokens)
 
-    def call(self, block: int, rows: Tensor | slice, device: torch.device | str | None = None) -> Call:
+    def longest(self, rows: Tensor | slice) -> int:
+        """How many tokens of the windows `rows` a block must be run on: all, or up to the last real one of any."""
+        if self.lengths is None:
+            return self.mask.shape[1]
+        return int(self.lengths[rows if isinstance(rows, slice) else rows.cpu()].max())
+
+    def call(
+        self, block: int, rows: Tensor | slice, device: torch.device | str | None = None, *, length: int | None = None
+    ) -> Call:
         """Arguments of block `block` for the windows `rows` (any subset, any order, repeats allowed), moved to `device`
-        if one is given.
+        if one is given; for their first `length` tokens, at least `longest(rows)`.
         """
         count = len(range(*rows.indices(len(self)))) if isinstance(rows, slice) else len(rows)
 
         def fill(leaf):
             if not isinstance(leaf, Ref):
                 return leaf
-            value = self.slots[leaf.index].take(rows, count)
+            value = self.slots[leaf.index].take(rows, count, None if self.lengths is None else length)
             return value if device is None else value.to(device)
 
         return map_call(fill, self.calls[block])
@@ -99,6 +110,11 @@ def run(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
     return output
 
 
+def filled_up(hidden: Tensor, length: int) -> Tensor:
+    """Hidden states (B, T, H) with zeros for what padding behind them would have, (B, length, H)."""
+    return hidden if hidden.shape[1] == length else pad(hidden, (0, 0, 0, length - hidden.shape[1]))
+
+
 def record(
     model: nn.Module, anatomy: Anatomy, windows: Windows, *, batch: int = 8, store: Allocator | None = None
 ) -> Recording:
@@ -107,9 +123,10 @@ def record(
     Forwards of one and of two windows tell which arguments have entries per window, and stubbed ones that none depends
     on what the blocks compute: the rest is recorded with the blocks handing their input on, at next to no cost. A set
     with padding is recorded with a padded window in every batch: transformers leaves masks out of batches without
-    padding. store(shape, dtype, device) makes the tensor for the hidden states (default: main memory); masks per window
-    are kept where it is. Raises UsageError for an empty set, UnsupportedModel if an argument cannot be recorded, or
-    comes from blocks before.
+    padding. Padding behind the text can be left out later (`lengths`) where the shortest window is passed the same
+    without it, cut. store(shape, dtype, device) makes the tensor for the hidden states (default: main memory); masks
+    per window are kept where it is. Raises UsageError for an empty set, UnsupportedModel if an argument cannot be
+    recorded, or comes from blocks before.
     """
     if len(windows) == 0:
         raise UsageError("record: 0 windows given; at least one is needed")
@@ -129,8 +146,28 @@ def record(
                 shape = (len(windows), *first.shape[1:])
                 hidden = store(shape, first.dtype, first.device) if store else torch.empty(shape, dtype=first.dtype)
             hidden[start : start + len(rows)] = first.to(hidden.device)
+        lengths = _lengths(model, anatomy, windows, recorder, forms)
     assert hidden is not None  # there is at least one batch
-    return Recording(windows, hidden, recorder.calls, recorder.slots(hidden.device))
+    return Recording(windows, hidden, recorder.calls, recorder.slots(hidden.device), lengths=lengths)
+
+
+def _lengths(
+    model: nn.Module, anatomy: Anatomy, windows: Windows, recorder: Recorder, forms: list[int]
+) -> Tensor | None:
+    """See `Recording.lengths`. The shortest window keeps one token of padding, and so its mask."""
+    whole, lengths = windows.length, windows.mask.sum(dim=1).cpu()
+    shortest = int(lengths.argmin())
+    cut = int(lengths[shortest]) + 1
+    behind = torch.arange(whole) < lengths[:, None]
+    if cut >= whole or windows.pictures is not None or not torch.equal(windows.mask.cpu(), behind):
+        return None
+    one = windows.take(torch.tensor([shortest]))
+    with _stubbed(anatomy, forms):
+        with_it, without = (
+            [seen.call for seen in _listen(model, anatomy, part.arguments(slice(None)))]
+            for part in (one, one.trimmed(cut))
+        )
+    return lengths if recorder.cuts(with_it, without, (whole, cut)) else None
 
 
 @dataclass(eq=False)
@@ -304,7 +341,9 @@ class _Replay:
         recording, rows = self.recording, self.rows
         hidden = recording.hidden[rows].to(seen.output.device) if self.hidden is None else self.hidden
         _check_finite(block.name, seen.output, recording.mask[rows])
-        self.hidden = run(block.module, hidden, recording.call(block.index, rows, hidden.device))
+        length = recording.longest(rows)
+        call = recording.call(block.index, rows, hidden.device, length=length)
+        self.hidden = filled_up(run(block.module, hidden[:, :length], call), hidden.shape[1])
         errors = _window_errors(self.hidden, seen.output, recording.mask[rows])
         self.worst[block.index] = torch.maximum(self.worst[block.index], errors.max())
         _let_go(block, seen)

@@ -283,11 +283,11 @@ def _kind(value: object) -> str:
 
 
 def witnesses(windows: "Windows") -> "Tensor":
-    """The windows that replay is proven on: the first, and the first with padding where that is another."""
+    """The windows that replay is proven on: the first, and the shortest where some have padding and it is another."""
     import torch
 
-    padded = int((~windows.mask.all(dim=1)).int().argmax())
-    return torch.tensor([0, padded] if padded else [0])
+    shortest = int(windows.mask.sum(dim=1).argmin())
+    return torch.tensor([0, shortest] if shortest else [0])
 
 
 def check_windows(

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from analysis import distributed, memory, storage
 from analysis.models.anatomy import Anatomy, Block, Matrix
 from analysis.models.block_arguments import Call
-from analysis.models.replay import Recording, record, run
+from analysis.models.replay import Recording, filled_up, record, run
 from analysis.streams.collect import Collector, collect
 from analysis.streams.moments import Accumulator, Statistics
 from analysis.streams.starved import fed, is_starved
@@ -129,20 +129,42 @@ def _copy(hidden: Tensor, device: torch.device) -> Tensor:
 def chunks(count: int, length: int, device: torch.device) -> Iterator[slice]:
     """Slices of windows that together hold about `TOKENS_PER_FORWARD` tokens, in order: a function of the shape alone,
     so that a resumed run computes the same bits."""
-    step = max(1, TOKENS_PER_FORWARD.get(device.type, 1024) // length)
+    step = max(1, tokens_per_forward(device) // length)
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
+
+
+def tokens_per_forward(device: torch.device) -> int:
+    return TOKENS_PER_FORWARD.get(device.type, 1024)
+
+
+def row_batches(recording: Recording, count: int, device: torch.device) -> list[slice | Tensor]:
+    """The first `count` windows of a recording in parts of about `TOKENS_PER_FORWARD` tokens: those of `chunks`, or,
+    where padding can be left out, windows of a like length together, the longest first.
+    """
+    if recording.lengths is None:
+        return [*chunks(count, recording.mask.shape[1], device)]
+    lengths, room = recording.lengths[:count], tokens_per_forward(device)
+    order = lengths.argsort(descending=True, stable=True)
+    found: list[slice | Tensor] = []
+    start = 0
+    while start < count:
+        rows = order[start : start + max(1, room // int(lengths[order[start]]))]
+        found.append(rows)
+        start += len(rows)
+    return found
 
 
 def unit_output(
     modules: Sequence[nn.Module], first: int, recording: Recording, hidden: Tensor, rows: slice | Tensor
 ) -> Tensor:
     """Output (B, T, H) of consecutive blocks `first`, `first + 1`, ... on `hidden` (B, T, H), the windows `rows` of the
-    recording.
+    recording. Padding behind all of them is left out where it can be; zeros stand there then.
     """
+    whole, hidden = hidden.shape[1], hidden[:, : recording.longest(rows)]
     for offset, module in enumerate(modules):
         hidden = run(module, hidden, call_of(recording, first + offset, hidden, rows))
-    return hidden
+    return filled_up(hidden, whole)
 
 
 @torch.inference_mode()
@@ -169,10 +191,11 @@ def input_statistics(
         with collect(
             matrices, want=want, precision=precision, block=block.name, gated=gated, everyone=everyone
         ) as collector:
-            parts = list(chunks(hidden.shape[0], hidden.shape[1], device))
-            mine = distributed.own(parts)
-            for rows in mine or parts[:1]:  # a rank without a share counts no token, of every input
-                collector.mask = streams.counts[rows] if mine else torch.zeros_like(streams.mask[rows])
+            every = row_batches(streams.recording, hidden.shape[0], device)
+            mine = distributed.own(every)
+            for rows in mine or every[:1]:  # a rank without a share counts no token, of every input
+                counts = streams.counts[rows][:, : streams.recording.longest(rows)]
+                collector.mask = counts if mine else torch.zeros_like(counts)
                 with collector.inputs_only():
                     unit_output([block.module], block.index, streams.recording, hidden[rows].to(device), rows)
             distributed.reduce(collector, device)
@@ -201,12 +224,13 @@ def input_statistics(
 
 
 def call_of(recording: Recording, block: int, hidden: Tensor, rows: slice | Tensor) -> Call:
-    """The very arguments the model gave `block` for the windows `rows`, on the device of `hidden`.
+    """The very arguments the model gave `block` for the windows `rows`, on the device of `hidden` (B, T, H) and for as
+    many tokens.
 
     Where a unit is solved in another precision than the model's, floating arguments (rotary embeddings, additive masks)
     follow the precision of `hidden`.
     """
-    call = recording.call(block, rows, hidden.device)
+    call = recording.call(block, rows, hidden.device, length=hidden.shape[1])
     if hidden.dtype != recording.hidden.dtype:
         call = Call(*tree_map(lambda leaf: _to_dtype(leaf, hidden.dtype), (call.args, call.kwargs)))
     return call
@@ -251,7 +275,7 @@ def streams_past(streams: Streams, modules: Mapping[str, nn.Module], block: int,
 
 
 def stream_through(
-    forward: Callable[[Recording, Tensor, slice], Tensor],
+    forward: Callable[[Recording, Tensor, slice | Tensor], Tensor],
     recording: Recording,
     hidden: Tensor,
     device: torch.device,
@@ -261,8 +285,8 @@ def stream_through(
     """`forward(recording, x (B, T, in), rows)` over a whole stream (N, T, in), chunk by chunk: (N, T, out), in `out` if
     given. Ranks compute chunks by turns, and all have the whole result, to the bits of one process.
     """
-    parts, given = list(chunks(hidden.shape[0], hidden.shape[1], device)), out is not None
-    for rows in distributed.own(parts):
+    every, given = row_batches(recording, hidden.shape[0], device), out is not None
+    for rows in distributed.own(every):
         with torch.inference_mode():
             part = forward(recording, hidden[rows].to(device), rows)
         out = allocate((len(hidden), *part.shape[1:]), part.dtype, device) if out is None else out
@@ -272,5 +296,5 @@ def stream_through(
         assert form is not None, "a stream has windows, and rank 0 the first of them"
         out = allocate(*form, device) if out is None else out
     assert out is not None
-    distributed.exchange(out, parts, device)
+    distributed.exchange(out, every, device)
     return out

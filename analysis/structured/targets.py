@@ -19,7 +19,7 @@ from analysis.models.replay import run
 from analysis.models.sub_blocks import half_output, matrix_inputs, module_inputs
 from analysis.recipe.recipe import Recipe
 from analysis.streams.moments import Accumulator, Sums, one_stream
-from analysis.streams.streams import Streams, call_of, chunks, input_statistics
+from analysis.streams.streams import Streams, call_of, input_statistics, row_batches
 from analysis.structured.pairs import Pair, column_mask, remove, structure_of_column
 from analysis.structured.repair import Repaired, repair
 
@@ -109,13 +109,15 @@ def two_streams(dense: Block, pruned: Block, matrix: Matrix, streams: Streams) -
     y is the consumer's output alone.
     """
     device = matrix.weight().device
-    count, length = streams.mask.shape
     sums = Accumulator(Sums.PARTS, matrix.columns, matrix.rows, precision=torch.float64, device=device)
     adds = None
-    for rows in distributed.own(chunks(count, length, device)):
-        real, dense_hidden = streams.counts[rows].to(device), streams.dense[rows].to(device)
+    for rows in distributed.own(row_batches(streams.recording, len(streams.mask), device)):
+        real, dense_hidden, sparse_hidden = (
+            tensor[rows][:, : streams.recording.longest(rows)].to(device)
+            for tensor in (streams.counts, streams.dense, streams.sparse)
+        )
         call = call_of(streams.recording, dense.index, dense_hidden, rows)
-        student, sparse_residual = consumer_inputs(pruned, matrix, streams.sparse[rows].to(device), call)
+        student, sparse_residual = consumer_inputs(pruned, matrix, sparse_hidden, call)
         dense_inputs, dense_residual = consumer_inputs(dense, matrix, dense_hidden, call)
         target = dense.module.get_submodule(matrix.name)(dense_inputs)
         if adds is None:

@@ -14,7 +14,8 @@ from analysis.models.anatomy import anatomy
 from analysis.models.block_arguments import HIDDEN, Call, tensors
 from analysis.models.replay import random_windows, record, replay_error, run, verify
 from analysis.windows import Windows
-from tests.helpers.families import FAMILIES, LENGTH, MIXED, tiny, tokens
+from tests.helpers.encoders import ENCODERS, encoder
+from tests.helpers.families import EXPERTS, FAMILIES, LENGTH, MIXED, tiny, tokens
 from tests.helpers.small import small_llama
 
 
@@ -134,6 +135,56 @@ def test_one_padded_window_among_many():
     recording = record(model, parts, Windows(ids, mask, "one padded", {}), batch=2)
     assert len(recording.hidden) == 5
     assert replay_error(model, parts, recording, batch=2).relative_error.max() <= 1e-5
+
+
+def uneven(lengths=(4, LENGTH, 7, LENGTH - 1)):
+    """Windows of these many tokens, padded behind."""
+    ids, _ = tokens(len(lengths))
+    return Windows(ids, torch.arange(LENGTH) < torch.tensor(lengths)[:, None], "uneven", {})
+
+
+@pytest.mark.parametrize("attention", [None, "eager"])
+@pytest.mark.parametrize("family", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in EXPERTS)])
+def test_padding_behind_is_left_out_and_replay_stays_exact(family, attention):
+    """One window at a time, each is run on its own tokens alone; together on those of the longest."""
+    model, parts = model_of(family, attention)
+    recording = record(model, parts, uneven(), batch=3)
+    assert [recording.longest(torch.tensor([row])) for row in (0, 2)] == [4, 7]
+    assert recording.longest(slice(0, 3)) == recording.longest(torch.tensor([0, 1])) == LENGTH
+    for batch in (1, 3):
+        assert replay_error(model, parts, recording, batch=batch).relative_error.max() <= 1e-5
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_padding_behind_is_left_out_of_encoders(name):
+    model = encoder(name)
+    parts = anatomy(model)
+    recording = record(model, parts, uneven(), batch=3)
+    assert recording.longest(torch.tensor([0])) == 4
+    assert replay_error(model, parts, recording, batch=1).relative_error.max() <= 1e-5
+
+
+def test_padding_that_stands_elsewhere_is_not_left_out():
+    for text in (windows(4, "left"), windows(4, "both"), windows(4), uneven((LENGTH - 1, LENGTH))):
+        recording = record(*model_of("llama"), text)
+        assert recording.lengths is None and recording.longest(slice(0, 1)) == LENGTH
+
+
+def test_what_depends_on_the_number_of_tokens_keeps_its_padding():
+    """A family whose arguments for fewer tokens are no part of those for all."""
+    model, parts = model_of("llama")
+    rotary = model.model.rotary_emb
+    forward = rotary.forward
+
+    def stretched(x, position_ids, **more):
+        return tuple(part * x.shape[1] for part in forward(x, position_ids, **more))
+
+    rotary.forward = stretched
+    try:
+        recording = record(model, parts, uneven())
+        assert recording.lengths is None and recording.longest(slice(0, 1)) == LENGTH
+    finally:
+        del rotary.forward
 
 
 def test_a_tensor_is_kept_once():

@@ -8,9 +8,20 @@ import pytest
 import torch
 
 from analysis.errors import StoreError
+from analysis.measure.block_error import advance_and_measure
 from analysis.models.anatomy import anatomy
 from analysis.streams import streams as module
-from analysis.streams.streams import advance, advance_streams, allocate, chunks, open_streams, streams_past
+from analysis.streams.streams import (
+    advance,
+    advance_streams,
+    allocate,
+    chunks,
+    input_statistics,
+    open_streams,
+    row_batches,
+    streams_past,
+)
+from analysis.windows import Windows
 from tests.helpers.small import block_outputs, small_llama, windows
 
 
@@ -30,6 +41,46 @@ def test_streams_equal_the_modelsblock_outputs(padded, monkeypatch):
         advance([anatomy(other).blocks[index].module], index, streams.recording, streams.sparse, out=streams.sparse)
         torch.testing.assert_close(streams.dense[w.mask], true_dense[w.mask], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(streams.sparse[w.mask], true_other[w.mask], rtol=1e-5, atol=1e-5)
+
+
+def uneven(lengths=(5, 24, 9, 24, 3, 8, 12)) -> Windows:
+    ids = torch.randint(1, 90, (len(lengths), 24), generator=torch.Generator().manual_seed(0))
+    return Windows(ids, torch.arange(24) < torch.tensor(lengths)[:, None], "uneven", {})
+
+
+def test_windows_of_a_like_length_stand_together_where_padding_is_left_out(monkeypatch):
+    monkeypatch.setitem(module.TOKENS_PER_FORWARD, "cpu", 48)
+    model, device = small_llama(), torch.device("cpu")
+    recording = open_streams(model, anatomy(model), "calibration", uneven()).recording
+    together = [rows.tolist() for rows in row_batches(recording, 7, device)]
+    assert together == [[1, 3], [6, 2, 5, 0], [4]], "two of 24 tokens, four of up to 12, and the rest"
+    assert [rows.tolist() for rows in row_batches(recording, 2, device)] == [[1, 0]], "of the first two alone"
+    whole = open_streams(model, anatomy(model), "calibration", windows(7)).recording
+    assert row_batches(whole, 7, device) == [*chunks(7, whole.mask.shape[1], device)]
+
+
+def test_what_is_left_out_changes_no_real_token(monkeypatch):
+    """Streams, statistics and errors with padding left out against the same with padding run."""
+    monkeypatch.setitem(module.TOKENS_PER_FORWARD, "cpu", 48)
+    dense, pruned, w = small_llama(0), small_llama(1), uneven()
+    block = anatomy(pruned).blocks[0]
+    found = []
+    for left_out in (True, False):
+        streams = open_streams(dense, anatomy(dense), "calibration", w)
+        assert streams.recording.lengths is not None
+        if not left_out:
+            streams.recording.lengths = None
+        statistics = input_statistics(block, block.matrices, streams, streams.sparse, "gram", torch.float64)
+        rows = advance_and_measure(anatomy(dense).blocks[0].module, block.module, 0, streams)
+        found.append((statistics, rows, streams))
+    (short, measured, less), (full, expected, more) = found
+    for matrix in block.matrices:
+        assert short[matrix.name].tokens == full[matrix.name].tokens == int(w.mask.sum())
+        torch.testing.assert_close(short[matrix.name].gram, full[matrix.name].gram, rtol=1e-5, atol=1e-5)
+    assert [row["error"] for row in measured] == pytest.approx([row["error"] for row in expected], rel=1e-4)
+    for name in ("dense", "sparse"):
+        torch.testing.assert_close(less.of(name)[w.mask], more.of(name)[w.mask], rtol=1e-4, atol=1e-5)
+        assert bool(less.of(name).isfinite().all()), "zeros stand where nothing was computed"
 
 
 def test_a_unit_of_two_blocks_is_both_in_turn():
