@@ -21,8 +21,9 @@ _SAVED = re.compile(r"""save_figure\(\s*\w+\s*,\s*["']([^"']+)["']""")
 
 @dataclass(frozen=True)
 class Record:
-    """A notebook's last run. `inputs`: the digest of what it was made from; `figures`: sha256 of the files it left, by
-    name, in `folder`; `compared`: rows of the comparison with the tables that were there before.
+    """A notebook's last run. `inputs`: the digest of what it was made from; `parameters`: that of its parameters alone;
+    `figures`: sha256 of the files it left, by name, in `folder`; `compared`: rows of the comparison with the tables
+    that were there before.
     """
 
     inputs: str
@@ -31,6 +32,7 @@ class Record:
     finished: str
     error: str = ""
     folder: str = ""
+    parameters: str = ""
     figures: dict[str, str] = field(default_factory=dict)
     compared: list[dict[str, Any]] = field(default_factory=list)
 
@@ -85,6 +87,11 @@ def inputs_digest(plan: Plan) -> str:
             "files": sorted({_state(file) for place in [paths.lab(), *_named(plan)] for file in _under(place)}),
         }
     )
+
+
+def parameters_digest(plan: Plan) -> str:
+    """sha256 of what a notebook computes with: its parameters but for the folder of its figures."""
+    return storage.identity_digest({name: value for name, value in plan.parameters.items() if name != "FIGURES"})
 
 
 def _sources(path: Path) -> Iterator[tuple[str, str]]:

@@ -80,7 +80,7 @@ def run_suite(
     wanted = [_Work(one, copies / f"{one.name}.ipynb", records.inputs_digest(one)) for one in plans]
     fresh = [] if force else [work for work in wanted if records.is_fresh(work.plan, work.copy, work.inputs)]
     left = [work for work in wanted if work not in fresh]
-    runs = {work.plan.name: NotebookRun(work.plan.name, "fresh", work.seconds or 0.0, work.copy) for work in fresh}
+    runs = {work.plan.name: NotebookRun(work.plan.name, "fresh", work.took or 0.0, work.copy) for work in fresh}
     many = workers or at_once()
     say(_announcement(left, fresh, many))
     with bar(total=len(left), desc=f"notebooks ({preset})", unit="notebook", leave=True) as whole:
@@ -140,10 +140,16 @@ class _Work:
     inputs: str
 
     @property
-    def seconds(self) -> float | None:
-        """What it took when it last ran to its end, None if it never did."""
+    def took(self) -> float | None:
+        """Seconds of its last run to the end, whatever its parameters were; None if there was none."""
         record = records.read(self.copy)
         return record.seconds if record is not None and record.status == "completed" else None
+
+    @property
+    def seconds(self) -> float | None:
+        """What it took when it last ran to its end, None if it never did with these parameters."""
+        record = records.read(self.copy)
+        return self.took if record and record.parameters == records.parameters_digest(self.plan) else None
 
 
 def _groups(left: Sequence[_Work], many: int) -> list[tuple[list[_Work], int]]:
@@ -170,7 +176,8 @@ def _announcement(left: Sequence[_Work], fresh: Sequence[_Work], many: int) -> s
         if not new:
             running += f": about {_duration(total)}, if each takes what it took last time"
         else:
-            running += f": how long it takes is not known (not yet run to the end here: {', '.join(new)})"
+            never = f"with these parameters not yet run to the end here: {', '.join(new)}"
+            running += f": how long it takes is not known ({never})"
         parts.append(running)
     return "; ".join(parts)
 
@@ -259,7 +266,9 @@ def _execute(work: _Work, kernels: Kernels, environment: Mapping[str, str], *, s
     if not kernels.ended:  # it would be told as a failure
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         folder, figures = str(one.parameters["FIGURES"]), records.drawn(one)
-        records.write(path, records.Record(work.inputs, run.status, run.seconds, finished, error, folder, figures))
+        parameters = records.parameters_digest(one)
+        record = records.Record(work.inputs, run.status, run.seconds, finished, error, folder, parameters, figures)
+        records.write(path, record)
     return run
 
 

@@ -21,7 +21,7 @@ from analysis.errors import SuiteError
 
 TYPES = ("str", "int", "float", "bool", "list[str]", "list[int]", "list[float]")
 SHARED = "all"  # the part of a preset that goes to every notebook
-ABOUT = "about"  # the part that says what a preset costs: minutes on two idle cores and GiB of memory, estimated
+ABOUT = "about"  # what a preset takes: `minutes` on two idle cores and `gib` of memory, estimated, or in words, `needs`
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,11 @@ def cost(preset: str, folder: Path | None = None) -> str:
     said = read_suite(folder or paths.notebooks()).get(preset, {}).get(ABOUT)
     if not said:
         return ""
+    if "needs" in said:
+        return f"all of preset {preset} needs {said['needs']}"
     return (
-        f"preset {preset}: an estimated {said['minutes']:g} minutes on two idle cores where nothing of it is stored,"
-        f" {said['gib']:g} GiB of memory"
+        f"all of preset {preset}: an estimated {said['minutes']:g} minutes on two idle cores where nothing of it is"
+        f" stored, {said['gib']:g} GiB of memory"
     )
 
 

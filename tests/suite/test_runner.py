@@ -159,12 +159,15 @@ def test_before_it_starts_it_says_how_long_that_took(folder, papermill_is):
     records.write(copies / "01_first.ipynb", replace(records.read(copies / "01_first.ipynb"), seconds=0.0, inputs=""))
     runs = run_suite("lab", folder=folder, workers=1, say=said.append)
     assert said == [
-        "running 2: how long it takes is not known (not yet run to the end here: 01_first, 02_second)",
+        "running 2: how long it takes is not known (with these parameters not yet run to the end here: 01_first,"
+        " 02_second)",
         "running 2, 2 at once: about 4 minutes, if each takes what it took last time",
         "1 of 2 notebooks are fresh (--force runs them); running 1: about 0 seconds, if each takes what it took last"
         " time",
     ]
     assert [run.status for run in runs] == ["completed", "fresh"]
+    run_suite("lab", only="01_first", overrides={"N": 4}, folder=folder, workers=1, say=said.append)
+    assert "is not known (with these parameters" in said[-1], "what another size took says nothing"
 
 
 def _raising(error):

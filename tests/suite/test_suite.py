@@ -213,9 +213,15 @@ def test_what_a_preset_takes_is_said_and_is_no_notebook(folder):
     suite = folder / "suite.toml"
     suite.write_text(suite.read_text() + "[presets.tiny.about]\nminutes = 30\ngib = 2.5\n")
     assert cost("tiny", folder) == (
-        "preset tiny: an estimated 30 minutes on two idle cores where nothing of it is stored, 2.5 GiB of memory"
+        "all of preset tiny: an estimated 30 minutes on two idle cores where nothing of it is stored, 2.5 GiB of memory"
     )
     assert cost("lab", folder) == "" and [p.name for p in plan("tiny", folder=folder)] == ["01_first"]
+    suite.write_text(suite.read_text() + "[presets.lab.about]\nneeds = 'a GPU'\n")
+    assert cost("lab", folder) == "all of preset lab needs a GPU"
+
+
+def test_every_preset_says_what_it_takes():
+    assert all(cost(preset) for preset in read_suite(paths.notebooks()))
 
 
 @pytest.mark.parametrize("preset", ["real", "real-full"])
