@@ -5,6 +5,7 @@ from the masks, not read off the recipe, in two shares: of the structures of its
 model.
 """
 
+import re
 from collections.abc import Mapping
 
 import pandas as pd
@@ -102,13 +103,13 @@ def tasks(rows: pd.DataFrame) -> pd.Series:
 
 
 def _say_examples(source: str) -> str:
-    """A set by its name, a table by its file's."""
+    """A set by its name, a table by its file's, and by its folder's where the file is a part of what lies there."""
     bare = source.removeprefix("examples:")
-    return (
-        say_source(bare)
-        if ".tsv" in bare or ".csv" in bare or bare == source
-        else bare.partition("/")[0].partition("[")[0]
-    )
+    if ".tsv" not in bare and ".csv" not in bare and bare != source:
+        return bare.partition("/")[0].partition("[")[0]
+    folder, _, file = bare.replace("\\", "/").rpartition("/")
+    part = re.fullmatch(r"(train|dev|test|valid|validation)\.[ct]sv(\[.*)?", file)
+    return say_source(folder + (part[2] or "")) if folder and part else say_source(bare)
 
 
 @on_tables
@@ -155,7 +156,12 @@ def task_titles(panels: Panels, table: pd.DataFrame) -> None:
     first = next(iter(panels))[0]
     for (row, task), ax in panels.items():
         if row == first:
-            ax.set_title(f"{task}\n{METRIC_LABELS[metrics[task]]}")
+            ax.set_title(say_scored(task, metrics[task]))
+
+
+def say_scored(task: str, metric: str) -> str:
+    """A task, and what it is scored by below."""
+    return f"{task}\n{METRIC_LABELS[metric]}"
 
 
 def say_kind(kind: str) -> str:

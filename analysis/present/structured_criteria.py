@@ -56,6 +56,7 @@ def plot_crossed(table: pd.DataFrame) -> Figure:
         styles, names = repair_looks(table["method"]), list(dict.fromkeys(table["criterion"]))
         fig, panels = panel_grid(table, "task", "pattern", height=0.26 * len(names) + 1.3, sharey=True)
         top = max(1.0, table["value"].max())
+        places = 1 if top < 10 else 0
         for (task, pattern), ax in panels.items():
             rows = table[(table["task"] == task) & (table["pattern"] == pattern)]
             cells = rows.pivot(index="criterion", columns="method", values="value").reindex(names)[list(styles)]
@@ -68,7 +69,7 @@ def plot_crossed(table: pd.DataFrame) -> Figure:
                 ax.text(
                     list(styles).index(row.method) + 0.5,
                     names.index(row.criterion) + 0.5,
-                    f"({row.value:.0f})" if guessed else f"{row.value:.0f}",
+                    f"({row.value:.{places}f})" if guessed else f"{row.value:.{places}f}",
                     ha="center",
                     va="center",
                     fontsize=8,

@@ -24,6 +24,7 @@ from analysis.present.encoder_runs import (
     repair_handles,
     repair_looks,
     say_kind,
+    say_scored,
     task_titles,
     tasks,
     with_parameters,
@@ -40,6 +41,7 @@ SIZES = {
     "latency_ms": "latency, ms",
     "tokens_per_second": "tokens per second",
 }
+LITTLE = 75.0  # per cent of the dense score: where all is above, scales do not begin at 0
 GUESS = Look("#777777", "", (0, (5, 3)))
 PAPER = Look("#000000", "*", "")
 
@@ -77,16 +79,19 @@ def survival(
 @on_tables
 def plot_survival(table: pd.DataFrame) -> Figure:
     """Score kept against the share of all parameters removed, one line per repair; one column per task, one row per
-    kind of structure, all on the same two scales. Below it at the ticks: the share of the structures.
+    kind of structure (of a single task one column), all on the same two scales. Below it at the ticks: the share of the
+    structures.
 
     `table` is that of `survival` for one criterion. Dotted: the dense model; dashed: guessing; star: the claim of
     2407.13331's abstract, LIAR on BERT-base.
     """
     with in_style():
-        styles = repair_looks(table["method"])
-        fig, panels = panel_grid(table, "kind", "task", height=2.05, sharey=True, sharex=False)
+        styles, alone = repair_looks(table["method"]), table["task"].nunique() == 1
+        places = ("task", "kind") if alone else ("kind", "task")
+        fig, panels = panel_grid(table, *places, height=2.7 if alone else 2.05, sharey=True, sharex=False)
         right = max(HALF, table["parameters"].max()) + 5
-        for (kind, task), ax in panels.items():
+        for place, ax in panels.items():
+            kind, task = reversed(place) if alone else place
             rows = table[(table["kind"] == kind) & (table["task"] == task)]
             _draw_repairs(ax, rows, "parameters", styles, [0.45 * place for place in _places(styles)])
             ax.plot(
@@ -104,7 +109,17 @@ def plot_survival(table: pd.DataFrame) -> Figure:
             ax.set_xticks(list(ticks.index), [f"{share:.0f}\n{of_kind:g}" for share, of_kind in ticks.items()])
             ax.set_xlim(0, right)
             ax.set_xlabel(f"% of parameters removed,\n% of {say_kind(kind)}")
-        _finish(fig, panels, table, styles, dict.fromkeys(table["kind"], "% of the dense score"), paper=True)
+            if alone:
+                ax.set_title(say_kind(kind))
+        if alone:
+            words = say_scored(*table[["task", "metric"]].iloc[0]).replace("\n", ", ") + "\n% of the dense score"
+            next(iter(panels.values())).set_ylabel(words)
+        else:
+            task_titles(panels, table)
+            for (_, task), ax in panels.items():
+                if task == table["task"].iloc[0]:
+                    ax.set_ylabel("% of the dense score")
+        _finish(fig, panels, table, styles, paper=True)
     return fig
 
 
@@ -128,7 +143,9 @@ def plot_examples(table: pd.DataFrame) -> Figure:
             row: f"{shares[row][0]} % of {say_kind(row[0])}\n({shares[row][1]} % of parameters):\n% of the dense score"
             for row in table["row"].unique()
         }
-        _finish(fig, panels, table, styles, words, x="calibration examples")
+        task_titles(panels, table)
+        label_axes(panels, "calibration examples", words)
+        _finish(fig, panels, table, styles)
     return fig
 
 
@@ -169,25 +186,18 @@ def _draw_repairs(
 
 
 def _finish(
-    fig: Figure,
-    panels: Panels,
-    table: pd.DataFrame,
-    styles: Mapping[str, Look],
-    words: Mapping,
-    *,
-    x: str | None = None,
-    paper: bool = False,
+    fig: Figure, panels: Panels, table: pd.DataFrame, styles: Mapping[str, Look], *, paper: bool = False
 ) -> None:
+    """From 0 to somewhat above the dense model's score; from what is lost on where that is little."""
     first = next(iter(panels.values()))
-    first.set_ylim(min(0.0, 1.05 * table["value"].min()), max(108.0, 1.03 * table["value"].max()))
-    plain_axis(first.yaxis)
-    task_titles(panels, table)
-    if x is None:
-        for (row, task), ax in panels.items():
-            if task == table["task"].iloc[0]:
-                ax.set_ylabel(words[row])
+    least, most = table["value"].min(), table["value"].max()
+    if least > LITTLE:
+        least, most = table["low"].min(), table["high"].max()
+        edge = 0.08 * (max(most, 100.0) - least)
+        first.set_ylim(least - edge, max(most, 100.0) + edge)
     else:
-        label_axes(panels, x, words)
+        first.set_ylim(min(0.0, 1.05 * least), max(108.0, 1.03 * most))
+    plain_axis(first.yaxis)
     levels: list[Line2D] = [handle(METHOD_LOOKS["dense"], "dense")]
     if table["guessing"].notna().any():
         levels.append(handle(GUESS, "guessing"))

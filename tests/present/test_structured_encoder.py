@@ -248,8 +248,10 @@ def test_models_that_read_the_same_text_are_told_apart_and_files_go_by_their_nam
     ]
     rows = pd.DataFrame([job.columns("run") for job in shared])
     assert encoder_runs.tasks(rows).tolist() == ["one", "two"] and encoder_runs.tasks(rows[:1]).tolist() == [
-        "train.tsv[:80%]"
-    ]
+        "data[:80%]"
+    ], "a part of a folder is called by the folder"
+    assert encoder_runs.tasks(rows[:1].assign(calibration="examples:here/pairs.tsv")).tolist() == ["pairs.tsv"]
+    assert encoder_runs.tasks(rows[:1].assign(calibration="examples:train.tsv")).tolist() == ["train.tsv"]
     assert encoder_runs.tasks(rows.assign(calibration=["examples:sst2/train", "lab:mixed"])).tolist() == [
         "sst2",
         "mixed",
@@ -309,6 +311,17 @@ def test_every_score_is_drawn_over_the_share_of_all_parameters_on_one_scale(kept
 
 
 @pytest.mark.slow
+def test_kinds_of_a_single_task_stand_side_by_side_and_little_lost_is_seen(kept):
+    one = kept[kept["task"] == "truth"]
+    fig = structured_encoder.plot_survival(one)
+    assert [ax.get_title() for ax in fig.axes] == ["heads", "neurons", "heads and neurons"]
+    assert fig.axes[0].get_ylabel() == "truth, accuracy\n% of the dense score" and fig.axes[0].get_ylim()[0] == 0
+    little = one.assign(**{name: 96 + one[name] / 50 for name in ("value", "low", "high")})
+    low, high = structured_encoder.plot_survival(little).axes[0].get_ylim()
+    assert little["low"].min() - 1 < low < little["low"].min() and 100 < high < 101
+
+
+@pytest.mark.slow
 def test_every_score_is_drawn_over_the_calibration_examples(grown):
     fig = structured_encoder.plot_examples(grown)
     assert [ax.get_ylabel() for ax in fig.axes][0] == "70 % of neurons\n(35 % of parameters):\n% of the dense score"
@@ -338,6 +351,8 @@ def test_every_criterion_and_repair_has_a_number_and_brackets_where_guessing_doe
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["FLAP", "Random"]
     last = {text.get_position(): text.get_text() for text in fig.axes[3].texts}
     assert len(last) == 2 * 5 and last[0.5, 0.5] == f"{100 * 0.5 * 0.49:.0f}" and last[0.5, 1.5] == f"{75 * 0.49:.0f}"
+    little = structured_criteria.plot_crossed(table.assign(value=table["value"] / 10)).axes[3].texts
+    assert {text.get_text() for text in little if text.get_position() == (0.5, 1.5)} == {f"{7.5 * 0.49:.1f}"}
     guessed = structured_criteria.plot_crossed(table.assign(guessing=30.0)).axes[3].texts
     assert {text.get_text() for text in guessed if text.get_position() == (0.5, 1.5)} == {f"({75 * 0.49:.0f})"}
 
