@@ -65,9 +65,8 @@ def open_run(
         opened = partial(open_streams, model, dense, apart=apart, tokens=recipe.tokens)
         streams = opened(CALIBRATION, calibration)
         if (text := calibration.digest()) not in dense_model.proven:
-            verify(
-                model, dense, streams.recording, rows=witnesses(calibration), batch=1
-            )  # each as short as it may be run
+            # one by one, each as short as it may be run
+            verify(model, dense, streams.recording, rows=witnesses(calibration), batch=1)
             dense_model.proven.add(text)
         if any(part.halves(recipe) for part in (chooser, repair, solver)):
             check_halves(dense, streams.recording, witnesses(calibration))
