@@ -18,10 +18,13 @@ RATIOS = (
 )
 SIX = "six of thirty blocks gone"
 CUTS = {
+    ("neurons", 20.0): "a fifth of the neurons (6 % of the parameters)",
     ("neurons", 50.0): "half of the neurons (16 % of the parameters)",
     ("neurons", 70.0): "70 % of the neurons (22 % of the parameters)",
+    ("heads", 25.0): "a quarter of the heads (4 % of the parameters)",
     ("heads", 50.0): "half of the heads (8 % of the parameters)",
 }
+CHOSEN = ("flap", "wanda-sp", "magnitude", "activation", "snip", "fisher", "random")
 PAIRS = "Scores of 256 pairs: a standard error of 2 to 3 %, the same pairs for all."
 
 
@@ -40,13 +43,13 @@ def of_cr(d: Drawn, measure: str, samples: int) -> float:
     return d.at(method="BR+GP+CR", other="BR+GP", source="here", model=SMOL, measure=measure, samples=samples)
 
 
-def accuracy(d: Drawn, method: str) -> float:
-    return 100 * d.at(criterion="wanda", method=method)
+def accuracy(d: Drawn, criterion: str, method: str) -> float:
+    return 100 * d.at(criterion=criterion, method=method)
 
 
-def rise(d: Drawn, method: str) -> float:
+def rise(d: Drawn, criterion: str, method: str) -> float:
     """Of perplexity above the dense model's, in percent."""
-    return d.at(measure="rise of perplexity", criterion="wanda", method=method)
+    return d.at(measure="rise of perplexity", criterion=criterion, method=method)
 
 
 def kept(d: Drawn, kind: str, removed: float, method: str) -> float:
@@ -54,8 +57,34 @@ def kept(d: Drawn, kind: str, removed: float, method: str) -> float:
     return d.at(kind=kind, removed=removed, method=method, criterion="flap", samples=128)
 
 
+def gone(d: Drawn, criterion: str, method: str) -> float:
+    """Points of the score that are lost without 70 % of the neurons."""
+    return d.at(pattern="neurons-70%", criterion=criterion, method=method)
+
+
+def apart(d: Drawn, method: str) -> float:
+    """Points between the best and the worst criterion."""
+    lost = [gone(d, criterion, method) for criterion in CHOSEN]
+    return max(lost) - min(lost)
+
+
 def six(d: Drawn, criterion: str, method: str = "LR") -> float:
     return lost(d, "blocks-20%", criterion, method)
+
+
+def raised(criterion: str, method: str) -> FigureClaim:
+    """As `claims_figures.raised`."""
+    sign = -1 if criterion == "sparsegpt" else 1
+    verb = "does not raise" if sign < 0 else "raises"
+    return FigureClaim(
+        f"SmolLM2, four windows, five epochs: {method} {verb} mean zero-shot accuracy above LR's ({criterion})",
+        P1,
+        ACCURACY[criterion],
+        "points lower" if sign < 0 else "points higher",
+        "real/08_zero_shot",
+        {SMOL: lambda d: sign * (accuracy(d, criterion, method) - accuracy(d, criterion, "LR"))},
+        "150 questions, the same for all.",
+    )
 
 
 DECODER = [
@@ -122,27 +151,17 @@ DECODER = [
 ZERO_SHOT = [
     *(
         FigureClaim(
-            f"SmolLM2, four windows, five epochs: {method} lowers held-out perplexity below {other}'s (wanda)",
+            f"SmolLM2, four windows, five epochs: {method} lowers held-out perplexity below {other}'s ({criterion})",
             P1,
             "tables 1 and 3, nearly all",
             "% lower",
             "real/08_proxy",
-            {SMOL: lambda d, m=method, o=other: below(rise(d, m), rise(d, o))},
+            {SMOL: lambda d, c=criterion, m=method, o=other: below(rise(d, c, m), rise(d, c, o))},
         )
+        for criterion in ACCURACY
         for method, other in (("BR", "LR"), ("BR+GP", "BR"))
     ),
-    *(
-        FigureClaim(
-            f"SmolLM2, four windows, five epochs: {method} raises mean zero-shot accuracy above LR's (wanda)",
-            P1,
-            ACCURACY["wanda"],
-            "points higher",
-            "real/08_zero_shot",
-            {SMOL: lambda d, m=method: accuracy(d, m) - accuracy(d, "LR")},
-            "150 questions, the same for all; the mask alone loses nothing on them.",
-        )
-        for method in ("BR", "BR+GP", "BR+GP+CR")
-    ),
+    *(raised(criterion, method) for criterion in ACCURACY for method in ("BR", "BR+GP", "BR+GP+CR")),
 ]
 
 DEPTH = [
@@ -197,6 +216,51 @@ ENCODER = [
             PAIRS,
         )
         for (kind, removed), words in CUTS.items()
+    ),
+    *(
+        FigureClaim(
+            f"MiniLM: LIAR loses less than the mask alone, 70 % of the neurons chosen by {criterion} gone",
+            LIAR,
+            "figure 4: weight magnitude and SNIP, BERT-base",
+            "points of 100 less",
+            "real/09_crossed",
+            {MINI: lambda d, c=criterion: gone(d, c, "LR") - gone(d, c, "LIAR")},
+            PAIRS,
+        )
+        for criterion in CHOSEN
+    ),
+    FigureClaim(
+        "MiniLM: LIAR draws seven criteria together, 70 % of the neurons gone",
+        LIAR,
+        "figure 1a: STS-B, one line per repair",
+        "points closer, best to worst",
+        "real/09_crossed",
+        {MINI: lambda d: apart(d, "LR") - apart(d, "LIAR")},
+    ),
+    *(
+        FigureClaim(
+            f"MiniLM: moving weights and bias is better than moving {word} alone (70 % of the neurons)",
+            LIAR,
+            "figure 5b (LLaMA-7B, caption)",
+            "points of the dense score",
+            "real/09_parts",
+            {MINI: lambda d, m=method: d.at(removed=70.0, method="LIAR") - d.at(removed=70.0, method=m)},
+            PAIRS,
+        )
+        for word, method in (("the bias", "compensate"), ("weights", "LIAR[bias=false]"))
+    ),
+    FigureClaim(
+        "MiniLM: 128 pairs are enough for LIAR: 512 give at most 2 points more (70 % of the neurons)",
+        LIAR,
+        "abstract: a small calibration set",
+        "points below 2",
+        "real/09_examples",
+        {
+            MINI: lambda d: (
+                2 + d.at(kind="neurons", method="LIAR", samples=128) - d.at(kind="neurons", method="LIAR", samples=512)
+            )
+        },
+        PAIRS,
     ),
 ]
 
