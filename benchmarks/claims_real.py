@@ -3,7 +3,7 @@
 Texts are WikiText-2 (its validation part calibrates), C4 and TinyStories, as files of these names.
 """
 
-from claims_base import P1, less
+from claims_base import P1, P2, less
 from claims_drawn import Drawn, FigureClaim, below
 from claims_figures import ACCURACY, STEPS
 from claims_shapes import ANGLE, INFLUENCE, REPLACE, lost, lower
@@ -160,6 +160,15 @@ ZERO_SHOT = [
         )
         for criterion in ACCURACY
         for method, other in (("BR", "LR"), ("BR+GP", "BR"))
+    ),
+    FigureClaim(
+        "SmolLM2, four windows, five epochs: Wanda beats SparseGPT once both are reconstructed (BR+GP)",
+        P2,
+        "abstract of v1: Wanda with good reconstruction can beat more complex criteria",
+        "% lower perplexity",
+        "real/08_proxy",
+        {SMOL: lambda d: below(rise(d, "wanda", "BR+GP"), rise(d, "sparsegpt", "BR+GP"))},
+        "SparseGPT moves weights by statistics of 1,024 tokens.",
     ),
     *(raised(criterion, method) for criterion in ACCURACY for method in ("BR", "BR+GP", "BR+GP+CR")),
 ]
