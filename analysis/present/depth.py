@@ -1,11 +1,11 @@
 """Decoders that lose whole blocks: what criteria, repairs and searches are worth, what is written afterwards, how fast
 it is. Tables and findings of notebook 12; its figures are in `depth_figures.py`.
 
-Perplexity is told as its logarithm over the dense model's on the same windows, in nats per token. A run that answers
-questions with every seed is not repeated: what was asked once is compared by its questions.
+Perplexity is told as its logarithm over the dense model's on the same windows, in nats per token. All models are asked
+the same questions, whatever their seed: a standard error is that of the questions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import expm1, isnan
 
 import pandas as pd
@@ -77,19 +77,19 @@ def searched(perplexity: pd.DataFrame) -> pd.DataFrame:
 
 @on_tables
 def profile(blocks: pd.DataFrame, structures: pd.DataFrame, *, criterion: str | None = None) -> pd.DataFrame:
-    """Error over the dense model's blocks, of one criterion (None: the first) and the first seed, on the first
-    held-out text: [pattern, criterion, method, block, removed, value]; where blocks are gone `removed` is True and
-    there is no value, unless a group ends there.
+    """Error over the dense model's blocks, of one criterion (None: the first), on the first held-out text, mean over
+    the seeds that have one: [pattern, criterion, method, block, removed, value, ...]; `removed`: in which share of the
+    seeds the block is gone, and then without a value, unless a group ends there.
     """
     criterion = criterion or str(blocks["criterion"].iloc[0])
     blocks, structures = choose(blocks, criterion=criterion), choose(structures, criterion=criterion)
-    seed, text = blocks["seed"].min(), first_text(blocks)
-    rows = blocks[(blocks["seed"] == seed) & (blocks["split"] == text) & (blocks["kind"] == "total")]
-    gone = structures[structures["seed"] == seed].assign(removed=lambda table: table["kept"] == 0)
+    rows = blocks[(blocks["split"] == first_text(blocks)) & (blocks["kind"] == "total")]
     key = [*SHAPE, "method", "block"]
-    values = rows.set_index(key)["relative_error"].rename("value")
-    out = gone[[*key, "removed"]].drop_duplicates(key).join(values, on=key)
-    return ordered(out)
+    gone = structures.assign(removed=structures["kept"] == 0).drop_duplicates([*key, "seed"])
+    shares = gone.groupby(key, sort=False)["removed"].mean().reset_index()
+    errors = over_seeds(rows, key, "relative_error", paired={"method": "LR"}, ratio=True)
+    out = shares.merge(errors, on=key, how="left")
+    return ordered(out.fillna({"seeds": 0, "paired": ""}).astype({"seeds": int}))
 
 
 @on_tables
@@ -243,19 +243,28 @@ def say_back(table: pd.DataFrame) -> Finding:
 
 @on_tables
 def say_profile(table: pd.DataFrame) -> Finding:
-    """Per pattern: which blocks went, and the error at the last block with each repair over that without."""
+    """Per pattern: which blocks went, in all seeds and in some, and the error at the last block with each repair over
+    that without.
+    """
     lines = []
     for (pattern, criterion), rows in table.groupby(SHAPE, sort=False):
-        gone = sorted(set(rows.loc[rows["removed"], "block"]))
+        share = rows.groupby("block")["removed"].max()
+        some = say_blocks(share.index[(share > 0) & (share < 1)])
         last = rows[rows["block"] == rows["block"].max()].set_index("method")["value"]
         parts = [f"{say(m)} {last[m] / last['LR']:.2f}" for m in methods_of(last.index) if m != "LR" and "LR" in last]
         name = CRITERIA.get(criterion, criterion)
         lines.append(
-            f"- **{say_pattern(pattern)}** by {name}: gone {'are' if len(gone) > 1 else 'is'} block"
-            f"{'s' * (len(gone) > 1)} {enumerated([*map(str, gone)])}; error at the last block, over that of the mask"
-            f" alone: {', '.join(parts)}."
+            f"- **{say_pattern(pattern)}** by {name}: gone in every seed: {say_blocks(share.index[share == 1])}"
+            f"{f', in some: {some}' * (some != 'none')}; error at the last block, over that of the mask alone:"
+            f" {', '.join(parts)}."
         )
     return Finding("\n".join(lines))
+
+
+def say_blocks(numbers: Iterable[int]) -> str:
+    """ "blocks 2 and 3"."""
+    words = [str(number) for number in numbers]
+    return f"block{'s' * (len(words) > 1)} {enumerated(words)}" if words else "none"
 
 
 @on_tables
@@ -290,22 +299,23 @@ def say_search(table: pd.DataFrame) -> Finding:
 @on_tables
 def say_tasks(zero_shot: pd.DataFrame, table: pd.DataFrame) -> Finding:
     """Per pattern and method: the criterion of the lowest perplexity and that of the highest accuracy over the tasks,
-    with accuracies of both and the standard error of their difference, questions being the same. `table` is that of
+    means over seeds, with both accuracies and the standard error of each from its questions. `table` is that of
     `repaired`.
     """
     rows = zero_shot[zero_shot["which"] == "pruned"].assign(square=lambda rows: rows["standard_error"] ** 2)
-    means = rows.groupby(["pattern", "method", "criterion"], sort=False).agg(
+    key = ["pattern", "method", "criterion"]
+    each = rows.groupby([*key, "seed"], sort=False).agg(
         accuracy=("accuracy", "mean"), squares=("square", "sum"), count=("square", "size")
     )
+    each["error"] = each["squares"] ** 0.5 / each["count"]
+    means = each.groupby(key, sort=False)[["accuracy", "error"]].mean()
     lines = []
     for (pattern, method), some in means.groupby(["pattern", "method"], sort=False):
         accuracy = some.droplevel(["pattern", "method"])
         own = table[(table["pattern"] == pattern) & (table["method"] == method)].set_index("criterion")["value"]
         low, high = own.idxmin(), accuracy["accuracy"].idxmax()
         first, other = (100 * accuracy.loc[name, "accuracy"] for name in (low, high))
-        error = (
-            100 * sum(accuracy.loc[name, "squares"] ** 0.5 / accuracy.loc[name, "count"] for name in (low, high)) / 2
-        )
+        error = 100 * (accuracy.loc[low, "error"] + accuracy.loc[high, "error"]) / 2
         same = "the same" if low == high else f"{CRITERIA.get(high, high)} with {other:.0f} %"
         lines.append(
             f"- **{say_pattern(pattern)}, {say(method)}**: lowest perplexity {CRITERIA.get(low, low)}, accuracy"

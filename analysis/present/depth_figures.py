@@ -1,6 +1,7 @@
 """Figures of notebook 12, whole blocks taken out; their tables are in `depth.py`."""
 
 from math import expm1
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -32,7 +33,8 @@ CRITERION_LOOKS = {
     "random": Look("#777777", "X", "-"),
     "deepest": Look("#E69F00", "v", "-"),
 }
-GONE = "#ececec"
+GONE: dict[str, Any] = {"facecolor": "#ececec", "edgecolor": "none"}
+GONE_IN_SOME: dict[str, Any] = {"facecolor": "none", "edgecolor": "#cccccc", "hatch": "////"}
 NATS = "nats per token above dense"
 SPEED_LOOKS = {
     **{("blocks", method): look for method, look in REPAIRS.items()},
@@ -78,11 +80,11 @@ def plot_repaired(table: pd.DataFrame) -> Figure:
 
 @on_tables
 def plot_profile(table: pd.DataFrame) -> Figure:
-    """Relative error over the dense model's blocks after every repair, blocks that are gone shaded: a panel per share
-    of blocks gone, log scale.
+    """Relative error over the dense model's blocks after every repair, blocks that are gone shaded, hatched where they
+    are gone in some seeds: a panel per share of blocks gone, log scale.
 
     `table` is that of `profile`. Errors are measured where a block that stays, or the last removed behind it, ends;
-    dotted: across a gap.
+    dotted: across a gap. Bars: 95 % intervals of the ratio to the mask alone.
     """
     with in_style():
         methods = methods_of(table["method"])
@@ -91,13 +93,15 @@ def plot_profile(table: pd.DataFrame) -> Figure:
         for (_, pattern), ax in panels.items():
             rows = table[table["pattern"] == pattern]
             ax.set_title(say_pattern(pattern))
-            for block in sorted(set(rows.loc[rows["removed"], "block"])):
-                ax.axvspan(block - 0.5, block + 0.5, color=GONE, linewidth=0, zorder=0, gid=f"gone {block}")
+            for block, share in rows.groupby("block")["removed"].max().items():
+                if share:
+                    shade = GONE if share == 1 else GONE_IN_SOME
+                    ax.axvspan(block - 0.5, block + 0.5, linewidth=0, zorder=0, gid=f"gone {block}", **shade)
             for method in methods:
                 look = look_of(method)
                 own = rows[(rows["method"] == method) & rows["value"].gt(0)].sort_values("block")
                 x, y = list(own["block"]), list(own["value"])
-                ax.plot(x, y, color=look.color, marker=look.marker, linestyle="", zorder=3, gid=f"method {method}")
+                draw_points(ax, x, own, color=look.color, marker=look.marker, gid=f"method {method}")
                 for left in range(len(x) - 1):
                     near = x[left + 1] - x[left] == 1
                     line = look.line if near else (0, (1, 1.5))
@@ -107,8 +111,10 @@ def plot_profile(table: pd.DataFrame) -> Figure:
             ax.set_xlim(-0.5, last + 0.5)
         log_scale(panels.values())
         label_axes(panels, "block of the dense model", {"": "held-out text\nrelative error"})
-        notes = [handle(look_of(name), say(name)) for name in methods]
-        finish(fig, {}, [*notes, Patch(color=GONE, label="gone")])
+        gone = [Patch(**GONE, label="gone")]
+        if table["removed"].between(0, 1, inclusive="neither").any():
+            gone.append(Patch(**GONE_IN_SOME, label="gone in some seeds"))
+        finish(fig, {}, [*(handle(look_of(name), say(name)) for name in methods), *gone])
     return fig
 
 

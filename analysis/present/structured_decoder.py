@@ -9,6 +9,7 @@ methods of the same criterion, pattern and seed. Perplexity is that of the first
 from collections.abc import Sequence
 from math import log
 
+import numpy as np
 import pandas as pd
 
 from analysis.errors import UsageError
@@ -287,12 +288,17 @@ def say_same_size(table: pd.DataFrame) -> Finding:
 
 def _chance(cut: pd.DataFrame, near: pd.DataFrame, one: pd.Series, other: pd.Series, *, ratio: bool) -> float:
     """p of the difference of two rows that were picked, one from `cut` and one from `near`, corrected for all the pairs
-    that could have been (Holm): within seeds, or by the questions where they were asked once.
+    that could have been (Holm): within seeds, and of accuracies no lower than by the questions, which are the same in
+    every seed.
     """
     pairs = {(i, j): (a, b) for i, a in cut.iterrows() for j, b in near.iterrows()}
     p = [compare(a, b, ratio=ratio).p for a, b in pairs.values()]
-    if max(one["seeds"], other["seeds"]) == 1:
-        p = [by_questions(a["value"] - b["value"], a["standard_error"], b["standard_error"]) for a, b in pairs.values()]
+    if not ratio:
+        asked = [
+            by_questions(a["value"] - b["value"], a["standard_error"], b["standard_error"]) for a, b in pairs.values()
+        ]
+        alone = max(one["seeds"], other["seeds"]) == 1
+        p = asked if alone else np.fmax(p, asked).tolist()
     return dict(zip(pairs, holm(p), strict=True))[one.name, other.name]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from analysis.errors import UsageError
 from analysis.pruning.checks import shrink_problem
 from analysis.recipe.recipe import Recipe
-from analysis.study.grids import asked_once, grids
+from analysis.study.grids import grids
 from analysis.study.job import Job, grid
 
 
@@ -15,7 +15,7 @@ from analysis.study.job import Job, grid
 class Depth:
     """Runs about decoders that lose whole blocks."""
 
-    criteria: list[Job]  # every criterion with every repair; some answer tasks with the first seed
+    criteria: list[Job]  # every criterion with every repair; some answer tasks
     searched: list[Job]  # masks alone, chosen on other amounts of text
     written: list[Job]  # another model, which answers in writing as well
 
@@ -36,23 +36,22 @@ def depth(
     written: Sequence[str],
     **common: Any,
 ) -> Depth:
-    """Runs of `recipes`, those of the methods `asked` answering `documents` questions of each of `tasks` with the first
-    seed; the masks alone (LR) of the same with each of `searched_samples` calibration windows; the recipes `writers` on
-    the model `writer`, which answers `tasks` and `written` with the first seed alone. common: what else `grid` takes.
-    Raises UsageError as `grid` does, and where none of the recipes is LR's.
+    """Runs of `recipes`, those of the methods `asked` answering `documents` questions of each of `tasks`; the masks
+    alone (LR) of the same with each of `searched_samples` calibration windows; the recipes `writers` on the model
+    `writer`, which answers `tasks` and `written`. common: what else `grid` takes. Raises UsageError as `grid` does, and
+    where none of the recipes is LR's.
     """
     alone = [recipe for recipe in recipes if recipe.method == "LR"]
     if not alone:
         raise UsageError("runs of depth: the mask alone (LR) is not among the methods; everything is compared with it")
     chosen, others = ([r for r in recipes if (r.method in asked) is wanted] for wanted in (True, False))
-    questioned = asked_once(grid(recipes=chosen, **common), tasks, documents) if chosen else []
+    questions: dict[str, Any] = {"tasks": tasks, "documents": documents}
     searched = [samples for samples in searched_samples if samples != common["samples"]]
-    own = {"model": writer, "seeds": list(common["seeds"])[:1]}
     same = {name: value for name, value in common.items() if name != "samples"}
     return Depth(
-        criteria=[*questioned, *(grid(recipes=others, **common) if others else [])],
-        searched=grids("samples", searched, recipes=alone, **same) if searched else [],
-        written=grid(recipes=writers, tasks=[*tasks, *written], documents=documents, **common | own),
+        criteria=[*grid(recipes=chosen, **questions, **common), *grid(recipes=others, **common)],
+        searched=grids("samples", searched, recipes=alone, **same),
+        written=grid(recipes=writers, tasks=[*tasks, *written], documents=documents, **common | {"model": writer}),
     )
 
 

@@ -158,14 +158,6 @@ def grids(name: str, values: Sequence[Any], **arguments: Any) -> list[Job]:
     return [job for value in values for job in grid(**{name: value}, **arguments)]
 
 
-def asked_once(jobs: Iterable[Job], tasks: Sequence[str], documents: int) -> list[Job]:
-    """The jobs, those of the first seed being asked the tasks: questions are the same for every seed, and asking takes
-    longer than pruning a small model.
-    """
-    jobs = list(jobs)
-    return [replace(job, tasks=tuple(tasks), documents=documents) if job.seed == jobs[0].seed else job for job in jobs]
-
-
 def timed(jobs: Iterable[Job], criterion: str, method: str) -> list[Job]:
     """The jobs, those of one criterion and one method measuring size and speed (`shrink=True`), which hardly depend on
     how what stays was repaired.

@@ -7,7 +7,7 @@ from typing import Any
 from analysis.errors import UsageError
 from analysis.recipe.recipe import Recipe
 from analysis.study.depth import patterns
-from analysis.study.grids import asked_once, recipes, retrained, structured
+from analysis.study.grids import recipes, retrained, structured
 from analysis.study.job import Job, grid
 
 
@@ -15,7 +15,7 @@ from analysis.study.job import Job, grid
 class Pictured:
     """Runs about models that read pictures, whose language part is made smaller."""
 
-    recovered: list[Job]  # every share and recovery; some answer questions with the first seed
+    recovered: list[Job]  # every share and recovery; some answer questions
     data: list[Job]  # some of them on fewer windows
     counted: list[Job]  # text or pictures alone in statistics and losses
 
@@ -36,10 +36,10 @@ def pictured(
     counted: Sequence[Recipe],
     **common: Any,
 ) -> Pictured:
-    """Runs of `chosen`, those of the methods `asked` answering `documents` questions of each of `tasks` with the first
-    seed; those of them that take out `share` ("25%") and whose method is LR or one of `fewer_methods`, with each of
-    `fewer` calibration windows; runs of `counted`. common: what else `grid` takes. Raises UsageError as `grid` does,
-    and where no recipe leaves what stays as it is (LR), or none is of that share.
+    """Runs of `chosen`, those of the methods `asked` answering `documents` questions of each of `tasks`; those of them
+    that take out `share` ("25%") and whose method is LR or one of `fewer_methods`, with each of `fewer` calibration
+    windows; runs of `counted`. common: what else `grid` takes. Raises UsageError as `grid` does, and where no recipe
+    leaves what stays as it is (LR), or none is of that share.
     """
     if not any(recipe.method == "LR" for recipe in chosen):
         raise UsageError(
@@ -53,11 +53,11 @@ def pictured(
     speaking, silent = ([r for r in chosen if (r.method in asked) is wanted] for wanted in (True, False))
     return Pictured(
         recovered=[
-            *(asked_once(grid(recipes=speaking, **common), tasks, documents) if speaking else []),
-            *(grid(recipes=silent, **common) if silent else []),
+            *grid(recipes=speaking, tasks=tasks, documents=documents, **common),
+            *grid(recipes=silent, **common),
         ],
-        data=grid(recipes=again, **common | {"samples": numbers}) if again and numbers else [],
-        counted=grid(recipes=counted, **common) if counted else [],
+        data=grid(recipes=again, **common | {"samples": numbers}),
+        counted=grid(recipes=counted, **common),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from analysis.errors import UsageError
 from analysis.recipe.recipe import Recipe
-from analysis.study.grids import asked_once, grids, paired, timed
+from analysis.study.grids import grids, paired, timed
 from analysis.study.job import Job, grid
 
 
@@ -123,7 +123,9 @@ def structured_encoder(
 def structured_decoder(
     recipes: Sequence[Recipe], questioned: Sequence[Recipe], *, tasks: Sequence[str], documents: int, **common: Any
 ) -> list[Job]:
-    """Runs of `recipes`, then those of `questioned`, which answer `documents` questions of each task with the first
-    seed (notebook 10). common: what else `grid` takes.
+    """Runs of those of `recipes` that are not among `questioned`, then of these, which answer `documents` questions of
+    each task (notebook 10). common: what else `grid` takes.
     """
-    return [*grid(recipes=recipes, **common), *asked_once(grid(recipes=questioned, **common), tasks, documents)]
+    silent = [recipe for recipe in recipes if recipe not in questioned]
+    asked = grid(recipes=questioned, tasks=tasks, documents=documents, **common)
+    return [*grid(recipes=silent, **common), *asked]

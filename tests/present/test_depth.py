@@ -2,7 +2,7 @@
 speeds from made-up tables whose verdicts are known.
 """
 
-from math import exp, isnan
+from math import exp
 from types import SimpleNamespace
 
 import pandas as pd
@@ -130,12 +130,13 @@ def row(table, **wanted):
 # --- jobs ------------------------------------------------------------------------------------------------------------
 
 
-def test_tasks_are_asked_once_and_masks_searched_on_other_amounts_of_text(runs):
+def test_some_methods_are_asked_and_masks_searched_on_other_amounts_of_text(runs):
     asked = [job for job in runs.criteria if job.tasks]
-    assert {(job.recipe.method, job.seed) for job in asked} == {("LR", 0)} and len(runs.criteria) == 3 * 2 * 5 * 3
+    assert {(job.recipe.method, job.seed) for job in asked} == {("LR", seed) for seed in (0, 1, 2)}
+    assert len(runs.criteria) == 3 * 2 * 5 * 3
     assert {(job.samples, job.recipe.method) for job in runs.searched} == {(1, "LR")} and len(runs.searched) == 18
-    assert {(job.model, job.seed, job.tasks) for job in runs.written} == {("lab/large", 0, (*TASKS, *WRITTEN))}
-    assert len(runs.written) == 4
+    assert {(job.model, job.tasks) for job in runs.written} == {("lab/large", (*TASKS, *WRITTEN))}
+    assert len(runs.written) == 4 * 3
     with pytest.raises(UsageError, match=r"mask alone \(LR\) is not among the methods"):
         runs_of(
             [CHOSEN[1]],
@@ -194,11 +195,23 @@ def test_the_profile_has_gaps_where_blocks_are_gone(first):
     table = depth.profile(first.blocks, first.structures)
     own = table[(table["pattern"] == "blocks-25%") & (table["method"] == "LR")].set_index("block")
     assert set(table["criterion"]) == {"influence"} and list(own.index) == list(range(8))
-    assert list(own.index[own["removed"]]) == [2, 3]
+    assert list(own.index[own["removed"] == 1]) == [2, 3] and set(own["removed"]) == {0, 1}
     assert own["value"].isna().tolist() == [block in (1, 2) for block in range(8)]
-    assert own["value"][7] == pytest.approx(0.08 * 4 * 0.25 + 1e-6)
+    assert own["value"][7] == pytest.approx(0.08 * 4 * 0.25 * 1.01 + 1e-6) and own["seeds"][7] == 3
     said = depth.say_profile(table)
-    assert "gone are blocks 2 and 3;" in said and "refit 0.40" in said and "gone is block 4;" in said
+    assert "gone in every seed: blocks 2 and 3; error at" in said and "refit 0.40" in said
+    assert "gone in every seed: block 4; error at" in said
+
+
+def test_blocks_that_some_seeds_keep_are_told_apart(first):
+    kept = first.structures.copy()
+    kept.loc[(kept["seed"] == 2) & (kept["block"] == 3), "kept"] = 1
+    table = depth.profile(first.blocks, kept)
+    own = table[(table["pattern"] == "blocks-25%") & (table["method"] == "LR")].set_index("block")
+    assert own["removed"][2] == 1 and own["removed"][3] == pytest.approx(2 / 3)
+    assert "gone in every seed: block 2, in some: block 3; error at" in depth.say_profile(table)
+    fig = depth_figures.plot_profile(table)
+    assert {"gone", "gone in some seeds"} < {text.get_text() for text in fig.legends[0].get_texts()}
 
 
 def test_a_search_on_few_windows_is_told_by_its_gap(runs, first):
@@ -220,9 +233,9 @@ def test_answers_by_kind_of_question_begin_at_the_dense_model(runs):
     table = depth.answered(answers.zero_shot, WRITTEN)
     assert list(dict.fromkeys(table["task"])) == [*WRITTEN, depth.CHOICES]
     dense = row(table, task="lab:copying", method="dense")
-    assert dense["value"] == pytest.approx(90) and dense["removed"] == 0 and isnan(dense["low"])
+    assert dense["value"] == pytest.approx(90) and dense["removed"] == 0 and dense["seeds"] == 3
     choices = row(table, task=depth.CHOICES, method="LR", pattern="blocks-25%")
-    assert choices["value"] == pytest.approx(100 * (0.9 - 0.5 - 0.05))
+    assert choices["value"] == pytest.approx(100 * (0.9 - 0.5 * 1.01 - 0.05))
     assert choices["standard_error"] == pytest.approx(100 * (2 * 0.05**2) ** 0.5 / 2)
     assert "**copying**, per cent right: dense 90 ± 5; 12.5 % gone: nothing (LR) 45" in depth.say_answers(table)
     with pytest.raises(UsageError, match="were asked no tasks"):

@@ -13,7 +13,7 @@ from analysis.errors import UsageError
 from analysis.present import structured_decoder, structured_decoder_figures
 from analysis.present.style import OTHERS
 from analysis.schema import conform, study_columns
-from analysis.study.grids import asked_once, recipes, structured
+from analysis.study.grids import recipes, structured
 from analysis.study.job import grid
 
 TASKS = ("lab:yes-no", "lab:entailment")
@@ -145,9 +145,12 @@ def study(timed):
     plain = grid(recipes=recipes(["flap"], PATTERNS, ["LR", "compensate", "LIAR"]), **COMMON)
     weights = recipes(["wanda"], structured_decoder.same_count(timed.size, timed.matrices), ["LR", "BR+GP"], epochs=1)
     asked = grid(
-        recipes=[*recipes(["flap"], PATTERNS, ["LIAR+GP", "BR+GP[repair=liar]"], epochs=1), *weights], **COMMON
+        recipes=[*recipes(["flap"], PATTERNS, ["LIAR+GP", "BR+GP[repair=liar]"], epochs=1), *weights],
+        tasks=TASKS,
+        documents=100,
+        **COMMON,
     )
-    return leave([*plain, *asked_once(asked, TASKS, 100)])
+    return leave([*plain, *asked])
 
 
 @pytest.fixture(scope="module")
@@ -283,9 +286,9 @@ def test_structures_and_weights_stand_over_the_same_count(compared, study):
     )
     accuracy = place.loc[(structured_decoder.ACCURACY, "neurons-50%", "LIAR+GP")]
     assert (
-        accuracy["value"] == pytest.approx(85 - 10 * 3 * 0.5)
+        accuracy["value"] == pytest.approx(69.9)
         and accuracy["standard_error"] == pytest.approx(100 * 0.03 * 2**0.5 / 2)
-        and accuracy["seeds"] == 1
+        and accuracy["seeds"] == 2
     )
     assert place.loc[(structured_decoder.PERPLEXITY, "neurons-50%", "LIAR+GP"), "seeds"] == 2
     dense = compared[compared["method"] == "dense"].set_index("measure")
@@ -389,7 +392,7 @@ def test_the_best_of_both_are_compared_at_the_nearest_count(compared):
     assert len(said) == 4 and said[1].startswith("- **FLAP neurons-50%**, 30.0 % of all parameters: perplexity ")
     assert (
         "(LIAR, then BR+GP) against " in said[1]
-        and "(Wanda 37.4% BR+GP), better: single weights; accuracy 76.0 % ± 2.1" in said[1]
+        and "(Wanda 37.4% BR+GP), better: single weights; accuracy 75.9 % ± 2.1" in said[1]
         and said[1].endswith("better: single weights.")
     )
     assert said[2].endswith("undecided.")  # 5 % of the parameters: accuracies 83.5 and 84.95

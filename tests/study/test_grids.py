@@ -4,7 +4,7 @@ import pytest
 
 from analysis.errors import RecipeError, UsageError
 from analysis.recipe.recipe import Recipe
-from analysis.study.grids import asked_once, closed_forms, grids, halved, labelled, recipes, retrained, structured
+from analysis.study.grids import closed_forms, grids, halved, labelled, recipes, retrained, structured
 from analysis.study.job import grid
 
 
@@ -178,17 +178,3 @@ def test_every_kind_of_structure_at_every_share_with_its_own_scope():
         structured(["layers"], ["50%"], ["uniform"])
     with pytest.raises(UsageError, match="1 scopes for 2 kinds"):
         structured(["neurons", "heads"], ["50%"], ["uniform"])
-
-
-def test_tasks_are_asked_with_the_first_seed_alone():
-    jobs = grid(
-        model="lab",
-        recipes=["wanda-50% LR", "wanda-50% BR"],
-        samples=4,
-        seeds=[3, 5],
-        calibration="lab:mixed",
-        length=64,
-    )
-    asked = asked_once(jobs, ["lab:yes-no"], 7)
-    assert [(job.seed, job.tasks, job.documents) for job in asked] == [(3, ("lab:yes-no",), 7), (5, (), 100)] * 2
-    assert [job.recipe for job in asked] == [job.recipe for job in jobs] and asked_once([], ["lab:yes-no"], 7) == []

@@ -95,19 +95,21 @@ def test_encoders_with_the_first_repair_timed_and_criteria_on_the_first_tasks():
         )
 
 
-def test_decoders_where_only_some_recipes_are_asked_and_with_one_seed():
+def test_decoders_where_only_some_recipes_are_asked():
     common = {"model": "lab", "calibration": "lab:mixed", "samples": 3, **TEXTS}
     jobs = questions.structured_decoder(
-        recipes(["flap"], "heads-50%", ["LR"]),
-        recipes(["wanda"], "50%", ["LR"]),
+        recipes(["flap"], ["heads-50%", "heads-25%"], ["LR"]),
+        [*recipes(["wanda"], "50%", ["LR"]), *recipes(["flap"], "heads-50%", ["LR"])],
         tasks=["lab:yes-no"],
         documents=7,
         **common,
     )
-    assert [(job.recipe.criterion.name, job.seed, job.tasks) for job in jobs] == [
-        ("flap", 0, ()),
-        ("flap", 1, ()),
-        ("wanda", 0, ("lab:yes-no",)),
-        ("wanda", 1, ()),
+    assert [(job.recipe.criterion.name, str(job.recipe.pattern), job.seed, job.tasks) for job in jobs] == [
+        ("flap", "heads-25%", 0, ()),
+        ("flap", "heads-25%", 1, ()),
+        ("wanda", "50%", 0, ("lab:yes-no",)),
+        ("wanda", "50%", 1, ("lab:yes-no",)),
+        ("flap", "heads-50%", 0, ("lab:yes-no",)),
+        ("flap", "heads-50%", 1, ("lab:yes-no",)),
     ]
     assert jobs[2].documents == 7
