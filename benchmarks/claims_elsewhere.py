@@ -7,11 +7,6 @@ from claims_structured import FLAP, LIAR
 
 ELSEWHERE = [
     (
-        "attention and MLP pruned alone: reconstruction lowers perplexity in either",
-        f"{P1}, table 7",
-        "notebook 01 prunes each half alone, beside the paper's numbers; no figure keeps its seeds",
-    ),
-    (
         "memory of LR, BR, BR+GP and BR+GP+CR is 3.9, 5.7, 5.7 and 10.6 GB",
         f"{P1}, table 6",
         "counted for every run (table cost); ratios depend on width, batch and length, so no margin of it is stated",
@@ -55,11 +50,6 @@ ELSEWHERE = [
         "LIAR against retraining, against LLM-Pruner, against Wanda-sp on a decoder",
         LIAR,
         "not tested: LLM-Pruner is not built in, and no figure has the other two beside LIAR at one size",
-    ),
-    (
-        "zero-shot accuracy of a decoder after LIAR",
-        LIAR,
-        "figure 10_same_size, one seed and no mask alone beside it, so no margin",
     ),
     ("rearranging a mask", KWON, "not tested: not built in; mask tuning, its other half, is a row"),
     (

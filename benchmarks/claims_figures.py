@@ -24,6 +24,7 @@ ACCURACY = {
     "wanda": "table 1: LLaMA-7B 54.24 with LR, 55.14 to 56.22 after",
     "sparsegpt": "table 1: LLaMA-7B 55.49 with LR, 54.76 to 55.07 after",
 }
+TABLE_7 = paper.HALVES.set_index(["part", "method"])["increase"]
 RATIOS = "Weights of a block per token: 198 to 2,706 here with one window, 99 to 1,353 with two; LLaMA-7B had 772."
 
 
@@ -58,6 +59,16 @@ def raised(criterion: str, method: str) -> FigureClaim:
     )
 
 
+def risen(d: Drawn, part: str, method: str) -> float:
+    """Of perplexity above the dense model's where one part of every block is pruned, in percent."""
+    return d.at(part=part, method=method)
+
+
+def right(d: Drawn, pattern: str, method: str) -> float:
+    """Mean zero-shot accuracy of a decoder without some of its structures, in percent."""
+    return d.at(measure="mean zero-shot accuracy, %", pattern=pattern, criterion="flap", method=method)
+
+
 def unit_ppl(d: Drawn, size: str) -> float:
     return d.at(measure="perplexity", split=STORIES, streams="BR+GP", method="BR+GP", granularity=size)
 
@@ -75,6 +86,33 @@ def printed_criteria() -> dict[str, float]:
     rows = rows.pivot(index="model", columns="criterion", values="wikitext2")
     return {str(model): less(at["wanda"], at["sparsegpt"]) for model, at in rows.iterrows()}
 
+
+HALVES = [
+    *(
+        FigureClaim(
+            f"{part} pruned alone: BR+GP lowers perplexity below LR's (sparsegpt)",
+            P1,
+            "table 7, OPT-125M",
+            "% lower",
+            "01_halves",
+            of_lab(lambda d, p=part: below(risen(d, p, "BR+GP"), risen(d, p, "LR"))),
+            known={"OPT-125M": below(TABLE_7[part, "BR+GP"], TABLE_7[part, "LR"])},
+        )
+        for part in ("attention", "MLP")
+    ),
+    *(
+        FigureClaim(
+            f"attention pruned alone costs more than the MLP alone: {method} (sparsegpt)",
+            P1,
+            "table 7, OPT-125M",
+            "points of perplexity above dense",
+            "01_halves",
+            of_lab(lambda d, m=method: risen(d, "attention", m) - risen(d, "MLP", m)),
+            known={"OPT-125M": TABLE_7["attention", method] - TABLE_7["MLP", method]},
+        )
+        for method in ("LR", "BR+GP")
+    ),
+]
 
 PAPER_1 = [
     *(
@@ -241,6 +279,22 @@ PAPER_2 = [
         )
         for kind in ("neurons", "heads")
     ),
+    *(
+        FigureClaim(
+            f"decoder: LIAR+GP answers more questions than the mask alone, {words} removed",
+            LIAR,
+            "abstract: best results on LLaMA",
+            "points higher",
+            "10_same_size",
+            of_lab(lambda d, p=pattern: right(d, p, "LIAR+GP") - right(d, p, "LR")),
+            "140 questions, the same for all.",
+        )
+        for pattern, words in (
+            ("neurons-25%", "a quarter of the neurons"),
+            ("neurons-50%", "half of the neurons"),
+            ("heads-50%", "half of the heads"),
+        )
+    ),
 ]
 
 
@@ -348,4 +402,4 @@ REFINED = [
     ),
 ]
 
-CLAIMS = [*PAPER_1, *PAPER_2, *STRUCTURES, *REFINED]
+CLAIMS = [*PAPER_1, *HALVES, *PAPER_2, *STRUCTURES, *REFINED]

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from claims_base import P1, P2, less
 from claims_drawn import Drawn, FigureClaim, below
-from claims_figures import ACCURACY, STEPS, raised
+from claims_figures import ACCURACY, STEPS, raised, right, risen
 from claims_shapes import ANGLE, INFLUENCE, REPLACE, lost, lower
-from claims_structured import ABSTRACT, LIAR
+from claims_structured import ABSTRACT, FLAP, LIAR
 
 SMOL, MINI = "smollm2", "minilm"
 LAST = 29  # block
@@ -26,6 +26,7 @@ CUTS = {
     ("heads", 25.0): "a quarter of the heads (4 % of the parameters)",
     ("heads", 50.0): "half of the heads (8 % of the parameters)",
 }
+NEURONS = {"neurons-20%": "a fifth of the neurons", "neurons-50%": "half of the neurons"}
 CHOSEN = ("flap", "wanda-sp", "magnitude", "activation", "snip", "fisher", "random")
 PAIRS = "Scores of 256 pairs: a standard error of 2 to 3 %, the same pairs for all."
 
@@ -64,6 +65,11 @@ def apart(d: Drawn, method: str) -> float:
     """Points between the best and the worst criterion."""
     lost = [gone(d, criterion, method) for criterion in CHOSEN]
     return max(lost) - min(lost)
+
+
+def cut_down(d: Drawn, pattern: str, method: str) -> float:
+    """Perplexity of a decoder without some of its structures."""
+    return d.at(pattern=pattern, criterion="flap", method=method)
 
 
 def six(d: Drawn, criterion: str, method: str = "LR") -> float:
@@ -145,6 +151,32 @@ DECODER = [
     ),
 ]
 
+HALVES = [
+    *(
+        FigureClaim(
+            f"SmolLM2, four windows: {part} pruned alone: BR+GP lowers perplexity below LR's (wanda)",
+            P1,
+            "table 7, OPT-125M with SparseGPT",
+            "% lower",
+            "real/01_halves",
+            {SMOL: lambda d, p=part: below(risen(d, p, "BR+GP"), risen(d, p, "LR"))},
+        )
+        for part in ("attention", "MLP")
+    ),
+    *(
+        FigureClaim(
+            f"SmolLM2, four windows: attention pruned alone costs more than the MLP alone: {method} (wanda)",
+            P1,
+            "table 7, OPT-125M with SparseGPT",
+            "points of perplexity above dense",
+            "real/01_halves",
+            {SMOL: lambda d, m=method: risen(d, "attention", m) - risen(d, "MLP", m)},
+            "Of the weights of a block a quarter is attention's, in OPT-125M a third.",
+        )
+        for method in ("LR", "BR+GP")
+    ),
+]
+
 ZERO_SHOT = [
     *(
         FigureClaim(
@@ -168,6 +200,38 @@ ZERO_SHOT = [
         "SparseGPT moves weights by statistics of 1,024 tokens.",
     ),
     *(answered(criterion, method) for criterion in ACCURACY for method in ("BR", "BR+GP", "BR+GP+CR")),
+]
+
+STRUCTURES = [
+    *(
+        FigureClaim(
+            f"SmolLM2, four windows: {method} lowers held-out perplexity below {word}, {words} removed",
+            source,
+            evidence,
+            "% lower",
+            "real/10_parameters",
+            {SMOL: lambda d, p=pattern, m=method, o=other: less(cut_down(d, p, m), cut_down(d, p, o))},
+        )
+        for method, other, word, source, evidence in (
+            ("compensate", "LR", "the mask alone's", FLAP, "the repair that its method rests on"),
+            ("LIAR", "LR", "the mask alone's", LIAR, "abstract: best results on LLaMA"),
+            ("LIAR", "compensate", "bias compensation's", LIAR, "abstract, against FLAP's repair"),
+            ("LIAR+GP", "LIAR", "LIAR's", "ours", "not tested by the papers"),
+        )
+        for pattern, words in NEURONS.items()
+    ),
+    *(
+        FigureClaim(
+            f"SmolLM2, four windows: LIAR+GP answers more questions than the mask alone, {words} removed",
+            LIAR,
+            "abstract: best results on LLaMA",
+            "points higher",
+            "real/10_same_size",
+            {SMOL: lambda d, p=pattern: right(d, p, "LIAR+GP") - right(d, p, "LR")},
+            "75 questions, the same for all.",
+        )
+        for pattern, words in NEURONS.items()
+    ),
 ]
 
 DEPTH = [
@@ -270,4 +334,4 @@ ENCODER = [
     ),
 ]
 
-CLAIMS = [*DECODER, *ZERO_SHOT, *DEPTH, *ENCODER]
+CLAIMS = [*DECODER, *HALVES, *ZERO_SHOT, *STRUCTURES, *DEPTH, *ENCODER]

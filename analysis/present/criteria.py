@@ -4,17 +4,14 @@ Perplexity is told in per cent above the dense model's on the same windows, whic
 windows of a seed add is in both, and every pattern fits one scale.
 """
 
-from collections.abc import Iterable
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.errors import UsageError
 from analysis.present.finding import Finding
-from analysis.present.panels import category_axis, draw_points, finish, handle, label_axes, panel_grid, plain_number
+from analysis.present.panels import category_axis, draw_points, finish, handle, label_axes, panel_grid, percent_axis
 from analysis.present.paper import REFINED
 from analysis.present.statistics import compare, decided, holm, paired, seed_columns
 from analysis.present.style import (
@@ -31,7 +28,6 @@ from analysis.present.style import (
 )
 from analysis.present.tables import choose, held_out, on_tables, over_seeds
 
-PERCENTS = (0, 1, 3, 10, 20, 50, 100, 200, 500, 1000, 3000, 10_000, 100_000)
 TYPICAL = (0.6, 0.8)  # of a matrix's error: what SparseFW typically leaves of it (2510.13713)
 
 
@@ -85,7 +81,7 @@ def plot_criteria(table: pd.DataFrame) -> Figure:
                 _draw_slope(ax, rows[rows["criterion"] == criterion], methods, aside, look, "criterion")
             category_axis(ax, ["mask" if name == "LR" else say_method(name) for name in methods])
             ax.set_xlim(-0.35, len(methods) - 0.65)
-        _percent_axis(panels.values(), table["value"])
+        percent_axis(panels.values(), table["value"])
         names = {}
         for (split, refinement), rows in table.groupby(["split", "refinement"], sort=False):
             text = f"\n{say_split(split)}" if table["split"].nunique() > 1 else ""
@@ -117,20 +113,6 @@ def _draw_slope(ax: Axes, rows: pd.DataFrame, methods: list[str], aside: float, 
     if len(rows) and not plain:
         gid = f"criterion {rows['criterion'].iloc[0]}"
         draw_points(ax, x, rows, color=look.color, marker=look.marker, gid=gid, size=4.5)
-
-
-def _percent_axis(axes: Iterable[Axes], values: pd.Series) -> None:
-    """One scale for panels of per cent above the dense model: log from 1 per cent on, linear below it, where numbers
-    may be negative.
-    """
-    low, high = values.min(), values.max()
-    for ax in axes:
-        ax.set_yscale("symlog", linthresh=1, linscale=0.5)
-        ax.set_ylim(low * 0.75 if low > 1 else min(low * 1.3, low - 0.5), max(high * 1.3, high + 0.5))
-        ticks = [*(-percent for percent in PERCENTS[1:]), *PERCENTS]
-        ax.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if ax.get_ylim()[0] <= tick]))
-        ax.yaxis.set_major_formatter(FuncFormatter(plain_number))
-        ax.yaxis.set_minor_locator(NullLocator())
 
 
 @on_tables

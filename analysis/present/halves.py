@@ -1,19 +1,23 @@
-"""Attention and MLP pruned alone: which half of a block costs more, beside table 7 of 2406.15524. Table and finding of
-notebook 01.
+"""Attention and MLP pruned alone: which half of a block costs more, beside table 7 of 2406.15524. Table, figure and
+finding of notebook 01.
 """
 
 from collections.abc import Sequence
+from math import nan
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.errors import UsageError
 from analysis.present.finding import Finding
+from analysis.present.panels import category_axis, draw_points, finish, handle, label_axes, panel_grid, percent_axis
 from analysis.present.paper import HALVES
-from analysis.present.style import say_method, say_split
+from analysis.present.style import Look, in_style, looks, say_method, say_split
 from analysis.present.tables import held_out, on_tables, over_seeds
 from analysis.recipe.recipe import Recipe
 
-PARTS = ("attention", "MLP", "both")
+LOOKS = {"attention": Look("#0072B2", "o", "-"), "MLP": Look("#D55E00", "s", "-"), "both": Look("#4D4D4D", "D", "-")}
+PARTS = tuple(LOOKS)
 DIFFERENCE = "attention less MLP"
 
 
@@ -57,6 +61,45 @@ def beside_halves(table: pd.DataFrame) -> pd.DataFrame:
     paper = HALVES.set_index(["part", "method"])["increase"]
     order = [(part, method) for part in PARTS for method in table["method"].unique()]
     return pd.DataFrame({"here, %": ours, "paper, OPT-125M, %": paper}).reindex(order).round(2)
+
+
+@on_tables
+def plot_halves(table: pd.DataFrame) -> Figure:
+    """How far perplexity rises above the dense model's where attention, the MLP or both are pruned, from method to
+    method, in per cent; log scale, linear below 1 %.
+
+    `table` is that of `halves`. Bars: 95 % intervals of the mean over seeds. Hollow: OPT-125M with SparseGPT (table 7
+    of 2406.15524).
+    """
+    with in_style():
+        rows = table[table["part"].isin(PARTS)].assign(row="")
+        methods = list(looks(rows["method"]))
+        known = HALVES[HALVES["method"].isin(methods)].rename(columns={"increase": "value"}).assign(low=nan, high=nan)
+        fig, panels = panel_grid(rows, "row", "split", height=2.9, sharey=True)
+        for (_, split), ax in panels.items():
+            ax.set_title(f"perplexity on {say_split(split)}")
+            for place, (part, look) in enumerate(LOOKS.items()):
+                for some, source in ((rows[rows["split"] == split], "here"), (known, "paper")):
+                    own = some[some["part"] == part]
+                    x = own["method"].map(methods.index) + 0.06 * (place - 1) + (0.25 if source == "paper" else 0)
+                    draw_points(
+                        ax,
+                        x,
+                        own,
+                        color=look.color,
+                        marker=look.marker,
+                        gid=f"{source} {part}",
+                        hollow=source == "paper",
+                    )
+            category_axis(ax, ["mask" if name == "LR" else say_method(name) for name in methods])
+        percent_axis(panels.values(), pd.concat([rows["value"], known["value"]]))
+        label_axes(panels, "", {"": "% above dense"})
+        notes = [
+            handle(look, f"{part} alone" if part != "both" else part, linestyle="") for part, look in LOOKS.items()
+        ]
+        notes.append(handle(Look("#4D4D4D", "o", ""), "the paper: OPT-125M, SparseGPT", markerfacecolor="white"))
+        finish(fig, {}, notes)
+    return fig
 
 
 @on_tables

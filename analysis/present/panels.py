@@ -46,6 +46,7 @@ KIND_TITLES = {
     "cross": "cross\nthe rest (linear)",
 }
 BESIDE = [(5, 0), (-5, 0), (0, 5), (0, -5), (4, 4), (-4, 4), (4, -4), (-4, -4)]  # points right of and above a marker
+PERCENTS = (0, 1, 3, 10, 20, 50, 100, 200, 500, 1000, 3000, 10_000, 100_000)
 PRICES = {"tokens": "tokens in training", "solve_seconds": "seconds in the solver"}
 Panels = dict[tuple, Axes]
 Shared = bool | Literal["row", "col"]  # an axis of several panels
@@ -262,6 +263,20 @@ def number_axis(ax: Axes, numbers: Sequence[int]) -> None:
     ax.xaxis.set_major_locator(FixedLocator(numbers))
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.xaxis.set_minor_locator(NullLocator())
+
+
+def percent_axis(axes: Iterable[Axes], values: pd.Series) -> None:
+    """One scale for panels of per cent above the dense model: log from 1 per cent on, linear below it, where numbers
+    may be negative.
+    """
+    low, high = values.min(), values.max()
+    for ax in axes:
+        ax.set_yscale("symlog", linthresh=1, linscale=0.5)
+        ax.set_ylim(low * 0.75 if low > 1 else min(low * 1.3, low - 0.5), max(high * 1.3, high + 0.5))
+        ticks = [*(-percent for percent in PERCENTS[1:]), *PERCENTS]
+        ax.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if ax.get_ylim()[0] <= tick]))
+        ax.yaxis.set_major_formatter(FuncFormatter(plain_number))
+        ax.yaxis.set_minor_locator(NullLocator())
 
 
 def plain_axis(axis: Axis) -> None:

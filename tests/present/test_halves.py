@@ -45,6 +45,16 @@ def test_a_half_costs_more_only_where_the_interval_says_so(table):
     assert "; the MLP alone costs more: attention less MLP -2.0 (-5.0 to -1.0 points)" in halves.say_halves(other)
 
 
+def test_the_figure_has_every_part_here_and_in_the_paper(table):
+    made = halves.halves(table, MATRICES)
+    (ax,) = halves.plot_halves(made).axes
+    drawn = {line.get_gid(): line for line in ax.lines if line.get_gid()}
+    assert set(drawn) == {f"{source} {part}" for source in ("here", "paper") for part in halves.PARTS}
+    assert list(drawn["here attention"].get_ydata()) == pytest.approx([20.1, 20.1])
+    assert list(drawn["paper both"].get_ydata()) == pytest.approx([31.42, 15.47], abs=0.01)
+    assert ax.get_yscale() == "symlog" and [text.get_text() for text in ax.get_xticklabels()] == ["mask", "BR"]
+
+
 def test_without_one_of_the_three_there_is_no_comparison(table):
     with pytest.raises(UsageError, match="no run prunes attention"):
         halves.halves(table[~table["recipe"].str.contains("up_proj")], MATRICES)
