@@ -303,7 +303,7 @@ DEPTH = [
         "points more lost",
         "12_written",
         {"lab/large": lambda d: fall(d, "lab:copying", "lab:recall") - fall(d, "choices, mean")},
-        "One seed, twenty questions a task: not to be decided.",
+        "The same blocks go in every seed, so that seeds decide nothing; twenty questions a task.",
     ),
 ]
 

@@ -108,8 +108,8 @@ def _few(values: list[Any], noun: str, say: Any) -> str:
 
 
 def _say_seeds(table: pd.DataFrame, given: list[Any]) -> str:
-    """How many seeds the rows are means over, "1 to 3" where that differs."""
-    counts = sorted(set(table["seeds"])) if "seeds" in table else [len(given)] if given else []
+    """How many seeds the rows that have a value are means over, "1 to 3" where that differs."""
+    counts = sorted(set(table["seeds"]) - {0}) if "seeds" in table else [len(given)] if given else []
     if not counts:
         return ""
     most = int(counts[-1])

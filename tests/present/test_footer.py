@@ -35,6 +35,11 @@ MANY = {"criterion": ["flap", "random", "fisher", "snip"], "pattern": ["2:4"] * 
             "big-7b | 4 criteria, 2:4 | 16 × 128 tokens | 1 to 2 seeds | 1a2b3c4+",
         ),
         (
+            PARAMETERS,
+            pd.concat([TABLE.assign(seeds=3), TABLE.assign(seeds=0)]),
+            "lab 0.9 M | Wanda 50 % | 16 × 128 tokens | 3 seeds | 1a2b3c4+",
+        ),
+        (
             {"models": ["lab/tiny", "lab/no-such"], "calibration": ["examples:truth"], "samples": 8, "length": 160},
             TABLE.assign(seeds=1),
             "lab/tiny 0.3 M, lab/no-such | 8 examples of at most 160 tokens | 1 seed | 1a2b3c4+",
