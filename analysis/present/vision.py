@@ -49,7 +49,8 @@ RETRAINED = {
 WAYS = {"depth": "whole blocks", "width": "heads and neurons"}
 MEAN = "mean"
 ALL = "all"
-TO_NOTHING: dict[str, Any] = {"paired": {"recovery": NOTHING}, "ratio": True}
+BESIDE_NOTHING = {"recovery": NOTHING}
+TO_NOTHING: dict[str, Any] = {"paired": BESIDE_NOTHING, "ratio": True}
 KINDS = {"text": "text", "image": "pictures"}
 TEXT_ERROR, IMAGE_ERROR, LOSS = "error at text", "error at pictures", "loss above dense"
 MEASURES = (TEXT_ERROR, IMAGE_ERROR, LOSS)
@@ -119,7 +120,7 @@ def with_share(table: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
 def answered(zero_shot: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
     """Per cent of the answers that are right: [task, way, pattern, recovery, value, ..., dense, error, chance,
     spread, removed]; and over all tasks (`MEAN`) per cent of the dense model's accuracy, mean over tasks (as 2507.20749
-    has it), where `dense` is 100.
+    has it), where `dense` is 100. Intervals are those of the difference to no recovery within a seed.
 
     dense: the dense model's, error: its standard error over the questions, chance: that of guessing, spread: the
     value's standard error over the questions. Raises UsageError where nothing was asked.
@@ -143,7 +144,9 @@ def answered(zero_shot: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
     each = named(pd.concat([points, means.reset_index().assign(task=MEAN)], ignore_index=True))
     groups = ["task", "way", "pattern", "recovery"]
     beside = each.groupby(groups, sort=False)[numbers[1:]].mean()
-    out = ordered(with_share(over_seeds(each, groups, "accuracy").join(beside, on=groups), matrices))
+    out = ordered(
+        with_share(over_seeds(each, groups, "accuracy", paired=BESIDE_NOTHING).join(beside, on=groups), matrices)
+    )
     order = [MEAN, *dict.fromkeys(zero_shot["task"])]
     return out.sort_values("task", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
 

@@ -73,8 +73,8 @@ def plot_answered(table: pd.DataFrame) -> Figure:
     weights that is gone, a line per recovery; rows: the mean over tasks, in per cent of the dense model's accuracy, and
     each task; columns: whole blocks, heads and neurons.
 
-    `table` is that of `vision.answered`. Dotted: the dense model, dashed: guessing. Bars: one standard error from the
-    number of questions.
+    `table` is that of `vision.answered`. Dotted: the dense model, dashed: guessing. Bands: 95 % intervals of the
+    difference to no recovery within a seed, bars: one standard error from the number of questions.
     """
     with in_style():
         tasks = list(dict.fromkeys(table["task"]))

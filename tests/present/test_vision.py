@@ -178,7 +178,7 @@ def test_answers_are_those_of_the_dense_model_in_per_cent(answered):
     assert mean["error"] == pytest.approx(((4 / 0.8) ** 2 + (4 / 0.52) ** 2) ** 0.5 / 2)
     assert answered["task"].iloc[0] == "mean"
     said = vision_findings.say_answers(answered)
-    assert "The projector alone keeps 95 % at 12.5 %." in said and "12.5 %: nothing 97 ± 0, projector 97 ± 0" in said
+    assert "The projector alone keeps 95 % at 12.5 %." in said and "12.5 %: nothing 97, projector 97 ± 0" in said
     assert "dense 80, guessing 20" in vision_findings.say_tasks(answered)
 
 
