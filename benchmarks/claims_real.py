@@ -102,6 +102,14 @@ DECODER = [
         )
         for step, before, share in STEPS
     ),
+    FigureClaim(
+        "SmolLM2, four windows: CR without GP ends further from the dense model than BR, on calibration text (wanda)",
+        P1,
+        "a run of its code by others, in no paper: LLaMA-2-7B with SparseGPT 0.644 -> 0.968",
+        "% higher error",
+        "real/01_compounding_error",
+        {SMOL: lambda d: -less(error(d, "BR+CR"), error(d, "BR"))},
+    ),
     *(
         FigureClaim(
             f"SmolLM2, four windows: BR+GP+CR lowers the error on {word} below LR's (wanda)",
