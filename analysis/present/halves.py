@@ -24,7 +24,7 @@ DIFFERENCE = "attention less MLP"
 @on_tables
 def halves(perplexity: pd.DataFrame, matrices: Sequence[str], *, split: str | None = None) -> pd.DataFrame:
     """How far perplexity on a held-out text (None: the first) rises above the dense model's where only one half of
-    every block is pruned, in per cent: [split, part, method, value, ...].
+    every block is pruned, in per cent: [split, criterion, part, method, value, ...].
 
     part: attention, MLP, both, or the difference of the first two within a seed, in percentage points. matrices: those
     of attention and those of the MLP, each as `skip` of a pattern names them. Raises UsageError for other than two
@@ -46,10 +46,10 @@ def halves(perplexity: pd.DataFrame, matrices: Sequence[str], *, split: str | No
     pruned = pruned.assign(
         part=pruned["recipe"].map(part), value=100 * (pruned["perplexity"] / pruned["run"].map(dense) - 1)
     )
-    wide = pruned.pivot(index=["split", "method", "seed"], columns="part", values="value").reset_index()
+    wide = pruned.pivot(index=["split", "criterion", "method", "seed"], columns="part", values="value").reset_index()
     apart = wide.assign(part=DIFFERENCE, value=wide["attention"] - wide["MLP"])
-    key = ["split", "method", "seed", "part", "value"]
-    return over_seeds(pd.concat([pruned[key], apart[key]]), ["split", "part", "method"], "value")
+    key = ["split", "criterion", "method", "seed", "part", "value"]
+    return over_seeds(pd.concat([pruned[key], apart[key]]), ["split", "criterion", "part", "method"], "value")
 
 
 @on_tables
