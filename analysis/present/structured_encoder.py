@@ -54,8 +54,8 @@ def survival(
     size: pd.DataFrame,
     chance: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
-    """Held-out score in per cent of the dense model's, by what was removed: [task, metric, pattern, kind, criterion,
-    method, removed, samples, value, ..., parameters, score, dense, error, guessing].
+    """Held-out score in per cent of the dense model's, by what was removed: [task, metric, kind, criterion, method,
+    removed, pattern, samples, value, ..., parameters, score, dense, error, guessing].
 
     kind: heads, neurons, or structures (both). removed, parameters: per cent removed of the structures of that kind and
     of all parameters. samples: calibration examples. score, dense: the scores themselves; error: standard error of
@@ -67,7 +67,7 @@ def survival(
     whole = rows["dense"] / 100
     guessed = rows["calibration"].map(dict(chance or {})).astype(float)
     rows = rows.assign(kept=rows["score"] / whole, error=rows["standard_error"] / whole, guessing=guessed / whole)
-    by = [*TASK, "pattern", "kind", "criterion", "method", "removed", "samples"]
+    by = [*TASK, "kind", "criterion", "method", "removed", "pattern", "samples"]
     means = rows.groupby(by, sort=False)[["parameters", "score", "dense", "error", "guessing"]].mean()
     out = over_seeds(rows, by, "kept").join(means, on=by)
     alone = out["seeds"] == 1
