@@ -29,7 +29,7 @@ CUTS = {
 NEURONS = {"neurons-20%": "a fifth of the neurons", "neurons-50%": "half of the neurons"}
 FEW_TOKENS = (
     "1,024 tokens are fewer than the 1,229 neurons that stay of a fifth gone, and hardly more than 768: from 18 windows"
-    " LIAR leaves 43 % less than the mask alone (34 to 51; benchmarks/few_tokens.py)."
+    " LIAR's perplexity is 43 % below the mask alone's (34 to 51; benchmarks/few_tokens.py)."
 )
 CHOSEN = ("flap", "wanda-sp", "magnitude", "activation", "snip", "fisher", "random")
 PAIRS = "Scores of 256 pairs: a standard error of 2 to 3 %, the same pairs for all."

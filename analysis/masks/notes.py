@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+FEW_TOKENS = "few tokens"
+
 
 @dataclass(frozen=True)
 class Note:

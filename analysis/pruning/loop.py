@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from analysis import distributed, storage
 from analysis.errors import SparsityError, UsageError
+from analysis.masks.notes import FEW_TOKENS
 from analysis.measure.block_error import advance_and_measure, error_quantiles, massive_activations
 from analysis.measure.quality import DenseModel, Final, measurable, quality_rows
 from analysis.models.held import held
@@ -172,6 +173,7 @@ def _walk(state: State, checkpoint: Path | str | None) -> Pruned:
     warn_of_worse(state)
     _warn_of_massive(state)
     _warn_of_starved(state)
+    _warn_of_few(state)
     if state.measure:
         _measure_quality(state)
     return _finished(state)
@@ -295,6 +297,19 @@ def _warn_of_starved(state: State) -> None:
             worst["block"],
             worst["tokens"],
             worst["rule"],
+        )
+
+
+def _warn_of_few(state: State) -> None:
+    """One sentence where least squares had no more tokens than unknowns, and so could learn them by heart."""
+    if few := [row for row in state.rows["numerics"] if row["rule"] == FEW_TOKENS]:
+        log.warning(
+            "%s: %d matrices were repaired from %d calibration tokens, no more than the inputs that stay: these tokens"
+            " are met nearly exactly, and other text can end worse than with the mask alone; give more samples, or take"
+            " compensate or scale, which fit less",
+            state.recipe,
+            len(few),
+            min(row["value"] for row in few),
         )
 
 

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from analysis.errors import NumericalError, UsageError
 from analysis.masks.damping import DEPENDENT, attempts, unsolvable
-from analysis.masks.notes import Note
+from analysis.masks.notes import FEW_TOKENS, Note
 from analysis.models.anatomy import Matrix
 from analysis.models.widths import assign_bias
 from analysis.streams.moments import Sums
@@ -128,7 +128,7 @@ def repair(
         candidates = [_scaled(base, old_bias, kept, sums, owner, share, name) for share in penalties]
     else:
         notes += [Note("through the origin", float(len(weight)))] * (not affine)
-        notes += [Note("few tokens", float(sums.tokens))] * (sums.tokens <= int(kept.sum()))
+        notes += [Note(FEW_TOKENS, float(sums.tokens))] * (sums.tokens <= int(kept.sum()))
         candidates = _absorbed(base, old_bias, kept, sums, penalties, affine, name)
 
     before = sums.loss(plain, old_bias)

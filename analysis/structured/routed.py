@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from analysis.errors import NumericalError
 from analysis.masks.damping import LEAST
-from analysis.masks.notes import Note
+from analysis.masks.notes import FEW_TOKENS, Note
 from analysis.models.anatomy import Block
 from analysis.models.experts import expert_count
 from analysis.models.fewer_experts import inner_width
@@ -180,7 +180,7 @@ def repair_routed(
         judged = [_mean(sum(one.lost(moved) for one in held_out), *held_out)] if held_out else []
         tried.append((judged[-1] if judged else after, after, penalty, repaired, notes))
     chosen, after, penalty, repaired, notes = min(tried, key=lambda one: one[0])
-    few = [Note("few tokens", float(sums.tokens))] * (sums.tokens <= weight.shape[1])
+    few = [Note(FEW_TOKENS, float(sums.tokens))] * (sums.tokens <= weight.shape[1])
     found = [Note("through the origin", float(outputs)), *few, *notes]
     if not after <= before:
         repaired, after, found = weight, before, [*found, Note("kept plain mask", float(outputs))]
