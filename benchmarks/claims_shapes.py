@@ -303,7 +303,6 @@ DEPTH = [
         "points more lost",
         "12_written",
         {"lab/large": lambda d: fall(d, "lab:copying", "lab:recall") - fall(d, "choices, mean")},
-        "The same blocks go in every seed, so that seeds decide nothing; twenty questions a task.",
     ),
 ]
 
