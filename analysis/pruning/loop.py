@@ -304,11 +304,11 @@ def _warn_of_few(state: State) -> None:
     """One sentence where least squares had no more tokens than unknowns, and so could learn them by heart."""
     if few := [row for row in state.rows["numerics"] if row["rule"] == FEW_TOKENS]:
         log.warning(
-            "%s: %d matrices were repaired from %d calibration tokens, no more than the inputs that stay: these tokens"
+            "%s: %s repaired from %d calibration tokens, no more than the inputs that stay: these tokens"
             " are met nearly exactly, and other text can end worse than with the mask alone; give more samples, or take"
             " compensate or scale, which fit less",
             state.recipe,
-            len(few),
+            "1 matrix was" if len(few) == 1 else f"{len(few)} matrices were",
             min(row["value"] for row in few),
         )
 

@@ -460,7 +460,7 @@ def test_fewer_tokens_than_kept_features_is_damped_recorded_and_told(caplog):
     result = prune(small_llama(blocks=1), Recipe.parse("flap-neurons-50% LIAR[penalty=0]"), windows(1, length=8))
     numerics = result.tables["numerics"]
     assert {"few tokens", "damping"} <= set(numerics.rule) and set(numerics.matrix) == {"mlp.down_proj"}
-    assert "1 matrices were repaired from 8 calibration tokens" in caplog.text and "give more samples" in caplog.text
+    assert "1 matrix was repaired from 8 calibration tokens" in caplog.text and "give more samples" in caplog.text
     caplog.clear()
     prune(small_llama(blocks=1), Recipe.parse("flap-neurons-50% LIAR"), windows(8, length=8))
     assert "calibration tokens" not in caplog.text
