@@ -87,32 +87,52 @@ def printed_criteria() -> dict[str, float]:
     return {str(model): less(at["wanda"], at["sparsegpt"]) for model, at in rows.iterrows()}
 
 
-HALVES = [
-    *(
-        FigureClaim(
-            f"{part} pruned alone: BR+GP lowers perplexity below LR's (sparsegpt)",
-            P1,
-            "table 7, OPT-125M",
-            "% lower",
-            "01_halves",
-            of_lab(lambda d, p=part: below(risen(d, p, "BR+GP"), risen(d, p, "LR"))),
-            known={"OPT-125M": below(TABLE_7[part, "BR+GP"], TABLE_7[part, "LR"])},
-        )
-        for part in ("attention", "MLP")
-    ),
-    *(
-        FigureClaim(
-            f"attention pruned alone costs more than the MLP alone: {method} (sparsegpt)",
-            P1,
-            "table 7, OPT-125M",
-            "points of perplexity above dense",
-            "01_halves",
-            of_lab(lambda d, m=method: risen(d, "attention", m) - risen(d, "MLP", m)),
-            known={"OPT-125M": TABLE_7["attention", method] - TABLE_7["MLP", method]},
-        )
-        for method in ("LR", "BR+GP")
-    ),
-]
+def helped(part: str, criterion: str) -> FigureClaim:
+    """Whether reconstruction helps a part of every block that alone is pruned."""
+    return FigureClaim(
+        f"{part} pruned alone: BR+GP lowers perplexity below LR's ({criterion})",
+        P1,
+        "table 7, OPT-125M with SparseGPT",
+        "% lower",
+        "01_halves",
+        of_lab(lambda d: below(risen(d, part, "BR+GP"), risen(d, part, "LR"))),
+        known={"OPT-125M": below(TABLE_7[part, "BR+GP"], TABLE_7[part, "LR"])},
+    )
+
+
+def costlier(method: str, criterion: str) -> FigureClaim:
+    """Whether attention is the half of a block that costs more."""
+    return FigureClaim(
+        f"attention pruned alone costs more than the MLP alone: {method} ({criterion})",
+        P1,
+        "table 7, OPT-125M with SparseGPT",
+        "points of perplexity above dense",
+        "01_halves",
+        of_lab(lambda d: risen(d, "attention", method) - risen(d, "MLP", method)),
+        known={"OPT-125M": TABLE_7["attention", method] - TABLE_7["MLP", method]},
+    )
+
+
+def halves(criterion: str) -> list[FigureClaim]:
+    """Attention and the MLP pruned alone."""
+    return [
+        *(helped(part, criterion) for part in ("attention", "MLP")),
+        *(costlier(method, criterion) for method in ("LR", "BR+GP")),
+    ]
+
+
+def speaking(pattern: str, words: str) -> FigureClaim:
+    """Whether a decoder without some of its structures answers more questions once they are made up for."""
+    return FigureClaim(
+        f"decoder: LIAR+GP answers more questions than the mask alone, {words} removed",
+        LIAR,
+        "abstract: best results on LLaMA",
+        "points higher",
+        "10_same_size",
+        of_lab(lambda d: right(d, pattern, "LIAR+GP") - right(d, pattern, "LR")),
+        "140 questions, the same for all.",
+    )
+
 
 PAPER_1 = [
     *(
@@ -280,15 +300,7 @@ PAPER_2 = [
         for kind in ("neurons", "heads")
     ),
     *(
-        FigureClaim(
-            f"decoder: LIAR+GP answers more questions than the mask alone, {words} removed",
-            LIAR,
-            "abstract: best results on LLaMA",
-            "points higher",
-            "10_same_size",
-            of_lab(lambda d, p=pattern: right(d, p, "LIAR+GP") - right(d, p, "LR")),
-            "140 questions, the same for all.",
-        )
+        speaking(pattern, words)
         for pattern, words in (
             ("neurons-25%", "a quarter of the neurons"),
             ("neurons-50%", "half of the neurons"),
@@ -402,4 +414,4 @@ REFINED = [
     ),
 ]
 
-CLAIMS = [*PAPER_1, *HALVES, *PAPER_2, *STRUCTURES, *REFINED]
+CLAIMS = [*PAPER_1, *halves("sparsegpt"), *PAPER_2, *STRUCTURES, *REFINED]

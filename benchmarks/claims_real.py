@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from claims_base import P1, P2, less
 from claims_drawn import Drawn, FigureClaim, below
-from claims_figures import ACCURACY, STEPS, raised, right, risen
+from claims_figures import ACCURACY, STEPS, halves, raised, speaking
 from claims_shapes import ANGLE, INFLUENCE, REPLACE, lost, lower
 from claims_structured import ABSTRACT, FLAP, LIAR
 
@@ -80,18 +80,11 @@ def six(d: Drawn, criterion: str, method: str = "LR") -> float:
     return lost(d, "blocks-20%", criterion, method)
 
 
-def answered(criterion: str, method: str) -> FigureClaim:
-    """The lab's claim on zero-shot accuracy, of SmolLM2."""
-    claim = raised(criterion, method)
+def of_smollm2(claim: FigureClaim, setting: str, figure: str, guess: str) -> FigureClaim:
+    """The lab's claim on a figure, of SmolLM2's."""
     (margin,) = claim.margins.values()
-    return replace(
-        claim,
-        text=f"SmolLM2, four windows, five epochs: {claim.text}",
-        figure="real/08_zero_shot",
-        margins={SMOL: margin},
-        guess="150 questions, the same for all.",
-        known={},
-    )
+    text = f"SmolLM2, {setting}: {claim.text}"
+    return replace(claim, text=text, figure=f"real/{figure}", margins={SMOL: margin}, guess=guess, known={})
 
 
 DECODER = [
@@ -164,29 +157,10 @@ DECODER = [
 ]
 
 HALVES = [
-    *(
-        FigureClaim(
-            f"SmolLM2, four windows: {part} pruned alone: BR+GP lowers perplexity below LR's (wanda)",
-            P1,
-            "table 7, OPT-125M with SparseGPT",
-            "% lower",
-            "real/01_halves",
-            {SMOL: lambda d, p=part: below(risen(d, p, "BR+GP"), risen(d, p, "LR"))},
-        )
-        for part in ("attention", "MLP")
-    ),
-    *(
-        FigureClaim(
-            f"SmolLM2, four windows: attention pruned alone costs more than the MLP alone: {method} (wanda)",
-            P1,
-            "table 7, OPT-125M with SparseGPT",
-            "points of perplexity above dense",
-            "real/01_halves",
-            {SMOL: lambda d, m=method: risen(d, "attention", m) - risen(d, "MLP", m)},
-            "Of the weights of a block a quarter is attention's, in OPT-125M a third.",
-        )
-        for method in ("LR", "BR+GP")
-    ),
+    of_smollm2(
+        claim, "four windows", "01_halves", "Of the weights of a block a quarter is attention's, in OPT-125M a third."
+    )
+    for claim in halves("wanda")
 ]
 
 ZERO_SHOT = [
@@ -211,7 +185,13 @@ ZERO_SHOT = [
         {SMOL: lambda d: below(rise(d, "wanda", "BR+GP"), rise(d, "sparsegpt", "BR+GP"))},
         "SparseGPT moves weights by statistics of 1,024 tokens.",
     ),
-    *(answered(criterion, method) for criterion in ACCURACY for method in ("BR", "BR+GP", "BR+GP+CR")),
+    *(
+        of_smollm2(
+            raised(criterion, method), "four windows, five epochs", "08_zero_shot", "150 questions, the same for all."
+        )
+        for criterion in ACCURACY
+        for method in ("BR", "BR+GP", "BR+GP+CR")
+    ),
 ]
 
 STRUCTURES = [
@@ -234,14 +214,8 @@ STRUCTURES = [
         for pattern, words in NEURONS.items()
     ),
     *(
-        FigureClaim(
-            f"SmolLM2, four windows: LIAR+GP answers more questions than the mask alone, {words} removed",
-            LIAR,
-            "abstract: best results on LLaMA",
-            "points higher",
-            "real/10_same_size",
-            {SMOL: lambda d, p=pattern: right(d, p, "LIAR+GP") - right(d, p, "LR")},
-            f"{FEW_TOKENS} 75 questions, the same for all.",
+        of_smollm2(
+            speaking(pattern, words), "four windows", "10_same_size", f"{FEW_TOKENS} 75 questions, the same for all."
         )
         for pattern, words in NEURONS.items()
     ),

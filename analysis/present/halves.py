@@ -79,18 +79,11 @@ def plot_halves(table: pd.DataFrame) -> Figure:
         for (_, split), ax in panels.items():
             ax.set_title(f"perplexity on {say_split(split)}")
             for place, (part, look) in enumerate(LOOKS.items()):
-                for some, source in ((rows[rows["split"] == split], "here"), (known, "paper")):
+                for some, hollow in ((rows[rows["split"] == split], False), (known, True)):
                     own = some[some["part"] == part]
-                    x = own["method"].map(methods.index) + 0.06 * (place - 1) + (0.25 if source == "paper" else 0)
-                    draw_points(
-                        ax,
-                        x,
-                        own,
-                        color=look.color,
-                        marker=look.marker,
-                        gid=f"{source} {part}",
-                        hollow=source == "paper",
-                    )
+                    x = own["method"].map(methods.index) + 0.06 * (place - 1) + 0.25 * hollow
+                    gid = f"{'paper' if hollow else 'here'} {part}"
+                    draw_points(ax, x, own, color=look.color, marker=look.marker, gid=gid, hollow=hollow)
             category_axis(ax, ["mask" if name == "LR" else say_method(name) for name in methods])
         percent_axis(panels.values(), pd.concat([rows["value"], known["value"]]))
         label_axes(panels, "", {"": "% above dense"})

@@ -101,7 +101,7 @@ def compare(one: pd.Series, other: pd.Series, *, ratio: bool = False) -> Paired:
 
 def by_questions(difference: float, *errors: float) -> float:
     """Two-sided p of a difference of two scores from their standard errors over the questions asked, taken as
-    independent: what can be said where the questions were asked once.
+    independent: what one asking can say, however many seeds are asked the same.
     """
     error = math.hypot(*errors)
     return math.erfc(abs(difference) / error / math.sqrt(2)) if error else math.nan

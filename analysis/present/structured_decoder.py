@@ -297,8 +297,7 @@ def _chance(cut: pd.DataFrame, near: pd.DataFrame, one: pd.Series, other: pd.Ser
         asked = [
             by_questions(a["value"] - b["value"], a["standard_error"], b["standard_error"]) for a, b in pairs.values()
         ]
-        alone = max(one["seeds"], other["seeds"]) == 1
-        p = asked if alone else np.fmax(p, asked).tolist()
+        p = np.fmax(p, asked).tolist()
     return dict(zip(pairs, holm(p), strict=True))[one.name, other.name]
 
 
