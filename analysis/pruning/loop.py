@@ -306,7 +306,7 @@ def _warn_of_few(state: State) -> None:
         log.warning(
             "%s: %s repaired from %d calibration tokens, no more than the inputs that stay: these tokens"
             " are met nearly exactly, and other text can end worse than with the mask alone; give more samples, or take"
-            " compensate or scale, which fit less",
+            " a repair that fits less (compensate or scale, for whole blocks replace)",
             state.recipe,
             "1 matrix was" if len(few) == 1 else f"{len(few)} matrices were",
             min(row["value"] for row in few),
