@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.05  # of tests, and what intervals leave out
+ROUNDING = 1e-12  # share of the values compared within which a difference is 0: means of the same answers differ so
 SEED = "seed "  # a column with the value of one seed begins so, and ends in its number
 
 
@@ -57,13 +58,19 @@ def paired(one: ArrayLike, other: ArrayLike, *, ratio: bool = False) -> Paired:
     """`one` less `other`, entry by entry (NaN entries left out): a t test of the mean difference against 0.
 
     ratio: compare logarithms, which is right for errors and perplexities (all above 0). Differences that do not vary
-    at all, as few questions give them, cannot be tested: t and p are NaN, unless they are 0 (t 0, p 1).
+    at all, as few questions give them, cannot be tested: t and p are NaN, unless they are 0 (t 0, p 1). What differs by
+    rounding alone is equal.
     """
     both = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
     apart = logarithms(both[0]) - logarithms(both[1]) if ratio else both[0] - both[1]
-    apart = apart[~np.isnan(apart)]
+    size = np.ones_like(apart) if ratio else np.maximum(np.abs(both[0]), np.abs(both[1]))
+    there = ~np.isnan(apart)
+    apart, size = apart[there], size[there]
+    apart = np.where(np.abs(apart) < ROUNDING * size, 0.0, apart)
     n = len(apart)
     mean = float(apart.mean()) if n else math.nan
+    if n and abs(mean) < ROUNDING * size.max():
+        mean = 0.0
     if n < 2:
         return Paired(mean, math.nan, math.nan, math.nan, max(n - 1, 0), math.nan)
     half, error = float(half_width(apart)), float(apart.std(ddof=1)) / math.sqrt(n)

@@ -44,6 +44,13 @@ def test_what_cannot_be_tested_has_no_p():
     assert math.isnan(statistics.paired([0.0, 1.0], [1.0, 1.0], ratio=True).p)  # 0 has no logarithm
 
 
+def test_what_rounding_parts_is_equal():
+    assert statistics.paired([0.1 + 0.2, 0.7, 0.4], [0.3, 0.7, 0.1 * 4]) == (0.0, 0.0, 0.0, 0.0, 2, 1.0)
+    swapped = statistics.paired([0.1, 0.2, 0.3], [0.2, 0.3, 0.1])
+    assert (swapped.difference, swapped.t, swapped.p) == (0.0, 0.0, 1.0) and swapped.low < 0 < swapped.high
+    assert statistics.paired([1e-14, 3e-14], [0.0, 0.0]).difference == pytest.approx(2e-14)  # small, and not by rounding
+
+
 def test_holm_by_hand():
     assert statistics.holm([0.01, math.nan, 0.04, 0.03, 0.005]) == pytest.approx(
         [0.03, math.nan, 0.06, 0.06, 0.02], nan_ok=True
