@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import MISSING, fields
 from functools import cache
+from html import unescape
 from pathlib import Path
-
-import pandas as pd
 
 from analysis import cli, paths, schema
 from analysis.recipe import parts
@@ -148,7 +147,7 @@ def gallery(_: str) -> str:
         alt, finding = findings[name]
         link = f"../figures/{name}"
         source = f"[{notebook}](../notebooks/{notebook}.ipynb)"
-        facts = table(("", ""), _facts(about, pd.read_csv(file.with_suffix(".csv"))))
+        facts = table(("", ""), _facts(about, file.with_suffix(".svg").read_text("utf-8")))
         files = f"[rows (csv)]({link}.csv), [provenance (json)]({link}.json), [png]({link}.png)"
         entries.append(f"## {name}\n\n![{alt}]({link}.svg)\n\n*{finding}*\n\n{facts}\n\nNotebook {source}; {files}.")
     return "\n\n".join(entries)
@@ -176,23 +175,20 @@ def _notebook_of(figure: str) -> str:
     return named[0]
 
 
-def _facts(about: dict, rows: pd.DataFrame) -> Iterable[tuple[str, str]]:
-    """What a figure was made from: model, texts, windows, seeds, training, runs."""
-    known = about["parameters"]
-
-    def says(*names: str) -> str:
-        values = next((known[name] for name in names if name in known), "")
-        values = values.values() if isinstance(values, dict) else values if isinstance(values, list) else [values]
-        return ", ".join(map(str, values))
-
-    yield "model", says("models", "model")
-    yield "calibration", says("calibration") or ", ".join(sorted(rows["calibration"].dropna().unique()))
-    yield "held out", says("held_out")
-    sizes = f"{says('samples')} for calibration, {says('held_out_samples')} held out, {says('length')} tokens each"
-    examples = says("calibration").startswith("examples:")
-    yield ("examples" if examples else "windows"), sizes.replace("tokens each", "tokens at most") if examples else sizes
-    yield "seeds", str(int(rows["seeds"].max()) if "seeds" in rows else len(known["seeds"]))
-    yield "training", f"{says('epochs')} epochs, learning rate {says('learning_rate', 'lr')}"
+def _facts(about: dict, svg: str) -> Iterable[tuple[str, str]]:
+    """What a figure was made from: the words below it, all parameters of its notebook by name (which draws several
+    figures, each from some of them), runs.
+    """
+    title = re.search(r"<title>[^:]*: (.*)</title>", svg)
+    if title is None:
+        raise SystemExit(f"docs: the figure {about['figure']} does not say what it was made from; draw it again")
+    yield "made from", unescape(title[1]).replace("|", "·")
+    said = {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in about["parameters"].items()
+    }
+    given = "; ".join(f"`{name.upper()}` {' '.join(value.split())}" for name, value in said.items() if value)
+    yield "notebook's parameters", given
     yield "runs", f"{len(about['runs'])}, preset {about['preset']}"
 
 

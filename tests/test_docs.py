@@ -101,6 +101,8 @@ def test_the_gallery_shows_every_figure_with_finding_and_notebook():
         name = part.split()[0]
         assert re.search(r"(?m)^\*\S.+\.\*$", part), f"{name} has no finding"
         assert f"../figures/{name}.csv" in part and re.search(r"notebooks/\d\d_\w+\.ipynb", part)
+        below = re.search(r"<title>[^:]*: (.*)</title>", (paths.figures() / f"{name}.svg").read_text("utf-8"))[1]
+        assert f"| made from | {below.replace('|', '·')} |" in part
 
 
 def anchors(page: Path) -> set[str]:
@@ -123,6 +125,8 @@ def test_relative_links_lead_somewhere(page):
 def test_the_readme_is_short_and_links_every_page():
     text = (ROOT / "README.md").read_text("utf-8")
     assert len(text.splitlines()) <= 120
+    figures = len(list(paths.figures().glob("*.json")))
+    assert f"The notebooks' {figures} figures" in text
     missing = [page.name for page in DOCS.glob("*.md") if f"docs/{page.name}" not in text]
     assert not missing
 
