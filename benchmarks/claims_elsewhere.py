@@ -12,8 +12,8 @@ ELSEWHERE = [
         "counted for every run (table cost); ratios depend on width, batch and length, so no margin of it is stated",
     ),
     (
-        "the error jumps at an early block of LLaMA-7B",
-        f"{P1}, figure 3",
+        "the error jumps at an early block of LLaMA-2-7B",
+        f"the code of {P1}, run by others",
         "not as a row: the lab's models have no massive activations; SmolLM2's relative error falls at the block that"
         " makes them and its own grows, figure real/01_three_readings",
     ),

@@ -248,7 +248,7 @@ PAPER_2 = [
     FigureClaim(
         "sub-blocks are better than blocks (BR+GP)",
         P2,
-        "v1, OPT",
+        "abstract of v1; clearest on OPT, by its reviewers",
         "% lower perplexity",
         "04_granularity",
         of_lab(lambda d: less(unit_ppl(d, "sub-block"), unit_ppl(d, "1 block"))),
@@ -257,7 +257,8 @@ PAPER_2 = [
         FigureClaim(
             f"Wanda beats SparseGPT once both are reconstructed (BR+GP), {SHARES[share]} removed",
             P2,
-            "abstract of v1: Wanda with good reconstruction can beat more complex criteria",
+            "abstract of v1: Wanda with good reconstruction can beat more complex criteria"
+            + (f"; numbers of {P1}, tables 1 and 3" if share == 50 else ""),
             "% lower perplexity",
             "05_criteria",
             of_lab(lambda d, s=share: below(chosen(d, "wanda", s, "BR+GP"), chosen(d, "sparsegpt", s, "BR+GP"))),
@@ -370,7 +371,7 @@ STRUCTURES = [
         FigureClaim(
             f"LIAR is better than mask tuning ({words}, mean of tasks)",
             f"{LIAR}, {KWON}",
-            "mask tuning is one of the baselines of 2407.13331",
+            "by machine-made summaries mask tuning is one of the baselines of 2407.13331",
             "points above it",
             "09_survival",
             of_lab(lambda d, only=only: beside(d, "LIAR", "scale", **only)),
@@ -402,7 +403,7 @@ REFINED = [
     FigureClaim(
         "SparseSwaps wins less perplexity at 50 % than at 60 % (Wanda)",
         SW,
-        "little gain at 50 %",
+        "reviewers of its ICLR submission: little or no gain at 50 %",
         "points less",
         "05_criteria",
         of_lab(

@@ -243,7 +243,7 @@ DEPTH = [
     *repaired(
         "replace, a linear map of what the block before the cut adds, lowers perplexity below none",
         REPLACE,
-        "its cuts are single runs; here on what the search for perplexity chose",
+        "its cuts are contiguous runs; here on what the search for perplexity chose",
         "replace+GP",
         "LR",
         "perplexity",

@@ -6,11 +6,11 @@ gives what the CPU gives. By hand, minutes; needs no network.
 
 First the card's own products of large matrices, in each precision. Then the lab's model by several recipes, here and on
 the CPU: masks and perplexity beside each other. Then a random Llama of two blocks of LLaMA-7B's shape in bfloat16, its
-weights as the papers prune them (128 windows of 2,048 tokens), by several recipes; every recipe gets a row: seconds of
-a block by stage, most memory held, and the products in its solver or its sums over the time they took, as a share of
-the measured peak. Products are counted: three times those of the block's forward for each pass of training, and one
-multiplication and addition for each entry of a Gram matrix's upper triangle and token. Last, what a whole model of 32
-blocks would take for the papers' 10 epochs: a projection from one block, not a measurement.
+weights pruned by several recipes from as many tokens as 2406.15524 has (128 windows of 2,048); every recipe gets a row:
+seconds of a block by stage, most memory held, and the products in its solver or its sums over the time they took, as a
+share of the measured peak. Products are counted: three times those of the block's forward for each pass of training,
+and one multiplication and addition for each entry of a Gram matrix's upper triangle and token. Last, what a whole model
+of 32 blocks would take for 2406.15524's 10 epochs: a projection from one block, not a measurement.
 """
 
 import argparse

@@ -173,7 +173,7 @@ def say_spread(table: pd.DataFrame) -> Finding:
     and whether they lie closer after it (paired t over seeds of the worst one's perplexity over the best one's, Holm's
     correction over all cases).
 
-    `table` is that of `criteria`. 2510.14444 (v2) claims that the criterion matters less after reconstruction.
+    `table` is that of `criteria`. 2510.14444 (v1) claims that the criterion matters less after reconstruction.
     """
     cases, lines = [], []
     plain = table[table["refinement"] == "none"]
@@ -212,7 +212,7 @@ def say_rival(table: pd.DataFrame, *, criterion: str = "wanda") -> Finding:
     """Per pattern and held-out text: which place a criterion takes before and after reconstruction, masks as chosen,
     and how far others lie above or below it (paired t over seeds, Holm's correction over the others).
 
-    `table` is that of `criteria`. 2510.14444 (v2) claims that Wanda, reconstructed, can beat more complex criteria.
+    `table` is that of `criteria`. 2510.14444 (v1) claims that Wanda, reconstructed, can beat more complex criteria.
     """
     lines, places = [], []
     plain = table[table["refinement"] == "none"]

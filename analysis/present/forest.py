@@ -207,7 +207,7 @@ def page(
     ]
     for source, rows in table.groupby("source", sort=False):
         models = list(dict.fromkeys(rows["model"]))
-        heads = ("claim", "evidence", "tested in", "margin in", *models, "the paper's own")
+        heads = ("claim", "evidence", "tested in", "margin in", *models, "the papers' models")
         lines += ["", f"## {source}", "", _row(*heads), _row(*["---"] * len(heads))]
         for claim, fate in rows.groupby("claim", sort=False):
             first, by_model = fate.iloc[0], fate.set_index("model")

@@ -79,7 +79,8 @@ class Refinement(Part):
     iterations: int = option("iterations", REFINEMENT_WORDS)
     """SparseFW: iterations of Frank-Wolfe."""
     protect: float = option("protect", REFINEMENT_WORDS)
-    """SparseFW: share of the kept weights, those of the highest scores, that may not go (2510.13713 section 2.3)."""
+    """SparseFW: share of the kept weights, those of the highest scores, that may not go (2510.13713 section 2.3;
+    that the share is of the kept ones is our reading)."""
 
 
 @dataclass(frozen=True)
@@ -289,8 +290,8 @@ class Repair(Part):
 class Solver(Part):
     """How kept weights change.
 
-    The defaults of the training solvers are 2406.15524 appendix A ("paper1" of `SETTING_WORDS`; "paper2" is the code of
-    2510.14444).
+    The defaults of the training solvers are those of 2406.15524, appendix A and code ("paper1" of `SETTING_WORDS`;
+    "paper2" is the code of 2510.14444).
     """
 
     SPOKEN: ClassVar[Mapping[str, str]] = {"none": SOLVER_WORDS["none"].label}

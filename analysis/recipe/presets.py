@@ -82,13 +82,15 @@ def _companions() -> dict[str, Preset]:
 
 
 def _structured() -> dict[str, Preset]:
-    source = "after 2407.13331 figures 3-4 (its text and code could not be had)"
+    figures = {"heads": "figure 3", "neurons": "figures 3-4"}
     liar = {
         f"liar-{criterion}-{kind}": Preset(
-            f"{criterion}-{kind}-50% LIAR", source, "affine ridge repair of removed structures"
+            f"{criterion}-{kind}-50% LIAR",
+            f"after 2407.13331 {figures[kind]} (its text and code could not be had)",
+            "affine ridge repair of removed structures",
         )
         for criterion in ("magnitude", "snip")
-        for kind in ("heads", "neurons")
+        for kind in figures
     }
     source, method = "2312.11983, defaults of its released code", "compensate[student=dense,target=dense]"
     flap = {

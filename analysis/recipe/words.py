@@ -320,7 +320,7 @@ SOLVER_WORDS = _by_name(
         "ridge",
         "ridge",
         "row-wise least squares on the kept weights in closed form",
-        "the convex case of 2510.14444 section 2",
+        "the per-matrix case of 2510.14444",
         evidence="gram",
         options={
             "penalty": amount(
@@ -333,7 +333,7 @@ SOLVER_WORDS = _by_name(
         "gradient",
         "gradient",
         "Adam, without weight decay, on the error of the unit's output",
-        "2406.15524 appendix A",
+        "2406.15524 appendix A, and its code (betas, eps, shuffling)",
         evidence="gradients",
         options={
             "loss": choice(
@@ -514,7 +514,7 @@ METHOD_WORDS = _by_name(
         "ridge",
         "ridge",
         "each matrix refit in closed form: the least-squares optimum of its kept weights",
-        "the convex case of 2510.14444 section 2",
+        "the per-matrix case of 2510.14444",
         group="weights",
         implies=structure("ridge", {"name": "matrix"}),
     ),
@@ -589,7 +589,7 @@ SETTING_WORDS = _by_name(
         "paper1",
         "paper1",
         "the defaults of the optimiser's options",
-        "2406.15524 appendix A",
+        "2406.15524 appendix A, and its code (betas, eps, shuffling)",
         implies={"gradient": {}, "retrain": {}},
     ),
     Word(

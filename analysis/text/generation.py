@@ -42,8 +42,8 @@ class Generation(Part):
 
     The defaults are those of the paper (2406.15524, appendix C, after LLM-QAT): a random start token, the next four
     greedily, the rest sampled from the model's own distribution until end-of-text. The paper also keeps English
-    prefixes only; its code leaves top-k to transformers, where it is 50. So what its authors ran is
-    `self:language=en,top-k=50`, cut by mode "crop".
+    prefixes only; its code leaves top-k to transformers, where it is 50 unless the checkpoint
+    says otherwise: `self:language=en,top-k=50`, cut by mode "crop".
 
     Raises UsageError listing every value that is wrong.
     """

@@ -114,8 +114,8 @@ def test_the_page_says_every_verdict_its_marks_and_what_has_no_row(claims):
 def test_the_page_shows_where_a_row_is_from_and_only_models_that_a_paper_has_rows_of(claims):
     drawn = row("c", "other", seed=0, value=4.0) | {"options": "figure 12_search"}
     said = forest.page(pd.concat([claims, pd.DataFrame([drawn])]), figures=["one", "two"])
-    assert "| claim | evidence | tested in | margin in | other | the paper's own |" in said
-    assert "| claim | evidence | tested in | margin in | lab | tiny | the paper's own |" in said
+    assert "| claim | evidence | tested in | margin in | other | the papers' models |" in said
+    assert "| claim | evidence | tested in | margin in | lab | tiny | the papers' models |" in said
     assert "| c | table 1 | [12_search](../figures/12_search.svg) | % | **undecided** +4.0 (one seed) | – |" in said
     assert "claims on methods: 50% removed" in said and "claims on methods: figure" not in said
     assert "](../figures/one.svg)\n![" in said and "](../figures/two.svg)" in said

@@ -48,7 +48,7 @@ def test_what_rounding_parts_is_equal():
     assert statistics.paired([0.1 + 0.2, 0.7, 0.4], [0.3, 0.7, 0.1 * 4]) == (0.0, 0.0, 0.0, 0.0, 2, 1.0)
     swapped = statistics.paired([0.1, 0.2, 0.3], [0.2, 0.3, 0.1])
     assert (swapped.difference, swapped.t, swapped.p) == (0.0, 0.0, 1.0) and swapped.low < 0 < swapped.high
-    assert statistics.paired([1e-14, 3e-14], [0.0, 0.0]).difference == pytest.approx(2e-14)  # small, and not by rounding
+    assert statistics.paired([1e-14, 3e-14], [0.0, 0.0]).difference == pytest.approx(2e-14)  # small
 
 
 def test_holm_by_hand():

@@ -8,7 +8,6 @@ import pytest
 from analysis.errors import UsageError
 from analysis.present import zero_shot
 from analysis.present.final import HELD_OUT_ERROR, PERPLEXITY, ends
-from analysis.present.paper import ACCURACY
 from analysis.present.style import say_task
 
 
@@ -25,15 +24,6 @@ def scores(final, asked):
 @pytest.fixture(scope="module")
 def tasks(asked):
     return zero_shot.by_task(asked.zero_shot)
-
-
-def test_the_papers_accuracies_as_printed():
-    key = ACCURACY.set_index(["model", "criterion", "method"])["accuracy"]
-    assert (
-        len(key) == 24
-        and key["LLaMA-7B", "sparsegpt", "LR"] == 55.49
-        and key["OPT-125M", "magnitude", "BR+GP+CR"] == 37.26
-    )
 
 
 def test_a_recipe_is_one_row_of_means(scores, final, asked):

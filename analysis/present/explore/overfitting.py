@@ -48,7 +48,8 @@ def course(steps: pd.DataFrame, choice: FitChoice) -> pd.DataFrame:
 @on_tables
 def gaps(blocks: pd.DataFrame, matrices: pd.DataFrame, split: str) -> pd.DataFrame:
     """Held-out error over calibration error at the last block: [method, samples, value, low, high, ratio], `ratio` the
-    prunable weights of one block for every calibration token (2406.15524, section 4: 772 for LLaMA-7B).
+    prunable weights of one block for every calibration token (772 for LLaMA-7B with
+    the text of 2406.15524, section 3.1).
     """
     check_table("weights per token", matrices, "run", "block", "rows", "columns")
     error = last_block(blocks, split=(CALIBRATION, split))
