@@ -9,7 +9,7 @@
 # make lab       JupyterLab on the repository, opened at notebooks/00_start_here.ipynb
 # make exercises the notebooks' exercises, to fill in and with solutions that are run, in build/exercises
 # make docs      the documentation as a site, in build/docs; executes nothing
-# make clean     remove the environment and whatever can be made again at no cost (results in data/runs stay)
+# make clean     remove the environment and whatever can be made again at no cost (results in data/runs and exercises filled in stay)
 #
 # PYTHON=python3.12 chooses the interpreter (3.11 or newer); PRESET=smoke or ONLY=01_compounding_error narrow `make figures`, ONLY `make exercises`;
 # NOTEBOOKS=FOLDER names the executed notebooks that `make docs` shows (default data/runs/notebooks/lab).
@@ -71,7 +71,8 @@ docs: $(DOCS)
 	$(RUN) docs/links.py build/docs
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache data/cache
+	test ! -d build || find build -mindepth 1 -maxdepth 1 ! -name exercises -exec rm -rf {} +
+	rm -rf $(VENV) build/exercises/solutions *.egg-info .pytest_cache .mypy_cache .ruff_cache data/cache
 	find analysis tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 $(READY): requirements.lock pyproject.toml

@@ -125,6 +125,7 @@ def add_windows(
         choices=BOS,
         help=(
             "special tokens; auto: around each document what the tokenizer itself puts there (default); every: every"
-            " window begins with the beginning-of-text token besides, for models such as Gemma; none: none"
+            " window begins with the beginning-of-text token besides, for models such as Gemma; none: only a token"
+            " between documents"
         ),
     )

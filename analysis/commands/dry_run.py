@@ -22,8 +22,12 @@ from analysis.text.hub import COMMIT, Hub
 from analysis.text.sources import LABELLED, Source, check_file, parse_source
 from analysis.text.tasks import check_tasks
 
-TEXTS = ("CALIBRATION", "HELD_OUT", "ADDED", "SOURCES")
-"""Parameters of notebooks that name texts, whatever they look like."""
+KINDS = {
+    "model": re.compile(r"(^|_)MODELS?$"),
+    "task": re.compile(r"(^|_)(TASKS?|WRITTEN)$"),
+    "text": re.compile(r"(^|_)(CALIBRATION|HELD_OUT|ADDED|SOURCES|REGISTERS)$"),
+}
+"""What a parameter of a notebook names, by its own name, whatever the values look like."""
 SOURCE = re.compile(r"(hub|lab|examples|self):|self$")
 READABLE = (".parquet", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".bz2", ".zip", ".tar")
 HERE, FETCHED, LOGIN, BROKEN, UNKNOWN = "here", "download", "needs a login", "cannot be had", "not checked"
@@ -86,11 +90,8 @@ def named_things(plans: Sequence[Plan]) -> Iterator[tuple[str, str, str, str]]:
 
 def kind_of(parameter: str, value: str) -> str | None:
     """What a parameter's value names: a "model", a "text", a "task", or nothing that is read from anywhere."""
-    if re.search(r"(^|_)MODELS?$", parameter):
-        return "model"
-    if re.search(r"(^|_)TASKS?$", parameter):
-        return "task"
-    return "text" if parameter in TEXTS or SOURCE.match(value) else None
+    known = (kind for kind, names in KINDS.items() if names.search(parameter))
+    return next(known, "text" if SOURCE.match(value) else None)
 
 
 def resolve(kind: str, name: str) -> Found:

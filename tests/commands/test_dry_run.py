@@ -10,7 +10,7 @@ from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, Reposit
 from analysis import paths
 from analysis.cli import main
 from analysis.commands import dry_run as module
-from analysis.commands.dry_run import TEXTS, Found, dry_run, kind_of, named_things, resolve
+from analysis.commands.dry_run import FAILED, Found, dry_run, kind_of, named_things, resolve
 from analysis.models import packaged
 from analysis.suite.suite import Plan, plan, read_parameters, read_suite
 
@@ -181,4 +181,23 @@ def test_no_parameter_of_a_notebook_that_names_something_is_passed_over():
                     if isinstance(name, str) and (name.startswith(("lab", "hub:", "self")) or "/" in name):
                         assert (parameter, name) in found or parameter == "FIGURES", (preset, one.name, parameter, name)
     assert kind_of("DRAFT_MODEL", "x") == "model" and kind_of("CRITERION", "wanda") is None
-    assert kind_of(TEXTS[0], "notes.txt") == "text"
+    assert kind_of("WRITTEN", "lab:copying") == kind_of("TASKS", "mine.jsonl") == "task"
+
+
+@pytest.mark.parametrize("preset", ["smoke", "class", "lab"])
+def test_the_lab_needs_nothing_from_elsewhere(preset):
+    things = dry_run(plan(preset)).document["things"]
+    assert things and not [one for one in things if one["state"] in FAILED]
+
+
+def test_a_file_is_looked_up_wherever_a_preset_names_a_text(tmp_path):
+    texts = {
+        (one.name, parameter)
+        for preset in read_suite(paths.notebooks())
+        for one, (_, parameter, kind, _) in ((one, thing) for one in plan(preset) for thing in named_things([one]))
+        if kind == "text"
+    }
+    assert ("07_scale", "MAP_HELD_OUT") in texts and ("11_experts", "REGISTERS") in texts
+    for name, parameter in texts:
+        if parameter != "SETTINGS":  # settings of self-generated text, and no file
+            assert kind_of(parameter, "nosuch.txt") == "text", (name, parameter)
