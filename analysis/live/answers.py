@@ -93,9 +93,15 @@ def inputs(job: Job) -> "Inputs":
     return process_bench().prepare(job)
 
 
-@lru_cache(8)
 def pruned(job: Job) -> "Pruned":
-    """What a job's recipe makes of its model, nothing measured. Raises AnalysisError as `prune`."""
+    """What a job's recipe makes of its model, nothing measured; kept as long as model and text are what they were.
+    Raises AnalysisError as `prune`.
+    """
+    return _pruned(job, job.digest())
+
+
+@lru_cache(8)
+def _pruned(job: Job, digest: str) -> "Pruned":
     from analysis.pruning.loop import prune
 
     given = inputs(job)

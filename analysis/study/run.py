@@ -14,13 +14,15 @@ import pandas as pd
 
 from analysis.errors import AnalysisError, OverlapError, UsageError
 from analysis.models.dtypes import dtype_word
+from analysis.models.hub import fingerprint
 from analysis.pruning.checks import header_misfits
 from analysis.schema import CALIBRATION, TABLES, VALIDATION, validate
 from analysis.study.job import Job, mask_word
 from analysis.study.pool import threads
 from analysis.study.store import RunFolder, StoredRun
 from analysis.text.shared import origins
-from analysis.text.sources import parse_source
+from analysis.text.sources import parse_source, source_fingerprint
+from analysis.text.tasks import task_fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +62,8 @@ class Outcome:
 @dataclass(eq=False)
 class Bench:
     """Carries out jobs, one after another. Between them it keeps the last model, its windows, its answers to tasks and
-    what was measured of it; `reuse=False`, for a single job, keeps nothing that only a next one would need.
+    what was measured of it, as long as model, texts and tasks are what they were; `reuse=False`, for a single job,
+    keeps nothing that only a next one would need.
 
     say: is told what begins, in one line. threads: that torch computes with; what was kept of others is dropped.
     """
@@ -71,7 +74,7 @@ class Bench:
     key: tuple | None = None
     dense: "LoadedModel | None" = None
     windows: "dict[tuple, Windows]" = field(default_factory=dict)
-    answers: "dict[tuple, list[TaskScore]]" = field(default_factory=dict)
+    answers: "dict[tuple, dict[tuple, list[TaskScore]]]" = field(default_factory=dict)  # by what the tasks hold
     told: "dict[tuple, tuple[ToldDocuments, dict]]" = field(default_factory=dict)  # with the dense model's losses
     memory: "DenseModel | None" = None  # the dense model with what runs find out about it
 
@@ -130,8 +133,9 @@ class Bench:
         tables, shrunk = dict(pruned.tables), None
         if job.tasks:
             self.say(f"asking both models {job.documents} questions of {', '.join(job.tasks)}")
+            known = self.answers.setdefault(tuple(map(task_fingerprint, job.tasks)), {})
             tables |= answer_tables(
-                pruned.model, dense, job.tasks, job.documents, self.answers, job.bos, cost=pruned.tables["cost"]
+                pruned.model, dense, job.tasks, job.documents, known, job.bos, cost=pruned.tables["cost"]
             )
         if job.full_test:
             self.say(f"measuring both models on all of {', '.join(label for label, _ in job.held_out)}")
@@ -179,7 +183,7 @@ class Bench:
         from analysis.measure.quality import DenseModel
         from analysis.models.load import load_model
 
-        key = (job.model, job.device, job.dtype, job.placement, self.threads)
+        key = (job.model, fingerprint(job.model), job.device, job.dtype, job.placement, self.threads)
         if self.dense is None or self.key != key:
             self.dense = self.key = self.memory = None  # let go of one model before taking the next
             self.windows.clear()
@@ -194,7 +198,8 @@ class Bench:
     def _tokens(self, dense: "LoadedModel", job: Job, source: str, samples: int | None, *, split: str) -> "Windows":
         from analysis.text.load import load_tokens
 
-        key = (source, samples, job.length, job.seed, job.separator, job.mode, job.bos, split)
+        content = source_fingerprint(source, dense.fingerprint)
+        key = (source, content, samples, job.length, job.seed, job.separator, job.mode, job.bos, split)
         if key not in self.windows:
             self.windows[key] = load_tokens(
                 source,
