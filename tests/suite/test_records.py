@@ -60,7 +60,9 @@ def test_outputs_and_metadata_of_a_notebook_that_was_opened_do_not(suite, folder
     assert suite() == "fresh"
 
 
-@pytest.mark.parametrize("source", ["{}", "{}[:80%]", "self:prompt={},top-k=50"])
+@pytest.mark.parametrize(
+    "source", ["{}", "{}[:80%]", "self:prompt={},top-k=50", "{}#body", "lab:stories:0.5+{}:0.5", "examples:{}#a,b"]
+)
 def test_files_that_a_parameter_names_are_looked_at(suite, tmp_path, source):
     text = tmp_path / "my notes.txt"
     text.write_text("once")
