@@ -94,12 +94,16 @@ class Specials:
         return self.head or self.before
 
     def around(self, document: np.ndarray, most: int | None = None) -> np.ndarray:
-        """A document (tokens,) with what stands around it; the text cut so that both make at most `most` tokens. An
-        empty one stays empty.
+        """A document (tokens,) with what stands around it, once where it is written there already, as chat templates
+        do; the text cut so that both make at most `most` tokens. An empty one stays empty.
         """
         room = None if most is None else max(most - len(self.before) - len(self.after), 0)
         if not len(document) or not (self.before or self.after):
             return document
+        if self.before and tuple(document[: len(self.before)]) == self.before:
+            document = document[len(self.before) :]
+        if self.after and tuple(document[-len(self.after) :]) == self.after:
+            document = document[: -len(self.after)]
         return np.concatenate([self.before, document[:room], self.after], dtype=np.int32, casting="unsafe")
 
     def headed(self, windows: Windows) -> Windows:

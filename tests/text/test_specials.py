@@ -1,5 +1,6 @@
 """Special tokens: what the tokenizer puts around a text, in every mode, and what the option says otherwise."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -64,6 +65,19 @@ def test_every_window_of_documents_begins_and_short_ones_end_as_the_tokenizer_ha
     assert {row[mask][-1].item() for row, mask in zip(whole.ids, whole.mask)} == {257}
     cut = load_tokens(path, tokenizer=adding("<s>", "</s>"), length=20, mode="documents")
     assert cut.mask.all() and (cut.ids[:, 0] == 256).all() and (cut.ids[:, -1] == 257).all()
+
+
+@pytest.mark.parametrize("mode", ["stream", "crop", "documents"])
+@pytest.mark.parametrize("after", ["", "</s>"])
+def test_what_a_chat_template_or_a_file_writes_itself_stands_once(after, mode, tmp_path):
+    tokenizer = adding("<s>", after)
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{{ eos_token }}"
+    rows = [[{"role": "user", "content": text}] for text in DOCUMENTS]
+    (tmp_path / "talks.jsonl").write_text("\n".join(json.dumps({"messages": row}) for row in rows))
+    (tmp_path / "plain.jsonl").write_text("\n".join(json.dumps({"text": f"{text}</s>"}) for text in DOCUMENTS))
+    options = {"mode": mode, "samples": 6}
+    talks, plain = (read(str(tmp_path / f"{name}.jsonl"), tokenizer, **options) for name in ("talks", "plain"))
+    assert talks == plain and not any("<s><s>" in text or "</s></s>" in text for text in talks)
 
 
 def test_crops_are_of_documents_with_their_special_tokens(path):
