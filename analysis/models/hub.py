@@ -62,6 +62,15 @@ _TOKENIZER_FILES = (
     "spiece.model",
 )
 _TEMPLATE = "chat_template.jinja"  # decides what conversations read like
+_READ_TOO = (  # where a model has them, they decide what it reads and answers as well
+    _TEMPLATE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "modules.json",
+    POOLING,
+)
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 TIMEOUT = 20  # seconds that the hub has to answer a question
 SHRUNK_WEIGHTS, SHRUNK_MANIFEST = "shrunk.safetensors", "shrunk.json"  # layers of unequal widths (`models/uneven.py`)
@@ -160,8 +169,8 @@ def config_folder(name: str) -> Path:
 
 
 def fingerprint(name: str) -> str:
-    """A text that changes when the model changes: sha256 of config.json, tokenizer and weight files, or
-    "hub:id@commit".
+    """A text that changes when the model changes: sha256 of config.json, weight files and those of tokenizer,
+    processor and pooling, or "hub:id@commit".
 
     The commit of a hub model is that of the local cache, or what the hub says where it is not cached. Raises ModelError
     as `fetch`.
@@ -303,9 +312,9 @@ def _local_fingerprint(folder: Path, name: str) -> str:
         return packed
     read_config(folder, name)
     digest = hashlib.sha256()
-    tokenizer = [folder / file for file in (*_TOKENIZER_FILES, _TEMPLATE) if (folder / file).is_file()]
+    beside = [folder / file for file in (*_TOKENIZER_FILES, *_READ_TOO) if (folder / file).is_file()]
     manifest = [folder / SHRUNK_MANIFEST] * is_shrunk(folder)
-    for path in [folder / "config.json", *manifest, *tokenizer, *weight_files(folder, name)]:
+    for path in [folder / "config.json", *manifest, *beside, *weight_files(folder, name)]:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         storage.add_file(digest, path)
     return digest.hexdigest()

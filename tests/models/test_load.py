@@ -16,7 +16,7 @@ from transformers.utils import logging
 from analysis import paths
 from analysis.errors import AnalysisError, ModelError, UnsupportedModel, UsageError
 from analysis.models import hub
-from analysis.models.hub import fingerprint, lab_models
+from analysis.models.hub import POOLING, fingerprint, lab_models
 from analysis.models.load import LoadedModel, load_model
 from analysis.models.quiet import quiet
 from analysis.pruning.checks import header_misfits
@@ -222,7 +222,7 @@ def test_a_hub_model_is_fetched_once_and_known_by_its_commit(saved, tmp_path, mo
 # --- fingerprint -----------------------------------------------------------------------------------------------------
 
 
-def test_fingerprint_changes_with_config_weights_and_tokenizer_only(folder):
+def test_fingerprint_changes_with_what_decides_and_nothing_else(folder):
     first = fingerprint(str(folder))
     assert len(first) == 64
     (folder / "README.md").write_text("words")
@@ -231,8 +231,14 @@ def test_fingerprint_changes_with_config_weights_and_tokenizer_only(folder):
     second = fingerprint(str(folder))
     edit(folder, rms_norm_eps=1e-5)
     third = fingerprint(str(folder))
-    (folder / "tokenizer.json").write_text("{}")
-    assert len({first, second, third, fingerprint(str(folder))}) == 4
+    seen = [first, second, third]
+    for file in ("tokenizer.json", "special_tokens_map.json", "preprocessor_config.json", POOLING):
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text("{}")
+        seen.append(fingerprint(str(folder)))
+    (folder / POOLING).write_text('{"pooling_mode_cls_token": true}')
+    seen.append(fingerprint(str(folder)))
+    assert len(set(seen)) == len(seen) == 8
 
 
 @pytest.mark.slow
