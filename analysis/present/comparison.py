@@ -17,9 +17,10 @@ from analysis.present.rows import read_csv
 from analysis.present.statistics import seed_columns
 
 TOLERANCE = 1e-3  # relative
+ROUNDING = 1e-12  # what is less apart is the same
 SAME, NEAR, DIFFERENT = "same", "within its interval", "differs"
 NEW, MISSING = "not there yet", "not drawn again"
-MEASURED = re.compile(r"second|latency|throughput|\btimes|peak_memory|^front$|one window|several windows", re.I)
+MEASURED = re.compile(r"second|latency|throughput|\btimes|peak_memory|faster|^front$|one window|several windows", re.I)
 GOVERNED = ("value", "accuracy", "low", "high")  # what the interval of a row speaks of
 
 
@@ -57,7 +58,7 @@ def compare_tables(there: pd.DataFrame, again: pd.DataFrame) -> tuple[float, str
     for name in words:
         if (there[name] != again[name]).any():
             return np.nan, name, "", DIFFERENT
-    timed = _timed(there[words])
+    timed = _timed(there)
     left_out = [*measured, *sorted({word for word, rows in timed.items() if rows.any()})]
     compared = ~np.logical_or.reduce([np.zeros(len(there), bool), *timed.values()])
     half = ((there["high"] - there["low"]) / 2).to_numpy() if {"low", "high"} <= set(there) else np.zeros(len(there))
@@ -67,7 +68,8 @@ def compare_tables(there: pd.DataFrame, again: pd.DataFrame) -> tuple[float, str
         if name in measured:
             continue
         one, other = there[name].to_numpy(float)[compared], again[name].to_numpy(float)[compared]
-        apart = np.where(np.isnan(one) & np.isnan(other) | (one == other), 0.0, np.abs(other - one))
+        same = np.isnan(one) & np.isnan(other) | (one == other) | (np.abs(other - one) < ROUNDING)
+        apart = np.where(same, 0.0, np.abs(other - one))
         relative = np.divide(apart, np.abs(one), out=np.where(apart == 0, 0.0, np.inf), where=np.abs(one) > 0)
         relative[np.isnan(apart)] = np.inf  # a number on one side only
         far = relative > TOLERANCE
@@ -78,12 +80,9 @@ def compare_tables(there: pd.DataFrame, again: pd.DataFrame) -> tuple[float, str
     return most, where, ", ".join(left_out), verdict
 
 
-def _timed(words: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Words of the table that name a measured quantity, such as a price in seconds, and the rows that hold them."""
-    return {
-        word: (words[name] == word).to_numpy()
-        for name in words
-        if words[name].dtype.kind not in "iufb"
-        for word in dict.fromkeys(words[name])
-        if MEASURED.search(word)
-    }
+def _timed(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What a table's column `measure` names that depends on the machine, such as latency, and the rows of it."""
+    if "measure" not in table:
+        return {}
+    named = table["measure"]
+    return {word: (named == word).to_numpy() for word in dict.fromkeys(named) if MEASURED.search(str(word))}

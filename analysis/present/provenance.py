@@ -20,7 +20,7 @@ from analysis.present.rows import to_csv
 from analysis.present.style import in_style
 from analysis.present.tables import check_table
 
-_PLACE = re.compile(r"(?<![^+:=,\s])(?:~[^/\\+]*|\.\.?|[A-Za-z]:)?[/\\](?:[^/\\+]*[/\\])*")
+_PLACE = re.compile(r"(?<![^+:=,\s])(?:~[^/\\+]*|\.\.?|[A-Za-z]:)?[/\\](?=\S)(?:[^/\\+#]*[/\\])*")
 """The folders in front of a file's name, at the start of a text or behind a `+`, a prefix or a label."""
 _NAME = re.compile(r"\w[\w.+= -]{0,99}")
 

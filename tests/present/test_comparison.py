@@ -60,6 +60,16 @@ def test_a_difference_outside_the_interval_is_the_same_where_there_is_none():
     assert compare_tables(plain, plain.assign(value=[2.05, 1.5]))[3] == DIFFERENT
 
 
+def test_a_name_that_reads_like_a_time_is_a_name():
+    one = TABLE.assign(measure="perplexity", split="financial-times.txt", faster=[1.2, 1.3])
+    assert compare_tables(one, one.assign(faster=[2.4, 2.6]))[3] == SAME, "measured"
+    assert compare_tables(one, one.assign(value=[6.0, 4.5]))[2:] == ("solve_seconds, faster", DIFFERENT)
+
+
+def test_nothing_and_its_rounding_are_the_same():
+    assert compare_tables(TABLE.assign(value=0.0), TABLE.assign(value=1e-17))[3] == SAME
+
+
 def test_folders_are_compared_figure_by_figure(tmp_path):
     for folder, figures in {"there": ("a", "b", "c"), "again": ("b", "c", "d")}.items():
         (tmp_path / folder).mkdir()

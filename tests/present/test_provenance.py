@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import present
+from analysis import paths, present
 from analysis.errors import StoreError, UsageError
 from analysis.present import panels, tables
 from analysis.present.finding import Finding
-from analysis.present.provenance import provenance, save_figure
+from analysis.present.provenance import _without_folders, provenance, save_figure
+from analysis.present.rows import read_csv
 from analysis.present.style import in_style
 
 TABLE = pd.DataFrame({"split": ["a"], "method": ["LR"], "value": [1.0], "run": ["r"]})
@@ -132,6 +133,13 @@ def test_folders_of_this_computer_are_in_no_csv(tmp_path):
     save_figure(drawn(), "x", table, {"preset": "lab"}, tmp_path)
     kept = pd.read_csv(tmp_path / "x.csv").iloc[0]
     assert (kept["model"], kept["task"], kept["split"]) == ("my-llama", "piqa.jsonl", "lab:stories/held-out")
+
+
+def test_words_of_the_tables_are_no_folders(tmp_path):
+    assert _without_folders("/home/x/rows.jsonl#turns/0") == "rows.jsonl#turns/0"
+    for file in sorted(paths.figures().rglob("*.csv")):
+        for name, column in read_csv(file).select_dtypes(["object", "string"]).items():
+            assert [_without_folders(word) for word in column] == list(column), (file.stem, name)
 
 
 def test_markup_in_names_is_no_markup_in_a_notebook():
