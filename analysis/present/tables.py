@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from analysis.errors import UsageError
 from analysis.present.statistics import SEED, intervals
 from analysis.present.style import CRITERIA, METHOD_LOOKS, REFINEMENTS, say_split, unit_order
-from analysis.schema import CALIBRATION
+from analysis.schema import CALIBRATION, JOB_COLUMNS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -202,6 +202,7 @@ def cost_by_method(cost: pd.DataFrame) -> pd.DataFrame:
     memory is the most that any run held.
     """
     check_table("cost by method", cost, "run", "criterion", "method", "stage", "seconds", "tokens", rows=False)
+    cost = once(cost)
     solve = cost["stage"] == "solve"
     cost = cost.assign(solve_seconds=cost["seconds"].where(solve, 0), solve_tokens=cost["tokens"].where(solve, 0))
     runs = (
@@ -233,6 +234,15 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     return wide.rename(columns=say_split).rename_axis(columns=None).round(3)
 
 
+def once(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each run once: jobs that ask for the same run, such as one that adds no windows of this text and one
+    that adds none of that, each have all its rows.
+    """
+    jobs = rows.groupby([column.name for column in JOB_COLUMNS if column.name in rows], sort=False, dropna=False)
+    number = jobs.ngroup()
+    return rows[number == number.groupby(rows["run"], sort=False).transform("first")]
+
+
 @on_tables
 def solver_costs(cost: pd.DataFrame) -> pd.DataFrame:
     """What the solver of each run took: [run, solve_seconds, tokens, trained_at_once, solver_memory_mib].
@@ -241,6 +251,7 @@ def solver_costs(cost: pd.DataFrame) -> pd.DataFrame:
     trained at once, MiB held at once. Zeros for a run without a solver.
     """
     check_table("solver costs", cost, "run", "stage", "seconds", "tokens", rows=False)
+    cost = once(cost)
     solve = (
         cost[cost["stage"] == "solve"]
         .groupby("run", sort=False)

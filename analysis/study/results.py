@@ -11,6 +11,8 @@ from analysis.errors import UsageError
 from analysis.study.job import Job
 from analysis.study.store import StoredRun
 
+JOB_FIELDS = [column.name for column in schema.JOB_COLUMNS]
+
 
 @dataclass(frozen=True, eq=False)
 class Study:
@@ -42,15 +44,20 @@ class Study:
                 f"part of a study: {len(strange)} of {len(chosen)} jobs are not in it, the first is {strange[0]}"
             )
         runs = tuple(names[job] for job in chosen)
-        place = {run: number for number, run in enumerate(dict.fromkeys(runs))}
-        tables = {
-            name: table[table["run"].isin(place)].sort_values(
-                "run", key=lambda column: column.map(place), kind="stable", ignore_index=True
-            )
-            for name, table in self.tables.items()
-        }
-        provenance = self.provenance | {"runs": {run: self.provenance["runs"][run] for run in place}}
+        front = pd.DataFrame([job.columns(run) for job, run in zip(chosen, runs, strict=True)], columns=JOB_FIELDS)
+        tables = {name: _of_jobs(table, front) for name, table in self.tables.items()}
+        provenance = self.provenance | {"runs": {run: self.provenance["runs"][run] for run in dict.fromkeys(runs)}}
         return Study(chosen, runs, tables, provenance)
+
+
+def _of_jobs(table: pd.DataFrame, front: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a study's table that belong to jobs, in the order of `front`, what stands before their rows. A run
+    may be that of other jobs as well.
+    """
+    places = front.astype(table.dtypes[JOB_FIELDS]).drop_duplicates(ignore_index=True)
+    places["place"] = places.index
+    rows = table.merge(places, on=JOB_FIELDS).sort_values("place", kind="stable", ignore_index=True)
+    return rows[list(table)]
 
 
 def gather(runs: Mapping[Job, tuple[str, StoredRun]]) -> Study:

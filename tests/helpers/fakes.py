@@ -82,7 +82,8 @@ def install(
     def load_model(name, *, device, dtype, placement):
         note("load", Path(name).name)
         device = types.SimpleNamespace(type="cpu")
-        return types.SimpleNamespace(name=name, device=device, dtype="float32", model="dense", tokenizer=None)
+        about = {"name": name, "fingerprint": f"that of {name}", "device": device, "dtype": "float32"}
+        return types.SimpleNamespace(**about, model="dense", tokenizer=None)
 
     def load_tokens(source, loaded, **options):
         note("tokens", source.rpartition("/")[2], options["samples"], options["seed"], options["split"])
