@@ -149,8 +149,11 @@ def speeds(size: pd.DataFrame, perplexity: pd.DataFrame, *, criterion: str | Non
 
 
 def share(pattern: str) -> float:
-    """Per cent of the blocks that a pattern takes out; 0 for none."""
-    return float(pattern.partition("-")[2].partition("%")[0] or 0)
+    """Per cent of the blocks that a pattern takes out; 0 for none. Raises UsageError for a number of them."""
+    said = pattern.partition("-")[2].partition("[")[0]
+    if said and not said.endswith("%"):
+        raise UsageError(f"pattern {pattern}: is no share, and what is shown here goes by shares; give blocks-25%")
+    return float(said.removesuffix("%") or 0)
 
 
 @on_tables

@@ -282,6 +282,15 @@ def ids(fig) -> set[str]:
     return {artist.get_gid() for ax in fig.axes for artist in ax.get_children() if artist.get_gid()}
 
 
+def test_a_number_of_blocks_is_no_share():
+    names = ("", "50%", "blocks-12.5%", "structures-25%[scope=global]")
+    assert [depth.share(name) for name in names] == [0, 0, 12.5, 25]
+    with pytest.raises(UsageError, match="blocks-2: is no share"):
+        depth.share("blocks-2")
+    with pytest.raises(UsageError, match="'2' is a number"):
+        patterns(["25%", "2"])
+
+
 @pytest.mark.slow
 def test_figures_show_what_their_tables_hold(runs, first, repaired, fast):
     fig = depth_figures.plot_repaired(repaired)
