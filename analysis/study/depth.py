@@ -56,7 +56,7 @@ def depth(
 
 
 def patterns(shares: Sequence[str]) -> list[str]:
-    """Patterns that take these shares of the blocks out. Raises UsageError for a number of blocks, which is no share."""
+    """Patterns that take these shares of the blocks out. Raises UsageError for a number of blocks."""
     if numbers := [share for share in shares if not share.endswith("%")]:
         raise UsageError(
             f"shares of blocks: {numbers[0]!r} is a number; the figures compare shares of the model, give a per cent"
