@@ -266,7 +266,7 @@ def say_worth(perplexity: pd.DataFrame) -> Finding:
     for (criterion, split), rows in pruned.groupby(["criterion", "split"], sort=False):
         wide = rows.pivot(index="samples", columns="method", values="value")
         parts = []
-        for method in [name for name in METHOD_LOOKS if name in wide and name != "LR"]:
+        for method in [name for name in looks(wide) if name != "LR"]:
             wins = wide[method] < wide["LR"]
             from_here = wins[::-1].cummin()[::-1]  # True where this and every larger number of windows wins
             parts.append(
@@ -274,8 +274,6 @@ def say_worth(perplexity: pd.DataFrame) -> Finding:
                 if from_here.any()
                 else f"{method} at none of {', '.join(map(str, wide.index))}"
             )
-        lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}: perplexity below LR's for"
-            f" {'; '.join(parts)}."
-        )
+        said = f"perplexity below LR's for {'; '.join(parts)}" if parts else "LR alone was run"
+        lines.append(f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}: {said}.")
     return Finding("\n".join(lines))

@@ -21,7 +21,7 @@ from analysis.present.panels import (
     say,
 )
 from analysis.present.paper import MODELS, RESULTS
-from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, in_style, looks, say_method, say_split
+from analysis.present.style import CRITERIA, Look, in_style, looks, say_method, say_split
 from analysis.present.tables import TO_LR, choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
@@ -208,7 +208,7 @@ def say_order(error: pd.DataFrame) -> Finding:
     """
     lines = []
     for (criterion, split), rows in error.groupby(["criterion", "split"], sort=False):
-        rows = rows.set_index("method")["value"].reindex([name for name in METHOD_LOOKS if name in set(rows["method"])])
+        rows = rows.set_index("method")["value"].reindex(list(looks(rows["method"])))
         path = " → ".join(f"{value:.3g} ({method})" for method, value in rows.items())
         worse = [method for method, step in rows.diff().items() if step > 0]
         change = 100 * (1 - rows.iloc[-1] / rows.iloc[0])

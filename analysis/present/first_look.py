@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 from analysis.errors import UsageError
 from analysis.present.finding import Finding
 from analysis.present.panels import RELATIVE_ERROR, finish, panel_grid
-from analysis.present.style import METHOD_LOOKS, in_style, say_method, say_split
+from analysis.present.style import in_style, looks, say_method, say_split
 from analysis.present.tables import choose, on_tables, over_seeds
 
 KINDS = {"inherited": "#56B4E9", "local": "#E69F00", "total": "#4D4D4D"}
@@ -35,7 +35,7 @@ def plot_one_block(table: pd.DataFrame) -> Figure:
 
     `table` is that of `one_block`; one panel per text, on one scale.
     """
-    methods = [name for name in METHOD_LOOKS if name in set(table["method"])]
+    methods = list(looks(table["method"]))
     height = 0.8 / len(KINDS)
     with in_style():
         fig, panels = panel_grid(table.assign(row=""), "row", "split", height=0.55 * len(methods) + 0.5, sharey=True)

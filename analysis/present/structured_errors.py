@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.present.encoder_runs import REPAIR_LOOKS, first_text, in_order, repair_handles, repair_looks, say_repair
+from analysis.present.encoder_runs import first_text, in_order, repair_handles, repair_looks, say_repair
 from analysis.present.encoder_runs import tasks as task_names
 from analysis.present.finding import Finding
 from analysis.present.panels import finish, handle, label_axes, log_scale, panel_grid
@@ -76,9 +76,8 @@ def say_spread(table: pd.DataFrame) -> Finding:
     """
     lines = []
     for (over, task), rows in table.groupby(["over", "task"], sort=False):
-        wide = rows.pivot(index="method", columns="quantile", values="value").reindex(
-            [name for name in REPAIR_LOOKS if name in set(rows["method"])]
-        )
+        wide = rows.pivot(index="method", columns="quantile", values="value")
+        wide = wide.reindex(list(repair_looks(rows["method"])))
         first = wide.index[0]
         parts = [
             f"{say_repair(method)} {row[0.5] / wide.loc[first, 0.5]:.2f} ({row[0.95] / row[0.5]:.1f})"

@@ -10,10 +10,10 @@ from analysis.present.encoder_runs import (
     HALF,
     METRIC_LABELS,
     PLACE,
-    REPAIR_LOOKS,
     TASK,
     WEIGHTS_ALONE,
     kinds,
+    repair_looks,
     say_kind,
     say_repair,
     tasks,
@@ -183,7 +183,7 @@ def beside_claims(table: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
     """
     near = table[_nearest(table, "removed") | (_nearest(table, "parameters") & (table["parameters"] >= 0.9 * HALF))]
     out = near.pivot(index=PLACE, columns="method", values="value").round(1)
-    out = out[[name for name in REPAIR_LOOKS if name in out]].rename(columns=lambda name: f"{say_repair(name)}, %")
+    out = out[list(repair_looks(near["method"]))].rename(columns=lambda name: f"{say_repair(name)}, %")
     work = cost[cost["stage"].isin(("structures", "statistics", "mask", "repair"))]
     work = work.assign(task=tasks(work), kind=kinds(work))
     work = work[work["method"] == "LIAR"].groupby(["task", "kind", "run"])["seconds"].sum()

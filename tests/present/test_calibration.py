@@ -107,3 +107,11 @@ def test_worth_is_from_where_every_larger_number_of_windows_wins(perplexity):
     table.loc[(table["method"] == "BR+GP"), "value"] = [1.0, 2 * value["LR", 8], 1.0]
     said = calibration.say_worth(table)
     assert "BR at none of 8, 32, 128" in said and "BR+GP from 128 windows" in said
+
+
+def test_every_method_is_told_whether_it_is_worth_it(perplexity):
+    table = tables.perplexities(perplexity, criterion="wanda", split="stories")
+    other = table.assign(method=table["method"].replace("BR+GP", "BR+GP[loss=cosine]"))
+    assert "; BR+GP[loss=cosine] from 8 windows." in calibration.say_worth(other)
+    alone = calibration.say_worth(table[table["method"] == "LR"])
+    assert alone == "- **Wanda**, held-out stories: LR alone was run."

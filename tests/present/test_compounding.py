@@ -1,6 +1,7 @@
 """Errors from block to block: the table, and sentences beside the paper's numbers."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.present import calibration, compounding, tables
@@ -94,6 +95,13 @@ def test_the_order_of_methods_is_said_as_it_is(blocks):
     error.loc[error["method"] == "BR+GP", "value"] *= 10
     assert "not lower than the one before: BR+GP." in compounding.say_order(error)
     assert compounding.say_order(error)._repr_markdown_() == compounding.say_order(error)
+
+
+def test_no_method_is_left_out_of_the_order(blocks):
+    error = tables.last_block(blocks[blocks["samples"] == 32], criterion="wanda", split="calibration")
+    other = error[error["method"] == "LR"].assign(method="BR+GP[loss=cosine]", value=9.0)
+    said = compounding.say_order(pd.concat([error, other]))
+    assert "9 (BR+GP[loss=cosine]);" in said and said.endswith("not lower than the one before: BR+GP[loss=cosine].")
 
 
 def test_the_other_sentences_hold_computed_numbers(blocks):

@@ -38,6 +38,12 @@ def test_a_bar_for_each_error_and_a_sentence_for_each_method(table):
     assert f"{abs(apart):.0%} {'less' if apart < 0 else 'more'}" in said.splitlines()[0]
 
 
+def test_methods_without_a_look_of_their_own_have_bars_too(table):
+    other = "BR+GP[loss=cosine]"
+    fig = first_look.plot_one_block(table.assign(method=table["method"].replace("BR+GP", other)))
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["LR", "BR", "BR+GP+CR", other]
+
+
 def test_texts_stand_in_one_row_of_a_markdown_table():
     said = first_look.say_texts(pd.DataFrame({"prompt": ["Once"], "dense": ["a|b\nc"], "LR": [""]}))
     assert said.splitlines() == ["| prompt | dense | LR |", "| --- | --- | --- |", "| Once | a¦b / c | – |"]

@@ -562,6 +562,14 @@ def test_errors_are_said_as_ratios(errors):
     assert f"({8**0.9:.1f})" in said[0] and f"({2**0.9:.1f})" in said[3]
 
 
+def test_a_repair_without_a_look_of_its_own_is_told(errors, kept, ran):
+    def other(table):
+        return table.assign(method=table["method"].replace("LIAR", "LIAR[bias=false,ridge=0.1]"))
+
+    assert "LIAR[bias=false,ridge=0.1] 0.30 (" in structured_errors.say_spread(other(errors)).splitlines()[0]
+    assert "LIAR[bias=false,ridge=0.1], %" in structured_findings.beside_claims(other(kept), ran.cost)
+
+
 def test_bias_and_weights_are_said_apart(kept):
     said = structured_findings.say_parts(kept).splitlines()
     assert len(said) == 9 and "50 % removed: bias +2.5, weights +5.0, both +5.9" in said[0]
