@@ -122,14 +122,18 @@ def say_atlas(table: pd.DataFrame) -> Finding:
         random = f" (a random mask shares {chance.mean():.0f} % with any)" if len(chance) else ""
         ratio = _proportion(chosen)
         change = paired(ratio[REFITTED], ratio[APART], ratio=True)
-        closer = "as far as before" if not decided(change.p) else "closer" if change.difference < 0 else "farther"
+        way = "closer to" if change.difference < 0 else "farther from"
+        verdict = (
+            f"repair leaves masks {way} each other"
+            if decided(change.p)
+            else "whether repair leaves masks closer to or farther from each other is undecided"
+        )
         lines.append(
             f"- **{pattern}**: two masks share {low[SHARED]:.0f} to {high[SHARED]:.0f} % of the weights they"
             f" keep{random}. Their outputs lie {low[APART]:.1f} to {high[APART]:.1f} % of the mean square apart,"
             f" {ratio[APART].mean():.2f} times as far as from the dense matrix's ({away[APART]:.1f} %, means). Refitted"
             f" they lie {low[REFITTED]:.1f} to {high[REFITTED]:.1f} % apart, {ratio[REFITTED].mean():.2f} times as far"
-            f" as from the dense matrix's ({away[REFITTED]:.1f} %). In proportion to that distance, repair leaves masks"
-            f" {closer}{' from each other' if closer != 'closer' else ' to each other'}."
+            f" as from the dense matrix's ({away[REFITTED]:.1f} %). In proportion to that distance, {verdict}."
         )
     return Finding("\n".join(lines))
 
