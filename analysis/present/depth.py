@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.errors import UsageError
 from analysis.present.finding import Finding, enumerated, say_half
-from analysis.present.statistics import decided, holm, paired, seed_columns
+from analysis.present.statistics import decided, holm, leaders, paired, seed_columns
 from analysis.present.style import CRITERIA, Look, say_method, say_task
 from analysis.present.tables import choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
@@ -302,8 +302,8 @@ def say_search(table: pd.DataFrame) -> Finding:
 @on_tables
 def say_tasks(zero_shot: pd.DataFrame, table: pd.DataFrame) -> Finding:
     """Per pattern and method: the criterion of the lowest perplexity and that of the highest accuracy over the tasks,
-    means over seeds, with both accuracies and the standard error of each from its questions. `table` is that of
-    `repaired`.
+    all of those that tie, means over seeds, with both accuracies and the standard error of each from its questions.
+    `table` is that of `repaired`.
     """
     rows = zero_shot[zero_shot["which"] == "pruned"].assign(square=lambda rows: rows["standard_error"] ** 2)
     key = ["pattern", "method", "criterion"]
@@ -316,13 +316,16 @@ def say_tasks(zero_shot: pd.DataFrame, table: pd.DataFrame) -> Finding:
     for (pattern, method), some in means.groupby(["pattern", "method"], sort=False):
         accuracy = some.droplevel(["pattern", "method"])
         own = table[(table["pattern"] == pattern) & (table["method"] == method)].set_index("criterion")["value"]
-        low, high = own.idxmin(), accuracy["accuracy"].idxmax()
-        first, other = (100 * accuracy.loc[name, "accuracy"] for name in (low, high))
-        error = 100 * (accuracy.loc[low, "error"] + accuracy.loc[high, "error"]) / 2
-        same = "the same" if low == high else f"{CRITERIA.get(high, high)} with {other:.0f} %"
+        low, high = leaders(own, lowest=True), leaders(accuracy["accuracy"])
+        first, other = (100 * accuracy.loc[names].mean() for names in (low, high))
+        error = (first["error"] + other["error"]) / 2
+        alike = set(low) <= set(high)
+        others = enumerated(["the same"] * alike + [CRITERIA.get(n, n) for n in high if not (alike and n in low)])
+        others += "" if alike else f" with {other['accuracy']:.0f} %"
         lines.append(
-            f"- **{say_pattern(pattern)}, {say(method)}**: lowest perplexity {CRITERIA.get(low, low)}, accuracy"
-            f" {first:.0f} % (each ± {error:.0f}); highest accuracy: {same}."
+            f"- **{say_pattern(pattern)}, {say(method)}**: lowest perplexity"
+            f" {enumerated([CRITERIA.get(n, n) for n in low])}, accuracy {first['accuracy']:.0f} % (each ±"
+            f" {error:.0f}); highest accuracy: {others}."
         )
     return Finding("\n".join(lines))
 
@@ -355,8 +358,8 @@ def say_speeds(table: pd.DataFrame) -> Finding:
     lines = []
     others = table[table["kind"] != "blocks"]
     for pattern, rows in table[table["kind"] == "blocks"].groupby("pattern", sort=False):
-        best = rows.loc[rows["value"].idxmin()]
-        speed = best["faster"]
+        top = rows.loc[rows["value"].idxmin()]
+        speed = top["faster"]
         parts = []
         for kind, some in others.groupby("kind", sort=False):
             found = [at(speed, own) for _, own in some.groupby(["criterion", "method"], sort=False)]
@@ -365,11 +368,11 @@ def say_speeds(table: pd.DataFrame) -> Finding:
             parts.append(
                 f"{kind} {100 * expm1(min(reached)):.3g} %" if reached else f"{kind} reach {fastest:.2f} times at most"
             )
-        interval = say_half(best, ".2f", "faster_")
+        others_have = f"at that speed {', '.join(parts)}" if speed > 1 else "no faster than the dense model in the mean"
         lines.append(
-            f"- **{say_pattern(pattern)}**, {speed:.2f}{interval} times faster for one window:"
-            f" {100 * expm1(best['value']):.3g} % above the dense model's perplexity ({say(best['method'])}); at that"
-            f" speed {', '.join(parts)}."
+            f"- **{say_pattern(pattern)}**, {speed:.2f}{say_half(top, '.2f', 'faster_')} times faster for one window:"
+            f" {100 * expm1(top['value']):.3g} % above the dense model's perplexity ({say(top['method'])});"
+            f" {others_have}."
         )
     return Finding("\n".join(lines))
 

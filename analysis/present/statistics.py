@@ -106,6 +106,12 @@ def compare(one: pd.Series, other: pd.Series, *, ratio: bool = False) -> Paired:
     return paired(one[names].astype(float), other.reindex(names).astype(float), ratio=ratio)
 
 
+def leaders(values: pd.Series, *, lowest: bool = False) -> list[str]:
+    """The names of the highest value, or the lowest: several where they differ by rounding alone."""
+    top = values.min() if lowest else values.max()
+    return list(values.index[(values - top).abs() <= ROUNDING * abs(top)])
+
+
 def by_questions(difference: float, *errors: float) -> float:
     """Two-sided p of a difference of two scores from their standard errors over the questions asked, taken as
     independent: what one asking can say, however many seeds are asked the same.

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 
 from analysis.errors import UsageError
 from analysis.present.final import ACCURACY, HELD_OUT_ERROR, PERPLEXITY, say_rank, spearman
-from analysis.present.finding import Finding, say_half
+from analysis.present.finding import Finding, enumerated, say_half
 from analysis.present.panels import finish, handle, log_scale, panel_grid, point_notes
 from analysis.present.paper import ACCURACY as PAPER_ACCURACY
 from analysis.present.paper import MODELS, RESULTS
-from analysis.present.statistics import LEVEL, compare, holm
+from analysis.present.statistics import LEVEL, compare, holm, leaders
 from analysis.present.style import CRITERIA, CRITERION_LOOKS, OTHERS, in_style, looks, say_method, say_source, say_task
 from analysis.present.tables import on_tables, over_seeds
 from analysis.schema import TABLES
@@ -286,19 +286,21 @@ def say_disagreements(pairs: pd.DataFrame, most: int) -> Finding:
 
 @on_tables
 def say_order(table: pd.DataFrame) -> Finding:
-    """Per pattern and criterion: the method with the best accuracy and the one with the best perplexity, and whether
-    the mask alone (LR) has the best accuracy.
+    """Per pattern and criterion: the method with the best accuracy and the one with the best perplexity, all of those
+    that tie, and whether the mask alone (LR) has the best accuracy.
     """
     lines = []
     without_added = table[(table["method"] != "dense") & (table["added_samples"] == 0)]
     for (pattern, criterion), rows in without_added.groupby(["pattern", "criterion"], sort=False):
-        best, fluent = rows.loc[rows["accuracy"].idxmax()], rows.loc[rows["perplexity"].idxmin()]
-        verdict = "the same" if best["method"] == fluent["method"] else "another"
-        alone = ", LR itself, as with SparseGPT on LLaMA-7B in the paper" if best["method"] == "LR" else ""
+        rows = rows.set_index("method")
+        right, fluent = leaders(rows["accuracy"]), leaders(rows["perplexity"], lowest=True)
+        shared = set(right) & set(fluent)
+        verdict = "the same" if right == fluent else "one of them" if shared else "another"
+        said = enumerated([f"{_percent(rows.loc[name])} with {say_method(name)}" for name in right])
+        alone = ", LR itself, as with SparseGPT on LLaMA-7B in the paper" if right == ["LR"] else ""
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)} {pattern}**: best accuracy {_percent(best)} with"
-            f" {say_method(best['method'])}{alone}; best perplexity {fluent['perplexity']:.3f} with"
-            f" {say_method(fluent['method'])}: {verdict}."
+            f"- **{CRITERIA.get(criterion, criterion)} {pattern}**: best accuracy {said}{alone}; best perplexity"
+            f" {rows['perplexity'].min():.3f} with {enumerated([say_method(name) for name in fluent])}: {verdict}."
         )
     return Finding("\n".join(lines))
 

@@ -226,6 +226,13 @@ def test_a_search_on_few_windows_is_told_by_its_gap(runs, first):
 def test_accuracy_is_told_beside_perplexity(first, repaired):
     said = depth.say_tasks(first.zero_shot, repaired)
     assert "lowest perplexity Perplexity" in said and "highest accuracy: the same" in said
+    equal = first.zero_shot.assign(accuracy=0.5)
+    names = [depth.CRITERIA[name] for name in dict.fromkeys(equal["criterion"]) if name != "perplexity"]
+    assert f"highest accuracy: the same{', ' * (len(names) > 1) or ' and '}{names[0]}" in depth.say_tasks(
+        equal, repaired
+    )
+    both = depth.say_tasks(equal, repaired.assign(value=0.1))
+    assert all(line.endswith("highest accuracy: the same.") for line in both.splitlines()) and " and " in both
 
 
 def test_answers_by_kind_of_question_begin_at_the_dense_model(runs):
@@ -260,6 +267,8 @@ def test_speeds_are_measured_by_pattern_and_single_weights_have_none(fast):
     said = depth.say_speeds(fast)
     assert "**25 % of the blocks**, 1.33 ± 0.00 times faster" in said
     assert "neurons reach 1.25 times at most" in said and "weights reach 1.00 times at most" in said
+    slow = depth.say_speeds(fast.assign(faster=fast["faster"].where(fast["kind"] != "blocks", 0.97)))
+    assert slow.count("; no faster than the dense model in the mean.") == slow.count("\n") + 1
     at = depth.at(1 / 0.875, fast[fast["kind"] == "neurons"])
     low, high = 1 / 0.9, 1 / 0.8
     one, two = (4 * s * 3 * 0.5 * 1.01 for s in (0.25, 0.5))

@@ -108,11 +108,24 @@ def test_the_papers_own_case_is_seen_or_not(scores):
     said = zero_shot.say_order(scores.assign(accuracy=np.where(lr, 0.6, 0.5), perplexity=np.where(lr, 9.0, 3.0)))
     assert (
         said.count(
-            "with LR, LR itself, as with SparseGPT on LLaMA-7B in the paper; best perplexity 3.000 with BR: another."
+            "with LR, LR itself, as with SparseGPT on LLaMA-7B in the paper; best perplexity 3.000 with BR and BR+GP:"
+            " another."
         )
         == 4
     )
     assert "itself" not in zero_shot.say_order(scores.assign(accuracy=np.where(lr, 0.4, 0.5)))
+
+
+def test_all_methods_that_tie_are_named(scores):
+    tied = zero_shot.say_order(scores.assign(accuracy=0.5, perplexity=np.where(scores["method"] == "BR", 2.0, 3.0)))
+    assert (
+        tied.count("with LR, 50.0 % ± 0.0 with BR and 50.0 % ± 0.0 with BR+GP;") == 4
+        and tied.count("best perplexity 2.000 with BR: one of them.") == 4
+    )
+    assert "itself" not in tied
+    assert (
+        zero_shot.say_order(scores.assign(accuracy=0.5, perplexity=2.0)).count("with LR, BR and BR+GP: the same.") == 4
+    )
 
 
 def test_tasks_are_means_over_criteria_and_lose_from_the_dense(tasks, asked):
