@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.errors import UsageError
 from analysis.present.finding import Finding, say_half
-from analysis.present.panels import category_rows, finish, handle, panel_grid, plain_axis
+from analysis.present.panels import amount, category_rows, finish, handle, panel_grid, plain_axis
 from analysis.present.statistics import LEVEL, compare, decided, holm
 from analysis.present.style import CRITERIA, in_style, looks, say_method
 from analysis.present.tables import on_tables, over_seeds
@@ -134,7 +134,8 @@ def _contrasts(table: pd.DataFrame) -> list[str]:
             parts.append(f"{word} in {len(some)} (p < {LEVEL:g} in {sure[0]}, in {sure[1]} after Holm's correction)")
         if own:
             method = say_method(table["method"].iloc[0])
-            lines.append(f"- {method}, *{one}* against *{other}*, {len(own)} patterns: rises {', '.join(parts)}.")
+            number = amount(len(own), "pattern" if table["criterion"].nunique() == 1 else "mask")
+            lines.append(f"- {method}, *{one}* against *{other}*, {number}: rises {', '.join(parts)}.")
     return lines
 
 

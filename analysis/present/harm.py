@@ -77,13 +77,14 @@ def say_harm(table: pd.DataFrame) -> Finding:
         for _, row in rows.iterrows():
             sure = decided(corrected[measure, row["value"]])
             verdict = ("harm" if row["value"] > 0 else "gain") if sure else "undecided"
-            verdict = "" if row["seeds"] < 2 else f" ({verdict})"
-            said.append(f"{row['added_samples']}: {row['value']:+.1f}{say_half(row, '.1f')} %{verdict}")
+            said.append(f"{row['added_samples']}: {row['value']:+.1f}{say_half(row, '.1f')} % ({verdict})")
         lines.append(
             f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}** against {say_method(base)},"
             f" {measure}, windows of {say_source(added)} added: {', '.join(said)}."
         )
-    return Finding("\n".join([*lines, f"- Harm and gain: p < {LEVEL:g} after Holm's correction for {len(tested)}."]))
+    number = sum(one == one for one in p)
+    rule = f"p < {LEVEL:g} after Holm's correction for {number}" if number else "nothing could be tested"
+    return Finding("\n".join([*lines, f"- Harm and gain: {rule}."]))
 
 
 def _recipe(table: pd.DataFrame) -> pd.Series:

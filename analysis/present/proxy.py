@@ -162,9 +162,15 @@ def _contradictions(table: pd.DataFrame, most: int) -> str:
                     for measure in (HELD_OUT_ERROR, RISE)
                 ]
                 pairs.append((pattern, criterion, first, second, *pair))
-    corrected = holm([max(error.p, rise.p) for *_, error, rise in pairs])
+    corrected = holm([float(np.maximum(error.p, rise.p)) for *_, error, rise in pairs])
     opposed = [
-        (max(error.p, rise.p), p, pattern, criterion, *((one, other) if error.difference < 0 else (other, one)))
+        (
+            float(np.maximum(error.p, rise.p)),
+            p,
+            pattern,
+            criterion,
+            *((one, other) if error.difference < 0 else (other, one)),
+        )
         for (pattern, criterion, one, other, error, rise), p in zip(pairs, corrected, strict=True)
         if error.difference * rise.difference < 0
     ]

@@ -230,6 +230,8 @@ def _say_less(method: str, runs: pd.DataFrame, local: pd.DataFrame) -> str:
     claimed = PEFT in method
     said = f"{say_method(method)}: at best {top['value']:.1f} % above dense, with {top['text']:,.0f} tokens of text"
     enough = local[local["value"] <= top["value"]]
+    if local.empty:
+        return f"{said}; no local method was run"
     if enough.empty:
         return f"{said}; no local run is as good{', against the claim' * claimed}"
     one = enough.loc[enough["text"].idxmin()]

@@ -77,3 +77,8 @@ def test_it_says_the_order_what_is_left_and_the_named_contrasts(table):
     )
     turned = table.assign(**{name: -table[name] for name in ("seed 0", "seed 1", "seed 2")})
     assert "rises more in 0 (p < 0.05 in 0, in 0 after Holm's correction), less in 2" in forgotten.say_forgotten(turned)
+
+
+def test_patterns_under_several_criteria_are_masks(table):
+    said = forgotten.say_forgotten(pd.concat([table, table.assign(criterion="magnitude")]))
+    assert "4 masks: rises more in 4" in said and "patterns" not in said

@@ -91,3 +91,13 @@ def test_it_says_for_whom_error_is_no_proxy_and_which_pairs_contradict(table):
     )
     fair = proxy.proxy(runs({name: (error, 1.0) for name, (error, _) in METHODS.items()}))
     assert "0 have the lower error and the higher perplexity" in proxy.say_proxy(fair, 1)
+
+
+@pytest.mark.parametrize("measure", [HELD_OUT_ERROR, proxy.RISE])
+def test_what_cannot_be_tested_confirms_no_contradiction(table, measure):
+    seeds = ["seed 0", "seed 1", "seed 2"]
+    flat = table.copy()  # differs by a factor that is the same in every seed
+    flat.loc[flat["measure"] == measure, seeds] = flat.loc[flat["measure"] == measure, ["value"] * 3].to_numpy()
+    said = proxy.say_proxy(flat, 1).splitlines()[-1]
+    assert "2 have the lower error and the higher perplexity; both differences have p < 0.05 in 0," in said
+    assert said.endswith("after Holm's correction in 0.")

@@ -86,6 +86,8 @@ def test_how_many_times_less_text_is_as_good(best):
     assert much.endswith("more than 10 times less text, as claimed.")
     none = retraining.say_less(level(table, 20.0, method="BR+GP", samples=32)).splitlines()[-1]
     assert none.endswith("no local run is as good, against the claim.")
+    alone = retraining.say_less(table[table["method"].str.startswith("retrain")])
+    assert alone.count("; no local method was run.") == 3 and "claim" not in alone
 
 
 def test_the_whole_is_set_against_its_part(best):
