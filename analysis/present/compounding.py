@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from analysis.present.finding import Finding
+from analysis.present.finding import Finding, say_number
 from analysis.present.panels import (
     RELATIVE_ERROR,
     draw_lines,
@@ -164,10 +164,8 @@ def say_growth(table: pd.DataFrame) -> Finding:
     for split, rows in table.groupby("split", sort=False):
         said, grows = [], []
         for method, some in rows.groupby("method", sort=False):
-            low, high = some["value"].min(), some["value"].max()
-            said.append(
-                f"{say_method(method)} {low:.2g}" + (f" to {high:.2g}" if f"{low:.2g}" != f"{high:.2g}" else "")
-            )
+            ends = [say_number(value, 2) for value in (some["value"].min(), some["value"].max())]
+            said.append(f"{say_method(method)} {' to '.join(dict.fromkeys(ends))}")
             certain = some["low"].where(some["seeds"] > 1, some["value"])
             grows += [say_method(method)] if (certain > 1).all() else []
         verdict = f"it grows with {', '.join(grows)}" if grows else "with no method does it grow under every criterion"
@@ -209,7 +207,7 @@ def say_order(error: pd.DataFrame) -> Finding:
     lines = []
     for (criterion, split), rows in error.groupby(["criterion", "split"], sort=False):
         rows = rows.set_index("method")["value"].reindex(list(looks(rows["method"])))
-        path = " → ".join(f"{value:.3g} ({method})" for method, value in rows.items())
+        path = " → ".join(f"{say_number(value)} ({method})" for method, value in rows.items())
         worse = [method for method, step in rows.diff().items() if step > 0]
         change = 100 * (1 - rows.iloc[-1] / rows.iloc[0])
         verdict = f"not lower than the one before: {', '.join(worse)}" if worse else "each method lowers it"
@@ -232,8 +230,8 @@ def say_parts(profile: pd.DataFrame, split: str = CALIBRATION) -> Finding:
         last = rows[rows["block"] == rows["block"].max()].set_index("kind")["value"]
         lines.append(
             f"- **{CRITERIA.get(criterion, criterion)} {method}**, {say_split(split)}: the total error at the last"
-            f" block is {total.iloc[-1] / total.iloc[0]:.2g} times that at the first; there the inherited part alone is"
-            f" {last['inherited'] / last['total']:.0%} of the total and the local part"
+            f" block is {say_number(total.iloc[-1] / total.iloc[0], 2)} times that at the first; there the inherited"
+            f" part alone is {last['inherited'] / last['total']:.0%} of the total and the local part"
             f" {last['local'] / last['total']:.0%}."
         )
     return Finding("\n".join(lines))

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.errors import UsageError
-from analysis.present.finding import Finding
+from analysis.present.finding import Finding, say_number
 from analysis.present.panels import category_axis, draw_points, finish, handle, label_axes, panel_grid, percent_axis
 from analysis.present.paper import REFINED
 from analysis.present.statistics import compare, decided, holm, paired, seed_columns
@@ -170,8 +170,8 @@ def _draw_box(ax: Axes, x: float, values: pd.Series, color: str, name: str) -> N
 @on_tables
 def say_spread(table: pd.DataFrame) -> Finding:
     """Per pattern and held-out text: how far the criteria lie apart before and after reconstruction, masks as chosen,
-    and whether they lie closer after it (paired t over seeds of the worst one's perplexity over the best one's, Holm's
-    correction over all cases).
+    and whether they lie closer after it (paired t, over the seeds that all have, of the worst one's perplexity over the
+    best one's, Holm's correction over all cases).
 
     `table` is that of `criteria`. 2510.14444 (v1) claims that the criterion matters less after reconstruction.
     """
@@ -183,14 +183,15 @@ def say_spread(table: pd.DataFrame) -> Finding:
             wide = rows[rows["method"] == method].set_index("criterion")
             best, worst = wide["value"].idxmin(), wide["value"].idxmax()
             seeds = wide[seed_columns(wide)]
-            apart[method] = _change(seeds.max(), seeds.min())
+            apart[method] = _change(seeds.max(skipna=False), seeds.min(skipna=False))
             parts.append(
-                f"{say_method(method)} {_change(wide['value'].max(), wide['value'].min()):.2g} %"
+                f"{say_method(method)} {say_number(_change(wide['value'].max(), wide['value'].min()), 2)} %"
                 f" ({CRITERIA[best]} {wide['value'].min():.1f} % above dense to {CRITERIA[worst]}"
                 f" {wide['value'].max():.1f} %)"
             )
         first, *after = apart
-        cases += [paired(apart[method], apart[first]) for method in after]
+        found = [paired(apart[method], apart[first]) for method in after]
+        cases += [case for case in found if case.difference == case.difference]
         lines.append(
             f"- **{pattern}**, {say_split(split)}: perplexity of the worst criterion over that of the best"
             f" {'; '.join(parts)}."

@@ -11,7 +11,7 @@ from math import expm1, isnan
 import pandas as pd
 
 from analysis.errors import UsageError
-from analysis.present.finding import Finding, enumerated, say_half
+from analysis.present.finding import Finding, enumerated, say_half, say_number
 from analysis.present.statistics import decided, holm, leaders, paired, seed_columns
 from analysis.present.style import CRITERIA, Look, say_method, say_task
 from analysis.present.tables import choose, on_tables, over_seeds
@@ -193,7 +193,7 @@ def say_pattern(pattern: str) -> str:
 def say_repairs(table: pd.DataFrame) -> Finding:
     """Per pattern: the best and the worst criterion with each repair, in per cent above the dense model's perplexity,
     how many nats lie between them, and whether a repair brings them closer together (the distance between the worst
-    and the best of a seed, paired over seeds against that without repair, Holm's correction over the repairs).
+    and the best of a seed that all have, paired against that without repair, Holm's correction over the repairs).
 
     `table` is that of `repaired`.
     """
@@ -204,15 +204,18 @@ def say_repairs(table: pd.DataFrame) -> Finding:
             some = rows[rows["method"] == method]
             best, worst = some.loc[some["value"].idxmin()], some.loc[some["value"].idxmax()]
             seeds = some[seed_columns(some)]
-            gaps[method] = seeds.max() - seeds.min()
-            parts.append(f"{say(method)} {_percent(best)} to {_percent(worst)}, {gaps[method].mean():.2f} apart")
+            gaps[method] = seeds.max(skipna=False) - seeds.min(skipna=False)
+            gap = gaps[method].mean()
+            parts.append(
+                f"{say(method)} {_percent(best)} to {_percent(worst)}" + ("" if isnan(gap) else f", {gap:.2f} apart")
+            )
         lines.append(f"- **{say_pattern(pattern)}**, per cent above dense: {'; '.join(parts)}.{_say_closer(gaps)}")
     return Finding("\n".join(lines))
 
 
 def _percent(row: pd.Series) -> str:
     name = CRITERIA.get(row["criterion"], row["criterion"])
-    return f"{100 * expm1(row['value']):.3g} ({name})"
+    return f"{say_number(100 * expm1(row['value']))} ({name})"
 
 
 def _say_closer(gaps: dict[str, pd.Series]) -> str:
@@ -366,12 +369,14 @@ def say_speeds(table: pd.DataFrame) -> Finding:
             reached = [value for value in found if value is not None]
             fastest = some["faster"].max()
             parts.append(
-                f"{kind} {100 * expm1(min(reached)):.3g} %" if reached else f"{kind} reach {fastest:.2f} times at most"
+                f"{kind} {say_number(100 * expm1(min(reached)))} %"
+                if reached
+                else f"{kind} reach {fastest:.2f} times at most"
             )
         others_have = f"at that speed {', '.join(parts)}" if speed > 1 else "no faster than the dense model in the mean"
         lines.append(
             f"- **{say_pattern(pattern)}**, {speed:.2f}{say_half(top, '.2f', 'faster_')} times faster for one window:"
-            f" {100 * expm1(top['value']):.3g} % above the dense model's perplexity ({say(top['method'])});"
+            f" {say_number(100 * expm1(top['value']))} % above the dense model's perplexity ({say(top['method'])});"
             f" {others_have}."
         )
     return Finding("\n".join(lines))

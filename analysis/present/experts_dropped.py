@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.errors import UsageError
-from analysis.present.finding import Finding, say_half, say_ratio
+from analysis.present.finding import Finding, say_half, say_number, say_ratio
 from analysis.present.statistics import compare, decided, holm
 from analysis.present.structured_decoder import FLOPS, LATENCY, REMOVED, UNPRUNED
 from analysis.present.style import CRITERIA
@@ -97,7 +97,7 @@ def say_dropped(table: pd.DataFrame) -> Finding:
         for repair in [name for name in REPAIRS if name in set(part["repair"])]:
             own = part[part["repair"] == repair]
             others = table[(table["kind"] == "weights") & (table["repair"] == repair)]
-            told = ", ".join(f"{_say(row)} {row['value']:.3g}{_range(row)}" for _, row in own.iterrows())
+            told = ", ".join(f"{_say(row)} {say_number(row['value'])}{_range(row)}" for _, row in own.iterrows())
             verdict = ""
             if len(others):
                 weights = others.loc[(others["removed"] - part["removed"].mean()).abs().idxmin()]
@@ -107,7 +107,8 @@ def say_dropped(table: pd.DataFrame) -> Finding:
                 change = compare(best, weights, ratio=True)
                 better = "experts" if change.difference < 0 else "single weights"
                 verdict = (
-                    f"; single weights ({CRITERIA[weights['criterion']]} {weights['pattern']}) {weights['value']:.3g},"
+                    f"; single weights ({CRITERIA[weights['criterion']]} {weights['pattern']})"
+                    f" {say_number(weights['value'])},"
                     f" {_say(best)} beside them {say_ratio(change)}: {better if decided(p) else 'undecided'}"
                 )
             lines.append(f"    - {repair}: {told}{verdict}.")
@@ -162,7 +163,7 @@ def _say(row: pd.Series) -> str:
 
 def _range(row: pd.Series) -> str:
     """The interval of a row in brackets, where it has one."""
-    return f" ({row['low']:.3g} to {row['high']:.3g})" if row["low"] == row["low"] else ""
+    return f" ({say_number(row['low'])} to {say_number(row['high'])})" if row["low"] == row["low"] else ""
 
 
 def methods(repairs: Sequence[str], kind: str) -> list[str]:

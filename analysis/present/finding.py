@@ -42,6 +42,12 @@ def say_half(row: pd.Series, form: str, value: str = "") -> str:
     return f" ± {half:{form}}" if half == half else ""
 
 
+def say_number(value: float, figures: int = 3) -> str:
+    """A number with so many significant figures, none as a power of ten."""
+    said = f"{value:.{figures}g}"
+    return f"{float(said):.0f}" if "e+" in said else said
+
+
 def say_ratio(change: Paired) -> str:
     """A paired difference of logarithms in per cent, with its interval where it has one: "+1.2 % [+0.3, +2.1]"."""
     mean, *ends = (100 * expm1(value) for value in (change.difference, change.low, change.high))

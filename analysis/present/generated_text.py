@@ -18,7 +18,7 @@ from analysis.present.final import (
     say_rank,
     spearman,
 )
-from analysis.present.finding import Finding, say_half
+from analysis.present.finding import Finding, say_half, say_number
 from analysis.present.panels import (
     amount,
     category_axis,
@@ -293,7 +293,7 @@ def say_settings(table: pd.DataFrame) -> Finding:
         said = ", ".join(f"{say_source(row['added'])} {_change(row, measure)}" for _, row in rows.iterrows())
         confirmed = [decided(p) for p in holm([changes(row).p for _, row in rows.iterrows()])]
         verdict = f"confirmed (p < {LEVEL:g}): {', '.join(map(say_source, rows['added'][confirmed])) or 'none'}"
-        verdict = verdict if rows["seeds"].min() > 1 else "one seed, so nothing can be decided"
+        verdict = verdict if rows["seeds"].max() > 1 else "one seed, so nothing can be decided"
         lines.append(
             f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}**, {measure}: {said}; {verdict}."
         )
@@ -307,7 +307,9 @@ def say_representative(table: pd.DataFrame) -> Finding:
     """
     lines = []
     for (pattern, criterion, method, measure), rows in table.groupby([*RECIPE_COLUMNS, "measure"], sort=False):
-        order = [f"{say_source(row.calibration)} {row.value:.3g}" for row in rows.sort_values("value").itertuples()]
+        order = [
+            f"{say_source(row.calibration)} {say_number(row.value)}" for row in rows.sort_values("value").itertuples()
+        ]
         by = {"distance of second moments": rows[DISTANCE], "dense loss": rows[NATS]}
         said = ", ".join(
             f"{name} {spearman(known, rows['value']):.2f} ({_say_p(known, rows['value'])})"

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from analysis.present.finding import Finding, say_ratio, say_value
+from analysis.present.finding import Finding, say_number, say_ratio, say_value
 from analysis.present.panels import (
     MEASURES,
     RELATIVE_ERROR,
@@ -319,8 +319,8 @@ def say_cheapest(table: pd.DataFrame, within: float) -> Finding:
         )
         lines.append(
             f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}: best {_say_point(best)} with"
-            f" {best['memory_mib']:.3g} MiB; least memory within {within:g} % {_say_point(cheap)} with"
-            f" {cheap['memory_mib']:.3g} MiB, {saved} and"
+            f" {say_number(best['memory_mib'])} MiB; least memory within {within:g} % {_say_point(cheap)} with"
+            f" {say_number(cheap['memory_mib'])} MiB, {saved} and"
             f" {_say_times(most['memory_mib'] / cheap['memory_mib'], 'than the most')}, {_say_point(most)}."
         )
     return Finding("\n".join(lines))
@@ -423,4 +423,8 @@ def _say_more(one: pd.Series, other: pd.Series) -> str:
 
 
 def _say_times(ratio: float, compared: str) -> str:
-    return f"{ratio:.2g} times less {compared}" if ratio >= 1 else f"{1 / ratio:.2g} times more {compared}"
+    return (
+        f"{say_number(ratio, 2)} times less {compared}"
+        if ratio >= 1
+        else f"{say_number(1 / ratio, 2)} times more {compared}"
+    )

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.errors import UsageError
-from analysis.present.finding import Finding, say_points
+from analysis.present.finding import Finding, say_number, say_points
 from analysis.present.panels import amount, finish, log_scale, panel_grid
 from analysis.present.statistics import SEED, compare, decided, holm, seed_columns
 from analysis.present.style import CRITERIA, LEVELS, Look, in_style, looks, say_method, say_split
@@ -58,21 +58,24 @@ def at_their_best(budget: pd.DataFrame) -> pd.DataFrame:
     """`budgets` with one row for each method and number of windows: its best number of epochs, chosen for each seed on
     the held-out windows of the other seeds, so that what is reported was not chosen on.
 
-    [criterion, split, method, samples, ..., text, tokens, epochs]: epochs and tokens are means over seeds. With a
-    single seed the choice is made on that one.
+    [criterion, split, method, samples, ..., text, tokens, epochs]: epochs and tokens are means over seeds. Where no
+    other seed has all numbers of epochs that a seed has, as with a single one, the choice is made on that one.
     """
     by, names = ["criterion", "split", "method", "samples"], seed_columns(budget)
     rows = []
     for place, line in budget.groupby(by, sort=False):
         for name in names:
-            others = line[[other for other in names if other != name] or names]
-            chosen = line.loc[others.mean(axis=1).idxmin()]
+            there = line[line[name].notna()]
+            others = there[[other for other in names if other != name]].dropna(axis=1)
+            if there.empty:
+                continue
+            chosen = there.loc[(there[name] if others.empty else others.mean(axis=1)).idxmin()]
             rows.append(
                 dict(zip(by, place, strict=True))
                 | {"seed": int(name.removeprefix(SEED)), "above": chosen[name]}
                 | {column: chosen[column] for column in ("text", "tokens", "epochs")}
             )
-    table = pd.DataFrame(rows).dropna(subset="above")
+    table = pd.DataFrame(rows)
     means = table.groupby(by, sort=False)[["text", "tokens", "epochs"]].mean().reset_index()
     return over_seeds(table, by, "above", paired=TO_LR).merge(means, on=by)
 
@@ -237,7 +240,11 @@ def _say_less(method: str, runs: pd.DataFrame, local: pd.DataFrame) -> str:
     one = enough.loc[enough["text"].idxmin()]
     before = local[(local["method"] == one["method"]) & (local["text"] < one["text"])]["text"]
     least, most = top["text"] / one["text"], top["text"] / before.max() if len(before) else None
-    times = f"at least {least:.3g} times less" if most is None else f"{least:.3g} to {most:.3g} times less"
+    times = (
+        f"at least {say_number(least)} times less"
+        if most is None
+        else f"{say_number(least)} to {say_number(most)} times less"
+    )
     compute = top["tokens"] / one["tokens"]
     said += (
         f"; {say_method(one['method'])} is as good with {one['text']:,.0f} ({say_points(compare(one, top))}): {times}"
@@ -254,7 +261,7 @@ def _say_less(method: str, runs: pd.DataFrame, local: pd.DataFrame) -> str:
 
 
 def _say_times(ratio: float) -> str:
-    return f"{ratio:.2g} times fewer" if ratio >= 1 else f"{1 / ratio:.2g} times more"
+    return f"{say_number(ratio, 2)} times fewer" if ratio >= 1 else f"{say_number(1 / ratio, 2)} times more"
 
 
 @on_tables
@@ -264,10 +271,13 @@ def say_memory(budget: pd.DataFrame) -> Finding:
     fewest = trained[trained["samples"] == trained["samples"].min()]
     held = fewest.groupby("method", sort=False)["solver_memory_mib"].max().sort_values()
     (least, mib), *others = held.items()
-    said = ", ".join(f"{say_method(method)} {more / mib:.2g} times that ({more:.3g} MiB)" for method, more in others)
+    said = ", ".join(
+        f"{say_method(method)} {say_number(more / mib, 2)} times that ({say_number(more)} MiB)"
+        for method, more in others
+    )
     return Finding(
         f"- With {amount(fewest['samples'].iloc[0], 'window')} the solver holds least with {say_method(least)},"
-        f" {mib:.3g} MiB; {said}."
+        f" {say_number(mib)} MiB; {said}."
     )
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.errors import UsageError
 from analysis.present.final import CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY, against
-from analysis.present.finding import Finding
+from analysis.present.finding import Finding, say_number
 from analysis.present.panels import (
     draw_lines,
     draw_named,
@@ -268,7 +268,8 @@ def say_criteria_gap(table: pd.DataFrame) -> Finding:
         ours, paper = (some[some["source"] == source].sort_values("weights") for source in (HERE, "paper"))
         said, known = (
             ", ".join(
-                f"{say_model(row['model'])} {row['value']:.3g} ({CRITERIA[row['worst']]} over {CRITERIA[row['best']]})"
+                f"{say_model(row['model'])} {say_number(row['value'])} ({CRITERIA[row['worst']]} over"
+                f" {CRITERIA[row['best']]})"
                 for _, row in rows.iterrows()
             )
             for rows in (ours, paper)

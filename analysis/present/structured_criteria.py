@@ -145,7 +145,7 @@ def say_crossed(table: pd.DataFrame) -> Finding:
 @on_tables
 def say_lost(table: pd.DataFrame) -> Finding:
     """Per task and repair: the best and the worst criterion and the points between them; and whether repairing closes
-    the gap (that between the worst and the best of a seed, paired t over seeds, Holm's correction over the repairs).
+    the gap (that between the worst and the best of a seed that all have, paired t, Holm's correction over the repairs).
     """
     lines = []
     for (task, pattern), rows in table.groupby(["task", "pattern"], sort=False):
@@ -153,7 +153,7 @@ def say_lost(table: pd.DataFrame) -> Finding:
         for method, some in rows.groupby("method", sort=False):
             best, worst = some.loc[some["value"].idxmin()], some.loc[some["value"].idxmax()]
             seeds = some[seed_columns(some)]
-            gaps[method] = seeds.max() - seeds.min()
+            gaps[method] = seeds.max(skipna=False) - seeds.min(skipna=False)
             one, other = (
                 f"{CRITERIA.get(row['criterion'], row['criterion'])} {row['value']:.1f}" for row in (best, worst)
             )

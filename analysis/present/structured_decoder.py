@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import UsageError
-from analysis.present.finding import Finding, say_half
+from analysis.present.finding import Finding, say_half, say_number
 from analysis.present.statistics import by_questions, compare, decided, holm
 from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, say_method
 from analysis.present.tables import choose, on_tables, over_seeds
@@ -215,14 +215,14 @@ def say_repairs(table: pd.DataFrame) -> Finding:
     lines = []
     for (criterion, pattern), rows in pruned.groupby(["criterion", "pattern"], sort=False):
         value = ordered(rows, repair_order(rows["method"])).set_index("method")["value"]
-        said = ", ".join(f"{say(name)} {number:.3g}" for name, number in value.items())
+        said = ", ".join(f"{say(name)} {say_number(number)}" for name, number in value.items())
         none = [say(name) for name, number in value.items() if name != "LR" and "LR" in value and number >= value["LR"]]
         verdict = f"lowest: {say(value.idxmin())}" + (
             f"; no lower than the mask alone: {', '.join(none)}" if none else ""
         )
         lines.append(
             f"- **{say_criterion(criterion)} {pattern}**, {rows['removed'].iloc[0]:.1f} % of all parameters (dense"
-            f" {dense.value:.3g}): {said}; {verdict}."
+            f" {say_number(dense.value)}): {said}; {verdict}."
         )
     return Finding("\n".join(lines))
 
@@ -361,5 +361,7 @@ def _kind(pattern: str) -> str:
 
 def _number(row: pd.Series) -> str:
     return (
-        f"{row['value']:.3g}" if row["measure"] == PERPLEXITY else f"{row['value']:.1f} % ± {row['standard_error']:.1f}"
+        say_number(row["value"])
+        if row["measure"] == PERPLEXITY
+        else f"{row['value']:.1f} % ± {row['standard_error']:.1f}"
     )

@@ -122,24 +122,28 @@ def say_examples(table: pd.DataFrame) -> Finding:
         parts = []
         for method, line in rows.groupby("method", sort=False):
             line = line.set_index("samples").reindex(numbers)
-            parts.append(f"{say_repair(method)} {' → '.join(f'{kept:.0f}' for kept in line['value'])}")
+            kept = " → ".join(f"{value:.0f}" if value == value else "–" for value in line["value"])
+            parts.append(f"{say_repair(method)} {kept}")
             found = compare(line.loc[numbers[-1]], line.loc[numbers[-2]])
-            steps.append(
-                (found.p, f"{task}, {removed:g} % of {say_kind(kind)}, {say_repair(method)}", found.difference)
-            )
+            if found.difference == found.difference:
+                where = f"{task}, {removed:g} % of {say_kind(kind)}, {say_repair(method)}"
+                steps.append((found.p, where, found.difference))
         lines.append(f"- **{task}, {removed:g} % of {say_kind(kind)}**, % of the dense score kept: {'; '.join(parts)}.")
     changed = [
         f"{name} ({difference:+.0f})"
         for p, (_, name, difference) in zip(holm([p for p, *_ in steps]), steps, strict=True)
         if decided(p)
     ]
-    mean = sum(difference for *_, difference in steps) / len(steps)
-    return Finding(
-        "\n".join(lines)
-        + f"\n\nCalibration examples: {', '.join(map(str, numbers))}. From {numbers[-2]} to {numbers[-1]} a score moves"
-        f" by {mean:+.1f} points in the mean; the step is decided in {len(changed)} of {len(steps)} cases"
-        f"{': ' + '; '.join(changed) if changed else ''}."
-    )
+    last = f"From {numbers[-2]} to {numbers[-1]}"
+    if steps:
+        mean = sum(difference for *_, difference in steps) / len(steps)
+        said = (
+            f"{last} a score moves by {mean:+.1f} points in the mean; the step is decided in {len(changed)} of"
+            f" {len(steps)} cases{': ' + '; '.join(changed) if changed else ''}"
+        )
+    else:
+        said = f"{last} no repair was run with the same seeds"
+    return Finding("\n".join(lines) + f"\n\nCalibration examples: {', '.join(map(str, numbers))}. {said}.")
 
 
 @on_tables

@@ -71,6 +71,20 @@ def test_the_spread_of_criteria_before_and_after(masks):
     assert criteria.say_spread(shaky).endswith("decided in 0; that it is larger is decided in 0.")
 
 
+def test_the_spread_is_that_of_seeds_that_all_criteria_have(masks):
+    table = level(level(criteria.criteria(masks.perplexity, split=STORIES), 5.0), 1700.0, criterion="magnitude")
+    magnitude = table["criterion"] == "magnitude"
+    some = magnitude & (table["method"] == "BR+GP")
+    for name in ("seed 1", "seed 2"):
+        table[name] = table[name].mask(some)
+    said = criteria.say_spread(table)
+    assert "LR 1600 % (" in said and said.endswith(
+        "smaller in 0 of 2 cases, decided in 0; that it is larger is decided in 0."
+    )
+    none = criteria.say_spread(table.assign(**{"seed 0": table["seed 0"].mask(some)}))
+    assert "paper claims" not in none
+
+
 def test_whether_a_criterion_comes_first(masks):
     table = level(level(criteria.criteria(masks.perplexity, split=STORIES), 5.0), 4.0, criterion="wanda")
     table = level(table, 3.0, criterion="ria", method="BR+GP")

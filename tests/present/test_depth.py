@@ -184,6 +184,16 @@ def test_a_repair_that_halves_every_loss_brings_criteria_closer(repaired):
     assert "farther apart (undecided) with refit" in depth.say_repairs(same)
 
 
+def test_a_distance_is_that_of_seeds_that_all_criteria_have(repaired):
+    some = repaired[repaired["criterion"].isin(["influence", "random"]) & repaired["method"].isin(["LR", "refit+GP"])]
+    some = some.assign(**dict.fromkeys(["value", "seed 0", "seed 1", "seed 2"], some["criterion"].eq("random") + 0.1))
+    one = (some["criterion"] == "random") & (some["method"] == "refit+GP")
+    said = depth.say_repairs(some.assign(**{name: some[name].mask(one) for name in ("seed 1", "seed 2")}))
+    assert said.count("1.00 apart") == 2 * (said.count("\n") + 1) and "closer" not in said
+    never = depth.say_repairs(some.assign(**{name: some[name].mask(one) for name in ("seed 0", "seed 1", "seed 2")}))
+    assert "nan" not in never
+
+
 def test_what_is_given_back_is_a_share_of_what_the_mask_alone_loses(repaired):
     some = repaired[repaired["criterion"] != "perplexity"]
     assert "patch 20 %, refit 60 %, refit then BR+GP 80 %, ghost 70 %" in depth.say_back(some)

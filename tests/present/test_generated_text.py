@@ -211,6 +211,8 @@ def test_settings_that_change_every_seed_alike_are_named(written):
     table.loc[first, "seed 1"] += 3.0  # -6 and -3: t = -3 with one degree of freedom, p = 0.2
     assert "(p < 0.05): none." in generated_text.say_settings(table)
     assert "one seed" in generated_text.say_settings(table.assign(seeds=1))
+    last = table.assign(seeds=[*table["seeds"].iloc[:-1], 1])
+    assert "one seed" not in generated_text.say_settings(last)
 
 
 @pytest.mark.slow

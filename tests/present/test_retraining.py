@@ -54,6 +54,21 @@ def test_epochs_are_chosen_on_the_other_seeds(budget):
     assert alone["seed 0"] == 2.0 and alone["epochs"] == 4
 
 
+def test_epochs_are_chosen_among_those_that_a_seed_has(budget):
+    lora = (budget["method"] == LORA) & (budget["samples"] == 8)
+
+    def chosen(one, four):
+        table = budget.copy()
+        table.loc[lora & (table["epochs"] == 1), ["seed 0", "seed 1"]] = one
+        table.loc[lora & (table["epochs"] == 4), ["seed 0", "seed 1"]] = four
+        return retraining.at_their_best(table).set_index(["method", "samples"]).loc[(LORA, 8)]
+
+    alone = chosen([2.0, np.nan], [3.0, np.nan])
+    assert (alone["seeds"], alone["seed 0"], alone["epochs"]) == (1, 2.0, 1)
+    ragged = chosen([2.0, np.nan], [np.nan, 3.0])
+    assert (ragged["seeds"], ragged["seed 0"], ragged["seed 1"], ragged["epochs"]) == (2, 2.0, 3.0, 2.5)
+
+
 @pytest.fixture
 def best(budget):
     """One row for each method and number of windows, whose numbers a test sets: 20 % above dense everywhere."""

@@ -500,6 +500,14 @@ def test_how_many_examples_are_enough_is_tested_at_the_last_step(grown):
         structured_findings.say_examples(grown[grown["samples"] == 32])
 
 
+def test_a_step_that_was_not_run_is_no_step(grown):
+    some = grown[(grown["method"] != "LIAR") | (grown["samples"] < 128)]
+    said = structured_findings.say_examples(some)
+    assert said.count(" → –") == 3 and "nan" not in said and "in 0 of 3 cases" in said
+    none = structured_findings.say_examples(some[(some["method"] == "LR") == (some["samples"] == 128)])
+    assert none.endswith("From 32 to 128 no repair was run with the same seeds.") and "nan" not in none
+
+
 def test_the_gap_between_criteria_is_what_repairs_close(gone):
     seeds = ["seed 0", "seed 1", "seed 2"]
     table = gone.copy()
@@ -521,6 +529,19 @@ def test_the_gap_between_criteria_is_what_repairs_close(gone):
         )
         == 3
     )
+
+
+def test_a_gap_between_criteria_is_that_of_seeds_that_all_have(gone):
+    table = gone[gone["method"].isin(["LR", "LIAR"])].copy()
+    for number, seed in enumerate(["seed 0", "seed 1", "seed 2"]):
+        table[seed] = table["value"] * (1 + 1e-3 * number)
+    decided = "closer together with LIAR."
+    assert structured_criteria.say_lost(table).count(decided) == 3
+    alone = table.assign(value=40.0 + table["criterion"].eq("random"))
+    alone["seed 0"] = alone["value"]
+    for seed in ("seed 1", "seed 2"):  # one criterion was not run with them, and so there is nothing between the two
+        alone[seed] = alone["value"].mask((alone["method"] == "LIAR") & (alone["criterion"] == "random"))
+    assert structured_criteria.say_lost(alone).count("closer or farther (undecided) with LIAR.") == 3
 
 
 def test_the_gap_between_criteria_is_said_at_every_share(crossed):
