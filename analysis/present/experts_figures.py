@@ -90,9 +90,13 @@ def plot_foreign(table: pd.DataFrame) -> Figure:
         for (_, model), ax in panels.items():
             cells = table[table["model"] == model].pivot(index="calibration", columns="split", values="value")
             cells = cells.reindex(index=names, columns=texts)
-            drawn = ax.pcolormesh(cells.to_numpy(), cmap=COLORS, vmin=0, vmax=top, edgecolors="white", linewidth=1)
+            drawn = ax.pcolormesh(
+                np.ma.masked_invalid(cells.to_numpy()), cmap=COLORS, vmin=0, vmax=top, edgecolors="white", linewidth=1
+            )
             drawn.set_gid(f"cost {model}")
             for (row, column), value in np.ndenumerate(cells.to_numpy()):
+                if np.isnan(value):
+                    continue
                 color = "white" if value > LIGHT * top else "black"
                 ax.text(column + 0.5, row + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
             ax.set_xticks(

@@ -84,27 +84,33 @@ def say_change(measure: str) -> str:
 
 
 def spearman(one: pd.Series, other: pd.Series) -> float:
-    """Rank correlation, ties at their mean rank; NaN where one of the two does not vary."""
-    one, other = one.rank(), other.rank()
+    """Rank correlation of the pairs without NaN, ties at their mean rank; NaN where one of the two does not vary."""
+    one, other = (values.rank() for values in _pairs(one, other))
     return float("nan") if one.nunique() < 2 or other.nunique() < 2 else float(one.corr(other))
 
 
 def say_rank(one: pd.Series, other: pd.Series) -> str:
-    """Rank correlation and number of points, as in "ρ = 0.83 (n = 9)"."""
-    return f"ρ = {spearman(one, other):.2f} (n = {len(one)})"
+    """Rank correlation and number of pairs, as in "ρ = 0.83 (n = 9)"."""
+    return f"ρ = {spearman(one, other):.2f} (n = {len(_pairs(one, other)[0])})"
 
 
 def by_chance(one: pd.Series, other: pd.Series) -> float:
     """How often a random order has a rank correlation at least as far from 0: two-sided p, over all orders of up to
-    eight points, else over 20,000 drawn under a fixed seed. NaN where one of the two does not vary.
+    eight pairs without NaN, else over 20,000 drawn under a fixed seed. NaN where one of the two does not vary.
     """
     observed = spearman(one, other)
     if observed != observed:
         return observed
-    fixed, ranks = (np.asarray(values.rank() - values.rank().mean(), dtype=float) for values in (one, other))
+    fixed, ranks = (np.asarray(values.rank() - values.rank().mean(), dtype=float) for values in _pairs(one, other))
     if len(ranks) <= 8:
         orders = np.array(list(permutations(ranks)))
     else:
         orders = np.random.default_rng(0).permuted(np.tile(ranks, (20_000, 1)), axis=1)
     chance = orders @ fixed / np.sqrt((fixed**2).sum() * (ranks**2).sum())
     return float((np.abs(chance) >= abs(observed) - 1e-9).mean())
+
+
+def _pairs(one: pd.Series, other: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Both, where both have a number."""
+    there = one.notna() & other.notna()
+    return one[there], other[there]

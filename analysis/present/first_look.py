@@ -2,6 +2,8 @@
 00.
 """
 
+import re
+
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -79,11 +81,15 @@ def say_one_block(table: pd.DataFrame) -> Finding:
 
 @on_tables
 def say_texts(written: pd.DataFrame) -> Finding:
-    """Texts side by side: a row per prompt, a column per model; a new line within a text is written as "/". Raises
-    UsageError where a cell is no text.
+    """Texts side by side: a row per prompt, a column per model; a new line within a text is written as "/", what would
+    end a cell or make it bold in characters that look alike. Raises UsageError where a cell is no text.
     """
     if not written.map(lambda cell: isinstance(cell, str)).all(axis=None):
         raise UsageError("say_texts: every cell must be a text, as in the table of continuations")
-    cells = written.map(lambda text: " / ".join(text.replace("|", "¦").split("\n")).strip() or "–")
-    rows = ["| " + " | ".join(row) + " |" for row in [list(map(str, written.columns)), ["---"] * len(written.columns)]]
-    return Finding("\n".join(rows + ["| " + " | ".join(row) + " |" for row in cells.to_numpy().tolist()]))
+    head = [[_cell(str(name)) for name in written.columns], ["---"] * len(written.columns)]
+    rows = [*head, *written.map(_cell).to_numpy().tolist()]
+    return Finding("\n".join(f"| {' | '.join(row)} |" for row in rows))
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"\r\n?|\n", " / ", text.replace("|", "¦").replace("**", "∗∗")).strip() or "–"

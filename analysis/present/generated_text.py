@@ -310,6 +310,7 @@ def say_representative(table: pd.DataFrame) -> Finding:
         order = [
             f"{say_source(row.calibration)} {say_number(row.value)}" for row in rows.sort_values("value").itertuples()
         ]
+        rows = rows.dropna(subset=[DISTANCE, NATS, "value"])
         by = {"distance of second moments": rows[DISTANCE], "dense loss": rows[NATS]}
         said = ", ".join(
             f"{name} {spearman(known, rows['value']):.2f} ({_say_p(known, rows['value'])})"

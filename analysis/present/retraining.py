@@ -271,13 +271,15 @@ def say_memory(budget: pd.DataFrame) -> Finding:
     fewest = trained[trained["samples"] == trained["samples"].min()]
     held = fewest.groupby("method", sort=False)["solver_memory_mib"].max().sort_values()
     (least, mib), *others = held.items()
-    said = ", ".join(
-        f"{say_method(method)} {say_number(more / mib, 2)} times that ({say_number(more)} MiB)"
-        for method, more in others
-    )
+    said = [f"{say_method(least)}, {say_number(mib)} MiB"]
+    if others:
+        times = (
+            f"{say_method(name)} {say_number(more / mib, 2)} times that ({say_number(more)} MiB)"
+            for name, more in others
+        )
+        said.append(", ".join(times))
     return Finding(
-        f"- With {amount(fewest['samples'].iloc[0], 'window')} the solver holds least with {say_method(least)},"
-        f" {say_number(mib)} MiB; {said}."
+        f"- With {amount(fewest['samples'].iloc[0], 'window')} the solver holds least with {'; '.join(said)}."
     )
 
 

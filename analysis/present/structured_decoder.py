@@ -281,7 +281,7 @@ def say_same_size(table: pd.DataFrame) -> Finding:
             )
         lines.append(
             f"- **{say_criterion(criterion)} {pattern}**, {own['removed'].mean():.1f} % of all parameters:"
-            f" {'; '.join(parts)}."
+            f" {'; '.join(parts) or 'no single weights were run'}."
         )
     return Finding("\n".join(lines))
 

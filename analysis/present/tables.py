@@ -28,7 +28,7 @@ TO_LR, TO_DENSE = {"method": "LR"}, {"method": "dense"}  # what errors and perpl
 
 
 def on_tables(function: Callable[P, R]) -> Callable[P, R]:
-    """A function of tables, which says in a UsageError where one is none or lacks a column that the function reads.
+    """A function of tables, which says in a UsageError where one is none or lacks a column, or a row, that it reads.
 
     A figure that it draws is labelled with the first paragraph of its docstring, the description that its svg carries.
     """
@@ -51,7 +51,9 @@ def on_tables(function: Callable[P, R]) -> Callable[P, R]:
             if "pandas" not in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts:
                 raise
             shown = "; ".join(f"{name} has {', '.join(map(str, table)) or 'none'}" for name, table in tables.items())
-            raise UsageError(f"{function.__name__}: {str(error.args[0])!r} is no column there; {shown}") from error
+            raise UsageError(
+                f"{function.__name__}: {str(error.args[0])!r} is no column and no row there; {shown}"
+            ) from error
         if isinstance(out, Figure):
             out.set_label(" ".join((inspect.getdoc(function) or "").partition("\n\n")[0].replace("`", "").split()))
         return out

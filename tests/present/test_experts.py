@@ -270,3 +270,5 @@ def test_figures_draw_every_row(few, alone, dropped):
     assert drawn(fig) == sorted([*pruned["value"].round(9), *[round(dense["value"].iloc[0], 9)] * starts])
     texts = [text.get_text() for ax in experts_figures.plot_foreign(cost).axes for text in ax.texts]
     assert sorted(texts) == sorted(f"{value:.1f}" for value in cost["value"])
+    some = experts_figures.plot_foreign(cost.iloc[1:]).axes
+    assert len([text for ax in some for text in ax.texts]) == len(cost) - 1

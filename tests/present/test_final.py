@@ -105,3 +105,11 @@ def test_how_often_a_random_order_is_as_far_from_none_against_the_table_of_spear
         by_chance(many, other) == by_chance(many, other) == pytest.approx(stats.spearmanr(many, other).pvalue, abs=0.01)
     )
     assert np.isnan(by_chance(ranks, ranks * 0))
+
+
+def test_pairs_with_a_missing_number_are_none():
+    one, other = pd.Series([1, np.nan, 3, 4, 2, 5.0]), pd.Series([2.0, 9, 1, 3, 4, np.nan])
+    there = [0, 2, 3, 4]
+    assert spearman(one, other) == spearman(one[there], other[there])
+    assert by_chance(one, other) == by_chance(one[there], other[there]) > 0.5
+    assert say_rank(one, other).endswith("(n = 4)")

@@ -47,3 +47,11 @@ def test_methods_without_a_look_of_their_own_have_bars_too(table):
 def test_texts_stand_in_one_row_of_a_markdown_table():
     said = first_look.say_texts(pd.DataFrame({"prompt": ["Once"], "dense": ["a|b\nc"], "LR": [""]}))
     assert said.splitlines() == ["| prompt | dense | LR |", "| --- | --- | --- |", "| Once | a¦b / c | – |"]
+
+
+@pytest.mark.parametrize(
+    "text, said", [("a\r\nb\rc", "a / b / c"), ("a|b", "a¦b"), ("**a** *b*", "∗∗a∗∗ *b*"), ("\n", "/")]
+)
+def test_no_text_and_no_name_breaks_the_table(text, said):
+    rows = first_look.say_texts(pd.DataFrame({"prompt": [text], text: ["b"]})).splitlines()
+    assert rows == [f"| prompt | {said} |", "| --- | --- |", f"| {said} | b |"]

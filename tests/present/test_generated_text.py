@@ -238,3 +238,5 @@ def test_representative_texts_are_ordered_with_both_rank_correlations(final, mix
         .replace("self", "self-generated")
     )
     assert f"held-out error: {best} " in said and "dense loss 1.00 (p = 0.017)." in said and "over 5 texts" in said
+    lost = table.assign(nats=table["nats"].mask(table["calibration"] == table["calibration"].iloc[0]))
+    assert "over 4 texts" in generated_text.say_representative(lost).splitlines()[0]

@@ -60,3 +60,9 @@ def test_without_one_of_the_three_there_is_no_comparison(table):
         halves.halves(table[~table["recipe"].str.contains("up_proj")], MATRICES)
     with pytest.raises(UsageError, match="two lists"):
         halves.halves(table, MATRICES[:1])
+
+
+def test_a_missing_row_is_not_called_a_missing_column_alone(table):
+    made = halves.halves(table, MATRICES)
+    with pytest.raises(UsageError, match="'MLP' is no column and no row there"):
+        halves.say_halves(made[made["part"] != "MLP"])

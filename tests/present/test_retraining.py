@@ -152,3 +152,5 @@ def test_memory_is_told_as_multiples_of_the_least(budget):
         "With 8 windows the solver holds least with BR+GP, sub-blocks, 7 MiB; BR+GP 1.7 times that (12 MiB), "
         in retraining.say_memory(budget)
     )
+    alone = retraining.say_memory(budget[budget["method"].isin(["LR", "BR+GP"])])
+    assert alone == "- With 8 windows the solver holds least with BR+GP, 12 MiB."

@@ -402,6 +402,8 @@ def test_the_best_of_both_are_compared_at_the_nearest_count(compared):
         )
     )
     assert "better: structures" in structured_decoder.say_same_size(turned)
+    alone = structured_decoder.say_same_size(compared[compared["kind"] != "weights"]).splitlines()
+    assert len(alone) == 4 and all(line.endswith("parameters: no single weights were run.") for line in alone)
 
 
 def test_other_methods_share_the_spare_looks():

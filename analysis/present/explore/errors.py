@@ -19,6 +19,7 @@ from analysis.present.panels import plain_axis
 from analysis.present.readings import plot_readings, readings_profile
 from analysis.present.style import CRITERIA, looks, say_method, say_split
 from analysis.present.tables import DRAWN_KINDS, choose, on_tables
+from analysis.recipe.words import METHOD_WORDS
 from analysis.schema import CALIBRATION
 
 if TYPE_CHECKING:
@@ -57,18 +58,24 @@ def groups(blocks: pd.DataFrame) -> dict[str, pd.DataFrame]:
     options = options.map(
         lambda text: ", ".join(one for one in text.split(",") if re.match(r"(epochs|lr|batch)=", one))
     )
-    untrained = blocks["method"] == "LR"
+    untrained = ~blocks["method"].map(_trains)
     found = {}
     for key, rows in blocks.groupby(SAME, sort=False, dropna=False):
         model, pattern, refinement, calibration, samples, added, added_samples, length = key
         trained = list(dict.fromkeys(options[rows.index][~untrained[rows.index]])) or [""]
         refined = "" if refinement == "none" else f" + {refinement}"
-        more = f" and {added_samples} of {added}" if added else ""
+        more = f" and {added_samples} of {added}" if added_samples else ""
         said = f"{model}, {pattern}{refined}, {samples} × {length} tokens of {calibration}{more}"
         for training in trained:
             mine = rows[untrained[rows.index] | (options[rows.index] == training)]
             found[said + (f", {training}" if training else "")] = mine
     return found
+
+
+def _trains(method: str) -> bool:
+    """Whether a method takes steps; the mask alone and closed forms do not."""
+    word = METHOD_WORDS.get(method.partition("[")[0])
+    return word is None or word.implies.get("solver", {}).get("name") not in ("none", "ridge")
 
 
 @on_tables

@@ -65,6 +65,15 @@ def test_groups_hold_what_one_panel_may_and_untrained_runs_stand_in_each(rows):
     assert len(first) == len(second) == len(third) == len(few)
 
 
+def test_closed_forms_stand_in_every_group_and_no_added_window_is_told(rows):
+    few = rows[(rows["criterion"] == "wanda") & rows["method"].isin(("LR", "BR"))].assign(added="self", added_samples=0)
+    closed = few[few["method"] == "LR"].assign(method="ridge", recipe="wanda-50% ridge", run="closed")
+    longer = few[few["method"] == "BR"].assign(recipe="wanda-50% BR[epochs=9,lr=0.01]", run="other")
+    found = errors.groups(pd.concat([few, closed, longer], ignore_index=True))
+    assert [name.rpartition("stories")[2] for name in found] == ["", ", epochs=9, lr=0.01"]
+    assert all(set(part["method"]) == {"LR", "ridge", "BR"} for part in found.values())
+
+
 @pytest.mark.slow
 def test_controls_say_what_is_drawn_and_another_source_is_read_when_asked_for(rows):
     asked = []
