@@ -340,7 +340,7 @@ def _without_shared(
     if not drop:
         check_origins(both, _origins(calibration.provenance), _origins(windows.provenance))
     shared, run, first = _find_repeated(calibration, windows)
-    lost = _with_partners(shared, windows)
+    lost = with_partners(shared, windows)
     if len(shared) > CHANCE * len(windows) and not (drop and len(lost) < len(windows)):
         ids = windows.ids[shared[0], first : first + run][windows.mask[shared[0], first : first + run]].tolist()
         text = f"tokens {ids[:8]}" if tokenizer is None else repr(tokenizer.decode(ids)[:SHOWN])
@@ -360,7 +360,7 @@ def _without_shared(
     return replace(part, provenance={**part.provenance, "dropped": windows.provenance.get("dropped", 0) + len(lost)})
 
 
-def _with_partners(rows: np.ndarray, windows: Windows) -> np.ndarray:
+def with_partners(rows: np.ndarray, windows: Windows) -> np.ndarray:
     """These rows, and those of the other sentences of their pairs, in order."""
     if windows.labelled is None or windows.labelled.pairs is None or not len(rows):
         return rows

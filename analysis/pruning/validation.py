@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -9,7 +10,7 @@ from analysis.errors import UsageError
 from analysis.pruning.checks import check_windows, misfits, validation_problem
 from analysis.recipe.recipe import Recipe
 from analysis.schema import VALIDATION
-from analysis.windows import Windows, disjoint, repeated
+from analysis.windows import Windows, disjoint, repeated, with_partners
 
 SHARE = 4  # of so many calibration windows one is set aside
 
@@ -21,7 +22,7 @@ def with_validation(
     in two of them.
 
     validation: windows given for it; None: the last quarter of the calibration text's own windows is set aside, of
-    which those that share text with what is left are dropped. Raises UsageError where there is nothing to set aside or
+    which those that share text with what is left are dropped (sentence pairs go whole). Raises UsageError where there is nothing to set aside or
     nothing to select, OverlapError where text is shared.
     """
     if validation is not None:
@@ -37,11 +38,20 @@ def with_validation(
 
 
 def set_aside(calibration: Windows) -> tuple[Windows, list[Windows]]:
-    """Calibration windows, and the last quarter of its own ones, at least one, set aside."""
-    own, rows = calibration.own, torch.arange(len(calibration))
-    aside = (rows >= own - max(1, own // SHARE)) & (rows < own)
-    rest, validation = calibration.take(rows[~aside]), calibration.take(rows[aside])
-    shared, _ = repeated(rest, validation)
+    """Calibration windows, and the last quarter of its own ones, at least one, set aside; of sentence pairs whole ones.
+
+    Raises UsageError where nothing is left on one of the two sides.
+    """
+    own = calibration.own
+    aside = torch.zeros(len(calibration), dtype=torch.bool)
+    aside[with_partners(np.arange(own - max(1, own // SHARE), own), calibration)] = True
+    if bool(aside.all()):
+        raise UsageError(
+            f"validation: all {own} windows of {calibration.label!r} would be set aside; give more windows, or a"
+            " validation text of its own"
+        )
+    rest, validation = (calibration.take(rows.nonzero().flatten()) for rows in (~aside, aside))
+    shared = with_partners(repeated(rest, validation)[0], validation)
     if len(shared) == len(validation):
         raise UsageError(
             f"validation: every one of the {len(validation)} windows set aside from {calibration.label!r} repeats what"

@@ -8,6 +8,7 @@ from analysis.pruning.loop import prune
 from analysis.pruning.validation import set_aside
 from analysis.recipe.recipe import Recipe
 from analysis.windows import append
+from tests.helpers.encoders import sentence_pairs
 from tests.helpers.small import small_llama, windows
 
 STEPS = "epochs=2,batch=4,lr=1e-3"
@@ -29,6 +30,19 @@ def test_windows_set_aside_repeat_nothing_of_what_is_left():
     some.ids[6] = some.ids[1]
     with pytest.raises(UsageError, match="every one of the 2 windows set aside .* repeats what is left"):
         set_aside(some)
+
+
+def test_sentence_pairs_are_set_aside_and_dropped_whole():
+    """Ten pairs: a quarter of the 20 windows cuts the eighth one, which goes aside as a whole."""
+    some = sentence_pairs(10)
+    some.mask[:] = True
+    rest, (validation,) = set_aside(some)
+    assert (len(rest), validation.labelled.pairs.tolist()) == (14, [7, 7, 8, 8, 9, 9])
+    some.ids[17] = some.ids[3]
+    rest, (validation,) = set_aside(some)
+    assert (len(rest), validation.labelled.pairs.tolist()) == (14, [7, 7, 9, 9])
+    with pytest.raises(UsageError, match="all 2 windows of 'pairs' would be set aside"):
+        set_aside(sentence_pairs(1))
 
 
 @pytest.mark.slow
