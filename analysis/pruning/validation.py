@@ -22,8 +22,8 @@ def with_validation(
     in two of them.
 
     validation: windows given for it; None: the last quarter of the calibration text's own windows is set aside, of
-    which those that share text with what is left are dropped (sentence pairs go whole). Raises UsageError where there is nothing to set aside or
-    nothing to select, OverlapError where text is shared.
+    which those that share text with what is left are dropped (sentence pairs go whole). Raises UsageError where there
+    is nothing to set aside or nothing to select, OverlapError where text is shared.
     """
     if validation is not None:
         if problem := validation_problem(recipe):
