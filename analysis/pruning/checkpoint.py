@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -252,5 +252,6 @@ def identity(state: State) -> str:
         state.measure,
         storage.libraries(),
         *([state.every] if state.every != 1 else []),
+        *([] if state.dense_model.fingerprint else [cast(Any, model).config.to_json_string()]),
     ]
     return storage.identity_digest(parts)

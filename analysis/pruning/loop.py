@@ -155,11 +155,11 @@ def _walk(state: State, checkpoint: Path | str | None) -> Pruned:
     folder = None if checkpoint is None else Checkpoint(expanded(checkpoint), identity(state))
     with away(state.dense_model.model):
         done = resume(state, folder) if folder else 0
+        before = state.counts()
         chooser.begin(state)
         with bar(total=len(state.plan), desc=recipe.label, unit="unit") as progress:
             progress.update(done)
             for visit in state.plan[done:]:
-                before = state.counts()
                 with held(*state.modules(visit.blocks)):
                     _visit(state, visit)
                     if folder:
@@ -167,6 +167,7 @@ def _walk(state: State, checkpoint: Path | str | None) -> Pruned:
                             folder.write(visit.index, visit_tensors(state, visit), state.rows_since(before))
                         distributed.everyones(visit.index)  # written, for whoever reads blocks from there
                         shelve(state, visit, folder.file(visit.index))
+                before = state.counts()
                 progress.update(1)
     chooser.finish(state)
     _assert_all_masked(state)

@@ -13,6 +13,7 @@ from analysis.errors import SparsityError, StoreError
 from analysis.pruning.checkpoint import Checkpoint, computing_with, kept_threads, tensors_digest
 from analysis.pruning.loop import prune
 from analysis.recipe.recipe import Recipe
+from tests.helpers.families import tiny
 from tests.helpers.small import small_llama, windows
 
 
@@ -118,6 +119,23 @@ def _interrupted(monkeypatch, folder):
     return lambda: prune(*arguments, checkpoint=folder, measure=False)
 
 
+@pytest.mark.parametrize(
+    ("family", "recipe"),
+    [("mixtral", "reap-experts-50% LIAR"), ("llama", "perplexity-blocks-1 LR"), ("llama", "fisher-neurons-50% LIAR")],
+)
+def test_what_was_recorded_before_the_first_visit_is_kept_with_it(tmp_path, family, recipe):
+    """Rows of masks that are chosen for all blocks at once, before any visit."""
+    arguments = tiny(family), Recipe.parse(recipe), windows(4, vocabulary=64)
+    whole = prune(*arguments, checkpoint=tmp_path, measure=False)
+    for file in sorted(tmp_path.glob("visit-*"))[1:]:
+        file.unlink()
+    resumed = prune(*arguments, checkpoint=tmp_path, measure=False)
+    assert resumed.tables["experts"].equals(whole.tables["experts"])
+    for made in (whole, resumed):
+        cost = made.tables["cost"]
+        assert len(cost[(cost.unit == -1) & (cost.stage == "mask")]) == 1
+
+
 def test_a_run_goes_on_with_the_threads_it_began_with(tmp_path, monkeypatch):
     with computing_with(3):
         resume = _interrupted(monkeypatch, tmp_path)
@@ -127,6 +145,20 @@ def test_a_run_goes_on_with_the_threads_it_began_with(tmp_path, monkeypatch):
     for threads in ("", "x", "0", "-1", "9" * 5000):
         _rewrite(tmp_path / "visit-0000.safetensors", threads=threads)
         assert kept_threads(tmp_path) is None
+
+
+def test_visits_of_a_model_of_the_same_weights_and_another_config_are_done_again(tmp_path):
+    """Of a model without files the parameters say nothing of how they are used."""
+    recipe, text = Recipe.parse("wanda-50% LR"), windows(2)
+    made = [small_llama(blocks=2), small_llama(blocks=2)]
+    made[1].model.rotary_emb.inv_freq *= 0.5
+    made[1].config.rope_parameters["rope_theta"] = 5.0
+    keepers = []
+    for model in (*made, made[1]):
+        prune(model, recipe, text, checkpoint=tmp_path, measure=False)
+        with safe_open(tmp_path / "visit-0000.safetensors", framework="pt") as opened:
+            keepers.append(opened.metadata()["identity"])
+    assert keepers[0] != keepers[1] == keepers[2]
 
 
 @pytest.mark.slow
