@@ -91,10 +91,10 @@ class Recipe(Part):
     tokens: str = choice(
         "all",
         TOKENS,
-        meaning="of text with pictures: which tokens count in statistics and in losses that compare hidden states: all,"
-        " or those of the text, or of the pictures (image), alone",
+        meaning="of text with pictures: which tokens count in statistics and in losses of parts of the model: all, or"
+        " those of the text, or of the pictures (image), alone",
     )
-    """Which tokens of text with pictures count in statistics, and in losses that compare hidden states."""
+    """Which tokens of text with pictures count in statistics, and in losses of parts of the model."""
     starved: str = choice(
         "shrink",
         STARVED,
@@ -154,9 +154,8 @@ class Recipe(Part):
         if self.masks_first and looks and self.pattern.whole:
             yield f"tokens={self.tokens} does not apply: scope=global looks at whole windows of the dense model"
         solves = self.solver.name in ("ridge", "gradient") or self.repair.name != "none"
-        hidden = self.solver.name == "retrain" and self.solver.objective == "hidden"
-        if not (looks or solves or hidden or self.refinement.name != "none"):
-            yield f"tokens={self.tokens} does not apply: nothing looks at inputs or compares hidden states"
+        if not (looks or solves or self.refinement.name != "none"):
+            yield f"tokens={self.tokens} does not apply: nothing looks at inputs or fits them part by part"
 
     def _check_experts(self) -> Iterator[str]:
         """What is said of experts' statistics where nobody looks at any."""

@@ -160,11 +160,11 @@ def gains(look: Look) -> list[float]:
 
 @torch.inference_mode()
 def last_states(look: Look) -> Tensor:
-    """(blocks + 1, N, H) float64 on the CPU: the last real token of each window at every block's input, and behind the
-    last block."""
-    mask = look.streams.mask[: look.shown].cpu()
-    last = (mask * torch.arange(1, mask.shape[1] + 1)).argmax(1)
-    pick = lambda hidden: hidden.cpu()[torch.arange(len(mask)), last].double()
+    """(blocks + 1, N, H) float64 on the CPU: the last token that counts of each window that has one, at every block's
+    input, and behind the last block."""
+    counts = look.streams.counts[: look.shown].cpu()
+    rows, last = counts.any(1).nonzero()[:, 0], (counts * torch.arange(1, counts.shape[1] + 1)).argmax(1)
+    pick = lambda hidden: hidden.cpu()[rows, last[rows]].double()
     states, last_block = [], look.parts.blocks[-1]
     for block, hidden in look.walk():
         states.append(pick(hidden))

@@ -92,7 +92,7 @@ def ghost_sums(run: Sequence[Block], recording: Recording, hidden: Tensor, sourc
     device, width = next(run[0].module.parameters()).device, hidden.shape[2]
     sums = Accumulator(Sums.PARTS, width, precision=torch.float64, device=device)
     for rows in distributed.own(chunks(hidden.shape[0], hidden.shape[1], device)):
-        real = recording.mask[rows].to(device)
+        real = recording.counts[rows].to(device)
         modules, states = [block.module for block in run], source[rows].to(device)
         target = unit_output(modules, run[0].index, recording, states, rows)
         sums.add(hidden[rows].to(device)[real], target[real])

@@ -30,6 +30,10 @@ def test_a_recipe_that_does_not_say_so_is_as_it_was():
         ("wanda-50%[tokens=pictures] LR", "tokens"),
         ("wanda-50% BR[train=projector]", "train=projector is a part of a whole model that reads pictures"),
         ("magnitude-50%[tokens=text] LR", "tokens=text does not apply: nothing looks at inputs"),
+        (
+            "magnitude-50%[tokens=image] retrain[objective=hidden]",
+            "tokens=image does not apply: nothing looks at inputs",
+        ),
         ("flap-neurons-50%[scope=global,tokens=text] LR", "tokens=text does not apply: scope=global looks at whole"),
     ],
 )

@@ -16,6 +16,7 @@ from analysis.structured import depth_criteria
 from analysis.structured.depth_criteria import DEPTH_COSTS, NOISE, Look, choose_blocks, gains, influences, last_states
 from tests.helpers.encoders import encoder, examples
 from tests.helpers.families import tiny
+from tests.helpers.pictured import pictured
 from tests.helpers.small import block_outputs, small_llama, windows
 
 TEXT = windows(4, padded=True)
@@ -37,6 +38,18 @@ def double_llama():
 def states(model) -> list[torch.Tensor]:
     """Hidden states at every block's input, and behind the last."""
     return [model.model.embed_tokens(TEXT.ids), *block_outputs(model, TEXT)]
+
+
+def test_the_angle_is_that_of_the_last_tokens_that_count():
+    """Of text and of pictures alone; a window without such tokens counts for nothing."""
+    model, given = pictured("llava", padded=True)
+    parts = anatomy(model)
+    given.pictures.at[1] = False
+    for tokens, picked in (("text", [19, 19, 14]), ("image", [6, None, 6])):
+        streams = open_streams(model, parts, "calibration", given, tokens=tokens)
+        rows = [row for row, place in enumerate(picked) if place is not None]
+        expected = streams.dense[rows, [picked[row] for row in rows]].double()
+        torch.testing.assert_close(last_states(Look(model, parts, streams, 3, "blocks", source))[0], expected)
 
 
 def middle(model) -> list[torch.Tensor]:

@@ -9,9 +9,17 @@ from analysis.pruning.checks import witnesses
 from analysis.recipe.parts import Repair
 from analysis.streams.moments import Accumulator, Sums
 from analysis.streams.streams import open_streams
-from analysis.structured.depth_repair import check_added, cut_sums, last_projection, repair_projection, through
+from analysis.structured.depth_repair import (
+    check_added,
+    cut_sums,
+    ghost_sums,
+    last_projection,
+    repair_projection,
+    through,
+)
 from tests.helpers.encoders import encoder
 from tests.helpers.families import tiny
+from tests.helpers.pictured import pictured
 from tests.helpers.small import block_outputs, small_llama, windows
 
 TOKENS, IN, OUT = 200, 12, 5
@@ -119,7 +127,20 @@ def test_a_projection_is_asked_for_what_the_dense_run_gives_less_the_residual():
     matrix = last_projection(parts.blocks[1], "blocks")
     sums = cut_sums(parts.blocks[1], matrix, parts.blocks[1:4], streams.recording, hidden, hidden)
     torch.testing.assert_close((sums.gram, sums.cross, sums.outputs), (x.T @ x, y.T @ x, y.sum(0)))
+    ghost = ghost_sums(parts.blocks[1:4], streams.recording, hidden, hidden)
+    h, t = hidden[text.mask], outputs[3][text.mask]
+    torch.testing.assert_close((ghost.gram, ghost.cross, ghost.outputs), (h.T @ h, t.T @ h, t.sum(0)))
     assert matrix.name == "mlp.down_proj" and last_projection(parts.blocks[1], "mlp").name == "self_attn.o_proj"
+
+
+@pytest.mark.parametrize("tokens", ["all", "text", "image"])
+def test_sums_are_over_the_tokens_that_count(tokens):
+    model, given = pictured("llava", padded=True)
+    parts = anatomy(model)
+    streams, block = open_streams(model, parts, "calibration", given, tokens=tokens), parts.blocks[0]
+    cut = cut_sums(block, last_projection(block, "blocks"), [block], streams.recording, streams.dense, streams.dense)
+    ghost = ghost_sums([block], streams.recording, streams.dense, streams.dense)
+    assert cut.tokens == ghost.tokens == int(given.which(tokens).sum())
 
 
 @pytest.mark.parametrize("kind", ["blocks", "mlp"])
