@@ -15,11 +15,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from analysis.errors import UsageError
 from analysis.masks.choose import choose_mask
+from analysis.masks.seeds import generator
+from analysis.masks.shares import block_sizes, matrix_shares
 from analysis.models.anatomy import Block, anatomy
 from analysis.models.held import held
 from analysis.models.quiet import evaluation_mode
 from analysis.recipe.recipe import Recipe
+from analysis.recipe.shares import NO_OWL, OWL
 from analysis.reconstruction.closed_form import ridge
 from analysis.schema import CALIBRATION, validate
 from analysis.streams.moments import Moments, Statistics
@@ -35,34 +39,47 @@ def mask_overlaps(model: nn.Module, windows: Windows, recipes: Mapping[str, Reci
 
     recipes: by the word that tables name a mask by; criterion, pattern, refinement and seed choose it (SparseGPT's own
     update of kept weights is left out). windows: the calibration text. Raises NumericalError naming a matrix that
-    is not finite, UsageError for a pattern that does not fit.
+    is not finite, UsageError for a pattern that does not fit, and for shares=owl.
     """
+    if odd := [word for word, recipe in recipes.items() if recipe.pattern.shares == OWL]:
+        raise UsageError(f"mask_overlaps: {odd[0]}: {NO_OWL}")
     parts = anatomy(model)
+    sizes = block_sizes(parts)
+    shares = {word: matrix_shares(recipe.pattern, sizes) for word, recipe in recipes.items()}
     rows: list[dict[str, Any]] = []
     with evaluation_mode(model):
         streams = open_streams(model, parts, CALIBRATION, windows, apart=False)
         for block in parts.blocks:
             with held(block.module):
-                rows += _block_rows(block, streams, recipes)
+                rows += _block_rows(block, streams, recipes, shares)
                 advance_streams(streams, block.module, block.module, block.index)
     return validate("overlap", pd.DataFrame(rows))
 
 
-def _block_rows(block: Block, streams: Streams, recipes: Mapping[str, Recipe]) -> list[dict[str, Any]]:
+def _block_rows(
+    block: Block, streams: Streams, recipes: Mapping[str, Recipe], shares: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
     statistics = input_statistics(block, block.matrices, streams, streams.dense, "gram", torch.float32)
     rows: list[dict[str, Any]] = []
     for matrix in block.matrices:
         name, weight = f"{block.name}.{matrix.name}", matrix.weight().detach()
-        masks = {word: _mask(recipe, weight, statistics[matrix.name], name) for word, recipe in recipes.items()}
+        masks = {
+            word: _mask(recipe, shares[word].get(name), weight, statistics[matrix.name], name)
+            for word, recipe in recipes.items()
+        }
         where = {"block": block.index, "matrix": matrix.name}
         rows += [where | row for row in _pairs(weight, masks, statistics[matrix.name], name)]
     return rows
 
 
-def _mask(recipe: Recipe, weight: Tensor, statistics: Statistics, name: str) -> Tensor:
-    generator = torch.Generator().manual_seed(recipe.seed)
+def _mask(recipe: Recipe, share: float | None, weight: Tensor, statistics: Statistics, name: str) -> Tensor:
+    """The mask that `prune` chooses; share: of weights to remove, where the pattern is uneven."""
+    if share == 0:
+        return weight != 0 if recipe.pattern.zeros else torch.ones_like(weight, dtype=torch.bool)
+    pattern = recipe.pattern if share is None or recipe.pattern.of else recipe.pattern.at(share)
+    source = generator(recipe.seed, "mask", name)
     return choose_mask(
-        recipe.criterion, recipe.pattern, weight, statistics, generator, name=name, refinement=recipe.refinement
+        recipe.criterion, pattern, weight, statistics, source, name=name, refinement=recipe.refinement
     ).mask
 
 

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from analysis import distributed
 from analysis.masks.notes import Note
+from analysis.masks.seeds import generator
 from analysis.measure.cost import Meter
 from analysis.models.anatomy import Anatomy, Block, Matrix, evaluating
 from analysis.models.passing import Passing, check_cut, put_back, take_out
 from analysis.models.replay import last_hidden, random_windows, tolerance_for
 from analysis.models.widths import assign_bias
 from analysis.pruning.checks import witnesses
-from analysis.pruning.seeds import generator
 from analysis.pruning.state import State
 from analysis.pruning.structures import searches_penalty
 from analysis.recipe.depth import removed_count

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from analysis.errors import UnsupportedModel
 from analysis.masks.notes import Note
+from analysis.masks.seeds import generator
 from analysis.measure.cost import Meter
 from analysis.models.anatomy import Anatomy, anatomy
 from analysis.models.experts import LAST, expert_count, experts_per_token
 from analysis.models.fewer_experts import check_fewer, cut_experts, mixtures, router_groups
-from analysis.pruning.seeds import generator
 from analysis.pruning.state import State
 from analysis.pruning.structures import searches_penalty
 from analysis.recipe.experts import kept_experts

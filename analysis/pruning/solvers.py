@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from analysis.masks.notes import Note
+from analysis.masks.seeds import generator
 from analysis.measure.cost import Meter
 from analysis.models.replay import record
 from analysis.pruning.depth import fit_ghost, prepare_repair, repair_cut
 from analysis.pruning.experts import repair_experts
-from analysis.pruning.seeds import generator
 from analysis.pruning.state import State
 from analysis.pruning.steps import SolverSteps, Step, reads_both
 from analysis.pruning.structures import (

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from analysis import distributed
 from analysis.masks.notes import Note
+from analysis.masks.seeds import generator
 from analysis.measure.cost import Meter
 from analysis.models.anatomy import Anatomy, anatomy
 from analysis.models.widths import assign_bias, widths
-from analysis.pruning.seeds import generator
 from analysis.pruning.state import State
 from analysis.recipe.parts import Pattern
 from analysis.recipe.recipe import Recipe

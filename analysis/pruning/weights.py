@@ -8,9 +8,9 @@ from torch import Tensor
 
 from analysis.masks.choose import choose_mask, wanted_statistics
 from analysis.masks.notes import Note
+from analysis.masks.seeds import generator
 from analysis.measure.cost import Meter
 from analysis.models.anatomy import Block, Matrix
-from analysis.pruning.seeds import generator
 from analysis.pruning.state import State
 from analysis.recipe.parts import Criterion, Refinement
 from analysis.recipe.recipe import Recipe

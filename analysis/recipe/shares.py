@@ -24,6 +24,9 @@ from analysis.errors import quoted
 from analysis.recipe.files import read_small
 
 OWL = "owl"
+NO_OWL = (
+    "shares=owl looks at the whole model first, and masks are compared matrix by matrix; give the shares themselves"
+)
 BLOCK_NUMBER = re.compile(r"\d{1,9}")
 MATRIX_NAME = re.compile(r"[A-Za-z_][\w.]{0,299}")
 SKIP_SAYS = (

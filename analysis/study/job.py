@@ -28,6 +28,7 @@ from analysis.pruning.checks import (
 )
 from analysis.recipe.parts import TRAINED
 from analysis.recipe.recipe import Recipe
+from analysis.recipe.shares import NO_OWL, OWL
 from analysis.reconstruction.schedule import every_problem
 from analysis.text.sources import BOS, MODES, endless_error, parse_source, source_fingerprint
 from analysis.text.tasks import check_tasks, task_fingerprint
@@ -381,6 +382,8 @@ def _compared_problems(name: str, recipes: Sequence[object]) -> Iterator[str]:
     made = [recipe for recipe in recipes if isinstance(recipe, Recipe)]
     if kinds := sorted({recipe.pattern.kind for recipe in made} - {"weights"}):
         yield f"{name}: only masks of single weights can be compared, got masks of {', '.join(kinds)}"
+    if owl := [recipe for recipe in made if recipe.pattern.shares == OWL]:
+        yield f"{name}: {owl[0]}: {NO_OWL}"
     words = [mask_word(recipe) for recipe in made]
     if len(set(words)) < max(2, len(words)):
         yield f"{name}: give at least two masks, each criterion and refinement once, got {', '.join(words)}"

@@ -4,9 +4,11 @@ import pandas as pd
 import pytest
 import torch
 
+from analysis.errors import UsageError
 from analysis.measure.mask_overlap import mask_overlaps
 from analysis.models.anatomy import anatomy
 from analysis.models.hooks import hooked
+from analysis.pruning.loop import prune
 from analysis.recipe.recipe import Recipe
 from tests.helpers.small import small_llama, windows
 
@@ -61,6 +63,24 @@ def test_functions_are_as_far_apart_as_their_outputs_on_real_tokens(compared):
     assert row(table, "wanda", "dense")["apart"] == pytest.approx(
         ((one - x @ weight.T).square().sum() / whole).item(), rel=1e-4
     )
+
+
+def test_masks_are_those_that_prune_chooses():
+    """Random ones, dense matrices and blocks of shares of their own included; every matrix draws its own."""
+    model, seen = small_llama(), windows(4, padded=True)
+    recipes = {
+        "random": Recipe.parse("random-50% LR"),
+        "wanda": Recipe.parse("wanda-40%[skip=first:1,statistics=dense] LR"),
+        "magnitude": Recipe.parse("magnitude-40%[shares=0.2+0.6+0.4,skip=q_proj] LR"),
+    }
+    table = mask_overlaps(model, seen, recipes)
+    masks = {word: prune(model, recipe, seen, measure=False).masks for word, recipe in recipes.items()}
+    for found in table[table["other"] != "dense"].itertuples():
+        name = f"model.layers.{found.block}.{found.matrix}"
+        one, other = masks[found.mask][name], masks[found.other][name]
+        assert found.shared == pytest.approx(float((one & other).sum() / (one | other).sum())), name
+    with pytest.raises(UsageError, match="wanda: shares=owl looks at the whole model first"):
+        mask_overlaps(model, seen, {"wanda": Recipe.parse("wanda-50%[shares=owl] LR")})
 
 
 def test_refitting_brings_every_mask_nearer_to_the_dense_matrix_and_swaps_do_too(compared):

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from analysis.errors import UnsupportedModel, UsageError
+from analysis.masks.seeds import generator
 from analysis.measure.perplexity import perplexity
 from analysis.models.anatomy import anatomy
 from analysis.pruning.checkpoint import Checkpoint
 from analysis.pruning.loop import prune
-from analysis.pruning.seeds import generator
 from analysis.pruning.solvers import warn_of_worse
 from analysis.recipe.parts import TRAINED
 from analysis.recipe.recipe import Recipe

@@ -40,6 +40,7 @@ def test_masks_are_chosen_with_the_seed_of_the_job():
         (["wanda-50% LR"], "at least two masks"),
         (["wanda-50% LR", "wanda-60% BR"], "each criterion and refinement once, got wanda, wanda"),
         (["wanda-50% LR", "flap-neurons-50% LR"], "only masks of single weights can be compared, got masks of neurons"),
+        (["wanda-50%[shares=owl] LR", "magnitude-50% LR"], "shares=owl looks at the whole model first"),
         ([3, "wanda-50% LR"], "must be recipes or their texts"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import torch
 
-from analysis.pruning.seeds import generator
+from analysis.masks.seeds import generator
 
 
 def test_a_generator_is_of_its_seed_and_place_alone():
