@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from analysis.errors import NumericalError
-from analysis.measure.block_error import advance_and_measure, error_quantiles, square_sum
+from analysis.measure.block_error import QUANTILES, _quantiles, advance_and_measure, error_quantiles, square_sum
 from analysis.models.anatomy import anatomy
 from analysis.models.replay import run
 from analysis.streams.streams import open_streams
@@ -116,6 +116,15 @@ def test_square_sum_ignores_padding_and_does_not_lose_small_terms():
     x[0, 0] = 1e4
     assert square_sum(x, torch.tensor([[False, True, True]])) == pytest.approx(8e-8, rel=1e-6)
     assert square_sum(x, torch.tensor([[True, True, True]])) > 4e8
+
+
+def test_quantiles_are_those_of_torch_to_the_bit_and_of_more_values():
+    values = torch.randn(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    levels = torch.tensor(QUANTILES, dtype=torch.float64)
+    for count in (1, 2, 101, 1000):
+        assert torch.equal(_quantiles(values[:count], levels), values[:count].quantile(levels))
+    many = torch.arange(2**24 + 1).double()
+    assert _quantiles(many, torch.tensor([0.0, 0.5, 1.0]).double()).tolist() == [0, 2**23, 2**24]
 
 
 @pytest.mark.slow
