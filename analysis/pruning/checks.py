@@ -310,6 +310,11 @@ def check_windows(
     for label, windows in {CALIBRATION: calibration, **held_out}.items():
         if len(windows) == 0 or windows.tokens == 0:
             raise UsageError(f"{label}: no {'tokens' if len(windows) else 'windows'}; give at least one")
+        if not bool((real := windows.mask.any(dim=1)).all()):
+            raise UsageError(
+                f"{label}: window {int(real.int().argmin())} of {len(windows)} has no real token, only padding; leave"
+                " it out"
+            )
         if context is not None and windows.length > context:
             raise UsageError(
                 f"{label}: windows of {windows.length} tokens are longer than the model's context of {context}; give a"

@@ -144,3 +144,11 @@ def test_neurons_of_latent_attention_are_refused_first():
 def test_windows_beyond_the_usable_context_are_refused_first():
     with pytest.raises(UsageError, match="windows of 64 tokens are longer than the model's context of 63"):
         loop.prune(encoder("roberta"), Recipe.parse("wanda-50% LR"), windows(2, length=64, vocabulary=60))
+
+
+@pytest.mark.parametrize("row", [0, 3])
+def test_a_window_of_padding_alone_is_refused_by_its_number(row):
+    own, other = windows(4), windows(4, seed=1)
+    other.mask[row] = False
+    with pytest.raises(UsageError, match=f"stories: window {row} of 4 has no real token, only padding; leave it out"):
+        loop.prune(small_llama(blocks=1), Recipe.parse("wanda-50% LR"), own, {"stories": other})
