@@ -6,6 +6,7 @@ calibration = append(calibration, self_generated)                               
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -144,6 +145,11 @@ class Windows:
         return self.ids.shape[1]
 
     @property
+    def end(self) -> int:
+        """Tokens up to the last real one of any window; what stands behind them is padding."""
+        return int(self.mask.any(0).nonzero().max()) + 1
+
+    @property
     def tokens(self) -> int:
         """Real tokens in all windows."""
         return int(self.mask.sum())
@@ -194,10 +200,14 @@ class Windows:
         """sha256 of everything that a model is given and its answers are compared with."""
         given = {"ids": self.ids, "mask": self.mask, "types": self.types}
         if self.labelled is not None:
-            given |= {"labels": self.labelled.labels, "pairs": self.labelled.pairs}
+            answers = self.labelled
+            given |= {"labels": answers.labels, "pairs": answers.pairs, "offsets": answers.offsets}
         if self.pictures is not None:
             given |= {"pictures": self.pictures.at, **self.pictures.inputs}
         digest = hashlib.sha256()
+        if self.labelled is not None:
+            asked = [answers.head, answers.metric, answers.classes, answers.texts]
+            digest.update(f"{json.dumps(asked)}\n".encode())
         for name, tensor in given.items():
             if tensor is not None:
                 digest.update(
@@ -342,7 +352,7 @@ def _without_shared(
     shared, run, first = _find_repeated(calibration, windows)
     lost = with_partners(shared, windows)
     if len(shared) > CHANCE * len(windows) and not (drop and len(lost) < len(windows)):
-        ids = windows.ids[shared[0], first : first + run][windows.mask[shared[0], first : first + run]].tolist()
+        ids = windows.ids[shared[0]][windows.mask[shared[0]]][first : first + run].tolist()
         text = f"tokens {ids[:8]}" if tokenizer is None else repr(tokenizer.decode(ids)[:SHOWN])
         alike = "many documents begin alike, and windows with nothing else count: give longer ones; "
         alike = alike if calibration.openings or windows.openings else ""
@@ -401,7 +411,8 @@ def repeated(calibration: Windows, windows: Windows) -> tuple[np.ndarray, int]:
 
 
 def _find_repeated(calibration: Windows, windows: Windows) -> tuple[np.ndarray, int, int]:
-    """Rows and run of `repeated`, and where in the first of these rows the shared run begins."""
+    """Rows and run of `repeated`, and after how many real tokens of the first of these rows the shared run
+    begins."""
     length = min(calibration.length, windows.length)
     both_labelled = calibration.labelled is not None and windows.labelled is not None
     run = length if both_labelled else min(64, max(length // 2, 16), length)
@@ -446,10 +457,11 @@ def _told_apart(windows: Windows) -> Tensor:
 
 
 def _hashes(ids: Tensor, mask: Tensor, run: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes (uint64) of every stretch of `run` tokens of ids (N, T), padding as nothing, and whether all of it is
-    real: (N, T - run + 1).
+    """Hashes (uint64) of every stretch of `run` tokens of ids (N, T), and whether all of it is real: (N, T - run + 1).
+    Padding is nothing, and behind the real tokens wherever it stands.
     """
-    numbers, there = ids.cpu().numpy(), mask.cpu().numpy()
+    order = (~mask).int().argsort(dim=1, stable=True)
+    numbers, there = ids.gather(1, order).cpu().numpy(), mask.gather(1, order).cpu().numpy()
     positions = numbers.shape[1] - run + 1
     factors = np.random.default_rng(0).integers(0, 2**63, size=run, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     mixed = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)  # splitmix64 of each id

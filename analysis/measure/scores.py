@@ -69,11 +69,12 @@ def score(model: LoadedModel | nn.Module, windows: Windows, *, batch: int | None
     forward (None: 16 on a CPU, 64 elsewhere). Of an encoder without a head the windows are sentences, and the examples
     pairs of them.
 
-    Windows are read in order of length, each batch cut to its longest, and padding is left out of everything, the
-    choice of a span included: it changes nothing but rounding. Losses are float32, averaged in float64. A correlation
-    with answers that are all the same is not defined; it counts as 0, in bootstrap samples too: such a model knows no
-    more than one that guesses. Raises UsageError where the windows have no labels, are fewer than two, ask for another
-    head than the model's, or do not fit its context; NumericalError where an answer is not finite, naming the example.
+    Windows are read in order of length, each batch cut behind its last real token, and padding is left out of
+    everything, the choice of a span included: it changes nothing but rounding. Losses are float32, averaged in float64.
+    A correlation with answers that are all the same is not defined; it counts as 0, in bootstrap samples too: such a
+    model knows no more than one that guesses. Raises UsageError where the windows have no labels, are fewer than two,
+    ask for another head than the model's, or do not fit its context; NumericalError where an answer is not finite,
+    naming the example.
     """
     check_measured("score", model, windows)
     model = unwrapped(model)
@@ -108,9 +109,9 @@ def score(model: LoadedModel | nn.Module, windows: Windows, *, batch: int | None
 
 
 def _taken(windows: Windows, rows: Tensor) -> Windows:
-    """The windows `rows`, cut to the longest of them."""
+    """The windows `rows`, cut behind the last real token."""
     part = windows.take(rows)
-    return part.trimmed(int(part.mask.sum(1).max()))
+    return part.trimmed(part.end)
 
 
 def _answer(model: "PreTrainedModel", windows: Windows) -> tuple[Tensor, Tensor]:

@@ -92,11 +92,14 @@ def inputs(
     """Keyword arguments of a forward on the windows `rows` (`Windows.arguments`).
 
     labels: also what the model's own loss compares with: the right answers of labelled windows (of sentences with the
-    pair that each belongs to, for `embeddings.pair_loss`), else the ids themselves, padding and pictures left out.
+    pair that each belongs to, for `embeddings.pair_loss`), else the ids themselves, without padding, pictures and what
+    would be predicted from padding.
     """
     arguments = windows.arguments(rows)
     if labels and windows.labelled is None:
-        arguments["labels"] = arguments["input_ids"].masked_fill(~windows.text[rows], -100)
+        predicted = windows.text[rows].clone()
+        predicted[:, 1:] &= windows.mask[rows][:, :-1]
+        arguments["labels"] = arguments["input_ids"].masked_fill(~predicted, -100)
     elif labels and windows.head == "span":
         arguments["start_positions"], arguments["end_positions"] = windows.answers.labels[rows].unbind(1)
     elif labels:

@@ -253,9 +253,19 @@ def mask_gradients(
     return {name: torch.stack(gradients) for name, gradients in rows.items()}
 
 
+def text_tokens(batch: Batch) -> Tensor:
+    """(B, T) bool: the tokens of a text's loss, those with a label and the first behind padding, which only predicts
+    (`task_heads.inputs`).
+    """
+    real = batch["labels"] != -100
+    if (mask := batch.get("attention_mask")) is not None:
+        real[:, 1:] |= mask[:, 1:].bool() & ~mask[:, :-1].bool()
+    return real
+
+
 def own_loss(model: nn.Module, batch: Batch) -> Tensor:
     if "labels" in batch and head(model) == "next token" and batch["input_ids"].numel() > portion(vocabulary(model)):
-        split, real = split_model(model), batch["labels"] != -100
+        split, real = split_model(model), text_tokens(batch)
         if split is not None:
             own = ("input_ids", "attention_mask", "labels")
             more = {name: value for name, value in batch.items() if name not in own}

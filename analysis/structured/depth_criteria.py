@@ -29,7 +29,7 @@ from analysis.recipe.depth import removable, removed_count, runs
 from analysis.recipe.parts import Criterion, Pattern
 from analysis.reconstruction.losses import counted
 from analysis.streams.streams import Streams, advance, call_of, chunks
-from analysis.structured.criteria import own_loss, token_batches
+from analysis.structured.criteria import own_loss, text_tokens, token_batches
 from analysis.windows import Windows
 
 WINDOWS_PER_LOSS = 8
@@ -217,7 +217,7 @@ def loss_cost(look: Look) -> Cost:
             for batch in token_batches(windows, WINDOWS_PER_LOSS):
                 weight = len(batch["input_ids"])
                 if windows.labelled is None:
-                    weight = counted("ce", batch["labels"] != -100)
+                    weight = counted("ce", text_tokens(batch))
                 loss = own_loss(look.model, {name: value.to(device) for name, value in batch.items()})
                 total, count = total + float(loss) * weight, count + weight
         return total / count

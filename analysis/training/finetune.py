@@ -263,8 +263,8 @@ class ExampleBatches:
     """Batches of labelled windows: `batches[n]` is `config.batch` windows, a function of `n`, the config and the
     windows alone.
 
-    Within a stretch of 32 batches windows of a like length stand together, so that little is padding; padding beyond a
-    batch's longest is cut.
+    Within a stretch of 32 batches windows of a like length stand together, so that little is padding; padding behind a
+    batch's last real token is cut.
     """
 
     stretch = 32
@@ -280,7 +280,8 @@ class ExampleBatches:
         if number != self._key:
             self._key, self._rows = number, self._order(number)
         rows = self._rows[place]
-        return self.windows.take(rows).trimmed(int(self._lengths[rows].max()))
+        batch = self.windows.take(rows)
+        return batch.trimmed(batch.end)
 
     def _order(self, number: int):
         """Rows of the windows in stretch `number`, (stretch, batch)."""

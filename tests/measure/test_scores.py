@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from torch import nn
 
 from analysis.errors import DataError, NumericalError, UsageError
@@ -295,3 +296,26 @@ def test_pairs_of_sentences_are_scored_by_the_cosine_of_their_pooled_states():
         score(model, windows.subset(7))
     with pytest.raises(UsageError, match="2 sentences; a score with its error needs at least 2 examples"):
         score(model, windows.subset(2))
+
+
+def test_padding_on_the_left_is_left_out_and_nothing_else():
+    """Positions are relative, so the model itself answers the same wherever the padding stands."""
+    config = tf.LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_labels=2,
+        pad_token_id=0,
+        initializer_range=0.5,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = tf.LlamaForSequenceClassification(config).eval()
+    right = labelled_windows("classification")
+    right = replace(right, ids=right.ids.clamp(min=1).masked_fill(~right.mask, 0), types=None)
+    order = right.mask.int().argsort(dim=1, stable=True)
+    left = replace(right, ids=right.ids.gather(1, order), mask=right.mask.gather(1, order))
+    results = [score(model, windows, batch=4) for windows in (right, left)]
+    assert results[0].loss == pytest.approx(results[1].loss, rel=1e-5) and results[0].score == results[1].score

@@ -12,8 +12,9 @@ from analysis.errors import DataError, NumericalError, UsageError
 from analysis.models.anatomy import anatomy
 from analysis.recipe.recipe import Recipe
 from analysis.streams.streams import open_streams
-from analysis.structured import depth_criteria
+from analysis.structured import criteria, depth_criteria
 from analysis.structured.depth_criteria import DEPTH_COSTS, NOISE, Look, choose_blocks, gains, influences, last_states
+from analysis.windows import Windows
 from tests.helpers.encoders import encoder, examples
 from tests.helpers.families import tiny
 from tests.helpers.pictured import pictured
@@ -129,6 +130,19 @@ def test_the_loss_is_that_of_the_model_without_them(kind):
     cost = DEPTH_COSTS["perplexity"](look(model, kind))
     for numbers in ([], [2], [0, 3]):
         assert cost(numbers) == pytest.approx(own_loss(without(model, kind, numbers)), rel=1e-9)
+
+
+@pytest.mark.parametrize("portion", [None, 0])
+def test_the_loss_is_the_same_on_whatever_side_the_padding_stands(portion, monkeypatch):
+    """Nothing is predicted from padding; as one forward, and where logits are made in parts."""
+    if portion is not None:
+        monkeypatch.setattr(criteria, "portion", lambda size: portion)
+    model = double_llama()
+    order = TEXT.mask.int().argsort(dim=1, stable=True)
+    left = Windows(TEXT.ids.gather(1, order), TEXT.mask.gather(1, order))
+    costs = [DEPTH_COSTS["perplexity"](look(model, "blocks", text))([1]) for text in (TEXT, left)]
+    assert costs[0] == pytest.approx(costs[1], rel=1e-6)
+    assert costs[0] == pytest.approx(own_loss(without(model, "blocks", [1])), rel=1e-6)
 
 
 @pytest.mark.slow

@@ -135,6 +135,14 @@ def test_batches_read_every_window_once_an_epoch_and_cut_padding():
     assert torch.equal(one.ids, again.ids) and not torch.equal(_full(one), _full(batches[6]))
 
 
+def test_batches_keep_every_real_token_on_whatever_side_the_padding_stands():
+    given = windows("classification", number=40)
+    order = given.mask.int().argsort(dim=1, stable=True)
+    left = replace(given, ids=given.ids.gather(1, order), mask=given.mask.gather(1, order))
+    rows = [trainer.ExampleBatches(replace(TINY, batch=3), one)[5] for one in (given, left)]
+    assert torch.equal(rows[0].ids[rows[0].mask], rows[1].ids[rows[1].mask])
+
+
 def _full(batch: Windows):
     return torch.nn.functional.pad(batch.ids, (0, LENGTH - batch.length))
 
