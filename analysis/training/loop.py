@@ -139,7 +139,8 @@ class _Run:
         self._sum += loss.item()
         every = max(1, min(100, self.config.steps // 20))
         if self.step % every == 0:
-            self.curve.append([self.step * self.config.per_step, round(self._sum / every, 4)])
+            last = self.curve[-1][0] // self.config.per_step if self.curve else 0  # a longer run has longer intervals
+            self.curve.append([self.step * self.config.per_step, round(self._sum / (self.step - last), 4)])
             self._sum = 0.0
         self.seconds += time.perf_counter() - started
         return loss.item()

@@ -107,6 +107,14 @@ def test_interrupt_keeps_the_checkpoint(finished, tmp_path):
     assert all(torch.equal(weight, _weights(tmp_path)[name]) for name, weight in _weights(finished).items())
 
 
+def _total(folder) -> float:
+    """The loss of all tokens, from the means of the loss curve."""
+    total = before = 0.0
+    for tokens, mean in json.loads((folder / "training.json").read_text())["loss_curve"]["points"]:
+        total, before = total + (tokens - before) * mean, tokens
+    return total
+
+
 @pytest.mark.slow
 def test_length_of_a_run_can_change_only_before_its_decay(finished, tmp_path):
     longer = replace(TINY, tokens=2 * TINY.tokens)
@@ -114,6 +122,7 @@ def test_length_of_a_run_can_change_only_before_its_decay(finished, tmp_path):
     decoder.train(longer, early, device="cpu", stop=lambda step: step == 6)
     decoder.train(TINY, early, device="cpu")
     assert all(torch.equal(weight, _weights(early)[name]) for name, weight in _weights(finished).items())
+    assert _total(early) == pytest.approx(_total(finished), rel=1e-4), "means of the curve are over its own intervals"
     decoder.train(TINY, late, device="cpu", stop=lambda step: step == 22)
     with pytest.raises(StoreError, match="too far on"):
         decoder.train(longer, late, device="cpu")
