@@ -17,6 +17,7 @@ from analysis.models.anatomy import evaluating
 from analysis.models.context import usable_context
 from analysis.models.load import unwrapped
 from analysis.models.logits import portion, vocabulary
+from analysis.text.tokens import put_around
 
 BATCH = 16
 
@@ -48,9 +49,10 @@ def written_out(model: nn.Module, tokenizer: Any, items: Sequence[Item], *, bos:
 
 
 def _tokens(tokenizer: Any, item: Item, special: bool) -> tuple[list[int], int]:
-    """Token ids of query and answer together, and where the answer begins."""
+    """Token ids of query and answer together, without what ends a text, and where the answer begins."""
+    behind = len(put_around(tokenizer)[1]) if special else 0
     query, both = (
-        list(tokenizer(text, add_special_tokens=special)["input_ids"])
+        (ids := list(tokenizer(text, add_special_tokens=special)["input_ids"]))[: len(ids) - behind]
         for text in (item.query, f"{item.query} {item.choices[0]}")
     )
     shared = next((n for n, pair in enumerate(zip(query, both)) if pair[0] != pair[1]), len(query))

@@ -134,7 +134,7 @@ def specials(
     """
     if bos not in BOS:
         raise UsageError(f"bos {bos!r}: is unknown; {suggest(bos, BOS)}")
-    before, after = ((), ()) if bos == "none" else _put_around(tokenizer)
+    before, after = ((), ()) if bos == "none" else put_around(tokenizer)
     head: tuple[int, ...] = ()
     if bos == "every":
         config = None if model is None else model.model.config.get_text_config()
@@ -154,7 +154,7 @@ def specials(
     return Specials(before, after, between, head, ", ".join(put))
 
 
-def _put_around(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def put_around(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The special tokens a tokenizer puts before and after a text by itself; none where it puts them otherwise."""
     plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     for start in range(len(whole) - len(plain) + 1 if plain else 0):

@@ -5,12 +5,13 @@ from itertools import islice
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from analysis.errors import DataError, NumericalError, UsageError
 from analysis.lab.tasks import Item
 from analysis.lab.written import written
 from analysis.measure import zero_shot as module
-from analysis.measure.written import written_out
+from analysis.measure.written import _tokens, written_out
 from analysis.measure.zero_shot import answers, check_questions, zero_shot
 from analysis.models.load import load_model
 from tests.helpers.alphabet import END, byte_model, byte_tokenizer
@@ -33,6 +34,17 @@ def test_an_answer_is_right_where_greedy_decoding_writes_it(monkeypatch):
     assert written_out(lab.model, lab.tokenizer, items) == expected
     monkeypatch.setattr("analysis.models.logits.LOGITS", 1)  # one at a time
     assert written_out(lab.model, lab.tokenizer, items) == expected
+
+
+def test_what_a_tokenizer_puts_behind_a_text_need_not_be_written():
+    tokenizer = byte_tokenizer(eos_token=END, bos_token="<s>")
+    plain = _tokens(tokenizer, Item("ab", ("c",), 0), True)
+    begin, end = tokenizer.convert_tokens_to_ids(["<s>", END])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"<s> $A {END}", special_tokens=[("<s>", begin), (END, end)]
+    )
+    assert _tokens(tokenizer, Item("ab", ("c",), 0), True) == ([begin, *plain[0]], plain[1] + 1)
+    assert _tokens(tokenizer, Item("ab", ("c",), 0), False) == plain
 
 
 def test_questions_beyond_the_context_are_left_out_and_what_is_not_finite_is_said():
