@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,10 @@ from torch import Tensor, nn
 from analysis.errors import ModelError, NumericalError, UsageError
 from analysis.models.dtypes import ASKED, dtype_word
 from analysis.models.hub import POOLING, SIDE_FILES, weight_files
+from analysis.models.placement import places_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 STORED_DTYPES = ASKED
 LARGEST_SIDE_FILE = 2**25
@@ -33,7 +38,7 @@ class Format:
 
     computed  the dtype that it has in memory
     stored    the dtype that its folder states, and that tensors have which `own` does not name
-    own       tensors whose dtype in the checkpoint is another, by name
+    own       tensors whose dtype in the checkpoint is another, by their name in the model
     beside    files of the original folder that are copied where the saved one lacks them
     pooling   its file that says how hidden states are pooled, copied too; None where it has none
     """
@@ -120,7 +125,10 @@ def format_of(model: nn.Module, source: Path | None = None, dtype: str = "auto")
     }
     main = max(sizes, key=lambda stored: sizes[stored]) if sizes else computed
     main = main if main.itemsize <= computed.itemsize else computed
-    return Format(computed, main, {name: stored for name, stored in narrow.items() if stored != main}, beside, pooling)
+    own = {name: stored for name, stored in narrow.items() if stored != main}
+    places = places_of(cast("PreTrainedModel", model), own) if own else {}
+    own = {places[name][0] if name in places else name: stored for name, stored in own.items()}
+    return Format(computed, main, own, beside, pooling)
 
 
 def side_files(folder: Path) -> list[Path]:

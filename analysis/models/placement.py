@@ -252,7 +252,7 @@ def stream_model(
         names[part_of(name)].append(name)
     plain: dict[int, dict[str, Stored]] = {index: {} for index in names}
     mixed: dict[int, dict[str, Stored]] = {index: {} for index in names}
-    for name, (target, converted) in _places(model, stored).items():
+    for name, (target, converted) in places_of(model, stored).items():
         (mixed if converted else plain)[part_of(target)][name if converted else target] = stored[name]
     parts = {index: Part(model, names[index], plain[index], mixed[index], load, check) for index in names}
     _attach(model, modules, Skeleton(tuple(parts[index] for index in range(len(modules))), parts[-1]))
@@ -307,14 +307,14 @@ def _on_demand(run: Callable[..., Any], part: Part) -> Callable[..., Any]:
     return forward
 
 
-def _places(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, tuple[str, bool]]:
+def places_of(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, tuple[str, bool]]:
     """What tensors of the files become in the model, by their name in the files (the first, of those that become
     several), and whether that takes more than another name.
     """
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
     known, prefix = cast("dict[str, Tensor]", model.state_dict()), model.base_model_prefix
-    conversions = cast("list[Any]", model._weight_conversions)
+    conversions = cast("list[Any]", getattr(model, "_weight_conversions", None) or [])
     renamings = [entry for entry in conversions if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
     places = {}

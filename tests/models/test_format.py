@@ -79,6 +79,23 @@ def test_a_tensor_of_another_dtype_keeps_it(tmp_path):
     assert torch.equal(after[NORM], before[NORM])
 
 
+@pytest.mark.parametrize("placement", ["resident", "streamed"])
+def test_a_tensor_of_another_name_in_its_file_keeps_its_dtype_too(tmp_path, placement):
+    """Routers of a Mixtral are `block_sparse_moe.gate` there and `mlp.gate` in memory."""
+    tiny("mixtral").save_pretrained(tmp_path / "dense")
+    file = tmp_path / "dense" / "model.safetensors"
+    before = {name: v if "gate.weight" in name else v.bfloat16() for name, v in load_file(file).items()}
+    save_file(before, file, metadata={"format": "pt"})
+    loaded = load_model(str(tmp_path / "dense"), device="cpu", dtype="float32", placement=placement)
+    model = loaded.model
+    masks = {name: torch.ones(matrix.rows, matrix.columns).bool() for name, matrix in anatomy(model).matrices()}
+    folder = save_model(model, None, tmp_path / "model", masks, format_of(model, tmp_path / "dense"))
+    after = {name: v for path in folder.glob("*.safetensors") for name, v in load_file(path).items()}
+    assert "model.layers.0.block_sparse_moe.gate.weight" in after
+    assert {name: value.dtype for name, value in after.items()} == {name: value.dtype for name, value in before.items()}
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_a_weight_that_the_stored_dtype_cannot_hold_leaves_the_earlier_model(tmp_path):
     model = tiny("llama")
     masks = halved(model)
