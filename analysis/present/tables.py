@@ -236,10 +236,12 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     return wide.rename(columns=say_split).rename_axis(columns=None).round(3)
 
 
+@on_tables
 def once(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of each run once: jobs that ask for the same run, such as one that adds no windows of this text and one
     that adds none of that, each have all its rows.
     """
+    check_table("rows of each run once", rows, "run", rows=False)
     jobs = rows.groupby([column.name for column in JOB_COLUMNS if column.name in rows], sort=False, dropna=False)
     number = jobs.ngroup()
     return rows[number == number.groupby(rows["run"], sort=False).transform("first")]

@@ -7,15 +7,12 @@ A notebook is fresh while nothing that it was made from has changed and its figu
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from analysis import paths, storage
-from analysis.errors import AnalysisError
 from analysis.suite.suite import Plan, read_cells
-from analysis.text.sources import parse_source
 
 LIBRARIES = ("torch", "transformers", "numpy", "pandas", "scipy", "matplotlib", "seaborn", "ipywidgets")
 SUFFIXES = ("svg", "png", "csv", "json")  # the files of a figure
@@ -110,20 +107,13 @@ def _named(plan: Plan) -> Iterator[Path]:
         for text in value if isinstance(value, (list, tuple)) else [value]:
             if name == "FIGURES" or not isinstance(text, str):
                 continue
-            for word in {text, *re.split(r"[=,:+#\[\]]", text), *_source_files(text)}:
+            for word in {text, re.split(r"[\[#]", text)[0], *re.split(r"[=,:+#\[\]]", text)}:
                 try:
                     place = Path(word).expanduser()
                     if word and place.exists():
                         yield place.resolve()
                 except (OSError, RuntimeError, ValueError):  # no path at all
                     continue
-
-
-def _source_files(text: str) -> Iterator[str]:
-    """What a text names as a source of text, whatever characters its files' names have."""
-    with suppress(AnalysisError):
-        source = parse_source(text)
-        yield from (part.name for part in (source, *(part for part, _ in source.parts)))
 
 
 def _under(place: Path, pattern: str = "*") -> Sequence[Path]:
