@@ -81,10 +81,10 @@ def plot_sample_size(table: pd.DataFrame) -> Figure:
     """
     with in_style():
         fig, panels = panel_grid(table, "measure", "split", height=2.3, sharey="row")
-        sizes = sorted(table["samples"].unique())
+        sizes, styles = sorted(table["samples"].unique()), looks(table["method"])
         for (measure, split), ax in panels.items():
             rows = table[(table["measure"] == measure) & (table["split"] == split)]
-            draw_lines(ax, rows, "samples")
+            draw_lines(ax, rows, "samples", styles)
             back = _steps_back(rows) if split != CALIBRATION else rows.iloc[:0]
             _ring(ax, back["samples"], back["value"])
             number_axis(ax, sizes)
@@ -95,7 +95,7 @@ def plot_sample_size(table: pd.DataFrame) -> Figure:
         names = MEASURES | {ABOVE_DENSE: "perplexity,\n% above dense"}
         label_axes(panels, "calibration windows", {name: names.get(name, name) for name in table["measure"].unique()})
         notes = [handle(METHOD_LOOKS["dense"], "dense"), _ring_note("held-out: worse than the step before")]
-        finish(fig, looks(table["method"]), notes)
+        finish(fig, styles, notes)
     return fig
 
 

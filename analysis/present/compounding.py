@@ -84,30 +84,31 @@ def plot_block_profile(table: pd.DataFrame, *, rows: str = "split", columns: str
     ticks = [at for at in MaxNLocator(integer=True, nbins=7).tick_values(first, last) if first <= at <= last]
     with in_style():
         fig, panels = panel_grid(table, rows, columns, height=1.75, sharey=False)
+        styles = looks(table["method"])
         drawn: dict[str, list[Axes]] = {"log": [], "signed": []}
         for (row, column), ax in panels.items():
             some = table[(table[rows] == row) & (table[columns] == column)]
             ghosts = some[some["source"].isin(sources)] if sources else some.iloc[:0]
-            draw_lines(ax, some.drop(ghosts.index), "block")
+            draw_lines(ax, some.drop(ghosts.index), "block", styles)
             ax.xaxis.set_major_locator(FixedLocator(ticks))
             ax.set_xlim(first - 0.4, last + (gap * (0.9 + 0.7 * len(sources)) if sources else 0.4))
             if first == 0 and some["kind"].isin(INHERITING).all():
                 ax.text(0, 0.5, "no block before", transform=ax.get_xaxis_transform(), **ABSENT)
             drawn["signed" if (some["kind"] == "cross").all() else "log"].append(ax)
             for place, source in enumerate(sources):
-                _draw_ghosts(ax, ghosts[ghosts["source"] == source], last + gap * (0.9 + 0.7 * place), source)
+                _draw_ghosts(ax, ghosts[ghosts["source"] == source], last + gap * (0.9 + 0.7 * place), source, styles)
         _share_scales(drawn["log"], drawn["signed"], len(table[columns].unique()))
         label_axes(panels, "block", {row: say(rows, row) for row in table[rows].unique()})
         fig.supylabel(RELATIVE_ERROR, fontsize=9)
         notes = [handle(Look("#555555", "o", ""), "the paper, over its LR", markerfacecolor="white")] if sources else []
-        finish(fig, looks(table["method"]), notes)
+        finish(fig, styles, notes)
     return fig
 
 
-def _draw_ghosts(ax: Axes, rows: pd.DataFrame, x: float, source: str) -> None:
+def _draw_ghosts(ax: Axes, rows: pd.DataFrame, x: float, source: str, styles: dict[str, Look]) -> None:
     """The errors of one of the paper's models as hollow marks at `x`, its name above them."""
-    for method, look in looks(rows["method"]).items():
-        value = rows.loc[rows["method"] == method, "value"]
+    for method in looks(rows["method"]):
+        value, look = rows.loc[rows["method"] == method, "value"], styles[method]
         ax.plot(
             [x] * len(value),
             value,

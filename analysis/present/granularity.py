@@ -154,13 +154,13 @@ def plot_granularity(table: pd.DataFrame) -> Figure:
     """
     with in_style():
         units = unit_order(table["granularity"])
-        places = {unit: place for place, unit in enumerate(units)}
+        places, styles = {unit: place for place, unit in enumerate(units)}, looks(table["method"])
         fig, panels = panel_grid(table, "measure", "split", height=2.2, sharey=False)
         for (measure, split), ax in panels.items():
             panel_rows = table[(table["measure"] == measure) & (table["split"] == split)]
             panel_rows = panel_rows.assign(place=panel_rows["granularity"].map(places))
-            draw_levels(ax, panel_rows[panel_rows["method"].isin(LEVELS)], (-0.5, len(units) - 0.5))
-            draw_lines(ax, panel_rows[~panel_rows["method"].isin((*LEVELS, "ridge"))], "place")
+            draw_levels(ax, panel_rows[panel_rows["method"].isin(LEVELS)], (-0.5, len(units) - 0.5), styles)
+            draw_lines(ax, panel_rows[~panel_rows["method"].isin((*LEVELS, "ridge"))], "place", styles)
             for row in panel_rows[panel_rows["method"] == "ridge"].groupby("streams", sort=False):
                 draw_points(
                     ax,
@@ -210,7 +210,7 @@ def plot_cost(table: pd.DataFrame) -> Figure:
             ax.set_title("")
             log_scale([ax], "x")
             low, high = ax.get_xlim()
-            draw_levels(ax, table[(table["split"] == split) & (table["method"] == "LR")], (low, high))
+            draw_levels(ax, table[(table["split"] == split) & (table["method"] == "LR")], (low, high), looks(["LR"]))
             ax.set_xlim(low, high)
             ax.set_ylim(bottom=0)
             at = lines.groupby("granularity", sort=False)["memory_mib"].mean()

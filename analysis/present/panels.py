@@ -4,7 +4,7 @@ above.
 Everything is drawn inside `style.in_style`; nothing is computed and no global state is left.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import log10
 from typing import Any, Literal
 
@@ -27,7 +27,6 @@ from analysis.present.style import (
     OTHERS,
     WIDTH,
     Look,
-    looks,
     say_count,
     say_method,
     say_split,
@@ -71,10 +70,11 @@ def panel_grid(
     return fig, panels
 
 
-def draw_lines(ax: Axes, table: pd.DataFrame, x: str, *, line=None, hollow: bool = False) -> None:
-    """One line per method, each with its band: the intervals of its points."""
-    for method, look in looks(table["method"]).items():
-        rows = table[table["method"] == method]
+def draw_lines(
+    ax: Axes, table: pd.DataFrame, x: str, styles: Mapping[str, Look], *, line=None, hollow: bool = False
+) -> None:
+    """One line per method, each with its band: the intervals of its points. `styles`: the looks of the whole figure."""
+    for method, rows, look in _drawn(table, styles):
         face = "white" if hollow else look.color
         ax.plot(
             rows[x],
@@ -95,12 +95,19 @@ def draw_band(ax: Axes, x: Sequence[float], rows: pd.DataFrame, color: str) -> N
         ax.fill_between(x, rows["low"], rows["high"], color=color, alpha=0.16, linewidth=0, zorder=2)
 
 
-def draw_levels(ax: Axes, table: pd.DataFrame, places: Sequence[float]) -> None:
+def _drawn(table: pd.DataFrame, styles: Mapping[str, Look]) -> Iterator[tuple[str, pd.DataFrame, Look]]:
+    """The methods of a panel in the order of the figure's, each with its rows and its look."""
+    for method, look in styles.items():
+        if len(rows := table[table["method"] == method]):
+            yield method, rows, look
+
+
+def draw_levels(ax: Axes, table: pd.DataFrame, places: Sequence[float], styles: Mapping[str, Look]) -> None:
     """What has no x of its own (LR, the dense model): a level line without markers from the first to the last of
-    `places`, with its band where it has an interval.
+    `places`, with its band where it has an interval. `styles`: the looks of the whole figure.
     """
-    for method, look in looks(table["method"]).items():
-        for row in table[table["method"] == method].itertuples():
+    for method, rows, look in _drawn(table, styles):
+        for row in rows.itertuples():
             ax.plot(
                 [places[0], places[-1]],
                 [row.value] * 2,

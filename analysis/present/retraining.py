@@ -104,13 +104,12 @@ def plot_more_text(table: pd.DataFrame) -> Figure:
 def _named_lines(table: pd.DataFrame, x: str, word: str) -> Figure:
     """One line per method over column `x`; right of the panel its interval at the end of the line, and its name."""
     with in_style():
-        splits = list(table["split"].unique())
+        splits, styles = list(table["split"].unique()), looks(table["method"])
         fig, panels = panel_grid(table.assign(one=""), "split", "one", height=3.6, sharey=False)
         for (split, _), ax in panels.items():
             rows = table[table["split"] == split].sort_values(x)
-            styles = looks(rows["method"])
-            for method, look in styles.items():
-                line = rows[rows["method"] == method]
+            for method in looks(rows["method"]):
+                line, look = rows[rows["method"] == method], styles[method]
                 gid = f"method {method}"
                 if method in LEVELS and x == "tokens":
                     ax.axhline(line["value"].iloc[-1], color=look.color, linestyle=look.line, linewidth=1.2, gid=gid)

@@ -25,7 +25,7 @@ from analysis.present.panels import (
     without_markers,
 )
 from analysis.present.paper import CALIBRATION_AND_TEST, DENSE, OVERLAP, PRUNABLE, RESULTS
-from analysis.present.style import CRITERIA, Look, in_style, looks, say_count, say_method, say_model
+from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, in_style, looks, say_count, say_method, say_model
 from analysis.present.tables import TO_LR, on_tables, over_seeds
 
 GAP, INCREASE = "held-out / calibration error", "perplexity increase, %"
@@ -118,9 +118,10 @@ def plot_overfitting(table: pd.DataFrame) -> Figure:
     drawn = table[table["measure"].isin(words) & (table["method"] != "LR")]
     with in_style():
         fig, panels = panel_grid(drawn, "measure", "criterion", height=2.2, sharey="row")
+        styles = looks(table["method"])
         for (measure, criterion), ax in panels.items():
-            ax.axhline(1, color=looks(["LR"])["LR"].color, linewidth=1.2, zorder=1)
-            draw_lines(ax, drawn[(drawn["measure"] == measure) & (drawn["criterion"] == criterion)], "weights")
+            ax.axhline(1, color=METHOD_LOOKS["LR"].color, linewidth=1.2, zorder=1)
+            draw_lines(ax, drawn[(drawn["measure"] == measure) & (drawn["criterion"] == criterion)], "weights", styles)
             size_axis(ax, drawn["weights"])
         log_scale([ax for (measure, _), ax in panels.items() if measure == EXCESS])
         for (measure, _), ax in panels.items():
@@ -128,7 +129,7 @@ def plot_overfitting(table: pd.DataFrame) -> Figure:
                 ax.set_ylim(bottom=0)
                 plain_axis(ax.yaxis)
         label_axes(panels, "prunable weights", words)
-        finish(fig, without_markers(looks(table["method"])))
+        finish(fig, without_markers(styles))
     return fig
 
 
@@ -214,16 +215,17 @@ def plot_criteria_gap(table: pd.DataFrame) -> Figure:
     words = {HERE: "here", "paper": "the paper, WikiText-2"}
     with in_style():
         fig, panels = panel_grid(table, "pattern", "source", height=2.7, sharey=False, sharex=False)
+        styles = looks(table["method"])
         for (pattern, source), ax in panels.items():
             rows = table[(table["pattern"] == pattern) & (table["source"] == source)]
             ax.axhline(1, color="#999999", linewidth=0.8, zorder=1)
-            draw_lines(ax, rows, "weights", hollow=source == "paper")
+            draw_lines(ax, rows, "weights", styles, hollow=source == "paper")
             size_axis(ax, rows["weights"])
             log_scale([ax])
             ax.set_title(words[source])
         label = "perplexity, worst criterion\nover best"
         label_axes(panels, "prunable weights", dict.fromkeys(table["pattern"], label))
-        finish(fig, looks(table["method"]))
+        finish(fig, styles)
     return fig
 
 

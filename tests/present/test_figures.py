@@ -382,6 +382,34 @@ def test_methods_look_the_same_everywhere_and_unlike_each_other():
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "plot", "columns"),
+    [
+        ("01_compounding_error", compounding.plot_block_profile, ["split", "criterion"]),
+        ("02_calibration_windows", calibration.plot_sample_size, ["split"]),
+        ("04_granularity", granularity.plot_granularity, ["split"]),
+        ("06_retraining", retraining.plot_budget, ["split"]),
+        ("07_criteria", scale.plot_criteria_gap, ["source"]),
+        ("07_overfitting", scale.plot_overfitting, ["criterion"]),
+    ],
+)
+def test_a_method_without_a_look_of_its_own_has_one_look_in_every_panel_and_in_the_legend(name, plot, columns):
+    table = read_csv(paths.ROOT / "figures" / f"{name}.csv")
+    first, second = [method for method in looks(table["method"]) if method not in ("dense", "LR", "ridge")][:2]
+    table = table.assign(method=table["method"].replace({first: "a new one", second: "the other"}))
+    if len(table[columns].drop_duplicates()) == 1:
+        table = pd.concat([table, table.assign(split="lab:news/held-out")], ignore_index=True)
+    panel = table[columns].eq(table.loc[table["method"] == "the other", columns].iloc[-1]).all(axis=1)
+    fig = plot(table[~panel | (table["method"] != "a new one")])
+    drawn: dict[str, set] = {}
+    for line in (line for ax in fig.axes for line in ax.lines if (line.get_gid() or "").startswith("method ")):
+        if line.get_marker() not in ("", "None"):
+            drawn.setdefault(line.get_gid().removeprefix("method "), set()).add((line.get_color(), line.get_marker()))
+    assert all(len(drawn[method]) == 1 for method in ("a new one", "the other"))
+    named = {h.get_label(): (h.get_color(), h.get_marker()) for legend in fig.legends for h in legend.legend_handles}
+    assert all({named[method]} == drawn[method] for method in ("a new one", "the other") if method in named)
+
+
 @pytest.mark.slow
 def test_a_band_is_the_interval_and_absent_for_one_seed_and_for_the_reference(blocks):
     one = blocks[(blocks["samples"] == 32) & (blocks["seed"] == 0)]

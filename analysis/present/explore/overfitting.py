@@ -14,7 +14,7 @@ from analysis.errors import UsageError
 from analysis.present.calibration import CALIBRATION_LOOK, TEXT_LOOKS, epochs
 from analysis.present.explore.shell import explorer, menu, slider
 from analysis.present.panels import amount, draw_lines, finish, handle, log_scale, number_axis
-from analysis.present.style import METHOD_LOOKS, WIDTH, in_style, looks, say_method, say_split
+from analysis.present.style import WIDTH, in_style, looks, say_method, say_split
 from analysis.present.tables import check_table, choose, last_block, on_tables
 from analysis.schema import CALIBRATION
 
@@ -101,14 +101,15 @@ def draw_overfitting(steps: pd.DataFrame, blocks: pd.DataFrame, matrices: pd.Dat
         left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         log_scale([left])
         x = "ratio" if choice.along == RATIO else "samples"
-        draw_lines(right, ends, x)
+        styles = looks(ends["method"])
+        draw_lines(right, ends, x, styles)
         right.axhline(1, color="#333333", linewidth=0.9, linestyle=(0, (3, 1.5)), zorder=1)
         mine = ends[(ends["method"] == choice.method) & (ends["samples"] == choice.samples)]
         right.scatter(mine[x], mine["value"], s=85, facecolors="none", edgecolors="black", linewidths=1.2, zorder=5)
         number_axis(right, sorted(set(ends[x].round(1) if x == "ratio" else ends[x])))
         right.set(xlabel=choice.along, ylabel="held-out over calibration error", title="where the gap ends")
         notes = [handle(CALIBRATION_LOOK, CALIBRATION), handle(TEXT_LOOKS[0], say_split(choice.split))]
-        finish(fig, {name: METHOD_LOOKS.get(name, look) for name, look in looks(ends["method"]).items()}, notes)
+        finish(fig, styles, notes)
     return fig
 
 
