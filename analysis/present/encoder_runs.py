@@ -6,6 +6,7 @@ model.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 import pandas as pd
@@ -14,7 +15,7 @@ from matplotlib.lines import Line2D
 from analysis.errors import UsageError
 from analysis.present.panels import Panels, handle
 from analysis.present.structured_decoder import REPAIR_LABELS, REPAIRED
-from analysis.present.style import OTHERS, Look, say_method, say_model, say_source
+from analysis.present.style import OTHERS, Look, apart, say_method, say_model, say_source
 from analysis.present.tables import on_tables
 from analysis.schema import CALIBRATION
 
@@ -23,6 +24,12 @@ REPAIR_LOOKS = REPAIRED | {WEIGHTS_ALONE: Look("#CC79A7", "D", (0, (1.5, 1.2)))}
 NAMES = REPAIR_LABELS | {WEIGHTS_ALONE: "LIAR, weights alone"}
 METRIC_LABELS = {"accuracy": "accuracy", "matthews": "Matthews", "spearman": "Spearman", "f1": "F1"}
 ENOUGH, HALF = 98.0, 50.0  # per cent of the dense score, with so many of all parameters removed: the paper's abstract
+TABLE = re.compile(
+    r"(?P<folder>.*[/\\])?((?P<part>train|dev|test|valid|validation)|[^/\\]+?)\.([ct]sv|jsonl|ndjson)(\.(gz|zst|bz2))?"
+    r"(#[^\[\]]*)?(?P<slice>\[[^\[\]]*\])?",
+    re.IGNORECASE,
+)
+"""Labelled examples in a file."""
 TASK = ["task", "metric"]
 PLACE = ["task", "kind", "removed"]
 
@@ -90,12 +97,20 @@ def kinds(rows: pd.DataFrame) -> pd.Series:
 
 @on_tables
 def tasks(rows: pd.DataFrame) -> pd.Series:
-    """The name of each row's task: its examples; its model too where several read the same ones."""
+    """The name of each row's task: its examples, or its model where several read the same ones; both where that is not
+    enough.
+    """
     pairs = rows[["model", "calibration"]].drop_duplicates()
     shared = set(pairs[pairs.duplicated("calibration", keep=False)]["calibration"])
+    models, examples = apart(pairs["model"], say_model), apart(pairs["calibration"], _say_examples)
     names = {
-        tuple(pair): say_model(pair[0]) if pair[1] in shared else _say_examples(pair[1])
-        for pair in pairs.itertuples(index=False)
+        (model, source): models[model] if source in shared else examples[source]
+        for model, source in pairs.itertuples(index=False)
+    }
+    count = Counter(names.values())
+    names = {
+        (model, source): name if count[name] == 1 else f"{models[model]}, {examples[source]}"
+        for (model, source), name in names.items()
     }
     return pd.Series(
         [names[pair] for pair in zip(rows["model"], rows["calibration"], strict=True)], index=rows.index, dtype=object
@@ -105,11 +120,11 @@ def tasks(rows: pd.DataFrame) -> pd.Series:
 def _say_examples(source: str) -> str:
     """A set by its name, a table by its file's, and by its folder's where the file is a part of what lies there."""
     bare = source.removeprefix("examples:")
-    if ".tsv" not in bare and ".csv" not in bare and bare != source:
-        return bare.partition("/")[0].partition("[")[0]
-    folder, _, file = bare.replace("\\", "/").rpartition("/")
-    part = re.fullmatch(r"(train|dev|test|valid|validation)\.[ct]sv(\[.*)?", file)
-    return say_source(folder + (part[2] or "")) if folder and part else say_source(bare)
+    table = TABLE.fullmatch(bare)
+    if table is None:
+        return say_source(bare) if bare == source else bare.partition("/")[0].partition("[")[0]
+    folder, part, slice = table["folder"], table["part"], table["slice"] or ""
+    return say_source(folder.rstrip("/\\") + slice if folder and part else bare)
 
 
 @on_tables

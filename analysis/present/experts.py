@@ -100,7 +100,7 @@ def say_specialists(expert_errors: pd.DataFrame) -> Finding:
         f" {told.min():.3f} to {told.max():.3f} of them. {table['hardly used'].sum():.0f} of {total} experts get"
         f" less than a tenth of an even share. Of the others, the one that a register calls most often beside its mean"
         f" over the registers is expert {expert} of block {block}: {over.loc[(block, expert), register]:.2f} times on"
-        f" {say_source(register.partition('/')[0])}."
+        f" {say_source(register.removesuffix('/held-out'))}."
     )
 
 

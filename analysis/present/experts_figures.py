@@ -101,7 +101,7 @@ def plot_foreign(table: pd.DataFrame) -> Figure:
                 ax.text(column + 0.5, row + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
             ax.set_xticks(
                 np.arange(len(texts)) + 0.5,
-                [say_source(text.partition("/")[0]) for text in texts],
+                [say_source(text.removesuffix("/held-out")) for text in texts],
                 rotation=35,
                 ha="right",
                 rotation_mode="anchor",

@@ -32,7 +32,7 @@ from analysis.present.panels import (
     plain_axis,
 )
 from analysis.present.statistics import LEVEL, Paired, decided, holm, paired, seed_columns
-from analysis.present.style import CRITERIA, in_style, say_method, say_source, source_looks
+from analysis.present.style import CRITERIA, apart, in_style, say_method, say_source, source_looks
 from analysis.present.tables import choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
@@ -171,7 +171,7 @@ def plot_added(table: pd.DataFrame) -> Figure:
         for (recipe, measure), ax in panels.items():
             ax.set_ylabel(recipe if measure == table["measure"].iloc[0] else "")
         fig.supxlabel("windows added to the calibration text", fontsize=9)
-        finish(fig, {}, [handle(look, say_source(source)) for source, look in styles.items()])
+        finish(fig, {}, [handle(styles[source], word) for source, word in apart(styles, say_source).items()])
     return fig
 
 
@@ -197,7 +197,7 @@ def plot_settings(table: pd.DataFrame) -> Figure:
                 )
                 if row.low == row.low:
                     ax.hlines(place, row.low, row.high, color=color, linewidth=1, alpha=0.6, zorder=2)
-            category_rows(ax, [say_source(source) for source in sources])
+            category_rows(ax, list(apart(sources, say_source).values()))
             ax.tick_params(labelleft=measure == table["measure"].iloc[0])
             plain_axis(ax.xaxis)
             ax.set_ylabel(recipe if measure == table["measure"].iloc[0] else "")
@@ -247,9 +247,10 @@ def plot_representatives(table: pd.DataFrame) -> Figure:
             ax.set_ylabel(row if x == DISTANCE else "")
             ax.set_xlabel(xs[x] if row == places["row"].iloc[-1] else "")
         finish(fig, {})
+        names = apart(table["calibration"], say_source)
         for (row, x), ax in panels.items():
             rows = table[table["row"] == row]
-            label_points(ax, rows[x], rows["value"], [say_source(source) for source in rows["calibration"]])
+            label_points(ax, rows[x], rows["value"], [names[source] for source in rows["calibration"]])
     return fig
 
 

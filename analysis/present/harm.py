@@ -11,7 +11,7 @@ from analysis.present.finding import Finding, say_half
 from analysis.present.generated_text import changes
 from analysis.present.panels import category_axis, draw_named, finish, handle, panel_grid, plain_axis
 from analysis.present.statistics import LEVEL, decided, holm
-from analysis.present.style import CRITERIA, in_style, say_method, say_source, source_looks
+from analysis.present.style import CRITERIA, apart, in_style, say_method, say_source, source_looks
 from analysis.present.tables import choose, on_tables, over_seeds
 
 MEASURES = (CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY)
@@ -57,7 +57,7 @@ def plot_harm(table: pd.DataFrame) -> Figure:
             ax.set_ylabel(recipe if measure == table["measure"].iloc[0] else "")
         count = table["samples"].iloc[0]
         fig.supxlabel(f"windows added to the {count} that calibrate{'s' if count == 1 else ''}", fontsize=9)
-        finish(fig, {}, [handle(look, say_source(source)) for source, look in styles.items()])
+        finish(fig, {}, [handle(styles[source], word) for source, word in apart(styles, say_source).items()])
     return fig
 
 

@@ -8,6 +8,7 @@ apart; the markers say the same in print.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import cycle
+from os.path import commonprefix
 from typing import NamedTuple, TypeVar
 
 import matplotlib as mpl
@@ -161,6 +162,12 @@ REFINEMENTS = {"none": Look("#4D4D4D", "", "-"), "swaps": Look("#0072B2", "", "-
 REFINEMENT_NAMES = {name: word.label for name, word in REFINEMENT_WORDS.items()}
 
 
+PART_END = re.compile(r":(\d+/[1-9]\d*|\d+(?:\.\d+)?|\.\d+)(?:\+(?!$)|$)")
+"""The share that ends a part of a mixture of sources."""
+REFERENCE = re.compile(r"(?<=[:,])((?:start|prompt)=)(.*?)(?=,[a-z-]+=|$)")
+"""The option of self-generated text whose value is a source."""
+
+
 def say_split(split: str) -> str:
     """How figures and findings write a split: "calibration", or "held-out" and the text's own name."""
     return split if split == CALIBRATION else f"held-out {split.removeprefix('lab:').removesuffix('/held-out')}"
@@ -168,14 +175,37 @@ def say_split(split: str) -> str:
 
 def say_source(source: str) -> str:
     """How figures and findings write a source of text: without the lab's prefix, without folders; none at all is more
-    training on the same text.
+    training on the same text. Parts of a mixture keep their shares.
     """
     if not source:
         return "nothing, more epochs"
-    if source == "self" or source.startswith("self:"):
-        return "self-generated" + source.removeprefix("self").replace(":", ", ", 1).replace("lab:", "")
-    words = source.replace("lab:", "")
-    return words if source.startswith(("lab:", "hub:")) else words.replace("\\", "/").rpartition("/")[2]
+    ends = list(PART_END.finditer(source))
+    if len(ends) < 2 or ends[-1].end() < len(source):
+        return _say_part(source)
+    starts = [0, *(end.end() for end in ends)]
+    return "+".join(f"{_say_part(source[start : end.start()])}:{end[1]}" for start, end in zip(starts, ends))
+
+
+def _say_part(source: str) -> str:
+    """A source that is no mixture. What stands behind a table's name and "#" is its column, slashes or not."""
+    if re.match("self($|:)", source):
+        options = REFERENCE.sub(lambda option: option[1] + _say_part(option[2]), source.removeprefix("self"))
+        return "self-generated" + options.replace(":", ", ", 1)
+    if source.startswith(("lab:", "hub:", "pictures:")):
+        return source.removeprefix("lab:")
+    return re.sub(r"^[^#]*[/\\]", "", source.rstrip("/\\"))
+
+
+def apart(names: Iterable[str], say: Callable[[str], str]) -> dict[str, str]:
+    """How figures write each of several names; those that `say` writes alike with as much of their folders as tells
+    them apart.
+    """
+    said = {name: say(name) for name in names}
+    for word in set(said.values()):
+        alike = [name for name, other in said.items() if other == word]
+        shared = len(re.sub(r"[^/\\]*$", "", commonprefix(alike)))
+        said |= {name: name[shared:] for name in alike} if len(alike) > 1 else {}
+    return said
 
 
 def source_looks(sources: Iterable[str]) -> dict[str, Look]:
@@ -193,7 +223,7 @@ def say_task(task: str) -> str:
 
 def say_model(model: str) -> str:
     """How figures and findings write a model: as typed for the lab's, else without folders or owner."""
-    return model if model.partition("/")[0] == "lab" else model.rstrip("/").rpartition("/")[2]
+    return model if model.partition("/")[0] == "lab" else re.sub(r"^.*[/\\]", "", model.rstrip("/\\"))
 
 
 def say_count(number: float) -> str:

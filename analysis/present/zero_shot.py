@@ -20,7 +20,17 @@ from analysis.present.panels import finish, handle, log_scale, panel_grid, point
 from analysis.present.paper import ACCURACY as PAPER_ACCURACY
 from analysis.present.paper import MODELS, RESULTS
 from analysis.present.statistics import LEVEL, compare, holm, leaders
-from analysis.present.style import CRITERIA, CRITERION_LOOKS, OTHERS, in_style, looks, say_method, say_source, say_task
+from analysis.present.style import (
+    CRITERIA,
+    CRITERION_LOOKS,
+    OTHERS,
+    apart,
+    in_style,
+    looks,
+    say_method,
+    say_source,
+    say_task,
+)
 from analysis.present.tables import on_tables, over_seeds
 from analysis.schema import TABLES
 
@@ -73,7 +83,8 @@ def by_task(zero_shot: pd.DataFrame) -> pd.DataFrame:
     value: mean over criteria and seeds; low, high: interval of its difference from the dense model over seeds, which
     all ask the same questions; lost: the dense model's accuracy less it; by_questions: half of a 95 % interval of that
     from the number of questions, as if each model had been asked its own. Groups: the dense model, then pattern by
-    pattern each method, runs with added windows behind it; the task "mean" stands last.
+    pattern each method, runs with added windows behind it, of each text and, where one has several, each amount; the
+    task "mean" stands last.
     """
     own = {column.name for column in TABLES["zero_shot"]} - {"which"}
     runs = zero_shot.assign(square=zero_shot["standard_error"] ** 2).groupby(
@@ -82,12 +93,11 @@ def by_task(zero_shot: pd.DataFrame) -> pd.DataFrame:
     mean = runs[["chance", "accuracy"]].mean().assign(standard_error=runs["square"].sum() ** 0.5 / runs.size())
     rows = pd.concat([zero_shot, mean.reset_index().assign(task="mean")], ignore_index=True)
     dense = rows["which"] == "dense"
-    words = (
-        rows["pattern"]
-        + " "
-        + rows["method"].map(say_method)
-        + (" + " + rows["added"].map(say_source)).where(rows["added_samples"] > 0, "")
-    )
+    added = rows[rows["added_samples"] > 0]
+    several = added.groupby("added")["added_samples"].nunique() > 1
+    amounts = (added["added_samples"].astype(str) + " of ").where(added["added"].map(several), "")
+    behind = " + " + amounts + added["added"].map(apart(added["added"], say_source))
+    words = rows["pattern"] + " " + rows["method"].map(say_method) + behind.reindex(rows.index, fill_value="")
     rows = rows.assign(group=words.mask(dense, "dense"))
     rows = pd.concat([rows[dense].drop_duplicates(["task", "seed"]), rows[~dense]])
     each = rows.groupby(["group", "task", "seed"], sort=False)["accuracy"].mean().reset_index()
@@ -218,7 +228,10 @@ def plot_tasks(table: pd.DataFrame) -> Figure:
                 color = "white" if lost.iat[i, j] > 0.6 * most else "#8a8a8a" if pale else "black"
                 bar = f" ± {halves.iat[i, j]:.0f}" if tasks[j] == "mean" and groups[i] != "dense" else ""
                 ax.text(j, i, f"{100 * wide.iat[i, j]:.0f}{bar}", ha="center", va="center", fontsize=8, color=color)
-        ax.set_xticks(range(len(tasks)), [f"{_narrow(say_task(task))}\n({100 * chance[task]:.0f})" for task in tasks])
+        ax.set_xticks(
+            range(len(tasks)),
+            [f"{_narrow(word)}\n({100 * chance[task]:.0f})" for task, word in apart(tasks, say_task).items()],
+        )
         ax.set_yticks(range(len(groups)), groups)
         ax.axvline(len(tasks) - 1.5, color="white", linewidth=3)
         ax.grid(False)
@@ -374,7 +387,7 @@ def _say_ranks(pruned: pd.DataFrame, x: str) -> str:
 
 def _narrow(word: str) -> str:
     """A long word in two lines, where it has a hyphen or an underscore."""
-    return re.sub(r"[-_]", "-\n", word, count=1) if len(word) > 9 else word
+    return re.sub(r"([-_])", r"\1\n", word, count=1) if len(word) > 9 else word
 
 
 def _percent(row: pd.Series) -> str:

@@ -260,6 +260,28 @@ def test_models_that_read_the_same_text_are_told_apart_and_files_go_by_their_nam
         paired(["a", "b", "c"], ["examples:truth"], ["examples:truth"] * 2, **common)
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("examples:/data/glue/pairs.jsonl", "pairs.jsonl"),
+        ("examples:data/truth.jsonl.gz[:80%]", "truth.jsonl.gz[:80%]"),
+        ("examples:data/sst/train.jsonl[:80%]", "sst[:80%]"),
+        ("examples:C:\\data\\sst\\dev.tsv#text,label", "sst"),
+        ("examples:my.csv.d/pairs.tsv", "pairs.tsv"),
+        ("examples:sst2/validation[:100]", "sst2"),
+    ],
+)
+def test_a_task_is_called_after_its_examples_whatever_table_they_lie_in(source, said):
+    assert encoder_runs.tasks(pd.DataFrame({"model": ["lab"], "calibration": [source]})).tolist() == [said]
+
+
+def test_no_two_tasks_have_one_name():
+    pairs = [(model, f"examples:{folder}/pairs.tsv") for model in ("a/bert", "b/bert") for folder in ("mine", "theirs")]
+    rows = pd.DataFrame([*pairs, ("c", "examples:truth")], columns=["model", "calibration"])
+    names = encoder_runs.tasks(rows)
+    assert names.nunique() == len(rows) and names.iloc[-1] == "truth"
+
+
 def test_runs_without_scores_are_refused(ran):
     with pytest.raises(UsageError, match="no run was measured on held-out examples"):
         structured_criteria.lost(ran.scores[ran.scores["split"] == "calibration"])

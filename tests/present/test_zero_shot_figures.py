@@ -3,6 +3,7 @@ said.
 """
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.errors import UsageError
@@ -219,6 +220,29 @@ def test_the_heat_map_says_every_number(tasks):
 def test_rank_correlations_stand_above_each_panel_for_every_pattern(scores):
     line = scores.assign(accuracy=0.9 - 0.1 * scores["perplexity"])
     assert zero_shot.plot_scores(line).axes[0].get_title() == "ρ = -1.00 (n = 13); 50%: -1.00, 2:4: -1.00"
+
+
+def test_texts_of_one_name_and_amounts_of_one_text_are_groups_of_their_own(asked):
+    rows = asked.zero_shot[asked.zero_shot["added_samples"] == 0]
+    one = rows[rows["method"] == rows["method"].iloc[-1]]
+    texts = {("mine/notes.txt", 8): 0.9, ("theirs/notes.txt", 8): 0.1, ("self", 8): 0.4, ("self", 64): 0.6}
+    more = [
+        one.assign(added=added, added_samples=samples, accuracy=one["accuracy"].where(one["which"] == "dense", value))
+        for (added, samples), value in texts.items()
+    ]
+    more = [some.assign(run=some["run"].astype(str) + f" {place}") for place, some in enumerate(more)]
+    table = zero_shot.by_task(pd.concat([rows, *more], ignore_index=True))
+    found = table[(table["task"] == "mean") & table["group"].str.contains(r" \+ ")].set_index("group")["value"]
+    found.index = found.index.str.partition(" + ").get_level_values(2)
+    said = ["mine/notes.txt", "theirs/notes.txt", "8 of self-generated", "64 of self-generated"]
+    for word, value in zip(said, texts.values(), strict=True):
+        assert np.allclose(found[found.index == word], value)
+    assert len(found) == len(said) * one["pattern"].nunique()
+
+
+def test_a_task_name_is_broken_behind_the_sign_that_it_has():
+    assert zero_shot._narrow("my_reading_task") == "my_\nreading_task"
+    assert zero_shot._narrow("next-sentence") == "next-\nsentence" and zero_shot._narrow("arc_easy") == "arc_easy"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.present.explore.shell import explorer, many, slider
 from analysis.present.explore.text import LINE, MOST_NATS, STEP, draw_tokens, lines_of
 from analysis.present.panels import finish
-from analysis.present.style import WIDTH, in_style, say_source, source_looks
+from analysis.present.style import WIDTH, apart, in_style, say_source, source_looks
 from analysis.present.tables import check_table, choose, on_tables
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def draw_sources(
     far its hidden states are from the first source's, block by block.
     """
     chosen = sources or tuple(dict.fromkeys(tokens["source"]))
-    rows, apart = choose(tokens, source=chosen), choose(distances, source=chosen)
+    rows, lines = choose(tokens, source=chosen), choose(distances, source=chosen)
     one = choose(rows, window=window)
     placed = {name: lines_of(list(some["token"])) for name, some in one.groupby("source", sort=False)}
     counts = {name: places[-1][0] + 1 for name, places in placed.items()}
@@ -73,7 +73,7 @@ def draw_sources(
         left.invert_yaxis()
         left.grid(True, axis="x")
         left.set(xlabel="nats per token", title="loss under the model")
-        for name, some in apart.groupby("source", sort=False):
+        for name, some in lines.groupby("source", sort=False):
             look = styles[name]
             right.plot(
                 some["block"],
@@ -96,6 +96,6 @@ def explore_sources(tokens: pd.DataFrame, distances: pd.DataFrame) -> "VBox":
     names = list(dict.fromkeys(tokens["source"]))
     controls = {
         "window": slider("window", sorted(map(int, tokens["window"].unique())), 0),
-        "sources": many("text", [(say_source(name), name) for name in names]),
+        "sources": many("text", [(word, name) for name, word in apart(names, say_source).items()]),
     }
     return explorer(controls, lambda **values: draw_sources(tokens, distances, **values))
