@@ -27,6 +27,7 @@ REPAIRS = {
 }
 """Methods in the order figures show them; the ghost, which no checkpoint holds, stands last."""
 LABELS = {
+    **{name: f"{name} without GP" for name in ("patch", "replace", "refit", "ghost")},
     "LR": "nothing (LR)",
     "patch+GP": "patch",
     "replace+GP": "replace",

@@ -21,7 +21,7 @@ from analysis.present.panels import (
     plain_axis,
     plain_number,
 )
-from analysis.present.style import CRITERIA, METHOD_LOOKS, OTHERS, Look, in_style, say_method, say_split, say_task
+from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, dealt, in_style, say_method, say_split, say_task, spare
 from analysis.present.tables import on_tables
 from analysis.schema import CALIBRATION
 
@@ -35,6 +35,7 @@ CRITERION_LOOKS = {
 }
 GONE: dict[str, Any] = {"facecolor": "#ececec", "edgecolor": "none"}
 GONE_IN_SOME: dict[str, Any] = {"facecolor": "none", "edgecolor": "#cccccc", "hatch": "////"}
+GHOSTS = ("ghost", "ghost+GP")  # what no checkpoint holds
 NATS = "nats per token above dense"
 SPEED_LOOKS = {
     **{("blocks", method): look for method, look in REPAIRS.items()},
@@ -63,16 +64,17 @@ def plot_repaired(table: pd.DataFrame) -> Figure:
                 rows = table[(table["pattern"] == pattern) & (table["criterion"] == criterion)]
                 rows = rows.assign(x=rows["method"].map(methods.index) + 0.07 * (place - (len(styles) - 1) / 2))
                 rows = rows.sort_values("x")
-                kept = rows[rows["method"] != "ghost+GP"]
+                ghost = rows["method"].isin(GHOSTS)
+                kept = rows[~ghost]
                 ax.plot(kept["x"], kept["value"], color=look.color, linewidth=1.2, zorder=2, gid=f"slope {criterion}")
-                for some, hollow in ((kept, False), (rows[rows["method"] == "ghost+GP"], True)):
+                for some, hollow in ((kept, False), (rows[ghost], True)):
                     gid = f"criterion {criterion}{' ghost' if hollow else ''}"
                     draw_points(ax, some["x"], some, color=look.color, marker=look.marker, gid=gid, hollow=hollow)
             category_axis(ax, ["none" if name == "LR" else say(name) for name in methods], rotation=40)
             _from_zero(ax, table[table["pattern"] == pattern])
         label_axes(panels, "", {"": f"held-out text\n{NATS}"})
         notes = [handle(look, CRITERIA.get(name, name)) for name, look in styles.items()]
-        if "ghost+GP" in methods:
+        if set(GHOSTS) & set(methods):
             notes.append(handle(Look("#4D4D4D", "o", ""), "no checkpoint holds it", markerfacecolor="white"))
         finish(fig, {}, notes)
     return fig
@@ -87,7 +89,7 @@ def plot_profile(table: pd.DataFrame) -> Figure:
     dotted: across a gap. Bars: 95 % intervals of the ratio to the mask alone.
     """
     with in_style():
-        methods = methods_of(table["method"])
+        styles = dealt(methods_of(table["method"]), REPAIRS)
         fig, panels = panel_grid(table.assign(row=""), "row", "pattern", height=2.9, sharey=True)
         last = table["block"].max()
         for (_, pattern), ax in panels.items():
@@ -97,8 +99,7 @@ def plot_profile(table: pd.DataFrame) -> Figure:
                 if share:
                     shade = GONE if share == 1 else GONE_IN_SOME
                     ax.axvspan(block - 0.5, block + 0.5, linewidth=0, zorder=0, gid=f"gone {block}", **shade)
-            for method in methods:
-                look = look_of(method)
+            for method, look in styles.items():
                 own = rows[(rows["method"] == method) & rows["value"].gt(0)].sort_values("block")
                 x, y = list(own["block"]), list(own["value"])
                 draw_points(ax, x, own, color=look.color, marker=look.marker, gid=f"method {method}")
@@ -114,7 +115,7 @@ def plot_profile(table: pd.DataFrame) -> Figure:
         gone = [Patch(**GONE, label="gone")]
         if table["removed"].between(0, 1, inclusive="neither").any():
             gone.append(Patch(**GONE_IN_SOME, label="gone in some seeds"))
-        finish(fig, {}, [*(handle(look_of(name), say(name)) for name in methods), *gone])
+        finish(fig, {}, [*(handle(look, say(name)) for name, look in styles.items()), *gone])
     return fig
 
 
@@ -167,12 +168,13 @@ def plot_answered(table: pd.DataFrame) -> Figure:
         )
         fig, panels = panel_grid(shown, "row", "column", height=1.9, sharey=True)
         methods = [name for name in methods_of(table["method"]) if name != "dense"]
+        styles = dealt(methods, REPAIRS)
         for task, place in places.items():
             ax, rows = panels[place], shown[shown["task"] == task]
             dense = rows[rows["method"] == "dense"].iloc[0]
             ax.axhline(dense["value"], color="black", linestyle=METHOD_LOOKS["dense"].line, linewidth=1.2, gid="dense")
             for number, method in enumerate(methods):
-                own, look = rows[rows["method"] == method].sort_values("removed"), look_of(method)
+                own, look = rows[rows["method"] == method].sort_values("removed"), styles[method]
                 x = own["removed"] + 0.5 * (number - (len(methods) - 1) / 2)
                 ax.plot(
                     x, own["value"], color=look.color, marker=look.marker, linestyle=look.line, gid=f"method {method}"
@@ -187,7 +189,7 @@ def plot_answered(table: pd.DataFrame) -> Figure:
         for place in set(panels) - set(places.values()):
             panels[place].set_axis_off()
         label_axes(panels, "% of the blocks gone", dict.fromkeys(shown["row"], "% right"))
-        finish(fig, {}, [*(handle(look_of(n), say(n)) for n in methods), handle(METHOD_LOOKS["dense"], "dense")])
+        finish(fig, {}, [*(handle(styles[n], say(n)) for n in methods), handle(METHOD_LOOKS["dense"], "dense")])
     return fig
 
 
@@ -204,8 +206,10 @@ def plot_speeds(table: pd.DataFrame) -> Figure:
         ax.set_title("")
         percent = table.assign(**{name: table[name].map(lambda x: 100 * expm1(x)) for name in ("value", "low", "high")})
         notes = []
-        for place, ((kind, method), rows) in enumerate(percent.groupby(["kind", "method"], sort=False)):
-            look = SPEED_LOOKS.get((kind, method), OTHERS[place % len(OTHERS)])
+        others = 0
+        for (kind, method), rows in percent.groupby(["kind", "method"], sort=False):
+            look = SPEED_LOOKS.get((kind, method), spare(others))
+            others += (kind, method) not in SPEED_LOOKS
             rows = rows.sort_values("faster")
             hollow = kind == "weights"
             x, y = list(rows["faster"]), list(rows["value"])
@@ -229,14 +233,7 @@ def plot_speeds(table: pd.DataFrame) -> Figure:
 
 def criterion_looks(names) -> dict[str, Look]:
     """The look of each criterion, in order."""
-    order = criteria_of(names)
-    others = [name for name in order if name not in CRITERION_LOOKS]
-    return {n: CRITERION_LOOKS.get(n) or OTHERS[others.index(n) % len(OTHERS)] for n in order}
-
-
-def look_of(method: str) -> Look:
-    """The look of a method."""
-    return REPAIRS.get(method) or OTHERS[0]
+    return dealt(criteria_of(names), CRITERION_LOOKS)
 
 
 def _from_zero(ax: Axes, rows: pd.DataFrame) -> None:

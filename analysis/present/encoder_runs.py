@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from analysis.errors import UsageError
 from analysis.present.panels import Panels, handle
 from analysis.present.structured_decoder import REPAIR_LABELS, REPAIRED
-from analysis.present.style import OTHERS, Look, apart, say_method, say_model, say_source
+from analysis.present.style import Look, apart, dealt, say_method, say_model, say_source
 from analysis.present.tables import on_tables
 from analysis.schema import CALIBRATION
 
@@ -147,11 +147,8 @@ def in_order(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 def repair_looks(methods: pd.Series) -> dict[str, Look]:
     """The look of each repair, others in the spare ones."""
-    seen = list(dict.fromkeys(methods))
-    spare = iter(OTHERS * len(seen))
-    return {name: REPAIR_LOOKS[name] for name in REPAIR_LOOKS if name in seen} | {
-        name: next(spare) for name in seen if name not in REPAIR_LOOKS
-    }
+    seen = set(methods)
+    return dealt([*(name for name in REPAIR_LOOKS if name in seen), *methods], REPAIR_LOOKS)
 
 
 def repair_handles(styles: Mapping[str, Look], **more) -> list[Line2D]:

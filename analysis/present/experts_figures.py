@@ -18,7 +18,18 @@ from analysis.present.panels import (
     plain_axis,
     share_log_scale,
 )
-from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, in_style, say_method, say_model, say_source, say_split
+from analysis.present.style import (
+    CRITERIA,
+    METHOD_LOOKS,
+    Look,
+    dealt,
+    in_style,
+    say_method,
+    say_model,
+    say_source,
+    say_split,
+    spare,
+)
 from analysis.present.tables import on_tables
 from analysis.schema import CALIBRATION
 
@@ -158,6 +169,7 @@ def plot_dropped(table: pd.DataFrame) -> Figure:
         shown = table.assign(repair=pd.Categorical(table["repair"], REPAIRS)).sort_values("repair", kind="stable")
         shown["repair"] = shown["repair"].astype(str)
         fig, panels = panel_grid(shown.assign(one=""), "one", "repair", height=3.1, sharey=True)
+        styles = _dropped_looks(shown)
         for (_, repair), ax in panels.items():
             rows = shown[shown["repair"] == repair]
             dense = rows[rows["method"] == "dense"]["value"].iloc[0]
@@ -165,7 +177,7 @@ def plot_dropped(table: pd.DataFrame) -> Figure:
             ax.axhline(dense, color=black.color, linestyle=black.line, linewidth=1.2, zorder=1, gid="dense")
             for (kind, criterion), line in rows[rows["method"] != "dense"].groupby(["kind", "criterion"], sort=False):
                 line = line.sort_values("removed")
-                look = EXPERT_LOOKS[criterion] if kind == KIND else WEIGHTS
+                look = styles[kind, criterion]
                 ax.plot(
                     [0, *line["removed"]],
                     [dense, *line["value"]],
@@ -185,14 +197,21 @@ def plot_dropped(table: pd.DataFrame) -> Figure:
             ax.set_xlabel("parameters gone or zero, %")
         log_scale(panels.values())
         next(iter(panels.values())).set_ylabel("held-out perplexity")
-        weights = dict.fromkeys(shown[shown["kind"] == "weights"]["criterion"])
         notes = [
-            *(
-                handle(EXPERT_LOOKS[name], f"experts by {CRITERIA[name]}")
-                for name in EXPERT_LOOKS
-                if name in set(shown["criterion"])
-            ),
-            *(handle(WEIGHTS, f"single weights, {CRITERIA[name]}", markerfacecolor="white") for name in weights),
+            handle(look, f"experts by {CRITERIA[name]}")
+            if kind == KIND
+            else handle(look, f"single weights, {CRITERIA[name]}", markerfacecolor="white")
+            for (kind, name), look in styles.items()
         ]
         finish(fig, {}, [*notes, handle(METHOD_LOOKS["dense"], "dense")])
     return fig
+
+
+def _dropped_looks(table: pd.DataFrame) -> dict[tuple[str, str], Look]:
+    """The look of each kind and criterion, in the legend's order; of single weights, the first is grey."""
+    names, weights = (dict.fromkeys(table[table["kind"] == kind]["criterion"]) for kind in (KIND, "weights"))
+    experts = dealt([*(name for name in EXPERT_LOOKS if name in names), *names], EXPERT_LOOKS)
+    hollow = {name: spare(place) if place else WEIGHTS for place, name in enumerate(weights)}
+    return {(KIND, name): look for name, look in experts.items()} | {
+        ("weights", name): look for name, look in hollow.items()
+    }

@@ -27,7 +27,7 @@ from analysis.present.structured_decoder import (
     say,
     say_criterion,
 )
-from analysis.present.style import METHOD_LOOKS, OTHERS, Look, in_style, say_method
+from analysis.present.style import METHOD_LOOKS, OTHERS, Look, dealt, in_style, say_method
 from analysis.present.tables import on_tables
 
 # Looks of single weights, by method.
@@ -157,10 +157,8 @@ def plot_same_size(table: pd.DataFrame) -> Figure:
 
 
 def repair_looks(methods) -> dict[str, Look]:
-    """The look of each repair, in order; those without one of their own share three spare ones."""
-    order = repair_order(methods)
-    others = [name for name in order if name not in REPAIRED]
-    return {name: REPAIRED[name] if name in REPAIRED else OTHERS[others.index(name) % len(OTHERS)] for name in order}
+    """The look of each repair, in order; those without one of their own have spare ones."""
+    return dealt(repair_order(methods), REPAIRED)
 
 
 def _legend(styles) -> list:

@@ -261,12 +261,24 @@ def say_method(method: str) -> str:
 
 
 def looks(methods) -> dict[str, Look]:
-    """The look of each method, in the order of `METHODS`; methods that have no look of their own share three spare
-    ones.
-    """
+    """The look of each method, in the order of `METHOD_LOOKS`, then those that have no look of their own by name."""
     present = set(methods)
-    named = {name: look for name, look in METHOD_LOOKS.items() if name in present}
-    return named | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(sorted(present - set(METHOD_LOOKS)))}
+    return dealt(
+        [*(name for name in METHOD_LOOKS if name in present), *sorted(present - set(METHOD_LOOKS))], METHOD_LOOKS
+    )
+
+
+def dealt(names: Iterable[str], known: Mapping[str, Look]) -> dict[str, Look]:
+    """The look of each name, in the order given: its own, or one of nine spare ones in turn."""
+    names = list(dict.fromkeys(names))
+    others = [name for name in names if name not in known]
+    return {name: known[name] if name in known else spare(others.index(name)) for name in names}
+
+
+def spare(place: int) -> Look:
+    """The look of what has none of its own: every colour of `OTHERS` with every marker, then the same again."""
+    turn, first = divmod(place, len(OTHERS))
+    return OTHERS[first]._replace(marker=OTHERS[(first + turn) % len(OTHERS)].marker)
 
 
 def in_style():

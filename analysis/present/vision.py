@@ -13,10 +13,11 @@ import pandas as pd
 
 from analysis.errors import UsageError
 from analysis.present.depth import excess, first_text, share
-from analysis.present.style import Look
+from analysis.present.style import Look, say_method
 from analysis.present.tables import on_tables, over_seeds
 from analysis.recipe.recipe import Recipe
 
+BLOCKS = "BR+GP"
 NOTHING, CLOSED, LOCAL, PROJECTOR, STATES = "nothing", "closed form", "local", "projector", "states"
 RECOVERIES = {
     NOTHING: Look("#D55E00", "o", "-"),
@@ -32,7 +33,7 @@ RECOVERIES = {
 LABELS = {
     NOTHING: "nothing",
     CLOSED: "closed form",
-    LOCAL: "blocks (BR+GP)",
+    LOCAL: f"blocks ({BLOCKS})",
     PROJECTOR: "projector",
     "language": "language part",
     "lora": "MaskLoRA",
@@ -63,7 +64,8 @@ def recovery(recipe: str) -> str:
         case "none":
             return NOTHING if read.repair.name == "none" else CLOSED
         case "gradient":
-            return LOCAL if read.repair.name == "none" else read.method
+            own = read.repair.name == "none" and read.method.partition("[")[0] == BLOCKS
+            return LOCAL if own else read.method
         case "retrain" if read.repair.name == "none":
             return RETRAINED.get((read.solver.train, read.solver.objective), read.method)
         case _:
@@ -78,8 +80,16 @@ def way(recipe: str) -> str:
 
 @on_tables
 def named(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with `way` and `recovery` of each row's recipe."""
+    """The table with `way` and `recovery` of each row's recipe: its method where another one of its way has the same
+    word.
+    """
     words = {text: (way(text), recovery(text)) for text in table["recipe"].unique()}
+    methods: dict[tuple[str, str], set[str]] = {}
+    for text, word in words.items():
+        methods.setdefault(word, set()).add(Recipe.parse(text).method)
+    words = {
+        text: (word[0], Recipe.parse(text).method) if len(methods[word]) > 1 else word for text, word in words.items()
+    }
     return table.assign(
         way=[words[text][0] for text in table["recipe"]], recovery=[words[text][1] for text in table["recipe"]]
     )
@@ -240,4 +250,4 @@ def recoveries_of(names) -> list[str]:
 
 def say(name: str) -> str:
     """How legends and findings write a recovery."""
-    return LABELS.get(name, name)
+    return LABELS.get(name) or say_method(name)

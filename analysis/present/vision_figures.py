@@ -1,5 +1,7 @@
 """Figures of notebook 13, models that read pictures; their tables are in `vision.py`."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,7 +21,7 @@ from analysis.present.panels import (
     plain_axis,
     plain_number,
 )
-from analysis.present.style import METHOD_LOOKS, OTHERS, Look, in_style, say_method, say_task
+from analysis.present.style import METHOD_LOOKS, Look, dealt, in_style, say_method, say_task
 from analysis.present.tables import on_tables
 from analysis.present.vision import ALL, KINDS, MEAN, RECOVERIES, WAYS, recoveries_of, say
 from analysis.present.vision_findings import say_mask
@@ -41,9 +43,10 @@ def plot_recovered(table: pd.DataFrame) -> Figure:
     """
     with in_style():
         fig, panels = panel_grid(table.assign(row=""), "row", "way", height=3.6, sharey=True)
+        styles = looks_of(table)
         for (_, name), ax in panels.items():
             ax.set_title(_title(name))
-            _lines(ax, table[table["way"] == name], "removed")
+            _lines(ax, table[table["way"] == name], "removed", styles)
             _share_axis(ax, table)
             ax.axhline(0, color="black", linestyle=DENSE.line, linewidth=1.2, zorder=1, gid="dense")
         positive = table.loc[table["value"] > 0, "value"]
@@ -79,15 +82,16 @@ def plot_answered(table: pd.DataFrame) -> Figure:
     with in_style():
         tasks = list(dict.fromkeys(table["task"]))
         fig, panels = panel_grid(table, "task", "way", height=1.75, sharey="row")
+        styles = looks_of(table)
         for (task, name), ax in panels.items():
             rows = table[(table["task"] == task) & (table["way"] == name)]
             if task == tasks[0]:
                 ax.set_title(_title(name))
-            _lines(ax, rows, "removed")
+            _lines(ax, rows, "removed", styles)
             for word in recoveries_of(rows["recovery"]):
                 own = rows[rows["recovery"] == word]
                 ends = own["value"] - own["spread"], own["value"] + own["spread"]
-                ax.vlines(own["removed"], *ends, color=look_of(word).color, linewidth=1, alpha=0.35, zorder=2)
+                ax.vlines(own["removed"], *ends, color=styles[word].color, linewidth=1, alpha=0.35, zorder=2)
             for value, look, gid in ((rows["dense"], DENSE, "dense"), (rows["chance"], CHANCE, "chance")):
                 ax.axhline(value.iloc[0], color=look.color, linestyle=look.line, linewidth=1.2, zorder=1, gid=gid)
             _share_axis(ax, table)
@@ -107,10 +111,11 @@ def plot_fed(table: pd.DataFrame) -> Figure:
     """
     with in_style():
         fig, panels = panel_grid(table.assign(row=""), "row", "pattern", height=3.1, sharey=True)
+        styles = looks_of(table)
         for (_, pattern), ax in panels.items():
             rows = table[table["pattern"] == pattern]
             ax.set_title(f"{_title(rows['way'].iloc[0])}, {share(pattern):g} % gone")
-            _lines(ax, rows, "samples")
+            _lines(ax, rows, "samples", styles)
             number_axis(ax, sorted(set(table["samples"])))
             ax.axhline(0, color="black", linestyle=DENSE.line, linewidth=1.2, zorder=1, gid="dense")
             plain_axis(ax.yaxis)
@@ -129,11 +134,12 @@ def plot_placed(table: pd.DataFrame) -> Figure:
     """
     with in_style():
         fig, panels = panel_grid(table, "pattern", "at", height=2.4, sharey=True)
+        styles = looks_of(table)
         for (pattern, at), ax in panels.items():
             rows = table[(table["pattern"] == pattern) & (table["at"] == at) & table["value"].gt(0)]
             if pattern == table["pattern"].iloc[0]:
                 ax.set_title(AT.get(at, at))
-            _lines(ax, rows, "block")
+            _lines(ax, rows, "block", styles)
             ax.xaxis.set_major_locator(FixedLocator(sorted(set(table["block"]))))
         log_scale(panels.values())
         ways = table.drop_duplicates("pattern").set_index("pattern")["way"]
@@ -187,10 +193,9 @@ def _title(name: str) -> str:
     return WAYS.get(name, name)
 
 
-def _lines(ax: Axes, table: pd.DataFrame, x: str) -> None:
+def _lines(ax: Axes, table: pd.DataFrame, x: str, styles: Mapping[str, Look]) -> None:
     """A line for each recovery, with its band."""
-    looks = {name: look_of(name) for name in recoveries_of(table["recovery"])}
-    draw_named(ax, table.sort_values(x, kind="stable"), x, "recovery", looks, "recovery")
+    draw_named(ax, table.sort_values(x, kind="stable"), x, "recovery", styles, "recovery")
 
 
 def _share_axis(ax: Axes, table: pd.DataFrame) -> None:
@@ -199,9 +204,9 @@ def _share_axis(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def _notes(table: pd.DataFrame) -> list:
-    return [handle(look_of(name), say(name)) for name in recoveries_of(table["recovery"])]
+    return [handle(look, say(name)) for name, look in looks_of(table).items()]
 
 
-def look_of(name: str) -> Look:
-    """The look of a recovery."""
-    return RECOVERIES.get(name) or OTHERS[0]
+def looks_of(table: pd.DataFrame) -> dict[str, Look]:
+    """The look of each recovery, in the order figures show them."""
+    return dealt(recoveries_of(table["recovery"]), RECOVERIES)

@@ -213,6 +213,25 @@ def test_the_profile_has_gaps_where_blocks_are_gone(first):
     assert "gone in every seed: block 4; error at" in said
 
 
+def test_every_repair_of_blocks_has_a_look_and_a_name_of_its_own(first):
+    table = depth.profile(first.blocks, first.structures)
+    plain = table[table["method"] == "refit+GP"]
+    more = [f"{name}{way}" for name in ("patch", "replace", "refit", "ghost") for way in ("", "+GP")]
+    more.append("BR+GP[repair=replace]")
+    given = table[~table["method"].isin(more)]
+    fig = depth_figures.plot_profile(
+        pd.concat([given, *(plain.assign(method=name) for name in more)], ignore_index=True)
+    )
+    methods = {*given["method"], *more}
+    drawn = {
+        line.get_gid().removeprefix("method "): (line.get_color(), line.get_marker())
+        for line in fig.axes[0].lines
+        if (line.get_gid() or "").startswith("method ")
+    }
+    assert set(drawn) == methods and len(set(drawn.values())) == len({depth.say(name) for name in methods})
+    assert len({depth.say(name) for name in methods}) == len(methods)
+
+
 def test_blocks_that_some_seeds_keep_are_told_apart(first):
     kept = first.structures.copy()
     kept.loc[(kept["seed"] == 2) & (kept["block"] == 3), "kept"] = 1

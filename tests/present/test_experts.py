@@ -214,6 +214,22 @@ def test_another_text_is_beside_the_one_that_is_read(alone):
         experts.foreign(alone.perplexity[alone.perplexity["calibration"] != "lab:news"])
 
 
+def test_criteria_of_single_weights_are_drawn_and_named_apart(dropped):
+    weights = dropped[dropped["kind"] == "weights"]
+    fig = experts_figures.plot_dropped(
+        pd.concat([dropped, *(weights.assign(criterion=name) for name in ("magnitude", "ria"))], ignore_index=True)
+    )
+    drawn = {
+        line.get_gid(): (line.get_color(), line.get_marker())
+        for line in fig.axes[0].lines
+        if (line.get_gid() or "").startswith("weights ")
+    }
+    named = {(one.get_color(), one.get_marker()): one.get_label() for one in fig.legends[0].legend_handles}
+    assert [named[drawn[f"weights {name}"]] for name in ("wanda", "magnitude", "ria")] == [
+        f"single weights, {word}" for word in ("Wanda", "Magnitude", "RIA")
+    ]
+
+
 def test_single_weights_are_given_the_same_count(cut, dropped):
     # experts and their router rows are 101 each, of 2 blocks x 500 prunable weights
     assert experts_dropped.same_count(cut.size, cut.matrices, cut.structures) == ["20.2%", "40.4%"]

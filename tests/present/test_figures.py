@@ -380,6 +380,8 @@ def test_methods_look_the_same_everywhere_and_unlike_each_other():
     assert (
         list(some) == ["LR", "BR", "new", "newer"] and some["LR"] == METHOD_LOOKS["LR"] and some["new"] != some["newer"]
     )
+    many = looks([f"new {place}" for place in range(9)])
+    assert list(many.values())[:3] == OTHERS and len(set(many.values())) == 9
 
 
 @pytest.mark.parametrize(

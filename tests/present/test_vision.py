@@ -125,6 +125,9 @@ def row(table, **wanted):
         ("influence-blocks-25% refit+GP", "depth", "closed form"),
         ("snip-structures-25%[scope=global] LIAR", "width", "closed form"),
         ("flap-neurons-25% BR+GP[lr=0.1]", "width", "local"),
+        ("flap-neurons-25% BR", "width", "BR"),
+        ("flap-neurons-25% BR+GP+CR", "width", "BR+GP+CR"),
+        ("influence-blocks-25% IR", "depth", "IR"),
         ("flap-neurons-25% BR+GP[repair=liar]", "width", "BR+GP[repair=liar]"),
         ("wanda-50% retrain[train=masklora]", "50%", "lora"),
         ("influence-blocks-25% retrain[objective=hidden,states=0.9,train=language]", "depth", "states"),
@@ -133,6 +136,17 @@ def row(table, **wanted):
 )
 def test_a_recipe_says_what_is_cut_and_what_brings_it_back(recipe, way, word):
     assert (vision.way(recipe), vision.recovery(recipe)) == (way, word)
+
+
+def test_methods_that_one_word_would_hide_have_their_own_names_and_looks():
+    recipes = [f"influence-blocks-25% {method}" for method in ("LR", "refit+GP", "replace+GP", "BR+GP", "BR", "IR")]
+    table = vision.named(pd.DataFrame({"recipe": recipes}))
+    names = ["nothing", "refit+GP", "replace+GP", "local", "BR", "IR"]
+    assert table["recovery"].tolist() == names
+    assert vision.named(pd.DataFrame({"recipe": recipes[:2]}))["recovery"].tolist() == ["nothing", "closed form"]
+    looks = vision_figures.looks_of(table)
+    assert set(looks) == set(names) and len({look[:2] for look in looks.values()}) == len(names)
+    assert len({vision.say(name) for name in names}) == len(names)
 
 
 def test_the_share_is_that_of_all_weights_as_met(made, recovered):
