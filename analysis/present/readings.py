@@ -52,14 +52,14 @@ def plot_readings(table: pd.DataFrame) -> Figure:
 
     `table` is that of `readings_profile`; one row of panels for each criterion.
     """
-    errors = table[table["reading"] != SHARE]
+    styles = looks(table.loc[table["reading"] != SHARE, "method"])
     with in_style():
         fig, panels = panel_grid(table, "criterion", "reading", height=1.9, sharey=False)
         for (criterion, reading), ax in panels.items():
             rows = table[(table["criterion"] == criterion) & (table["reading"] == reading)]
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
             if reading != SHARE:
-                draw_lines(ax, rows, "block")
+                draw_lines(ax, rows, "block", styles)
                 continue
             for holder, look in HOLDER_LOOKS.items():
                 one = rows[rows["method"] == holder]
@@ -81,7 +81,7 @@ def plot_readings(table: pd.DataFrame) -> Figure:
         drawn[0].autoscale_view()
         log_scale(drawn)
         label_axes(panels, "block", dict.fromkeys(table["criterion"].unique(), RELATIVE_ERROR))
-        finish(fig, looks(errors["method"]))
+        finish(fig, styles)
     return fig
 
 
