@@ -97,14 +97,21 @@ def plot_forest(claims: pd.DataFrame) -> Figure:
     """The margin of every claim, above zero where it holds, with its 95 % interval: one row for each claim, grouped by
     paper, one marker for each model, in the colour of its verdict; hollow marks are the paper's own models.
 
-    The axis is linear between -1 and 1 and logarithmic outside; its unit, per cent or points, is the claim's.
+    The axis is linear between -1 and 1 and logarithmic outside; its unit, per cent or points, is the claim's. Raises
+    UsageError for more models than there are marks.
     """
     table, known = fates(claims), claims[claims["kind"] == PAPER]
     models = list(dict.fromkeys(table["model"]))
-    markers = MARKERS | dict(zip((model for model in models if model not in MARKERS), SPARE))
+    others = [model for model in models if model not in MARKERS]
+    if len(others) > len(SPARE):
+        raise UsageError(
+            f"claims: {len(others)} models beside the lab's ({', '.join(others)}) cannot be told apart in one figure;"
+            f" draw at most {len(SPARE)} of them at once"
+        )
+    markers = MARKERS | dict(zip(others, SPARE, strict=False))
     markers = {model: markers[model] for model in models}
     lines = _lines(table)
-    heights = np.array([ROW + LINE * words.count("\n") for _, words in lines])
+    heights = np.array([ROW + LINE * words.count("\n") for *_, words in lines])
     tall = float(heights.sum()) + TOP + BOTTOM
     with in_style():
         fig = plt.figure(figsize=(WIDTH, tall), layout="none")
@@ -112,15 +119,16 @@ def plot_forest(claims: pd.DataFrame) -> Figure:
         ax = fig.add_axes((LEFT, BOTTOM / tall, 0.985 - LEFT, heights.sum() / tall))
         ax.axvline(0, color="#333333", linewidth=0.9, zorder=2)
         places = np.cumsum(heights) - heights / 2
-        for place in (place for place, (claim, _) in zip(places, lines) if claim):
+        for place in (place for place, (_, claim, _) in zip(places, lines) if claim):
             ax.axhline(place, color="#ededed", zorder=0)
-        for (claim, words), place in zip(lines, places):
+        for (source, claim, words), place in zip(lines, places):
             ax.text(
                 -0.015, place, words, transform=ax.get_yaxis_transform(), ha="right", va="center", linespacing=1.05,
                 fontsize=7.5 if claim else 9, fontweight="normal" if claim else "bold",
             )  # fmt: skip
             if claim:
-                _draw_claim(ax, place, table[table["claim"] == claim], known[known["claim"] == claim], markers)
+                rows, own = (some[(some["source"] == source) & (some["claim"] == claim)] for some in (table, known))
+                _draw_claim(ax, place, rows, own, markers)
         ax.set(ylim=(heights.sum(), 0), xlabel="margin, in the claim's unit (above 0 it holds)")
         _symmetric_axis(ax)
         notes = [_note("black", marker, model) for model, marker in markers.items()]
@@ -134,12 +142,14 @@ def plot_forest(claims: pd.DataFrame) -> Figure:
     return fig
 
 
-def _lines(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """What stands on the left, from top to bottom: ("", paper) before its claims, then (claim, its words)."""
+def _lines(table: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """What stands on the left, from top to bottom: (paper, "", paper) before its claims, then (paper, claim, its
+    words).
+    """
     out = []
     for source, rows in table.groupby("source", sort=False):
-        out.append(("", source))
-        out += [(claim, "\n".join(wrap(claim, WORDS))) for claim in dict.fromkeys(rows["claim"])]
+        out.append((source, "", source))
+        out += [(source, claim, "\n".join(wrap(claim, WORDS))) for claim in dict.fromkeys(rows["claim"])]
     return out
 
 
@@ -212,7 +222,7 @@ def page(
         for claim, fate in rows.groupby("claim", sort=False):
             first, by_model = fate.iloc[0], fate.set_index("model")
             cells = [_cell(by_model.loc[model]) if model in by_model.index else "–" for model in models]
-            own = known[known["claim"] == claim]
+            own = known[(known["source"] == source) & (known["claim"] == claim)]
             said = ", ".join(f"{row.model} {row.value:+.1f}" for row in own.itertuples())
             words = (claim, first["evidence"], _where(first["options"]), first["unit"])
             lines.append(_row(*words, *cells, said or "–"))

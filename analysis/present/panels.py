@@ -20,6 +20,7 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
+from analysis.errors import UsageError
 from analysis.present.style import (
     CRITERIA,
     CRITERION_LOOKS,
@@ -46,6 +47,7 @@ KIND_TITLES = {
 }
 BESIDE = [(5, 0), (-5, 0), (0, 5), (0, -5), (4, 4), (-4, 4), (4, -4), (-4, -4)]  # points right of and above a marker
 PERCENTS = (0, 1, 3, 10, 20, 50, 100, 200, 500, 1000, 3000, 10_000, 100_000)
+FILLS = ("full", "none", "left", "top", "right", "bottom")  # of markers, by pattern
 PRICES = {"tokens": "tokens in training", "solve_seconds": "seconds in the solver"}
 Panels = dict[tuple, Axes]
 Shared = bool | Literal["row", "col"]  # an axis of several panels
@@ -194,6 +196,19 @@ def draw_named(ax: Axes, table: pd.DataFrame, x: str, name: str, styles: Mapping
 def handle(look: Look, word: str, **more) -> Line2D:
     """An entry of a legend."""
     return Line2D([], [], **({"color": look.color, "marker": look.marker, "linestyle": look.line} | more), label=word)
+
+
+def pattern_fills(patterns: Iterable[str]) -> dict[str, Any]:
+    """The filling of each pattern's markers, in the order given. Raises UsageError where there are more patterns than
+    fillings.
+    """
+    names = list(dict.fromkeys(patterns))
+    if len(names) > len(FILLS):
+        raise UsageError(
+            f"figure: markers of {len(names)} patterns ({', '.join(names)}) cannot be told apart; draw at most"
+            f" {len(FILLS)} at once (`choose(table, pattern=[...])`)"
+        )
+    return dict(zip(names, FILLS, strict=False))
 
 
 def point_notes(methods: Mapping[str, Look], criteria: Iterable[str], fills: Mapping[str, Any]) -> list[Line2D]:

@@ -10,14 +10,13 @@ from matplotlib.figure import Figure
 from analysis.errors import UsageError
 from analysis.present.final import HELD_OUT_ERROR, PERPLEXITY, spearman
 from analysis.present.finding import Finding, say_half
-from analysis.present.panels import category_rows, finish, log_scale, panel_grid, point_notes
+from analysis.present.panels import category_rows, finish, log_scale, panel_grid, pattern_fills, point_notes
 from analysis.present.statistics import LEVEL, compare, decided, holm
 from analysis.present.style import CRITERIA, CRITERION_LOOKS, OTHERS, in_style, looks, say_method
 from analysis.present.tables import on_tables, over_seeds
 
 RECIPE_COLUMNS = ["pattern", "criterion", "method"]
 RISE, RESIDUAL = "rise of perplexity", "residual"  # measures of the table beside the error
-FILLS = ("full", "none", "left", "top", "right")  # of markers, by pattern
 
 
 @on_tables
@@ -71,7 +70,7 @@ def plot_proxy(table: pd.DataFrame) -> Figure:
     with in_style():
         points, solvers = _points(table), table[table["measure"] == RESIDUAL].sort_values("value", ignore_index=True)
         method_looks = looks(points["method"])
-        fills = dict(zip(dict.fromkeys(points["pattern"]), FILLS * len(points), strict=False))
+        fills = pattern_fills(points["pattern"])
         fig, panels = panel_grid(
             pd.DataFrame({"row": [""] * 2, "x": ["points", "solvers"]}),
             "row",

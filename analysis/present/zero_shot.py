@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from analysis.errors import UsageError
 from analysis.present.final import ACCURACY, HELD_OUT_ERROR, PERPLEXITY, say_rank, spearman
 from analysis.present.finding import Finding, enumerated, say_half
-from analysis.present.panels import finish, handle, log_scale, panel_grid, point_notes
+from analysis.present.panels import finish, handle, log_scale, panel_grid, pattern_fills, point_notes
 from analysis.present.paper import ACCURACY as PAPER_ACCURACY
 from analysis.present.paper import MODELS, RESULTS
 from analysis.present.statistics import LEVEL, compare, holm, leaders
@@ -43,7 +43,6 @@ RING: dict[str, Any] = {
     "color": "black",
     "markeredgewidth": 0.8,
 }
-FILLS = ("full", "none", "left", "top", "right")  # of markers, by pattern
 
 
 @on_tables
@@ -147,10 +146,7 @@ def plot_scores(table: pd.DataFrame) -> Figure:
     xs = {"perplexity": "held-out perplexity", "error": "held-out relative error at the last block"}
     with in_style():
         pruned, dense = table[table["method"] != "dense"], table[table["method"] == "dense"].iloc[0]
-        method_looks, fills = (
-            looks(pruned["method"]),
-            dict(zip(dict.fromkeys(pruned["pattern"]), FILLS * len(pruned), strict=False)),
-        )
+        method_looks, fills = (looks(pruned["method"]), pattern_fills(pruned["pattern"]))
         fig, panels = panel_grid(
             pd.DataFrame({"row": [""] * 2, "x": list(xs)}), "row", "x", height=3.1, sharey=True, sharex=False
         )

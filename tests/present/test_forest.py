@@ -132,6 +132,22 @@ def test_a_model_has_the_same_mark_in_every_forest(claims):
     assert marks[0] == {"model lab/experts": "P"} and marks[1] == marks[0] | {"model lab": "o"}
 
 
+def test_a_claim_of_two_papers_in_the_same_words_is_drawn_at_each_of_them_once(claims):
+    name = claims["claim"].iloc[0]
+    one = claims[(claims["claim"] == name) & (claims["model"] == claims["model"].iloc[0])]
+    both = pd.concat([one, one.assign(source="another paper", value=-one["value"])], ignore_index=True)
+    drawn = [line for line in forest.plot_forest(both).axes[0].lines if (line.get_gid() or "").startswith("model ")]
+    assert [line.get_xdata()[0] for line in drawn] == pytest.approx(forest.fates(both)["value"].tolist())
+
+
+def test_more_models_than_marks_are_refused(claims):
+    one = claims[claims["model"] == claims["model"].iloc[0]]
+    many = [one.assign(model=f"model {place}") for place in range(len(forest.SPARE) + 1)]
+    forest.plot_forest(pd.concat(many[:-1], ignore_index=True))
+    with pytest.raises(UsageError, match="5 models .* at most 4"):
+        forest.plot_forest(pd.concat(many, ignore_index=True))
+
+
 def test_rows_of_figures_are_those_of_the_figures_as_committed():
     """`python benchmarks/claims.py` makes them anew, after a figure was."""
     claims = pd.read_csv(paths.ROOT / "benchmarks" / "claims.csv", keep_default_na=False)

@@ -80,6 +80,16 @@ def test_every_recipe_and_every_method_is_drawn(table):
     assert right.get_ylim()[0] > right.get_ylim()[1] and drawn["method ridge"][1] == 3  # the worst stands last
 
 
+def test_every_pattern_has_a_filling_of_its_own_and_more_than_there_are_are_refused(table):
+    names = [f"{percent}%" for percent in range(30, 100, 10)]
+    tables = [table.assign(pattern=name) for name in names]
+    fig = proxy.plot_proxy(pd.concat(tables[:6], ignore_index=True))
+    fills = {one.get_label(): one.get_fillstyle() for one in fig.legends[0].legend_handles if one.get_label() in names}
+    assert len(fills) == len(set(fills.values())) == 6
+    with pytest.raises(UsageError, match="markers of 7 patterns"):
+        proxy.plot_proxy(pd.concat(tables, ignore_index=True))
+
+
 def test_it_says_for_whom_error_is_no_proxy_and_which_pairs_contradict(table):
     said = proxy.say_proxy(table, 1).splitlines()
     assert said[0].startswith("- Rank correlation of held-out error with the rise of perplexity: all ")
