@@ -63,7 +63,7 @@ def plot_criteria(table: pd.DataFrame) -> Figure:
 
     `table` is that of `criteria`; one column of panels per pattern, one row per held-out text and refinement of the
     mask, all on one log scale (linear below 1 %). Dotted in the rows of refined masks: the same criterion's mask as
-    chosen.
+    chosen. Bars are intervals and may leave the panel.
     """
     with in_style():
         methods, styles = list(looks(table["method"])), _criterion_looks(table["criterion"])

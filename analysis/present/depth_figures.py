@@ -53,7 +53,8 @@ def plot_repaired(table: pd.DataFrame) -> Figure:
     criterion of which blocks go, a panel per share of blocks gone.
 
     `table` is that of `repaired`; each panel has a scale of its own. The last place, apart from the lines, is the
-    ghost, a matrix more at each cut, which no standard checkpoint holds. Bars: 95 % intervals of the mean over seeds.
+    ghost, a matrix more at each cut, which no standard checkpoint holds. Bars: 95 % intervals of the mean over seeds,
+    which may leave the panel.
     """
     with in_style():
         methods, styles = methods_of(table["method"]), criterion_looks(table["criterion"])
@@ -125,7 +126,7 @@ def plot_searched(table: pd.DataFrame) -> Figure:
     were chosen by (hollow) and on held-out text (filled), by criterion; rows: windows of calibration text, columns:
     share of blocks gone.
 
-    `table` is that of `searched`. Bars: 95 % intervals of the mean over seeds.
+    `table` is that of `searched`. Bars: 95 % intervals of the mean over seeds, which may leave the panel.
     """
     with in_style():
         names, styles = criteria_of(table["criterion"]), criterion_looks(table["criterion"])
@@ -198,7 +199,8 @@ def plot_speeds(table: pd.DataFrame) -> Figure:
     """Perplexity in per cent above the dense model's against how many times faster one window runs, measured: blocks
     and neurons cut out, single weights, which make nothing faster.
 
-    `table` is that of `speeds`. Lines start at the dense model. Bars: 95 % intervals of the mean over seeds, of both.
+    `table` is that of `speeds`. Lines start at the dense model. Bars: 95 % intervals of the mean over seeds, of both,
+    which may leave the panel.
     """
     with in_style():
         fig, panels = panel_grid(table.assign(one=""), "one", "one", height=3.4, sharey=False)

@@ -214,6 +214,7 @@ def plot_representatives(table: pd.DataFrame) -> Figure:
 
     `table` is that of `representatives`. Left: distance of second moments; right: the dense model's loss on the text.
     The rank correlation of each panel stands above it, with how often a random order has one as large.
+    Bars are intervals and may leave the panel.
     """
     xs = {
         DISTANCE: "distance of second moments from\nthe held-out text, median over blocks",

@@ -68,8 +68,8 @@ def plot_halves(table: pd.DataFrame) -> Figure:
     """How far perplexity rises above the dense model's where attention, the MLP or both are pruned, from method to
     method, in per cent; log scale, linear below 1 %.
 
-    `table` is that of `halves`. Bars: 95 % intervals of the mean over seeds. Hollow: OPT-125M with SparseGPT (table 7
-    of 2406.15524).
+    `table` is that of `halves`. Bars: 95 % intervals of the mean over seeds, which may leave the panel. Hollow:
+    OPT-125M with SparseGPT (table 7 of 2406.15524).
     """
     with in_style():
         rows = table[table["part"].isin(PARTS)].assign(row="")

@@ -83,7 +83,7 @@ def plot_survival(table: pd.DataFrame) -> Figure:
     structures.
 
     `table` is that of `survival` for one criterion. Dotted: the dense model; dashed: guessing; star: the claim of
-    2407.13331's abstract, LIAR on BERT-base.
+    2407.13331's abstract, LIAR on BERT-base. Intervals may leave the panel.
     """
     with in_style():
         styles, alone = repair_looks(table["method"]), table["task"].nunique() == 1
@@ -128,6 +128,8 @@ def plot_examples(table: pd.DataFrame) -> Figure:
     """Score kept against the number of calibration examples, log scale, one line per repair; one column per task, one
     row per kind and share of structures: the first of each task, the second, and so on, since one share of all
     parameters is another of the structures in each model. `table` is that of `survival`; levels as in `plot_survival`.
+
+    Intervals may leave the panel.
     """
     with in_style():
         styles = repair_looks(table["method"])
