@@ -4,6 +4,7 @@ above.
 Everything is drawn inside `style.in_style`; nothing is computed and no global state is left.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import log10
 from typing import Any, Literal
@@ -17,8 +18,9 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, BboxBase
 
 from analysis.errors import UsageError
 from analysis.present.style import (
@@ -341,12 +343,71 @@ def finish(fig: Figure, methods: Mapping[str, Look], notes: Sequence[Artist] = (
     if handles:
         _legend(fig, handles)
     fig.draw_without_rendering()
+    if _fit_words(fig):
+        fig.draw_without_rendering()
     fig.set_layout_engine("none")
 
 
+def _fit_words(fig: Figure) -> bool:
+    """Titles, labels of rows and words on x axes that cover their neighbours or leave the figure are broken or
+    shortened to the size of their panels; whether there were any. The layout stands.
+    """
+    page, found = fig.bbox, False
+    titles = [(ax.title, 0.96 * ax.bbox.width) for ax in fig.axes]
+    labels = [(ax.yaxis.label, ax.bbox.height) for ax in fig.axes]
+    for group in (titles, labels):
+        texts = [(text, room) for text, room in group if text.get_text()]
+        if _crowded([text for text, _ in texts], page):
+            found = True
+            for text, room in texts:
+                text.set_text(_fitted(text, room))
+    for ax in fig.axes:
+        ticks = [text for text in ax.get_xticklabels() if text.get_text() and not text.get_rotation()]
+        if any(re.search(r"[^\W\d_]{3}", text.get_text()) for text in ticks) and _crowded(ticks, page):
+            found = True
+            ax.set_xticklabels([_fitted(text, ax.bbox.width / len(ticks) - 4) for text in ticks])
+    return found
+
+
+def _crowded(texts: Sequence[Text], page: BboxBase) -> bool:
+    boxes = [text.get_window_extent() for text in texts]
+    outside = any(box.x0 < page.x0 or box.x1 > page.x1 or box.y0 < page.y0 or box.y1 > page.y1 for box in boxes)
+    return outside or any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+
+
+def _fitted(text: Text, room: float) -> str:
+    """The words of a text with every line of more than `room` pixels broken once, behind a sign or a space; what is
+    still longer has dots for its middle.
+    """
+    whole, lines = text.get_text(), []
+    for line in whole.split("\n"):
+        ends = [0] if _length(text, line) <= room else [match.end() for match in re.finditer(r"[-_/.,: ](?=.)", line)]
+        cut = max((end for end in ends if _length(text, line[:end]) <= room), default=0)
+        lines += [_shortened(text, part, room) for part in (line[:cut], line[cut:]) if part]
+    text.set_text(whole)
+    return "\n".join(lines)
+
+
+def _length(text: Text, line: str) -> float:
+    """How many pixels a line is long as the text is set, upright or lying."""
+    text.set_text(line)
+    box = text.get_window_extent()
+    return max(box.width, box.height)
+
+
+def _shortened(text: Text, line: str, room: float) -> str:
+    """A line of at most so many pixels, with dots for its middle where it is longer."""
+    short, kept = line, len(line)
+    while kept > 2 and _length(text, short) > room:
+        kept -= 1
+        short = f"{line[: (kept + 1) // 2]}…{line[len(line) - kept // 2 :]}"
+    return short
+
+
 def _legend(fig: Figure, handles: Sequence[Artist]) -> None:
-    """The handles above all panels, row by row, in as few rows as the figure is wide for. Matplotlib would leave out
-    words that begin with an underscore: a space without width goes before it.
+    """The handles above all panels, row by row, in as few rows as the figure is wide for; words that are wider have
+    dots for their middle. Matplotlib would leave out words that begin with an underscore: a space without width goes
+    before it.
     """
     for one in handles:
         if (word := str(one.get_label())).startswith("_"):
@@ -358,9 +419,14 @@ def _legend(fig: Figure, handles: Sequence[Artist]) -> None:
         legend = fig.legend(
             handles=read, loc="outside upper center", ncols=columns, columnspacing=1.4, handlelength=2.0
         )
-        if columns == 1 or legend.get_window_extent().width <= fig.bbox.width:
-            return
-        legend.remove()
+        over = legend.get_window_extent().width - fig.bbox.width
+        if columns > 1 and over > 0:
+            legend.remove()
+            continue
+        room = max(text.get_window_extent().width for text in legend.get_texts()) - over - 0.02 * fig.bbox.width
+        for text in legend.get_texts() if over > 0 else ():
+            text.set_text(_shortened(text, text.get_text(), room))
+        return
 
 
 def amount(number: float, noun: str) -> str:

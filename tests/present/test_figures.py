@@ -384,6 +384,45 @@ def test_methods_look_the_same_everywhere_and_unlike_each_other():
     assert list(many.values())[:3] == OTHERS and len(set(many.values())) == 9
 
 
+LONG = {
+    "lab:stories/held-out": "news_corpus_2024_cleaned_deduplicated.jsonl#body[80%:]",
+    "lab:entries/held-out": "legal_documents_european_court_of_human_rights.jsonl#content[80%:]",
+    "lab:recipes": f"news_{'cleaned_' * 8}2024.jsonl#body[:80%]:0.5+legal_documents_{'european_' * 4}court.txt:0.5",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "plot", "column"),
+    [
+        ("01_compounding_error", compounding.plot_block_profile, "split"),
+        ("02_calibration_windows", calibration.plot_sample_size, "split"),
+        ("03_added_text", generated_text.plot_added, "added"),
+        ("08_tasks", zero_shot.plot_tasks, "task"),
+    ],
+)
+def test_long_names_are_broken_or_shortened_and_cover_nothing(name, plot, column):
+    table = read_csv(paths.ROOT / "figures" / f"{name}.csv")
+    names = {task: f"questions_about_european_history_{task}.jsonl" for task in table[column]}
+    names = LONG if column != "task" else names | {"mean": "mean"}
+    longer = table[column].map(lambda value: names.get(value, value))
+    before, fig = plot(table), plot(table.assign(**{column: longer}))
+    fig.draw_without_rendering()
+    width, height = fig.bbox.width, fig.bbox.height
+    groups = [
+        [ax.title for ax in fig.axes],
+        [ax.yaxis.label for ax in fig.axes],
+        fig.legends[0].get_texts() if fig.legends else [],
+        fig.axes[0].get_xticklabels() if column == "task" else [],
+    ]
+    assert any("…" in text.get_text() for group in groups for text in group)
+    for group in groups:
+        boxes = [text.get_window_extent() for text in group if text.get_text()]
+        assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in boxes)
+        assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[:place])
+    words = [text.get_text() for ax in before.axes for text in (ax.title, ax.yaxis.label, *ax.get_xticklabels())]
+    assert not any("…" in word for word in words)
+
+
 @pytest.mark.parametrize(
     ("name", "plot", "columns"),
     [
