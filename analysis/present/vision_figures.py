@@ -207,6 +207,7 @@ def _notes(table: pd.DataFrame) -> list:
     return [handle(look, say(name)) for name, look in looks_of(table).items()]
 
 
+@on_tables
 def looks_of(table: pd.DataFrame) -> dict[str, Look]:
     """The look of each recovery, in the order figures show them."""
     return dealt(recoveries_of(table["recovery"]), RECOVERIES)

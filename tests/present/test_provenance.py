@@ -17,7 +17,7 @@ from analysis.present import panels, tables
 from analysis.present.finding import Finding
 from analysis.present.provenance import _without_folders, provenance, save_figure
 from analysis.present.rows import read_csv
-from analysis.present.style import in_style
+from analysis.present.style import in_style, looks
 
 TABLE = pd.DataFrame({"split": ["a"], "method": ["LR"], "value": [1.0], "run": ["r"]})
 NAMES = [r"a_{b}^c$\frac$.txt", "a$b$c.txt", r"\notes{.txt", "_notes.txt", "<u>x.txt", "100% & more--x.txt", "a*b*c"]
@@ -27,7 +27,7 @@ def drawn(word="a"):
     with in_style():
         fig, grid = panels.panel_grid(TABLE.assign(method=word), "split", "method", height=1.0, sharey=True)
         panels.label_axes(grid, word, {"a": word})
-        panels.finish(fig, {}, [panels.handle(panels.looks(["LR"])["LR"], word)])
+        panels.finish(fig, {}, [panels.handle(looks(["LR"])["LR"], word)])
     return fig
 
 
