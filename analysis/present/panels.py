@@ -383,7 +383,7 @@ def _fitted(text: Text, room: float) -> str:
     for line in whole.split("\n"):
         ends = [0] if _length(text, line) <= room else [match.end() for match in re.finditer(r"[-_/.,: ](?=.)", line)]
         cut = max((end for end in ends if _length(text, line[:end]) <= room), default=0)
-        lines += [_shortened(text, part, room) for part in (line[:cut], line[cut:]) if part]
+        lines += [_shortened(text, part, room) for part in (line[:cut].rstrip(), line[cut:]) if part]
     text.set_text(whole)
     return "\n".join(lines)
 
