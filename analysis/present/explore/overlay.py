@@ -11,23 +11,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.present.panels import RELATIVE_ERROR, finish, handle, label_axes, log_scale, panel_grid
-from analysis.present.style import SOURCE_LOOKS, in_style, say_split
+from analysis.present.style import SOURCE_LOOKS, in_style, say_model, say_source, say_split
 from analysis.present.tables import check_table, on_tables
 from analysis.schema import CALIBRATION
 
 MOST = 6  # runs in the figure: as many as there are looks
+SAID = {"model": say_model, "calibration": say_source, "added": say_source}
 _OPTIONS = re.compile(r"\[([^\]]*)\]")
 
 
 @on_tables
 def history(blocks: pd.DataFrame, seed: int | None = None) -> dict[str, pd.DataFrame]:
-    """The last `MOST` runs of a study by what the figure calls them; of one seed, by default the first."""
+    """The last `MOST` runs of a study by what the figure calls them, model and texts where there are several; of one
+    seed, by default the first.
+    """
     seed = blocks["seed"].min() if seed is None else seed
     mine = blocks[blocks["seed"] == seed]
-    runs = {
-        f"{label}, {samples} × {length}": rows
-        for (label, samples, length), rows in mine.groupby(["recipe", "samples", "length"], sort=False)
-    }
+    several = [name for name in SAID if mine[name].nunique() > 1]
+    runs = {}
+    for (label, samples, length, *words), rows in mine.groupby(["recipe", "samples", "length", *several], sort=False):
+        said = [SAID[name](word) for name, word in zip(several, words, strict=True)]
+        runs[", ".join([label, *said, f"{samples} × {length}"])] = rows
     return dict(list(runs.items())[-MOST:])
 
 

@@ -57,6 +57,15 @@ def test_a_study_is_its_runs_of_one_seed(blocks):
     assert {len(set(rows["seed"])) for rows in runs.values()} == {1}
 
 
+def test_runs_of_several_models_and_texts_are_lines_of_their_own(blocks):
+    one = blocks[(blocks["recipe"] == "wanda-50% BR+GP") & (blocks["samples"] == 8)]
+    both = pd.concat([one, one.assign(model="lab/large"), one.assign(calibration="lab:recipes")])
+    runs = overlay.history(both)
+    first = f"{one['model'].iloc[0]}, stories"
+    assert list(runs) == [f"wanda-50% BR+GP, {said}, 8 × 128" for said in (first, "lab/large, stories", "lab, recipes")]
+    assert all(not overlay.overlay({"a": rows}).duplicated(["split", "block"]).any() for rows in runs.values())
+
+
 def test_what_a_run_ended_with():
     text = pd.DataFrame(
         [
