@@ -173,7 +173,7 @@ def say_spread(table: pd.DataFrame) -> Finding:
     and whether they lie closer after it (paired t, over the seeds that all have, of the worst one's perplexity over the
     best one's, Holm's correction over all cases).
 
-    `table` is that of `criteria`. 2510.14444 (v1) claims that the criterion matters less after reconstruction.
+    `table` is that of `criteria`. 2510.14444 (v2) claims that the criterion matters less after reconstruction.
     """
     cases, lines = [], []
     plain = table[table["refinement"] == "none"]
