@@ -320,6 +320,7 @@ JOB_COLUMNS: tuple[Column, ...] = (
     Column("length", "int64", "tokens", "length of a window"),
     Column("seed", "int64", "", "of the windows drawn, and of the recipe"),
 )
+JOB_FIELDS = [column.name for column in JOB_COLUMNS]
 
 
 def study_columns(name: str) -> tuple[Column, ...]:

@@ -51,10 +51,9 @@ def written_out(model: nn.Module, tokenizer: Any, items: Sequence[Item], *, bos:
 def _tokens(tokenizer: Any, item: Item, special: bool) -> tuple[list[int], int]:
     """Token ids of query and answer together, without what ends a text, and where the answer begins."""
     behind = len(put_around(tokenizer)[1]) if special else 0
-    query, both = (
-        (ids := list(tokenizer(text, add_special_tokens=special)["input_ids"]))[: len(ids) - behind]
-        for text in (item.query, f"{item.query} {item.choices[0]}")
-    )
+    texts = (item.query, f"{item.query} {item.choices[0]}")
+    whole = [list(tokenizer(text, add_special_tokens=special)["input_ids"]) for text in texts]
+    query, both = (ids[: len(ids) - behind] for ids in whole)
     shared = next((n for n, pair in enumerate(zip(query, both)) if pair[0] != pair[1]), len(query))
     return both, max(shared, 1)
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.errors import UsageError
 from analysis.present.tables import on_tables
-from analysis.schema import CALIBRATION, JOB_COLUMNS
+from analysis.schema import CALIBRATION, JOB_FIELDS
 
 CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY, ACCURACY = (
     "calibration error",
@@ -21,7 +21,6 @@ CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY, ACCURACY = (
     "perplexity",
     "accuracy",
 )
-JOB = [column.name for column in JOB_COLUMNS]
 
 
 @on_tables
@@ -53,9 +52,9 @@ def ends(
         perplexity[perplexity["split"] == split].assign(measure=PERPLEXITY, value=perplexity["perplexity"]),
     ]
     if zero_shot is not None and len(zero_shot):
-        mean = zero_shot.groupby([*JOB, "which"], sort=False)["accuracy"].mean().rename("value").reset_index()
+        mean = zero_shot.groupby([*JOB_FIELDS, "which"], sort=False)["accuracy"].mean().rename("value").reset_index()
         parts.append(mean.assign(measure=ACCURACY))
-    return pd.concat([part[[*JOB, "measure", "which", "value"]] for part in parts], ignore_index=True)
+    return pd.concat([part[[*JOB_FIELDS, "measure", "which", "value"]] for part in parts], ignore_index=True)
 
 
 @on_tables

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from analysis.errors import UsageError
 from analysis.present.statistics import SEED, intervals
 from analysis.present.style import CRITERIA, METHOD_LOOKS, REFINEMENTS, say_split, unit_order
-from analysis.schema import CALIBRATION, JOB_COLUMNS
+from analysis.schema import CALIBRATION, JOB_FIELDS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -242,7 +242,7 @@ def once(rows: pd.DataFrame) -> pd.DataFrame:
     that adds none of that, each have all its rows.
     """
     check_table("rows of each run once", rows, "run", rows=False)
-    jobs = rows.groupby([column.name for column in JOB_COLUMNS if column.name in rows], sort=False, dropna=False)
+    jobs = rows.groupby([name for name in JOB_FIELDS if name in rows], sort=False, dropna=False)
     number = jobs.ngroup()
     return rows[number == number.groupby(rows["run"], sort=False).transform("first")]
 

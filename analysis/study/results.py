@@ -8,10 +8,9 @@ import pandas as pd
 
 from analysis import schema, storage
 from analysis.errors import UsageError
+from analysis.schema import JOB_FIELDS
 from analysis.study.job import Job
 from analysis.study.store import StoredRun
-
-JOB_FIELDS = [column.name for column in schema.JOB_COLUMNS]
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,7 +74,7 @@ class Bench:
     key: tuple | None = None
     dense: "LoadedModel | None" = None
     windows: "dict[tuple, Windows]" = field(default_factory=dict)
-    answers: "dict[tuple, dict[tuple, list[TaskScore]]]" = field(default_factory=dict)  # by what the tasks hold
+    answers: "dict[tuple, list[TaskScore]]" = field(default_factory=dict)
     told: "dict[tuple, tuple[ToldDocuments, dict]]" = field(default_factory=dict)  # with the dense model's losses
     memory: "DenseModel | None" = None  # the dense model with what runs find out about it
 
@@ -133,9 +133,8 @@ class Bench:
         tables, shrunk = dict(pruned.tables), None
         if job.tasks:
             self.say(f"asking both models {job.documents} questions of {', '.join(job.tasks)}")
-            known = self.answers.setdefault(tuple(map(task_fingerprint, job.tasks)), {})
             tables |= answer_tables(
-                pruned.model, dense, job.tasks, job.documents, known, job.bos, cost=pruned.tables["cost"]
+                pruned.model, dense, job.tasks, job.documents, self.answers, job.bos, cost=pruned.tables["cost"]
             )
         if job.full_test:
             self.say(f"measuring both models on all of {', '.join(label for label, _ in job.held_out)}")
@@ -314,13 +313,14 @@ def answer_tables(
     """The tables `zero_shot`, what the dense and the pruned model answer to multiple-choice tasks, and `cost` with what
     asking took.
 
-    cost: the table so far. dense_scores: the dense model's by (tasks, documents, bos), looked up here and added to,
-    since they are the same for all its runs.
+    cost: the table so far. dense_scores: the dense model's by (tasks and what they hold, documents, bos), looked up
+    here and added to, since they are the same for all its runs.
     """
     from analysis.measure.cost import Meter
     from analysis.measure.zero_shot import zero_shot
 
-    key, meter = (tuple(tasks), documents, bos), Meter(dense.device)
+    asked, meter = tuple((task, task_fingerprint(task)) for task in tasks), Meter(dense.device)
+    key = (asked, documents, bos)
     with meter.stage(-1, "tasks"):
         if key not in dense_scores:
             dense_scores[key] = zero_shot(dense.model, dense.tokenizer, tasks, documents=documents, bos=bos)
