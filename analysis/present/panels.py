@@ -50,7 +50,6 @@ KIND_TITLES = {
 BESIDE = [(5, 0), (-5, 0), (0, 5), (0, -5), (4, 4), (-4, 4), (4, -4), (-4, -4)]  # points right of and above a marker
 PERCENTS = (0, 1, 3, 10, 20, 50, 100, 200, 500, 1000, 3000, 10_000, 100_000)
 FILLS = ("full", "none", "left", "top", "right", "bottom")  # of markers, by pattern
-PRICES = {"tokens": "tokens in training", "solve_seconds": "seconds in the solver"}
 Panels = dict[tuple, Axes]
 Shared = bool | Literal["row", "col"]  # an axis of several panels
 
@@ -442,7 +441,7 @@ def say(column: str, value) -> str:
         return amount(value, "calibration window")
     if column == "epochs":
         return amount(value, "epoch")
-    return {**CRITERIA, **KIND_TITLES, **PRICES}.get(value, str(value))
+    return {"criterion": CRITERIA, "kind": KIND_TITLES}.get(column, {}).get(value, str(value))
 
 
 def share_log_scale(axes: list[Axes]) -> None:

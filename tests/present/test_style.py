@@ -2,7 +2,8 @@
 
 import pytest
 
-from analysis.present.style import apart, say_model, say_source
+from analysis.present.panels import KIND_TITLES, say
+from analysis.present.style import CRITERIA, apart, say_model, say_source
 from analysis.text.sources import parse_source
 
 
@@ -57,3 +58,10 @@ def test_names_written_alike_keep_the_folders_that_tell_them_apart():
     names = ["/home/me/mine/notes.txt", "lab:news", "/home/me/theirs/notes.txt", "/home/me/wiki.txt"]
     assert list(apart(names, say_source).values()) == ["mine/notes.txt", "news", "theirs/notes.txt", "wiki.txt"]
     assert apart(["lab:news", "news"], say_source) == {"lab:news": "lab:news", "news": "news"}
+
+
+def test_a_word_is_labelled_by_the_column_it_stands_in():
+    assert say("criterion", "perplexity") == "Perplexity" and say("kind", "total").startswith("total\n")
+    assert say("samples", 4) == "4 calibration windows"
+    for word in [*CRITERIA, *KIND_TITLES]:
+        assert all(say(column, word) == word for column in ("measure", "pattern", "method", "model"))
