@@ -14,9 +14,9 @@ from analysis import paths
 from analysis.present.rows import read_csv
 from analysis.present.statistics import seed_columns
 from analysis.present.style import (
-    CRITERIA,
     CRITERION_LOOKS,
     METHOD_LOOKS,
+    say_criterion,
     say_method,
     say_model,
     say_source,
@@ -115,7 +115,7 @@ VIEWS = (
 SAID = {
     "method": say_method,
     "split": say_split,
-    "criterion": lambda name: CRITERIA.get(name, name),
+    "criterion": say_criterion,
     "model": say_model,
     "calibration": say_source,
 }

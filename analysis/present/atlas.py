@@ -14,7 +14,7 @@ from analysis.errors import UsageError
 from analysis.present.finding import Finding
 from analysis.present.panels import category_axis, finish, handle, log_scale, panel_grid
 from analysis.present.statistics import decided, paired, seed_columns
-from analysis.present.style import CRITERIA, CRITERION_LOOKS, OTHERS, Look, in_style
+from analysis.present.style import CRITERION_LOOKS, OTHERS, Look, in_style, say_criterion
 from analysis.present.tables import on_tables, over_seeds
 
 SHARED, APART, REFITTED = "shared", "apart", "apart_refitted"
@@ -173,5 +173,5 @@ def _looks(names: Sequence[str]) -> dict[str, Look]:
 def _say(mask: str) -> str:
     """ "wanda+swaps" as "Wanda+swaps"."""
     criterion, _, refinement = mask.partition("+")
-    word = CRITERIA.get(criterion, criterion)
+    word = say_criterion(criterion)
     return f"{word}+{refinement}" if refinement else word

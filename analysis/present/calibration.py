@@ -28,7 +28,7 @@ from analysis.present.panels import (
 )
 from analysis.present.paper import CALIBRATION_AND_TEST, MODELS
 from analysis.present.statistics import compare, decided, holm
-from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, in_style, looks, say_method, say_split
+from analysis.present.style import METHOD_LOOKS, Look, in_style, looks, say_criterion, say_method, say_split
 from analysis.present.tables import TO_LR, above_dense, choose, last_block, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
@@ -190,7 +190,7 @@ def say_gap(error: pd.DataFrame) -> Finding:
         fewest, most = ends.index
         parts = [f"{say_split(split)} {ends[split].iloc[0]:.2f} → {ends[split].iloc[1]:.2f} times" for split in ends]
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)} {method}**: held-out over calibration error, {fewest} → {most}"
+            f"- **{say_criterion(criterion)} {method}**: held-out over calibration error, {fewest} → {most}"
             f" windows: {', '.join(parts)}."
         )
     return Finding("\n".join(lines))
@@ -252,8 +252,7 @@ def say_last_step(sizes: pd.DataFrame, *, before: str = "BR+GP", after: str = "B
             what = "error" if place[0] == RELATIVE_ERROR else "perplexity"
             parts.append(f"{amount(place[3], 'window')}: {what} {size}, {verdict}")
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {after} against {before}:"
-            f" {'; '.join(parts)}."
+            f"- **{say_criterion(criterion)}**, {say_split(split)}, {after} against {before}: {'; '.join(parts)}."
         )
     return Finding("\n".join(lines))
 
@@ -275,5 +274,5 @@ def say_worth(perplexity: pd.DataFrame) -> Finding:
                 else f"{method} at none of {', '.join(map(str, wide.index))}"
             )
         said = f"perplexity below LR's for {'; '.join(parts)}" if parts else "LR alone was run"
-        lines.append(f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}: {said}.")
+        lines.append(f"- **{say_criterion(criterion)}**, {say_split(split)}: {said}.")
     return Finding("\n".join(lines))

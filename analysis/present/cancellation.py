@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.present.finding import Finding
 from analysis.present.panels import finish, label_axes, panel_grid
-from analysis.present.style import CRITERIA, METHOD_LOOKS, in_style, say_method, say_split
+from analysis.present.style import METHOD_LOOKS, in_style, say_criterion, say_method, say_split
 from analysis.present.tables import choose, on_tables, over_seeds
 
 PARTS = {"inherited": "#56B4E9", "local": "#E69F00", "cross": "#4D4D4D"}
@@ -90,7 +90,7 @@ def say_cancellation(table: pd.DataFrame) -> Finding:
         below = int((cross["high" if several else "value"] < 0).sum())
         surely = ", with the whole 95 % interval," if several and below else ""
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)} {say_method(method)}**, {say_split(split)}: the total error at"
+            f"- **{say_criterion(criterion)} {say_method(method)}**, {say_split(split)}: the total error at"
             f" the last block is {parts}; the cross term is{surely} below zero at {below} of {len(cross)} blocks."
         )
     return Finding("\n".join(lines))

@@ -21,7 +21,7 @@ from analysis.present.panels import (
     say,
 )
 from analysis.present.paper import MODELS, RESULTS
-from analysis.present.style import CRITERIA, Look, in_style, looks, say_method, say_split
+from analysis.present.style import Look, in_style, looks, say_criterion, say_method, say_split
 from analysis.present.tables import TO_LR, choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
@@ -213,8 +213,7 @@ def say_order(error: pd.DataFrame) -> Finding:
         change = 100 * (1 - rows.iloc[-1] / rows.iloc[0])
         verdict = f"not lower than the one before: {', '.join(worse)}" if worse else "each method lowers it"
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}: {path}; {_less(change)} in all,"
-            f" {verdict}."
+            f"- **{say_criterion(criterion)}**, {say_split(split)}: {path}; {_less(change)} in all, {verdict}."
         )
     return Finding("\n".join(lines))
 
@@ -230,7 +229,7 @@ def say_parts(profile: pd.DataFrame, split: str = CALIBRATION) -> Finding:
         total = rows[rows["kind"] == "total"].set_index("block")["value"]
         last = rows[rows["block"] == rows["block"].max()].set_index("kind")["value"]
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)} {method}**, {say_split(split)}: the total error at the last"
+            f"- **{say_criterion(criterion)} {method}**, {say_split(split)}: the total error at the last"
             f" block is {say_number(total.iloc[-1] / total.iloc[0], 2)} times that at the first; there the inherited"
             f" part alone is {last['inherited'] / last['total']:.0%} of the total and the local part"
             f" {last['local'] / last['total']:.0%}."

@@ -16,7 +16,7 @@ from analysis.present.finding import Finding, say_points
 from analysis.present.granularity import by_streams, say_unit, solver_flops, solver_prices
 from analysis.present.panels import draw_points, finish, handle, log_scale, panel_grid
 from analysis.present.statistics import compare, decided, holm
-from analysis.present.style import CRITERIA, Look, in_style, say_split, short_unit, unit_order
+from analysis.present.style import Look, in_style, say_criterion, say_split, short_unit, unit_order
 from analysis.present.tables import above_dense, held_out, on_tables, over_seeds, priced
 
 MARKERS = "osD^vP"
@@ -142,7 +142,7 @@ def say_convergence(table: pd.DataFrame) -> Finding:
     for (criterion, split, streams), rows in table.groupby(["criterion", "split", "streams"], sort=False):
         flat = rows[rows["plateau"]].set_index("granularity")
         few = rows[rows["epochs"] == rows["epochs"].min()].set_index("granularity")
-        where = f"- **{CRITERIA.get(criterion, criterion)} {streams}**, {say_split(split)}"
+        where = f"- **{say_criterion(criterion)} {streams}**, {say_split(split)}"
         reached = ", ".join(
             f"{say_unit(unit)} {row['value']:.1f} % above dense after"
             f" {'more than ' if row['falling'] else ''}{row['epochs']} epochs"

@@ -23,6 +23,7 @@ from analysis.present.style import (
     Look,
     in_style,
     looks,
+    say_criterion,
     say_method,
     say_split,
 )
@@ -88,7 +89,7 @@ def plot_criteria(table: pd.DataFrame) -> Figure:
             alone = " alone" if set(rows["method"]) == {"LR"} and len(methods) > 1 else ""
             names[split, refinement] = f"{REFINEMENT_NAMES[refinement]}{alone}{text}\n% above dense"
         label_axes(panels, "", names)
-        handles = [handle(look, CRITERIA.get(name, name)) for name, look in styles.items()]
+        handles = [handle(look, say_criterion(name)) for name, look in styles.items()]
         if len(order) > 1:
             handles.append(handle(Look("#4D4D4D", "", (0, (1, 1.5))), "its mask as chosen"))
         finish(fig, {}, handles)
@@ -139,7 +140,7 @@ def plot_layers(table: pd.DataFrame) -> Figure:
                     REFINEMENTS[refinement].color,
                     f"{criterion} {refinement}",
                 )
-            category_axis(ax, [CRITERIA[name] for name in criteria], rotation=45)
+            category_axis(ax, [say_criterion(name) for name in criteria], rotation=45)
             ax.set_ylim(0, 1.05)
         label_axes(panels, "", {"": "error of a matrix's output,\nover the plain mask's"})
         notes = [
@@ -186,7 +187,7 @@ def say_spread(table: pd.DataFrame) -> Finding:
             apart[method] = _change(seeds.max(skipna=False), seeds.min(skipna=False))
             parts.append(
                 f"{say_method(method)} {say_number(_change(wide['value'].max(), wide['value'].min()), 2)} %"
-                f" ({CRITERIA[best]} {wide['value'].min():.1f} % above dense to {CRITERIA[worst]}"
+                f" ({say_criterion(best)} {wide['value'].min():.1f} % above dense to {say_criterion(worst)}"
                 f" {wide['value'].max():.1f} %)"
             )
         first, *after = apart
@@ -228,19 +229,20 @@ def say_rival(table: pd.DataFrame, *, criterion: str = "wanda") -> Finding:
             found = [compare(wide.loc[name], wide.loc[criterion]) for name in others]
             sure = [decided(p) for p in holm([one.p for one in found])]
             words = ", ".join(
-                f"{CRITERIA[name]} {one.difference:+.1f}{'' if ok else ' (undecided)'}"
+                f"{say_criterion(name)} {one.difference:+.1f}{'' if ok else ' (undecided)'}"
                 for name, one, ok in zip(others, found, sure, strict=True)
             )
             parts.append(f"{say_method(method)} {place} of {len(wide)}: {words}")
             if method != "LR":
                 places.append(place)
         lines.append(
-            f"- **{pattern}**, {say_split(split)}, points above or below {CRITERIA[criterion]}: {'; '.join(parts)}."
+            f"- **{pattern}**, {say_split(split)}, points above or below {say_criterion(criterion)}:"
+            f" {'; '.join(parts)}."
         )
     if places:
         lines.append(
-            f"\n{CRITERIA[criterion]} comes first after reconstruction in {places.count(1)} of {len(places)} cases; the"
-            " paper says that it can."
+            f"\n{say_criterion(criterion)} comes first after reconstruction in {places.count(1)} of {len(places)}"
+            " cases; the paper says that it can."
         )
     return Finding("\n".join(lines))
 
@@ -262,7 +264,7 @@ def say_refined(table: pd.DataFrame) -> Finding:
         sure = [decided(p) for p in holm([compare(one, plain).p for *_, one, plain in found])]
         parts: dict[str, list[str]] = {}
         for (method, refinement, name, one, plain), ok in zip(found, sure, strict=True):
-            words = f"{CRITERIA[name]} {_change(one['value'], plain['value']):+.1f} %"
+            words = f"{say_criterion(name)} {_change(one['value'], plain['value']):+.1f} %"
             where = f"{say_method(method)} with {REFINEMENT_NAMES[refinement]}"
             parts.setdefault(where, []).append(words if ok else f"({words})")
         said = "; ".join(f"{where}: {', '.join(words)}" for where, words in parts.items())
@@ -283,7 +285,7 @@ def say_layers(changes: pd.DataFrame) -> Finding:
         parts = []
         for criterion, some in rows.groupby("criterion", sort=False):
             less = 100 * (1 - some["value"])
-            parts.append(f"{CRITERIA[criterion]} {less.mean():.0f} % (at most {less.max():.0f} %)")
+            parts.append(f"{say_criterion(criterion)} {less.mean():.0f} % (at most {less.max():.0f} %)")
         lines.append(
             f"- **{pattern}, {REFINEMENT_NAMES[refinement]}**: error of a matrix lower by {', '.join(parts)} in the"
             " mean."

@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.errors import UsageError
 from analysis.present.finding import Finding, enumerated, say_half, say_number
 from analysis.present.statistics import decided, holm, leaders, paired, seed_columns
-from analysis.present.style import CRITERIA, Look, say_method, say_task
+from analysis.present.style import Look, say_criterion, say_method, say_task
 from analysis.present.tables import choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
@@ -215,7 +215,7 @@ def say_repairs(table: pd.DataFrame) -> Finding:
 
 
 def _percent(row: pd.Series) -> str:
-    name = CRITERIA.get(row["criterion"], row["criterion"])
+    name = say_criterion(row["criterion"])
     return f"{say_number(100 * expm1(row['value']))} ({name})"
 
 
@@ -259,7 +259,7 @@ def say_profile(table: pd.DataFrame) -> Finding:
         some = say_blocks(share.index[(share > 0) & (share < 1)])
         last = rows[rows["block"] == rows["block"].max()].set_index("method")["value"]
         parts = [f"{say(m)} {last[m] / last['LR']:.2f}" for m in methods_of(last.index) if m != "LR" and "LR" in last]
-        name = CRITERIA.get(criterion, criterion)
+        name = say_criterion(criterion)
         lines.append(
             f"- **{say_pattern(pattern)}** by {name}: gone in every seed: {say_blocks(share.index[share == 1])}"
             f"{f', in some: {some}' * (some != 'none')}; error at the last block, over that of the mask alone:"
@@ -289,9 +289,9 @@ def say_search(table: pd.DataFrame) -> Finding:
             found[criterion] = paired(own.loc[text, names].astype(float), own.loc[CALIBRATION, names].astype(float))
             gaps[criterion] = found[criterion].difference
         sure = dict(zip(found, map(decided, holm([change.p for change in found.values()])), strict=True))
-        parts = [f"{CRITERIA.get(n, n)} {gap:+.3f}{'' if sure[n] else ' (undecided)'}" for n, gap in gaps.items()]
+        parts = [f"{say_criterion(n)} {gap:+.3f}{'' if sure[n] else ' (undecided)'}" for n, gap in gaps.items()]
         best = [
-            CRITERIA.get(name, name)
+            say_criterion(name)
             for there in (False, True)
             for name in [rows[(rows["split"] != CALIBRATION) == there].set_index("criterion")["value"].idxmin()]
         ]
@@ -324,11 +324,11 @@ def say_tasks(zero_shot: pd.DataFrame, table: pd.DataFrame) -> Finding:
         first, other = (100 * accuracy.loc[names].mean() for names in (low, high))
         error = (first["error"] + other["error"]) / 2
         alike = set(low) <= set(high)
-        others = enumerated(["the same"] * alike + [CRITERIA.get(n, n) for n in high if not (alike and n in low)])
+        others = enumerated(["the same"] * alike + [say_criterion(n) for n in high if not (alike and n in low)])
         others += "" if alike else f" with {other['accuracy']:.0f} %"
         lines.append(
             f"- **{say_pattern(pattern)}, {say(method)}**: lowest perplexity"
-            f" {enumerated([CRITERIA.get(n, n) for n in low])}, accuracy {first['accuracy']:.0f} % (each ±"
+            f" {enumerated([say_criterion(n) for n in low])}, accuracy {first['accuracy']:.0f} % (each ±"
             f" {error:.0f}); highest accuracy: {others}."
         )
     return Finding("\n".join(lines))

@@ -21,7 +21,17 @@ from analysis.present.panels import (
     plain_axis,
     plain_number,
 )
-from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, dealt, in_style, say_method, say_split, say_task, spare
+from analysis.present.style import (
+    METHOD_LOOKS,
+    Look,
+    dealt,
+    in_style,
+    say_criterion,
+    say_method,
+    say_split,
+    say_task,
+    spare,
+)
 from analysis.present.tables import on_tables
 from analysis.schema import CALIBRATION
 
@@ -74,7 +84,7 @@ def plot_repaired(table: pd.DataFrame) -> Figure:
             category_axis(ax, ["none" if name == "LR" else say(name) for name in methods], rotation=40)
             _from_zero(ax, table[table["pattern"] == pattern])
         label_axes(panels, "", {"": f"held-out text\n{NATS}"})
-        notes = [handle(look, CRITERIA.get(name, name)) for name, look in styles.items()]
+        notes = [handle(look, say_criterion(name)) for name, look in styles.items()]
         if set(GHOSTS) & set(methods):
             notes.append(handle(Look("#4D4D4D", "o", ""), "no checkpoint holds it", markerfacecolor="white"))
         finish(fig, {}, notes)
@@ -141,7 +151,7 @@ def plot_searched(table: pd.DataFrame) -> Figure:
                     color, marker = styles[name].color, styles[name].marker
                     gid = f"{'held-out' if there else 'calibration'} {name}"
                     draw_points(ax, [place + aside], some, color=color, marker=marker, gid=gid, hollow=not there)
-            category_axis(ax, [CRITERIA.get(name, name).replace(" ", "\n") for name in names])
+            category_axis(ax, [say_criterion(name).replace(" ", "\n") for name in names])
             _from_zero(ax, table[table["pattern"] == pattern])
         words = {n: f"{n} calibration window{'s' * (n > 1)}\n{NATS}" for n in dict.fromkeys(table["samples"])}
         label_axes(panels, "", words)

@@ -15,7 +15,7 @@ from analysis.errors import UsageError
 from analysis.present.final import spearman
 from analysis.present.finding import Finding, say_ratio
 from analysis.present.statistics import compare, decided, holm, paired
-from analysis.present.style import CRITERIA, say_method, say_model, say_source
+from analysis.present.style import say_criterion, say_method, say_model, say_source
 from analysis.present.tables import on_tables, over_seeds
 from analysis.recipe.recipe import Recipe
 from analysis.schema import CALIBRATION
@@ -36,7 +36,7 @@ def rule(recipe: str) -> str:
 
 def say_mask(criterion: str, method: str) -> str:
     """How figures and findings write a criterion and a method."""
-    return f"{CRITERIA.get(criterion, criterion)}, {'mask alone' if method == 'LR' else say_method(method)}"
+    return f"{say_criterion(criterion)}, {'mask alone' if method == 'LR' else say_method(method)}"
 
 
 # --- specialists -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from analysis.errors import UsageError
 from analysis.present.finding import Finding, say_half, say_number, say_ratio
 from analysis.present.statistics import compare, decided, holm
 from analysis.present.structured_decoder import FLOPS, LATENCY, REMOVED, UNPRUNED
-from analysis.present.style import CRITERIA
+from analysis.present.style import say_criterion
 from analysis.present.tables import on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
@@ -107,7 +107,7 @@ def say_dropped(table: pd.DataFrame) -> Finding:
                 change = compare(best, weights, ratio=True)
                 better = "experts" if change.difference < 0 else "single weights"
                 verdict = (
-                    f"; single weights ({CRITERIA[weights['criterion']]} {weights['pattern']})"
+                    f"; single weights ({say_criterion(weights['criterion'])} {weights['pattern']})"
                     f" {say_number(weights['value'])},"
                     f" {_say(best)} beside them {say_ratio(change)}: {better if decided(p) else 'undecided'}"
                 )
@@ -134,7 +134,7 @@ def say_criteria(table: pd.DataFrame, criterion: str = "reap") -> Finding:
         told = f"{row['repair']} {say_ratio(change)}"
         lines.setdefault((row["pattern"], row["criterion"]), []).append(f"**{told}**" if decided(p) else told)
     said = [
-        f"- **{pattern}**, {CRITERIA[criterion]} beside {CRITERIA[other]}: {', '.join(told)}."
+        f"- **{pattern}**, {say_criterion(criterion)} beside {say_criterion(other)}: {', '.join(told)}."
         for (pattern, other), told in lines.items()
     ]
     return Finding("\n".join(said) + "\n\nIn bold: clear after Holm's correction over all of these.")
@@ -158,7 +158,7 @@ def say_gain(shapes: pd.DataFrame) -> Finding:
 
 
 def _say(row: pd.Series) -> str:
-    return CRITERIA.get(row["criterion"], row["criterion"])
+    return say_criterion(row["criterion"])
 
 
 def _range(row: pd.Series) -> str:

@@ -19,11 +19,11 @@ from analysis.present.panels import (
     share_log_scale,
 )
 from analysis.present.style import (
-    CRITERIA,
     METHOD_LOOKS,
     Look,
     dealt,
     in_style,
+    say_criterion,
     say_method,
     say_model,
     say_source,
@@ -198,9 +198,9 @@ def plot_dropped(table: pd.DataFrame) -> Figure:
         log_scale(panels.values())
         next(iter(panels.values())).set_ylabel("held-out perplexity")
         notes = [
-            handle(look, f"experts by {CRITERIA[name]}")
+            handle(look, f"experts by {say_criterion(name)}")
             if kind == KIND
-            else handle(look, f"single weights, {CRITERIA[name]}", markerfacecolor="white")
+            else handle(look, f"single weights, {say_criterion(name)}", markerfacecolor="white")
             for (kind, name), look in styles.items()
         ]
         finish(fig, {}, [*notes, handle(METHOD_LOOKS["dense"], "dense")])

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 
 from analysis import paths
-from analysis.present.style import CRITERIA, say_model
+from analysis.present.style import say_criterion, say_model
 
 STRIP = 0.17  # inches that the line takes below the figure
 SIZE = 7.0  # points
@@ -45,7 +45,7 @@ def footer(provenance: Mapping[str, Any], table: pd.DataFrame, commit: str | Non
     if "task" in table and len(models) == len(values("calibration")):
         drawn = {f"examples:{task}" for task in table["task"]}
         models = [one for one, text in zip(models, values("calibration"), strict=True) if text in drawn] or models
-    masks = _few(values("criterion", "criteria"), "criteria", lambda name: CRITERIA.get(name, name))
+    masks = _few(values("criterion", "criteria"), "criteria", say_criterion)
     removed = _few(
         values("pattern", "patterns", "sparsity", "shares"), "patterns", lambda name: str(name).replace("%", " %")
     )

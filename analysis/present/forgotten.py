@@ -10,7 +10,7 @@ from analysis.errors import UsageError
 from analysis.present.finding import Finding, say_half
 from analysis.present.panels import amount, category_rows, finish, handle, panel_grid, plain_axis
 from analysis.present.statistics import LEVEL, compare, decided, holm
-from analysis.present.style import CRITERIA, in_style, looks, say_method
+from analysis.present.style import in_style, looks, say_criterion, say_method
 from analysis.present.tables import on_tables, over_seeds
 
 RECIPE_COLUMNS = ["pattern", "criterion", "method"]
@@ -54,7 +54,7 @@ def plot_forgotten(table: pd.DataFrame) -> Figure:
     with in_style():
         kinds, methods = _order(table), looks(table["method"])
         fig, panels = panel_grid(
-            table.assign(row=table["criterion"].map(lambda name: CRITERIA.get(name, name))),
+            table.assign(row=table["criterion"].map(say_criterion)),
             "row",
             "pattern",
             height=0.36 * len(kinds) + 0.6,
@@ -64,10 +64,7 @@ def plot_forgotten(table: pd.DataFrame) -> Figure:
         dense = table.drop_duplicates("kind").set_index("kind")["dense"]
         middle = (len(methods) - 1) / 2
         for (criterion, pattern), ax in panels.items():
-            some = table[
-                (table["criterion"].map(lambda name: CRITERIA.get(name, name)) == criterion)
-                & (table["pattern"] == pattern)
-            ]
+            some = table[(table["criterion"].map(say_criterion) == criterion) & (table["pattern"] == pattern)]
             ax.axvline(0, color="#999999", linewidth=0.8, zorder=1)
             for number, (method, look) in enumerate(methods.items()):
                 rows = some[some["method"] == method]
@@ -106,7 +103,7 @@ def say_forgotten(table: pd.DataFrame) -> Finding:
         alone = rows[rows["method"] == first].set_index("kind")
         ranked = alone.sort_values("value", ascending=False)
         said = ", ".join(f"{kind} {row['value']:+.3f}{say_half(row, '.3f')}" for kind, row in ranked.iterrows())
-        lines.append(f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(first)}**, nats: {said}.")
+        lines.append(f"- **{say_criterion(criterion)} {pattern} {say_method(first)}**, nats: {said}.")
         for method, repaired in rows[rows["method"] != first].groupby("method", sort=False):
             left = (repaired.set_index("kind")["value"] / alone["value"]).sort_values()
             most, least = (f"{left.iloc[place]:.0%} of {left.index[place]}" for place in (-1, 0))

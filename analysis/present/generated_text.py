@@ -32,7 +32,7 @@ from analysis.present.panels import (
     plain_axis,
 )
 from analysis.present.statistics import LEVEL, Paired, decided, holm, paired, seed_columns
-from analysis.present.style import CRITERIA, apart, in_style, say_method, say_source, source_looks
+from analysis.present.style import apart, in_style, say_criterion, say_method, say_source, source_looks
 from analysis.present.tables import choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
@@ -276,7 +276,7 @@ def say_closing(table: pd.DataFrame, right: str) -> Finding:
             parts.append(f"{say_source(source)} {_change(row, measure)}{share}")
         words = "" if better else " (real text of the right kind does not help here, so there is no gap to close)"
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}**, {measure},"
+            f"- **{say_criterion(criterion)} {pattern} {say_method(method)}**, {measure},"
             f" {amount(count, 'window')} added: {'; '.join(parts)}{words}."
         )
     return Finding("\n".join(lines))
@@ -296,9 +296,7 @@ def say_settings(table: pd.DataFrame) -> Finding:
         confirmed = [decided(p) for p in holm([changes(row).p for _, row in rows.iterrows()])]
         verdict = f"confirmed (p < {LEVEL:g}): {', '.join(map(say_source, rows['added'][confirmed])) or 'none'}"
         verdict = verdict if rows["seeds"].max() > 1 else "one seed, so nothing can be decided"
-        lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}**, {measure}: {said}; {verdict}."
-        )
+        lines.append(f"- **{say_criterion(criterion)} {pattern} {say_method(method)}**, {measure}: {said}; {verdict}.")
     return Finding("\n".join(lines))
 
 
@@ -319,7 +317,7 @@ def say_representative(table: pd.DataFrame) -> Finding:
             for name, known in by.items()
         )
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}**,"
+            f"- **{say_criterion(criterion)} {pattern} {say_method(method)}**,"
             f" {measure.replace(chr(10), ' ')}: {', '.join(order)}. Rank correlation over {len(rows)} texts with"
             f" {said}."
         )
@@ -341,13 +339,7 @@ def levels(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _recipe(table: pd.DataFrame) -> pd.Series:
-    return (
-        table["criterion"].map(lambda name: CRITERIA.get(name, name))
-        + " "
-        + table["pattern"]
-        + "\n"
-        + table["method"].map(say_method)
-    )
+    return table["criterion"].map(say_criterion) + " " + table["pattern"] + "\n" + table["method"].map(say_method)
 
 
 def _color(source: str) -> str:

@@ -25,12 +25,12 @@ from analysis.present.panels import (
 )
 from analysis.present.statistics import compare, decided, holm
 from analysis.present.style import (
-    CRITERIA,
     LEVELS,
     METHOD_LOOKS,
     Look,
     in_style,
     looks,
+    say_criterion,
     say_split,
     short_unit,
     unit_glyph,
@@ -246,7 +246,7 @@ def say_free_lunch(table: pd.DataFrame, within: float) -> Finding:
         sizes = coarse.set_axis(rows.loc[coarse.index, "granularity"])
         flatness = _flatness(sizes, within) if len(coarse) > 1 else ""
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)} {streams}**, {say_split(split)}: lowest with"
+            f"- **{say_criterion(criterion)} {streams}**, {say_split(split)}: lowest with"
             f" {say_unit(best['granularity'])} ({say_value(best)}); "
             f"within {within:g} %:"
             f" {', '.join(near)}{flatness}."
@@ -274,7 +274,7 @@ def say_matrix(table: pd.DataFrame) -> Finding:
     lines = []
     for place in dict.fromkeys(key[:3] for key in at.index):
         criterion, split, streams = place
-        where = f"- **{CRITERIA.get(criterion, criterion)} {streams}**, {say_split(split)}"
+        where = f"- **{say_criterion(criterion)} {streams}**, {say_split(split)}"
         if (*place, streams, "sub-block") not in at.index:
             lines.append(f"{where}: no sub-blocks were run, so there is nothing to compare a matrix with.")
             continue
@@ -318,7 +318,7 @@ def say_cheapest(table: pd.DataFrame, within: float) -> Finding:
             else _say_times(best["memory_mib"] / cheap["memory_mib"], "than the best")
         )
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}: best {_say_point(best)} with"
+            f"- **{say_criterion(criterion)}**, {say_split(split)}: best {_say_point(best)} with"
             f" {say_number(best['memory_mib'])} MiB; least memory within {within:g} % {_say_point(cheap)} with"
             f" {say_number(cheap['memory_mib'])} MiB, {saved} and"
             f" {_say_times(most['memory_mib'] / cheap['memory_mib'], 'than the most')}, {_say_point(most)}."
@@ -342,7 +342,7 @@ def say_proxy(table: pd.DataFrame) -> Finding:
         }
         error, text = measures[RELATIVE_ERROR], measures["perplexity"]
         least, best = error["value"].idxmin(), text["value"].idxmin()
-        where = f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}"
+        where = f"- **{say_criterion(criterion)}**, {say_split(split)}"
         if least == best:
             lines.append(f"{where}: {_say_way(best)} has the lowest error and the lowest perplexity.")
             continue

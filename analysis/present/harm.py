@@ -11,7 +11,7 @@ from analysis.present.finding import Finding, say_half
 from analysis.present.generated_text import changes
 from analysis.present.panels import category_axis, draw_named, finish, handle, panel_grid, plain_axis
 from analysis.present.statistics import LEVEL, decided, holm
-from analysis.present.style import CRITERIA, apart, in_style, say_method, say_source, source_looks
+from analysis.present.style import apart, in_style, say_criterion, say_method, say_source, source_looks
 from analysis.present.tables import choose, on_tables, over_seeds
 
 MEASURES = (CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY)
@@ -79,7 +79,7 @@ def say_harm(table: pd.DataFrame) -> Finding:
             verdict = ("harm" if row["value"] > 0 else "gain") if sure else "undecided"
             said.append(f"{row['added_samples']}: {row['value']:+.1f}{say_half(row, '.1f')} % ({verdict})")
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}** against {say_method(base)},"
+            f"- **{say_criterion(criterion)} {pattern} {say_method(method)}** against {say_method(base)},"
             f" {measure}, windows of {say_source(added)} added: {', '.join(said)}."
         )
     number = sum(one == one for one in p)
@@ -88,7 +88,7 @@ def say_harm(table: pd.DataFrame) -> Finding:
 
 
 def _recipe(table: pd.DataFrame) -> pd.Series:
-    criteria = table["criterion"].map(lambda name: CRITERIA.get(name, name))
+    criteria = table["criterion"].map(say_criterion)
     return (
         criteria
         + " "

@@ -24,13 +24,13 @@ from matplotlib.transforms import Bbox, BboxBase
 
 from analysis.errors import UsageError
 from analysis.present.style import (
-    CRITERIA,
     CRITERION_LOOKS,
     LEVELS,
     OTHERS,
     WIDTH,
     Look,
     say_count,
+    say_criterion,
     say_method,
     say_split,
 )
@@ -218,7 +218,7 @@ def point_notes(methods: Mapping[str, Look], criteria: Iterable[str], fills: Map
     return [
         *(handle(look._replace(marker="s"), say_method(name), linestyle="") for name, look in methods.items()),
         *(
-            handle(look, CRITERIA[name], color="black", linestyle="")
+            handle(look, say_criterion(name), color="black", linestyle="")
             for name, look in CRITERION_LOOKS.items()
             if name in named
         ),
@@ -441,7 +441,9 @@ def say(column: str, value) -> str:
         return amount(value, "calibration window")
     if column == "epochs":
         return amount(value, "epoch")
-    return {"criterion": CRITERIA, "kind": KIND_TITLES}.get(column, {}).get(value, str(value))
+    if column == "criterion":
+        return say_criterion(value)
+    return KIND_TITLES.get(value, value) if column == "kind" else str(value)
 
 
 def share_log_scale(axes: list[Axes]) -> None:

@@ -22,7 +22,7 @@ from analysis.present.finding import Finding
 from analysis.present.panels import draw_points, finish, handle, label_axes, log_scale, panel_grid, plain_axis
 from analysis.present.paper import OVERLAP
 from analysis.present.statistics import decided, holm, paired, seed_columns
-from analysis.present.style import CRITERIA, Look, in_style, say_method, say_model
+from analysis.present.style import Look, in_style, say_criterion, say_method, say_model
 from analysis.present.tables import on_tables, over_seeds
 from analysis.recipe.parts import TRAINED
 from analysis.recipe.recipe import Recipe
@@ -188,8 +188,7 @@ def say_pitfall(effects: pd.DataFrame) -> Finding:
             for measure, part in rows.groupby("measure", sort=False)
         ]
         lines.append(
-            f"- **{_say_step(method, other, epochs)}** ({CRITERIA.get(criterion, criterion)} {pattern}):"
-            f" {'; '.join(said)}."
+            f"- **{_say_step(method, other, epochs)}** ({say_criterion(criterion)} {pattern}): {'; '.join(said)}."
         )
     return Finding("\n".join(lines))
 
@@ -207,9 +206,7 @@ def say_effects(effects: pd.DataFrame) -> Finding:
             for _, row in rows.iterrows()
         ]
         lines.append(
-            f"- **{_say_step(method, other, epochs)}** ({CRITERIA.get(criterion, criterion)} {pattern}): "
-            + ", ".join(said)
-            + "."
+            f"- **{_say_step(method, other, epochs)}** ({say_criterion(criterion)} {pattern}): " + ", ".join(said) + "."
         )
     return Finding("\n".join(lines))
 

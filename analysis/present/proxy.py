@@ -12,7 +12,7 @@ from analysis.present.final import HELD_OUT_ERROR, PERPLEXITY, spearman
 from analysis.present.finding import Finding, say_half
 from analysis.present.panels import category_rows, finish, log_scale, panel_grid, pattern_fills, point_notes
 from analysis.present.statistics import LEVEL, compare, decided, holm
-from analysis.present.style import CRITERIA, CRITERION_LOOKS, OTHERS, in_style, looks, say_method
+from analysis.present.style import CRITERION_LOOKS, OTHERS, in_style, looks, say_criterion, say_method
 from analysis.present.tables import on_tables, over_seeds
 
 RECIPE_COLUMNS = ["pattern", "criterion", "method"]
@@ -175,7 +175,7 @@ def _contradictions(table: pd.DataFrame, most: int) -> str:
     ]
     clear = sorted(pair for pair in opposed if decided(pair[0]))
     said = "; ".join(
-        f"{CRITERIA.get(criterion, criterion)} {pattern}, {say_method(lower)} against {say_method(higher)}"
+        f"{say_criterion(criterion)} {pattern}, {say_method(lower)} against {say_method(higher)}"
         for *_, pattern, criterion, lower, higher in clear[:most]
     )
     return (

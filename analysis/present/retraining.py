@@ -12,7 +12,7 @@ from analysis.errors import UsageError
 from analysis.present.finding import Finding, say_number, say_points
 from analysis.present.panels import amount, finish, log_scale, panel_grid
 from analysis.present.statistics import SEED, compare, decided, holm, seed_columns
-from analysis.present.style import CRITERIA, LEVELS, Look, in_style, looks, say_method, say_split
+from analysis.present.style import LEVELS, Look, in_style, looks, say_criterion, say_method, say_split
 from analysis.present.tables import TO_LR, above_dense, held_out, on_tables, over_seeds, priced
 
 FULL, LORA = "retrain", "retrain[train=masklora]"
@@ -168,7 +168,7 @@ def say_equal_tokens(budget: pd.DataFrame) -> Finding:
     ):
         said = ", ".join(f"{say_method(row.method)} {row.value:.1f}" for row in rows.sort_values("value").itertuples())
         text = (
-            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {amount(samples, 'window')},"
+            f"- **{say_criterion(criterion)}**, {say_split(split)}, {amount(samples, 'window')},"
             f" {amount(epochs, 'epoch')}, per cent above dense: {said}."
         )
         lines.append((samples, epochs, text))
@@ -197,7 +197,7 @@ def say_baselines(best: pd.DataFrame) -> Finding:
     ):
         verdict = "undecided" if not decided(p) else "worse" if change.difference > 0 else "better"
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)}, {amount(samples, 'window')}:"
+            f"- **{say_criterion(criterion)}**, {say_split(split)}, {amount(samples, 'window')}:"
             f" {say_method(FULL)} {rows.loc[(criterion, split, samples, FULL), 'value']:.1f} % above dense,"
             f" {say_method(LORA)} {rows.loc[(criterion, split, samples, LORA), 'value']:.1f} %:"
             f" {say_points(change)}, {verdict}."
@@ -220,8 +220,7 @@ def say_less(best: pd.DataFrame) -> Finding:
         again = text["method"].str.startswith("retrain")
         for method, runs in text[again].groupby("method", sort=False):
             lines.append(
-                f"- **{CRITERIA.get(criterion, criterion)}**, {say_split(split)},"
-                f" {_say_less(method, runs, text[~again])}."
+                f"- **{say_criterion(criterion)}**, {say_split(split)}, {_say_less(method, runs, text[~again])}."
             )
     return Finding("\n".join(lines))
 

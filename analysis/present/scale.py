@@ -25,7 +25,7 @@ from analysis.present.panels import (
     without_markers,
 )
 from analysis.present.paper import CALIBRATION_AND_TEST, DENSE, OVERLAP, PRUNABLE, RESULTS
-from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, in_style, looks, say_count, say_method, say_model
+from analysis.present.style import METHOD_LOOKS, Look, in_style, looks, say_count, say_criterion, say_method, say_model
 from analysis.present.tables import TO_LR, on_tables, over_seeds
 
 GAP, INCREASE = "held-out / calibration error", "perplexity increase, %"
@@ -256,7 +256,7 @@ def say_overlap(table: pd.DataFrame) -> Finding:
         ]
         words = "better on calibration and worse on held-out text"
         verdict = f"{words}, as for LLaMA-7B in the paper: {', '.join(torn)}" if torn else f"nowhere {words}"
-        lines.append(f"- **{CRITERIA.get(criterion, criterion)} {pattern}**: {said}; {verdict}.")
+        lines.append(f"- **{say_criterion(criterion)} {pattern}**: {said}; {verdict}.")
     return Finding("\n".join(lines))
 
 
@@ -270,8 +270,8 @@ def say_criteria_gap(table: pd.DataFrame) -> Finding:
         ours, paper = (some[some["source"] == source].sort_values("weights") for source in (HERE, "paper"))
         said, known = (
             ", ".join(
-                f"{say_model(row['model'])} {say_number(row['value'])} ({CRITERIA[row['worst']]} over"
-                f" {CRITERIA[row['best']]})"
+                f"{say_model(row['model'])} {say_number(row['value'])} ({say_criterion(row['worst'])} over"
+                f" {say_criterion(row['best'])})"
                 for _, row in rows.iterrows()
             )
             for rows in (ours, paper)
@@ -324,7 +324,7 @@ def _sized(rows: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
 
 def _lines(table: pd.DataFrame):
     for (pattern, criterion, method), rows in table.groupby(["pattern", "criterion", "method"], sort=False):
-        yield f"{CRITERIA.get(criterion, criterion)} {pattern} {say_method(method)}", rows.sort_values("weights")
+        yield f"{say_criterion(criterion)} {pattern} {say_method(method)}", rows.sort_values("weights")
 
 
 def _course(rows: pd.DataFrame, name: str, yes: str, no: str) -> str:

@@ -21,7 +21,7 @@ from analysis.present.encoder_runs import (
 from analysis.present.finding import Finding
 from analysis.present.panels import category_rows, finish, handle, panel_grid
 from analysis.present.statistics import decided, holm, paired, seed_columns
-from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, in_style
+from analysis.present.style import METHOD_LOOKS, Look, in_style, say_criterion
 from analysis.present.tables import on_tables, over_seeds
 
 COLORS = "YlOrBr"
@@ -77,7 +77,7 @@ def plot_crossed(table: pd.DataFrame) -> Figure:
                 )
             words = [say_repair(name) for name in styles]
             ax.set_xticks(np.arange(len(styles)) + 0.5, words, rotation=35, ha="right", rotation_mode="anchor")
-            ax.set_yticks(np.arange(len(names)) + 0.5, [CRITERIA.get(name, name) for name in names])
+            ax.set_yticks(np.arange(len(names)) + 0.5, [say_criterion(name) for name in names])
             ax.set(xlim=(0, len(styles)), ylim=(len(names), 0))
             ax.tick_params(length=0)
             ax.grid(visible=False)
@@ -114,7 +114,7 @@ def plot_lost(table: pd.DataFrame) -> Figure:
             ax.axvline(0, color=dense.color, linestyle=dense.line, linewidth=1.2, zorder=1, gid="dense")
             if guessing == guessing:
                 ax.axvline(guessing, color=GUESS.color, linestyle=GUESS.line, linewidth=1.2, zorder=1, gid="chance")
-            category_rows(ax, [CRITERIA.get(name, name) for name in names])
+            category_rows(ax, [say_criterion(name) for name in names])
             ax.set_xlabel("points of 100 lost")
             ax.grid(axis="x")
         task_titles(panels, table)
@@ -154,9 +154,7 @@ def say_lost(table: pd.DataFrame) -> Finding:
             best, worst = some.loc[some["value"].idxmin()], some.loc[some["value"].idxmax()]
             seeds = some[seed_columns(some)]
             gaps[method] = seeds.max(skipna=False) - seeds.min(skipna=False)
-            one, other = (
-                f"{CRITERIA.get(row['criterion'], row['criterion'])} {row['value']:.1f}" for row in (best, worst)
-            )
+            one, other = (f"{say_criterion(row['criterion'])} {row['value']:.1f}" for row in (best, worst))
             parts.append(f"{say_repair(method)}: {one} to {other}, {worst['value'] - best['value']:.1f} apart")
         verdict = ""
         if "LR" in gaps and len(gaps) > 1:

@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.errors import UsageError
 from analysis.present.finding import Finding, say_half, say_number
 from analysis.present.statistics import by_questions, compare, decided, holm
-from analysis.present.style import CRITERIA, METHOD_LOOKS, Look, say_method
+from analysis.present.style import METHOD_LOOKS, Look, say_criterion, say_method
 from analysis.present.tables import choose, on_tables, over_seeds
 from analysis.schema import CALIBRATION
 
@@ -325,11 +325,6 @@ def ordered(rows: pd.DataFrame, styles) -> pd.DataFrame:
     return rows.sort_values(
         "method", key=lambda names: names.map({name: i for i, name in enumerate(styles)}), kind="stable"
     )
-
-
-def say_criterion(name: str) -> str:
-    """How figures and findings write a criterion."""
-    return CRITERIA.get(name, name)
 
 
 def _held_out(perplexity: pd.DataFrame) -> pd.DataFrame:

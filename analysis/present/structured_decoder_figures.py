@@ -25,9 +25,8 @@ from analysis.present.structured_decoder import (
     ordered,
     repair_order,
     say,
-    say_criterion,
 )
-from analysis.present.style import METHOD_LOOKS, OTHERS, Look, dealt, in_style, say_method
+from analysis.present.style import METHOD_LOOKS, OTHERS, Look, dealt, in_style, say_criterion, say_method
 from analysis.present.tables import on_tables
 
 # Looks of single weights, by method.

@@ -255,6 +255,11 @@ def unit_glyph(unit: str) -> str:
     return {"matrix": "m", "sub-block": "½", "model": "all"}.get(unit, unit.split()[0])
 
 
+def say_criterion(name: str) -> str:
+    """How legends and findings write a criterion."""
+    return CRITERIA.get(name, name)
+
+
 def say_method(method: str) -> str:
     """How legends and findings write a method."""
     return METHOD_LABELS.get(method) or (METHOD_WORDS[method].label if method in METHOD_WORDS else method)

@@ -8,7 +8,7 @@ from analysis.errors import UsageError
 from analysis.present.depth import share as asked_share
 from analysis.present.finding import Finding, enumerated, say_half
 from analysis.present.statistics import Paired, compare, decided, holm
-from analysis.present.style import CRITERIA, say_method, say_task
+from analysis.present.style import say_criterion, say_method, say_task
 from analysis.present.tables import on_tables
 from analysis.present.vision import (
     ALL,
@@ -263,4 +263,4 @@ def _percent(change: Paired) -> str:
 def say_mask(mask: str) -> str:
     """ "wanda-50%" as "Wanda 50%"."""
     criterion, _, pattern = mask.partition("-")
-    return f"{CRITERIA.get(criterion, criterion)} {pattern}"
+    return f"{say_criterion(criterion)} {pattern}"

@@ -21,12 +21,12 @@ from analysis.present.paper import ACCURACY as PAPER_ACCURACY
 from analysis.present.paper import MODELS, RESULTS
 from analysis.present.statistics import LEVEL, compare, holm, leaders
 from analysis.present.style import (
-    CRITERIA,
     CRITERION_LOOKS,
     OTHERS,
     apart,
     in_style,
     looks,
+    say_criterion,
     say_method,
     say_source,
     say_task,
@@ -308,7 +308,7 @@ def say_order(table: pd.DataFrame) -> Finding:
         said = enumerated([f"{_percent(rows.loc[name])} with {say_method(name)}" for name in right])
         alone = ", LR itself, as with SparseGPT on LLaMA-7B in the paper" if right == ["LR"] else ""
         lines.append(
-            f"- **{CRITERIA.get(criterion, criterion)} {pattern}**: best accuracy {said}{alone}; best perplexity"
+            f"- **{say_criterion(criterion)} {pattern}**: best accuracy {said}{alone}; best perplexity"
             f" {rows['perplexity'].min():.3f} with {enumerated([say_method(name) for name in fluent])}: {verdict}."
         )
     return Finding("\n".join(lines))
@@ -392,4 +392,4 @@ def _percent(row: pd.Series) -> str:
 
 def _name(row: Any) -> str:
     added = f" + {row.added_samples} of {say_source(row.added)}" if row.added_samples else ""
-    return f"{CRITERIA.get(row.criterion, row.criterion)} {say_method(row.method)}{added}"
+    return f"{say_criterion(row.criterion)} {say_method(row.method)}{added}"

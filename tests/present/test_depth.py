@@ -256,7 +256,7 @@ def test_accuracy_is_told_beside_perplexity(first, repaired):
     said = depth.say_tasks(first.zero_shot, repaired)
     assert "lowest perplexity Perplexity" in said and "highest accuracy: the same" in said
     equal = first.zero_shot.assign(accuracy=0.5)
-    names = [depth.CRITERIA[name] for name in dict.fromkeys(equal["criterion"]) if name != "perplexity"]
+    names = [depth.say_criterion(name) for name in dict.fromkeys(equal["criterion"]) if name != "perplexity"]
     assert f"highest accuracy: the same{', ' * (len(names) > 1) or ' and '}{names[0]}" in depth.say_tasks(
         equal, repaired
     )

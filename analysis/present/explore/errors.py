@@ -17,7 +17,7 @@ from analysis.present.compounding import block_profile, plot_block_profile
 from analysis.present.explore.shell import explorer, many, menu
 from analysis.present.panels import plain_axis
 from analysis.present.readings import plot_readings, readings_profile
-from analysis.present.style import CRITERIA, looks, say_method, say_split
+from analysis.present.style import looks, say_criterion, say_method, say_split
 from analysis.present.tables import DRAWN_KINDS, choose, on_tables
 from analysis.recipe.words import METHOD_WORDS
 from analysis.schema import CALIBRATION
@@ -154,7 +154,7 @@ def explore_errors(blocks: pd.DataFrame, stored: Callable[[], pd.DataFrame] | No
 
 def _controls(rows: pd.DataFrame) -> "VBox":
     first = first_choice(rows)
-    criteria = [(CRITERIA.get(name, name), name) for name in dict.fromkeys(rows["criterion"])]
+    criteria = [(say_criterion(name), name) for name in dict.fromkeys(rows["criterion"])]
     splits = [(say_split(name), name) for name in dict.fromkeys(rows["split"])]
     controls = {
         "criterion": menu("criterion", criteria, first.criterion),
