@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 
 from analysis.errors import UsageError
 from analysis.present.final import CALIBRATION_ERROR, HELD_OUT_ERROR, PERPLEXITY, against
-from analysis.present.finding import Finding
+from analysis.present.finding import Finding, enumerated
 from analysis.present.panels import draw_points, finish, handle, label_axes, log_scale, panel_grid, plain_axis
 from analysis.present.paper import OVERLAP
 from analysis.present.statistics import decided, holm, paired, seed_columns
@@ -72,7 +72,14 @@ def effects(ends: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
                 f" {', '.join(dict.fromkeys(pruned['method']))}"
             )
         same = ["criterion", "pattern", *POINT, *(["epochs"] if other != "LR" else [])]
-        parts.append(against(rows, base, same).assign(other=other))
+        changed = against(rows, base, same)
+        if changed.empty:
+            used = [enumerated([str(n) for n in sorted(runs["samples"].unique())]) for runs in (rows, base)]
+            raise UsageError(
+                f"effect of {method}: no run of {other} with its masks, model, windows and seed to compare it with;"
+                f" {method} was run on {used[0]} windows, {other} on {used[1]}"
+            )
+        parts.append(changed.assign(other=other))
     if not parts:
         raise UsageError("effects: no method but LR was run; give one to compare with it")
     return pd.concat(parts, ignore_index=True)

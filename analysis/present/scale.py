@@ -88,7 +88,7 @@ def overlap(ends: pd.DataFrame, matrices: pd.DataFrame, *, one: str = "BR+GP+CR"
     in the paper's models: [measure, pattern, criterion, model, weights, source, value, ...].
 
     measure: calibration error, held-out error, perplexity. source: "here", or "paper" (`paper.OVERLAP`). Raises
-    UsageError where one of the two methods was not run.
+    UsageError where one of the two methods was not run, or nothing alike with both.
     """
     pruned = _sized(ends[ends["which"] == "pruned"], matrices)
     if missing := {one, other} - set(pruned["method"]):
@@ -99,6 +99,8 @@ def overlap(ends: pd.DataFrame, matrices: pd.DataFrame, *, one: str = "BR+GP+CR"
     by = ["pattern", "criterion", "model", "weights"]
     rows = pruned[pruned["measure"].isin(CHANGED)]
     changes = against(rows[rows["method"] == one], rows[rows["method"] == other], by)
+    if changes.empty:
+        raise UsageError(f"what {one} changes against {other}: no two runs of the same masks, model and seed")
     table = over_seeds(changes, ["measure", *by], "value").assign(source=HERE)
     known = OVERLAP[OVERLAP["criterion"].isin(table.loc[table["pattern"] == "50%", "criterion"])]
     if (one, other) != ("BR+GP+CR", "BR+GP") or known.empty:

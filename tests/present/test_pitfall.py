@@ -57,6 +57,9 @@ def test_weights_of_a_block_over_tokens_and_changes_within_a_seed(effects, mappe
 def test_a_method_without_the_one_it_adds_to_is_refused(final, mapped):
     with pytest.raises(UsageError, match=r"effect of BR\+GP\+CR: no run of BR\+GP to compare it with"):
         pitfall.effects(final[final["method"].isin(["LR", "BR+GP+CR"])], mapped.matrices)
+    apart = final[(final["method"] != "ridge") | (final["samples"] == 8)]
+    with pytest.raises(UsageError, match="effect of ridge: .* ridge was run on 8 windows, LR on 1 and 2"):
+        pitfall.effects(apart[(apart["method"] != "LR") | (apart["samples"] < 8)], mapped.matrices)
     with pytest.raises(UsageError, match="no method but LR"):
         pitfall.effects(final[final["method"] == "LR"], mapped.matrices)
 

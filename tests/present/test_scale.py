@@ -81,6 +81,9 @@ def test_ratios_are_taken_within_a_run(final, overfit, damaged, changes):
 def test_without_one_of_the_methods_there_is_nothing_to_compare(final, models):
     with pytest.raises(UsageError, match="no runs of BR\\+GP\\+CR; the methods are LR, BR\\+GP"):
         scale.overlap(final[final["method"] != "BR+GP+CR"], models.matrices)
+    apart = (final["method"] == "BR+GP+CR") == (final["seed"] == 0)
+    with pytest.raises(UsageError, match="no two runs of the same masks, model and seed"):
+        scale.overlap(final[apart], models.matrices)
 
 
 def points(fig, kind):
