@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,9 @@ from safetensors import SafetensorError
 
 from analysis.errors import StoreError, shortened
 
+_UMASK = os.umask(0o077)  # there is no reading it without setting it
+os.umask(_UMASK)
+OPEN = 0o666 & ~_UMASK  # permissions of a new file
 PLACING = ".placing"  # how the temporary folders of `placing` begin
 SCHEMA = 7  # what a run means: its identity, its tables, or what any recipe computes; raise by hand when one changes
 LIBRARIES = ("torch", "transformers")  # whose minor version decides bits
@@ -185,7 +188,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
             raise OSError(errno.EEXIST, "is a device, a pipe or a socket, not a file")
         try:
             yield partial
-            _flush(partial)
+            _settle(partial)
             os.replace(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -212,7 +215,7 @@ def replacing_folder(folder: Path | str) -> Iterator[Path]:
             yield fresh
             for file in fresh.rglob("*"):
                 if file.is_file():
-                    _flush(file)
+                    _settle(file)
             remove(folder)
             fresh.rename(folder)
 
@@ -232,7 +235,7 @@ def placing(folder: Path | str, last: str) -> Iterator[Path]:
             for file in files:
                 if (folder / file.name).is_dir():
                     raise IsADirectoryError(errno.EISDIR, f"{file.name} is a folder there")
-                _flush(file)
+                _settle(file)
             for file in files:
                 os.replace(file, folder / file.name)
 
@@ -251,9 +254,14 @@ def remove_partial_folders(folder: Path) -> None:
         remove(left)
 
 
-def _flush(path: Path) -> None:
+def _settle(path: Path) -> None:
+    """On the disk, and readable by whom new files of this process are: safetensors makes its for the owner alone."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+    mode = path.stat().st_mode
+    if mode != mode | OPEN:
+        with suppress(OSError):  # a file system that knows no permissions
+            path.chmod(mode | OPEN)
 
 
 # Locks ----------------------------------------------------------------------------------------------------------------

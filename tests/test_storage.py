@@ -8,7 +8,9 @@ import sys
 import threading
 
 import pytest
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from analysis import paths, storage
 from analysis.errors import StoreError
@@ -50,6 +52,24 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
         (fresh / "new").write_text("new")
         assert os.listdir(tmp_path / "folder") == ["old"], "nothing is replaced before the body ends"
     assert os.listdir(tmp_path / "folder") == ["new"] and os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_file_that_a_library_made_for_its_owner_alone_gets_the_permissions_of_any_other(tmp_path):
+    (tmp_path / "plain").touch()
+    usual = (tmp_path / "plain").stat().st_mode
+    with storage.replacing(tmp_path / "a.safetensors") as path:
+        save_file({"x": torch.ones(2)}, path)
+        path.chmod(0o600)
+    with storage.replacing_folder(tmp_path / "model") as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "b").touch(0o600)
+    with storage.placing(tmp_path / "figures", "c") as folder:
+        (folder / "c").touch(0o600)
+        (folder / "run").touch(0o700)
+    for name in ("a.safetensors", "model/deep/b", "figures/c"):
+        assert (tmp_path / name).stat().st_mode == usual, name
+    assert (tmp_path / "figures" / "run").stat().st_mode == usual | 0o100
 
 
 def test_partial_folders_of_killed_writers_can_be_removed(tmp_path):
