@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from analysis.errors import UsageError
 from analysis.present.finding import Finding, say_points, say_ratio
 from analysis.present.panels import (
     MEASURES,
@@ -58,12 +59,17 @@ def epochs(steps: pd.DataFrame, *, criterion=None, split=None) -> pd.DataFrame:
     Ratios within a run, so methods with other targets can be compared in shape. Calibration error is taken at the
     epoch's end, as held-out error is, where runs have select=calibration; else it is the mean over the epoch's steps.
     `lowest` marks, on each line, the epoch with the lowest error: where a held-out line turns up again, the unit
-    overfits.
+    overfits. Raises UsageError for a run that looked at held-out text at its end alone.
     """
     rows = choose(steps, criterion=criterion, split=split)
     rows = rows[rows["last_block"] == rows["last_block"].max()]
     rows = rows[rows["unit"] == rows.groupby("run")["unit"].transform("min")]
     start = rows[rows["epoch"] == 0].set_index(["run", "split"])["error"]
+    if unseen := sorted(set(zip(rows["run"], rows["split"], strict=True)) - set(start.index)):
+        raise UsageError(
+            f"epochs: {unseen[0][0]} has no error on {say_split(unseen[0][1])} from before its first step; a run that"
+            " is watched needs held_out_every=1"
+        )
     left = rows["error"].to_numpy() / start.loc[list(zip(rows["run"], rows["split"], strict=True))].to_numpy()
     line = ["criterion", "split", "method", "samples"]
     out = over_seeds(rows.assign(left=left), [*line, "epoch"], "left", ratio=True)

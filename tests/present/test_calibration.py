@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.errors import UsageError
 from analysis.present import calibration, tables
 from analysis.present.finding import say_ratio
 from analysis.present.panels import RELATIVE_ERROR
@@ -20,6 +21,12 @@ def test_one_table_holds_both_measures_and_perplexity_is_over_the_runs_own_dense
     row = out[(out["measure"] == calibration.ABOVE_DENSE) & (out["split"] == "stories")]
     row = row[(row["method"] == "BR") & (row["samples"] == 8)].iloc[0]
     assert row["value"] == pytest.approx((100 * (runs["pruned"] / runs["dense"] - 1)).mean())
+
+
+def test_a_run_that_saw_held_out_text_at_its_end_alone_cannot_be_told_by_epochs(steps):
+    seldom = steps[(steps["split"] != "stories") | (steps["epoch"] == steps["epoch"].max())]
+    with pytest.raises(UsageError, match="no error on held-out stories .* held_out_every=1"):
+        calibration.epochs(seldom, criterion="wanda")
 
 
 def test_the_lowest_epoch_of_every_line(steps):
