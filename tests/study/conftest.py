@@ -10,7 +10,7 @@ from tests.helpers import fakes
 def home(tmp_path, monkeypatch):
     """Fresh ANALYSIS_HOME; the store's folder is home/runs. Nothing waits for the disk."""
     monkeypatch.setattr("analysis.study.sweep.PATIENCE", 0.0)
-    monkeypatch.setattr("analysis.storage._flush", lambda path: None)
+    monkeypatch.setattr("analysis.storage._settle", lambda path: None)
     monkeypatch.setenv("ANALYSIS_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
