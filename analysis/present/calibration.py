@@ -65,12 +65,13 @@ def epochs(steps: pd.DataFrame, *, criterion=None, split=None) -> pd.DataFrame:
     rows = rows[rows["last_block"] == rows["last_block"].max()]
     rows = rows[rows["unit"] == rows.groupby("run")["unit"].transform("min")]
     start = rows[rows["epoch"] == 0].set_index(["run", "split"])["error"]
-    if unseen := sorted(set(zip(rows["run"], rows["split"], strict=True)) - set(start.index)):
+    own = list(zip(rows["run"], rows["split"], strict=True))
+    if unseen := sorted(set(own) - set(start.index)):
         raise UsageError(
             f"epochs: {unseen[0][0]} has no error on {say_split(unseen[0][1])} from before its first step; a run that"
             " is watched needs held_out_every=1"
         )
-    left = rows["error"].to_numpy() / start.loc[list(zip(rows["run"], rows["split"], strict=True))].to_numpy()
+    left = rows["error"].to_numpy() / start.loc[own].to_numpy()
     line = ["criterion", "split", "method", "samples"]
     out = over_seeds(rows.assign(left=left), [*line, "epoch"], "left", ratio=True)
     return out.assign(lowest=out.index.isin(out.groupby(line)["value"].idxmin()))
